@@ -1,0 +1,166 @@
+"""The configuration: environment variables and ``.env`` become one frozen :class:`Settings`.
+
+Every problem is found in one pass and reported by name with what is expected, so that nobody fixes
+a deployment one restart at a time. The thing to get wrong: a setting that this version does not
+implement is refused, never ignored, because whoever sets a limit believes that it holds.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dotenv import dotenv_values
+
+from proxy import parsers as parse
+from proxy.errors import SettingsError
+from proxy.parsers import Parser
+
+#: Names of the contract whose feature this version lacks.
+NOT_YET: Final[frozenset[str]] = frozenset(
+    {
+        "AUTH_STALE_GRACE",
+        "CLOUDWATCH_LOG_GROUP",
+        "CLOUDWATCH_LOG_STREAM",
+        "EVENT_STREAM",
+        "LOGGING_TOKEN",
+        "LOGGING_URL",
+        "METRICS_TOKEN",
+        "PRICES_FILE",
+        "RATE_LIMIT",
+        "RATE_LIMIT_GLOBAL_RPM",
+        "RATE_LIMIT_ON_ERROR",
+        "RATE_LIMIT_PER_IP_RPM",
+        "RATE_LIMIT_PER_KEY_RPM",
+        "RATE_LIMIT_PER_PROJECT_RPM",
+        "RATE_LIMIT_PER_TOKEN_RPM",
+        "REDIS_URL",
+        "REVOCATION_INTERVAL",
+        "SPOOL_MAX_BYTES",
+        "SSE_KEEPALIVE",
+    }
+)
+
+_REQUIRED: Final = object()
+
+
+def _setting(
+    parser: Parser[Any], default: Any = _REQUIRED, *aliases: str, secret: bool = False
+) -> Any:
+    """A field read from the variable of its own name in capitals, or from one of ``aliases``."""
+    metadata = {"parser": parser, "aliases": aliases}
+    if default is _REQUIRED:
+        return dataclasses.field(metadata={**metadata, "required": True}, repr=not secret)
+    return dataclasses.field(default=default, metadata=metadata, repr=not secret)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an operator can choose. Durations are seconds, sizes bytes; docs/configuration.md."""
+
+    host: str = _setting(parse.text, "127.0.0.1")
+    port: int = _setting(parse.integer(1, 65535), 8080)
+    web_concurrency: int | None = _setting(parse.integer(1, 512), None)
+    data_dir: Path = _setting(parse.path, Path("data"))
+    management_token: tuple[str, ...] = _setting(parse.secrets(16, most=2), secret=True)
+    encryption_key: bytes = _setting(parse.key_of_32_bytes, secret=True)
+    encryption_keys_previous: tuple[bytes, ...] = _setting(parse.keys_of_32_bytes, (), secret=True)
+    database_url: str = _setting(parse.database_url, "", secret=True)
+    database_pool_size: int = _setting(parse.integer(1, 1000), 10)
+    upstream_base_url: str = _setting(parse.base_url, "https://api.openai.com", "OPENAI_API_URL")
+    upstream_proxy_url: str = _setting(parse.forward_proxy_url, "", "PROXY_URL", secret=True)
+    upstream_connect_timeout: float = _setting(parse.seconds(0.1), 5.0)
+    upstream_read_timeout: float = _setting(parse.seconds(0.1), 600.0)
+    upstream_pool_size: int = _setting(parse.integer(1, 100_000), 200)
+    graceful_timeout: int = _setting(parse.integer(4, 86_400), 60)
+    worker_connections: int = _setting(parse.integer(1, 1_000_000), 4096)
+    max_concurrent_requests: int = _setting(parse.integer(1, 1_000_000), 3000)
+    client_timeout: float = _setting(parse.seconds(0.1), 60.0)
+    auth_cache_ttl: float = _setting(parse.seconds(0), 30.0)
+    auth_cache_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
+    max_request_bytes: int = _setting(parse.size, 512 * 1024 * 1024)
+    max_json_bytes: int = _setting(parse.size, 64 * 1024 * 1024)
+    event_log: str = _setting(parse.text, "stdout")
+    event_log_max_bytes: int = _setting(parse.size, 100 * 1024 * 1024)
+    event_log_backups: int = _setting(parse.integer(0, 1000), 5)
+    event_queue_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
+    cors_allowed_origins: tuple[str, ...] = _setting(parse.origins, ())
+    trusted_proxies: int = _setting(parse.integer(0, 32), 0)
+    log_level: str = _setting(parse.choice("debug", "info", "warning", "error", "critical"), "info")
+    log_format: str = _setting(parse.choice("json", "console"), "json")
+    log_file: Path | None = _setting(parse.path, None)
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str], dotenv: Path | None = None) -> "Settings":
+        """Read ``environ`` over the file ``dotenv``, if there is one.
+
+        Raises :class:`SettingsError` with every problem found.
+        """
+        values, problems = _read(environ, dotenv)
+        problems += [
+            f"{name}: this version does not have this feature; remove the setting"
+            for name in sorted(NOT_YET)
+            if values.get(name)
+        ]
+        chosen: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            given = _given(values, field)
+            if len({value for _, value in given}) > 1:
+                names = " and ".join(name for name, _ in given)
+                problems.append(f"{names}: two names of one setting with different values")
+            elif given:
+                name, value = given[0]
+                try:
+                    chosen[field.name] = field.metadata["parser"](value)
+                except ValueError as error:
+                    problems.append(f"{name}: {error}")
+            elif field.metadata.get("required"):
+                problems.append(
+                    f"{field.name.upper()}: required; `python manage.py setup` makes one"
+                )
+        problems += _contradictions(chosen)
+        if problems:
+            raise SettingsError(problems)
+        settings = cls(**chosen)
+        if not settings.database_url:
+            database = settings.data_dir.absolute() / "proxy.db"
+            settings = dataclasses.replace(settings, database_url=f"sqlite:///{database}")
+        return settings
+
+
+def _read(environ: Mapping[str, str], dotenv: Path | None) -> tuple[dict[str, str], list[str]]:
+    """The variables of both sources, the environment winning; an empty one counts as not set."""
+    values: dict[str, str] = {}
+    problems: list[str] = []
+    if dotenv is not None and dotenv.exists():
+        try:
+            found = dotenv_values(dotenv, interpolate=False)
+            values.update({name: value for name, value in found.items() if value is not None})
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{dotenv}: cannot be read: {error}")
+    values.update({name: value for name, value in environ.items() if value.strip()})
+    return values, problems
+
+
+def _given(values: Mapping[str, str], field: "dataclasses.Field[Any]") -> list[tuple[str, str]]:
+    names = (field.name.upper(), *field.metadata["aliases"])
+    return [(name, values[name].strip()) for name in names if values.get(name, "").strip()]
+
+
+def _contradictions(chosen: Mapping[str, Any]) -> list[str]:
+    """Settings that are each valid but not together. ``chosen`` holds the explicit ones only."""
+
+    def value(name: str) -> Any:
+        defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+        return chosen.get(name, defaults[name])
+
+    problems = []
+    if value("max_concurrent_requests") >= value("worker_connections"):
+        problems.append(
+            "MAX_CONCURRENT_REQUESTS: must be smaller than WORKER_CONNECTIONS, so that a full node"
+            " can still answer"
+        )
+    if value("max_json_bytes") > value("max_request_bytes"):
+        problems.append("MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES")
+    return problems

@@ -1,0 +1,64 @@
+"""What the store hands out: frozen facts, never rows and never secrets in clear but one.
+
+:class:`Grant` is that one: it carries the decrypted upstream key, so it lives in memory only and
+its ``repr`` does not show it.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A customer of the proxy: one upstream key, many access tokens. Times are aware, in UTC."""
+
+    id: str
+    name: str
+    description: str | None
+    metadata: dict[str, Any]
+    #: The mask kept beside the ciphertext (first 8, ``...``, last 4), so listing decrypts nothing.
+    api_key: str
+    is_active: bool
+    deactivated_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """A withering token as it is known after minting: the secret is gone, its mask is kept."""
+
+    id: str
+    #: ``sk-`` + 4 + ``...`` + 4.
+    token: str
+    name: str | None
+    project_id: str
+    expires_at: datetime
+    is_active: bool
+    revoked_at: datetime | None
+    #: Lifetime cap of admitted requests; None: no limit.
+    max_requests: int | None
+    request_count: int
+    cache_hit_count: int
+    last_used_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """All that a token check needs, from one query: the token, its project, the key to swap in."""
+
+    token: AccessToken
+    project: Project
+    upstream_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What revoking all tokens of a project did."""
+
+    revoked_count: int
+    already_revoked_count: int
+    total_tokens: int
