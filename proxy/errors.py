@@ -115,6 +115,10 @@ class StoreError(BackendError):
     """The database did not answer, or not in time."""
 
 
+class SchemaOutdated(StoreError):
+    """The database answers, but its tables are not those of this version (older, or newer)."""
+
+
 class CipherError(BackendError):
     """A stored secret cannot be decrypted: wrong ``ENCRYPTION_KEY``, or a row was tampered with."""
 

@@ -5,6 +5,7 @@ exception's traceback or a driver's message can carry a key that no caller ever 
 Nothing on the path of a request logs unless something went wrong.
 """
 
+import json
 import logging
 import re
 import sys
@@ -33,11 +34,16 @@ class Sanitizer:
     _SHAPES: Final = re.compile(
         r"\bsk-[A-Za-z0-9_-]{8,}"
         r"|(?i:\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,})"
-        r"|(?<=://)[^\s/@]+(?=@)"
+        # Up to the last @ before the path, as a password may hold one; never over a quote, or a
+        # URL and a mail address in one JSON line would count as one.
+        r"|(?<=://)[^\s/\"'<>]+(?=@)"
     )
 
     def __init__(self, known: Iterable[str] = ()) -> None:
-        values = sorted({value for value in known if len(value) >= 6}, key=len, reverse=True)
+        found = {value for value in known if len(value) >= 6}
+        # As they look inside a JSON string, too.
+        found |= {json.dumps(value)[1:-1] for value in found}
+        values = sorted(found, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, values))) if values else None
 
     def clean(self, text: str) -> str:
@@ -60,14 +66,16 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "pid": record.process,
-            "message": record.getMessage(),
+            "message": message(record),
         }
-        extras = {k: v for k, v in record.__dict__.items() if k not in _STANDARD}
-        line.update(extras)
+        # An extra named `time` or `level` does not replace ours.
+        taken = _STANDARD | line.keys()
+        line |= {k: v for k, v in record.__dict__.items() if k not in taken}
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info))
-        options = orjson.OPT_NON_STR_KEYS
-        return self._sanitizer.clean(orjson.dumps(line, default=str, option=options).decode())
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        return self._sanitizer.clean(_json(line))
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -78,7 +86,28 @@ class ConsoleFormatter(logging.Formatter):
         self._sanitizer = sanitizer
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._sanitizer.clean(super().format(record))
+        try:
+            text = super().format(record)
+        except (TypeError, ValueError, KeyError):  # arguments that do not fit: see message()
+            text = f"{record.levelname} {record.name}: {message(record)}"
+        return self._sanitizer.clean(text)
+
+
+def message(record: logging.LogRecord) -> str:
+    """The finished message, whatever the arguments: an exception here would make `logging` print
+    the raw record, secrets included, to stderr."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return f"{record.msg} {record.args!r}"
+
+
+def _json(line: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # half a surrogate pair (a file name that is no UTF-8), a list in itself, …
+        scalars = (str, int, float, bool, type(None))
+        return json.dumps({k: v if isinstance(v, scalars) else repr(v) for k, v in line.items()})
 
 
 def config(

@@ -6,6 +6,7 @@ log.
 
 import base64
 import binascii
+import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ T = TypeVar("T")
 Parser = Callable[[str], T]
 
 _UNITS: Final = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
+_YEAR: Final = 31_536_000
 _DATABASE_SCHEMES: Final = ("sqlite", "mysql")
+#: A host name, or an IPv6 address as ``urlsplit`` gives it.
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?")
 #: ``*``, or scheme://host[:port] in which a ``*`` stands for any run of characters of a host name.
 _ORIGIN: Final = re.compile(r"\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9.*\-\[\]:]+", re.ASCII)
 
@@ -25,16 +29,32 @@ def text(value: str) -> str:
     return value
 
 
+def host(value: str) -> str:
+    """An address to listen on: IPv4, IPv6 (no brackets, as gunicorn adds them) or a name."""
+    try:
+        return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", value):
+            raise ValueError("expected an address or a host name, without a port") from None
+    return value
+
+
 def path(value: str) -> Path:
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:  # ~somebody who does not exist
+        raise ValueError("expected a path; there is no home directory of this name") from None
+
+
+def event_log(value: str) -> str:
+    """``stdout`` and ``off`` in any case (nobody wants a file named OFF), else a file."""
+    return value.lower() if value.lower() in ("stdout", "off") else str(path(value))
 
 
 def integer(low: int, high: int) -> Parser[int]:
     def parse(value: str) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            raise ValueError(f"expected a whole number from {low} to {high}") from None
+        # Stricter than int(), which takes 1_000 and the digits of every script.
+        number = int(value) if re.fullmatch(r"[0-9]{1,18}", value) else low - 1
         if not low <= number <= high:
             raise ValueError(f"expected a whole number from {low} to {high}")
         return number
@@ -44,13 +64,9 @@ def integer(low: int, high: int) -> Parser[int]:
 
 def seconds(low: float) -> Parser[float]:
     def parse(value: str) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        # One year at most: it also refuses nan and inf, which no timer understands.
-        if not low <= number <= 31_536_000:
-            raise ValueError(f"expected a number of seconds, {low:g} or more")
+        number = float(value) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?", value) else -1.0
+        if not low <= number <= _YEAR:
+            raise ValueError(f"expected a number of seconds from {low:g} to {_YEAR}")
         return number
 
     return parse
@@ -58,7 +74,7 @@ def seconds(low: float) -> Parser[float]:
 
 def size(value: str) -> int:
     """Bytes: ``1048576``, ``64KiB``, ``512 MiB``, ``1GiB``."""
-    match = re.fullmatch(r"(\d{1,15})\s*([A-Za-z]*)", value)
+    match = re.fullmatch(r"([0-9]{1,15})\s*([A-Za-z]*)", value)
     unit = _UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None or int(match[1]) == 0:
         raise ValueError("expected a size in bytes, such as 67108864 or 64MiB")
@@ -112,11 +128,13 @@ def database_url(value: str) -> str:
         raise ValueError(
             "expected sqlite:///relative, sqlite:////absolute or mysql://user:pass@host:3306/name"
         )
-    if scheme == "sqlite" and not rest.strip("/"):
-        raise ValueError("expected a file: sqlite:///relative or sqlite:////absolute")
-    if scheme == "mysql":
+    if scheme == "sqlite":
+        # The rest is checked by proxy.store.sqlite; memory would be another one in every worker.
+        if not re.fullmatch(r"/[^?#]*[^?#/]", rest) or rest == "/:memory:":
+            raise ValueError("expected a file: sqlite:///relative or sqlite:////absolute")
+    else:
         parts = _split(value)
-        if not parts.hostname or not parts.path.strip("/"):
+        if not (parts.hostname or "unix_socket=" in parts.query) or not parts.path.strip("/"):
             raise ValueError("expected mysql://user:pass@host:3306/name")
     return value
 
@@ -126,9 +144,10 @@ def base_url(value: str) -> str:
     parts = _split(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected http(s)://host[:port][/prefix]")
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    # The marks themselves: "http://host?" has an empty query, and a path behind it would be one.
+    if "?" in value or "#" in value or "@" in parts.netloc:
         raise ValueError("expected no credentials, query or fragment in it")
-    if not re.fullmatch(r"[\x21-\x7e]+", value):
+    if not re.fullmatch(r"[\x21-\x7e]+", value) or not _HOST.fullmatch(parts.hostname):
         raise ValueError("expected printable ASCII without spaces")
     return value.rstrip("/").removesuffix("/v1").rstrip("/")
 
@@ -136,7 +155,9 @@ def base_url(value: str) -> str:
 def forward_proxy_url(value: str) -> str:
     """An HTTP forward proxy: ``http://[user:pass@]host:port``."""
     parts = _split(value)
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/"):
+        raise ValueError("expected http://[user:pass@]host:port")
+    if "?" in value or "#" in value or not _HOST.fullmatch(parts.hostname):
         raise ValueError("expected http://[user:pass@]host:port")
     return value
 
@@ -155,7 +176,12 @@ def _split(value: str) -> SplitResult:
     """``urlsplit`` whose port has been looked at, so that a bad one is found here."""
     try:
         parts = urlsplit(value)
-        parts.port  # noqa: B018  (the property raises)
+        port = parts.port
     except ValueError:
-        raise ValueError("expected a URL with a valid host and port") from None
+        port = 0
+    if port == 0:
+        raise ValueError(
+            "expected a URL with a valid host and port; special characters of a password are"
+            " percent-encoded"
+        )
     return parts

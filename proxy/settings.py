@@ -5,11 +5,13 @@ a deployment one restart at a time. The thing to get wrong: a setting that this 
 implement is refused, never ignored, because whoever sets a limit believes that it holds.
 """
 
+import base64
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
 
@@ -59,7 +61,7 @@ def _setting(
 class Settings:
     """What an operator can choose. Durations are seconds, sizes bytes; docs/configuration.md."""
 
-    host: str = _setting(parse.text, "127.0.0.1")
+    host: str = _setting(parse.host, "127.0.0.1")
     port: int = _setting(parse.integer(1, 65535), 8080)
     web_concurrency: int | None = _setting(parse.integer(1, 512), None)
     data_dir: Path = _setting(parse.path, Path("data"))
@@ -81,7 +83,7 @@ class Settings:
     auth_cache_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
     max_request_bytes: int = _setting(parse.size, 512 * 1024 * 1024)
     max_json_bytes: int = _setting(parse.size, 64 * 1024 * 1024)
-    event_log: str = _setting(parse.text, "stdout")
+    event_log: str = _setting(parse.event_log, "stdout")
     event_log_max_bytes: int = _setting(parse.size, 100 * 1024 * 1024)
     event_log_backups: int = _setting(parse.integer(0, 1000), 5)
     event_queue_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
@@ -124,9 +126,21 @@ class Settings:
             raise SettingsError(problems)
         settings = cls(**chosen)
         if not settings.database_url:
-            database = settings.data_dir.absolute() / "proxy.db"
+            # A data directory may have ? or % in its name; a URL may not.
+            database = quote(str(settings.data_dir.absolute() / "proxy.db"))
             settings = dataclasses.replace(settings, database_url=f"sqlite:///{database}")
         return settings
+
+    def known_secrets(self) -> list[str]:
+        """Every secret among the settings as it may be written, for the log's sanitizer."""
+        keys = (self.encryption_key, *self.encryption_keys_previous)
+        urls = (self.database_url, self.upstream_proxy_url)
+        passwords = [urlsplit(url).password or "" for url in urls]
+        return [
+            *self.management_token,
+            *[base64.b64encode(key).decode() for key in keys],
+            *passwords,
+        ]
 
 
 def _read(environ: Mapping[str, str], dotenv: Path | None) -> tuple[dict[str, str], list[str]]:

@@ -1,0 +1,74 @@
+"""``manage.py``: one file per command group, loaded only when its command is called.
+
+The table below is the list of commands. The help texts stand here a second time on purpose:
+``manage.py --help`` must not import rich, requests and the database driver to print eight lines.
+Exit codes: 0, 1 (the server or the machine said no), 2 (wrong usage or unusable settings).
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import click
+
+from proxy import __version__
+from proxy.errors import ProxyError, SettingsError
+
+#: Command → module:attribute, and its line in ``--help``.
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "setup": ("setup:setup", "Write a .env with fresh secrets."),
+    "serve": ("serve:serve", "Start the proxy."),
+    "stop": ("serve:stop", "Stop a proxy started with serve --daemon."),
+    "health": ("serve:health", "Ask a running proxy how it is."),
+    "demo": ("demo:demo", "Show the whole thing with a stand-in upstream: no key, no network."),
+    "chat": ("chat:chat", "Talk to a model through the proxy."),
+    "db": ("db:db", "Database: migrate, status."),
+    "keys": ("keys:keys", "Encryption keys: generate."),
+    "project": ("project:project", "Projects: list, get, create, update, deactivate."),
+    "token": ("token:token", "Access tokens: mint, list, get, revoke."),
+}
+
+
+class Unusable(click.ClickException):
+    """Settings that cannot be used: every problem on a line of its own."""
+
+    exit_code = 2
+
+
+class LazyGroup(click.Group):
+    """The root group; our exceptions become messages and exit codes here, and only here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        return cast(
+            click.Command, getattr(importlib.import_module(f"proxy.cli.{module}"), attribute)
+        )
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            lines = "".join(f"\n  {problem}" for problem in error.problems)
+            raise Unusable(f"the settings cannot be used:{lines}") from error
+        except ProxyError as error:
+            raise click.ClickException(str(error) or error.code) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="openai-proxy")
+def root() -> None:
+    """A drop-in OpenAI endpoint that keeps the real keys to itself."""
+
+
+def main() -> None:
+    sys.exit(root(prog_name="manage.py"))

@@ -1,0 +1,27 @@
+# Two stages: the first has pip, the second only what pip installed.
+FROM python:3.13-slim AS build
+COPY requirements.txt /
+RUN python -m venv /opt/venv \
+ && /opt/venv/bin/pip install --quiet --disable-pip-version-check --no-cache-dir \
+        --require-hashes --only-binary :all: -r /requirements.txt \
+ && /opt/venv/bin/pip uninstall --quiet --yes pip
+
+FROM python:3.13-slim
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOST=0.0.0.0 \
+    DATA_DIR=/app/data
+RUN useradd --system --uid 10001 --home-dir /app --shell /usr/sbin/nologin proxy
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /app
+COPY gunicorn.conf.py manage.py ./
+COPY proxy proxy
+# Compiled now: the code belongs to root, and the process may write to data/ alone.
+RUN python -m compileall -q proxy \
+ && install --directory --owner=proxy --group=proxy --mode=700 data
+USER proxy
+VOLUME /app/data
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
+    CMD ["python", "manage.py", "health"]
+CMD ["gunicorn", "-c", "gunicorn.conf.py"]

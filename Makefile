@@ -1,0 +1,93 @@
+# Everything a person or a CI runs. Needs Python 3.11 or newer with its venv module, make and git.
+# The virtual environment is made once, and again when a requirements file has changed.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
+RUN := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+IMAGE ?= openai-proxy
+PYTEST ?= $(PY) -m pytest
+ARGS ?=
+
+# The first of these that is new enough and can make virtual environments.
+CANDIDATES := $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test check lint type coverage smoke build lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(RUN) ## make .venv and install requirements.txt
+
+run: $(RUN) ## serve on http://127.0.0.1:8080 and print a curl to paste
+	@test -f .env || $(PY) manage.py setup
+	@$(PY) manage.py db migrate
+	@exec $(PY) manage.py serve --welcome
+
+demo: $(RUN) ## the whole thing with a stand-in upstream: no key, no network
+	@$(PY) manage.py demo
+
+test: $(DEV) ## the whole suite; ARGS='-k name' picks
+	$(PYTEST) $(ARGS)
+
+check: lint type ## what CI runs: lint, types, architecture, tests with coverage, demo
+	$(PY) -m pytest -q tests/test_architecture.py
+	@$(MAKE) --no-print-directory coverage
+	@$(MAKE) --no-print-directory demo
+
+lint: $(DEV) ## ruff: rules and format
+	$(PY) -m ruff check --quiet .
+	$(PY) -m ruff format --check --quiet .
+
+type: $(DEV) ## mypy --strict
+	$(PY) -m mypy
+
+coverage: $(DEV) ## the suite, measured: 90 % of proxy/ or it fails
+	@$(PY) -m coverage erase
+	@$(MAKE) --no-print-directory test PYTEST="$(PY) -m coverage run -m pytest"
+	@$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report --fail-under=90
+
+smoke: $(DEV) ## the tour against the real OpenAI, when OPENAI_API_KEY is set
+	@$(PY) -m tests.smoke
+
+build: ## the container image
+	docker build --tag $(IMAGE) .
+
+lock: ## requirements*.txt again from the .in files (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv" >&2; exit 1; }
+	for name in requirements requirements-dev; do \
+	    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	        --no-emit-index-url --output-file $$name.txt $$name.in || exit 1; \
+	done
+
+clean: ## remove .venv and what the tools leave; never .env or data/
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@for python in $(CANDIDATES); do \
+	    $$python -c '$(NEW_ENOUGH)' 2>/dev/null || continue; \
+	    found=$$python; \
+	    $$python -c 'import ensurepip, venv' 2>/dev/null || continue; \
+	    echo "Making $(VENV) with $$($$python --version)."; \
+	    exec $$python -m venv --clear $(VENV); \
+	done; \
+	if [ -n "$$found" ]; then \
+	    echo "$$found has no venv module. On Debian: apt-get install python3-venv" >&2; \
+	else \
+	    echo "Python 3.11 or newer is needed, with its venv module." >&2; \
+	fi; exit 1
+
+$(RUN): requirements.txt | $(PY)
+	@echo "Installing $<."
+	@$(PIP_INSTALL) -r $<
+	@touch $@
+
+$(DEV): requirements-dev.txt | $(PY)
+	@echo "Installing $<."
+	@$(PIP_INSTALL) -r $<
+	@touch $(RUN) $@

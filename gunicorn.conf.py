@@ -1,0 +1,104 @@
+"""gunicorn's configuration, made of ours: `gunicorn -c gunicorn.conf.py` serves.
+
+Settings are checked here, in the master, before a worker exists: a worker that exits is only
+respawned. Executed again at every SIGHUP.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()  # before anything imports ssl, and before the fork
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from proxy import logs, wsgi
+from proxy.errors import ProxyError, SchemaOutdated, SettingsError
+from proxy.store.database import Database
+from proxy.store.migrate import check_schema
+
+
+def _exit(*problems):
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    sys.exit(2)
+
+
+def _check_schema(database_url):
+    """Refuse an old schema; a database that is away only keeps the workers unready."""
+    database = Database.from_url(database_url, pool_size=1)
+    try:
+        check_schema(database)
+    except SchemaOutdated as error:
+        return str(error)
+    except ProxyError:
+        return None
+    finally:
+        database.close()
+    return None
+
+
+def _raise_file_limit():
+    """The soft limit to the hard one; returns what it is now."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+_reloading = wsgi.is_running()
+try:
+    _settings = wsgi.configure(os.environ, Path(".env"))
+except SettingsError as error:
+    _exit(*error.problems)
+if not _reloading and (_problem := _check_schema(_settings.database_url)):
+    _exit(_problem)
+_file_limit = _raise_file_limit()
+
+wsgi_app = "proxy.wsgi:application()"
+worker_class = "proxy.worker.ProxyWorker"
+bind = (
+    f"[{_settings.host}]:{_settings.port}"
+    if ":" in _settings.host
+    else f"{_settings.host}:{_settings.port}"
+)
+workers = _settings.web_concurrency or os.cpu_count() or 1
+worker_connections = _settings.worker_connections
+graceful_timeout = _settings.graceful_timeout
+# A heartbeat, not a request's time limit: it ends a worker whose event loop stands still.
+timeout = 60
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+keepalive = 75  # read by nothing but gunicorn's own loop, which is not used; 0 would close
+preload_app = False
+control_socket_disable = True
+
+# The parser: strict, and in Python; the C one accepts bare line feeds in a head.
+http_parser = "python"
+limit_request_line = 8190
+limit_request_field_size = 32760
+permit_unconventional_http_method = True
+header_map = "refuse"  # a name with an underscore can pose as another
+forwarder_headers = ""
+forwarded_allow_ips = ""
+secure_scheme_headers = {}
+
+accesslog = None
+logconfig_dict = logs.config(
+    level=_settings.log_level,
+    log_format=_settings.log_format,
+    log_file=str(_settings.log_file) if _settings.log_file else None,
+    known_secrets=_settings.known_secrets(),
+)
+
+
+def when_ready(server):
+    needed = 2 * _settings.worker_connections + _settings.upstream_pool_size + 64
+    if _file_limit < needed:
+        server.log.warning(
+            "the limit of %d open files is too low for WORKER_CONNECTIONS=%d: allow %d",
+            _file_limit,
+            _settings.worker_connections,
+            needed,
+        )

@@ -1,0 +1,171 @@
+"""The composition root: the one place that knows concrete classes.
+
+Made in each worker, after the fork; nothing connects, spawns or listens before :meth:`start`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import requests
+
+from proxy.auth.authenticator import Authenticator
+from proxy.auth.counts import RequestCounts
+from proxy.cipher import Cipher
+from proxy.errors import ClientError, ProxyError
+from proxy.events.drain import Drain
+from proxy.events.queue import EventQueue
+from proxy.events.sinks import from_event_log
+from proxy.providers import PROVIDERS
+from proxy.providers.base import Target
+from proxy.relay.adapter import UpstreamAdapter
+from proxy.relay.relay import Relay
+from proxy.relay.transport import SessionTransport
+from proxy.relay.watch import Drained, LiveRequests
+from proxy.settings import Settings
+from proxy.store.database import Database
+from proxy.store.grants import Grants
+from proxy.store.health import DatabaseHealth
+from proxy.store.migrate import check_schema
+from proxy.store.projects import Projects
+from proxy.store.tokens import Tokens
+from proxy.web import Room, create_flask_app, projects, relay, status, tokens
+from proxy.web.cors import Cors
+from proxy.web.guards import ManagementGuard
+from proxy.web.relay import Bounds, RelayEndpoint, StartResponse
+from proxy.web.replies import Reply, error_reply
+
+
+class Application:
+    """The WSGI callable, and the life of what works behind it in one worker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.client_timeout = settings.client_timeout
+        self._database = Database.from_url(
+            settings.database_url, pool_size=settings.database_pool_size
+        )
+        cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
+        project_store = Projects(self._database, cipher)
+        token_store = Tokens(self._database)
+        self._counts = RequestCounts(token_store)
+        self._health = DatabaseHealth(lambda: check_schema(self._database))
+        self._queue = EventQueue(settings.event_queue_size)
+        self._drain: Drain | None = None
+        self._live = LiveRequests()
+        self._transport = _transport(settings)
+        self._endpoint = RelayEndpoint(
+            Authenticator(
+                Grants(self._database, cipher),
+                token_store,
+                self._counts,
+                cache_size=settings.auth_cache_size,
+                cache_ttl=settings.auth_cache_ttl,
+            ),
+            Relay(
+                PROVIDERS["openai"](),
+                Target.from_url(settings.upstream_base_url),
+                self._transport,
+            ),
+            self._queue.publish,
+            self._live,
+            Cors(settings.cors_allowed_origins),
+            Bounds(
+                concurrent=settings.max_concurrent_requests,
+                request_bytes=settings.max_request_bytes,
+                json_bytes=settings.max_json_bytes,
+                trusted_proxies=settings.trusted_proxies,
+            ),
+        )
+        guard = ManagementGuard(settings.management_token)
+        self.flask = create_flask_app(
+            [
+                Room(relay.create_blueprint(self._endpoint), "/v1", None),
+                Room(
+                    projects.create_blueprint(project_store, token_store), "/manage/projects", guard
+                ),
+                Room(tokens.create_blueprint(project_store, token_store), "/manage/tokens", guard),
+                Room(status.create_blueprint(self), None, None),
+            ]
+        )
+        self.stopping = False
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        target: str = environ.get("RAW_URI", "/")
+        if target.startswith("/v1/"):
+            return self._endpoint(environ, start_response)
+        if not target.startswith("/"):
+            # Absolute-form and authority-form: we are no forward proxy, and which of the two host
+            # names would be meant is nothing to guess about.
+            reply = self.error_answer(ClientError("The request target must begin with `/`."))
+            start_response(reply.status, reply.headers)
+            return [reply.body]
+        return self.flask.wsgi_app(environ, start_response)  # type: ignore[arg-type]
+
+    # What `/ready` tells.
+
+    @property
+    def database_seen(self) -> bool:
+        return self._health.ready
+
+    @property
+    def database_state(self) -> str:
+        return self._health.state
+
+    # The worker's side.
+
+    def error_answer(self, error: ProxyError, status_line: str | None = None) -> Reply:
+        """An answer in the error shape, for what never reached a route."""
+        reply = error_reply(error)
+        return reply if status_line is None else reply._replace(status=status_line)
+
+    def start(self) -> None:
+        """Called once in the worker, before it accepts."""
+        settings = self._settings
+        sinks = from_event_log(
+            settings.event_log,
+            max_bytes=settings.event_log_max_bytes,
+            backups=settings.event_log_backups,
+        )
+        self._drain = Drain(self._queue, sinks, backlog=settings.event_queue_size)
+        self._counts.start()
+        self._health.start()
+
+    def begin_stop(self) -> None:
+        """``/ready`` answers 503 from now on; everything else goes on."""
+        self.stopping = True
+
+    def cut(self) -> None:
+        """End the answers that are still running, broken; refuse what comes now."""
+        self._endpoint.draining = True
+        self._live.interrupt_all(Drained)
+
+    def close(self, deadline: float) -> None:
+        """Flush events and counts within about ``deadline`` seconds; idempotent."""
+        drain, self._drain = self._drain, None
+        if drain is None:
+            return
+        self._health.close()
+        drain.close(deadline)
+        self._counts.close()
+        self._transport.close()
+        self._database.close()
+
+
+def create_app(settings: Settings) -> Application:
+    return Application(settings)
+
+
+def _transport(settings: Settings) -> SessionTransport:
+    session = requests.Session()
+    adapter = UpstreamAdapter(
+        pool_size=settings.upstream_pool_size,
+        connect_timeout=settings.upstream_connect_timeout,
+        proxy_url=settings.upstream_proxy_url,
+    )
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return SessionTransport(
+        session,
+        connect_timeout=settings.upstream_connect_timeout,
+        read_timeout=settings.upstream_read_timeout,
+    )

@@ -1,0 +1,124 @@
+"""A request's body on gunicorn, read as it arrives, with failures that are ours.
+
+Replaces gunicorn's ``Body`` as ``wsgi.input``. gunicorn reads until it has the bytes asked for,
+takes a truncated body of known length for a complete one, has no time limit, and answers
+``Expect: 100-continue`` before anyone has looked at the token; here each of these is put right.
+"""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from gunicorn.http import errors as http_errors
+from gunicorn.http.body import Body, ChunkedReader, LengthReader
+
+from proxy.errors import ClientError
+
+#: The rest of a refused body up to this size is skipped, which keeps the connection.
+_WORTH_SKIPPING: Final = 64 * 1024
+
+
+class ArrivingBody(Body):  # type: ignore[misc]
+    """``wsgi.input``. Also carries the header lines as parsed, and the connection's fate."""
+
+    def __init__(self, request: Any, client: socket.socket) -> None:
+        super().__init__(request.body.reader)
+        self._request = request
+        self._client = client
+        # The client holds its body back until it is told to go on (RFC 9110 §10.1.1).
+        self._continue_due = bool(request._expected_100_continue)  # noqa: SLF001
+        request._expected_100_continue = False  # noqa: SLF001  (gunicorn would tell it at once)
+        self._touched = False
+
+    @property
+    def header_lines(self) -> list[tuple[str, str]]:
+        """Names in upper case, order and duplicates as they came."""
+        lines: list[tuple[str, str]] = self._request.headers
+        return lines
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether the next request's start on this connection cannot be found any more."""
+        return bool(self.failed) or self._continue_due
+
+    @property
+    def unread(self) -> bool:
+        """Whether bytes of the body may still be on their way."""
+        return bool(self._rest())
+
+    def read_arrived(self, most: int) -> bytes:
+        """What has arrived, at least one byte; ``b""`` at the end.
+
+        Raises ClientError: 400 malformed or truncated, 408 too slow.
+        """
+        reader = self.reader
+        with self._reading():
+            if isinstance(reader, LengthReader):
+                return self._of_known_length(reader, most)
+            if isinstance(reader, ChunkedReader):
+                piece: bytes = next(reader.parser, b"") if reader.parser else b""
+                return piece
+        return b""
+
+    def abandon(self) -> None:
+        """The application will not read the rest. Called before the answer's head is written."""
+        rest = self._rest()
+        if self._touched or self._continue_due or rest is None or rest > _WORTH_SKIPPING:
+            self._request.force_close()
+
+    def _read_reader(self, size: int) -> bytes:
+        """Beneath every ``read`` and ``readline`` of the base class."""
+        reader = self.reader
+        with self._reading():
+            expected = min(size, reader.length) if isinstance(reader, LengthReader) else 0
+            data: bytes = reader.read(size)
+            if len(data) < expected:
+                raise _truncated()
+        return data
+
+    def _of_known_length(self, reader: LengthReader, most: int) -> bytes:
+        if not reader.length:
+            return b""
+        most = min(most, reader.length)
+        piece: bytes = reader.unreader.read(None, read_ahead=most)
+        if not piece:
+            raise _truncated()
+        if len(piece) > most:  # pipelined bytes, or more than was asked for
+            reader.unreader.unread(piece[most:])
+            piece = piece[:most]
+        reader.length -= len(piece)
+        return piece
+
+    def _rest(self) -> int | None:
+        """Bytes of the body not read yet; None when that is not known."""
+        reader = self.reader
+        if isinstance(reader, LengthReader):
+            return int(reader.length)
+        return None if getattr(reader, "parser", None) else 0
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._touched = True
+        if self._continue_due:
+            self._continue_due = False
+            self._client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            yield
+        except BaseException as error:
+            self.failed = True
+            raise self._translated(error) from error
+
+    @staticmethod
+    def _translated(error: BaseException) -> BaseException:
+        if isinstance(error, TimeoutError):
+            return ClientError(code="request_timeout")
+        if isinstance(error, http_errors.NoMoreData | ConnectionError):
+            return _truncated()
+        if isinstance(error, http_errors.ParseException):
+            return ClientError("The request body is not validly chunked.")
+        return error
+
+
+def _truncated() -> ClientError:
+    return ClientError("The request body ended before it was complete.")

@@ -1,0 +1,136 @@
+"""From a bearer to a :class:`Principal`: format, cache, store, then the judgement.
+
+A warm token costs no I/O. The thing to get wrong: what is cached is what the token *is*, never the
+verdict; expiry is judged again on every request, and an entry goes with the token's expiry.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from cachetools import TTLCache
+
+from proxy.auth import credentials
+from proxy.errors import ClientError
+from proxy.store.records import Grant
+
+_QUOTA_HEADERS: Final = (("x-should-retry", "false"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking, and what the proxy needs to serve them. ``expires_at`` in unix seconds."""
+
+    token_id: str
+    token_mask: str
+    project_id: str
+    upstream_key: str = field(repr=False)
+    expires_at: float
+    token_active: bool
+    project_active: bool
+    max_requests: int | None
+
+
+class GrantSource(Protocol):
+    """The store, as seen from here."""
+
+    def find(self, token_hash: str) -> Grant | None: ...
+
+
+class Permits(Protocol):
+    """The exact count of what a token with ``max_requests`` may still do."""
+
+    def take_permit(self, token_id: str, now: datetime) -> bool: ...
+
+
+class UseCounter(Protocol):
+    """Where requests of tokens without a limit are counted, off the path."""
+
+    def add(self, token_id: str) -> None: ...
+
+
+class Authenticator:
+    """Checks bearers; one per worker."""
+
+    def __init__(
+        self,
+        grants: GrantSource,
+        permits: Permits,
+        counter: UseCounter,
+        *,
+        cache_size: int,
+        cache_ttl: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``cache_ttl``: seconds for which a change in the store may stay unseen here."""
+        self._grants = grants
+        self._permits = permits
+        self._counter = counter
+        self._clock = clock
+        # Hash of the secret → what the store said. No lock: nothing in it switches greenlets.
+        self._cache: TTLCache[str, Principal] = TTLCache(cache_size, cache_ttl)
+
+    def authenticate(self, authorization: str | None) -> Principal:
+        """The principal of an ``Authorization`` value.
+
+        Raises :class:`ClientError` with the first of ``invalid_token``, ``token_not_found``,
+        ``token_inactive``, ``token_expired``, ``project_inactive`` that holds, or
+        :class:`proxy.errors.StoreError` when a token is not cached and the store is away.
+        """
+        secret = bearer(authorization)
+        if secret is None or not credentials.is_well_formed(secret):
+            raise ClientError(code="invalid_token", headers=_CHALLENGE)
+        token_hash = credentials.hash_token(secret)
+        principal = self._cache.get(token_hash)
+        if principal is None:
+            principal = self._look_up(token_hash)
+        if not principal.token_active:
+            raise ClientError(code="token_inactive", headers=_CHALLENGE)
+        if principal.expires_at <= self._clock():
+            self._cache.pop(token_hash, None)
+            raise ClientError(code="token_expired", headers=_CHALLENGE)
+        if not principal.project_active:
+            raise ClientError(code="project_inactive")
+        return principal
+
+    def admit(self, principal: Principal) -> None:
+        """Count one request, against the quota if there is one; the last check before upstream.
+
+        Raises :class:`ClientError` ``quota_exceeded``: nothing was counted then.
+        """
+        if principal.max_requests is None:
+            self._counter.add(principal.token_id)
+        elif not self._permits.take_permit(principal.token_id, datetime.now(UTC)):
+            raise ClientError(code="quota_exceeded", headers=_QUOTA_HEADERS)
+
+    def _look_up(self, token_hash: str) -> Principal:
+        grant = self._grants.find(token_hash)
+        if grant is None:
+            raise ClientError(code="token_not_found", headers=_CHALLENGE)
+        token, project = grant.token, grant.project
+        principal = Principal(
+            token_id=token.id,
+            token_mask=token.token,
+            project_id=project.id,
+            upstream_key=grant.upstream_key,
+            expires_at=token.expires_at.timestamp(),
+            token_active=token.is_active,
+            project_active=project.is_active,
+            max_requests=token.max_requests,
+        )
+        self._cache[token_hash] = principal
+        return principal
+
+
+#: RFC 9110 §11.6.1: a 401 says how to authenticate.
+_CHALLENGE: Final = (("WWW-Authenticate", 'Bearer realm="openai-proxy"'),)
+
+
+def bearer(authorization: str | None) -> str | None:
+    """The credentials of ``Bearer …``; the scheme's case does not matter (RFC 9110 §11.1)."""
+    if not authorization:
+        return None
+    scheme, _, value = authorization.partition(" ")
+    return value.strip() or None if scheme.lower() == "bearer" else None

@@ -1,0 +1,60 @@
+"""What commands print: tables for people, JSON for scripts.
+
+Identifiers are never cut short: a table that goes into a pipe is as wide as it needs to be, or
+``grep`` would find half an id.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+#: Wide enough for every column of ours when nobody's terminal limits it.
+_PIPE_WIDTH = 250
+
+
+def console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+
+
+def as_json(value: Any) -> None:
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """``rows`` as a table; ``columns`` maps a field to its heading. Ids and times do not wrap."""
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for field, heading in columns.items():
+        grid.add_column(heading, no_wrap=field.endswith(("id", "_at")), overflow="fold")
+    for row in rows:
+        grid.add_row(*(text(row.get(field)) for field in columns))
+    console().print(grid)
+
+
+def record(value: Mapping[str, Any]) -> None:
+    """One thing, a field a line."""
+    grid = Table(box=None, show_header=False, pad_edge=False)
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for field, content in value.items():
+        grid.add_row(field, text(content))
+    console().print(grid)
+
+
+def text(value: Any) -> str:
+    """A JSON value as a person reads it. Brackets are escaped: rich would take them for markup."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict | list):
+        value = orjson.dumps(value).decode()
+    return str(value).replace("[", "\\[")
+
+
+def compact(value: Any) -> str:
+    return orjson.dumps(value).decode()

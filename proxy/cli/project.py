@@ -1,0 +1,113 @@
+"""``manage.py project``: projects, through the management API.
+
+The upstream key is read without echo, or from stdin with ``--api-key -``, so that it need not
+stand in the shell's history; the server answers with its mask only.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from proxy.cli import output
+from proxy.cli.client import Api, json_option, management_command, segment
+
+_COLUMNS = {
+    "id": "ID",
+    "name": "Name",
+    "api_key": "API key",
+    "is_active": "Active",
+    "created_at": "Created",
+}
+_api_key_option = click.option(
+    "--api-key",
+    "--openai-key",
+    "api_key",
+    metavar="KEY",
+    help="The upstream key; `-` reads it from stdin.",
+)
+
+
+@click.group()
+def project() -> None:
+    """Projects: each holds one upstream key and the access tokens that stand for it."""
+
+
+@project.command("list")
+@management_command
+@json_option
+def list_projects(api: Api, json_wanted: bool) -> None:
+    """All projects, by name."""
+    found = api.list("/manage/projects")
+    output.as_json(found) if json_wanted else output.table(found, _COLUMNS)
+
+
+@project.command()
+@click.argument("project_id")
+@management_command
+@json_option
+def get(api: Api, project_id: str, json_wanted: bool) -> None:
+    """One project."""
+    _show(api.call("GET", f"/manage/projects/{segment(project_id)}"), json_wanted)
+
+
+@project.command()
+@click.option("--name", required=True)
+@_api_key_option
+@click.option("--description")
+@management_command
+@json_option
+def create(
+    api: Api, name: str, api_key: str | None, description: str | None, json_wanted: bool
+) -> None:
+    """A new project. Without --api-key the key is asked for, without echo."""
+    body = {"name": name, "api_key": _secret(api_key or _ask())}
+    if description is not None:
+        body["description"] = description
+    _show(api.call("POST", "/manage/projects", body), json_wanted)
+
+
+@project.command()
+@click.argument("project_id")
+@click.option("--name")
+@_api_key_option
+@click.option("--description")
+@click.option("--active/--inactive", "is_active", default=None, help="Switch it on or off.")
+@management_command
+@json_option
+def update(api: Api, project_id: str, json_wanted: bool, **changes: Any) -> None:
+    """Change a project: only what is given."""
+    body = {field: value for field, value in changes.items() if value is not None}
+    if not body:
+        raise click.UsageError("nothing to change: give --name, --api-key, --description, …")
+    if "api_key" in body:
+        body["api_key"] = _secret(body["api_key"])
+    _show(api.call("PATCH", f"/manage/projects/{segment(project_id)}", body), json_wanted)
+
+
+@project.command()
+@click.argument("project_id")
+@click.option("--revoke-tokens", is_flag=True, help="Revoke all its access tokens, too.")
+@management_command
+@json_option
+def deactivate(api: Api, project_id: str, revoke_tokens: bool, json_wanted: bool) -> None:
+    """Switch a project off: its tokens stop working. `update --active` undoes it."""
+    body = {"is_active": False} | ({"revoke_tokens": True} if revoke_tokens else {})
+    _show(api.call("PATCH", f"/manage/projects/{segment(project_id)}", body), json_wanted)
+
+
+def _show(value: Any, json_wanted: bool) -> None:
+    output.as_json(value) if json_wanted else output.record(value)
+
+
+def _ask() -> str:
+    if not sys.stdin.isatty():
+        raise click.UsageError("no terminal to ask for the key: give it on stdin with --api-key -")
+    return str(click.prompt("Upstream API key", hide_input=True))
+
+
+def _secret(value: str) -> str:
+    found = sys.stdin.readline().strip() if value == "-" else value.strip()
+    if not found:
+        raise click.UsageError("the API key is empty")
+    return found

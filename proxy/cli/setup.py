@@ -1,0 +1,76 @@
+"""``manage.py setup``: a ``.env`` with fresh secrets, so that the next command can be ``serve``.
+
+Running it again is harmless: what is set, there or in the environment, stays as it is.
+"""
+
+import os
+
+import click
+
+from proxy.cli import envfile
+from proxy.cli.keys import new_encryption_key, new_management_token
+from proxy.errors import SettingsError
+from proxy.settings import Settings
+
+#: What ``--interactive`` asks: setting, question, what an empty answer means.
+_QUESTIONS = (
+    ("HOST", "Address to listen on", "127.0.0.1"),
+    ("PORT", "Port", "8080"),
+    ("DATABASE_URL", "Database (sqlite:///file or mysql://user:pass@host:3306/name)", ""),
+    ("UPSTREAM_BASE_URL", "Upstream", "https://api.openai.com"),
+)
+
+
+@click.command()
+@click.option("--interactive", is_flag=True, help="Ask for address, database and upstream too.")
+def setup(interactive: bool) -> None:
+    """Write .env (mode 0600) with a MANAGEMENT_TOKEN and an ENCRYPTION_KEY.
+
+    Values that are set already, there or in the environment, are never changed.
+    """
+    secrets = {"MANAGEMENT_TOKEN": new_management_token(), "ENCRYPTION_KEY": new_encryption_key()}
+    values = {name: value for name, value in secrets.items() if not envfile.lookup(name)}
+    if interactive:
+        values |= _asked(secrets)
+    if values:
+        try:
+            envfile.add(envfile.PATH, values)
+        except OSError as error:
+            raise click.ClickException(f"{envfile.PATH}: {error.strerror}") from error
+        click.echo(f"Wrote {', '.join(values)} to {envfile.PATH.resolve()} (mode 0600).")
+    else:
+        click.echo("Nothing to do: MANAGEMENT_TOKEN and ENCRYPTION_KEY are set.")
+    if "ENCRYPTION_KEY" in values:
+        click.echo("Keep a copy of ENCRYPTION_KEY: without it the stored keys cannot be read.")
+    click.echo("\nNext:\n  python manage.py db migrate\n  python manage.py serve")
+
+
+def _asked(secrets: dict[str, str]) -> dict[str, str]:
+    """The answers that differ from the default, for settings that are not set yet."""
+    answers: dict[str, str] = {}
+    for name, question, default in _QUESTIONS:
+        if envfile.lookup(name):
+            continue
+        while True:
+            answer = click.prompt(question, default=default, show_default=bool(default)).strip()
+            problem = _problem(name, answer, secrets) if answer else ""
+            if not problem:
+                break
+            click.echo(f"  {problem}")
+        if answer and answer != default:
+            answers[name] = answer
+    return answers
+
+
+def _problem(name: str, value: str, secrets: dict[str, str]) -> str:
+    """What the settings say about ``value``, alone; empty when it is fine."""
+    try:
+        Settings.load({**secrets, name: value})
+    except SettingsError as error:
+        return "; ".join(error.problems)
+    return ""
+
+
+def settings() -> Settings:
+    """The settings of this directory, as the server will read them. Raises SettingsError."""
+    return Settings.load(os.environ, envfile.PATH)

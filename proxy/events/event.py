@@ -1,0 +1,75 @@
+"""The record of one request, as it is written: one JSON line.
+
+Field names and their order are public (docs/events.md). It never holds a secret, a query string or
+anything of a body but the usage.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import orjson
+
+
+@dataclass(slots=True)
+class UsageEvent:
+    """Durations in milliseconds, sizes in bytes, ``started`` in unix seconds."""
+
+    started: float
+    request_id: str
+    endpoint: str
+    method: str
+    client_ip: str
+    status_code: int
+    outcome: str
+    duration_ms: float
+    project_id: str | None = None
+    token_id: str | None = None
+    token: str | None = None
+    error_code: str | None = None
+    stream: bool = False
+    upstream_ms: float | None = None
+    ttfb_ms: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    usage_source: str = "none"
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    event_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def line(self) -> bytes:
+        """The event as one JSON line, line end included."""
+        return orjson.dumps(
+            {
+                "event_id": self.event_id,
+                "timestamp": _rfc3339(self.started),
+                "request_id": self.request_id,
+                "project_id": self.project_id,
+                "token_id": self.token_id,
+                "token": self.token,
+                "endpoint": self.endpoint,
+                "method": self.method,
+                "status_code": self.status_code,
+                "outcome": self.outcome,
+                "error_code": self.error_code,
+                "stream": self.stream,
+                "duration_ms": _rounded(self.duration_ms),
+                "upstream_ms": _rounded(self.upstream_ms),
+                "ttfb_ms": _rounded(self.ttfb_ms),
+                "bytes_in": self.bytes_in,
+                "bytes_out": self.bytes_out,
+                "client_ip": self.client_ip,
+                "usage_source": self.usage_source,
+                "metadata": self.metadata,
+            },
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds, 2)
+
+
+def _rfc3339(unix_seconds: float) -> str:
+    moment = datetime.fromtimestamp(unix_seconds, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"

@@ -1,0 +1,194 @@
+"""The requests adapter on which every upstream call stands: one round trip over our own pool.
+
+Mounted on a ``requests.Session`` and called with a hand-made ``PreparedRequest``. It does what the
+stock adapter does not: the target goes out byte for byte, header lines keep their order, interim
+answers are swallowed, what has arrived is handed on at once, and a body of any size is sent while
+the answer may already be coming.
+
+The thing to get wrong: an upstream may answer before it has read the whole upload. So a large or
+streamed body is sent by a greenlet of its own, and the caller's greenlet reads from the start.
+"""
+
+import contextlib
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import gevent
+import gevent.socket
+import requests
+from requests.adapters import BaseAdapter
+from urllib3.util.retry import Retry
+
+from proxy.relay.answer import BrokenAnswer, RawAnswer, Upload
+from proxy.relay.pool import ConnectionPool, ConnectTimedOut, Socket, tls_context
+from proxy.relay.wire import request_head
+
+#: A body up to this size goes out in one write together with its head.
+_SMALL_BODY: Final = 128 * 1024
+_SLICE: Final = 256 * 1024
+
+
+class Stale(BrokenAnswer):
+    """A kept-alive connection turned out closed before any byte of an answer came."""
+
+
+class UpstreamAdapter(BaseAdapter):
+    """Bodies are bytes, None, or an iterable of bytes whose errors are the client's, not ours.
+
+    Raises requests' ``ConnectTimeout``, ``SSLError``, ``ConnectionError`` when there is no
+    connection, ``ReadTimeout`` when the upstream is silent, :class:`BrokenAnswer` for the rest.
+    """
+
+    #: For mocks of the seam, which ask an adapter for its retry policy. Ours is in `send`.
+    max_retries = Retry(0, read=False)
+
+    def __init__(self, *, pool_size: int, connect_timeout: float, proxy_url: str = "") -> None:
+        super().__init__()
+        self._pool_size = pool_size
+        self._connect_timeout = connect_timeout
+        self._proxy_url = proxy_url
+        self._pools: dict[str, ConnectionPool] = {}
+        self._context: ssl.SSLContext | None = None
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = True,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> requests.Response:
+        """One round trip. ``timeout`` is (connect, silence) in seconds; the rest is ignored."""
+        url = request.url or ""
+        scheme, _, rest = url.partition("://")
+        authority, _, path = rest.partition("/")
+        origin = f"{scheme}://{authority}"
+        pool = self._pool(origin)
+        target = "/" + path
+        if self._proxy_url and scheme == "http":
+            target = url  # RFC 9112 §3.2.2: a plain request to a proxy names the whole URL
+        head = request_head(request.method or "", target.encode("latin-1"), request.headers.items())
+        read_timeout = timeout[1] if timeout else None
+
+        sock = pool.acquire()
+        if sock is not None:
+            try:
+                raw = _round_trip(pool, sock, request, head, read_timeout, reused=True)
+            except Stale:
+                # Nothing of an answer came, so the server has closed it while it was idle. Only
+                # then, and only if the body can be sent again, a second try is no repetition.
+                if not isinstance(request.body, bytes | None):
+                    raise
+                sock = None
+        if sock is None:
+            fresh = _connect(pool)
+            raw = _round_trip(pool, fresh, request, head, read_timeout, reused=False)
+        return self.build_response(request, raw)
+
+    def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
+        """``raw`` as a ``requests.Response``; no cookies are kept and no body is read."""
+        response = _Response()
+        response.status_code = raw.status
+        response.reason = raw.reason
+        response.headers = raw.headers
+        response.raw = raw
+        response.request = request
+        response.url = request.url or ""
+        return response
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+
+    def _pool(self, origin: str) -> ConnectionPool:
+        pool = self._pools.get(origin)
+        if pool is None:
+            pool = self._pools[origin] = ConnectionPool(
+                origin,
+                connect_timeout=self._connect_timeout,
+                max_idle=self._pool_size,
+                context=self._tls_context,
+                proxy_url=self._proxy_url,
+            )
+        return pool
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._context is None:
+            self._context = tls_context()
+        return self._context
+
+
+class _Response(requests.Response):
+    """requests' own constructor makes a cookie jar and two dictionaries that nobody asks for."""
+
+    def __init__(self) -> None:
+        self._content = False  # type: ignore[assignment]  # requests: "not read yet"
+        self._content_consumed = False
+        self._next = None
+        self.encoding = None
+        self.history = []
+
+
+def _connect(pool: ConnectionPool) -> Socket:
+    try:
+        return pool.connect()
+    except ConnectTimedOut as error:
+        raise requests.ConnectTimeout("no connection within the time allowed") from error
+    except gevent.socket.gaierror as error:
+        raise requests.ConnectionError("its name could not be resolved") from error
+    except ssl.SSLCertVerificationError as error:
+        raise requests.exceptions.SSLError(f"TLS: {error.verify_message}") from error
+    except ssl.SSLError as error:
+        raise requests.exceptions.SSLError(f"TLS: {error.reason or 'handshake failed'}") from error
+    except TimeoutError as error:
+        raise requests.ConnectTimeout("no connection within the time allowed") from error
+    except ConnectionRefusedError as error:
+        raise requests.ConnectionError("it refused the connection") from error
+    except OSError as error:
+        raise requests.ConnectionError(error.strerror or str(error)) from error
+
+
+def _round_trip(
+    pool: ConnectionPool,
+    sock: Socket,
+    request: requests.PreparedRequest,
+    head: bytes,
+    read_timeout: float | None,
+    *,
+    reused: bool,
+) -> RawAnswer:
+    """Write the request and read the answer's head. Any failure closes the connection."""
+    sock.settimeout(read_timeout)
+    body: Any = request.body
+    answer = RawAnswer(pool, sock, request.method or "", read_timeout)
+    try:
+        answer.write_started_ns = time.time_ns()
+        if body is None or (isinstance(body, bytes) and len(body) <= _SMALL_BODY):
+            # If the write fails the answer may still be there: a server that refuses a request
+            # early says so and closes.
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(head + body if body else head)
+        else:
+            chunked = request.headers.get("Transfer-Encoding") == "chunked"
+            pieces: Iterable[bytes] = _slices(body) if isinstance(body, bytes) else body
+            answer.upload = Upload(sock, head, pieces, chunked=chunked)
+        answer.read_head()
+    except BrokenAnswer as error:
+        answer.close()
+        if reused and not answer.bytes_came and not isinstance(error, Stale):
+            raise Stale(str(error)) from error
+        raise
+    except BaseException:
+        answer.close()
+        raise
+    return answer
+
+
+def _slices(body: bytes) -> Iterator[bytes]:
+    """``body`` in pieces, so that the write timeout is per piece and never for the whole."""
+    view = memoryview(body)
+    for start in range(0, len(view), _SLICE):
+        yield view[start : start + _SLICE]  # type: ignore[misc]

@@ -1,0 +1,176 @@
+"""An upstream's answer while it is coming, and the upload that may still be going.
+
+:class:`RawAnswer` is the ``raw`` of a ``requests.Response``: it reads what has arrived instead of
+waiting for n bytes, and gives its connection back the moment the message is complete. The thing to
+get wrong: the upload runs in another greenlet, and when the *client* fails in it, the upstream
+connection must be cut, never completed; the reader is woken by that cut and raises the client's
+error.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterable
+from typing import Final
+
+import gevent
+import requests
+
+from proxy.relay.pool import ConnectionPool, Socket
+from proxy.relay.wire import BadAnswer, HeaderPairs, ResponseParser
+
+_READ_SIZE: Final = 64 * 1024
+
+
+class BrokenAnswer(requests.ConnectionError):
+    """Connected, then no valid answer: cut off, garbage, too large a head."""
+
+    connected = True
+
+
+class Upload:
+    """Sends a request with a large or streamed body from a greenlet of its own."""
+
+    def __init__(
+        self, sock: Socket, head: bytes, pieces: Iterable[bytes], *, chunked: bool
+    ) -> None:
+        self._sock = sock
+        # Written by the greenlet, read by the reader of the answer: how often a piece went out,
+        # whether all did, and what the client's side raised.
+        self.progress = 0
+        self.done = False
+        self.error: Exception | None = None
+        self._greenlet = gevent.spawn(self._run, head, pieces, chunked)
+
+    def _run(self, head: bytes, pieces: Iterable[bytes], chunked: bool) -> None:
+        try:
+            self._sock.sendall(head)
+            for piece in pieces:
+                if chunked:
+                    self._sock.sendall(b"%X\r\n%b\r\n" % (len(piece), piece))
+                else:
+                    self._sock.sendall(piece)
+                self.progress += 1
+            if chunked:
+                self._sock.sendall(b"0\r\n\r\n")
+            self.done = True
+        except OSError:
+            # The upstream takes no more. If it has answered, that answer counts; if not, the
+            # reader finds the connection closed, or times out as it would have anyway.
+            return
+        except Exception as error:  # noqa: BLE001  (whatever the client's side raised)
+            self.error = error
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+
+    def stop(self) -> None:
+        """End the sending, if it has not ended. Nothing is completed on the wire."""
+        self._greenlet.kill()
+
+
+class RawAnswer:
+    """Status, reason and header lines after :meth:`read_head`; then :meth:`read1` until ``b""``."""
+
+    def __init__(
+        self, pool: ConnectionPool, sock: Socket, method: str, read_timeout: float | None
+    ) -> None:
+        self._pool = pool
+        self._sock: Socket | None = sock
+        self._read_timeout = read_timeout
+        self._parser = ResponseParser(method)
+        self.upload: Upload | None = None
+        self.bytes_came = False
+        #: Unix nanoseconds: just before the request was written.
+        self.write_started_ns = 0
+
+    @property
+    def status(self) -> int:
+        return self._parser.status
+
+    @property
+    def reason(self) -> str:
+        return self._parser.reason
+
+    @property
+    def headers(self) -> HeaderPairs:
+        return self._parser.headers
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole message has been parsed (its last bytes may still be to be read)."""
+        return self._parser.complete
+
+    def read_head(self) -> None:
+        parser = self._parser
+        while not parser.head_complete:
+            self._fill()
+
+    def read1(self, amt: int = -1, decode_content: bool = False) -> bytes:
+        """What has arrived of the body, undecoded, at least one byte; ``b""`` at its end.
+
+        ``amt`` and ``decode_content`` are there for the shape of ``urllib3``'s method and ignored.
+        Raises requests' ``ReadTimeout``, :class:`BrokenAnswer`, or the upload's own error.
+        """
+        parser = self._parser
+        while True:
+            data = parser.take_body()
+            if parser.complete:
+                self._settle()
+                return data
+            if data:
+                return data
+            self._fill()
+
+    def close(self) -> None:
+        """Idempotent. A connection whose answer was not read to its end is dropped."""
+        if self.upload is not None:
+            self.upload.stop()
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+
+    release_conn = close
+
+    def _settle(self) -> None:
+        """The message is complete: the connection goes back, if it is fit for another."""
+        if self._parser.reusable and (self.upload is None or self.upload.done):
+            sock, self._sock = self._sock, None
+            if sock is not None:
+                self._pool.release(sock)
+        else:
+            self.close()
+
+    def _fill(self) -> None:
+        """Read once and parse."""
+        sock = self._sock
+        if sock is None:
+            raise BrokenAnswer("the connection is closed")
+        try:
+            data = self._receive(sock)
+            self.bytes_came = self.bytes_came or bool(data)
+            if not data:
+                self._raise_upload_error()
+            self._parser.feed_bytes(data)
+        except BadAnswer as error:
+            raise BrokenAnswer(str(error)) from error
+        except ConnectionError as error:
+            self._raise_upload_error()
+            raise BrokenAnswer("it reset the connection") from error
+        except TimeoutError as error:
+            raise requests.ReadTimeout("it was silent for too long") from error
+        except OSError as error:
+            raise BrokenAnswer(error.strerror or str(error)) from error
+
+    def _receive(self, sock: Socket) -> bytes:
+        while True:
+            progress = self.upload.progress if self.upload else 0
+            try:
+                data: bytes = sock.recv(_READ_SIZE)
+                return data
+            except TimeoutError:
+                # An upstream need not speak while it is still listening.
+                if self.upload is None or self.upload.done or self.upload.progress == progress:
+                    raise
+
+    def _raise_upload_error(self) -> None:
+        if self.upload is not None and self.upload.error is not None:
+            raise self.upload.error

@@ -1,0 +1,96 @@
+"""Which header lines pass, in both directions: RFC 9110 §7.6.1 and the client's privacy.
+
+What is not named here goes through untouched, in its order, duplicates included. The thing to get
+wrong: ``Connection`` names further lines that must go (a client can list any), and it may come
+more than once.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+Headers = list[tuple[str, str]]
+
+#: Hop-by-hop by definition, upper case. ``Proxy-*`` is between a client and its proxy: us.
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "CONNECTION",
+        "KEEP-ALIVE",
+        "PROXY-AUTHENTICATE",
+        "PROXY-AUTHORIZATION",
+        "PROXY-CONNECTION",
+        "TE",
+        "TRAILER",
+        "TRANSFER-ENCODING",
+        "UPGRADE",
+    }
+)
+#: Replaced by ours, answered by the server, or telling the upstream who the client is.
+_NOT_UPSTREAM: Final = _HOP_BY_HOP | {
+    "AUTHORIZATION",
+    "CONTENT-LENGTH",
+    "EXPECT",
+    "FORWARDED",
+    "HOST",
+    "HTTP2-SETTINGS",
+    "TRUE-CLIENT-IP",
+    "X-CLIENT-IP",
+    "X-REAL-IP",
+}
+_NOT_UPSTREAM_PREFIXES: Final = ("X-FORWARDED-", "X-ORIGINAL-FORWARDED-", "CF-")
+#: The server writes its own.
+_NOT_DOWNSTREAM: Final = _HOP_BY_HOP | {"SERVER", "DATE"}
+_METERED_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})
+
+
+def upstream_headers(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Client's lines (names in upper case) → lines for the upstream, without host, length and key.
+
+    ``Accept-Encoding`` is cut to what we can meter; names get the usual ``Title-Case``.
+    """
+    named = _named_by_connection(headers)
+    kept: Headers = []
+    for name, value in headers:
+        if name in _NOT_UPSTREAM or name in named or name.startswith(_NOT_UPSTREAM_PREFIXES):
+            continue
+        kept.append((title_case(name), metered(value) if name == "ACCEPT-ENCODING" else value))
+    return kept
+
+
+def downstream_headers(headers: Iterable[tuple[str, str]]) -> Headers:
+    """The upstream's lines → lines for the client: order, case and duplicates as they came."""
+    named = _named_by_connection(headers)
+    return [
+        (name, value)
+        for name, value in headers
+        if (upper := name.upper()) not in _NOT_DOWNSTREAM and upper not in named
+    ]
+
+
+def metered(accept_encoding: str) -> str:
+    """``Accept-Encoding`` without what we cannot decode for metering; never wider than it was.
+
+    ``identity`` when nothing is left, since an absent line would allow everything
+    (RFC 9110 §12.5.3).
+    """
+    kept = [
+        item.strip()
+        for item in accept_encoding.split(",")
+        if item.partition(";")[0].strip().lower() in _METERED_ENCODINGS
+    ]
+    return ", ".join(kept) or "identity"
+
+
+@lru_cache(maxsize=1024)
+def title_case(name: str) -> str:
+    """``X-REQUEST-ID`` → ``X-Request-Id``. The case on the client's wire is not known to us."""
+    return name.title()
+
+
+def _named_by_connection(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """What the ``Connection`` lines list, upper case."""
+    named: set[str] = set()
+    for name, value in headers:
+        if len(name) == 10 and name.upper() == "CONNECTION":  # the length spares the copy
+            named.update(item.strip().upper() for item in value.split(","))
+    return frozenset(named)

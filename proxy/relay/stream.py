@@ -1,0 +1,154 @@
+"""An answer on its way to the client: read, sent, then metered, and settled exactly once.
+
+The WSGI server iterates it and closes it. A class, never a generator: a generator's ``finally``
+does not run when it was never started (HEAD, or a client that leaves before the first chunk), and
+the upstream connection would leak.
+
+The thing to get wrong: a cut answer must never look complete. Whatever breaks it is raised as a
+connection reset, so that the server closes the connection without the final chunk.
+"""
+
+import errno
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from proxy.errors import UpstreamError
+from proxy.relay.timing import Timing
+from proxy.relay.transport import UpstreamResponse
+from proxy.relay.watch import Interruption
+
+
+class Outcome(StrEnum):
+    """How a request ended, as events tell it."""
+
+    COMPLETED = "completed"
+    CLIENT_GONE = "client_gone"
+    ABORTED = "aborted"
+    REJECTED = "rejected"
+
+
+class Watcher(Protocol):
+    """Sees each chunk after it has gone out."""
+
+    def feed(self, chunk: bytes) -> None: ...
+
+
+class RelayStream:
+    """The body of a relayed answer.
+
+    ``farewell`` is asked for last words when we end the answer ourselves: bytes to send before the
+    break (an SSE error event), or ``b""`` where they would corrupt it. ``on_close`` is called once,
+    with this stream, when :attr:`outcome`, :attr:`error_code` and :attr:`bytes_out` are final.
+    """
+
+    __slots__ = (
+        "_farewell",
+        "_last",
+        "_on_close",
+        "_pending",
+        "_raise_next",
+        "_started",
+        "_timing",
+        "_upstream",
+        "_watchers",
+        "bytes_out",
+        "error_code",
+        "outcome",
+    )
+
+    def __init__(
+        self,
+        upstream: UpstreamResponse,
+        timing: Timing,
+        watchers: Sequence[Watcher],
+        *,
+        farewell: Callable[[Interruption], bytes],
+        on_close: Callable[["RelayStream"], None],
+    ) -> None:
+        self._upstream = upstream
+        self._timing = timing
+        self._watchers = watchers
+        self._farewell = farewell
+        self._on_close: Callable[[RelayStream], None] | None = on_close
+        # The chunk that is out with the client and has not been metered yet.
+        self._pending = b""
+        # Set when the last words have been handed out and the next call must break the answer.
+        self._raise_next: Interruption | None = None
+        # Whether the empty first item has been given, and whether the pending chunk is the last.
+        self._started = False
+        self._last = False
+        self.bytes_out = 0
+        # Until something else is known, an answer that is closed early was left by its client.
+        self.outcome = Outcome.CLIENT_GONE
+        self.error_code: str | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self._started:
+            # gunicorn sends the head together with the first item, and that must not wait for the
+            # first byte of the body.
+            self._started = True
+            return b""
+        if self._raise_next is not None:
+            raise self._raise_next
+        if self._last:
+            # Known without another read; the chunk is metered in `close`, after the client has
+            # its final bytes.
+            self.outcome = Outcome.COMPLETED
+            raise StopIteration
+        self._meter()
+        try:
+            chunk = self._upstream.read()
+        except Interruption as interruption:
+            return self._interrupted(interruption)
+        except UpstreamError as error:
+            self.outcome = Outcome.ABORTED
+            self.error_code = error.code
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+        if not chunk:
+            self.outcome = Outcome.COMPLETED
+            raise StopIteration
+        if not self._timing.first_byte:
+            self._timing.mark_first_byte()
+        self._last = self._upstream.complete
+        self._pending = chunk
+        self.bytes_out += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Idempotent; called by the server in every case."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is None:
+            return
+        error = sys.exception()
+        if isinstance(error, Interruption):
+            # It surfaced outside of `__next__`, while the server was writing a chunk.
+            self._note(error)
+        self._timing.mark_upstream_done()
+        self._upstream.close()
+        self._meter()
+        on_close(self)
+
+    def _interrupted(self, interruption: Interruption) -> bytes:
+        self._note(interruption)
+        last_words = self._farewell(interruption) if interruption.code else b""
+        if not last_words:
+            raise interruption
+        self._raise_next = interruption
+        self.bytes_out += len(last_words)
+        return last_words
+
+    def _note(self, interruption: Interruption) -> None:
+        if interruption.code is not None:
+            self.outcome = Outcome.ABORTED
+            self.error_code = interruption.code
+
+    def _meter(self) -> None:
+        chunk, self._pending = self._pending, b""
+        if chunk:
+            for watcher in self._watchers:
+                watcher.feed(chunk)

@@ -1,0 +1,110 @@
+"""One round trip on the pooled Session, and requests' errors turned into ours.
+
+``requests.Session`` is the seam: tests and other adapters can be mounted on it. Its ``request`` and
+``send`` are never called, since they follow redirects, keep cookies, read ``.netrc`` and the
+environment, and swallow the body of a redirect; the prepared request goes straight to the mounted
+adapter.
+"""
+
+import time
+from typing import Any, Protocol
+
+import requests
+
+from proxy.errors import ConnectFailed, ResponseBroken, UpstreamError, UpstreamTimeout
+from proxy.providers.base import PreparedCall
+from proxy.relay.timing import Timing
+from proxy.relay.wire import HeaderPairs
+
+Headers = list[tuple[str, str]]
+
+
+class UpstreamResponse:
+    """An answer whose head is in; :meth:`read` gives the body as it comes."""
+
+    __slots__ = ("_raw", "headers", "reason", "status")
+
+    def __init__(self, response: requests.Response) -> None:
+        self.status: int = response.status_code
+        self.reason: str = response.reason or ""
+        self._raw: Any = response.raw
+        # The Response's own mapping joins duplicates; the raw one keeps each line.
+        self.headers: Headers = list(self._raw.headers.items())
+
+    def read(self) -> bytes:
+        """What has arrived, undecoded; ``b""`` at the end. Raises :class:`UpstreamError`."""
+        try:
+            data: bytes = self._raw.read1(65536, decode_content=False)
+        except requests.RequestException as error:
+            raise _translated(error) from error
+        return data
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last byte is in already; what a mock cannot tell counts as not."""
+        return bool(getattr(self._raw, "complete", False))
+
+    @property
+    def upload_done(self) -> bool:
+        """Whether the request had been sent whole when last looked."""
+        upload = getattr(self._raw, "upload", None)
+        return upload is None or upload.done
+
+    def close(self) -> None:
+        """Idempotent. A connection with an unfinished answer on it is dropped."""
+        self._raw.close()
+
+
+class Transport(Protocol):
+    """What the relay needs of it."""
+
+    def handle(self, call: PreparedCall, timing: Timing) -> UpstreamResponse: ...
+
+
+class SessionTransport:
+    """Sends on the adapters that are mounted on ``session``."""
+
+    def __init__(
+        self, session: requests.Session, *, connect_timeout: float, read_timeout: float
+    ) -> None:
+        self._session = session
+        self._timeout = (connect_timeout, read_timeout)
+
+    def handle(self, call: PreparedCall, timing: Timing) -> UpstreamResponse:
+        """One attempt. Raises :class:`UpstreamError`, or the error of the client's own body."""
+        request = call.request
+        prepared = requests.PreparedRequest()
+        prepared.method = request.method
+        prepared.url = call.url
+        prepared.headers = HeaderPairs(request.headers)  # type: ignore[assignment]
+        prepared.body = request.body  # type: ignore[assignment]
+        adapter = self._session.get_adapter(call.url)
+        timing.upstream_asked = timing.connected = time.perf_counter()
+        timing.upstream_start_ns = time.time_ns()
+        try:
+            response = adapter.send(prepared, stream=True, timeout=self._timeout)
+        except requests.RequestException as error:
+            raise _translated(error) from error
+        timing.head_received = time.perf_counter()
+        timing.upstream_stop_ns = time.time_ns()
+        started_ns = getattr(response.raw, "write_started_ns", 0)
+        if started_ns:
+            timing.connected += (started_ns - timing.upstream_start_ns) / 1e9
+            timing.upstream_start_ns = started_ns
+        return UpstreamResponse(response)
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _translated(error: requests.RequestException) -> UpstreamError:
+    """requests says what happened by class; our message adds the detail it was given."""
+    if isinstance(error, requests.ReadTimeout):
+        return UpstreamTimeout()
+    detail = str(error)
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError):
+        return ConnectFailed(f"The upstream could not be reached: {detail}.")
+    # The adapter's BrokenAnswer is a ConnectionError too: with a connection behind it.
+    if isinstance(error, requests.ConnectionError) and not getattr(error, "connected", False):
+        return ConnectFailed(f"The upstream could not be reached: {detail}.")
+    return ResponseBroken(f"The upstream gave no valid answer: {detail}.")

@@ -1,0 +1,69 @@
+"""The one question of the request path: what does this access token grant?
+
+One query answers it, and this is the only place that decrypts an upstream key. A grant says what
+is stored, inactive and expired tokens included: judging is the authenticator's work.
+"""
+
+import logging
+from typing import Final
+
+from proxy.cipher import Cipher
+from proxy.errors import StoreError
+from proxy.store.database import Database, Session
+from proxy.store.records import Grant
+from proxy.store.rows import (
+    PROJECT_COLUMNS,
+    PROJECT_WIDTH,
+    TOKEN_COLUMNS,
+    TOKEN_WIDTH,
+    project_from,
+    token_from,
+)
+
+_log = logging.getLogger(__name__)
+
+_QUERY: Final = (
+    f"SELECT {TOKEN_COLUMNS}, {PROJECT_COLUMNS}, p.upstream_key "  # noqa: S608 - a constant
+    "FROM tokens t JOIN projects p ON p.id = t.project_id WHERE t.token_hash = ?"
+)
+
+
+class Grants:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        self._database = database
+        self._cipher = cipher
+
+    def find(self, token_hash: str) -> Grant | None:
+        """The grant of the token with this SHA-256 (hex), or None: no such token.
+
+        StoreError: the database did not answer. CipherError: the key cannot be decrypted.
+        """
+        row = self._database.run(lambda session: session.one(_QUERY, (token_hash,)), readonly=True)
+        if row is None:
+            return None
+        token = token_from(row[:TOKEN_WIDTH])
+        project = project_from(row[TOKEN_WIDTH : TOKEN_WIDTH + PROJECT_WIDTH])
+        stored: str = row[-1]
+        if not self._cipher.is_encrypted(stored):
+            self._encrypt_stored(project.id, stored)
+        place = {"table": "projects", "column": "upstream_key", "row_id": project.id}
+        return Grant(token, project, self._cipher.decrypt(stored, **place))
+
+    def _encrypt_stored(self, project_id: str, plaintext: str) -> None:
+        # From before encryption, or put there by hand. The comparison keeps a key that was
+        # changed meanwhile; updated_at stays, for nothing changed that anybody could notice.
+        sealed = self._cipher.encrypt(
+            plaintext, table="projects", column="upstream_key", row_id=project_id
+        )
+
+        def work(session: Session) -> None:
+            session.execute(
+                "UPDATE projects SET upstream_key = ? WHERE id = ? AND upstream_key = ?",
+                (sealed, project_id, plaintext),
+            )
+
+        try:
+            self._database.run(work)
+        except StoreError:
+            # The request has its key; the next one tries again.
+            _log.warning("the upstream key of project %s is still stored in plaintext", project_id)

@@ -1,0 +1,185 @@
+"""The schema's history: numbered SQL files, applied once each, under a lock.
+
+Two nodes may start it at the same moment. Where the database commits after every DDL statement
+(MySQL), a migration must be written so that it can run again after it was cut off half-way.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from proxy.errors import SchemaOutdated, StoreError
+from proxy.store.database import Database, Session
+from proxy.store.dialects import DIALECTS
+from proxy.store.rows import from_micros
+
+#: Seconds that a migration may take, and that another node waits for it.
+MIGRATION_TIMEOUT: Final = 600.0
+_LOCK_ATTEMPTS: Final = 120  # of a second each
+
+OUTDATED: Final = 'the database schema is old: run "python manage.py db migrate"'
+TOO_NEW: Final = (
+    "the database schema is newer than this version of the proxy (it has migration {}): "
+    "run the newer version"
+)
+
+_FOLDER: Final = Path(__file__).parent / "migrations"
+_FILE_NAME: Final = re.compile(r"(\d{4})_(\w+)\.sql")
+_HISTORY: Final = (
+    "CREATE TABLE IF NOT EXISTS schema_migrations (\n"
+    "    version    INTEGER      NOT NULL PRIMARY KEY,\n"
+    "    name       VARCHAR(255) NOT NULL,\n"
+    "    applied_at BIGINT       NOT NULL\n"
+    ")"
+)
+_SCHEMA_HEADER: Final = """\
+-- The newest schema for MySQL and MariaDB: for reading, and for people who would rather apply it
+-- themselves than run `python manage.py db migrate`. Made from proxy/store/migrations/mysql, so
+-- change it there, then:
+--
+--   python -c 'import proxy.store.migrate as m; print(m.schema_sql(), end="")' > schema.sql\
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file: ``0001_initial.sql`` is number 1, named ``initial``."""
+
+    number: int
+    name: str
+    sql: str
+
+    @property
+    def statements(self) -> list[str]:
+        """The SQL without comments, cut at each semicolon that ends a line."""
+        text = re.sub(r"^\s*--.*$", "", self.sql, flags=re.MULTILINE)
+        return [part.strip() for part in re.split(r";[ \t]*$", text, flags=re.M) if part.strip()]
+
+
+class Status(NamedTuple):
+    number: int
+    name: str
+    #: None: not applied yet.
+    applied_at: datetime | None
+
+
+def load(dialect_name: str) -> list[Migration]:
+    """All migrations of a dialect, in order. ValueError: a gap, or a file of another name."""
+    found: list[Migration] = []
+    for path in sorted((_FOLDER / dialect_name).glob("*.sql")):
+        match = _FILE_NAME.fullmatch(path.name)
+        if match is None or int(match[1]) != len(found) + 1:
+            raise ValueError(f"migrations are numbered without gaps: {path.name} is not next")
+        found.append(Migration(int(match[1]), match[2], path.read_text(encoding="utf-8")))
+    return found
+
+
+class Migrator:
+    """Brings one database to the newest schema. All methods: StoreError, SchemaOutdated."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._migrations = load(database.dialect.name)
+
+    def status(self) -> list[Status]:
+        """Every migration this version knows, in order.
+
+        SchemaOutdated: the database has migrations this version does not know.
+        """
+        applied = self._database.run(_applied, readonly=True)
+        self._refuse_newer(applied)
+        return [
+            Status(
+                migration.number,
+                migration.name,
+                from_micros(applied[migration.number]) if migration.number in applied else None,
+            )
+            for migration in self._migrations
+        ]
+
+    def pending(self) -> list[Status]:
+        """Those not applied yet."""
+        return [status for status in self.status() if status.applied_at is None]
+
+    def migrate(self) -> list[Status]:
+        """Applies what is pending; answers what it applied (nothing, when another node did)."""
+
+        def work(session: Session) -> set[int]:
+            return _locked(session, self._apply)
+
+        done = self._database.run(work, timeout=MIGRATION_TIMEOUT)
+        return [status for status in self.status() if status.number in done]
+
+    def _apply(self, session: Session) -> set[int]:
+        session.execute(_HISTORY + session.dialect.table_options)
+        applied = _applied(session)
+        self._refuse_newer(applied)
+        done: set[int] = set()
+        for migration in self._migrations:
+            if migration.number in applied:
+                continue
+            for statement in migration.statements:
+                session.execute(statement)
+            session.execute(
+                "INSERT INTO schema_migrations (version, name, applied_at) VALUES (?, ?, ?)",
+                (migration.number, migration.name, session.now()),
+            )
+            done.add(migration.number)
+        return done
+
+    def _refuse_newer(self, applied: dict[int, int]) -> None:
+        newest = max(applied, default=0)
+        if newest > len(self._migrations):
+            raise SchemaOutdated(TOO_NEW.format(newest))
+
+
+def check_schema(database: Database) -> None:
+    """SchemaOutdated, with what to do, unless the schema is this version's. Two small queries."""
+    if Migrator(database).pending():
+        raise SchemaOutdated(OUTDATED)
+
+
+def schema_sql() -> str:
+    """``schema.sql``: what an empty MySQL database needs to be at the newest migration."""
+    dialect = DIALECTS["mysql"]()
+    now = (dialect.now_query or "").removeprefix("SELECT ")
+    parts = [_SCHEMA_HEADER, f"{_HISTORY}{dialect.table_options};"]
+    for migration in load("mysql"):
+        parts.append(f"-- {migration.number:04} {migration.name}\n\n{migration.sql.strip()}")
+        parts.append(
+            "INSERT INTO schema_migrations (version, name, applied_at)\n"
+            f"VALUES ({migration.number}, '{migration.name}', {now});"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _applied(session: Session) -> dict[int, int]:
+    """Applied migrations: number → microseconds since the epoch."""
+    if not session.has_table("schema_migrations"):
+        return {}
+    return {
+        int(row[0]): int(row[1])
+        for row in session.all("SELECT version, applied_at FROM schema_migrations")
+    }
+
+
+def _locked(session: Session, work: Callable[[Session], set[int]]) -> set[int]:
+    take, give_back = session.dialect.take_migration_lock, session.dialect.return_migration_lock
+    if take is None or give_back is None:
+        return work(session)
+    # Second by second: one long wait would run into the connection's own timeout.
+    for _ in range(_LOCK_ATTEMPTS):
+        if session.one(take) == (1,):
+            break
+    else:
+        raise StoreError("another node is migrating this database and does not finish")
+    try:
+        return work(session)
+    finally:
+        # A connection that broke has given the lock back by itself.
+        with contextlib.suppress(StoreError):
+            session.one(give_back)

@@ -1,0 +1,43 @@
+-- Times are microseconds since 1970-01-01T00:00:00Z: one integer that every database compares,
+-- sorts and returns alike, where date types differ in precision, time zone and driver.
+--
+-- IF NOT EXISTS, because MySQL commits after every statement of this kind: a migration that was
+-- cut off half-way must be able to run again.
+
+CREATE TABLE IF NOT EXISTS projects (
+    id                CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    name              VARCHAR(255) NOT NULL,
+    description       TEXT,
+    metadata          MEDIUMTEXT   NOT NULL,
+    upstream_key      TEXT         NOT NULL,
+    upstream_key_mask VARCHAR(64)  NOT NULL,
+    is_active         TINYINT(1)   NOT NULL DEFAULT 1,
+    deactivated_at    BIGINT,
+    created_at        BIGINT       NOT NULL,
+    updated_at        BIGINT       NOT NULL,
+    PRIMARY KEY (id),
+    UNIQUE KEY projects_by_name (name),
+    KEY projects_by_update (updated_at)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+CREATE TABLE IF NOT EXISTS tokens (
+    id              CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    token_hash      CHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    token_mask      VARCHAR(64)  NOT NULL,
+    name            VARCHAR(255),
+    project_id      CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    expires_at      BIGINT       NOT NULL,
+    is_active       TINYINT(1)   NOT NULL DEFAULT 1,
+    revoked_at      BIGINT,
+    max_requests    BIGINT,
+    request_count   BIGINT       NOT NULL DEFAULT 0,
+    cache_hit_count BIGINT       NOT NULL DEFAULT 0,
+    last_used_at    BIGINT,
+    created_at      BIGINT       NOT NULL,
+    updated_at      BIGINT       NOT NULL,
+    PRIMARY KEY (id),
+    UNIQUE KEY tokens_by_hash (token_hash),
+    KEY tokens_by_project (project_id, id),
+    KEY tokens_by_update (updated_at),
+    CONSTRAINT tokens_of_project FOREIGN KEY (project_id) REFERENCES projects (id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

@@ -1,0 +1,145 @@
+"""Projects: who pays. One upstream key each, encrypted here and decrypted only by ``grants.py``.
+
+A project is never deleted, only deactivated, so that what was recorded keeps its owner.
+"""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+from proxy.cipher import Cipher
+from proxy.errors import ClientError
+from proxy.store.database import Conflict, Database, Session, Value
+from proxy.store.records import Project
+from proxy.store.rows import PROJECT_COLUMNS, assignments, project_from, to_json
+from proxy.store.tokens import revoke_tokens_of
+
+_SELECT: Final = f"SELECT {PROJECT_COLUMNS} FROM projects p "  # noqa: S608 - a constant
+#: What :meth:`Projects.update` may change.
+_EDITABLE: Final = frozenset(
+    {"name", "description", "metadata", "upstream_key", "upstream_key_mask", "is_active"}
+)
+
+
+class Projects:
+    """All methods: StoreError when the database does not answer."""
+
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        self._database = database
+        self._cipher = cipher
+
+    def create(
+        self,
+        name: str,
+        upstream_key: str,
+        upstream_key_mask: str,
+        description: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Project:
+        """A new, active project. ClientError ``conflict``: the name is taken."""
+        project_id = str(uuid.uuid4())
+        sealed = self._seal(upstream_key, project_id)
+        document = to_json(metadata)
+
+        def work(session: Session) -> Project:
+            now = session.now()
+            session.execute(
+                "INSERT INTO projects (id, name, description, metadata, upstream_key, "
+                "upstream_key_mask, is_active, created_at, updated_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?)",
+                (project_id, name, description, document, sealed, upstream_key_mask, now, now),
+            )
+            return _read(session, project_id)
+
+        return self._run(work, name)
+
+    def get(self, project_id: str) -> Project:
+        """ClientError ``not_found``: no such project."""
+        return self._database.run(lambda session: _read(session, project_id), readonly=True)
+
+    def list(self, limit: int | None = None, after: str | None = None) -> list[Project]:
+        """By name; those behind the project with the id ``after``, ``limit`` at most.
+
+        ClientError ``invalid_request``: there is no project ``after``.
+        """
+
+        def work(session: Session) -> list[Project]:
+            sql, params = _SELECT, list[Value]()
+            if after is not None:
+                row = session.one("SELECT name FROM projects WHERE id = ?", (after,))
+                if row is None:
+                    raise ClientError("There is no project with the id in `after`.", param="after")
+                sql += "WHERE p.name > ? "
+                params.append(row[0])
+            sql += "ORDER BY p.name"
+            if limit is not None:
+                sql += " LIMIT ?"
+                params.append(limit)
+            return [project_from(row) for row in session.all(sql, params)]
+
+        return self._database.run(work, readonly=True)
+
+    def update(
+        self, project_id: str, changes: Mapping[str, Any], *, revoke_tokens: bool = False
+    ) -> Project:
+        """Changes what ``changes`` names: ``name``, ``description``, ``metadata``, ``is_active``,
+        ``upstream_key`` (in clear) together with ``upstream_key_mask``.
+
+        ``revoke_tokens`` revokes all its tokens in the same transaction. ClientError:
+        ``not_found``, or ``conflict`` when the name is taken.
+        """
+        if unknown := changes.keys() - _EDITABLE:
+            raise ValueError(f"not a field of a project: {sorted(unknown)}")
+        if ("upstream_key" in changes) != ("upstream_key_mask" in changes):
+            raise ValueError("an upstream key and its mask change together")
+        values: dict[str, Value] = {
+            name: value for name, value in changes.items() if name != "is_active"
+        }
+        if "metadata" in changes:
+            values["metadata"] = to_json(changes["metadata"])
+        if "upstream_key" in changes:
+            values["upstream_key"] = self._seal(changes["upstream_key"], project_id)
+        active: bool | None = changes.get("is_active")
+
+        def work(session: Session) -> Project:
+            before = _read(session, project_id, session.dialect.for_update)
+            now = session.now()
+            columns = dict(values)
+            if active is not None and active != before.is_active:
+                columns["is_active"] = int(active)
+                columns["deactivated_at"] = None if active else now
+            columns["updated_at"] = now
+            session.execute(
+                f"UPDATE projects SET {assignments(columns)} WHERE id = ?",  # noqa: S608 - fixed names
+                (*columns.values(), project_id),
+            )
+            if revoke_tokens:
+                revoke_tokens_of(session, project_id, now)
+            return _read(session, project_id)
+
+        return self._run(work, changes.get("name"))
+
+    def deactivate(self, project_id: str) -> Project:
+        """Inactive, and all its tokens revoked, or neither. Again: the same. ``not_found``."""
+        return self.update(project_id, {"is_active": False}, revoke_tokens=True)
+
+    def _seal(self, upstream_key: str, project_id: str) -> str:
+        return self._cipher.encrypt(
+            upstream_key, table="projects", column="upstream_key", row_id=project_id
+        )
+
+    def _run(self, work: Any, name: str | None) -> Project:
+        try:
+            project: Project = self._database.run(work)
+        except Conflict as error:
+            raise ClientError(
+                f"There is a project with the name {name!r} already.", code="conflict", param="name"
+            ) from error
+        return project
+
+
+def _read(session: Session, project_id: str, suffix: str = "") -> Project:
+    row = session.one(f"{_SELECT}WHERE p.id = ?{suffix}", (project_id,))
+    if row is None:
+        raise ClientError("There is no project with this id.", code="not_found")
+    return project_from(row)

@@ -1,0 +1,60 @@
+"""Cross-origin requests from browsers to ``/v1``, when ``CORS_ALLOWED_ORIGINS`` is set.
+
+While it is empty nothing here does anything: ``OPTIONS`` and ``Access-Control-*`` are then the
+upstream's own. Once it is set, preflights end here (they carry no token, by specification) and the
+upstream's ``Access-Control-*`` lines are replaced by ours.
+"""
+
+import re
+from collections.abc import Sequence
+
+Headers = list[tuple[str, str]]
+
+_MAX_AGE = "86400"
+_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+
+class Cors:
+    """``allowed`` are ``*``, exact origins, or patterns in which ``*`` is one host-name run."""
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self.enabled = bool(allowed)
+        self._any = "*" in allowed
+        patterns = [re.escape(origin.lower()).replace(r"\*", "[a-z0-9.-]+") for origin in allowed]
+        self._pattern = re.compile("|".join(patterns) or r"(?!)")
+
+    def allows(self, origin: str) -> bool:
+        return self._any or self._pattern.fullmatch(origin.lower()) is not None
+
+    def preflight(self, method: str, origin: str | None, asked_method: str | None) -> bool:
+        """Whether this request is a preflight that we answer (Fetch standard, CORS-preflight)."""
+        return self.enabled and method == "OPTIONS" and bool(origin) and asked_method is not None
+
+    def preflight_headers(self, origin: str, asked_headers: str | None) -> Headers:
+        """For the 204. An origin that is not allowed gets no permission, and no error either."""
+        vary = ("Vary", "Origin, Access-Control-Request-Method, Access-Control-Request-Headers")
+        if not self.allows(origin):
+            return [vary]
+        return [
+            ("Access-Control-Allow-Origin", "*" if self._any else origin),
+            ("Access-Control-Allow-Methods", _METHODS),
+            ("Access-Control-Allow-Headers", asked_headers or "Authorization, Content-Type"),
+            ("Access-Control-Max-Age", _MAX_AGE),
+            vary,
+        ]
+
+    def answer_headers(self, origin: str | None) -> Headers:
+        """Ours on every other ``/v1`` answer."""
+        if not self.enabled:
+            return []
+        headers = [] if self._any else [("Vary", "Origin")]
+        if origin and self.allows(origin):
+            headers.append(("Access-Control-Allow-Origin", "*" if self._any else origin))
+            headers.append(("Access-Control-Expose-Headers", "*"))
+        return headers
+
+    def replaced(self, headers: Headers) -> Headers:
+        """``headers`` of the upstream without its own ``Access-Control-*``."""
+        if not self.enabled:
+            return headers
+        return [item for item in headers if not item[0].lower().startswith("access-control-")]

@@ -1,0 +1,128 @@
+"""One request on ``/v1`` from acceptance to its usage event.
+
+Holds what is known of it so far and turns that into exactly one event, whichever way it ends.
+"""
+
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+from proxy.auth.authenticator import Principal
+from proxy.errors import ProxyError, UpstreamError
+from proxy.events.event import UsageEvent
+from proxy.relay.stream import Outcome, RelayStream
+from proxy.relay.timing import Timing
+from proxy.relay.watch import ClientWatcher, Interruption
+from proxy.usage.meter import UsageMeter
+from proxy.web.inbound import Inbound
+from proxy.web.replies import error_body
+
+#: SO_LINGER on, zero seconds: closing the socket sends a reset.
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Exchange:
+    """State of one request. :meth:`end` and its kin are called once, at its end."""
+
+    __slots__ = ("_http_1_0", "_publish", "_socket", "_watcher", "inbound", "principal", "timing")
+
+    def __init__(
+        self, inbound: Inbound, environ: dict[str, Any], publish: Callable[[UsageEvent], None]
+    ) -> None:
+        self.inbound = inbound
+        self.timing = Timing()
+        #: Set as soon as the token has been recognised.
+        self.principal: Principal | None = None
+        self._publish = publish
+        # Only our server gives the client's socket; tests of the WSGI callable have none.
+        self._socket = environ.get("gunicorn.socket")
+        self._http_1_0 = environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
+        self._watcher: ClientWatcher | None = None
+
+    def watch_client(self) -> None:
+        """From the end of the request's body on, a client that leaves ends this greenlet's wait."""
+        if self._socket is None:
+            return
+        self._watcher = ClientWatcher(self._socket)
+        if self.inbound.body.finished:
+            self._watcher.start()
+        else:
+            # Until then the body's reader is the one who notices.
+            self.inbound.body.on_finished = self._watcher.start
+
+    def last_words(self, cut: Interruption, meter: UsageMeter) -> bytes:
+        """An SSE error event, where one can stand alone."""
+        if not meter.at_event_boundary:
+            return b""
+        error = ProxyError(code=cut.code)
+        return b"event: error\ndata: " + error_body(error) + b"\n\n"
+
+    def end_stream(
+        self, stream: RelayStream, status: int, meter: UsageMeter, content_type: str
+    ) -> None:
+        """The answer has ended, one way or another."""
+        completed = stream.outcome is Outcome.COMPLETED
+        if self._http_1_0 and not completed and self._socket is not None:
+            # Without chunks or a length a closed connection is the normal end: only a reset says
+            # that this one is not.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        reading = meter.result(complete=completed)
+        event = self.end(
+            status,
+            stream.outcome,
+            stream.error_code,
+            bytes_out=stream.bytes_out,
+            publish=False,
+        )
+        event.stream = content_type.lower().startswith("text/event-stream")
+        event.usage_source = reading.source
+        if reading.usage is not None:
+            event.metadata = reading.usage.as_metadata()
+        self._publish(event)
+
+    def refused(self, error: ProxyError, bytes_out: int) -> None:
+        """We answered in the upstream's stead."""
+        ours = isinstance(error, UpstreamError) or error.code in ("draining", "internal_error")
+        outcome = Outcome.ABORTED if ours else Outcome.REJECTED
+        self.end(error.status, outcome, error.code, bytes_out=bytes_out)
+
+    def end(
+        self,
+        status: int,
+        outcome: Outcome,
+        error_code: str | None = None,
+        *,
+        bytes_out: int = 0,
+        publish: bool = True,
+    ) -> UsageEvent:
+        """Stop watching, and tell what happened."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self.inbound.body.on_finished = _nothing
+        principal, timing = self.principal, self.timing
+        event = UsageEvent(
+            started=timing.started_unix,
+            request_id=self.inbound.request_id,
+            endpoint=self.inbound.path,
+            method=self.inbound.method,
+            client_ip=self.inbound.client_ip,
+            status_code=status,
+            outcome=outcome,
+            duration_ms=timing.duration_ms(),
+            project_id=principal.project_id if principal else None,
+            token_id=principal.token_id if principal else None,
+            token=principal.token_mask if principal else None,
+            error_code=error_code,
+            upstream_ms=timing.upstream_ms(),
+            ttfb_ms=timing.ttfb_ms(),
+            bytes_in=self.inbound.body.received,
+            bytes_out=bytes_out,
+        )
+        if publish:
+            self._publish(event)
+        return event
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,173 @@
+"""A request on ``/v1`` as it came in: facts, header lines, and a body that is read at most once.
+
+The thing to get wrong: the WSGI environ joins duplicate header lines with commas (``Cookie`` too)
+and decodes the path. The server's worker hands the parsed lines over on ``wsgi.input``; the target
+is taken from ``RAW_URI`` as it stands.
+"""
+
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from urllib.parse import unquote
+
+from proxy.errors import ClientError
+
+Headers = list[tuple[str, str]]
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+_PIECE: Final = 64 * 1024
+
+
+class Inbound:
+    """One request. ``target`` is path and query, raw; header names are in upper case."""
+
+    __slots__ = (
+        "_by_name",
+        "_source",
+        "body",
+        "client_ip",
+        "headers",
+        "method",
+        "request_id",
+        "target",
+    )
+
+    def __init__(self, environ: dict[str, Any], trusted_proxies: int) -> None:
+        self._source = environ["wsgi.input"]
+        self.method: str = environ["REQUEST_METHOD"]
+        self.target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+        lines = getattr(self._source, "header_lines", None)
+        self.headers: Headers = _header_lines(environ) if lines is None else lines
+        # First value of each; what must not come twice is refused by the server's parser.
+        self._by_name = dict(reversed(self.headers))
+        given_id = self._by_name.get("X-REQUEST-ID", "")
+        self.request_id = given_id if _REQUEST_ID.fullmatch(given_id) else uuid.uuid4().hex
+        self.client_ip = client_address(self.headers, environ, trusted_proxies)
+        self.body = InboundBody(
+            self._source,
+            length=_content_length(self._by_name.get("CONTENT-LENGTH")),
+            chunked="TRANSFER-ENCODING" in self._by_name,
+        )
+
+    def header(self, upper_name: str) -> str | None:
+        return self._by_name.get(upper_name)
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+    def abandon_body(self) -> None:
+        """What is unread of the body stays unread.
+
+        The server then closes the connection after this answer, and says so in its head, unless
+        the rest is small enough to be skipped.
+        """
+        abandon = getattr(self._source, "abandon", None)
+        if abandon is not None and not self.body.finished:
+            abandon()
+
+
+class InboundBody:
+    """The request's body, by the piece or whole; counts what it has read."""
+
+    def __init__(self, source: Any, *, length: int | None, chunked: bool) -> None:
+        self._source = source
+        self.length = length
+        self.chunked = chunked
+        self.received = 0
+        #: True once the last byte has been read (at once, when there is no body).
+        self.finished = not chunked and not length
+        #: Called once when it becomes finished.
+        self.on_finished: Callable[[], None] = _nothing
+        self._limit = 0
+
+    @property
+    def exists(self) -> bool:
+        """Whether the request has a body, be it an empty one with its length given as 0."""
+        return self.chunked or self.length is not None
+
+    def check_length(self, limit: int) -> None:
+        """Refuse by the announced length, before a byte is read. Raises ClientError 413."""
+        self._limit = limit
+        if self.length is not None and self.length > limit:
+            raise _too_large(limit)
+
+    def read_all(self, limit: int) -> bytes:
+        """The whole body. Raises ClientError: 413 over ``limit`` bytes, 400 truncated, 408 slow."""
+        self.check_length(limit)
+        return b"".join(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Pieces as they arrive, none empty. Raises as :meth:`read_all`."""
+        while not self.finished:
+            piece = self._read_piece()
+            self.received += len(piece)
+            if self.received > self._limit:
+                raise _too_large(self._limit)
+            if not piece or self.received == self.length:
+                self.finished = True
+                self.on_finished()
+            if piece:
+                yield piece
+
+    def _read_piece(self) -> bytes:
+        read_arrived = getattr(self._source, "read_arrived", None)
+        piece: bytes = self._source.read(_PIECE) if read_arrived is None else read_arrived(_PIECE)
+        return piece
+
+
+def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: int) -> str:
+    """Who connected, or whom the last ``trusted_proxies`` proxies in front say they served.
+
+    Each of them appended one address to ``X-Forwarded-For``; what stands further left was written
+    by the client and proves nothing.
+    """
+    peer: str = environ.get("REMOTE_ADDR", "")
+    if not trusted_proxies:
+        return peer
+    said = [
+        item.strip()
+        for name, value in headers
+        if name == "X-FORWARDED-FOR"
+        for item in value.split(",")
+    ]
+    chain = [*said, peer]
+    return chain[max(0, len(chain) - 1 - trusted_proxies)]
+
+
+def check_path(path: str) -> None:
+    """Only ``/v1/…``, and no dot segments: what ``..`` means is decided by whoever resolves it.
+
+    Raises ClientError. ``%2F`` and ``//`` are the upstream's to understand and pass as they are.
+    """
+    if not path.startswith("/v1/"):
+        raise ClientError(code="endpoint_not_found")
+    if "." in path or "%" in path:
+        segments = unquote(path, "latin-1").replace("\\", "/").split("/")
+        if ".." in segments or "." in segments:
+            raise ClientError("The path must not contain `.` or `..` segments.")
+
+
+def _header_lines(environ: dict[str, Any]) -> Headers:
+    """For servers other than ours (Flask's test client): the best the environ can tell."""
+    lines = [
+        (key[5:].replace("_", "-"), value) for key, value in environ.items() if key[:5] == "HTTP_"
+    ]
+    return lines + [
+        (key.replace("_", "-"), environ[key])
+        for key in ("CONTENT_TYPE", "CONTENT_LENGTH")
+        if environ.get(key)
+    ]
+
+
+def _content_length(value: str | None) -> int | None:
+    return int(value) if value else None
+
+
+def _too_large(limit: int) -> ClientError:
+    return ClientError(f"The request body is larger than {limit} bytes.", code="request_too_large")
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,78 @@
+"""Credentials: what is minted passes the check, and masks show what they may."""
+
+import re
+import uuid
+
+import pytest
+
+from proxy.auth import credentials
+
+
+def test_minted_tokens_are_well_formed_and_differ() -> None:
+    minted = {credentials.mint() for _ in range(1000)}
+    assert len(minted) == 1000
+    assert all(re.fullmatch(r"sk-[A-Za-z0-9_-]{22}", secret, re.ASCII) for secret in minted)
+    assert all(credentials.is_well_formed(secret) for secret in minted)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "sk-",
+        "sk-" + "a" * 21,
+        "sk-" + "a" * 23,
+        "sk-" + "a" * 21 + "é",
+        "sk-" + "a" * 21 + "٣",
+        "sk-" + "a" * 22 + "\n",
+        "SK-" + "a" * 22,
+        " sk-" + "a" * 22,
+        "sk-proj-" + "a" * 40,
+    ],
+)
+def test_everything_else_is_not(secret: str) -> None:
+    assert not credentials.is_well_formed(secret)
+
+
+def test_the_hash_is_sha_256() -> None:
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert credentials.hash_token("abc") == known
+
+
+def test_a_token_s_mask() -> None:
+    assert credentials.mask_token("sk-JHjWabcdefghijklmnfQIZ") == "sk-JHjW...fQIZ"
+
+
+def test_an_upstream_key_s_mask() -> None:
+    assert credentials.mask_upstream_key("sk-proj-0123456789ab") == "sk-proj-...89ab"
+    short = {credentials.mask_upstream_key("x" * length) for length in range(1, 20)}
+    assert len(short) == 1
+    assert "x" not in short.pop()
+
+
+@pytest.mark.parametrize("key", ["a", "sk-0123456789", "sk-proj-" + "a" * 100])
+def test_masks_look_masked_and_keys_do_not(key: str) -> None:
+    assert credentials.looks_masked(credentials.mask_upstream_key(key))
+    assert not credentials.looks_masked(key)
+
+
+def test_a_jwt_does_not_look_masked() -> None:
+    assert not credentials.looks_masked("eyJhbGciOiJkaXIifQ..c2VjcmV0.dGFn.ZW5k")
+
+
+def test_token_ids_are_uuids_of_version_7_in_the_order_of_their_making() -> None:
+    made = [credentials.new_token_id() for _ in range(50)]
+    for token_id in made:
+        parsed = uuid.UUID(token_id)
+        assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
+        assert str(parsed) == token_id
+    # Without the random tail: two within the same 244 ns may be either way round.
+    assert [token_id[:18] for token_id in made] == sorted(token_id[:18] for token_id in made)
+
+
+def test_token_ids_carry_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # RFC 9562, appendix A.6: 2022-02-22T19:22:22.00Z is 017F22E2-79B0-7.
+    monkeypatch.setattr("time.time_ns", lambda: 1645557742000 * 1_000_000)
+    assert credentials.new_token_id().startswith("017f22e2-79b0-7000-")
+    monkeypatch.setattr("time.time_ns", lambda: 1645557742000 * 1_000_000 + 999_999)
+    assert credentials.new_token_id().startswith("017f22e2-79b0-7fff-")

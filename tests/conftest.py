@@ -1,0 +1,41 @@
+"""Fixtures that everybody shares. The product runs under gevent, so the tests do, too."""
+
+# ruff: noqa: E402
+from gevent import monkey
+
+monkey.patch_all()
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.services import MariaDB
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """One server for the whole run."""
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture
+def mysql_url(mariadb: MariaDB) -> Iterator[str]:
+    """A URL to an empty database of its own."""
+    name = mariadb.create_database()
+    yield mariadb.url(name)
+    mariadb.drop_database(name)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A URL to a file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'store' / 'proxy.db'}"
+
+
+@pytest.fixture(params=["sqlite", "mysql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Every test that takes this runs on each database."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url

@@ -1,0 +1,62 @@
+"""Dialects: placeholders, and which driver error means what."""
+
+import sqlite3
+
+import pymysql
+import pytest
+
+from proxy.errors import StoreError
+from proxy.store.dialects import DIALECTS, Conflict, MysqlDialect, SqliteDialect
+
+
+def test_the_table_names_each_part() -> None:
+    assert {name: make().name for name, make in DIALECTS.items()} == {
+        "sqlite": "sqlite",
+        "mysql": "mysql",
+    }
+
+
+def test_placeholders() -> None:
+    assert SqliteDialect().sql("a = ? AND b % 2 = ?") == "a = ? AND b % 2 = ?"
+    assert MysqlDialect().sql("a = ? AND b % 2 = ?") == "a = %s AND b %% 2 = %s"
+
+
+def test_writers_lock_from_the_start() -> None:
+    assert SqliteDialect().begin(readonly=False) == "BEGIN IMMEDIATE"
+    assert SqliteDialect().begin(readonly=True) == "BEGIN DEFERRED"
+    assert MysqlDialect().begin(readonly=True) == "START TRANSACTION READ ONLY"
+
+
+@pytest.mark.parametrize(
+    ("error", "conflict"),
+    [
+        (pymysql.err.IntegrityError(1062, "Duplicate entry 'secret'"), True),
+        (pymysql.err.IntegrityError(1452, "foreign key"), False),
+        (pymysql.err.OperationalError(2013, "Lost connection"), False),
+        (pymysql.err.InterfaceError(0, ""), False),
+        (pymysql.err.IntegrityError(), False),
+    ],
+)
+def test_mysql_errors(error: Exception, conflict: bool) -> None:
+    translated = MysqlDialect().translate(error)
+    assert type(translated) is (Conflict if conflict else StoreError)
+    assert str(translated) == ""
+
+
+@pytest.mark.parametrize(
+    ("sql", "conflict"),
+    [
+        ("INSERT INTO t (id, u) VALUES (1, 9)", True),
+        ("INSERT INTO t (id, u) VALUES (2, 1)", True),
+        ("INSERT INTO t (id, u, n) VALUES (2, 2, NULL)", False),
+        ("INSERT INTO nowhere VALUES (1)", False),
+    ],
+)
+def test_sqlite_errors(sql: str, conflict: bool) -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE t (id TEXT PRIMARY KEY, u UNIQUE, n NOT NULL DEFAULT 1)")
+    connection.execute("INSERT INTO t (id, u) VALUES (1, 1)")
+    with pytest.raises(sqlite3.Error) as caught:
+        connection.execute(sql)
+    connection.close()
+    assert type(SqliteDialect().translate(caught.value)) is (Conflict if conflict else StoreError)

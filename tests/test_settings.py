@@ -1,0 +1,162 @@
+"""proxy/settings.py: two sources, one pass over all problems, no secret shown."""
+
+import base64
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import SettingsError
+from proxy.settings import NOT_YET, Settings
+from proxy.store.sqlite import path_from_url
+
+KEY = base64.b64encode(bytes(32)).decode()
+TOKEN = "management-token-1"
+NEEDED = {"MANAGEMENT_TOKEN": TOKEN, "ENCRYPTION_KEY": KEY}
+
+
+def problems(environ: dict[str, str], dotenv: Path | None = None) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(environ, dotenv)
+    return caught.value.problems
+
+
+def test_defaults() -> None:
+    settings = Settings.load(NEEDED)
+    assert (settings.host, settings.port, settings.web_concurrency) == ("127.0.0.1", 8080, None)
+    assert settings.management_token == (TOKEN,)
+    assert settings.encryption_key == bytes(32)
+    assert settings.upstream_base_url == "https://api.openai.com"
+    assert (settings.upstream_connect_timeout, settings.upstream_read_timeout) == (5.0, 600.0)
+    assert (settings.worker_connections, settings.max_concurrent_requests) == (4096, 3000)
+    assert (settings.max_request_bytes, settings.max_json_bytes) == (512 * 2**20, 64 * 2**20)
+    assert (settings.event_log, settings.log_level, settings.log_format) == (
+        "stdout",
+        "info",
+        "json",
+    )
+    assert path_from_url(settings.database_url) == Path("data/proxy.db").absolute()
+
+
+def test_the_default_database_survives_a_folder_with_signs_of_a_url() -> None:
+    settings = Settings.load({**NEEDED, "DATA_DIR": "/srv/100%20 ?#/x"})
+    assert path_from_url(settings.database_url) == Path("/srv/100%20 ?#/x/proxy.db")
+
+
+def test_nothing_at_all_names_what_is_required() -> None:
+    found = problems({})
+    assert [problem.partition(":")[0] for problem in found] == [
+        "MANAGEMENT_TOKEN",
+        "ENCRYPTION_KEY",
+    ]
+    assert "manage.py setup" in found[0]
+
+
+def test_every_problem_at_once() -> None:
+    found = problems(
+        {
+            "PORT": "0",
+            "HOST": "a b",
+            "MANAGEMENT_TOKEN": "short",
+            "ENCRYPTION_KEY": "short",
+            "DATABASE_URL": "oracle://x",
+            "UPSTREAM_BASE_URL": "ftp://x",
+            "MAX_JSON_BYTES": "1GiB",
+            "WORKER_CONNECTIONS": "10",
+            "REDIS_URL": "redis://x",
+            "LOG_LEVEL": "loud",
+        }
+    )
+    assert sorted(problem.partition(":")[0] for problem in found) == [
+        "DATABASE_URL",
+        "ENCRYPTION_KEY",
+        "HOST",
+        "LOG_LEVEL",
+        "MANAGEMENT_TOKEN",
+        "MAX_CONCURRENT_REQUESTS",
+        "MAX_JSON_BYTES",
+        "PORT",
+        "REDIS_URL",
+        "UPSTREAM_BASE_URL",
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(NOT_YET))
+def test_a_feature_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
+    assert problems({**NEEDED, name: "1"}) == [
+        f"{name}: this version does not have this feature; remove the setting"
+    ]
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"{name}=1\n")
+    assert len(problems(NEEDED, dotenv)) == 1
+    assert Settings.load({**NEEDED, name: " "})
+
+
+def test_no_setting_is_both_there_and_not_yet() -> None:
+    assert not NOT_YET & {field.name.upper() for field in dataclasses.fields(Settings)}
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(
+        f"# a comment\nexport PORT=9000\nHOST='localhost'\nENCRYPTION_KEY={KEY}\n"
+        f'MANAGEMENT_TOKEN="{TOKEN}"\nDATA_DIR=$HOME\nEMPTY\nGRACEFUL_TIMEOUT=\n'
+    )
+    settings = Settings.load({"PORT": "9001", "HOST": "  "}, dotenv)
+    assert (settings.port, settings.host, settings.management_token) == (
+        9001,
+        "localhost",
+        (TOKEN,),
+    )
+    # Nothing is expanded: a secret may contain a dollar sign.
+    assert settings.data_dir == Path("$HOME")
+    assert settings.graceful_timeout == 60
+
+
+def test_no_file_is_no_problem_and_an_unreadable_one_is(tmp_path: Path) -> None:
+    assert Settings.load(NEEDED, tmp_path / "missing").port == 8080
+    broken = tmp_path / ".env"
+    broken.write_bytes(b"PORT=\xff\xfe\n")
+    assert problems(NEEDED, broken)[0].startswith(f"{broken}: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("name", "alias", "field"),
+    [
+        ("UPSTREAM_BASE_URL", "OPENAI_API_URL", "upstream_base_url"),
+        ("UPSTREAM_PROXY_URL", "PROXY_URL", "upstream_proxy_url"),
+    ],
+)
+def test_two_names_of_one_setting(name: str, alias: str, field: str) -> None:
+    one, other = "http://one:1", "http://other:1"
+    assert getattr(Settings.load({**NEEDED, alias: one}), field) == one
+    assert getattr(Settings.load({**NEEDED, alias: one, name: one}), field) == one
+    (problem,) = problems({**NEEDED, alias: one, name: other})
+    assert name in problem
+    assert alias in problem
+
+
+def test_values_that_do_not_go_together() -> None:
+    assert problems({**NEEDED, "MAX_CONCURRENT_REQUESTS": "4096"})
+    assert problems({**NEEDED, "MAX_REQUEST_BYTES": "1MiB"})
+    assert Settings.load({**NEEDED, "MAX_REQUEST_BYTES": "1MiB", "MAX_JSON_BYTES": "1MiB"})
+
+
+def test_secrets_are_in_no_repr_and_no_problem() -> None:
+    settings = Settings.load(
+        {
+            **NEEDED,
+            "DATABASE_URL": "mysql://u:hidden-1@h/n",
+            "UPSTREAM_PROXY_URL": "http://u:hidden-2@h:1",
+            "ENCRYPTION_KEYS_PREVIOUS": KEY,
+        }
+    )
+    for secret in (TOKEN, "hidden-1", "hidden-2", repr(bytes(32))):
+        assert secret not in repr(settings)
+    found = problems({name: "hidden-3 " * 3 for name in ("PORT", *NEEDED, "DATABASE_URL")})
+    assert "hidden-3" not in str(found)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings.load(NEEDED).port = 1  # type: ignore[misc]

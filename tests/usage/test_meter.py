@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.usage import meter as module
+from proxy.usage.counts import Usage
+from proxy.usage.meter import Reading, UsageMeter
+from tests.usage.samples import (
+    BODIES,
+    CHAT,
+    CHAT_BODY,
+    CHAT_COUNTED,
+    CHAT_USAGE,
+    LATE_CHUNK,
+    LOOK_ALIKE,
+    RESPONSE_COUNTED,
+    RESPONSE_USAGE,
+    STOP_CHUNK,
+    STREAMS,
+    chat_chunk,
+    response_stream,
+    sse,
+)
+
+SSE = "text/event-stream; charset=utf-8"
+JSON = "application/json"
+
+
+def meter(
+    *chunks: bytes, kind: str = SSE, encoding: str = "", complete: bool = True, most: int = 10**7
+) -> Reading:
+    it = UsageMeter(kind, encoding, most)
+    for chunk in chunks:
+        it.feed(chunk)
+    return it.result(complete)
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    return [data[i : i + 1] for i in range(len(data))]
+
+
+def raw_deflate(data: bytes) -> bytes:
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return deflate.compress(data) + deflate.flush()
+
+
+COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    " DEFLATE": raw_deflate,
+}
+
+
+@pytest.mark.parametrize("encoding", COMPRESSED)
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams(name: str, encoding: str) -> None:
+    stream, usage, source = STREAMS[name]
+    data = COMPRESSED[encoding](stream)
+    expected = Reading(None if usage == Usage() else usage, source)  # type: ignore[arg-type]
+    assert meter(data, encoding=encoding) == expected
+    assert meter(*bytewise(data), encoding=encoding) == expected
+
+
+@pytest.mark.parametrize("encoding", COMPRESSED)
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies(name: str, encoding: str) -> None:
+    body, usage = BODIES[name]
+    data = COMPRESSED[encoding](body)
+    source = "reported" if usage.has_counts else "none"
+    expected = Reading(None if usage == Usage() else usage, source)  # type: ignore[arg-type]
+    assert meter(data, kind=JSON, encoding=encoding) == expected
+    assert meter(*bytewise(data), kind=JSON, encoding=encoding) == expected
+
+
+def chunked(stream: bytes, cuts: list[float]) -> list[bytes]:
+    edges = [0, *sorted(int(cut * len(stream)) for cut in cuts), len(stream)]
+    return [stream[a:b] for a, b in pairwise(edges)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(sorted(STREAMS)),
+    st.sampled_from(sorted(COMPRESSED)),
+    st.lists(st.floats(0, 1), max_size=20),
+    st.floats(0, 1),
+)
+def test_any_split_of_any_stream_gives_the_same(
+    name: str, encoding: str, cuts: list[float], end: float
+) -> None:
+    stream, usage, source = STREAMS[name]
+    data = COMPRESSED[encoding](stream)
+    whole = meter(*chunked(data, cuts), encoding=encoding)
+    assert whole == Reading(None if usage == Usage() else usage, source)  # type: ignore[arg-type]
+    cut = data[: int(end * len(data))]
+    expected = meter(*bytewise(cut), encoding=encoding, complete=False)
+    assert meter(*chunked(cut, cuts), encoding=encoding, complete=False) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [chat_chunk(usage=None), chat_chunk(), LATE_CHUNK, LOOK_ALIKE, b"[DONE]", b""]
+        ),
+        min_size=10,
+        max_size=40,
+    ),
+    st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    st.lists(st.floats(0, 1), max_size=30),
+)
+def test_the_fast_path_sees_what_the_decoder_sees(
+    events: list[bytes], end: bytes, cuts: list[float]
+) -> None:
+    stream = sse(*events, end=end)
+    fast, slow = UsageMeter(SSE), UsageMeter(SSE)
+    for chunk in chunked(stream, cuts):
+        fast.feed(chunk)
+        for byte in bytewise(chunk):
+            slow.feed(byte)
+        assert fast.at_event_boundary == slow.at_event_boundary
+    assert fast.result(False) == slow.result(False)
+    assert fast.result(True) == slow.result(True)
+    assert fast.result(True).source == ("reported" if LATE_CHUNK in events else "none")
+
+
+def test_a_cut_stream() -> None:
+    cumulative = [
+        sse(chat_chunk(usage=CHAT_USAGE.replace(b":10,", b":%d," % n))) for n in range(1, 5)
+    ]
+    cut = meter(*cumulative, complete=False)
+    assert cut.source == "partial"
+    assert cut.usage is not None
+    assert cut.usage.completion_tokens == 4
+    assert meter(sse(chat_chunk()), complete=False) == Reading(CHAT, "none")
+    # Cut between the counts and `[DONE]`: nothing of the counts is missing.
+    late = meter(sse(chat_chunk(), STOP_CHUNK, LATE_CHUNK), complete=False)
+    assert late == Reading(CHAT_COUNTED, "reported")
+    # Cut inside the counts, or before their blank line: they have not come.
+    assert meter(sse(chat_chunk(), LATE_CHUNK)[:-2], complete=False) == Reading(CHAT, "none")
+
+
+def test_a_cut_response_stream() -> None:
+    stream = response_stream(b"completed")
+    assert meter(stream, complete=False) == Reading(RESPONSE_COUNTED, "reported")
+    cut = meter(stream[:-1], complete=False)
+    assert cut.source == "none"
+    assert cut.usage is not None
+    assert cut.usage.model == RESPONSE_COUNTED.model
+
+
+def test_a_cut_body() -> None:
+    assert meter(CHAT_BODY[:-5], kind=JSON, complete=False) == Reading(CHAT_COUNTED, "reported")
+    middle = CHAT_BODY.index(b'"total_tokens":29')
+    assert meter(CHAT_BODY[:middle], kind=JSON, complete=False) == Reading(CHAT, "none")
+    assert meter(gzip.compress(CHAT_BODY)[:-12], kind=JSON, encoding="gzip", complete=False).usage
+
+
+def test_a_response_event_of_a_megabyte_in_small_chunks() -> None:
+    image = b'{"type":"image_generation_call","result":"' + b"iVBORw0K" * 200_000 + b'"}'
+    stream = response_stream(b"completed").replace(b'"output":[', b'"output":[' + image + b",")
+    chunks = [stream[i : i + 1000] for i in range(0, len(stream), 1000)]
+    assert meter(*chunks) == Reading(RESPONSE_COUNTED, "reported")
+    # One that is too large is skipped, and said to be unknown.
+    assert meter(*chunks, most=100_000).source == "none"
+
+
+def test_a_large_body_goes_by_its_ends() -> None:
+    body = b'{"data":[' + b"0.123456789," * 200_000 + b'0],"model":"m","usage":{"prompt_tokens":1}}'
+    assert meter(body, kind=JSON) == Reading(Usage("m", prompt_tokens=1), "reported")
+    assert meter(CHAT_BODY, kind=JSON, most=300) == Reading(CHAT_COUNTED, "reported")
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoding", "read"),
+    [
+        ("text/event-stream", "", True),
+        ("Text/Event-Stream;charset=UTF-8", "identity", True),
+        (" text/event-stream ; a=b", " GZIP ", True),
+        ("text/event-stream", "x-gzip", True),
+        ("text/event-stream", "br", False),
+        ("text/event-stream", "gzip, gzip", False),
+        ("text/event-streams", "", False),
+        ("text/plain", "", False),
+        ("application/octet-stream", "", False),
+        ("", "", False),
+    ],
+)
+def test_which_streams_are_read(kind: str, encoding: str, read: bool) -> None:
+    stream = STREAMS["chat"][0]
+    data = gzip.compress(stream) if "gzip" in encoding.lower() else stream
+    expected = Reading(CHAT_COUNTED, "reported") if read else Reading(None, "none")
+    assert meter(data, kind=kind, encoding=encoding) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [
+        ("application/json", True),
+        ("APPLICATION/JSON; charset=utf-8", True),
+        ("application/vnd.api+json", True),
+        ("application/problem+json;a=b", True),
+        ("application/x-ndjson", False),
+        ("application/jsonl", False),
+        ("audio/mpeg", False),
+    ],
+)
+def test_which_bodies_are_read(kind: str, read: bool) -> None:
+    assert (meter(CHAT_BODY, kind=kind).source == "reported") is read
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoding", "data", "boundary"),
+    [
+        (SSE, "", b"", True),
+        (SSE, "", sse(chat_chunk()), True),
+        (SSE, "", sse(*[chat_chunk()] * 20), True),
+        (SSE, "", sse(chat_chunk())[:-1], False),
+        (SSE, "", sse(*[chat_chunk()] * 20) + b"da", False),
+        (SSE, "gzip", gzip.compress(sse(chat_chunk())), False),
+        (SSE, "br", b"", False),
+        (JSON, "", CHAT_BODY, False),
+        ("text/plain", "", b"", False),
+    ],
+)
+def test_at_event_boundary(kind: str, encoding: str, data: bytes, boundary: bool) -> None:
+    it = UsageMeter(kind, encoding)
+    it.feed(data)
+    assert it.at_event_boundary is boundary
+
+
+def test_chunks_without_usage_are_never_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = UsageMeter(SSE)
+    it.feed(sse(chat_chunk()))
+    monkeypatch.setattr(module, "orjson", None)
+    for chunk in (chat_chunk(), chat_chunk(usage=b" null"), chat_chunk(usage=None), LOOK_ALIKE):
+        it.feed(sse(chunk))
+        for byte in bytewise(sse(chunk, chunk)):
+            it.feed(byte)
+    monkeypatch.undo()
+    assert it.at_event_boundary
+    it.feed(sse(LATE_CHUNK))
+    assert it.result() == Reading(CHAT_COUNTED, "reported")
+
+
+def test_a_stream_that_never_names_its_model_is_not_parsed_for_ever() -> None:
+    nameless = sse(b'{"type":"transcript.text.delta","delta":"I"}')
+    it = UsageMeter(SSE)
+    for _ in range(20):
+        it.feed(nameless)
+    it.feed(sse(chat_chunk()))
+    assert it.result() == Reading(None, "none")
+
+
+def test_large_first_events_are_not_parsed_for_a_name() -> None:
+    picture = sse(b'{"model":"m","b64_json":"' + b"a" * 100_000 + b'"}')
+    assert meter(*[picture] * 9, sse(chat_chunk())) == Reading(None, "none")
+    assert meter(picture, sse(chat_chunk())) == Reading(CHAT, "none")
+
+
+def test_a_bomb_or_broken_gzip_ends_the_metering_and_keeps_the_name() -> None:
+    beginning = sse(chat_chunk(usage=CHAT_USAGE))
+    bomb = gzip.compress(beginning + b"\n" * 50_000_000)
+    it = UsageMeter(SSE, "gzip")
+    it.feed(bomb)
+    it.feed(bomb)
+    reading = it.result()
+    assert reading.source == "none"
+    assert reading.usage is not None
+    assert reading.usage.model == CHAT.model
+    assert meter(gzip.compress(bytes(50_000_000)), kind=JSON, encoding="gzip").source == "none"
+    assert meter(b"no gzip", sse(LATE_CHUNK), encoding="gzip") == Reading(None, "none")
+
+
+def test_result_may_be_asked_again() -> None:
+    it = UsageMeter(SSE)
+    it.feed(STREAMS["chat"][0])
+    assert it.result(False) == it.result(True) == it.result(True)
+
+
+def test_the_last_of_several_responses_counts() -> None:
+    zeros = RESPONSE_USAGE.replace(b"36", b"0").replace(b"87", b"0").replace(b"123", b"0")
+    reading = meter(response_stream(b"incomplete", zeros))
+    assert reading.source == "reported"
+    assert reading.usage is not None
+    assert reading.usage.total_tokens == 0  # told, and therefore no None
+
+
+SOUP = st.lists(
+    st.sampled_from(
+        [
+            b"data:",
+            b" ",
+            b"\n",
+            b"\r",
+            b"\n\n",
+            b'{"usage":',
+            b'"usage"',
+            b":",
+            b"null",
+            b"{",
+            b"}",
+            b'"response":',
+            b'"total_tokens":',
+            b"-1",
+            b"1e999",
+            b"9" * 400,
+            b"[" * 2000,
+            b"true",
+            b"\xff\xfe",
+            b"\x00",
+            b'"\\ud800"',
+            b"event: ",
+            b"\xef\xbb\xbf",
+            b"[DONE]",
+            b",",
+        ]
+    )
+    | st.binary(max_size=20)
+)
+
+
+@settings(deadline=None)
+@given(
+    SOUP,
+    st.sampled_from([SSE, JSON, "text/html", "", ";", "+json"]),
+    st.sampled_from(["", "gzip", "deflate", "br", "\x00"]),
+    st.sampled_from([0, 1, 20, 10**6]),
+    st.booleans(),
+)
+def test_hostile_bytes_never_raise(
+    chunks: list[bytes], kind: str, encoding: str, most: int, complete: bool
+) -> None:
+    reading = meter(*chunks, kind=kind, encoding=encoding, most=most, complete=complete)
+    assert reading.source in ("reported", "partial", "none")
+    squeezed = gzip.compress(b"".join(chunks))
+    meter(squeezed, kind=kind, encoding=encoding, most=most, complete=complete)
+
+
+def test_what_is_no_bytes_never_raises() -> None:
+    for kind in (SSE, JSON):
+        it = UsageMeter(kind)
+        it.feed(None)  # type: ignore[arg-type]
+        it.feed(b"data: x\n\n")
+        assert it.result() == Reading(None, "none")
