@@ -126,7 +126,9 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def _serve(self, address: Any, request: Any, client: Any, addr: Any) -> None:
         request.body = ArrivingBody(request, client)
-        self.handle_request(address, request, client, addr)
+        # Not the gevent worker's own: it swallows GreenletExit, and the connection of a request
+        # that was interrupted half-way would be used again.
+        super(GeventWorker, self).handle_request(address, request, client, addr)
 
     def _wait_for_request(self, client: Any, parser: Any, served: bool) -> bool:
         """Wait for the first byte of a request; False when the connection is to be closed."""

@@ -7,9 +7,11 @@ monkey.patch_all()
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from proxy.store.database import Database
 from tests.services import MariaDB
 
 
@@ -21,7 +23,23 @@ def mariadb() -> Iterator[MariaDB]:
 
 
 @pytest.fixture
-def mysql_url(mariadb: MariaDB) -> Iterator[str]:
+def closing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes every Database that the test makes, before its files and servers go away."""
+    made: list[Database] = []
+    original = Database.__init__
+
+    def remember(self: Database, *args: Any) -> None:
+        original(self, *args)
+        made.append(self)
+
+    monkeypatch.setattr(Database, "__init__", remember)
+    yield
+    for database in made:
+        database.close()
+
+
+@pytest.fixture
+def mysql_url(mariadb: MariaDB, closing: None) -> Iterator[str]:
     """A URL to an empty database of its own."""
     name = mariadb.create_database()
     yield mariadb.url(name)
@@ -29,7 +47,7 @@ def mysql_url(mariadb: MariaDB) -> Iterator[str]:
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path, closing: None) -> str:
     """A URL to a file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'store' / 'proxy.db'}"
 

@@ -10,12 +10,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pymysql
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 START_TIMEOUT = 60.0
 
@@ -42,8 +47,38 @@ def _program(*names: str) -> str | None:
     return next((found for name in names if (found := shutil.which(name, path=path))), None)
 
 
+def write_certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for ``localhost`` and its key, as PEM files, good for a day."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
+    cert_file.write_bytes(certificate.public_bytes(pem))
+    plain = serialization.NoEncryption()
+    key_file.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, plain)
+    )
+    return cert_file, key_file
+
+
 class MariaDB:
-    """A MariaDB server of our own. Entering starts it; leaving ends it and its folder."""
+    """A MariaDB server of our own. Entering starts it; leaving ends it and its folder.
+
+    It speaks TLS too; ``ca_file`` is what vouches for its name ``localhost`` (not 127.0.0.1).
+    """
 
     def __enter__(self) -> "MariaDB":
         server, installer = _program("mariadbd"), _program("mariadb-install-db")
@@ -57,6 +92,7 @@ class MariaDB:
         self.port = free_port()
         self.log = self._folder / "log"
         self._names = 0
+        self.ca_file, self._key_file = write_certificate(self._folder)
         try:
             self._start(server, installer)
         except BaseException:
@@ -98,6 +134,8 @@ class MariaDB:
                     f"--port={self.port}",
                     "--skip-networking=0",
                     "--skip-name-resolve",
+                    f"--ssl-cert={self.ca_file}",
+                    f"--ssl-key={self._key_file}",
                     "--skip-log-bin",
                     "--innodb-buffer-pool-size=24M",
                     "--innodb-log-file-size=16M",

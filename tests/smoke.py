@@ -10,6 +10,7 @@ import sys
 
 import click
 import openai
+from openai.types.chat import ChatCompletionUserMessageParam
 
 from proxy.cli.demo import show_event
 from proxy.cli.tour import Upstream, take
@@ -22,7 +23,7 @@ def calls(base_url: str, access_token: str) -> int:
         models = [model.id for model in client.models.list()]
         click.echo(f"\n{len(models)} models, {MODEL} among them: {MODEL in models}")
 
-        question = {"role": "user", "content": "Say hello."}
+        question: ChatCompletionUserMessageParam = {"role": "user", "content": "Say hello."}
         answer = client.chat.completions.create(model=MODEL, messages=[question], max_tokens=5)
         click.echo(f"Buffered: {answer.choices[0].message.content!r}")
 

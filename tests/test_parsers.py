@@ -158,16 +158,22 @@ def test_bad(kind: str, value: str) -> None:
         ALL[kind](value)
 
 
+def refusal(kind: str, value: str) -> ValueError | None:
+    try:
+        ALL[kind](value)
+    except ValueError as error:
+        return error
+    return None
+
+
 @pytest.mark.parametrize("kind", ALL)
 @given(noise=st.text(alphabet=st.characters(codec="utf-8"), max_size=30))
 def test_no_message_repeats_what_was_given(kind: str, noise: str) -> None:
     marker = f"PASSWORD{noise}"
     for value in (marker, f"mysql://u:{marker}@h:x/n", f"http://u:{marker}@h:1", f"sk-{marker}"):
-        try:
-            ALL[kind](value)
-        except ValueError as error:
-            assert "PASSWORD" not in str(error)
-            assert error.__cause__ is None
+        found = refusal(kind, value)
+        assert "PASSWORD" not in str(found)
+        assert found is None or found.__cause__ is None
 
 
 @given(number=st.integers(-100, 100))

@@ -153,7 +153,7 @@ def test_secrets_are_in_no_repr_and_no_problem() -> None:
     )
     for secret in (TOKEN, "hidden-1", "hidden-2", repr(bytes(32))):
         assert secret not in repr(settings)
-    found = problems({name: "hidden-3 " * 3 for name in ("PORT", *NEEDED, "DATABASE_URL")})
+    found = problems(dict.fromkeys(("PORT", *NEEDED, "DATABASE_URL"), "hidden-3 " * 3))
     assert "hidden-3" not in str(found)
 
 

@@ -64,22 +64,27 @@ def chat(
 
 
 def _questions() -> Iterator[str]:
-    if sys.stdin.isatty():
+    terminal = _is_terminal()
+    if terminal:
         # Gives input() its line editing and history.
         import readline  # noqa: F401
 
         click.echo("Type `exit` to leave.")
     while True:
         try:
-            question = input("> " if sys.stdin.isatty() else "").strip()
+            question = input("> " if terminal else "").strip()
         except EOFError:
-            if sys.stdin.isatty():
+            if terminal:
                 click.echo()
             return
         if question.lower() in _LEAVE:
             return
         if question:
             yield question
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _answer(

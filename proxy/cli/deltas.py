@@ -21,13 +21,17 @@ class StreamBroken(Exception):
 def deltas(response: requests.Response) -> Iterator[dict[str, Any]]:
     """The decoded chunks of a ``text/event-stream`` answer, up to ``[DONE]``.
 
-    Raises :class:`StreamBroken`.
+    Reads on to the end of the body, so that the connection can be used again and the server does
+    not see a client that left. Raises :class:`StreamBroken`.
     """
-    for line in _lines(response):
+    lines = _lines(response)
+    for line in lines:
         if not line.startswith(b"data:"):
             continue
         data = line[5:].strip()
         if data == b"[DONE]":
+            for _ in lines:
+                pass
             return
         try:
             chunk = orjson.loads(data)

@@ -101,9 +101,13 @@ def _show(value: Any, json_wanted: bool) -> None:
 
 
 def _ask() -> str:
-    if not sys.stdin.isatty():
+    if not _is_terminal():
         raise click.UsageError("no terminal to ask for the key: give it on stdin with --api-key -")
     return str(click.prompt("Upstream API key", hide_input=True))
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _secret(value: str) -> str:

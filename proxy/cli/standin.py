@@ -46,6 +46,9 @@ class _Server(ThreadingHTTPServer):
     upstream_key: str
     pace: float
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Silent: a client that leaves in the middle of an answer is nothing to print."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -64,6 +64,9 @@ def take(upstream: Upstream, calls: Calls) -> list[dict[str, Any]]:
             click.echo(f"exit code {code}.")
             if code != 0:
                 raise click.ClickException("the server did not stop as it should")
+            cut = [event for event in events if event["outcome"] != "completed"]
+            if cut:
+                raise click.ClickException(f"a request did not complete: {cut[0]}")
         except BaseException:
             if process.poll() is None:
                 server.stop(process, _STOP_TIMEOUT)

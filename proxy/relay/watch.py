@@ -8,23 +8,22 @@ only from the moment the request's body has been read until the answer's end, an
 between holds anything that must not be dropped.
 """
 
-import errno
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent import get_hub
+from gevent import GreenletExit, get_hub
 
 
-class Interruption(ConnectionResetError):
-    """Thrown into the greenlet of a request. A reset, since that is what becomes of its answer."""
+class Interruption(GreenletExit):
+    """Thrown into the greenlet of a request.
+
+    No ``Exception``: nothing on the way out may take it for an error of its own and go on.
+    """
 
     #: Our error code, as events tell it; None when nobody but the client ended it.
     code: str | None = None
-
-    def __init__(self) -> None:
-        super().__init__(errno.ECONNRESET, type(self).__name__)
 
 
 class ClientGone(Interruption):

@@ -9,7 +9,6 @@ returned, so it only reads and writes the database; whatever else is to happen, 
 import os
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 
 from proxy.errors import StoreError
 from proxy.store.dialects import Conflict, Dialect
@@ -63,11 +62,7 @@ class Database:
         Seconds: for a free connection, until connected, and of silence within a statement.
         ValueError says what was expected and shows nothing of ``url`` but its scheme.
         """
-        try:
-            scheme = urlsplit(url).scheme
-        except ValueError:
-            scheme = ""
-        backend = _BACKENDS.get(scheme)
+        backend = _BACKENDS.get(url.partition("://")[0])
         if backend is None:
             known = ", ".join(f"{name}://" for name in _BACKENDS)
             raise ValueError(f"expected a database URL that starts with one of: {known}")

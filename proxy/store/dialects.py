@@ -92,7 +92,8 @@ class MysqlDialect(Dialect):
     name = "mysql"
     for_update = " FOR UPDATE"
     # The server's clock: nodes compare these times with each other's (what changed since?).
-    now_query = "SELECT CAST(UNIX_TIMESTAMP(CURRENT_TIMESTAMP(6)) * 1000000 AS SIGNED)"
+    # Not UNIX_TIMESTAMP(): it comes from local time, which repeats an hour when summer ends.
+    now_query = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
     table_query = (
         "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?"
     )

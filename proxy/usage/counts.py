@@ -91,6 +91,8 @@ def read_answer(answer: object) -> Usage:
     # Only these two places: `tool_usage`, `usage_breakdown` and a "usage" in the model's own text
     # or tool arguments look alike and are something else.
     usage = _mapping(body, "usage") or _mapping(_mapping(body, "x_groq"), "usage")
+    if not usage:
+        return Usage(_text(body, "model"), _text(body, "id"), _time(body))
     # Gateways exist that send both families, with zeros in the input_/output_ one: prompt_ first.
     prompt = _count(usage, "prompt_tokens")
     completion = _count(usage, "completion_tokens")

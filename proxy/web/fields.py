@@ -51,8 +51,14 @@ def _read_body(request: flask.Request) -> bytes:
     )
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise too_large
+    raw = b""
     try:
-        raw = request.stream.read(MAX_BODY_BYTES + 1)  # chunked bodies have no length to check
+        # Until nothing comes: one read may bring less than there is, and only the last one
+        # notices that the client left early. Chunked bodies have no length to check.
+        while len(raw) <= MAX_BODY_BYTES and (
+            part := request.stream.read(MAX_BODY_BYTES + 1 - len(raw))
+        ):
+            raw += part
     except RequestEntityTooLarge as error:
         raise too_large from error
     except ClientDisconnected as error:

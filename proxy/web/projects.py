@@ -31,7 +31,7 @@ def create_blueprint(projects: Projects, tokens: Tokens) -> flask.Blueprint:
     """To be registered at ``/manage/projects``, behind the management guard."""
     blueprint = flask.Blueprint("projects", __name__)
 
-    @blueprint.post("/", strict_slashes=False)
+    @blueprint.post("")
     def create() -> flask.Response:
         body = fields.read_object(flask.request, _CREATE)
         changes = _changes(body)
@@ -40,7 +40,7 @@ def create_blueprint(projects: Projects, tokens: Tokens) -> flask.Blueprint:
                 raise ClientError(f"`{param}` is required.", param=param)
         return json_reply(as_json(projects.create(**changes)), 201)
 
-    @blueprint.get("/", strict_slashes=False)
+    @blueprint.get("")
     def list_all() -> flask.Response:
         query = fields.read_query(flask.request, {"limit", "after"})
         limit = fields.query_limit(query)
@@ -52,31 +52,31 @@ def create_blueprint(projects: Projects, tokens: Tokens) -> flask.Blueprint:
             headers=fields.next_page(query, page[-1].id) if more else [],
         )
 
-    @blueprint.get("/<project_id>", strict_slashes=False)
+    @blueprint.get("/<project_id>")
     def get(project_id: str) -> flask.Response:
         return json_reply(as_json(projects.get(fields.path_id(project_id, "project"))))
 
-    @blueprint.patch("/<project_id>", strict_slashes=False)
+    @blueprint.patch("/<project_id>")
     def change(project_id: str) -> flask.Response:
         known_id = fields.path_id(project_id, "project")
         return _change(projects, known_id, fields.read_object(flask.request, _CHANGE))
 
-    @blueprint.patch("/", strict_slashes=False)
+    @blueprint.patch("")
     def change_by_body() -> flask.Response:
         body = fields.read_object(flask.request, _CHANGE | {"project_id"})
         return _change(projects, _id_from(body), body)
 
-    @blueprint.delete("/<project_id>", strict_slashes=False)
+    @blueprint.delete("/<project_id>")
     def delete(project_id: str) -> flask.Response:
         projects.deactivate(fields.path_id(project_id, "project"))
         return flask.Response(status=204)
 
-    @blueprint.delete("/", strict_slashes=False)
+    @blueprint.delete("")
     def delete_by_body() -> flask.Response:
         projects.deactivate(_id_from(fields.read_object(flask.request, {"project_id"})))
         return flask.Response(status=204)
 
-    @blueprint.post("/<project_id>/tokens/revoke", strict_slashes=False)
+    @blueprint.post("/<project_id>/tokens/revoke")
     def revoke_tokens(project_id: str) -> flask.Response:
         revoked = tokens.revoke_all(fields.path_id(project_id, "project"))
         return json_reply(

@@ -37,7 +37,7 @@ def create_blueprint(
     """To be registered at ``/manage/tokens``, behind the management guard."""
     blueprint = flask.Blueprint("tokens", __name__)
 
-    @blueprint.post("/", strict_slashes=False)
+    @blueprint.post("")
     def create() -> flask.Response:
         body = fields.read_object(flask.request, _CREATE)
         if "project_id" not in body:
@@ -60,7 +60,7 @@ def create_blueprint(
             {**as_json(token), "token": secret}, 201, headers=[("Cache-Control", "no-store")]
         )
 
-    @blueprint.get("/", strict_slashes=False)
+    @blueprint.get("")
     def list_all() -> flask.Response:
         query = fields.read_query(flask.request, _FILTERS)
         limit = fields.query_limit(query)
@@ -77,22 +77,22 @@ def create_blueprint(
             headers=fields.next_page(query, page[-1].id) if more else [],
         )
 
-    @blueprint.get("/<token_id>", strict_slashes=False)
+    @blueprint.get("/<token_id>")
     def get(token_id: str) -> flask.Response:
         return json_reply(as_json(tokens.get(fields.path_id(token_id, "token"))))
 
-    @blueprint.patch("/<token_id>", strict_slashes=False)
+    @blueprint.patch("/<token_id>")
     def change(token_id: str) -> flask.Response:
         known_id = fields.path_id(token_id, "token")
         changes = _changes(fields.read_object(flask.request, _CHANGE), now())
         return json_reply(as_json(tokens.update(known_id, changes)))
 
-    @blueprint.delete("/<token_id>", strict_slashes=False)
+    @blueprint.delete("/<token_id>")
     def revoke(token_id: str) -> flask.Response:
         tokens.revoke(fields.path_id(token_id, "token"))
         return flask.Response(status=204)
 
-    @blueprint.delete("/", strict_slashes=False)
+    @blueprint.delete("")
     def revoke_by_secret() -> flask.Response:
         body = fields.read_object(flask.request, {"token"})
         secret = body.get("token")

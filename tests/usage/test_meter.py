@@ -1,62 +1,31 @@
 from __future__ import annotations
 
 import gzip
-import zlib
-from collections.abc import Callable
-from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from proxy.usage import meter as module
 from proxy.usage.counts import Usage
 from proxy.usage.meter import Reading, UsageMeter
+from tests.usage.metering import COMPRESSED, JSON, SSE, bytewise, meter
 from tests.usage.samples import (
     BODIES,
     CHAT,
     CHAT_BODY,
     CHAT_COUNTED,
     CHAT_USAGE,
-    LATE_CHUNK,
-    LOOK_ALIKE,
     RESPONSE_COUNTED,
     RESPONSE_USAGE,
+)
+from tests.usage.streams import (
+    LATE_CHUNK,
+    LOOK_ALIKE,
     STOP_CHUNK,
     STREAMS,
     chat_chunk,
     response_stream,
     sse,
 )
-
-SSE = "text/event-stream; charset=utf-8"
-JSON = "application/json"
-
-
-def meter(
-    *chunks: bytes, kind: str = SSE, encoding: str = "", complete: bool = True, most: int = 10**7
-) -> Reading:
-    it = UsageMeter(kind, encoding, most)
-    for chunk in chunks:
-        it.feed(chunk)
-    return it.result(complete)
-
-
-def bytewise(data: bytes) -> list[bytes]:
-    return [data[i : i + 1] for i in range(len(data))]
-
-
-def raw_deflate(data: bytes) -> bytes:
-    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return deflate.compress(data) + deflate.flush()
-
-
-COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
-    "": lambda data: data,
-    "gzip": gzip.compress,
-    "deflate": zlib.compress,
-    " DEFLATE": raw_deflate,
-}
 
 
 @pytest.mark.parametrize("encoding", COMPRESSED)
@@ -78,57 +47,6 @@ def test_bodies(name: str, encoding: str) -> None:
     expected = Reading(None if usage == Usage() else usage, source)  # type: ignore[arg-type]
     assert meter(data, kind=JSON, encoding=encoding) == expected
     assert meter(*bytewise(data), kind=JSON, encoding=encoding) == expected
-
-
-def chunked(stream: bytes, cuts: list[float]) -> list[bytes]:
-    edges = [0, *sorted(int(cut * len(stream)) for cut in cuts), len(stream)]
-    return [stream[a:b] for a, b in pairwise(edges)]
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.sampled_from(sorted(STREAMS)),
-    st.sampled_from(sorted(COMPRESSED)),
-    st.lists(st.floats(0, 1), max_size=20),
-    st.floats(0, 1),
-)
-def test_any_split_of_any_stream_gives_the_same(
-    name: str, encoding: str, cuts: list[float], end: float
-) -> None:
-    stream, usage, source = STREAMS[name]
-    data = COMPRESSED[encoding](stream)
-    whole = meter(*chunked(data, cuts), encoding=encoding)
-    assert whole == Reading(None if usage == Usage() else usage, source)  # type: ignore[arg-type]
-    cut = data[: int(end * len(data))]
-    expected = meter(*bytewise(cut), encoding=encoding, complete=False)
-    assert meter(*chunked(cut, cuts), encoding=encoding, complete=False) == expected
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(
-            [chat_chunk(usage=None), chat_chunk(), LATE_CHUNK, LOOK_ALIKE, b"[DONE]", b""]
-        ),
-        min_size=10,
-        max_size=40,
-    ),
-    st.sampled_from([b"\n", b"\r\n", b"\r"]),
-    st.lists(st.floats(0, 1), max_size=30),
-)
-def test_the_fast_path_sees_what_the_decoder_sees(
-    events: list[bytes], end: bytes, cuts: list[float]
-) -> None:
-    stream = sse(*events, end=end)
-    fast, slow = UsageMeter(SSE), UsageMeter(SSE)
-    for chunk in chunked(stream, cuts):
-        fast.feed(chunk)
-        for byte in bytewise(chunk):
-            slow.feed(byte)
-        assert fast.at_event_boundary == slow.at_event_boundary
-    assert fast.result(False) == slow.result(False)
-    assert fast.result(True) == slow.result(True)
-    assert fast.result(True).source == ("reported" if LATE_CHUNK in events else "none")
 
 
 def test_a_cut_stream() -> None:
@@ -291,62 +209,3 @@ def test_the_last_of_several_responses_counts() -> None:
     assert reading.source == "reported"
     assert reading.usage is not None
     assert reading.usage.total_tokens == 0  # told, and therefore no None
-
-
-SOUP = st.lists(
-    st.sampled_from(
-        [
-            b"data:",
-            b" ",
-            b"\n",
-            b"\r",
-            b"\n\n",
-            b'{"usage":',
-            b'"usage"',
-            b":",
-            b"null",
-            b"{",
-            b"}",
-            b'"response":',
-            b'"total_tokens":',
-            b"-1",
-            b"1e999",
-            b"9" * 400,
-            b"[" * 2000,
-            b"true",
-            b"\xff\xfe",
-            b"\x00",
-            b'"\\ud800"',
-            b"event: ",
-            b"\xef\xbb\xbf",
-            b"[DONE]",
-            b",",
-        ]
-    )
-    | st.binary(max_size=20)
-)
-
-
-@settings(deadline=None)
-@given(
-    SOUP,
-    st.sampled_from([SSE, JSON, "text/html", "", ";", "+json"]),
-    st.sampled_from(["", "gzip", "deflate", "br", "\x00"]),
-    st.sampled_from([0, 1, 20, 10**6]),
-    st.booleans(),
-)
-def test_hostile_bytes_never_raise(
-    chunks: list[bytes], kind: str, encoding: str, most: int, complete: bool
-) -> None:
-    reading = meter(*chunks, kind=kind, encoding=encoding, most=most, complete=complete)
-    assert reading.source in ("reported", "partial", "none")
-    squeezed = gzip.compress(b"".join(chunks))
-    meter(squeezed, kind=kind, encoding=encoding, most=most, complete=complete)
-
-
-def test_what_is_no_bytes_never_raises() -> None:
-    for kind in (SSE, JSON):
-        it = UsageMeter(kind)
-        it.feed(None)  # type: ignore[arg-type]
-        it.feed(b"data: x\n\n")
-        assert it.result() == Reading(None, "none")

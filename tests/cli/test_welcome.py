@@ -1,0 +1,102 @@
+"""proxy/cli/welcome.py: what `make run` prints, and that Ctrl-C ends what it started."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+import responses
+from responses.matchers import json_params_matcher
+
+from proxy.cli import server
+from proxy.cli.client import Api
+from proxy.cli.standin import StandIn
+from proxy.cli.welcome import greeting
+
+from .conftest import BASE, Run
+
+KEY = "sk-upstream-0123456789abcdef"
+PROJECT = {"id": "p1", "name": "default", "is_active": True}
+
+
+def wants_token(api: responses.RequestsMock, project_id: str) -> None:
+    body = {"project_id": project_id, "duration_minutes": 1440, "name": "make run"}
+    matcher = json_params_matcher(body)
+    api.post(f"{BASE}/manage/tokens", json={"token": "sk-abc"}, status=201, match=[matcher])
+
+
+def test_the_first_active_project_gets_a_token(api: responses.RequestsMock) -> None:
+    projects = [{"id": "p0", "name": "a", "is_active": False}, PROJECT]
+    api.get(f"{BASE}/manage/projects", json=projects)
+    wants_token(api, "p1")
+    text = greeting(Api(BASE, "t"))
+    assert f"curl {BASE}/v1/chat/completions" in text
+    assert "Authorization: Bearer sk-abc" in text
+
+
+def test_the_first_project_is_made_of_the_key_in_the_environment(
+    api: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    api.get(f"{BASE}/manage/projects", json=[])
+    body = {"name": "default", "api_key": KEY, "description": "made by make run"}
+    matcher = json_params_matcher(body)
+    api.post(f"{BASE}/manage/projects", json=PROJECT, status=201, match=[matcher])
+    wants_token(api, "p1")
+    assert "Bearer sk-abc" in greeting(Api(BASE, "t"))
+
+
+@pytest.mark.parametrize("projects", [[], [{"id": "p", "name": "a", "is_active": False}]])
+def test_without_a_project_the_command_that_makes_one(
+    api: responses.RequestsMock, projects: list[object]
+) -> None:
+    api.get(f"{BASE}/manage/projects", json=projects)
+    assert "project create" in greeting(Api(BASE, "t"))
+
+
+def test_serve_and_greet_for_real(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The printed curl's token works, and one Ctrl-C ends everything, with exit code 0."""
+    with StandIn(KEY, pace=0) as upstream:
+        environ = {"PORT": str(server.free_port()), "WEB_CONCURRENCY": "1"}
+        environ |= {"OPENAI_API_KEY": KEY, "UPSTREAM_BASE_URL": upstream.base_url}
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        run("setup")
+        run("db", "migrate")
+        out = Path("out.log")
+        with out.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(server.ROOT / "manage.py"), "serve", "--welcome"],
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            deadline = time.monotonic() + 20
+            while "Bearer" not in out.read_text() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            found = re.search(r"curl (\S+) [\s\S]*(Bearer \S+)'[\s\S]*-d '(.*)'", out.read_text())
+            assert found, out.read_text()
+            url, bearer, body = found.groups()
+            headers = {"Authorization": bearer, "Content-Type": "application/json"}
+            answer = requests.post(url, data=body, headers=headers, timeout=10)
+            assert answer.status_code == 200, answer.text
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url, timeout=1)
+
+
+def test_a_server_that_does_not_start_ends_it_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", str(server.free_port()))
+    run("setup")
+    command = [sys.executable, str(server.ROOT / "manage.py"), "serve", "--welcome"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2
+    assert "db migrate" in done.stderr

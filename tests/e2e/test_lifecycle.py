@@ -1,0 +1,199 @@
+"""Start, refusal to start, reload and graceful stop of the real server."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import gevent
+import requests
+
+from tests.e2e.conftest import Maker
+from tests.e2e.test_refusals import error_of
+from tests.rawclient import RawClient
+from tests.server import ROOT
+from tests.upstream import Upstream
+from tests.waiting import wait_until
+
+
+def test_every_bad_setting_is_named_at_once(own_proxy: Maker) -> None:
+    server = own_proxy(
+        MANAGEMENT_TOKEN="short",
+        ENCRYPTION_KEY="secret-that-is-no-key",
+        DATABASE_URL="oracle://u:password@h/d",
+        UPSTREAM_READ_TIMEOUT="soon",
+        REDIS_URL="redis://h",
+    )
+    server.spawn()
+    assert server.wait() == 2
+    log = server.log_text()
+    for name in (
+        "MANAGEMENT_TOKEN",
+        "ENCRYPTION_KEY",
+        "DATABASE_URL",
+        "UPSTREAM_READ_TIMEOUT",
+        "REDIS_URL",
+    ):
+        assert f"{name}: " in log
+    assert "secret-that-is-no-key" not in log
+    assert "password" not in log
+
+
+def test_an_old_schema_is_refused_with_the_command(own_proxy: Maker) -> None:
+    server = own_proxy()
+    server.spawn()
+    assert server.wait() == 2
+    assert "manage.py db migrate" in server.log_text()
+
+
+def test_a_database_that_is_away_leaves_the_node_unready(own_proxy: Maker) -> None:
+    server = own_proxy(DATABASE_URL="mysql://u:p@127.0.0.1:9/none", WEB_CONCURRENCY="1")
+    server.spawn()
+    wait_until(lambda: _status(server.url + "/health") == 200, 60)
+    assert _status(server.url + "/ready") == 503
+    answer = server.manage("GET", "/projects")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
+    assert answer.headers["Retry-After"]
+    token = "sk-" + "a" * 22
+    answer = requests.get(
+        f"{server.url}/v1/models", headers={"Authorization": f"Bearer {token}"}, timeout=30
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
+
+
+def test_a_reload_takes_good_settings_and_keeps_the_old_ones_when_bad(own_proxy: Maker) -> None:
+    server = own_proxy(WEB_CONCURRENCY="1")
+    server.migrate()
+    dotenv = server.folder / ".env"
+    dotenv.write_text("CORS_ALLOWED_ORIGINS=https://one.example\n")
+    server.spawn()
+    server.wait_ready()
+    assert server.process is not None
+
+    def allowed(origin: str) -> bool:
+        answer = requests.options(
+            f"{server.url}/v1/models",
+            headers={"Origin": origin, "Access-Control-Request-Method": "GET"},
+            timeout=30,
+        )
+        return answer.headers.get("Access-Control-Allow-Origin") == origin
+
+    assert allowed("https://one.example")
+    dotenv.write_text("CORS_ALLOWED_ORIGINS=not-an-origin\n")
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "settings not reloaded: CORS_ALLOWED_ORIGINS" in server.log_text(), 60)
+    wait_until(lambda: _status(server.url + "/ready") == 200, 60)
+    assert allowed("https://one.example")
+    dotenv.write_text("CORS_ALLOWED_ORIGINS=https://two.example\n")
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: allowed("https://two.example"), 60)
+    assert server.stop() == 0
+
+
+def test_a_graceful_stop_lets_running_answers_finish(own_proxy: Maker, upstream: Upstream) -> None:
+    server, access = own_proxy.started(WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT="20")
+    idle = RawClient(server.port)
+    idle.request("GET", "/health")
+    assert idle.read_answer().status == 200
+    probe = RawClient(server.port)  # connected, and not served yet
+    running = RawClient(server.port)
+    body = json.dumps({"model": "gated", "messages": [], "stream": True}).encode()
+    json_type = ("Content-Type", "application/json")
+    running.request("POST", "/v1/chat/completions", [access.bearer, json_type], body)
+    upstream.gate.release()
+    running.read_head()
+    assert running.read_chunk()
+
+    server.terminate()
+    assert idle.at_end(), "an idle connection is closed at once"
+    probe.request("GET", "/ready")
+    answer = probe.read_answer()
+    assert answer.status == 503
+    assert json.loads(answer.body)["status"] == "draining"
+    assert answer.values("Connection") == ["close"]
+    for _ in range(10):
+        upstream.gate.release()
+    chunks = []
+    while chunk := running.read_chunk():
+        chunks.append(chunk)
+    assert chunk == b"", "the stream ended cleanly"
+    assert b"[DONE]" in chunks[-1]
+    assert server.wait() == 0
+    assert server.events(1)[0]["outcome"] == "completed"
+
+
+def test_a_stop_that_runs_out_of_time_ends_the_rest_broken(
+    own_proxy: Maker, upstream: Upstream
+) -> None:
+    server, access = own_proxy.started(WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT="5")
+    streams = {name: RawClient(server.port) for name in ("silent-midstream", "half-event", "silent")}
+    for count, (name, client) in enumerate(streams.items(), 1):
+        client.request("GET", f"/v1/behave/{name}", [access.bearer])
+        wait_until(lambda count=count: len(upstream.received) == count)  # type: ignore[misc]
+        if name != "silent":
+            client.read_head()
+            assert client.read_chunk()
+    server.terminate()
+    # At an event's border: an error event, then broken.
+    last_words = streams["silent-midstream"].read_chunk()
+    assert last_words is not None
+    assert last_words.startswith(b"event: error\ndata: ")
+    assert json.loads(last_words.split(b"data: ")[1])["error"]["code"] == "draining"
+    assert streams["silent-midstream"].read_chunk() is None
+    # Within an event: only broken.
+    assert streams["half-event"].read_chunk() is None
+    # Before the head: an answer in our shape.
+    answer = streams["silent"].read_answer()
+    assert (answer.status, error_of(answer)) == (503, "draining")
+    assert server.wait() == 0
+    assert {(e["outcome"], e["error_code"]) for e in server.events(3)} == {("aborted", "draining")}
+
+
+def test_events_on_stdout(own_proxy: Maker) -> None:
+    server, access = own_proxy.started(EVENT_LOG="stdout", LOG_FILE=str(own_proxy._folder / "app.log"))
+    with RawClient(server.port) as client:
+        client.request("GET", "/v1/models", [access.bearer])
+        client.read_answer()
+    assert server.stop() == 0
+    (line,) = server.log_text().splitlines()
+    assert json.loads(line)["endpoint"] == "/v1/models"
+
+
+def test_cors_on_the_wire(own_proxy: Maker, upstream: Upstream) -> None:
+    server, access = own_proxy.started(CORS_ALLOWED_ORIGINS="https://*.example.com")
+    with RawClient(server.port) as client:
+        origin = ("Origin", "https://app.example.com")
+        wish = ("Access-Control-Request-Method", "POST")
+        client.request("OPTIONS", "/v1/chat/completions", [origin, wish])
+        answer = client.read_answer()
+        assert answer.status == 204
+        assert answer.values("Access-Control-Allow-Origin") == ["https://app.example.com"]
+        client.request("GET", "/v1/models", [origin, access.bearer])
+        answer = client.read_answer()
+        assert answer.values("Access-Control-Allow-Origin") == ["https://app.example.com"]
+        assert answer.values("Vary") == ["Origin"]
+        client.request("GET", "/v1/models", [origin])
+        answer = client.read_answer()
+        assert answer.status == 401
+        assert answer.values("Access-Control-Allow-Origin") == ["https://app.example.com"]
+    server.events(2)
+
+
+def test_a_second_start_on_a_taken_port_fails(own_proxy: Maker) -> None:
+    server = own_proxy(WEB_CONCURRENCY="1").start()
+    command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")]
+    with subprocess.Popen(
+        command, cwd=server.folder, env=server.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as second:
+        gevent.sleep(2)
+        second.terminate()
+        output = second.communicate(timeout=60)[0]
+    assert b"in use" in output
+    assert _status(server.url + "/health") == 200
+
+
+def _status(url: str) -> int:
+    try:
+        return requests.get(url, timeout=5).status_code
+    except requests.RequestException:
+        return 0

@@ -1,0 +1,148 @@
+"""The real thing under test: gunicorn with the project's own configuration, in a process of its own.
+
+Started on a free port with everything in a temporary folder; ended by its own process id.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+MANAGEMENT_TOKEN = "management-token-of-the-tests"
+UPSTREAM_KEY = "sk-upstream-canary-0123456789abcdefABCDEF"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ProxyServer:
+    """``settings`` are environment variables on top of the defaults for tests."""
+
+    def __init__(self, folder: Path, upstream_url: str, **settings: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.event_log = folder / "events.jsonl"
+        self.log = folder / "proxy.log"
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "PORT": str(self.port),
+            "WEB_CONCURRENCY": "2",
+            "DATA_DIR": str(folder / "data"),
+            "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN,
+            "ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            "UPSTREAM_BASE_URL": upstream_url,
+            "EVENT_LOG": str(self.event_log),
+            "GRACEFUL_TIMEOUT": "10",
+            **{k: v for k, v in os.environ.items() if k.startswith(("COVERAGE", "COV_"))},
+            **settings,
+        }
+        self._events_read = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def migrate(self) -> None:
+        command = [sys.executable, str(ROOT / "manage.py"), "db", "migrate"]
+        subprocess.run(command, cwd=self.folder, env=self.environ, check=True, capture_output=True)
+
+    def spawn(self) -> None:
+        """Start without waiting for it to be ready."""
+        gunicorn = str(Path(sys.executable).with_name("gunicorn"))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [gunicorn, "-c", str(ROOT / "gunicorn.conf.py")],
+                cwd=self.folder,
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+            )
+
+    def start(self) -> "ProxyServer":
+        self.migrate()
+        self.spawn()
+        self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                break
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{self.url}/ready", timeout=5).status_code == 200:
+                    return
+            gevent.sleep(0.05)
+        raise AssertionError(f"the server did not become ready:\n{self.log.read_text()}")
+
+    def terminate(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float = 60) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout)
+
+    def stop(self) -> int:
+        if self.process is None or self.process.poll() is not None:
+            return self.process.returncode if self.process else 0
+        self.terminate()
+        try:
+            return self.wait()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+    # Management.
+
+    def manage(self, method: str, path: str, body: Any = None, **kwargs: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {MANAGEMENT_TOKEN}", **kwargs.pop("headers", {})}
+        return requests.request(
+            method, f"{self.url}/manage{path}", json=body, headers=headers, timeout=30, **kwargs
+        )
+
+    def create_project(self, name: str = "project", api_key: str = UPSTREAM_KEY) -> dict[str, Any]:
+        answer = self.manage("POST", "/projects", {"name": name, "api_key": api_key})
+        assert answer.status_code == 201, answer.text
+        project: dict[str, Any] = answer.json()
+        return project
+
+    def mint(self, project_id: str, **fields: Any) -> dict[str, Any]:
+        body = {"project_id": project_id, "duration_minutes": 60, **fields}
+        answer = self.manage("POST", "/tokens", body)
+        assert answer.status_code == 201, answer.text
+        token: dict[str, Any] = answer.json()
+        return token
+
+    # What it left behind.
+
+    def events(self, count: int, timeout: float = 20) -> list[dict[str, Any]]:
+        """The next ``count`` events since the last call; waits for them, and for no more to come."""
+        deadline = time.monotonic() + timeout
+        while True:
+            lines = self.event_log.read_text().splitlines() if self.event_log.exists() else []
+            fresh = lines[self._events_read :]
+            if len(fresh) >= count or time.monotonic() > deadline:
+                break
+            gevent.sleep(0.02)
+        self._events_read = len(lines)
+        events = [json.loads(line) for line in fresh]
+        assert len(events) == count, events
+        return events
+
+    def log_text(self) -> str:
+        return self.log.read_text()
