@@ -3,6 +3,7 @@
 Made in each worker, after the fork; nothing connects, spawns or listens before :meth:`start`.
 """
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +32,7 @@ from proxy.store.tokens import Tokens
 from proxy.web import Room, create_flask_app, projects, relay, status, tokens
 from proxy.web.cors import Cors
 from proxy.web.guards import ManagementGuard
+from proxy.web.inbound import request_id
 from proxy.web.relay import Bounds, RelayEndpoint, StartResponse
 from proxy.web.replies import Reply, error_reply
 
@@ -96,9 +98,11 @@ class Application:
         if not target.startswith("/"):
             # Absolute-form and authority-form: we are no forward proxy, and which of the two host
             # names would be meant is nothing to guess about.
-            reply = self.error_answer(ClientError("The request target must begin with `/`."))
+            refusal = ClientError("The request target must begin with `/`.")
+            name = request_id(environ.get("HTTP_X_REQUEST_ID"))
+            reply = error_reply(refusal, [("X-Proxy-Request-ID", name)])
             start_response(reply.status, reply.headers)
-            return [reply.body]
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [reply.body]
         return self.flask.wsgi_app(environ, start_response)  # type: ignore[arg-type]
 
     # What `/ready` tells.
@@ -144,9 +148,10 @@ class Application:
         drain, self._drain = self._drain, None
         if drain is None:
             return
+        started = time.monotonic()
         self._health.close()
-        drain.close(deadline)
-        self._counts.close()
+        self._counts.close(deadline / 2)  # milliseconds, unless the database hangs
+        drain.close(deadline - (time.monotonic() - started))
         self._transport.close()
         self._database.close()
 

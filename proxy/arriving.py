@@ -57,8 +57,7 @@ class ArrivingBody(Body):  # type: ignore[misc]
             if isinstance(reader, LengthReader):
                 return self._of_known_length(reader, most)
             if isinstance(reader, ChunkedReader):
-                piece: bytes = next(reader.parser, b"") if reader.parser else b""
-                return piece
+                return _next_piece(reader)
         return b""
 
     def abandon(self) -> None:
@@ -118,6 +117,16 @@ class ArrivingBody(Body):  # type: ignore[misc]
         if isinstance(error, http_errors.ParseException):
             return ClientError("The request body is not validly chunked.")
         return error
+
+
+def _next_piece(reader: ChunkedReader) -> bytes:
+    """Of a chunked body; gunicorn's parser also yields empty pieces, which are not its end."""
+    if reader.parser is not None:
+        for piece in reader.parser:
+            if piece:
+                return bytes(piece)
+        reader.parser = None
+    return b""
 
 
 def _truncated() -> ClientError:

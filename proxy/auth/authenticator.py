@@ -83,8 +83,9 @@ class Authenticator:
         if secret is None or not credentials.is_well_formed(secret):
             raise ClientError(code="invalid_token", headers=_CHALLENGE)
         token_hash = credentials.hash_token(secret)
-        principal = self._cache.get(token_hash)
-        if principal is None:
+        try:
+            principal = self._cache[token_hash]  # `get` would look twice
+        except KeyError:
             principal = self._look_up(token_hash)
         if not principal.token_active:
             raise ClientError(code="token_inactive", headers=_CHALLENGE)

@@ -4,14 +4,14 @@ Only tokens without ``max_requests`` are counted here; those with one are counte
 their limit is kept.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import gevent
-
-from proxy.errors import StoreError
+from gevent.event import Event
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class RequestCounts:
         # Token id → (uses not written yet, time of the last). Merged, so bounded by tokens in use.
         self._pending: dict[str, tuple[int, datetime]] = {}
         self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._closing = Event()
         self._failing = False
 
     def add(self, token_id: str) -> None:
@@ -43,34 +44,37 @@ class RequestCounts:
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)
 
-    def close(self) -> None:
-        """Write what is left; bounded by the store's own patience."""
+    def close(self, deadline: float) -> None:
+        """Write what is left, for ``deadline`` seconds at the most; what then remains is logged."""
+        self._closing.set()
         greenlet, self._greenlet = self._greenlet, None
-        if greenlet is not None:
-            greenlet.kill()
-        self.flush()
+        with contextlib.suppress(gevent.Timeout), gevent.Timeout(deadline):
+            if greenlet is not None:
+                # Not killed: what it is just writing may be committed without it, and would be
+                # counted twice.
+                greenlet.join()
+            self.flush()
         if self._pending:
             _log.error("uses of %d access tokens could not be counted", len(self._pending))
 
     def flush(self) -> None:
-        """One attempt to write all that is pending. Never raises for the store's sake."""
+        """One attempt to write all that is pending. Whatever the store raises, it is kept."""
         while self._pending:
             batch = [self._pending.popitem() for _ in range(min(_BATCH, len(self._pending)))]
             try:
                 self._store.add_counts([(token, count, at) for token, (count, at) in batch])
             except BaseException as error:
                 self._restore(batch)
-                if not isinstance(error, StoreError):
+                if not isinstance(error, Exception):
                     raise
                 if not self._failing:
-                    _log.warning("uses cannot be counted right now, they are kept: %s", error)
+                    _log.warning("uses cannot be counted right now, they are kept", exc_info=error)
                 self._failing = True
                 return
             self._failing = False
 
     def _run(self) -> None:
-        while True:
-            gevent.sleep(_INTERVAL)
+        while not self._closing.wait(_INTERVAL):
             self.flush()
 
     def _restore(self, batch: list[tuple[str, tuple[int, datetime]]]) -> None:

@@ -8,13 +8,14 @@ every stream with it.
 
 import logging
 from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import gevent
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
+from proxy.events.event import UsageEvent
 from proxy.events.queue import EventQueue
 from proxy.events.sinks.base import Sink
 
@@ -31,10 +32,14 @@ class Delivery:
     def __init__(self, sink: Sink, backlog: int) -> None:
         """``backlog``: how many lines are kept while the sink does not take them."""
         self._sink = sink
+        self._name = type(sink).__name__
         self._thread = ThreadPool(1)
         # Lines that the sink has not accepted yet, oldest first; the oldest go when it is full.
+        # Those that it is just writing are older still, and out of reach.
         self._waiting: deque[bytes] = deque()
+        self._writing: list[bytes] = []
         self._backlog = backlog
+        self._failing = False
         # Set when lines were added, or when it is time to finish; the second also ends a pause.
         self._wake = Event()
         self._finishing = Event()
@@ -45,13 +50,11 @@ class Delivery:
 
     @property
     def pending(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._writing)
 
     def add(self, lines: Sequence[bytes]) -> None:
         self._waiting.extend(lines)
-        while len(self._waiting) > self._backlog:
-            self._waiting.popleft()
-            self.dropped += 1
+        self._trim()
         self._wake.set()
 
     def finish(self) -> "gevent.Greenlet[..., None]":
@@ -75,19 +78,49 @@ class Delivery:
                 break
             pause = min(max(_FIRST_PAUSE, pause * 2), _LONGEST_PAUSE)
             self._finishing.wait(pause)
-        self._sink.close()
+        if error := self._call(self._sink.close):
+            _log.warning("event sink %s could not be closed: %s", self._name, error)
+        self._thread.kill()
 
     def _write(self) -> bool:
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-        try:
-            self._thread.apply(self._sink.write, (batch,))
-        except Exception as error:  # noqa: BLE001  (whatever a sink raises, it is only that sink)
-            if not self.errors:
-                _log.error("event sink %s fails: %s", type(self._sink).__name__, error)
-            self.errors += 1
-            self._waiting.extendleft(reversed(batch))
-            return False
-        return True
+        self._writing = batch
+        error = self._call(self._sink.write, batch)
+        self._writing = []
+        if error is None:
+            if self._failing:
+                _log.info("event sink %s works again", self._name)
+            self._failing = False
+            return True
+        if not self._failing:
+            _log.error("event sink %s fails, its events are kept: %s", self._name, error)
+        self._failing = True
+        self.errors += 1
+        self._waiting.extendleft(reversed(batch))
+        self._trim()
+        return False
+
+    def _call(self, method: Callable[..., None], *args: Any) -> Exception | None:
+        """On the sink's thread; whatever a sink raises, it is only that sink."""
+
+        def guarded() -> Exception | None:
+            # Caught over there: gevent prints the traceback of what leaves a pool's thread.
+            try:
+                method(*args)
+            except Exception as error:  # noqa: BLE001
+                return error
+            return None
+
+        failure: Exception | None = self._thread.apply(guarded)
+        return failure
+
+    def _trim(self) -> None:
+        excess = len(self._waiting) - self._backlog
+        if excess > 0 and not self.dropped:
+            _log.error("event sink %s is behind: its oldest events are dropped", self._name)
+        for _ in range(excess):
+            self._waiting.popleft()
+        self.dropped += max(0, excess)
 
 
 class Drain:
@@ -96,18 +129,22 @@ class Drain:
     def __init__(self, queue: EventQueue, sinks: Sequence[Sink], *, backlog: int) -> None:
         """``backlog``: how many events are kept for a sink that does not take them."""
         self._queue = queue
+        #: Events that could not be turned into a line.
+        self.unwritable = 0
         self.deliveries = [Delivery(sink, backlog) for sink in sinks]
         self._greenlet = gevent.spawn(self._run)
 
     def close(self, deadline: float) -> None:
-        """Write what is left, for ``deadline`` seconds at the most; what then remains is logged."""
+        """Write what is left, for ``deadline`` seconds at the most; what then remains is logged.
+
+        A sink that hangs keeps its thread, which is left behind.
+        """
         self._greenlet.kill()
         while len(self._queue):
             self._distribute(0)
         gevent.joinall([delivery.finish() for delivery in self.deliveries], timeout=deadline)
-        lost = self._queue.dropped + sum(
-            delivery.pending + delivery.dropped for delivery in self.deliveries
-        )
+        lost = self._queue.dropped + self.unwritable
+        lost += sum(delivery.pending + delivery.dropped for delivery in self.deliveries)
         if lost:
             _log.error("%d usage events could not be written", lost)
 
@@ -116,6 +153,15 @@ class Drain:
             self._distribute(None)
 
     def _distribute(self, wait: float | None) -> None:
-        lines = [event.line() for event in self._queue.take(_BATCH, wait)]
+        lines = [line for event in self._queue.take(_BATCH, wait) if (line := self._line(event))]
         for delivery in self.deliveries:
             delivery.add(lines)
+
+    def _line(self, event: UsageEvent) -> bytes:
+        """An event that cannot be written must not take the others with it."""
+        try:
+            return event.line()
+        except Exception as error:  # noqa: BLE001
+            _log.error("a usage event cannot be written", exc_info=error)
+            self.unwritable += 1
+            return b""

@@ -4,7 +4,7 @@ Field names and their order are public (docs/events.md). It never holds a secret
 anything of a body but the usage.
 """
 
-import uuid
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ class UsageEvent:
     bytes_out: int = 0
     usage_source: str = "none"
     metadata: Mapping[str, object] = field(default_factory=dict)
-    event_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    event_id: str = field(default_factory=lambda: os.urandom(16).hex())
 
     def line(self) -> bytes:
         """The event as one JSON line, line end included."""

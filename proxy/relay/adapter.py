@@ -9,13 +9,13 @@ The thing to get wrong: an upstream may answer before it has read the whole uplo
 streamed body is sent by a greenlet of its own, and the caller's greenlet reads from the start.
 """
 
-import contextlib
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
-import gevent
 import gevent.socket
 import requests
 from requests.adapters import BaseAdapter
@@ -28,6 +28,8 @@ from proxy.relay.wire import request_head
 #: A body up to this size goes out in one write together with its head.
 _SMALL_BODY: Final = 128 * 1024
 _SLICE: Final = 256 * 1024
+#: A connection closed while it was idle shows within a round trip; later the upstream was at work.
+_STALE_SECONDS: Final = 2.0
 
 
 class Stale(BrokenAnswer):
@@ -49,6 +51,7 @@ class UpstreamAdapter(BaseAdapter):
         self._pool_size = pool_size
         self._connect_timeout = connect_timeout
         self._proxy_url = proxy_url
+        self._proxy_lines = _proxy_authorization(proxy_url)
         self._pools: dict[str, ConnectionPool] = {}
         self._context: ssl.SSLContext | None = None
 
@@ -68,9 +71,11 @@ class UpstreamAdapter(BaseAdapter):
         origin = f"{scheme}://{authority}"
         pool = self._pool(origin)
         target = "/" + path
+        lines: Iterable[tuple[str, str]] = request.headers.items()
         if self._proxy_url and scheme == "http":
-            target = url  # RFC 9112 §3.2.2: a plain request to a proxy names the whole URL
-        head = request_head(request.method or "", target.encode("latin-1"), request.headers.items())
+            # RFC 9112 §3.2.2: a plain request to a proxy names the whole URL.
+            target, lines = url, [*lines, *self._proxy_lines]
+        head = request_head(request.method or "", target.encode("latin-1"), lines)
         read_timeout = timeout[1] if timeout else None
 
         sock = pool.acquire()
@@ -135,15 +140,13 @@ class _Response(requests.Response):
 def _connect(pool: ConnectionPool) -> Socket:
     try:
         return pool.connect()
-    except ConnectTimedOut as error:
-        raise requests.ConnectTimeout("no connection within the time allowed") from error
-    except gevent.socket.gaierror as error:
+    except (gevent.socket.gaierror, UnicodeError) as error:
         raise requests.ConnectionError("its name could not be resolved") from error
     except ssl.SSLCertVerificationError as error:
         raise requests.exceptions.SSLError(f"TLS: {error.verify_message}") from error
     except ssl.SSLError as error:
         raise requests.exceptions.SSLError(f"TLS: {error.reason or 'handshake failed'}") from error
-    except TimeoutError as error:
+    except (ConnectTimedOut, TimeoutError) as error:
         raise requests.ConnectTimeout("no connection within the time allowed") from error
     except ConnectionRefusedError as error:
         raise requests.ConnectionError("it refused the connection") from error
@@ -165,12 +168,10 @@ def _round_trip(
     body: Any = request.body
     answer = RawAnswer(pool, sock, request.method or "", read_timeout)
     try:
+        answer.write_started = time.perf_counter()
         answer.write_started_ns = time.time_ns()
         if body is None or (isinstance(body, bytes) and len(body) <= _SMALL_BODY):
-            # If the write fails the answer may still be there: a server that refuses a request
-            # early says so and closes.
-            with contextlib.suppress(ConnectionError):
-                sock.sendall(head + body if body else head)
+            _write(sock, head + body if body else head)
         else:
             chunked = request.headers.get("Transfer-Encoding") == "chunked"
             pieces: Iterable[bytes] = _slices(body) if isinstance(body, bytes) else body
@@ -178,13 +179,33 @@ def _round_trip(
         answer.read_head()
     except BrokenAnswer as error:
         answer.close()
-        if reused and not answer.bytes_came and not isinstance(error, Stale):
+        prompt = time.perf_counter() - answer.write_started < _STALE_SECONDS
+        if reused and prompt and not answer.bytes_came:
             raise Stale(str(error)) from error
         raise
     except BaseException:
         answer.close()
         raise
     return answer
+
+
+def _write(sock: Socket, data: bytes) -> None:
+    try:
+        sock.sendall(data)
+    except TimeoutError as error:
+        raise requests.ReadTimeout("it did not take the request in time") from error
+    except OSError:
+        # The answer may still be there: a server that refuses a request early says so and closes.
+        return
+
+
+def _proxy_authorization(proxy_url: str) -> list[tuple[str, str]]:
+    """The header line for plain requests; with TLS the credentials go into the CONNECT."""
+    proxy = urlsplit(proxy_url)
+    if proxy.username is None:
+        return []
+    credentials = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return [("Proxy-Authorization", f"Basic {b64encode(credentials.encode()).decode()}")]
 
 
 def _slices(body: bytes) -> Iterator[bytes]:

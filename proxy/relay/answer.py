@@ -9,7 +9,7 @@ error.
 
 import contextlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import gevent
@@ -35,32 +35,44 @@ class Upload:
     ) -> None:
         self._sock = sock
         # Written by the greenlet, read by the reader of the answer: how often a piece went out,
-        # whether all did, and what the client's side raised.
+        # whether it is the client who is waited for, whether all went out, and what the client's
+        # side raised.
         self.progress = 0
+        self.at_client = False
         self.done = False
         self.error: Exception | None = None
         self._greenlet = gevent.spawn(self._run, head, pieces, chunked)
 
     def _run(self, head: bytes, pieces: Iterable[bytes], chunked: bool) -> None:
-        try:
+        source = iter(pieces)
+        # When the upstream takes no more: if it has answered, that answer counts; if not, the
+        # reader finds the connection closed, or times out as it would have anyway.
+        with contextlib.suppress(OSError):
             self._sock.sendall(head)
-            for piece in pieces:
-                if chunked:
-                    self._sock.sendall(b"%X\r\n%b\r\n" % (len(piece), piece))
-                else:
-                    self._sock.sendall(piece)
+            while piece := self._pull(source):
+                self._sock.sendall(b"%X\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 self.progress += 1
+            if self.error is not None:
+                # The plain socket beneath: TLS would forget its state, and the reader stumble.
+                self._sock._sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]  # noqa: SLF001
+                return
             if chunked:
                 self._sock.sendall(b"0\r\n\r\n")
             self.done = True
-        except OSError:
-            # The upstream takes no more. If it has answered, that answer counts; if not, the
-            # reader finds the connection closed, or times out as it would have anyway.
-            return
+
+    def _pull(self, source: Iterator[bytes]) -> bytes:
+        """The next piece; ``b""`` at the end, and when the client's side fails.
+
+        Empty ones are left out: as a chunk they would end the body.
+        """
+        self.at_client = True
+        try:
+            return next(filter(None, source), b"")
         except Exception as error:  # noqa: BLE001  (whatever the client's side raised)
             self.error = error
-            with contextlib.suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RDWR)
+            return b""
+        finally:
+            self.at_client = False
 
     def stop(self) -> None:
         """End the sending, if it has not ended. Nothing is completed on the wire."""
@@ -79,7 +91,8 @@ class RawAnswer:
         self._parser = ResponseParser(method)
         self.upload: Upload | None = None
         self.bytes_came = False
-        #: Unix nanoseconds: just before the request was written.
+        #: Just before the request was written: monotonic seconds, unix nanoseconds.
+        self.write_started = 0.0
         self.write_started_ns = 0
 
     @property
@@ -114,30 +127,28 @@ class RawAnswer:
         while True:
             data = parser.take_body()
             if parser.complete:
-                self._settle()
+                self.close()
                 return data
             if data:
                 return data
             self._fill()
 
     def close(self) -> None:
-        """Idempotent. A connection whose answer was not read to its end is dropped."""
-        if self.upload is not None:
-            self.upload.stop()
+        """Idempotent. The connection goes back if the message is complete and it is fit for
+        another; else it is dropped."""
         sock, self._sock = self._sock, None
-        if sock is not None:
+        if sock is None:
+            return
+        if self._parser.reusable and (self.upload is None or self.upload.done):
+            self._pool.release(sock)
+            return
+        try:
+            if self.upload is not None:
+                self.upload.stop()
+        finally:  # that waits, and so may be interrupted
             sock.close()
 
     release_conn = close
-
-    def _settle(self) -> None:
-        """The message is complete: the connection goes back, if it is fit for another."""
-        if self._parser.reusable and (self.upload is None or self.upload.done):
-            sock, self._sock = self._sock, None
-            if sock is not None:
-                self._pool.release(sock)
-        else:
-            self.close()
 
     def _fill(self) -> None:
         """Read once and parse."""
@@ -145,32 +156,37 @@ class RawAnswer:
         if sock is None:
             raise BrokenAnswer("the connection is closed")
         try:
-            data = self._receive(sock)
-            self.bytes_came = self.bytes_came or bool(data)
-            if not data:
-                self._raise_upload_error()
+            upload = self.upload
+            data = sock.recv(_READ_SIZE) if upload is None else _receive(sock, upload)
+        except OSError as error:
+            self._raise_upload_error()
+            if isinstance(error, TimeoutError):
+                raise requests.ReadTimeout("it was silent for too long") from error
+            if isinstance(error, ConnectionError):
+                raise BrokenAnswer("it reset the connection") from error
+            raise BrokenAnswer(error.strerror or str(error)) from error
+        if data:
+            self.bytes_came = True
+        else:
+            self._raise_upload_error()
+        try:
             self._parser.feed_bytes(data)
         except BadAnswer as error:
             raise BrokenAnswer(str(error)) from error
-        except ConnectionError as error:
-            self._raise_upload_error()
-            raise BrokenAnswer("it reset the connection") from error
-        except TimeoutError as error:
-            raise requests.ReadTimeout("it was silent for too long") from error
-        except OSError as error:
-            raise BrokenAnswer(error.strerror or str(error)) from error
-
-    def _receive(self, sock: Socket) -> bytes:
-        while True:
-            progress = self.upload.progress if self.upload else 0
-            try:
-                data: bytes = sock.recv(_READ_SIZE)
-                return data
-            except TimeoutError:
-                # An upstream need not speak while it is still listening.
-                if self.upload is None or self.upload.done or self.upload.progress == progress:
-                    raise
 
     def _raise_upload_error(self) -> None:
         if self.upload is not None and self.upload.error is not None:
             raise self.upload.error
+
+
+def _receive(sock: Socket, upload: Upload) -> bytes:
+    while True:
+        progress = upload.progress
+        try:
+            data: bytes = sock.recv(_READ_SIZE)
+            return data
+        except TimeoutError:
+            # An upstream need not speak while it is still listening, nor while there is nothing
+            # to listen to because the client is slow.
+            if upload.progress == progress and not upload.at_client:
+                raise

@@ -5,7 +5,7 @@ wrong: ``Connection`` names further lines that must go (a client can list any), 
 more than once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -43,7 +43,7 @@ _NOT_DOWNSTREAM: Final = _HOP_BY_HOP | {"SERVER", "DATE"}
 _METERED_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 
 
-def upstream_headers(headers: Iterable[tuple[str, str]]) -> Headers:
+def upstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:
     """Client's lines (names in upper case) → lines for the upstream, without host, length and key.
 
     ``Accept-Encoding`` is cut to what we can meter; names get the usual ``Title-Case``.
@@ -57,7 +57,7 @@ def upstream_headers(headers: Iterable[tuple[str, str]]) -> Headers:
     return kept
 
 
-def downstream_headers(headers: Iterable[tuple[str, str]]) -> Headers:
+def downstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:
     """The upstream's lines → lines for the client: order, case and duplicates as they came."""
     named = _named_by_connection(headers)
     return [
@@ -87,7 +87,7 @@ def title_case(name: str) -> str:
     return name.title()
 
 
-def _named_by_connection(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
+def _named_by_connection(headers: Sequence[tuple[str, str]]) -> frozenset[str]:
     """What the ``Connection`` lines list, upper case."""
     named: set[str] = set()
     for name, value in headers:

@@ -98,20 +98,31 @@ class ConnectionPool:
 
     def connect(self) -> Socket:
         """A new connection. Raises OSError (:class:`ConnectTimedOut`, ssl.SSLError, …)."""
-        with gevent.Timeout(self._connect_timeout, ConnectTimedOut("connect timed out")):
-            try:
-                sock: Socket = self._connector._create_socket()  # noqa: SLF001  (its one entry)
-            except RuntimeError as error:  # what a forward proxy's refusal is raised as
-                raise OSError(str(error)) from error
+        timer = gevent.Timeout.start_new(self._connect_timeout)
+        try:
+            sock: Socket = self._connector._create_socket()  # noqa: SLF001  (its one entry)
+        except gevent.Timeout as timeout:
+            if timeout is not timer:
+                raise
+            raise ConnectTimedOut("connect timed out") from timeout
+        except RuntimeError as error:  # what a forward proxy's refusal is raised as
+            raise OSError(str(error)) from error
+        finally:
+            timer.close()
         return sock
 
     def release(self, sock: Socket) -> None:
         """Take back a connection whose answer was read to its end."""
+        if not self._max_idle:
+            sock.close()
+            return
         if len(self._idle) >= self._max_idle:
             self._idle.popleft()[0].close()
         self._idle.append((sock, time.monotonic()))
 
     def close(self) -> None:
+        """Keep nothing, from now on."""
+        self._max_idle = 0
         while self._idle:
             self._idle.pop()[0].close()
 
@@ -138,7 +149,7 @@ def _connector(
     options: dict[str, Any] = {
         "connection_host": proxy.hostname or host,
         "connection_port": (proxy.port or 80) if proxy_url else port,
-        "request_host": host,
+        "request_host": f"[{host}]" if ":" in host else host,  # as CONNECT names it
         "request_port": port,
         "connection_timeout": connect_timeout,
         "use_proxy": bool(proxy_url),
@@ -147,11 +158,34 @@ def _connector(
         options["proxy_user"] = unquote(proxy.username)
         options["proxy_password"] = unquote(proxy.password or "")
     if parts.scheme == "https":
+        options["ssl_options"] = {"server_hostname": host}
         return _TunedTLS(ssl_context_factory=lambda cafile: context(), **options)
     return _Tuned(**options)
 
 
 class _Tuned(PlainConnector):
+    def _create_socket(self) -> Socket:
+        """Try each address. All but the last may take half of the time that is left, so that one
+        that swallows packets (often the IPv6 one) leaves some to the others; the base class gives
+        all of it to each."""
+        deadline = time.monotonic() + self.connection_timeout
+        addresses = self._resolve()
+        failure: OSError | None = None
+        for number, (family, kind, protocol, _, address) in enumerate(addresses, 1):
+            sock: Socket = self._create_tcp_socket(family, kind, protocol)
+            try:
+                if number < len(addresses):
+                    sock.settimeout(max(0.01, (deadline - time.monotonic()) / 2))
+                connected: Socket = self._connect_socket(sock, address)
+                return connected
+            except OSError as error:
+                sock.close()
+                failure = failure or error
+            except BaseException:
+                sock.close()
+                raise
+        raise failure or OSError("its name has no address")
+
     def _create_tcp_socket(self, family: int, socktype: int, protocol: int) -> Socket:
         sock = super()._create_tcp_socket(family, socktype, protocol)
         for level, option, value in _KEEPALIVE:

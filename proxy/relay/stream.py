@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from proxy.errors import UpstreamError
+from proxy.errors import ClientError, UpstreamError
 from proxy.relay.timing import Timing
 from proxy.relay.transport import UpstreamResponse
 from proxy.relay.watch import Interruption
@@ -109,12 +109,18 @@ class RelayStream:
             self.outcome = Outcome.ABORTED
             self.error_code = error.code
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+        except ClientError as error:
+            # The rest of its upload failed, while the answer was already coming.
+            self.error_code = error.code
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         if not chunk:
             self.outcome = Outcome.COMPLETED
             raise StopIteration
         if not self._timing.first_byte:
             self._timing.mark_first_byte()
-        self._last = self._upstream.complete
+        if self._upstream.complete:
+            self._last = True
+            self._timing.mark_upstream_done()
         self._pending = chunk
         self.bytes_out += len(chunk)
         return chunk
@@ -128,10 +134,13 @@ class RelayStream:
         if isinstance(error, Interruption):
             # It surfaced outside of `__next__`, while the server was writing a chunk.
             self._note(error)
-        self._timing.mark_upstream_done()
-        self._upstream.close()
-        self._meter()
-        on_close(self)
+        if not self._last:
+            self._timing.mark_upstream_done()
+        try:
+            self._upstream.close()
+            self._meter()
+        finally:
+            on_close(self)
 
     def _interrupted(self, interruption: Interruption) -> bytes:
         self._note(interruption)

@@ -22,7 +22,7 @@ Headers = list[tuple[str, str]]
 class UpstreamResponse:
     """An answer whose head is in; :meth:`read` gives the body as it comes."""
 
-    __slots__ = ("_raw", "headers", "reason", "status")
+    __slots__ = ("_raw", "complete", "headers", "reason", "status")
 
     def __init__(self, response: requests.Response) -> None:
         self.status: int = response.status_code
@@ -30,6 +30,8 @@ class UpstreamResponse:
         self._raw: Any = response.raw
         # The Response's own mapping joins duplicates; the raw one keeps each line.
         self.headers: Headers = list(self._raw.headers.items())
+        #: Whether the chunk last read is the last one; what a mock cannot tell counts as not.
+        self.complete = False
 
     def read(self) -> bytes:
         """What has arrived, undecoded; ``b""`` at the end. Raises :class:`UpstreamError`."""
@@ -37,12 +39,8 @@ class UpstreamResponse:
             data: bytes = self._raw.read1(65536, decode_content=False)
         except requests.RequestException as error:
             raise _translated(error) from error
+        self.complete = getattr(self._raw, "complete", False)
         return data
-
-    @property
-    def complete(self) -> bool:
-        """Whether the last byte is in already; what a mock cannot tell counts as not."""
-        return bool(getattr(self._raw, "complete", False))
 
     @property
     def upload_done(self) -> bool:
@@ -87,9 +85,10 @@ class SessionTransport:
             raise _translated(error) from error
         timing.head_received = time.perf_counter()
         timing.upstream_stop_ns = time.time_ns()
-        started_ns = getattr(response.raw, "write_started_ns", 0)
-        if started_ns:
-            timing.connected += (started_ns - timing.upstream_start_ns) / 1e9
+        raw: Any = response.raw
+        started_ns = getattr(raw, "write_started_ns", 0)
+        if started_ns:  # a mock has no such marks
+            timing.connected = raw.write_started
             timing.upstream_start_ns = started_ns
         return UpstreamResponse(response)
 

@@ -47,18 +47,20 @@ class ClientWatcher:
 
     def __init__(self, client: Any) -> None:
         """``client`` is a gevent socket."""
-        self._client = client
+        # None once stopped.
+        self._client: Any = client
         self._greenlet = gevent.getcurrent()
         self._watcher: Any = None
 
     def start(self) -> None:
         """Idempotent."""
-        if self._watcher is None and self._client.fileno() >= 0:
+        if self._watcher is None and self._client is not None and self._client.fileno() >= 0:
             self._watcher = get_hub().loop.io(self._client.fileno(), 1)
             self._watcher.start(self._readable)
 
     def stop(self) -> None:
-        """Idempotent; no exception is thrown after it."""
+        """Idempotent and final; no exception is thrown after it."""
+        self._client = None
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.stop()

@@ -103,11 +103,15 @@ class ResponseParser(HTTPResponseParser):
         self.reason += text
 
     def _on_header_field(self, text: str) -> None:
+        if self.head_complete:
+            return  # a trailer, which the contract drops (RFC 9110 §6.5.1)
         if self._value is not None:
             self._keep_header()
         self._name += text
 
     def _on_header_value(self, text: str) -> None:
+        if self.head_complete:
+            return
         self._value = text if self._value is None else self._value + text
 
     def _on_headers_complete(self) -> bool:
@@ -129,9 +133,7 @@ class ResponseParser(HTTPResponseParser):
         self.headers = HeaderPairs()
 
     def _keep_header(self) -> None:
-        # After the head these are trailers, which the contract drops (RFC 9110 §6.5.1).
-        if not self.head_complete:
-            self.headers.append((self._name, self._value or ""))
+        self.headers.append((self._name, self._value or ""))
         self._name = ""
         self._value = None
 

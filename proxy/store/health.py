@@ -19,7 +19,7 @@ _INTERVAL: Final = 5.0
 
 
 class DatabaseHealth:
-    """``check`` raises a ProxyError whose message says what is wrong."""
+    """``check`` raises; the message of a ProxyError says what is wrong."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
@@ -40,10 +40,11 @@ class DatabaseHealth:
         before = self.state
         try:
             self._check()
-        except ProxyError as error:
-            self.state = str(error) or "unavailable"
+        except Exception as error:  # noqa: BLE001  (a defect must not end the checks)
+            # ``/ready`` is open to all: only what was worded for clients is said there.
+            self.state = (str(error) if isinstance(error, ProxyError) else "") or "unavailable"
             if self.state != before:
-                _log.error("database: %s", self.state)
+                _log.error("database: %s (%r)", self.state, error.__cause__ or error)
         else:
             self.state = "ok"
             self.ready = True

@@ -9,7 +9,6 @@
 """
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -17,11 +16,11 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from proxy.errors import ClientError, ProxyError
+from proxy.web.inbound import request_id
 from proxy.web.replies import flask_error
 
 _log = logging.getLogger(__name__)
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 #: What Flask itself refuses, as codes of ours.
 _CODE_BY_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
@@ -39,34 +38,47 @@ def create_flask_app(rooms: Sequence[Room]) -> flask.Flask:
     app = flask.Flask("proxy", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
+    app.before_request(_name_request)
+    app.after_request(_tell_name)
     for room in rooms:
         if room.guard is not None:
             room.blueprint.before_request(room.guard)
         app.register_blueprint(room.blueprint, url_prefix=room.prefix)
-    app.register_error_handler(ProxyError, flask_error)
+    app.register_error_handler(ProxyError, _proxy_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
-    app.after_request(_name_request)
     return app
+
+
+def _proxy_error(error: ProxyError) -> flask.Response:
+    return _defect(error) if error.code == "internal_error" else flask_error(error)
 
 
 def _http_error(error: HTTPException) -> flask.Response:
     """What routing and Werkzeug raise."""
     status = error.code or 500
-    code = _CODE_BY_STATUS.get(status, "invalid_request")
     if status >= 500:
-        return flask_error(ProxyError())
+        return _defect(error)
+    code = _CODE_BY_STATUS.get(status, "invalid_request")
     headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
     return flask_error(ClientError(code=code, headers=headers))
 
 
 def _defect(error: Exception) -> flask.Response:
-    _log.error("request failed: %s %s", flask.request.method, flask.request.path, exc_info=error)
+    _log.error(
+        "request failed: %s %s",
+        flask.request.method,
+        flask.request.path,
+        exc_info=error,
+        extra={"request_id": flask.g.request_id},
+    )
     return flask_error(ProxyError())
 
 
-def _name_request(response: flask.Response) -> flask.Response:
-    given = flask.request.headers.get("X-Request-ID", "")
-    if _REQUEST_ID.fullmatch(given):
-        response.headers["X-Proxy-Request-ID"] = given
+def _name_request() -> None:
+    flask.g.request_id = request_id(flask.request.headers.get("X-Request-ID"))
+
+
+def _tell_name(response: flask.Response) -> flask.Response:
+    response.headers["X-Proxy-Request-ID"] = flask.g.request_id
     return response

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 Headers = list[tuple[str, str]]
 
+#: Longer ones are no origins (RFC 1035: a name has 253 characters), and matching one against a
+#: pattern with several ``*`` takes time that grows with a power of its length.
+_LONGEST_ORIGIN = 300
 _MAX_AGE = "86400"
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -24,11 +27,13 @@ class Cors:
         self._pattern = re.compile("|".join(patterns) or r"(?!)")
 
     def allows(self, origin: str) -> bool:
-        return self._any or self._pattern.fullmatch(origin.lower()) is not None
+        return self._any or (
+            len(origin) <= _LONGEST_ORIGIN and self._pattern.fullmatch(origin.lower()) is not None
+        )
 
-    def preflight(self, method: str, origin: str | None, asked_method: str | None) -> bool:
-        """Whether this request is a preflight that we answer (Fetch standard, CORS-preflight)."""
-        return self.enabled and method == "OPTIONS" and bool(origin) and asked_method is not None
+    def preflight(self, origin: str | None, asked_method: str | None) -> bool:
+        """Whether an ``OPTIONS`` is a preflight that we answer (Fetch standard, CORS-preflight)."""
+        return self.enabled and bool(origin) and asked_method is not None
 
     def preflight_headers(self, origin: str, asked_headers: str | None) -> Headers:
         """For the 204. An origin that is not allowed gets no permission, and no error either."""

@@ -3,6 +3,7 @@
 Holds what is known of it so far and turns that into exactly one event, whichever way it ends.
 """
 
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from proxy.usage.meter import UsageMeter
 from proxy.web.inbound import Inbound
 from proxy.web.replies import error_body
 
+#: Longer paths are cut in the event: a line must stay small enough to be written in one piece.
+_ENDPOINT_LENGTH: Final = 1024
 #: SO_LINGER on, zero seconds: closing the socket sends a reset.
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -66,7 +69,8 @@ class Exchange:
         if self._http_1_0 and not completed and self._socket is not None:
             # Without chunks or a length a closed connection is the normal end: only a reset says
             # that this one is not.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            with contextlib.suppress(OSError):  # it is closed already
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         reading = meter.result(complete=completed)
         event = self.end(
             status,
@@ -83,8 +87,13 @@ class Exchange:
 
     def refused(self, error: ProxyError, bytes_out: int) -> None:
         """We answered in the upstream's stead."""
-        ours = isinstance(error, UpstreamError) or error.code in ("draining", "internal_error")
-        outcome = Outcome.ABORTED if ours else Outcome.REJECTED
+        # At a stop, what has asked the upstream is cut, and what has not is refused.
+        aborted = (
+            isinstance(error, UpstreamError)
+            or error.code == "internal_error"
+            or (error.code == "draining" and self.timing.upstream_asked > 0)
+        )
+        outcome = Outcome.ABORTED if aborted else Outcome.REJECTED
         self.end(error.status, outcome, error.code, bytes_out=bytes_out)
 
     def end(
@@ -104,7 +113,7 @@ class Exchange:
         event = UsageEvent(
             started=timing.started_unix,
             request_id=self.inbound.request_id,
-            endpoint=self.inbound.path,
+            endpoint=self.inbound.path[:_ENDPOINT_LENGTH],
             method=self.inbound.method,
             client_ip=self.inbound.client_ip,
             status_code=status,

@@ -5,8 +5,8 @@ and decodes the path. The server's worker hands the parsed lines over on ``wsgi.
 is taken from ``RAW_URI`` as it stands.
 """
 
+import os
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote
@@ -41,8 +41,7 @@ class Inbound:
         self.headers: Headers = _header_lines(environ) if lines is None else lines
         # First value of each; what must not come twice is refused by the server's parser.
         self._by_name = dict(reversed(self.headers))
-        given_id = self._by_name.get("X-REQUEST-ID", "")
-        self.request_id = given_id if _REQUEST_ID.fullmatch(given_id) else uuid.uuid4().hex
+        self.request_id = request_id(self._by_name.get("X-REQUEST-ID"))
         self.client_ip = client_address(self.headers, environ, trusted_proxies)
         self.body = InboundBody(
             self._source,
@@ -105,6 +104,9 @@ class InboundBody:
             self.received += len(piece)
             if self.received > self._limit:
                 raise _too_large(self._limit)
+            if not piece and self.length is not None:
+                # Our server has raised this already; others end the body without a word.
+                raise ClientError("The request body ended before it was complete.")
             if not piece or self.received == self.length:
                 self.finished = True
                 self.on_finished()
@@ -115,6 +117,13 @@ class InboundBody:
         read_arrived = getattr(self._source, "read_arrived", None)
         piece: bytes = self._source.read(_PIECE) if read_arrived is None else read_arrived(_PIECE)
         return piece
+
+
+def request_id(given: str | None) -> str:
+    """The client's ``X-Request-ID`` when it is a sane token, else a new one."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return os.urandom(16).hex()
 
 
 def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: int) -> str:
@@ -144,9 +153,10 @@ def check_path(path: str) -> None:
     if not path.startswith("/v1/"):
         raise ClientError(code="endpoint_not_found")
     if "." in path or "%" in path:
-        segments = unquote(path, "latin-1").replace("\\", "/").split("/")
-        if ".." in segments or "." in segments:
-            raise ClientError("The path must not contain `.` or `..` segments.")
+        for segment in unquote(path, "latin-1").replace("\\", "/").split("/"):
+            # Servlet containers cut off `;…` before they resolve: `..;` is a `..` to them.
+            if segment.partition(";")[0] in (".", ".."):
+                raise ClientError("The path must not contain `.` or `..` segments.")
 
 
 def _header_lines(environ: dict[str, Any]) -> Headers:

@@ -75,10 +75,10 @@ class RelayEndpoint:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         inbound = Inbound(environ, self._bounds.trusted_proxies)
-        origin = inbound.header("ORIGIN")
-        asked = inbound.header("ACCESS-CONTROL-REQUEST-METHOD")
-        if self._cors.preflight(inbound.method, origin, asked):
-            return self._preflight(inbound, origin or "", start_response)
+        if inbound.method == "OPTIONS":
+            origin = inbound.header("ORIGIN")
+            if self._cors.preflight(origin, inbound.header("ACCESS-CONTROL-REQUEST-METHOD")):
+                return self._preflight(inbound, origin or "", start_response)
         exchange = Exchange(inbound, environ, self._publish)
         slot = None
         try:
@@ -96,9 +96,14 @@ class RelayEndpoint:
             self._leave(slot)
             exchange.end(499, Outcome.CLIENT_GONE)
             raise
-        except Exception:  # noqa: BLE001  (a defect of ours: logged, and told as a 500)
-            _log.exception("request failed", extra={"request_id": inbound.request_id})
+        except Exception as error:  # noqa: BLE001  (a defect of ours: told as a 500)
             failure = ProxyError()
+            failure.__cause__ = error
+        except BaseException:
+            # The worker is being killed: nobody is left to answer to.
+            self._leave(slot)
+            exchange.end(503, Outcome.ABORTED, "draining")
+            raise
         self._leave(slot)
         return self._refuse(exchange, failure, start_response)
 
@@ -115,22 +120,22 @@ class RelayEndpoint:
 
         exchange.watch_client()
         upstream = self._relay.handle(outbound, principal.upstream_key, timing)
-        inbound.abandon_body()  # the answer came before the upload's end, if it has not ended
-        content_type, content_encoding = _content(upstream.headers)
-        meter = UsageMeter(content_type, content_encoding)
-
-        def on_close(stream: RelayStream) -> None:
-            self._leave(slot)
-            exchange.end_stream(stream, upstream.status, meter, content_type)
-
-        stream = RelayStream(
-            upstream,
-            timing,
-            [meter],
-            farewell=lambda cut: exchange.last_words(cut, meter),
-            on_close=on_close,
-        )
         try:
+            inbound.abandon_body()  # the answer came before the upload's end, if it has not ended
+            content_type, content_encoding = _content(upstream.headers)
+            meter = UsageMeter(content_type, content_encoding)
+
+            def on_close(stream: RelayStream) -> None:
+                self._leave(slot)
+                exchange.end_stream(stream, upstream.status, meter, content_type)
+
+            stream = RelayStream(
+                upstream,
+                timing,
+                [meter],
+                farewell=lambda cut: exchange.last_words(cut, meter),
+                on_close=on_close,
+            )
             start_response(
                 f"{upstream.status} {upstream.reason}",
                 [
@@ -167,10 +172,15 @@ class RelayEndpoint:
     ) -> Iterable[bytes]:
         inbound = exchange.inbound
         inbound.abandon_body()
-        reply = error_reply(error, self._our_headers(inbound, exchange.timing))
-        exchange.refused(error, len(reply.body))
-        start_response(reply.status, reply.headers)
-        return [] if inbound.method == "HEAD" else [reply.body]
+        status, headers, body = error_reply(error, self._our_headers(inbound, exchange.timing))
+        if inbound.method == "HEAD":
+            body = b""
+        exchange.refused(error, len(body))
+        if error.code == "internal_error":
+            # Only now, when nothing can be thrown into this greenlet any more: logging may wait.
+            _log.error("request failed", exc_info=error, extra={"request_id": inbound.request_id})
+        start_response(status, headers)
+        return [body] if body else []
 
     def _preflight(
         self, inbound: Inbound, origin: str, start_response: StartResponse
@@ -213,8 +223,9 @@ def create_blueprint(endpoint: RelayEndpoint) -> flask.Blueprint:
     blueprint = flask.Blueprint("v1", __name__)
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"]
 
+    @blueprint.route("/", methods=methods, provide_automatic_options=False)
     @blueprint.route("/<path:path>", methods=methods, provide_automatic_options=False)
-    def relay(path: str) -> RelayResponse:
+    def relay(path: str = "") -> RelayResponse:
         return RelayResponse(endpoint)
 
     return blueprint

@@ -32,7 +32,9 @@ def status_line(status: int) -> str:
 
 
 def error_body(error: ProxyError) -> bytes:
-    message = str(error) or messages.BY_CODE[error.code]
+    """``error`` in the one shape; what a defect of ours says is for the log only."""
+    said = "" if error.code == "internal_error" else str(error)
+    message = said or messages.BY_CODE[error.code]
     return orjson.dumps(
         {
             "error": {

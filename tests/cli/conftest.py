@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,8 @@ def run() -> Run:
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> "responses.RequestsMock":
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[responses.RequestsMock]:
     """A management API made of canned answers; every one of them must be asked for."""
     monkeypatch.setenv("MANAGEMENT_TOKEN", TOKEN)
     with responses.RequestsMock() as mock:
-        yield mock  # type: ignore[misc]
+        yield mock

@@ -29,7 +29,7 @@ def answer(text: str) -> bytes:
 
 
 def sent(call: responses.Call) -> dict[str, Any]:
-    body: dict[str, Any] = orjson.loads(call.request.body)
+    body: dict[str, Any] = orjson.loads(call.request.body or b"")
     return body
 
 

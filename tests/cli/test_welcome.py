@@ -1,5 +1,6 @@
 """proxy/cli/welcome.py: what `make run` prints, and that Ctrl-C ends what it started."""
 
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from responses.matchers import json_params_matcher
 from proxy.cli import server
 from proxy.cli.client import Api
 from proxy.cli.standin import StandIn
-from proxy.cli.welcome import greeting
+from proxy.cli.welcome import _greet, greeting
+from proxy.settings import Settings
 
 from .conftest import BASE, Run
 
@@ -56,6 +58,21 @@ def test_without_a_project_the_command_that_makes_one(
 ) -> None:
     api.get(f"{BASE}/manage/projects", json=projects)
     assert "project create" in greeting(Api(BASE, "t"))
+
+
+def test_a_server_that_refuses_serves_on(
+    run: Run,
+    api: responses.RequestsMock,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run("setup")
+    monkeypatch.setattr(server, "wait_until_serving", lambda base_url, ended: True)
+    error = {"message": "Away.", "code": "store_unavailable"}
+    api.get(f"{BASE}/manage/projects", json={"error": error}, status=503)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        _greet(process, BASE, Settings.load(os.environ, Path(".env")))
+    assert "but: Away. (store_unavailable, HTTP 503)" in capsys.readouterr().err
 
 
 def test_serve_and_greet_for_real(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,19 @@
 """Events to a file of JSON lines, rotated by size, shared by all workers of a node.
 
-The thing to get wrong: several processes append and any of them may rotate. Each batch is one
-``O_APPEND`` write; rotation happens under a lock file, and only if the file is still the one that
-was found too large; a writer whose file has been renamed reopens before its next batch.
+The thing to get wrong: several processes append and any of them may rotate. Whoever writes holds
+the lock of the open file (``flock``) and has looked, with the lock in its hands, whether that is
+still the file of this name; so a batch is whole or not there at all, and none goes into a file that
+has been moved away.
 """
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 
 class JsonLinesSink:
@@ -20,41 +24,42 @@ class JsonLinesSink:
         self._max_bytes = max_bytes
         self._backups = backups
         self._descriptor: int | None = None
+        self._stuck = False
 
     def write(self, batch: Sequence[bytes]) -> None:
         """Raises OSError (a full disk, no permission); a part that got through is cut off again."""
-        descriptor = self._open()
-        data = memoryview(b"".join(batch))
-        written = os.write(descriptor, data)
-        if written < len(data):
-            # A full disk takes a part. End the torn line so that the next one stands alone; the
-            # batch comes again, and readers skip what is not JSON.
-            with contextlib.suppress(OSError):
-                os.write(descriptor, b"\n")
-            raise OSError(f"{self._path}: only {written} of {len(data)} bytes could be written")
-        if os.fstat(descriptor).st_size > self._max_bytes:
-            self._rotate(descriptor)
+        descriptor = self._locked()
+        try:
+            size = os.fstat(descriptor).st_size
+            data = b"".join(batch)
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                data = b"\n" + data  # somebody was killed in the middle of a line
+            _write_all(descriptor, data, size)
+            if size + len(data) > self._max_bytes:
+                self._rotate()
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
-    def _open(self) -> int:
-        if self._descriptor is not None and not _is_same(self._descriptor, self._path):
-            self.close()
-        if self._descriptor is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            self._descriptor = os.open(self._path, flags, 0o640)
-        return self._descriptor
+    def _locked(self) -> int:
+        """The file of this name, open and locked."""
+        while True:
+            if self._descriptor is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+                self._descriptor = os.open(self._path, flags, 0o640)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            if _is_same(self._descriptor, self._path):
+                return self._descriptor
+            self.close()  # which unlocks it
 
-    def _rotate(self, descriptor: int) -> None:
-        lock = os.open(f"{self._path}.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    def _rotate(self) -> None:
+        """The file itself is moved last: from then on others make, and may rotate, a new one."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_same(descriptor, self._path):
-                return  # another worker was first
             for number in range(self._backups - 1, 0, -1):
                 with contextlib.suppress(FileNotFoundError):
                     Path(f"{self._path}.{number}").replace(f"{self._path}.{number + 1}")
@@ -62,8 +67,26 @@ class JsonLinesSink:
                 self._path.replace(f"{self._path}.1")
             else:
                 self._path.unlink(missing_ok=True)
-        finally:
-            os.close(lock)
+        except OSError as error:
+            # The batch is written: if this were raised it would come again, and again. Better a
+            # file that grows.
+            if not self._stuck:
+                _log.error("%s cannot be rotated: %s", self._path, error)
+            self._stuck = True
+        else:
+            self._stuck = False
+
+
+def _write_all(descriptor: int, data: bytes, size: int) -> None:
+    """Append ``data`` to what has ``size`` bytes: all of it, or nothing."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]  # a full disk takes a part first
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

@@ -1,12 +1,14 @@
 """Events to standard output, for whoever collects a container's output."""
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Final
 
 #: Writes up to this size to a pipe are atomic on Linux (PIPE_BUF), so that workers who share it do
 #: not mix their lines.
 _ATOMIC: Final = 4096
+_PAUSE: Final = 0.01
 
 
 class StdoutSink:
@@ -28,4 +30,9 @@ class StdoutSink:
 def _write_all(data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(1, view) :]
+        try:
+            view = view[os.write(1, view) :]
+        except BlockingIOError:
+            # Somebody who shares the pipe has made it non-blocking. Raised, the whole batch would
+            # come again, lines that are out already included.
+            time.sleep(_PAUSE)

@@ -1,0 +1,201 @@
+"""The house rules, held by a test: rows, fences, lengths, tests, documented settings, one error shape.
+
+When one of these fails, the change is wrong or the rule is; the rule is then changed here, together
+with docs/architecture.md, and not worked around.
+"""
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+import grimp
+import pytest
+
+from proxy import messages
+from proxy.errors import STATUS_BY_CODE
+from proxy.settings import NOT_YET, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted((ROOT / "proxy").rglob("*.py"))
+LONGEST = 250
+
+ROW_0 = {"errors", "messages", "parsers"}
+ROW_2 = {"store", "events", "providers"}
+#: Package or module below `proxy` → which others it may import. Imports go down only; neighbours on
+#: a row do not import each other.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "messages": set(),
+    "parsers": set(),
+    "settings": ROW_0,
+    "logs": ROW_0,
+    "cipher": ROW_0,
+    "usage": ROW_0,
+    "store": ROW_0 | {"cipher"},
+    "events": ROW_0 | {"usage"},
+    "providers": ROW_0 | {"usage"},
+    "auth": ROW_0 | {"store"},
+    "relay": ROW_0 | {"providers", "usage"},
+    "web": ROW_0 | ROW_2 | {"auth", "relay", "usage"},
+    "app": ROW_0 | ROW_2 | {"auth", "relay", "usage", "web", "settings", "logs", "cipher"},
+    "wsgi": {"app", "settings", "errors", "logs"},
+    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "logs"},
+    "worker": {"errors", "arriving"},
+    "arriving": {"errors"},
+}
+
+#: Library → modules (or packages) below `proxy` that may import it.
+FENCES: dict[str, set[str]] = {
+    "flask": {"web", "app"},
+    "werkzeug": {"web"},
+    "requests": {"relay", "app", "cli"},
+    "urllib3": {"relay", "cli"},
+    "geventhttpclient": {"relay"},
+    "pymysql": {"store"},
+    "dbutils": {"store"},
+    "sqlite3": {"store"},
+    "certifi": {"relay"},
+    "cryptography": {"cipher"},
+    "gunicorn": {"worker", "arriving"},
+    "dotenv": {"settings", "cli"},
+    "cachetools": {"auth"},
+    "click": {"cli"},
+    "rich": {"cli"},
+    "gevent": {
+        "worker",
+        "relay.adapter",
+        "relay.answer",
+        "relay.pool",
+        "relay.watch",
+        "events.queue",
+        "events.drain",
+        "auth.counts",
+        "store",
+    },
+}
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("proxy", include_external_packages=True, cache_dir=None)
+
+
+def ours(module: str) -> str:
+    """``proxy.web.relay`` → ``web``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_imports_go_down_only(graph: grimp.ImportGraph) -> None:
+    wrong = []
+    for module in sorted(graph.modules):
+        if not module.startswith("proxy."):
+            continue
+        room = ours(module)
+        assert room in MAY_IMPORT, f"{module}: no row has been given to it"
+        for imported in graph.find_modules_directly_imported_by(module):
+            other = ours(imported) if imported.startswith("proxy.") else ""
+            if other and other != room and other not in MAY_IMPORT[room]:
+                wrong.append(f"{module} imports {imported}")
+    assert not wrong
+
+
+def test_the_cli_takes_only_credentials_of_auth(graph: grimp.ImportGraph) -> None:
+    for module in graph.find_descendants("proxy.cli"):
+        imported = graph.find_modules_directly_imported_by(module)
+        assert {name for name in imported if ours(name) == "auth"} <= {"proxy.auth.credentials"}
+
+
+def test_libraries_stay_behind_their_fences(graph: grimp.ImportGraph) -> None:
+    wrong = []
+    for library, allowed in FENCES.items():
+        if library not in graph.modules:
+            continue
+        for module in graph.find_modules_that_directly_import(library):
+            inside = module.removeprefix("proxy.")
+            if inside not in allowed and ours(module) not in allowed:
+                wrong.append(f"{module} imports {library}")
+    assert not wrong
+
+
+def test_every_library_has_a_fence_or_is_free(graph: grimp.ImportGraph) -> None:
+    import sys
+
+    free = {"orjson"}
+    used = {name for name in graph.modules if not name.startswith("proxy")}
+    assert used - set(FENCES) - free - sys.stdlib_module_names == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short_and_say_what_they_are(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= LONGEST
+    if source.strip():
+        assert ast.get_docstring(ast.parse(source)), "no module docstring"
+
+
+def has_logic(path: Path) -> bool:
+    """Whether any function does more than be declared."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            if any(not _is_nothing(statement) for statement in body):
+                return True
+    return False
+
+
+def _is_nothing(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Pass) or (
+        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    )
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if has_logic(p)], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_modules_with_logic_have_a_test_file(path: Path) -> None:
+    inside = path.relative_to(ROOT / "proxy")
+    name = inside.parent.name if inside.name == "__init__.py" else inside.stem
+    assert (ROOT / "tests" / inside.parent / f"test_{name}.py").exists()
+
+
+def test_nothing_happens_at_import() -> None:
+    """No module reads the environment, opens a socket or spawns when it is imported."""
+    forbidden = re.compile(r"\b(os\.environ|os\.getenv|gevent\.spawn|socket\.socket\(|open\()")
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom):
+                continue
+            found = forbidden.search(ast.unparse(node))
+            assert not found, f"{dotted(path)}: {ast.unparse(node)[:80]}"
+
+
+def test_every_setting_is_documented() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    names = {field.name.upper() for field in dataclasses.fields(Settings)}
+    aliases = {name for field in dataclasses.fields(Settings) for name in field.metadata["aliases"]}
+    missing = {name for name in names | aliases | NOT_YET if f"`{name}`" not in page}
+    assert not missing
+
+
+def test_one_error_shape() -> None:
+    """Every code has a status, a wording and a line in the docs; one function builds the shape."""
+    assert set(messages.BY_CODE) == set(STATUS_BY_CODE)
+    page = (ROOT / "docs" / "management-api.md").read_text()
+    assert not {code for code in STATUS_BY_CODE if f"`{code}`" not in page}
+    builders = [dotted(path) for path in MODULES if re.search(r'"error":\s*\{', path.read_text())]
+    assert set(builders) <= {"proxy.web.replies", "proxy.cli.standin"}
+
+
+def test_every_code_that_is_raised_is_known() -> None:
+    raised = {
+        code
+        for path in MODULES
+        for code in re.findall(r'\bcode(?:: str)?\s*=\s*"([a-z_]+)"', path.read_text())
+    }
+    assert raised <= set(STATUS_BY_CODE)

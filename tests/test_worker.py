@@ -1,0 +1,51 @@
+"""The worker's own decisions; what it does on the wire is shown by the end-to-end tests."""
+
+import socket
+
+import gevent
+import gevent.socket
+import pytest
+from gunicorn.http import errors as http_errors
+
+from proxy.errors import ClientError, StoreError
+from proxy.worker import _as_ours, _shut_if_quiet
+
+
+@pytest.mark.parametrize(
+    ("raised", "status_line", "status"),
+    [
+        (http_errors.LimitRequestLine(9000, 8190), "414 URI Too Long", 400),
+        (http_errors.LimitRequestHeaders("x"), "431 Request Header Fields Too Large", 400),
+        (http_errors.UnsupportedTransferCoding("x"), "501 Not Implemented", 400),
+        (http_errors.ExpectationFailed("x"), "417 Expectation Failed", 400),
+        (http_errors.ForbiddenProxyRequest("x"), "403 Forbidden", 400),
+        (http_errors.InvalidHeader("Cookie: secret"), None, 400),
+        (http_errors.InvalidResponseHeader("X"), None, 500),
+        (ClientError(code="request_timeout"), None, 408),
+        (StoreError(), None, 503),
+        (ZeroDivisionError("secret"), None, 500),
+    ],
+)
+def test_what_the_client_is_told(
+    raised: Exception, status_line: str | None, status: int
+) -> None:
+    error, line = _as_ours(raised)
+    assert (line, error.status) == (status_line, status)
+    assert "secret" not in str(error)
+
+
+def test_idle_is_shut_and_a_request_that_just_came_is_not() -> None:
+    ours, theirs = gevent.socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"G")
+        gevent.sleep(0)
+        _shut_if_quiet(ours)
+        assert ours.recv(1) == b"G"
+        _shut_if_quiet(ours)
+        assert theirs.recv(1) == b""
+    _shut_if_quiet(ours)  # closed already: nothing to do
+
+
+def test_socket_is_patched() -> None:
+    """The tests run as the product does."""
+    assert socket.socket is gevent.socket.socket
