@@ -29,7 +29,10 @@ def _exit(*problems):
 
 def _check_schema(database_url):
     """Refuse an old schema; a database that is away only keeps the workers unready."""
-    database = Database.from_url(database_url, pool_size=1)
+    try:
+        database = Database.from_url(database_url, pool_size=1)
+    except ValueError as error:
+        return f"DATABASE_URL: {error}"
     try:
         check_schema(database)
     except SchemaOutdated as error:
@@ -85,6 +88,7 @@ forwarded_allow_ips = ""
 secure_scheme_headers = {}
 
 accesslog = None
+logger_class = "proxy.worker.ProxyLogger"
 logconfig_dict = logs.config(
     level=_settings.log_level,
     log_format=_settings.log_format,

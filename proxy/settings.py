@@ -175,6 +175,7 @@ def _contradictions(chosen: Mapping[str, Any]) -> list[str]:
             "MAX_CONCURRENT_REQUESTS: must be smaller than WORKER_CONNECTIONS, so that a full node"
             " can still answer"
         )
-    if value("max_json_bytes") > value("max_request_bytes"):
+    # Left at its default, the smaller of the two simply holds.
+    if "max_json_bytes" in chosen and chosen["max_json_bytes"] > value("max_request_bytes"):
         problems.append("MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES")
     return problems

@@ -19,6 +19,7 @@ import gevent
 import gevent.socket
 from gevent.event import Event
 from gunicorn import util
+from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
 from gunicorn.http import get_parser
 from gunicorn.workers.ggevent import GeventWorker
@@ -47,6 +48,13 @@ _STATUS_OF: Final = (
     (http_errors.ForbiddenProxyRequest, 403, "Forbidden", "Not allowed from this address."),
 )
 _QUIET: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF)
+
+
+class ProxyLogger(Logger):  # type: ignore[misc]
+    """gunicorn's logger without its access log, which it would prepare for nobody to read."""
+
+    def access(self, *args: Any) -> None:
+        """The usage event tells more, and off the path."""
 
 
 class ProxyWorker(GeventWorker):  # type: ignore[misc]

@@ -98,17 +98,11 @@ class ConnectionPool:
 
     def connect(self) -> Socket:
         """A new connection. Raises OSError (:class:`ConnectTimedOut`, ssl.SSLError, …)."""
-        timer = gevent.Timeout.start_new(self._connect_timeout)
-        try:
-            sock: Socket = self._connector._create_socket()  # noqa: SLF001  (its one entry)
-        except gevent.Timeout as timeout:
-            if timeout is not timer:
-                raise
-            raise ConnectTimedOut("connect timed out") from timeout
-        except RuntimeError as error:  # what a forward proxy's refusal is raised as
-            raise OSError(str(error)) from error
-        finally:
-            timer.close()
+        with gevent.Timeout(self._connect_timeout, ConnectTimedOut("connect timed out")):
+            try:
+                sock: Socket = self._connector._create_socket()  # noqa: SLF001  (its one entry)
+            except RuntimeError as error:  # what a forward proxy's refusal is raised as
+                raise OSError(str(error)) from error
         return sock
 
     def release(self, sock: Socket) -> None:
@@ -178,12 +172,11 @@ class _Tuned(PlainConnector):
                     sock.settimeout(max(0.01, (deadline - time.monotonic()) / 2))
                 connected: Socket = self._connect_socket(sock, address)
                 return connected
-            except OSError as error:
+            except BaseException as error:
                 sock.close()
+                if isinstance(error, ConnectTimedOut) or not isinstance(error, OSError):
+                    raise  # no failure of this address: all the time is over, or the client left
                 failure = failure or error
-            except BaseException:
-                sock.close()
-                raise
         raise failure or OSError("its name has no address")
 
     def _create_tcp_socket(self, family: int, socktype: int, protocol: int) -> Socket:
@@ -194,4 +187,19 @@ class _Tuned(PlainConnector):
 
 
 class _TunedTLS(_Tuned, TLSConnector):
-    pass
+    def _connect_socket(self, sock: Socket, address: Any) -> Socket:
+        """As the base class; but a handshake that is interrupted leaves no descriptor behind."""
+        sock.connect(address)
+        if self._use_proxy:
+            self._setup_proxy(sock)
+        secure: Socket = self.ssl_context.wrap_socket(
+            sock,
+            server_hostname=self.ssl_options["server_hostname"],
+            do_handshake_on_connect=False,
+        )
+        try:
+            secure.do_handshake()  # type: ignore[attr-defined]
+        except BaseException:
+            secure.close()
+            raise
+        return secure

