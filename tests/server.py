@@ -1,4 +1,4 @@
-"""The real thing under test: gunicorn with the project's own configuration, in a process of its own.
+"""The real thing under test: gunicorn with the project's own configuration, as a process.
 
 Started on a free port with everything in a temporary folder; ended by its own process id.
 """
@@ -131,7 +131,7 @@ class ProxyServer:
     # What it left behind.
 
     def events(self, count: int, timeout: float = 20) -> list[dict[str, Any]]:
-        """The next ``count`` events since the last call; waits for them, and for no more to come."""
+        """The next ``count`` events since the last call; waits for them."""
         deadline = time.monotonic() + timeout
         while True:
             lines = self.event_log.read_text().splitlines() if self.event_log.exists() else []

@@ -1,4 +1,4 @@
-"""The house rules, held by a test: rows, fences, lengths, tests, documented settings, one error shape.
+"""The house rules: rows, fences, lengths, test files, documented settings, one error shape.
 
 When one of these fails, the change is wrong or the rule is; the rule is then changed here, together
 with docs/architecture.md, and not worked around.

@@ -1,5 +1,6 @@
 """The request body on gunicorn, fed by gunicorn's own parser."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -53,7 +54,7 @@ def read_all(body: ArrivingBody, most: int = 65536) -> bytes:
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(places)]
 
 
 CUTS = st.lists(st.integers(min_value=0, max_value=10_000), max_size=12)
@@ -101,11 +102,9 @@ def test_a_piece_comes_when_it_arrives() -> None:
 def test_failures_are_ours(framing: list[bytes | Exception], code: str, whole: bool) -> None:
     """By the arriving piece, and by the ``read`` that Flask uses."""
     connection = Connection([b"POST / HTTP/1.1\r\n", *framing])
+    read = connection.body.read if whole else lambda: read_all(connection.body)
     with pytest.raises(ClientError) as caught:
-        if whole:
-            connection.body.read()
-        else:
-            read_all(connection.body)
+        read()
     assert caught.value.code == code
     assert connection.body.unreadable
 

@@ -26,9 +26,7 @@ from proxy.worker import _as_ours, _shut_if_quiet
         (ZeroDivisionError("secret"), None, 500),
     ],
 )
-def test_what_the_client_is_told(
-    raised: Exception, status_line: str | None, status: int
-) -> None:
+def test_what_the_client_is_told(raised: Exception, status_line: str | None, status: int) -> None:
     error, line = _as_ours(raised)
     assert (line, error.status) == (status_line, status)
     assert "secret" not in str(error)

@@ -1,7 +1,7 @@
 """A stand-in for OpenAI: a real HTTP/1.1 server on loopback that also knows how to misbehave.
 
-Everything is written by hand on the socket, so that a test decides about every byte and the moment
-it goes out. Ordinary API routes answer as OpenAI does; a path below ``/v1/behave/`` names one of the
+Everything is written by hand on the socket, so that a test decides about every byte and when it
+goes out. Ordinary API routes answer as OpenAI does; a path below ``/v1/behave/`` names one of the
 ways in ``BEHAVIOURS``.
 """
 
@@ -93,7 +93,7 @@ AUDIO = bytes(range(256)) * 64
 
 @dataclass
 class Received:
-    """One request as it arrived: header lines in order, ``complete`` once the body's end was seen."""
+    """One request as it arrived; ``complete`` once the end of its body was seen."""
 
     method: str
     target: str
@@ -141,7 +141,10 @@ class Conversation:
     def events(self, events: list[bytes], *, gated: bool = False) -> None:
         self.head(
             "200 OK",
-            [("Content-Type", "text/event-stream; charset=utf-8"), ("Transfer-Encoding", "chunked")],
+            [
+                ("Content-Type", "text/event-stream; charset=utf-8"),
+                ("Transfer-Encoding", "chunked"),
+            ],
         )
         for event in events:
             if gated:
@@ -187,7 +190,10 @@ def chat_events(usage: bool = True) -> list[bytes]:
 def response_events() -> list[bytes]:
     started = {**RESPONSE, "status": "in_progress", "output": [], "usage": None}
     return [
-        sse({"type": "response.created", "sequence_number": 0, "response": started}, "response.created"),
+        sse(
+            {"type": "response.created", "sequence_number": 0, "response": started},
+            "response.created",
+        ),
         sse(
             {
                 "type": "response.output_text.delta",
@@ -200,15 +206,24 @@ def response_events() -> list[bytes]:
             },
             "response.output_text.delta",
         ),
-        sse({"type": "response.completed", "sequence_number": 2, "response": RESPONSE}, "response.completed"),
+        sse(
+            {"type": "response.completed", "sequence_number": 2, "response": RESPONSE},
+            "response.completed",
+        ),
     ]
 
 
 # The ordinary API.
 
 
-def _json(talk: Conversation, body: object, status: str = "200 OK", extra: Headers | None = None) -> None:
-    headers = [("Content-Type", "application/json"), ("X-Request-Id", "req_upstream"), *(extra or [])]
+def _json(
+    talk: Conversation, body: object, status: str = "200 OK", extra: Headers | None = None
+) -> None:
+    headers = [
+        ("Content-Type", "application/json"),
+        ("X-Request-Id", "req_upstream"),
+        *(extra or []),
+    ]
     talk.answer(status, headers, json.dumps(body).encode())
 
 
@@ -331,18 +346,14 @@ def _silent(talk: Conversation) -> None:
 
 
 def _silent_midstream(talk: Conversation) -> None:
-    talk.head(
-        "200 OK", [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
-    )
+    talk.head("200 OK", [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")])
     talk.chunk(chat_events()[0])
     talk.upstream.asked.set()
     talk.wait_for_close()
 
 
 def _half_event(talk: Conversation) -> None:
-    talk.head(
-        "200 OK", [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
-    )
+    talk.head("200 OK", [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")])
     talk.chunk(chat_events()[0][:20])
     talk.upstream.asked.set()
     talk.wait_for_close()
@@ -361,9 +372,7 @@ def _flood(talk: Conversation) -> None:
 
 def _cut_chunked(talk: Conversation) -> None:
     talk.events_open = True  # type: ignore[attr-defined]
-    talk.head(
-        "200 OK", [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
-    )
+    talk.head("200 OK", [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")])
     talk.chunk(chat_events()[0])
     talk.sock.close()
 

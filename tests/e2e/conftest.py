@@ -78,7 +78,9 @@ class Call:
         headers: list[tuple[str, str]] | None = None,
         body: bytes = b"",
     ) -> RawAnswer:
-        return self._send(self.proxy.port, method, target, [self.access.bearer, *(headers or [])], body)
+        return self._send(
+            self.proxy.port, method, target, [self.access.bearer, *(headers or [])], body
+        )
 
     def direct(
         self,

@@ -13,9 +13,7 @@ from tests.upstream import Upstream
 from tests.waiting import wait_until
 
 
-@pytest.mark.parametrize(
-    "name", ["hang-up", "reset", "garbage", "half-head", "both-lengths"]
-)
+@pytest.mark.parametrize("name", ["hang-up", "reset", "garbage", "half-head", "both-lengths"])
 def test_no_valid_answer_is_502(call: Call, proxy: ProxyServer, name: str) -> None:
     answer = call.relayed("GET", f"/v1/behave/{name}")
     assert (answer.status, error_of(answer)) == (502, "upstream_broken")
@@ -25,9 +23,7 @@ def test_no_valid_answer_is_502(call: Call, proxy: ProxyServer, name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["cut-chunked", "cut-length"])
-def test_a_cut_answer_breaks_for_the_client_too(
-    call: Call, proxy: ProxyServer, name: str
-) -> None:
+def test_a_cut_answer_breaks_for_the_client_too(call: Call, proxy: ProxyServer, name: str) -> None:
     answer = call.relayed("GET", f"/v1/behave/{name}")
     assert answer.status == 200
     assert not answer.clean
@@ -46,14 +42,22 @@ def test_a_cut_answer_is_a_reset_for_http_1_0(proxy: ProxyServer, access: Access
         )
         client.read_head()
         with pytest.raises(ConnectionResetError):
-            while client.sock.recv(65536):
-                pass
+            read_to_end(client)
     proxy.events(1)
+
+
+def read_to_end(client: RawClient) -> None:
+    while client.sock.recv(65536):
+        pass
 
 
 def test_unreachable_is_502(own_proxy: Maker) -> None:
     refused = f"http://127.0.0.1:{free_port()}"
-    for url in (refused, "http://no-such-host.invalid", f"https://127.0.0.1:{own_proxy._upstream.port}"):
+    for url in (
+        refused,
+        "http://no-such-host.invalid",
+        f"https://127.0.0.1:{own_proxy._upstream.port}",
+    ):
         server, access = own_proxy.started(UPSTREAM_BASE_URL=url, WEB_CONCURRENCY="1")
         with RawClient(server.port) as client:
             client.request("GET", "/v1/models", [access.bearer])

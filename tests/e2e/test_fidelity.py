@@ -6,9 +6,9 @@ import pytest
 
 from tests.e2e.conftest import Access, Call
 from tests.rawclient import RawAnswer, RawClient
-from tests.waiting import wait_until
 from tests.server import UPSTREAM_KEY, ProxyServer
 from tests.upstream import Upstream
+from tests.waiting import wait_until
 
 #: Of the server that answers, not of the message: replaced, or about the hop.
 HOP = {"server", "date", "connection", "keep-alive", "transfer-encoding", "trailer"}
@@ -25,10 +25,21 @@ def comparable(answer: RawAnswer) -> tuple[str, list[tuple[str, str]], bytes, bo
     return answer.status_line, headers, answer.body, answer.clean
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"])
+@pytest.mark.parametrize(
+    "method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"]
+)
 @pytest.mark.parametrize(
     "name",
-    ["echo", "gzip", "trailers", "interim", "until-close", "no-content", "not-modified", "redirect"],
+    [
+        "echo",
+        "gzip",
+        "trailers",
+        "interim",
+        "until-close",
+        "no-content",
+        "not-modified",
+        "redirect",
+    ],
 )
 def test_answers_are_the_upstreams(call: Call, proxy: ProxyServer, name: str, method: str) -> None:
     target = f"/v1/behave/{name}?a=1&a=2&empty=&plus=a+b&enc=%2F%20%zz"

@@ -126,7 +126,9 @@ def test_a_stop_that_runs_out_of_time_ends_the_rest_broken(
     own_proxy: Maker, upstream: Upstream
 ) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT="5")
-    streams = {name: RawClient(server.port) for name in ("silent-midstream", "half-event", "silent")}
+    streams = {
+        name: RawClient(server.port) for name in ("silent-midstream", "half-event", "silent")
+    }
     for count, (name, client) in enumerate(streams.items(), 1):
         client.request("GET", f"/v1/behave/{name}", [access.bearer])
         wait_until(lambda count=count: len(upstream.received) == count)  # type: ignore[misc]
@@ -150,7 +152,9 @@ def test_a_stop_that_runs_out_of_time_ends_the_rest_broken(
 
 
 def test_events_on_stdout(own_proxy: Maker) -> None:
-    server, access = own_proxy.started(EVENT_LOG="stdout", LOG_FILE=str(own_proxy._folder / "app.log"))
+    server, access = own_proxy.started(
+        EVENT_LOG="stdout", LOG_FILE=str(own_proxy._folder / "app.log")
+    )
     with RawClient(server.port) as client:
         client.request("GET", "/v1/models", [access.bearer])
         client.read_answer()
@@ -183,7 +187,11 @@ def test_a_second_start_on_a_taken_port_fails(own_proxy: Maker) -> None:
     server = own_proxy(WEB_CONCURRENCY="1").start()
     command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")]
     with subprocess.Popen(
-        command, cwd=server.folder, env=server.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=server.folder,
+        env=server.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     ) as second:
         gevent.sleep(2)
         second.terminate()

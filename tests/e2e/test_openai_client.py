@@ -13,7 +13,9 @@ from tests.upstream import AUDIO, Upstream
 ASK = [{"role": "user", "content": "Hi"}]
 
 
-def test_chat(client: openai.OpenAI, proxy: ProxyServer, upstream: Upstream, access: Access) -> None:
+def test_chat(
+    client: openai.OpenAI, proxy: ProxyServer, upstream: Upstream, access: Access
+) -> None:
     answer = client.chat.completions.create(model="gpt-4.1-mini", messages=ASK)  # type: ignore[call-overload]
     assert answer.choices[0].message.content == "Hello there."
     sent = upstream.received[-1]
@@ -153,9 +155,7 @@ def test_the_upstreams_errors_are_its_exceptions(
 
 
 def test_our_refusal_is_its_exception(proxy: ProxyServer, upstream: Upstream) -> None:
-    stranger = openai.OpenAI(
-        base_url=f"{proxy.url}/v1", api_key="sk-" + "x" * 22, max_retries=0
-    )
+    stranger = openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="sk-" + "x" * 22, max_retries=0)
     with pytest.raises(openai.AuthenticationError) as caught:
         stranger.models.list()
     assert caught.value.code == "token_not_found"
@@ -172,7 +172,11 @@ def test_the_proxys_headers(proxy: ProxyServer, access: Access) -> None:
     assert answer.headers["x-proxy-request-id"] == "mine-1"
     assert answer.headers["x-request-id"] == "req_upstream"
     timing = answer.headers["server-timing"]
-    assert [part.split(";")[0].strip() for part in timing.split(",")] == ["auth", "queue", "upstream"]
+    assert [part.split(";")[0].strip() for part in timing.split(",")] == [
+        "auth",
+        "queue",
+        "upstream",
+    ]
     start = int(answer.headers["x-upstream-request-start"])
     stop = int(answer.headers["x-upstream-request-stop"])
     assert stop > start > 1_600_000_000_000_000_000
