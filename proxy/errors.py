@@ -10,7 +10,7 @@ never becomes one of these.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-#: Every ``code`` a client may see, with its HTTP status. Part of the public contract:
+#: Every ``code`` a client may see, with its HTTP status. Part of the public API:
 #: docs/management-api.md lists the same table.
 STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "invalid_request": 400,

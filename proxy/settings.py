@@ -19,7 +19,7 @@ from proxy import parsers as parse
 from proxy.errors import SettingsError
 from proxy.parsers import Parser
 
-#: Names of the contract whose feature this version lacks.
+#: Names that have a meaning, but whose feature this version lacks.
 NOT_YET: Final[frozenset[str]] = frozenset(
     {
         "AUTH_STALE_GRACE",

@@ -104,7 +104,7 @@ class ResponseParser(HTTPResponseParser):
 
     def _on_header_field(self, text: str) -> None:
         if self.head_complete:
-            return  # a trailer, which the contract drops (RFC 9110 §6.5.1)
+            return  # a trailer, which are not relayed (RFC 9110 §6.5.1)
         if self._value is not None:
             self._keep_header()
         self._name += text

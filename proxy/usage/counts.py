@@ -70,7 +70,7 @@ class Usage:
         )
 
     def as_metadata(self) -> dict[str, str | int]:
-        """The `metadata` of a usage event (contract, section 5); what was not told is left out."""
+        """The `metadata` of a usage event (docs/events.md); what was not told is left out."""
         return {name: value for name in _NAMES if (value := getattr(self, name)) is not None}
 
 

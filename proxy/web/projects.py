@@ -91,7 +91,7 @@ def create_blueprint(projects: Projects, tokens: Tokens) -> flask.Blueprint:
 
 
 def as_json(project: Project) -> dict[str, Any]:
-    """A project as the contract shows it."""
+    """A project as the API shows it."""
     return {
         "id": project.id,
         "name": project.name,

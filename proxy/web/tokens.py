@@ -105,7 +105,7 @@ def create_blueprint(
 
 
 def as_json(token: AccessToken) -> dict[str, Any]:
-    """A token as the contract shows it."""
+    """A token as the API shows it."""
     return {
         "id": token.id,
         "token": token.token,

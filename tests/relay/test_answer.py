@@ -224,8 +224,7 @@ def test_closing_an_unfinished_answer_drops_the_connection(
     response.raw.release_conn()
     wait_until(server.connections[0].ended.is_set)
     with pytest.raises(BrokenAnswer, match="closed"):
-        while response.raw.read1():
-            pass
+        read_all(response)
 
 
 def test_closing_a_complete_answer_unread_keeps_the_connection(serve: Serve, ask: Ask) -> None:

@@ -1,0 +1,124 @@
+"""WebSockets: an upgrade is asked for like any request, then both directions are only bytes.
+
+The thing to get wrong: once the upstream has said 101 there are no messages any more, only two
+byte streams, each of which ends on its own. Bytes that came behind a head belong to the stream.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+
+from proxy.errors import ResponseBroken
+
+_READ_SIZE: Final = 64 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
+#: What one side has, after the other has ended, to end as well.
+LINGER_SECONDS: Final = 10.0
+_HEAD_END: Final = b"\r\n\r\n"
+
+
+class UpgradeAnswer:
+    """The upstream's head, raw, and what came behind it."""
+
+    def __init__(self, head: bytes, rest: bytes) -> None:
+        self.head = head
+        self.rest = rest
+
+    @property
+    def switched(self) -> bool:
+        """Whether the upstream agreed (101)."""
+        return self.head.split(b" ", 2)[1:2] == [b"101"]
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Header lines in order, latin-1."""
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        pairs = (line.partition(":") for line in lines if line)
+        return [(name, value.strip(" \t")) for name, _, value in pairs]
+
+
+def read_upgrade(sock: Any) -> UpgradeAnswer:
+    """Read a head of at most :data:`MAX_HEAD_BYTES`; interim answers other than 101 are skipped.
+
+    Raises :class:`ResponseBroken`, and what the socket raises.
+    """
+    buffer = b""
+    while True:
+        while _HEAD_END not in buffer:
+            data = sock.recv(_READ_SIZE)
+            if not data:
+                raise ResponseBroken
+            buffer += data
+            if len(buffer) > MAX_HEAD_BYTES:
+                raise ResponseBroken("The upstream's header is too large.")
+        head, _, rest = buffer.partition(_HEAD_END)
+        answer = UpgradeAnswer(head, rest)
+        status = head.split(b" ", 2)[1:2]
+        if not status or not head.startswith(b"HTTP/1.") or not status[0][:3].isdigit():
+            raise ResponseBroken("The upstream gave no valid answer to the upgrade.")
+        if status[0][:1] != b"1" or answer.switched:
+            return answer
+        buffer = rest
+
+
+class Tunnel:
+    """Pumps bytes between a client and an upstream until both directions have ended."""
+
+    def __init__(
+        self, client: Any, upstream: Any, on_server_bytes: Callable[[bytes], None]
+    ) -> None:
+        """Both are gevent sockets. ``on_server_bytes`` sees what has gone to the client."""
+        self._client = client
+        self._upstream = upstream
+        self._on_server_bytes = on_server_bytes
+        self.bytes_in = 0
+        self.bytes_out = 0
+        #: Which side ended first: "client", "upstream", or None while both are there.
+        self.ended_by: str | None = None
+
+    def run(self) -> None:
+        """Until both directions have ended. An interruption ends both, and comes out."""
+        for sock in (self._client, self._upstream):
+            sock.settimeout(None)  # a conversation may be silent for as long as both sides like
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        pumps = [gevent.spawn(self._pump_up), gevent.spawn(self._pump_down)]
+        try:
+            gevent.wait(pumps, count=1)
+            # The side that is left may still say goodbye, but not for ever.
+            gevent.joinall(pumps, timeout=LINGER_SECONDS)
+        finally:
+            gevent.killall(pumps)
+
+    def _pump_up(self) -> None:
+        self._pump(self._client, self._upstream, "client", self._sent_up)
+
+    def _pump_down(self) -> None:
+        self._pump(self._upstream, self._client, "upstream", self._sent_down)
+
+    def _pump(self, source: Any, sink: Any, name: str, sent: Callable[[bytes], None]) -> None:
+        try:
+            while data := source.recv(_READ_SIZE):
+                sink.sendall(data)
+                sent(data)
+        except OSError:
+            # One side is gone for good: the other direction cannot go on either.
+            self._end(name)
+            for sock in (self._client, self._upstream):
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            return
+        self._end(name)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def _end(self, name: str) -> None:
+        self.ended_by = self.ended_by or name
+
+    def _sent_up(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+
+    def _sent_down(self, data: bytes) -> None:
+        self.bytes_out += len(data)
+        self._on_server_bytes(data)

@@ -1,0 +1,109 @@
+"""Which lines pass: hop-by-hop and private ones do not, everything else does, as it is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.relay.headers import downstream_headers, metered, title_case, upstream_headers
+from tests.relay.test_wire import HEADERS
+
+NEUTRAL = st.lists(st.tuples(st.sampled_from(["X-A", "COOKIE", "ACCEPT"]), st.text(max_size=5)))
+
+
+def test_upstream_drops_and_keeps() -> None:
+    lines = [
+        ("HOST", "proxy.test"),
+        ("AUTHORIZATION", "Bearer sk-access"),
+        ("CONNECTION", "keep-alive, X-Hop ,close"),
+        ("CONNECTION", "x-other"),
+        ("X-HOP", "1"),
+        ("X-OTHER", "1"),
+        ("KEEP-ALIVE", "timeout=5"),
+        ("PROXY-AUTHORIZATION", "Basic x"),
+        ("PROXY-CONNECTION", "keep-alive"),
+        ("TE", "trailers"),
+        ("TRAILER", "X-T"),
+        ("TRANSFER-ENCODING", "chunked"),
+        ("UPGRADE", "h2c"),
+        ("HTTP2-SETTINGS", "x"),
+        ("EXPECT", "100-continue"),
+        ("CONTENT-LENGTH", "3"),
+        ("FORWARDED", "for=1.2.3.4"),
+        ("X-FORWARDED-FOR", "1.2.3.4"),
+        ("X-FORWARDED-PROTO", "https"),
+        ("X-REAL-IP", "1.2.3.4"),
+        ("CF-CONNECTING-IP", "1.2.3.4"),
+        ("TRUE-CLIENT-IP", "1.2.3.4"),
+        ("COOKIE", "a=1"),
+        ("COOKIE", "b=2"),
+        ("ACCEPT-ENCODING", "br, gzip"),
+        ("OPENAI-ORGANIZATION", "org-1"),
+        ("X-STAINLESS-LANG", "python"),
+    ]
+    assert upstream_headers(lines) == [
+        ("Cookie", "a=1"),
+        ("Cookie", "b=2"),
+        ("Accept-Encoding", "gzip"),
+        ("Openai-Organization", "org-1"),
+        ("X-Stainless-Lang", "python"),
+    ]
+
+
+def test_downstream_drops_and_keeps() -> None:
+    lines = [
+        ("Server", "cloudflare"),
+        ("date", "now"),
+        ("Connection", "X-Hop"),
+        ("x-hop", "1"),
+        ("Keep-Alive", "timeout=5"),
+        ("Transfer-Encoding", "chunked"),
+        ("trailer", "x"),
+        ("Set-Cookie", "a"),
+        ("x-request-id", "req_1"),
+        ("Set-Cookie", "b"),
+        ("Content-Length", "3"),
+        ("CONTENT-TYPE", "text/event-stream"),
+    ]
+    assert downstream_headers(lines) == [
+        ("Set-Cookie", "a"),
+        ("x-request-id", "req_1"),
+        ("Set-Cookie", "b"),
+        ("Content-Length", "3"),
+        ("CONTENT-TYPE", "text/event-stream"),
+    ]
+
+
+@given(HEADERS)
+def test_unnamed_lines_pass_downstream_unchanged(lines: list[tuple[str, str]]) -> None:
+    dropped = {"server", "date", "te", "trailer", "upgrade", "keep-alive"}
+    kept = [(name, value) for name, value in lines if name.lower() not in dropped]
+    assert downstream_headers(kept) == kept
+
+
+@given(NEUTRAL)
+def test_order_and_duplicates_pass_upstream(lines: list[tuple[str, str]]) -> None:
+    assert upstream_headers(lines) == [(name.title(), value) for name, value in lines]
+
+
+@pytest.mark.parametrize(
+    ("asked", "passed"),
+    [
+        ("gzip, deflate, br, zstd", "gzip, deflate"),
+        ("br;q=1.0, gzip;q=0.8, *;q=0.1", "gzip;q=0.8"),
+        ("GZIP ; q=1", "GZIP ; q=1"),
+        ("x-gzip", "x-gzip"),
+        ("identity", "identity"),
+        ("gzip;q=0", "gzip;q=0"),
+        ("br", "identity"),
+        ("*", "identity"),
+        ("", "identity"),
+        (" , ,", "identity"),
+    ],
+)
+def test_encodings_we_can_meter(asked: str, passed: str) -> None:
+    assert metered(asked) == passed
+
+
+def test_title_case() -> None:
+    assert title_case("X-REQUEST-ID") == "X-Request-Id"
+    assert title_case("IDEMPOTENCY-KEY") == "Idempotency-Key"

@@ -1,0 +1,382 @@
+"""An answer on its way out: settled once, whatever happens to it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+import requests
+from gevent.event import Event
+
+from proxy.errors import ClientError, ResponseBroken, UpstreamError, UpstreamTimeout
+from proxy.providers.base import OutboundRequest, PreparedCall
+from proxy.relay.adapter import UpstreamAdapter
+from proxy.relay.stream import Outcome, RelayStream
+from proxy.relay.timing import Timing
+from proxy.relay.transport import SessionTransport, UpstreamResponse
+from proxy.relay.watch import ClientGone, Drained, Interruption
+from tests.relay.conftest import Serve
+from tests.relay.wireserver import CHUNKED, OK, Connection
+from tests.waiting import wait_until
+
+
+class Script:
+    """An UpstreamResponse by script: bytes are read, exceptions raised, an Event is waited for.
+
+    ``known`` tells whether the last chunk is known to be the last when it is read.
+    """
+
+    def __init__(self, *steps: bytes | BaseException | Event, known: bool = False) -> None:
+        self._steps = list(steps)
+        self._known = known
+        self.complete = False
+        self.closed = 0
+        self.reads = 0
+
+    def read(self) -> bytes:
+        self.reads += 1
+        step = self._steps.pop(0) if self._steps else b""
+        if isinstance(step, BaseException):
+            raise step
+        if isinstance(step, Event):
+            step.wait(20)
+            return self.read()
+        self.complete = self._known and not self._steps
+        return step
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Seen:
+    """A watcher, and everything that a stream reports at its end."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.ends: list[tuple[Outcome, str | None, int]] = []
+
+    def feed(self, chunk: bytes) -> None:
+        assert not self.ends, "fed after the end"
+        self.chunks.append(chunk)
+
+    def on_close(self, stream: RelayStream) -> None:
+        self.ends.append((stream.outcome, stream.error_code, stream.bytes_out))
+
+
+def no_words(interruption: Interruption) -> bytes:
+    return b""
+
+
+def make(
+    upstream: Any, seen: Seen, farewell: Callable[[Interruption], bytes] = no_words
+) -> RelayStream:
+    return RelayStream(upstream, Timing(), [seen], farewell=farewell, on_close=seen.on_close)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_whole_answer(known: bool) -> None:
+    upstream, seen = Script(b"ab", b"c", known=known), Seen()
+    stream = make(upstream, seen)
+    assert iter(stream) is stream
+    assert list(stream) == [b"", b"ab", b"c"]
+    assert list(stream) == []
+    assert seen.ends == []
+    stream.close()
+    stream.close()
+    assert seen.ends == [(Outcome.COMPLETED, None, 3)]
+    assert seen.chunks == [b"ab", b"c"]
+    assert upstream.closed == 1
+    if known:
+        assert upstream.reads == 2  # its end took no read of its own
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_empty_answer(known: bool) -> None:
+    upstream, seen = Script(known=known), Seen()
+    stream = make(upstream, seen)
+    assert list(stream) == [b""]
+    stream.close()
+    assert seen.ends == [(Outcome.COMPLETED, None, 0)]
+    assert seen.chunks == []
+
+
+def test_the_head_does_not_wait_for_the_body() -> None:
+    upstream = Script(b"a")
+    assert next(make(upstream, Seen())) == b""
+    assert upstream.reads == 0
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_never_started_or_left_at_once(steps: int) -> None:
+    """HEAD, or a client that left before its first byte: a generator's `finally` would not run."""
+    upstream, seen = Script(b"a"), Seen()
+    stream = make(upstream, seen)
+    for _ in range(steps):
+        next(stream)
+    stream.close()
+    stream.close()
+    assert upstream.closed == 1
+    assert seen.ends == [(Outcome.CLIENT_GONE, None, 0)]
+
+
+def test_started_and_left() -> None:
+    upstream, seen = Script(b"a", b"b", b"c"), Seen()
+    stream = make(upstream, seen)
+    assert [next(stream) for _ in range(3)] == [b"", b"a", b"b"]
+    assert seen.chunks == [b"a"]  # the second is out with the client
+    stream.close()
+    assert seen.chunks == [b"a", b"b"]
+    assert seen.ends == [(Outcome.CLIENT_GONE, None, 2)]
+
+
+def test_a_client_that_leaves_before_the_last_chunk_is_written() -> None:
+    """That it was known to be the last does not complete it."""
+    seen = Seen()
+    stream = make(Script(b"a", known=True), seen)
+    assert [next(stream) for _ in range(2)] == [b"", b"a"]
+    stream.close()
+    assert seen.ends == [(Outcome.CLIENT_GONE, None, 1)]
+
+
+def test_chunks_go_out_before_they_are_metered() -> None:
+    seen = Seen()
+    fed_before = [(chunk, list(seen.chunks)) for chunk in make(Script(b"a", b"b"), seen)]
+    assert fed_before == [(b"", []), (b"a", []), (b"b", [b"a"])]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ResponseBroken("cut"), "upstream_broken"), (UpstreamTimeout(), "upstream_timeout")],
+)
+def test_an_upstream_that_breaks_off(error: UpstreamError, code: str) -> None:
+    upstream, seen = Script(b"a", error), Seen()
+    stream = make(upstream, seen, farewell=lambda interruption: b"never asked for")
+    assert [next(stream) for _ in range(2)] == [b"", b"a"]
+    with pytest.raises(ConnectionResetError) as caught:
+        next(stream)
+    assert caught.value.__cause__ is error
+    stream.close()
+    assert upstream.closed == 1
+    assert seen.chunks == [b"a"]
+    assert seen.ends == [(Outcome.ABORTED, code, 1)]
+
+
+def test_an_upload_that_fails_while_the_answer_comes() -> None:
+    """The head is out: no 400 can follow it, only a break."""
+    seen = Seen()
+    stream = make(Script(b"a", ClientError("truncated")), seen)
+    assert [next(stream) for _ in range(2)] == [b"", b"a"]
+    with pytest.raises(ConnectionResetError):
+        next(stream)
+    stream.close()
+    assert seen.ends == [(Outcome.CLIENT_GONE, "invalid_request", 1)]
+
+
+def serve_like_gunicorn(stream: RelayStream, write: Callable[[bytes], None]) -> None:
+    try:
+        for chunk in stream:
+            write(chunk)
+    finally:
+        stream.close()
+
+
+@pytest.mark.parametrize(
+    ("interruption", "end"),
+    [
+        (ClientGone, (Outcome.CLIENT_GONE, None, 1)),
+        (Drained, (Outcome.ABORTED, "draining", 1)),
+    ],
+)
+@pytest.mark.parametrize("where", ["waiting", "writing"])
+def test_interrupted(
+    interruption: type[Interruption], end: tuple[Outcome, str | None, int], where: str
+) -> None:
+    block, reached = Event(), Event()
+    seen = Seen()
+    upstream = Script(b"a", block) if where == "waiting" else Script(b"a", b"b")
+
+    def write(chunk: bytes) -> None:
+        if chunk:
+            reached.set()
+            if where == "writing":
+                block.wait(20)
+
+    stream = make(upstream, seen)
+    server = gevent.spawn(serve_like_gunicorn, stream, write)
+    assert reached.wait(20)
+    gevent.sleep(0)
+    server.kill(interruption)
+    assert isinstance(server.value, interruption)
+    assert upstream.closed == 1
+    assert seen.chunks == [b"a"]
+    assert seen.ends == [end]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_interrupted_in_the_write_of_the_last_chunk(known: bool) -> None:
+    block, reached = Event(), Event()
+    seen = Seen()
+
+    def write(chunk: bytes) -> None:
+        if chunk:
+            reached.set()
+            block.wait(20)
+
+    stream = make(Script(b"last", known=known), seen)
+    server = gevent.spawn(serve_like_gunicorn, stream, write)
+    assert reached.wait(20)
+    server.kill(Drained)
+    assert seen.ends == [(Outcome.ABORTED, "draining", 4)]
+    assert seen.chunks == [b"last"]
+
+
+def test_last_words() -> None:
+    """They go out, then the answer breaks; it never looks complete."""
+    seen, asked = Seen(), []
+
+    def farewell(interruption: Interruption) -> bytes:
+        asked.append(interruption)
+        return b"event: error\n\n"
+
+    upstream = Script(b"a", Drained())
+    stream = make(upstream, seen, farewell)
+    assert [next(stream) for _ in range(3)] == [b"", b"a", b"event: error\n\n"]
+    for _ in range(2):
+        with pytest.raises(Drained):
+            next(stream)
+    stream.close()
+    assert len(asked) == 1
+    assert seen.chunks == [b"a"]  # our words are no usage
+    assert seen.ends == [(Outcome.ABORTED, "draining", 15)]
+
+
+def test_no_words_for_one_who_has_left() -> None:
+    stream = make(Script(ClientGone()), Seen(), farewell=lambda interruption: b"hello?")
+    next(stream)
+    with pytest.raises(ClientGone):
+        next(stream)
+
+
+def test_the_meter_sees_the_chunk_before_last_words_are_asked_for() -> None:
+    seen = Seen()
+
+    def farewell(interruption: Interruption) -> bytes:
+        return b"words after " + b"".join(seen.chunks)
+
+    stream = make(Script(b"a", b"b", Drained()), seen, farewell)
+    assert list(zip(range(4), stream, strict=False))[-1] == (3, b"words after ab")
+
+
+@pytest.mark.parametrize("where", ["upstream", "watcher"])
+def test_the_end_is_told_even_if_closing_fails(where: str) -> None:
+    upstream, seen = Script(b"a"), Seen()
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("a defect")
+
+    setattr(*{"upstream": (upstream, "close"), "watcher": (seen, "feed")}[where], fail)
+    stream = make(upstream, seen)
+    assert [next(stream) for _ in range(2)] == [b"", b"a"]
+    with pytest.raises(RuntimeError):
+        stream.close()
+    stream.close()
+    assert len(seen.ends) == 1
+
+
+def test_timing_marks() -> None:
+    timing = Timing()
+    stream = RelayStream(
+        Script(b"a", b"b", known=True),  # type: ignore[arg-type]
+        timing,
+        [],
+        farewell=no_words,
+        on_close=lambda stream: None,
+    )
+    next(stream)
+    assert timing.first_byte == 0
+    next(stream)
+    first, done = timing.first_byte, timing.upstream_done
+    assert first > 0
+    assert done == 0
+    next(stream)
+    assert timing.first_byte == first
+    done = timing.upstream_done
+    assert done >= first
+    stream.close()
+    assert timing.upstream_done == done  # how long the client took for it is not the upstream's
+
+
+# On a real connection.
+
+
+@pytest.fixture
+def transport(_no_socket_left: None) -> Iterator[SessionTransport]:
+    session = requests.Session()
+    session.mount("http://", UpstreamAdapter(pool_size=2, connect_timeout=5))
+    made = SessionTransport(session, connect_timeout=5, read_timeout=20)
+    yield made
+    made.close()
+
+
+def handle(transport: SessionTransport, origin: str) -> UpstreamResponse:
+    request = OutboundRequest("GET", b"/v1/x", [("Host", "h")], None)
+    return transport.handle(PreparedCall(url=origin + "/v1/x", request=request), Timing())
+
+
+@pytest.mark.parametrize(
+    "answer", [OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n", CHUNKED + b"2\r\nok\r\n0\r\nX-T: 1\r\n\r\n"]
+)
+def test_an_answer_in_one_packet_ends_without_another_read(
+    serve: Serve, transport: SessionTransport, answer: bytes
+) -> None:
+    server = serve(answer)
+    for _ in range(3):
+        seen = Seen()
+        stream = make(handle(transport, server.origin), seen)
+        assert list(stream) == [b"", b"ok"]
+        stream.close()
+        assert seen.ends == [(Outcome.COMPLETED, None, 2)]
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_leaving_at_any_time_cancels_the_upstream(
+    serve: Serve, transport: SessionTransport, steps: int
+) -> None:
+    def handler(connection: Connection) -> None:
+        connection.request()
+        connection.send(CHUNKED + b"1\r\na\r\n")
+        if steps == 3:
+            gevent.sleep(0.01)
+            connection.send(b"1\r\nb\r\n")
+        connection.wait_end()
+
+    server = serve(handler)
+    stream = make(handle(transport, server.origin), Seen())
+    for _ in range(steps):
+        next(stream)
+    stream.close()
+    wait_until(server.connections[0].ended.is_set)
+
+
+@pytest.mark.parametrize("interruption", [ClientGone, Drained])
+def test_an_interrupted_read_cancels_the_upstream(
+    serve: Serve, transport: SessionTransport, interruption: type[Interruption]
+) -> None:
+    sent = Event()
+
+    def handler(connection: Connection) -> None:
+        connection.request()
+        connection.send(CHUNKED + b"1\r\na\r\n")
+        sent.set()
+        connection.wait_end()
+
+    server, seen, got = serve(handler), Seen(), []
+    stream = make(handle(transport, server.origin), seen)
+    caller = gevent.spawn(serve_like_gunicorn, stream, got.append)
+    wait_until(lambda: b"a" in got)
+    caller.kill(interruption)
+    wait_until(server.connections[0].ended.is_set)
+    assert seen.ends == [
+        (Outcome.ABORTED if interruption.code else Outcome.CLIENT_GONE, interruption.code, 1)
+    ]

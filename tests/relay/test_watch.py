@@ -1,0 +1,198 @@
+"""Waking whoever waits: at once, once, and never after `stop`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import gevent.socket
+import pytest
+from gevent.event import Event
+
+from proxy.relay.watch import ClientGone, ClientWatcher, Drained, Interruption, LiveRequests
+from tests.relay.wireserver import pause
+
+Pair = tuple[Any, Any]
+
+
+@pytest.fixture
+def pair(_no_socket_left: None) -> Iterator[Pair]:
+    """(the client's end, ours)"""
+    ends = gevent.socket.socketpair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+class Waiting:
+    """A greenlet that watches ``ours`` and waits for an upstream."""
+
+    def __init__(self, ours: Any) -> None:
+        self.caught: list[BaseException] = []
+        self.upstream, self.watching = Event(), Event()
+        self.watcher: ClientWatcher | None = None
+        self.greenlet = gevent.spawn(self._run, ours)
+        assert self.watching.wait(20)
+
+    def _run(self, ours: Any) -> None:
+        self.watcher = ClientWatcher(ours)
+        self.watcher.start()
+        self.watcher.start()
+        self.watching.set()
+        try:
+            self.upstream.wait()
+        except Interruption as error:
+            self.caught.append(error)
+        finally:
+            self.watcher.stop()
+            self.watcher.stop()
+
+    def end(self) -> list[BaseException]:
+        self.greenlet.join(20)
+        assert self.greenlet.dead
+        assert self.watcher
+        assert self.watcher._watcher is None
+        return self.caught
+
+
+@pytest.mark.parametrize("how", ["close", "half", "reset"])
+def test_a_client_that_leaves_wakes_the_waiting_greenlet(pair: Pair, how: str) -> None:
+    client, ours = pair
+    if how == "reset":
+        ours.sendall(b"unread")  # closing with unread bytes resets
+    waiting = Waiting(ours)
+    if how == "half":
+        client.shutdown(gevent.socket.SHUT_WR)
+    else:
+        client.close()
+    (error,) = waiting.end()
+    assert isinstance(error, ClientGone)
+    assert error.code is None
+
+
+def test_one_that_has_left_before(pair: Pair) -> None:
+    client, ours = pair
+    client.close()
+    assert [type(error) for error in Waiting(ours).end()] == [ClientGone]
+
+
+def test_pipelined_bytes_are_no_leaving(pair: Pair) -> None:
+    """And are left for the server to read; what comes after cannot be seen."""
+    client, ours = pair
+    waiting = Waiting(ours)
+    client.sendall(b"GET / HTTP/1.1\r\n")
+    pause()
+    client.close()
+    pause()
+    assert not waiting.greenlet.dead
+    waiting.upstream.set()
+    assert waiting.end() == []
+    assert ours.recv(3) == b"GET"
+
+
+def test_nothing_is_thrown_after_stop(pair: Pair) -> None:
+    client, ours = pair
+    watcher = ClientWatcher(ours)
+    watcher.start()
+    watcher.stop()
+    client.close()
+    pause()
+    watcher.start()  # the body's reader may come late; the request has ended
+    pause()
+    assert watcher._watcher is None
+
+
+def test_a_client_that_stays(pair: Pair) -> None:
+    waiting = Waiting(pair[1])
+    pause()
+    waiting.upstream.set()
+    assert waiting.end() == []
+
+
+def test_a_closed_socket_is_not_watched(pair: Pair) -> None:
+    pair[1].close()
+    watcher = ClientWatcher(pair[1])
+    watcher.start()
+    assert watcher._watcher is None
+    watcher.stop()
+
+
+def test_watchers_do_not_leak(pair: Pair) -> None:
+    loop = gevent.get_hub().loop
+    before = loop.activecnt
+    for _ in range(50):
+        watcher = ClientWatcher(pair[1])
+        watcher.start()
+        watcher.stop()
+    assert loop.activecnt <= before
+
+
+def test_interrupt_all() -> None:
+    live = LiveRequests()
+    caught: list[object] = []
+    ready = []
+
+    def request(number: int) -> None:
+        slot = live.enter()
+        ready.append(number)
+        try:
+            Event().wait(20)
+        except Drained as error:
+            caught.append(error)
+        finally:
+            live.leave(slot)
+            live.leave(slot)
+
+    greenlets = [gevent.spawn(request, number) for number in range(3)]
+    gevent.sleep(0)
+    assert len(ready) == len(live) == 3
+    live.interrupt_all(Drained)
+    gevent.joinall(greenlets, timeout=20)
+    assert len(caught) == len({id(error) for error in caught}) == 3
+    assert {getattr(error, "code", None) for error in caught} == {"draining"}
+    assert len(live) == 0
+
+
+def test_one_that_has_ended_meanwhile_is_left_alone() -> None:
+    live = LiveRequests()
+    go = Event()
+    ended = []
+
+    def request() -> None:
+        slot = live.enter()
+        go.wait(20)
+        live.leave(slot)
+        try:
+            gevent.sleep(0.02)
+        except Drained:
+            ended.append("interrupted")
+        ended.append("ended")
+
+    greenlet = gevent.spawn(request)
+    gevent.sleep(0)
+    go.set()
+    gevent.sleep(0)
+    live.interrupt_all(Drained)
+    greenlet.join(20)
+    assert ended == ["ended"]
+
+
+def test_the_caller_may_be_one_of_them() -> None:
+    live = LiveRequests()
+
+    def request() -> str:
+        slot = live.enter()
+        live.interrupt_all(Drained)
+        try:
+            gevent.sleep(20)
+        except Drained:
+            return "interrupted"
+        finally:
+            live.leave(slot)
+        return "not"
+
+    assert gevent.spawn(request).get(timeout=20) == "interrupted"
+
+
+def test_no_foreign_handler_takes_it_for_its_own() -> None:
+    """`except Exception` and `except OSError` on the way out let it pass."""
+    assert not issubclass(Interruption, Exception)

@@ -1,0 +1,97 @@
+"""The database's health: ready from the first good check on, whatever comes later."""
+
+from collections.abc import Iterator
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from proxy.errors import SchemaOutdated, StoreError
+from proxy.store import health as health_module
+from proxy.store.health import DatabaseHealth
+
+
+class Check:
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.calls = 0
+        self.called = Event()
+
+    def __call__(self) -> None:
+        self.calls += 1
+        self.called.set()
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def check() -> Check:
+    return Check()
+
+
+@pytest.fixture
+def health(check: Check, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatabaseHealth]:
+    monkeypatch.setattr(health_module, "_UNTIL_FIRST", 0.01)
+    monkeypatch.setattr(health_module, "_INTERVAL", 0.01)
+    health = DatabaseHealth(check)
+    yield health
+    health.close()
+
+
+def test_before_the_first_check(health: DatabaseHealth) -> None:
+    assert (health.ready, health.state) == (False, "not checked yet")
+
+
+def test_ready_once_is_ready_for_good(
+    health: DatabaseHealth, check: Check, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    check.error = SchemaOutdated("The schema is old.")
+    health.look()
+    health.look()
+    assert (health.ready, health.state) == (False, "The schema is old.")
+    check.error = None
+    health.look()
+    assert (health.ready, health.state) == (True, "ok")
+    check.error = StoreError()
+    health.look()
+    assert (health.ready, health.state) == (True, "unavailable")
+    check.error = None
+    health.look()
+    assert health.state == "ok"
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO", "ERROR", "INFO"]
+
+
+def test_the_cause_goes_to_the_log_and_not_to_ready(
+    health: DatabaseHealth, check: Check, caplog: pytest.LogCaptureFixture
+) -> None:
+    check.error = StoreError()
+    check.error.__cause__ = OSError("host db.internal refused")
+    health.look()
+    assert health.state == "unavailable"
+    assert "db.internal" in caplog.text
+
+
+def test_it_goes_on_after_a_defect(
+    health: DatabaseHealth, check: Check, caplog: pytest.LogCaptureFixture
+) -> None:
+    check.error = ValueError("private")
+    health.start()
+    assert check.called.wait(2)
+    gevent.sleep(0)
+    assert (health.ready, health.state) == (False, "unavailable")
+    assert "private" in caplog.text
+    check.error = None
+    with gevent.Timeout(2):
+        while not health.ready:
+            gevent.sleep(0.005)
+
+
+def test_close_ends_the_checks(health: DatabaseHealth, check: Check) -> None:
+    health.close()  # never started
+    health.start()
+    assert check.called.wait(2)
+    health.close()
+    calls = check.calls
+    gevent.sleep(0.05)
+    assert check.calls == calls

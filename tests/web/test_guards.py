@@ -1,0 +1,68 @@
+"""The management guard: one of its tokens, compared as a whole."""
+
+import hmac
+
+import flask
+import pytest
+
+from proxy.errors import ClientError
+from proxy.web import guards
+from proxy.web.guards import ManagementGuard
+
+OLD, NEW = "old-management-token", "new-management-token"
+
+
+def enter(tokens: tuple[str, ...], authorization: str | None) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    with flask.Flask("test").test_request_context("/manage/projects", headers=headers):
+        ManagementGuard(tokens)()
+
+
+@pytest.mark.parametrize("token", [OLD, NEW])
+def test_each_of_two_tokens_lets_in(token: str) -> None:
+    enter((OLD, NEW), f"Bearer {token}")
+    enter((OLD, NEW), f"bearer {token}")
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        OLD,
+        f"Basic {OLD}",
+        f"Bearer {OLD}x",
+        f"Bearer {OLD[:-1]}",
+        f"Bearer {OLD},{NEW}",
+        f"Bearer {OLD.upper()}",
+        "Bearer ä",
+    ],
+)
+def test_nothing_else_does(authorization: str | None) -> None:
+    with pytest.raises(ClientError) as caught:
+        enter((OLD, NEW), authorization)
+    assert (caught.value.status, caught.value.code) == (401, "invalid_management_token")
+    assert "management" in dict(caught.value.headers)["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize("given", [OLD, NEW, "wrong"])
+def test_all_tokens_are_compared_in_constant_time(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(left: bytes, right: bytes) -> bool:
+        compared.append((left, right))
+        return hmac.compare_digest(left, right)
+
+    class Recording:
+        compare_digest = staticmethod(compare)
+
+    monkeypatch.setattr(guards, "hmac", Recording)
+    try:
+        enter((OLD, NEW), f"Bearer {given}")
+    except ClientError:
+        assert given == "wrong"
+    assert compared == [(given.encode(), OLD.encode()), (given.encode(), NEW.encode())]
