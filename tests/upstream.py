@@ -241,6 +241,7 @@ _STATUS_MODELS = {
     "error-422": "422 Unprocessable Entity",
     "error-429": "429 Too Many Requests",
     "error-500": "500 Internal Server Error",
+    "no-such-model": "404 Not Found",
 }
 
 

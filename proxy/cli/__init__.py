@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "stop": ("serve:stop", "Stop a proxy started with serve --daemon."),
     "health": ("serve:health", "Ask a running proxy how it is."),
     "demo": ("demo:demo", "Show the whole thing with a stand-in upstream: no key, no network."),
+    "verify": ("verify:verify", "Compare the proxy's answers with the upstream's own."),
     "chat": ("chat:chat", "Talk to a model through the proxy."),
     "db": ("db:db", "Database: migrate, status."),
     "keys": ("keys:keys", "Encryption keys: generate."),

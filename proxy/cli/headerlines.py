@@ -47,15 +47,12 @@ _VARYING: Final = frozenset(
         "age",
         "apim-request-id",
         "cf-ray",
-        "expires",
-        "last-modified",
         "openai-processing-ms",
         "report-to",
         "request-id",
         "retry-after",
         "retry-after-ms",
         "set-cookie",
-        "via",
         "x-envoy-upstream-service-time",
         "x-request-id",
         "x-response-time",
@@ -76,17 +73,21 @@ class HeaderFindings:
 
 
 def compare_headers(
-    direct: Headers, proxied: Headers, *, with_length: bool, any_length: bool
+    direct: Headers, proxied: Headers, *, with_length: bool, any_length: bool, cors: bool = False
 ) -> HeaderFindings:
     """``with_length``: both have a ``Content-Length`` or neither; ``any_length``: its value is
-    not looked at, because the body itself is compared."""
+    not looked at, because the body itself is compared; ``cors``: the proxy answers for CORS."""
     found = HeaderFindings()
-    left = _end_to_end(direct, found, "dropped: ", with_length=with_length)
-    right = _end_to_end(proxied, found, "the server's own: ", with_length=with_length)
-    right = _without_added(left, right, found)
-    if not any(name.lower() == "x-proxy-request-id" for name, _ in proxied):
-        text = "X-Proxy-Request-ID is not there: does --base-url lead to the proxy?"
-        found.differences.append(("x-proxy-request-id", text))
+    skipped = set() if with_length else {"content-length"}
+    if cors:
+        skipped |= {
+            name.lower()
+            for name, _ in [*direct, *proxied]
+            if name.lower().startswith("access-control-")
+        }
+    left = _end_to_end(direct, found, "dropped or replaced", skipped)
+    right = _end_to_end(proxied, found, "the proxy's own", skipped)
+    right = _without_added(left, right, found, _ADDED | {"vary"} if cors else _ADDED)
     lines, its_lines = _by_name(left), _by_name(right)
     for name in dict.fromkeys([*lines, *its_lines]):
         _compare_lines(found, name, lines.get(name, []), its_lines.get(name, []), any_length)
@@ -106,32 +107,33 @@ def varies(name: str) -> bool:
 
 
 def _end_to_end(
-    headers: Headers, found: HeaderFindings, label: str, *, with_length: bool
+    headers: Headers, found: HeaderFindings, label: str, skipped: set[str]
 ) -> list[tuple[str, str]]:
-    dropped = set(_OF_THE_HOP)
+    dropped = _OF_THE_HOP | skipped
     for name, value in headers:
         if name.lower() == "connection":
             dropped |= {item.strip().lower() for item in value.split(",")}
-    if not with_length:
-        dropped.add("content-length")
-    found.named += [f"{label}{name}: {value}" for name, value in headers if name.lower() in dropped]
+    found.named += [
+        f"{label}: {name}: {value}" for name, value in headers if name.lower() in dropped
+    ]
     return [(name, value) for name, value in headers if name.lower() not in dropped]
 
 
 def _without_added(
-    direct: Headers, proxied: list[tuple[str, str]], found: HeaderFindings
+    direct: Headers, proxied: Headers, found: HeaderFindings, ours: frozenset[str]
 ) -> list[tuple[str, str]]:
     """``proxied`` without the proxy's own lines, which come after the upstream's."""
     had = Counter(name.lower() for name, _ in direct)
     have = Counter(name.lower() for name, _ in proxied)
-    kept = []
+    kept, added = [], []
     for name, value in reversed(proxied):
         lowered = name.lower()
-        if lowered in _ADDED and have[lowered] == had[lowered] + 1:
+        if lowered in ours and have[lowered] == had[lowered] + 1:
             have[lowered] -= 1
-            found.named.append(f"added: {name}: {value}")
+            added.append(f"added: {name}: {value}")
         else:
             kept.append((name, value))
+    found.named += reversed(added)
     return kept[::-1]
 
 

@@ -16,11 +16,10 @@ from urllib.parse import urlsplit
 Headers = tuple[tuple[str, str], ...]
 
 _CONNECT_TIMEOUT: Final = 10.0
-#: Silence between two bytes, in seconds: a model may think for minutes.
-_SILENCE: Final = 600.0
+_SILENCE: Final = 600.0  # between two bytes: a model may think for minutes
 _RECV: Final = 65536
-#: No server's head is longer; without a limit an endless one would never end.
-_LONGEST_HEAD: Final = 1024 * 1024
+_LONGEST_HEAD: Final = 1024 * 1024  # or an endless one would never end
+_CLOSED: Final = "the connection was closed"
 
 
 class Unreachable(Exception):
@@ -33,7 +32,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to connect, and what goes before a request's target."""
+    """Where to connect, and what goes before a request's target. No credentials in ``url``."""
 
     url: str
 
@@ -41,15 +40,11 @@ class Endpoint:
     def prefix(self) -> str:
         return urlsplit(self.url).path.rstrip("/")
 
-    @property
-    def authority(self) -> str:
-        return urlsplit(self.url).netloc.rpartition("@")[2]
-
     def connect(self) -> socket.socket:
-        """Verified against the system's certificates for https. Raises :class:`Unreachable`."""
+        """https is verified with the system's certificates. Raises :class:`Unreachable`."""
         parts = urlsplit(self.url)
-        tls = parts.scheme == "https"
-        host, port = parts.hostname or "", parts.port or (443 if tls else 80)
+        host, tls = parts.hostname or "", parts.scheme == "https"
+        port = parts.port or (443 if tls else 80)
         try:
             sock = socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT)
         except OSError as error:
@@ -69,10 +64,9 @@ class Endpoint:
 class Answer:
     """``body`` is without its framing, but still compressed if it came so.
 
-    ``framing`` is ``length``, ``chunked``, ``close`` (until the connection's end) or ``none`` (no
+    ``framing``: ``length``, ``chunked``, ``close`` (until the connection's end) or ``none`` (no
     body by definition). ``clean``: the message ended as its framing promised. ``pieces``: seconds
-    since the response head and bytes of the body, for each read that brought any. Trailers and
-    interim answers are counted only.
+    since the response head, and bytes, of each read that brought any of the body.
     """
 
     version: str
@@ -100,7 +94,7 @@ def call(
     ``Host`` and, with a body, ``Content-Length`` are added. Raises :class:`Unreachable` and
     :class:`NoAnswer`.
     """
-    lines = [("Host", endpoint.authority), *headers]
+    lines = [("Host", urlsplit(endpoint.url).netloc), *headers]
     if body:
         lines.append(("Content-Length", str(len(body))))
     head = f"{method} {endpoint.prefix}{target} HTTP/1.1\r\n"
@@ -137,13 +131,13 @@ class _Reader:
             interim += 1
             version, status, reason, headers = self._head()
         head_at = self._read_at
-        names = {name.lower(): value for name, value in headers}
+        values = {name.lower(): value for name, value in headers}
         if method == "HEAD" or status in (101, 204, 304):
             framing, clean = "none", True
-        elif "chunked" in names.get("transfer-encoding", "").lower():
+        elif "chunked" in values.get("transfer-encoding", "").lower():
             framing, clean = "chunked", self._read_chunks()
-        elif "content-length" in names:
-            framing, clean = "length", self._read_length(names["content-length"])
+        elif "content-length" in values:
+            framing, clean = "length", self._read_length(values["content-length"])
         else:
             framing, clean = "close", self._read_rest()
         return Answer(
@@ -163,28 +157,21 @@ class _Reader:
 
     def _more(self) -> bool:
         """Read once; False at the connection's end, whichever way it ends."""
-        if self._ended:
-            return False
         try:
-            data = self._sock.recv(_RECV)
+            data = b"" if self._ended else self._sock.recv(_RECV)
         except OSError as error:
-            self._ended = _reason(error)
-            return False
+            data, self._ended = b"", _reason(error)
         if not data:
-            self._ended = "the connection was closed"
+            self._ended = self._ended or _CLOSED
             return False
         self._read_at = time.perf_counter()
         self._buffer += data
         return True
 
     def _head(self) -> tuple[str, int, str, Headers]:
-        while b"\r\n\r\n" not in self._buffer:
-            if len(self._buffer) > _LONGEST_HEAD:
-                raise NoAnswer("the response head does not end")
-            if not self._more():
-                raise NoAnswer(f"{self._ended} before the response head")
-        head, _, rest = bytes(self._buffer).partition(b"\r\n\r\n")
-        self._buffer[:] = rest
+        head = self._until(b"\r\n\r\n")
+        if head is None:
+            raise NoAnswer(f"{self._ended or 'too much came'} before the end of the response head")
         line, *lines = head.decode("latin-1").split("\r\n")
         version, _, rest_of_line = line.partition(" ")
         status, _, reason = rest_of_line.partition(" ")
@@ -220,15 +207,19 @@ class _Reader:
         self._take(len(self._buffer))
         while self._more():
             self._take(len(self._buffer))
-        return self._ended == "the connection was closed"
+        return self._ended == _CLOSED
 
     def _line(self) -> bytes | None:
-        while b"\r\n" not in self._buffer:
+        return self._until(b"\r\n")
+
+    def _until(self, end: bytes) -> bytes | None:
+        """What comes before ``end``; None when it does not come."""
+        while end not in self._buffer:
             if len(self._buffer) > _LONGEST_HEAD or not self._more():
                 return None
-        line, _, rest = bytes(self._buffer).partition(b"\r\n")
+        found, _, rest = bytes(self._buffer).partition(end)
         self._buffer[:] = rest
-        return line
+        return found
 
     def _read_chunks(self) -> bool:
         while (line := self._line()) is not None:

@@ -73,7 +73,9 @@ class Clock:
         return self.now
 
 
-def make(store: Store, clock: Clock | None = None, ttl: float = 1000, size: int = 10) -> Authenticator:
+def make(
+    store: Store, clock: Clock | None = None, ttl: float = 1000, size: int = 10
+) -> Authenticator:
     return Authenticator(
         store, store, store, cache_size=size, cache_ttl=ttl, clock=clock or Clock()
     )

@@ -70,9 +70,7 @@ def test_without_sinks_the_queue_is_emptied_all_the_same(lines: list[Line]) -> N
 
 
 @pytest.mark.parametrize("trouble", [fail, lambda: block(0.3), lambda: block(0.01)])
-def test_trouble_of_one_sink_does_not_reach_its_neighbours(
-    lines: list[Line], trouble: Any
-) -> None:
+def test_trouble_of_one_sink_does_not_reach_its_neighbours(lines: list[Line], trouble: Any) -> None:
     bad, good = Sink(trouble), Sink()
     line = Line(bad, good)
     lines.append(line)

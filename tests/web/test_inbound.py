@@ -47,7 +47,8 @@ def test_a_sane_request_id_is_kept(sane: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "hostile", [None, "", "a b", "a\r\nSet-Cookie: x", "a" * 129, "é", "٣", "<script>", "a\n", "a,b"]
+    "hostile",
+    [None, "", "a b", "a\r\nSet-Cookie: x", "a" * 129, "é", "٣", "<script>", "a\n", "a,b"],
 )
 def test_a_hostile_one_is_replaced(hostile: str | None) -> None:
     given = request_id(hostile)
@@ -91,7 +92,7 @@ def test_a_unix_socket_has_no_address() -> None:
         "/v1/models/gpt-4.1",
         "/v1/files/a%2Fb",
         "/v1/files/a%2fb%5Cc",
-        "/v1/files/..."
+        "/v1/files/...",
         "/v1/.hidden",
         "/v1/a..b/..c/d..",
         "/v1/%zz/%",

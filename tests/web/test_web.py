@@ -69,7 +69,12 @@ def test_a_guard_stands_before_its_room_only(app: flask.Flask) -> None:
     ],
 )
 def test_one_error_shape(
-    app: flask.Flask, caplog: pytest.LogCaptureFixture, method: str, path: str, status: int, code: str
+    app: flask.Flask,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    path: str,
+    status: int,
+    code: str,
 ) -> None:
     answer = app.test_client().open(path, method=method, headers=BEARER)
     assert (answer.status_code, answer.content_type) == (status, "application/json")

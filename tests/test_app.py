@@ -1,0 +1,194 @@
+"""The composition root: what goes to which door, and the life of one worker's application."""
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from proxy.app import Application, create_app
+from proxy.errors import ClientError
+from proxy.settings import Settings
+from proxy.store.database import Database
+from proxy.store.migrate import Migrator
+from tests.web.relaying import Result, environ, serve
+
+MANAGEMENT = "management-token-1"
+BEARER = [("Authorization", f"Bearer {MANAGEMENT}")]
+
+
+def settings(folder: Path, **changes: str) -> Settings:
+    return Settings.load(
+        {
+            "MANAGEMENT_TOKEN": MANAGEMENT,
+            "ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            "DATA_DIR": str(folder / "data"),
+            "EVENT_LOG": str(folder / "events.jsonl"),
+            "UPSTREAM_BASE_URL": "http://127.0.0.1:9",  # nobody listens on the discard port
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def app(tmp_path: Path, closing: None) -> Iterator[Application]:
+    made = settings(tmp_path)
+    Migrator(Database.from_url(made.database_url)).migrate()
+    app = create_app(made)
+    yield app
+    app.close(1)
+
+
+def ask(app: Application, *args: Any, body: Any = None, **kwargs: Any) -> Result:
+    made = environ(*args, **{"token": None, **kwargs})
+    if body is not None:
+        data = json.dumps(body).encode()
+        made["wsgi.input"]._pieces = [data]
+        made |= {"CONTENT_LENGTH": str(len(data)), "CONTENT_TYPE": "application/json"}
+        made["wsgi.input"].read = lambda *_: made["wsgi.input"].read_arrived(0)
+    return serve(app, made)
+
+
+def code(result: Result) -> str:
+    return str(json.loads(result.body)["error"]["code"])
+
+
+def events(folder: Path) -> list[Any]:
+    path = folder / "events.jsonl"
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    app = create_app(settings(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == threads
+    assert (app.database_seen, app.database_state) == (False, "not checked yet")
+    app.close(1)  # never started: nothing to flush
+
+
+@pytest.mark.parametrize(
+    ("target", "kwargs", "status", "expected"),
+    [
+        ("/v1/models", {}, 401, "invalid_token"),
+        ("/v1//models", {}, 401, "invalid_token"),
+        ("/v1/", {}, 401, "invalid_token"),
+        ("/v1/models", {"method": "PURGE"}, 401, "invalid_token"),
+        ("/v1/%2e%2e/manage/projects", {"headers": BEARER}, 401, "invalid_token"),
+        ("/v1", {}, 401, "invalid_token"),
+        ("/nowhere", {}, 404, "not_found"),
+        ("//v1/models", {}, 404, "not_found"),
+        ("/manage/projects", {}, 401, "invalid_management_token"),
+        ("/manage/tokens", {"method": "POST"}, 401, "invalid_management_token"),
+        ("/manage/projects", {"method": "PUT", "headers": BEARER}, 405, "method_not_allowed"),
+        ("/manage/projects/nonsense", {"headers": BEARER}, 404, "not_found"),
+        ("/health", {"method": "POST"}, 405, "method_not_allowed"),
+        ("http://evil.test/v1/models", {}, 400, "invalid_request"),
+        ("evil.test:443", {"method": "CONNECT"}, 400, "invalid_request"),
+        ("*", {"method": "OPTIONS"}, 400, "invalid_request"),
+    ],
+)
+def test_every_refusal_has_the_shape_and_an_id(
+    app: Application, target: str, kwargs: dict[str, Any], status: int, expected: str
+) -> None:
+    result = ask(app, target=target, **kwargs)
+    assert (result.code, code(result)) == (status, expected)
+    assert result.one("Content-Type") == "application/json"
+    assert re.fullmatch("[0-9a-f]{32}", result.one("X-Proxy-Request-ID"))
+    named = [*kwargs.get("headers", []), ("X-Request-ID", "r1")]
+    result = ask(app, target=target, **{**kwargs, "headers": named})
+    assert result.one("X-Proxy-Request-ID") == "r1"
+    if kwargs.get("method", "GET") == "GET":
+        assert ask(app, target=target, **{**kwargs, "method": "HEAD"}).body == b""
+
+
+def test_an_encoded_prefix_is_no_way_in(app: Application) -> None:
+    result = ask(app, target="/%76%31/models", token="sk-" + "a" * 22, PATH_INFO="/v1/models")
+    assert code(result) == "token_not_found"  # not before the token
+
+
+def test_a_project_and_a_token_come_to_be_and_count(app: Application, tmp_path: Path) -> None:
+    app.start()
+    project = ask(
+        app,
+        "POST",
+        "/manage/projects",
+        headers=BEARER,
+        body={"name": "Acme", "api_key": "sk-upstream-canary-0123456789"},
+    )
+    assert project.code == 201
+    minted = ask(
+        app,
+        "POST",
+        "/manage/tokens",
+        headers=BEARER,
+        body={"project_id": json.loads(project.body)["id"], "duration_minutes": 5},
+    )
+    token = json.loads(minted.body)
+    assert minted.code == 201
+    refused = ask(app, "GET", "/v1/models?key=private", token=token["token"])
+    assert (refused.code, code(refused)) == (502, "upstream_unreachable")
+    assert ask(app).code == 401
+    app.close(2)
+    rejected = [(event["status_code"], event["outcome"]) for event in events(tmp_path)]
+    assert rejected == [(502, "aborted"), (401, "rejected")]
+    text = (tmp_path / "events.jsonl").read_text()
+    for secret in (token["token"], "canary", "private", MANAGEMENT):
+        assert secret not in text
+    # A second application finds what the first has counted.
+    again = create_app(settings(tmp_path))
+    listed = ask(again, "GET", f"/manage/tokens/{token['id']}", headers=BEARER)
+    assert json.loads(listed.body)["request_count"] == 1
+
+
+def test_ready(app: Application) -> None:
+    assert ask(app, target="/ready").code == 503
+    app.start()
+    with gevent.Timeout(5):
+        while not app.database_seen:
+            gevent.sleep(0.01)
+    assert ask(app, target="/ready").code == 200
+    assert app.database_state == "ok"
+    app.begin_stop()
+    assert ask(app, target="/ready").code == 503
+    assert ask(app, target="/health").code == 200
+    assert code(ask(app)) == "invalid_token"  # still served
+    app.cut()
+    assert code(ask(app)) == "draining"
+
+
+def test_close_is_idempotent_and_keeps_its_deadline(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.start()
+
+    def hang(*_: Any) -> None:
+        gevent.sleep(30)
+
+    monkeypatch.setattr(app._counts, "_store", type("Hanging", (), {"add_counts": hang})())
+    monkeypatch.setattr(app._drain.deliveries[0], "_run", hang)  # type: ignore[union-attr]
+    app._counts.add("token")
+    began = time.monotonic()
+    app.close(0.4)
+    app.close(0.4)
+    assert time.monotonic() - began < 2
+
+
+def test_what_the_worker_says(app: Application) -> None:
+    error = ClientError("The request line is too long.")
+    reply = app.error_answer(error, "414 URI Too Long")
+    assert reply.status == "414 URI Too Long"
+    assert json.loads(reply.body)["error"]["code"] == "invalid_request"
+    assert app.error_answer(error).status == "400 Bad Request"
+    assert app.client_timeout == 60.0
+
+
+def test_importing_it_opens_and_spawns_nothing() -> None:
+    assert "proxy.app" in sys.modules
+    assert "boto3" not in sys.modules

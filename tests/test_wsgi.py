@@ -1,0 +1,57 @@
+"""What gunicorn loads: settings once in the master, kept when a reload brings bad ones."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy import wsgi
+from proxy.app import Application
+from proxy.errors import SettingsError
+
+SECRET = "a-management-token-of-tests"
+GOOD = {
+    "MANAGEMENT_TOKEN": SECRET,
+    "ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(wsgi, "_running", None)
+    yield
+
+
+def test_the_first_start_refuses_bad_settings(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        wsgi.configure({"PORT": "x"}, tmp_path / ".env")
+    assert len(caught.value.problems) >= 3
+    assert not wsgi.is_running()
+    with pytest.raises(RuntimeError, match="gunicorn -c"):
+        wsgi.application()
+
+
+def test_a_reload_with_bad_settings_keeps_the_running_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = wsgi.configure({**GOOD, "PORT": "9001"}, tmp_path / ".env")
+    assert wsgi.is_running()
+    kept = wsgi.configure({**GOOD, "PORT": "x", "TRUSTED_PROXIES": "-1"}, tmp_path / ".env")
+    assert kept is running
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert "PORT" in caplog.text
+    assert SECRET not in caplog.text
+    assert wsgi.configure({**GOOD, "PORT": "9002"}, tmp_path / ".env").port == 9002
+
+
+def test_workers_take_the_master_s_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"DATA_DIR={tmp_path}/data\nCLIENT_TIMEOUT=7\n")
+    wsgi.configure(GOOD, dotenv)
+    dotenv.write_text("PORT=nonsense\n")
+    application = wsgi.application()
+    assert isinstance(application, Application)
+    assert application.client_timeout == 7
+    assert not (tmp_path / "data").exists()
