@@ -1,6 +1,5 @@
 """What gunicorn loads: settings once in the master, kept when a reload brings bad ones."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ GOOD = {
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wsgi, "_running", None)
-    yield
 
 
 def test_the_first_start_refuses_bad_settings(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def serve(
         try:
             for number, item in enumerate(items, 1):
                 if stop_after is not None and number > stop_after:
-                    raise BrokenPipeError  # noqa: TRY301
+                    raise BrokenPipeError
                 result.chunks.append(item)
         finally:
             if hasattr(items, "close"):

@@ -178,7 +178,7 @@ def test_what_cannot_be_opened_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         make(tmp_path).write(BATCH)
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="exists|directory"):
+    with pytest.raises(OSError, match=r"exists|directory"):
         make(tmp_path / "file" / "events.jsonl").write(BATCH)
     with pytest.raises(OSError, match="directory"):
         make(tmp_path).write(BATCH)
