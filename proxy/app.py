@@ -29,7 +29,7 @@ from proxy.store.health import DatabaseHealth
 from proxy.store.migrate import check_schema
 from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
-from proxy.web import Room, create_flask_app, projects, relay, status, tokens
+from proxy.web import Room, create_flask_app, doors, projects, status, tokens
 from proxy.web.cors import Cors
 from proxy.web.guards import ManagementGuard
 from proxy.web.inbound import request_id
@@ -76,12 +76,13 @@ class Application:
                 request_bytes=settings.max_request_bytes,
                 json_bytes=settings.max_json_bytes,
                 trusted_proxies=settings.trusted_proxies,
+                sse_keepalive=settings.sse_keepalive,
             ),
         )
         guard = ManagementGuard(settings.management_token)
         self.flask = create_flask_app(
             [
-                Room(relay.create_blueprint(self._endpoint), "/v1", None),
+                Room(doors.create_blueprint(self._endpoint), "/v1", None),
                 Room(
                     projects.create_blueprint(project_store, token_store), "/manage/projects", guard
                 ),

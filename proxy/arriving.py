@@ -60,6 +60,11 @@ class ArrivingBody(Body):  # type: ignore[misc]
                 return _next_piece(reader)
         return b""
 
+    def take_buffered(self) -> bytes:
+        """What came behind the request, when the connection becomes a tunnel."""
+        data: bytes = self._request.unreader.take_buffered()
+        return data
+
     def abandon(self) -> None:
         """The application will not read the rest. Called before the answer's head is written."""
         rest = self._rest()

@@ -40,7 +40,6 @@ NOT_YET: Final[frozenset[str]] = frozenset(
         "REDIS_URL",
         "REVOCATION_INTERVAL",
         "SPOOL_MAX_BYTES",
-        "SSE_KEEPALIVE",
     }
 )
 
@@ -87,6 +86,7 @@ class Settings:
     event_log_max_bytes: int = _setting(parse.size, 100 * 1024 * 1024)
     event_log_backups: int = _setting(parse.integer(0, 1000), 5)
     event_queue_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
+    sse_keepalive: float = _setting(parse.seconds(0), 0.0)
     cors_allowed_origins: tuple[str, ...] = _setting(parse.origins, ())
     trusted_proxies: int = _setting(parse.integer(0, 32), 0)
     log_level: str = _setting(parse.choice("debug", "info", "warning", "error", "critical"), "info")

@@ -1,6 +1,7 @@
 """HTTP as bytes: what exactly goes over the wire, in both directions."""
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 Headers = list[tuple[str, str]]
@@ -29,6 +30,10 @@ class RawClient:
     def __init__(self, port: int, timeout: float = 20) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self._buffer = bytearray()
+        #: Whether the other side has reset the connection instead of closing it.
+        self.was_reset = False
+        #: What had come of a chunk that was cut.
+        self.cut_chunk = b""
 
     def __enter__(self) -> "RawClient":
         return self
@@ -50,6 +55,7 @@ class RawClient:
         try:
             data = self.sock.recv(65536)
         except ConnectionError:
+            self.was_reset = True
             return False
         self._buffer += data
         return bool(data)
@@ -63,12 +69,16 @@ class RawClient:
         line, *lines = head.decode("latin-1").split("\r\n")
         return line, [(name, value.strip()) for name, _, value in (x.partition(":") for x in lines)]
 
-    def read_answer(self, method: str = "GET") -> RawAnswer:
+    def read_answer(
+        self, method: str = "GET", midway: Callable[[], object] = lambda: None
+    ) -> RawAnswer:
+        """``midway`` is called between head and body."""
         line, headers = self.read_head()
         status = int(line.split(" ", 2)[1])
         while status < 200:
             line, headers = self.read_head()
             status = int(line.split(" ", 2)[1])
+        midway()
         lengths = [value for name, value in headers if name.lower() == "content-length"]
         chunked = any(name.lower() == "transfer-encoding" for name, _ in headers)
         if method == "HEAD" or status in (204, 304):
@@ -78,7 +88,8 @@ class RawClient:
         elif lengths:
             body, clean = self._exactly(int(lengths[0]))
         else:
-            body, clean = self._rest(), True
+            body = self._rest()
+            clean = not self.was_reset
         return RawAnswer(line, headers, body, clean)
 
     def read_chunk(self) -> bytes | None:
@@ -86,9 +97,23 @@ class RawClient:
         line = self._line()
         if line is None:
             return None
-        size = int(line, 16)
+        size = int(line.partition(b";")[0], 16)
         data, complete = self._exactly(size + 2)
+        if not complete:
+            self.cut_chunk = data[:size]
         return data[:-2] if complete else None
+
+    def wait_for(self, data: bytes) -> None:
+        """Until ``data`` is among the bytes that have come and not been taken yet."""
+        while data not in self._buffer:
+            if not self.receive_more():
+                raise EOFError(f"no {data!r}, only {bytes(self._buffer)!r}")
+
+    def take(self) -> bytes:
+        """All that has come and not been taken yet."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
 
     def at_end(self) -> bool:
         """Whether the other side closes without another byte."""
@@ -99,7 +124,7 @@ class RawClient:
         while True:
             data = self.read_chunk()
             if not data:
-                return body, data is not None
+                return body + self.cut_chunk, data is not None
             body += data
 
     def _line(self) -> bytes | None:

@@ -134,7 +134,9 @@ class ProxyServer:
         """The next ``count`` events since the last call; waits for them."""
         deadline = time.monotonic() + timeout
         while True:
-            lines = self.event_log.read_text().splitlines() if self.event_log.exists() else []
+            text = self.event_log.read_text() if self.event_log.exists() else ""
+            # A line is only there once it is whole: a read may come in the middle of a write.
+            lines = text[: text.rfind("\n") + 1].splitlines()
             fresh = lines[self._events_read :]
             if len(fresh) >= count or time.monotonic() > deadline:
                 break
@@ -143,6 +145,12 @@ class ProxyServer:
         events = [json.loads(line) for line in fresh]
         assert len(events) == count, events
         return events
+
+    def worker_pids(self) -> list[int]:
+        """Of the workers, from the kernel's list of the master's children."""
+        assert self.process is not None
+        pid = self.process.pid
+        return [int(item) for item in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def log_text(self) -> str:
         return self.log.read_text()

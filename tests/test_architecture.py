@@ -67,6 +67,8 @@ FENCES: dict[str, set[str]] = {
         "relay.adapter",
         "relay.answer",
         "relay.pool",
+        "relay.transport",
+        "relay.tunnel",
         "relay.watch",
         "events.queue",
         "events.drain",

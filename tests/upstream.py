@@ -159,6 +159,10 @@ class Conversation:
                 pass
         self.upstream.left.set()
 
+    def pieces(self) -> Iterator[bytes]:
+        """The request's body as it comes, for behaviours that answer before it has been read."""
+        yield from _body(self.sock, self.leftover, self.request)
+
     def reset(self) -> None:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.sock.close()
@@ -384,6 +388,11 @@ def _cut_length(talk: Conversation) -> None:
     talk.sock.close()
 
 
+def _gated_json(talk: Conversation) -> None:
+    talk.upstream.gate.acquire()
+    _json(talk, CHAT)
+
+
 def _garbage(talk: Conversation) -> None:
     talk.send(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
 
@@ -408,6 +417,7 @@ BEHAVIOURS: dict[str, Callable[[Conversation], None]] = {
     "silent-midstream": _silent_midstream,
     "half-event": _half_event,
     "flood": _flood,
+    "gated-json": _gated_json,
     "hang-up": lambda talk: talk.sock.close(),
     "reset": lambda talk: talk.reset(),
     "garbage": _garbage,
@@ -420,7 +430,7 @@ BEHAVIOURS: dict[str, Callable[[Conversation], None]] = {
     ),
 }
 #: Behaviours that answer before the request's body has been read.
-_EARLY = {"early-refusal"}
+EARLY = {"early-refusal"}
 
 
 class Upstream:
@@ -434,6 +444,9 @@ class Upstream:
         self.left = Event()
         #: A gated stream takes one permit per event.
         self.gate = Semaphore(0)
+        #: Bytes of bodies so far, as behaviours count them that keep none of it.
+        self.sent = 0
+        self.taken = 0
         self._server = StreamServer(("127.0.0.1", 0), self._serve)
         self._server.start()
         self.port: int = self._server.server_port
@@ -446,6 +459,7 @@ class Upstream:
         self.asked.clear()
         self.left.clear()
         self.gate = Semaphore(0)
+        self.sent = self.taken = 0
 
     def stop(self) -> None:
         self._server.stop(timeout=1)
@@ -471,10 +485,10 @@ class Upstream:
         headers = [tuple(item.split(": ", 1)) for item in lines]
         request = Received(method, target, headers)  # type: ignore[arg-type]
         self.received.append(request)
-        talk = Conversation(sock, request, self)
+        talk = Conversation(sock, request, self, buffer)
         path = target.partition("?")[0]
         name = path.removeprefix("/v1/behave/").partition("/")[0]
-        if name not in _EARLY:
+        if name not in EARLY:
             for piece in _body(sock, buffer, request):
                 request.body += piece
             request.complete = True
@@ -487,36 +501,49 @@ class Upstream:
         return sock.fileno() >= 0
 
 
-def _body(sock: socket.socket, buffer: bytearray, request: Received) -> Iterator[bytes]:
-    """Pieces of the body; raises ConnectionError when it is cut."""
+class _Pieces:
+    """Reads a request's body; raises ConnectionError when it is cut."""
 
-    def more() -> None:
-        data = sock.recv(65536)
+    def __init__(self, sock: socket.socket, buffer: bytearray) -> None:
+        self._sock = sock
+        self._buffer = buffer
+
+    def _more(self) -> None:
+        data = self._sock.recv(65536)
         if not data:
             raise ConnectionError("cut")
-        buffer.extend(data)
+        self._buffer.extend(data)
 
-    def take(count: int) -> bytes:
-        while len(buffer) < count:
-            more()
-        data = bytes(buffer[:count])
-        del buffer[:count]
+    def _take(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            self._more()
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
         return data
 
-    if request.values("Transfer-Encoding"):
-        while True:
-            while b"\r\n" not in buffer:
-                more()
-            size = int(take(buffer.index(b"\r\n") + 2), 16)
-            piece = take(size + 2)[:-2]
-            if not size:
-                return
-            yield piece
-    for value in request.values("Content-Length"):
-        left = int(value)
+    def _line(self) -> bytes:
+        while b"\r\n" not in self._buffer:
+            self._more()
+        return self._take(self._buffer.index(b"\r\n") + 2)[:-2]
+
+    def chunked(self) -> Iterator[bytes]:
+        while size := int(self._line().partition(b";")[0], 16):
+            yield self._take(size + 2)[:-2]
+        while self._line():  # trailers, and the empty line
+            pass
+
+    def of_length(self, left: int) -> Iterator[bytes]:
         while left:
-            if not buffer:
-                more()
-            piece = take(min(left, len(buffer)))
+            if not self._buffer:
+                self._more()
+            piece = self._take(min(left, len(self._buffer)))
             left -= len(piece)
             yield piece
+
+
+def _body(sock: socket.socket, buffer: bytearray, request: Received) -> Iterator[bytes]:
+    pieces = _Pieces(sock, buffer)
+    if request.values("Transfer-Encoding"):
+        yield from pieces.chunked()
+    for value in request.values("Content-Length"):
+        yield from pieces.of_length(int(value))

@@ -31,6 +31,8 @@ class Principal:
     token_active: bool
     project_active: bool
     max_requests: int | None
+    #: Whether an answer is read to its end after the client has left, for its usage.
+    drain_on_disconnect: bool = False
 
 
 class GrantSource(Protocol):
@@ -120,6 +122,7 @@ class Authenticator:
             token_active=token.is_active,
             project_active=project.is_active,
             max_requests=token.max_requests,
+            drain_on_disconnect=project.policy.get("on_disconnect") == "drain",
         )
         self._cache[token_hash] = principal
         return principal

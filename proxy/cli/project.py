@@ -26,6 +26,12 @@ _api_key_option = click.option(
     metavar="KEY",
     help="The upstream key; `-` reads it from stdin.",
 )
+_on_disconnect_option = click.option(
+    "--on-disconnect",
+    type=click.Choice(["cancel", "drain"]),
+    help="When a client leaves early: cancel the upstream's work (the default), or drain its "
+    "answer, so that the usage is known.",
+)
 
 
 @click.group()
@@ -55,15 +61,15 @@ def get(api: Api, project_id: str, json_wanted: bool) -> None:
 @click.option("--name", required=True)
 @_api_key_option
 @click.option("--description")
+@_on_disconnect_option
 @management_command
 @json_option
 def create(
-    api: Api, name: str, api_key: str | None, description: str | None, json_wanted: bool
+    api: Api, name: str, api_key: str | None, json_wanted: bool, **optional: str | None
 ) -> None:
     """A new project. Without --api-key the key is asked for, without echo."""
     body = {"name": name, "api_key": _secret(api_key or _ask())}
-    if description is not None:
-        body["description"] = description
+    body |= {field: value for field, value in optional.items() if value is not None}
     _show(api.call("POST", "/manage/projects", body), json_wanted)
 
 
@@ -72,6 +78,7 @@ def create(
 @click.option("--name")
 @_api_key_option
 @click.option("--description")
+@_on_disconnect_option
 @click.option("--active/--inactive", "is_active", default=None, help="Switch it on or off.")
 @management_command
 @json_option

@@ -23,7 +23,8 @@ from urllib3.util.retry import Retry
 
 from proxy.relay.answer import BrokenAnswer, RawAnswer, Upload
 from proxy.relay.pool import ConnectionPool, ConnectTimedOut, Socket, tls_context
-from proxy.relay.wire import request_head
+from proxy.relay.tunnel import UpgradeAnswer, read_upgrade
+from proxy.relay.wire import BadAnswer, request_head
 
 #: A body up to this size goes out in one write together with its head.
 _SMALL_BODY: Final = 128 * 1024
@@ -65,19 +66,8 @@ class UpstreamAdapter(BaseAdapter):
         proxies: Any = None,
     ) -> requests.Response:
         """One round trip. ``timeout`` is (connect, silence) in seconds; the rest is ignored."""
-        url = request.url or ""
-        scheme, _, rest = url.partition("://")
-        authority, _, path = rest.partition("/")
-        origin = f"{scheme}://{authority}"
-        pool = self._pool(origin)
-        target = "/" + path
-        lines: Iterable[tuple[str, str]] = request.headers.items()
-        if self._proxy_url and scheme == "http":
-            # RFC 9112 §3.2.2: a plain request to a proxy names the whole URL.
-            target, lines = url, [*lines, *self._proxy_lines]
-        head = request_head(request.method or "", target.encode("latin-1"), lines)
+        pool, head = self._prepare(request)
         read_timeout = timeout[1] if timeout else None
-
         sock = pool.acquire()
         if sock is not None:
             try:
@@ -93,6 +83,35 @@ class UpstreamAdapter(BaseAdapter):
             raw = _round_trip(pool, fresh, request, head, read_timeout, reused=False)
         return self.build_response(request, raw)
 
+    def upgrade(
+        self, request: requests.PreparedRequest, timeout: Any
+    ) -> UpgradeAnswer | requests.Response:
+        """Ask on a new connection to switch protocols. An answer other than 101 is an ordinary one.
+
+        Raises as :meth:`send`. The connection of an :class:`UpgradeAnswer` is the caller's.
+        """
+        pool, head = self._prepare(request)
+        sock = _connect(pool)
+        sock.settimeout(timeout[1])
+        answer = RawAnswer(pool, sock, request.method or "", timeout[1])
+        try:
+            _write(sock, head)
+            opening = read_upgrade(sock)
+            if opening.switched:
+                return opening
+            answer.begin(opening.raw)
+        except (BadAnswer, OSError) as error:
+            answer.close()
+            if isinstance(error, requests.RequestException):
+                raise
+            if isinstance(error, TimeoutError):
+                raise requests.ReadTimeout("it was silent for too long") from error
+            raise BrokenAnswer(str(error)) from error
+        except BaseException:
+            answer.close()
+            raise
+        return self.build_response(request, answer)
+
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
         """``raw`` as a ``requests.Response``; no cookies are kept and no body is read."""
         response = _Response()
@@ -107,6 +126,19 @@ class UpstreamAdapter(BaseAdapter):
     def close(self) -> None:
         for pool in self._pools.values():
             pool.close()
+
+    def _prepare(self, request: requests.PreparedRequest) -> tuple[ConnectionPool, bytes]:
+        """Whom to ask, and the head to send."""
+        url = request.url or ""
+        scheme, _, rest = url.partition("://")
+        authority, _, path = rest.partition("/")
+        target = "/" + path
+        lines: Iterable[tuple[str, str]] = request.headers.items()
+        if self._proxy_url and scheme == "http":
+            # RFC 9112 §3.2.2: a plain request to a proxy names the whole URL.
+            target, lines = url, [*lines, *self._proxy_lines]
+        head = request_head(request.method or "", target.encode("latin-1"), lines)
+        return self._pool(f"{scheme}://{authority}"), head
 
     def _pool(self, origin: str) -> ConnectionPool:
         pool = self._pools.get(origin)

@@ -112,6 +112,15 @@ class RawAnswer:
         """Whether the whole message has been parsed (its last bytes may still be to be read)."""
         return self._parser.complete
 
+    def begin(self, data: bytes) -> None:
+        """Take bytes that have been read already, then read on to the end of the head."""
+        self.bytes_came = True
+        try:
+            self._parser.feed_bytes(data)
+        except BadAnswer as error:
+            raise BrokenAnswer(str(error)) from error
+        self.read_head()
+
     def read_head(self) -> None:
         parser = self._parser
         while not parser.head_complete:

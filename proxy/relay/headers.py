@@ -40,6 +40,8 @@ _NOT_UPSTREAM: Final = _HOP_BY_HOP | {
 _NOT_UPSTREAM_PREFIXES: Final = ("X-FORWARDED-", "X-ORIGINAL-FORWARDED-", "CF-")
 #: The server writes its own.
 _NOT_DOWNSTREAM: Final = _HOP_BY_HOP | {"SERVER", "DATE"}
+#: OpenAI's name for it; the token follows the dot.
+_TOKEN_PROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105  (a name, no secret)
 _METERED_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 
 
@@ -55,6 +57,38 @@ def upstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:
             continue
         kept.append((title_case(name), metered(value) if name == "ACCEPT-ENCODING" else value))
     return kept
+
+
+def upgrade_headers(headers: Sequence[tuple[str, str]]) -> Headers:
+    """The same for a WebSocket's opening handshake (RFC 6455 §4.1).
+
+    Extensions are not offered on, since compressed frames could not be metered. The subprotocol
+    that carries the token of a browser is taken out: a server echoes what it accepts.
+    """
+    kept = []
+    for name, value in upstream_headers(headers):
+        if name == "Sec-Websocket-Extensions":
+            continue
+        if name == "Sec-Websocket-Protocol":
+            value = ", ".join(item for item in _items(value) if not _token_in(item))
+            if not value:
+                continue
+        kept.append((name, value))
+    return [*kept, ("Connection", "Upgrade"), ("Upgrade", "websocket")]
+
+
+def token_in_protocols(sec_websocket_protocol: str) -> str | None:
+    """The access token among the subprotocols: all that a browser can send one in."""
+    found = (_token_in(item) for item in _items(sec_websocket_protocol))
+    return next(filter(None, found), None)
+
+
+def _token_in(item: str) -> str | None:
+    return item.removeprefix(_TOKEN_PROTOCOL) if item.startswith(_TOKEN_PROTOCOL) else None
+
+
+def _items(value: str) -> list[str]:
+    return [item.strip() for item in value.split(",")]
 
 
 def downstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:

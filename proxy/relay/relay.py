@@ -3,6 +3,7 @@
 from proxy.providers.base import OutboundRequest, Provider, Target
 from proxy.relay.timing import Timing
 from proxy.relay.transport import Transport, UpstreamResponse
+from proxy.relay.tunnel import UpgradeAnswer
 
 
 class Relay:
@@ -22,3 +23,10 @@ class Relay:
         """
         call = self._provider.prepare(request, self._target, upstream_key)
         return self._transport.handle(call, timing)
+
+    def upgrade(
+        self, request: OutboundRequest, upstream_key: str, timing: Timing
+    ) -> UpgradeAnswer | UpstreamResponse:
+        """The same for a WebSocket's opening handshake: switched, or an ordinary answer."""
+        call = self._provider.prepare(request, self._target, upstream_key)
+        return self._transport.upgrade(call, timing)

@@ -39,12 +39,17 @@ class RelayStream:
     """The body of a relayed answer.
 
     ``farewell`` is asked for last words when we end the answer ourselves: bytes to send before the
-    break (an SSE error event), or ``b""`` where they would corrupt it. ``on_close`` is called once,
-    with this stream, when :attr:`outcome`, :attr:`error_code` and :attr:`bytes_out` are final.
+    break (an SSE error event), or ``b""`` where they would corrupt it. ``idle_words`` likewise,
+    when the upstream has been silent for ``idle_after`` seconds (0: never). With ``drain`` the
+    upstream is read to its end after the client has left, for what the watchers can still learn.
+    ``on_close`` is called once, with this stream, when its public attributes are final.
     """
 
     __slots__ = (
+        "_drain",
         "_farewell",
+        "_idle_after",
+        "_idle_words",
         "_last",
         "_on_close",
         "_pending",
@@ -56,6 +61,7 @@ class RelayStream:
         "bytes_out",
         "error_code",
         "outcome",
+        "seen_whole",
     )
 
     def __init__(
@@ -65,12 +71,18 @@ class RelayStream:
         watchers: Sequence[Watcher],
         *,
         farewell: Callable[[Interruption], bytes],
+        idle_words: Callable[[], bytes] = bytes,
+        idle_after: float = 0.0,
+        drain: bool = False,
         on_close: Callable[["RelayStream"], None],
     ) -> None:
         self._upstream = upstream
         self._timing = timing
         self._watchers = watchers
         self._farewell = farewell
+        self._idle_words = idle_words
+        self._idle_after = idle_after
+        self._drain = drain
         self._on_close: Callable[[RelayStream], None] | None = on_close
         # The chunk that is out with the client and has not been metered yet.
         self._pending = b""
@@ -83,6 +95,8 @@ class RelayStream:
         # Until something else is known, an answer that is closed early was left by its client.
         self.outcome = Outcome.CLIENT_GONE
         self.error_code: str | None = None
+        #: Whether the watchers have seen the answer to its end, be it after the client had left.
+        self.seen_whole = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -102,7 +116,13 @@ class RelayStream:
             raise StopIteration
         self._meter()
         try:
-            chunk = self._upstream.read()
+            if not self._idle_after:
+                chunk = self._upstream.read()
+            else:
+                chunk, ours = self._read_or_idle()
+                if ours:
+                    self.bytes_out += len(chunk)
+                    return chunk
         except Interruption as interruption:
             return self._interrupted(interruption)
         except UpstreamError as error:
@@ -137,10 +157,31 @@ class RelayStream:
         if not self._last:
             self._timing.mark_upstream_done()
         try:
-            self._upstream.close()
             self._meter()
+            self.seen_whole = self.outcome is Outcome.COMPLETED
+            if self._drain and self.outcome is Outcome.CLIENT_GONE:
+                self._read_on()
+            self._upstream.close()
         finally:
             on_close(self)
+
+    def _read_or_idle(self) -> tuple[bytes, bool]:
+        """The next chunk, or words of our own while there is none; and whether they are ours."""
+        while (chunk := self._upstream.read_within(self._idle_after)) is None:
+            words = self._idle_words()
+            if words:
+                return words, True
+        return chunk, False
+
+    def _read_on(self) -> None:
+        """Read what is left, for the watchers alone."""
+        try:
+            while chunk := self._upstream.read():
+                for watcher in self._watchers:
+                    watcher.feed(chunk)
+        except (UpstreamError, ClientError, Interruption):
+            return
+        self.seen_whole = True
 
     def _interrupted(self, interruption: Interruption) -> bytes:
         self._note(interruption)

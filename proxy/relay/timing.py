@@ -73,6 +73,14 @@ class Timing:
     def mark_authenticated(self) -> None:
         self.authenticated = time.perf_counter()
 
+    def mark_asked(self) -> None:
+        self.upstream_asked = self.connected = time.perf_counter()
+        self.upstream_start_ns = time.time_ns()
+
+    def mark_head(self) -> None:
+        self.head_received = time.perf_counter()
+        self.upstream_stop_ns = time.time_ns()
+
     def mark_first_byte(self) -> None:
         self.first_byte = time.perf_counter()
 

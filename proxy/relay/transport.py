@@ -6,14 +6,15 @@ environment, and swallow the body of a redirect; the prepared request goes strai
 adapter.
 """
 
-import time
 from typing import Any, Protocol
 
+import gevent
 import requests
 
 from proxy.errors import ConnectFailed, ResponseBroken, UpstreamError, UpstreamTimeout
 from proxy.providers.base import PreparedCall
 from proxy.relay.timing import Timing
+from proxy.relay.tunnel import UpgradeAnswer
 from proxy.relay.wire import HeaderPairs
 
 Headers = list[tuple[str, str]]
@@ -22,9 +23,12 @@ Headers = list[tuple[str, str]]
 class UpstreamResponse:
     """An answer whose head is in; :meth:`read` gives the body as it comes."""
 
-    __slots__ = ("_raw", "complete", "headers", "reason", "status")
+    __slots__ = ("_patience", "_raw", "_silence", "complete", "headers", "reason", "status")
 
-    def __init__(self, response: requests.Response) -> None:
+    def __init__(self, response: requests.Response, patience: float) -> None:
+        """``patience``: seconds of silence that :meth:`read_within` bears in all."""
+        self._patience = patience
+        self._silence = 0.0
         self.status: int = response.status_code
         self.reason: str = response.reason or ""
         self._raw: Any = response.raw
@@ -42,6 +46,17 @@ class UpstreamResponse:
         self.complete = getattr(self._raw, "complete", False)
         return data
 
+    def read_within(self, seconds: float) -> bytes | None:
+        """As :meth:`read`, or None when nothing came in that time; it may be called again then."""
+        with gevent.Timeout(seconds, False):  # type: ignore[arg-type]  # False: it ends silently
+            data = self.read()
+            self._silence = 0.0
+            return data
+        self._silence += seconds
+        if self._silence >= self._patience:
+            raise UpstreamTimeout
+        return None
+
     @property
     def upload_done(self) -> bool:
         """Whether the request had been sent whole when last looked."""
@@ -58,6 +73,8 @@ class Transport(Protocol):
 
     def handle(self, call: PreparedCall, timing: Timing) -> UpstreamResponse: ...
 
+    def upgrade(self, call: PreparedCall, timing: Timing) -> UpgradeAnswer | UpstreamResponse: ...
+
 
 class SessionTransport:
     """Sends on the adapters that are mounted on ``session``."""
@@ -70,30 +87,45 @@ class SessionTransport:
 
     def handle(self, call: PreparedCall, timing: Timing) -> UpstreamResponse:
         """One attempt. Raises :class:`UpstreamError`, or the error of the client's own body."""
-        request = call.request
-        prepared = requests.PreparedRequest()
-        prepared.method = request.method
-        prepared.url = call.url
-        prepared.headers = HeaderPairs(request.headers)  # type: ignore[assignment]
-        prepared.body = request.body  # type: ignore[assignment]
         adapter = self._session.get_adapter(call.url)
-        timing.upstream_asked = timing.connected = time.perf_counter()
-        timing.upstream_start_ns = time.time_ns()
+        timing.mark_asked()
         try:
-            response = adapter.send(prepared, stream=True, timeout=self._timeout)
+            response = adapter.send(_prepared(call), stream=True, timeout=self._timeout)
         except requests.RequestException as error:
             raise _translated(error) from error
-        timing.head_received = time.perf_counter()
-        timing.upstream_stop_ns = time.time_ns()
+        timing.mark_head()
         raw: Any = response.raw
         started_ns = getattr(raw, "write_started_ns", 0)
         if started_ns:  # a mock has no such marks
             timing.connected = raw.write_started
             timing.upstream_start_ns = started_ns
-        return UpstreamResponse(response)
+        return UpstreamResponse(response, self._timeout[1])
+
+    def upgrade(self, call: PreparedCall, timing: Timing) -> UpgradeAnswer | UpstreamResponse:
+        """Ask to switch protocols, on an adapter that can. Raises :class:`UpstreamError`."""
+        adapter: Any = self._session.get_adapter(call.url)
+        timing.mark_asked()
+        try:
+            opened = adapter.upgrade(_prepared(call), self._timeout)
+        except requests.RequestException as error:
+            raise _translated(error) from error
+        timing.mark_head()
+        if isinstance(opened, UpgradeAnswer):
+            return opened
+        return UpstreamResponse(opened, self._timeout[1])
 
     def close(self) -> None:
         self._session.close()
+
+
+def _prepared(call: PreparedCall) -> requests.PreparedRequest:
+    """By hand: requests' own preparing re-encodes the target and sorts out the headers."""
+    prepared = requests.PreparedRequest()
+    prepared.method = call.request.method
+    prepared.url = call.url
+    prepared.headers = HeaderPairs(call.request.headers)  # type: ignore[assignment]
+    prepared.body = call.request.body  # type: ignore[assignment]
+    return prepared
 
 
 def _translated(error: requests.RequestException) -> UpstreamError:

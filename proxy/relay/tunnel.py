@@ -6,12 +6,12 @@ byte streams, each of which ends on its own. Bytes that came behind a head belon
 
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import gevent
 
-from proxy.errors import ResponseBroken
+from proxy.relay.wire import BadAnswer
 
 _READ_SIZE: Final = 64 * 1024
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -21,9 +21,10 @@ _HEAD_END: Final = b"\r\n\r\n"
 
 
 class UpgradeAnswer:
-    """The upstream's head, raw, and what came behind it."""
+    """The upstream's head, raw, and what came behind it, on the connection ``sock``."""
 
-    def __init__(self, head: bytes, rest: bytes) -> None:
+    def __init__(self, sock: Any, head: bytes, rest: bytes) -> None:
+        self.sock = sock
         self.head = head
         self.rest = rest
 
@@ -31,6 +32,11 @@ class UpgradeAnswer:
     def switched(self) -> bool:
         """Whether the upstream agreed (101)."""
         return self.head.split(b" ", 2)[1:2] == [b"101"]
+
+    @property
+    def raw(self) -> bytes:
+        """Everything that was read."""
+        return self.head + _HEAD_END + self.rest
 
     def headers(self) -> list[tuple[str, str]]:
         """Header lines in order, latin-1."""
@@ -42,22 +48,22 @@ class UpgradeAnswer:
 def read_upgrade(sock: Any) -> UpgradeAnswer:
     """Read a head of at most :data:`MAX_HEAD_BYTES`; interim answers other than 101 are skipped.
 
-    Raises :class:`ResponseBroken`, and what the socket raises.
+    Raises :class:`BadAnswer`, and what the socket raises.
     """
     buffer = b""
     while True:
         while _HEAD_END not in buffer:
             data = sock.recv(_READ_SIZE)
             if not data:
-                raise ResponseBroken
+                raise BadAnswer("it closed the connection instead of answering")
             buffer += data
             if len(buffer) > MAX_HEAD_BYTES:
-                raise ResponseBroken("The upstream's header is too large.")
+                raise BadAnswer(f"its header is larger than {MAX_HEAD_BYTES} bytes")
         head, _, rest = buffer.partition(_HEAD_END)
-        answer = UpgradeAnswer(head, rest)
+        answer = UpgradeAnswer(sock, head, rest)
         status = head.split(b" ", 2)[1:2]
         if not status or not head.startswith(b"HTTP/1.") or not status[0][:3].isdigit():
-            raise ResponseBroken("The upstream gave no valid answer to the upgrade.")
+            raise BadAnswer("its answer is not valid HTTP")
         if status[0][:1] != b"1" or answer.switched:
             return answer
         buffer = rest
@@ -77,6 +83,21 @@ class Tunnel:
         self.bytes_out = 0
         #: Which side ended first: "client", "upstream", or None while both are there.
         self.ended_by: str | None = None
+
+    def open(
+        self, opened: UpgradeAnswer, our_headers: Sequence[tuple[str, str]], early: bytes
+    ) -> None:
+        """Send the 101 and what came behind it to the client, ``early`` bytes to the upstream."""
+        lines = [*opened.headers(), *our_headers]
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        status_line = opened.head.split(b"\r\n", 1)[0]
+        self._client.sendall(status_line + b"\r\n" + head.encode("latin-1") + b"\r\n")
+        if opened.rest:
+            self._client.sendall(opened.rest)
+            self._sent_down(opened.rest)
+        if early:
+            self._upstream.sendall(early)
+            self._sent_up(early)
 
     def run(self) -> None:
         """Until both directions have ended. An interruption ends both, and comes out."""

@@ -5,6 +5,7 @@ the same bytes, so an interim 1xx, the final answer and whatever a sloppy server
 arrive through the same callbacks; only the final answer's head and body may come out.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -12,6 +13,9 @@ from geventhttpclient._parser import HTTPParseError, HTTPResponseParser
 
 #: An answer whose head is larger is refused. nginx allows 8 KiB by default, Node 16 KiB.
 MAX_HEAD_BYTES: Final = 256 * 1024
+
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class BadAnswer(Exception):
@@ -118,6 +122,8 @@ class ResponseParser(HTTPResponseParser):
         if self._value is not None:
             self._keep_header()
         self.status = self.get_code()
+        if _CONTROL.search(self.reason):  # the one place where llhttp lets them through
+            raise BadAnswer("its reason phrase has control characters")
         self.head_complete = self.status >= 200
         return self._bodiless
 

@@ -11,13 +11,20 @@ from proxy.cipher import Cipher
 from proxy.errors import ClientError
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.records import Project
-from proxy.store.rows import PROJECT_COLUMNS, assignments, project_from, to_json
+from proxy.store.rows import (
+    PROJECT_COLUMNS,
+    assignments,
+    merged_policy,
+    policy_to_json,
+    project_from,
+    to_json,
+)
 from proxy.store.tokens import revoke_tokens_of
 
 _SELECT: Final = f"SELECT {PROJECT_COLUMNS} FROM projects p "  # noqa: S608 - a constant
 #: What :meth:`Projects.update` may change.
 _EDITABLE: Final = frozenset(
-    {"name", "description", "metadata", "upstream_key", "upstream_key_mask", "is_active"}
+    {"name", "description", "metadata", "policy", "upstream_key", "upstream_key_mask", "is_active"}
 )
 
 
@@ -35,19 +42,34 @@ class Projects:
         upstream_key_mask: str,
         description: str | None = None,
         metadata: dict[str, Any] | None = None,
+        policy: Mapping[str, Any] | None = None,
     ) -> Project:
-        """A new, active project. ClientError ``conflict``: the name is taken."""
+        """A new, active project. ClientError ``conflict``: the name is taken.
+
+        A ``policy`` field that is None is one that was not set.
+        """
         project_id = str(uuid.uuid4())
         sealed = self._seal(upstream_key, project_id)
         document = to_json(metadata)
+        rules = policy_to_json(merged_policy({}, policy or {}))
 
         def work(session: Session) -> Project:
             now = session.now()
             session.execute(
-                "INSERT INTO projects (id, name, description, metadata, upstream_key, "
+                "INSERT INTO projects (id, name, description, metadata, policy, upstream_key, "
                 "upstream_key_mask, is_active, created_at, updated_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?)",
-                (project_id, name, description, document, sealed, upstream_key_mask, now, now),
+                "VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
+                (
+                    project_id,
+                    name,
+                    description,
+                    document,
+                    rules,
+                    sealed,
+                    upstream_key_mask,
+                    now,
+                    now,
+                ),
             )
             return _read(session, project_id)
 
@@ -83,7 +105,8 @@ class Projects:
         self, project_id: str, changes: Mapping[str, Any], *, revoke_tokens: bool = False
     ) -> Project:
         """Changes what ``changes`` names: ``name``, ``description``, ``metadata``, ``is_active``,
-        ``upstream_key`` (in clear) together with ``upstream_key_mask``.
+        ``upstream_key`` (in clear) together with ``upstream_key_mask``, and ``policy``: a
+        mapping of the policy fields to change, of which None removes one.
 
         ``revoke_tokens`` revokes all its tokens in the same transaction. ClientError:
         ``not_found``, or ``conflict`` when the name is taken.
@@ -93,7 +116,7 @@ class Projects:
         if ("upstream_key" in changes) != ("upstream_key_mask" in changes):
             raise ValueError("an upstream key and its mask change together")
         values: dict[str, Value] = {
-            name: value for name, value in changes.items() if name != "is_active"
+            name: value for name, value in changes.items() if name not in ("is_active", "policy")
         }
         if "metadata" in changes:
             values["metadata"] = to_json(changes["metadata"])
@@ -105,6 +128,9 @@ class Projects:
             before = _read(session, project_id, session.dialect.for_update)
             now = session.now()
             columns = dict(values)
+            if "policy" in changes:
+                # Merged under the row's lock: two changes of different fields both last.
+                columns["policy"] = policy_to_json(merged_policy(before.policy, changes["policy"]))
             if active is not None and active != before.is_active:
                 columns["is_active"] = int(active)
                 columns["deactivated_at"] = None if active else now

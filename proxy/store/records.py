@@ -1,7 +1,7 @@
 """What the store hands out: frozen facts, never rows and never secrets in clear but one.
 
 :class:`Grant` is that one: it carries the decrypted upstream key, so it lives in memory only and
-its ``repr`` does not show it.
+its ``repr`` does not show it. The dictionaries in records are for reading: nobody changes them.
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +17,8 @@ class Project:
     name: str
     description: str | None
     metadata: dict[str, Any]
+    #: Policy field → value, as the management API took it. A field that was not set is not in it.
+    policy: dict[str, Any]
     #: The mask kept beside the ciphertext (first 8, ``...``, last 4), so listing decrypts nothing.
     api_key: str
     is_active: bool
@@ -39,6 +41,8 @@ class AccessToken:
     revoked_at: datetime | None
     #: Lifetime cap of admitted requests; None: no limit.
     max_requests: int | None
+    #: As a project's; it can only narrow that one.
+    policy: dict[str, Any]
     request_count: int
     cache_hit_count: int
     last_used_at: datetime | None

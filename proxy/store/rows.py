@@ -5,7 +5,7 @@ place.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -16,18 +16,18 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 #: What :func:`project_from` reads. The ``p.`` lets it stand in a join.
 PROJECT_COLUMNS: Final = (
-    "p.id, p.name, p.description, p.metadata, p.upstream_key_mask, p.is_active, "
+    "p.id, p.name, p.description, p.metadata, p.policy, p.upstream_key_mask, p.is_active, "
     "p.deactivated_at, p.created_at, p.updated_at"
 )
-PROJECT_WIDTH: Final = 9
+PROJECT_WIDTH: Final = 10
 
 #: What :func:`token_from` reads.
 TOKEN_COLUMNS: Final = (
     "t.id, t.token_mask, t.name, t.project_id, t.expires_at, t.is_active, t.revoked_at, "  # noqa: S105
-    "t.max_requests, t.request_count, t.cache_hit_count, t.last_used_at, t.created_at, "
+    "t.max_requests, t.policy, t.request_count, t.cache_hit_count, t.last_used_at, t.created_at, "
     "t.updated_at"
 )
-TOKEN_WIDTH: Final = 13
+TOKEN_WIDTH: Final = 14
 
 
 def to_micros(moment: datetime) -> int:
@@ -50,6 +50,21 @@ def to_json(metadata: dict[str, Any] | None) -> str:
     return json.dumps(metadata or {}, separators=(",", ":"))
 
 
+def merged_policy(policy: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``policy`` with ``changes`` applied field by field; a field set to None is removed."""
+    return {field: value for field, value in {**policy, **changes}.items() if value is not None}
+
+
+def policy_to_json(policy: Mapping[str, Any]) -> str | None:
+    """As it is stored: an empty policy is NULL."""
+    return json.dumps(policy, separators=(",", ":")) if policy else None
+
+
+def _policy_from(stored: str | None) -> dict[str, Any]:
+    policy: dict[str, Any] = {} if stored is None else json.loads(stored)
+    return policy
+
+
 def assignments(columns: Iterable[str]) -> str:
     """``"a = ?, b = ?"``. Only for column names from a fixed table, never from a request."""
     return ", ".join(f"{column} = ?" for column in columns)
@@ -61,11 +76,12 @@ def project_from(row: Sequence[Any]) -> Project:
         name=row[1],
         description=row[2],
         metadata=json.loads(row[3]),
-        api_key=row[4],
-        is_active=bool(row[5]),
-        deactivated_at=_optional(row[6]),
-        created_at=from_micros(row[7]),
-        updated_at=from_micros(row[8]),
+        policy=_policy_from(row[4]),
+        api_key=row[5],
+        is_active=bool(row[6]),
+        deactivated_at=_optional(row[7]),
+        created_at=from_micros(row[8]),
+        updated_at=from_micros(row[9]),
     )
 
 
@@ -79,9 +95,10 @@ def token_from(row: Sequence[Any]) -> AccessToken:
         is_active=bool(row[5]),
         revoked_at=_optional(row[6]),
         max_requests=row[7],
-        request_count=row[8],
-        cache_hit_count=row[9],
-        last_used_at=_optional(row[10]),
-        created_at=from_micros(row[11]),
-        updated_at=from_micros(row[12]),
+        policy=_policy_from(row[8]),
+        request_count=row[9],
+        cache_hit_count=row[10],
+        last_used_at=_optional(row[11]),
+        created_at=from_micros(row[12]),
+        updated_at=from_micros(row[13]),
     )

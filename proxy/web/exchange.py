@@ -14,10 +14,12 @@ from proxy.errors import ProxyError, UpstreamError
 from proxy.events.event import UsageEvent
 from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
+from proxy.relay.tunnel import Tunnel, UpgradeAnswer
 from proxy.relay.watch import ClientWatcher, Interruption
-from proxy.usage.meter import UsageMeter
+from proxy.usage.meter import Reading, UsageMeter
+from proxy.usage.websocket import WebSocketMeter
 from proxy.web.inbound import Inbound
-from proxy.web.replies import error_body
+from proxy.web.replies import Headers, error_body
 
 #: Longer paths are cut in the event: a line must stay small enough to be written in one piece.
 _ENDPOINT_LENGTH: Final = 1024
@@ -43,9 +45,17 @@ class Exchange:
         self._http_1_0 = environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
         self._watcher: ClientWatcher | None = None
 
+    @property
+    def drains(self) -> bool:
+        """Whether answers are read to their end after the client has left."""
+        return self.principal is not None and self.principal.drain_on_disconnect
+
     def watch_client(self) -> None:
-        """From the end of the request's body on, a client that leaves ends this greenlet's wait."""
-        if self._socket is None:
+        """From the end of the request's body on, a client that leaves ends this greenlet's wait.
+
+        Not for a project that wants answers read to their end: there, a failing write tells.
+        """
+        if self._socket is None or self.drains:
             return
         self._watcher = ClientWatcher(self._socket)
         if self.inbound.body.finished:
@@ -53,6 +63,32 @@ class Exchange:
         else:
             # Until then the body's reader is the one who notices.
             self.inbound.body.on_finished = self._watcher.start
+
+    def stop_watching(self) -> None:
+        """Idempotent."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self.inbound.body.on_finished = _nothing
+
+    def tunnel(self, opened: UpgradeAnswer, our_headers: Headers) -> None:
+        """Hand on the upstream's 101, then bytes both ways until both have ended."""
+        self.stop_watching()
+        meter = WebSocketMeter()
+        tunnel = Tunnel(self._socket, opened.sock, meter.feed)
+        outcome, code = Outcome.COMPLETED, None
+        try:
+            tunnel.open(opened, our_headers, self.inbound.take_buffered())
+            tunnel.run()
+        except Interruption as interruption:
+            outcome, code = Outcome.ABORTED, interruption.code
+        except OSError:
+            outcome = Outcome.CLIENT_GONE
+        finally:
+            opened.sock.close()
+            self.timing.mark_upstream_done()
+            self.inbound.body.received = tunnel.bytes_in
+            event = self.end(101, outcome, code, bytes_out=tunnel.bytes_out, publish=False)
+            self._tell(event, meter.result())
 
     def last_words(self, cut: Interruption, meter: UsageMeter) -> bytes:
         """An SSE error event, where one can stand alone."""
@@ -71,7 +107,6 @@ class Exchange:
             # that this one is not.
             with contextlib.suppress(OSError):  # it is closed already
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        reading = meter.result(complete=completed)
         event = self.end(
             status,
             stream.outcome,
@@ -79,7 +114,10 @@ class Exchange:
             bytes_out=stream.bytes_out,
             publish=False,
         )
-        event.stream = content_type.lower().startswith("text/event-stream")
+        event.stream = is_event_stream(content_type)
+        self._tell(event, meter.result(complete=stream.seen_whole))
+
+    def _tell(self, event: UsageEvent, reading: Reading) -> None:
         event.usage_source = reading.source
         if reading.usage is not None:
             event.metadata = reading.usage.as_metadata()
@@ -106,9 +144,7 @@ class Exchange:
         publish: bool = True,
     ) -> UsageEvent:
         """Stop watching, and tell what happened."""
-        if self._watcher is not None:
-            self._watcher.stop()
-            self.inbound.body.on_finished = _nothing
+        self.stop_watching()
         principal, timing = self.principal, self.timing
         event = UsageEvent(
             started=timing.started_unix,
@@ -131,6 +167,10 @@ class Exchange:
         if publish:
             self._publish(event)
         return event
+
+
+def is_event_stream(content_type: str) -> bool:
+    return content_type.lower().startswith("text/event-stream")
 
 
 def _nothing() -> None:

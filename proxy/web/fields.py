@@ -6,7 +6,7 @@ Nothing is guessed and nothing is ignored: an unknown field is refused by its na
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -108,6 +108,14 @@ def name(value: Any, param: str = "name") -> str:
 def boolean(value: Any, param: str) -> bool:
     if not isinstance(value, bool):
         raise ClientError(f"`{param}` must be true or false.", param=param)
+    return value
+
+
+def choice(value: Any, param: str, options: Sequence[str]) -> str:
+    """One of the words in ``options``, spelled exactly."""
+    if not isinstance(value, str) or value not in options:
+        words = ", ".join(f"`{option}`" for option in options)
+        raise ClientError(f"`{param}` must be one of: {words}.", param=param)
     return value
 
 

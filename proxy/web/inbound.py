@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from proxy.errors import ClientError
+from proxy.relay.headers import token_in_protocols
 
 Headers = list[tuple[str, str]]
 
@@ -51,6 +52,28 @@ class Inbound:
 
     def header(self, upper_name: str) -> str | None:
         return self._by_name.get(upper_name)
+
+    @property
+    def upgrades(self) -> bool:
+        """Whether this is a WebSocket's opening handshake (RFC 6455 §4.2.1)."""
+        wanted = self._by_name.get("UPGRADE")
+        if wanted is None or wanted.lower() != "websocket" or self.method != "GET":
+            return False
+        return "upgrade" in self._by_name.get("CONNECTION", "").lower()
+
+    @property
+    def authorization(self) -> str | None:
+        """Of a browser's WebSocket, which cannot send the header: from its subprotocols."""
+        given = self._by_name.get("AUTHORIZATION")
+        if given is None and self.upgrades:
+            token = token_in_protocols(self._by_name.get("SEC-WEBSOCKET-PROTOCOL", ""))
+            return token and f"Bearer {token}"
+        return given
+
+    def take_buffered(self) -> bytes:
+        """What the client has sent behind this request's head, for a tunnel."""
+        take = getattr(self._source, "take_buffered", None)
+        return b"" if take is None else bytes(take())
 
     @property
     def path(self) -> str:

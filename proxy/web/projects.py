@@ -23,7 +23,11 @@ MAX_DESCRIPTION_LENGTH: Final = 4096
 
 #: It becomes a header value: visible ASCII, no spaces (RFC 9110, 5.5).
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
-_CREATE: Final = frozenset({"name", "api_key", "openai_api_key", "description", "metadata"})
+#: What is done with an answer when its client leaves; the default first.
+_ON_DISCONNECT: Final = ("cancel", "drain")
+_CREATE: Final = frozenset(
+    {"name", "api_key", "openai_api_key", "description", "metadata", "on_disconnect"}
+)
 _CHANGE: Final = _CREATE | {"is_active", "revoke_tokens"}
 
 
@@ -98,6 +102,7 @@ def as_json(project: Project) -> dict[str, Any]:
         "description": project.description,
         "metadata": project.metadata,
         "api_key": project.api_key,
+        "on_disconnect": project.policy.get("on_disconnect", _ON_DISCONNECT[0]),
         "is_active": project.is_active,
         "deactivated_at": fields.rfc3339(project.deactivated_at),
         "created_at": fields.rfc3339(project.created_at),
@@ -134,6 +139,11 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
     if "metadata" in body:
         metadata = body["metadata"]
         changes["metadata"] = {} if metadata is None else fields.json_object(metadata, "metadata")
+    if "on_disconnect" in body:
+        wanted = body["on_disconnect"]
+        if wanted is not None:
+            wanted = fields.choice(wanted, "on_disconnect", _ON_DISCONNECT)
+        changes["policy"] = {"on_disconnect": wanted}
     param = fields.alias(body, "api_key", "openai_api_key")
     if param in body:
         upstream_key = _upstream_key(body[param], param)

@@ -11,26 +11,29 @@ shape; everything after it can only break the connection.
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import flask
+from typing import Any, Final, Protocol
 
 from proxy.auth.authenticator import Principal
 from proxy.errors import ProxyError
 from proxy.events.event import UsageEvent
-from proxy.providers.base import OutboundRequest
-from proxy.relay.headers import downstream_headers, upstream_headers
+from proxy.relay.headers import downstream_headers
 from proxy.relay.relay import Relay
 from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
+from proxy.relay.transport import UpstreamResponse
+from proxy.relay.tunnel import UpgradeAnswer
 from proxy.relay.watch import ClientGone, Drained, LiveRequests
 from proxy.usage.meter import UsageMeter
 from proxy.web.cors import Cors
-from proxy.web.exchange import Exchange
+from proxy.web.exchange import Exchange, is_event_stream
 from proxy.web.inbound import Inbound, check_path
+from proxy.web.outbound import outbound_request, outbound_upgrade
 from proxy.web.replies import Headers, error_reply
 
 _log = logging.getLogger(__name__)
+
+#: An SSE comment: it keeps idle connections open and means nothing (WHATWG HTML §9.2.7).
+PING: Final = b": ping\n\n"
 
 StartResponse = Callable[[str, Headers], Any]
 
@@ -51,6 +54,8 @@ class Bounds:
     request_bytes: int
     json_bytes: int
     trusted_proxies: int
+    #: Seconds of an upstream's silence between two comments of ours in an event stream; 0: none.
+    sse_keepalive: float = 0.0
 
 
 class RelayEndpoint:
@@ -96,6 +101,8 @@ class RelayEndpoint:
             self._leave(slot)
             exchange.end(499, Outcome.CLIENT_GONE)
             raise
+        except StopIteration:
+            raise  # a tunnel has ended
         except Exception as error:  # noqa: BLE001  (a defect of ours: told as a 500)
             failure = ProxyError()
             failure.__cause__ = error
@@ -111,15 +118,42 @@ class RelayEndpoint:
         self, exchange: Exchange, slot: object, start_response: StartResponse
     ) -> Iterable[bytes]:
         inbound, timing = exchange.inbound, exchange.timing
-        principal = self._access.authenticate(inbound.header("AUTHORIZATION"))
+        principal = self._access.authenticate(inbound.authorization)
         timing.mark_authenticated()
         exchange.principal = principal
         check_path(inbound.path)
-        outbound = self._outbound(inbound)
+        if inbound.upgrades:
+            self._access.admit(principal)
+            exchange.watch_client()
+            request = outbound_upgrade(inbound)
+            opened = self._relay.upgrade(request, principal.upstream_key, timing)
+            if isinstance(opened, UpgradeAnswer):
+                return self._tunnel(exchange, slot, opened)
+            return self._answer(exchange, slot, opened, start_response)
+        outbound = outbound_request(
+            inbound, request_bytes=self._bounds.request_bytes, json_bytes=self._bounds.json_bytes
+        )
         self._access.admit(principal)
-
         exchange.watch_client()
         upstream = self._relay.handle(outbound, principal.upstream_key, timing)
+        return self._answer(exchange, slot, upstream, start_response)
+
+    def _tunnel(self, exchange: Exchange, slot: object, opened: UpgradeAnswer) -> Iterable[bytes]:
+        try:
+            exchange.tunnel(opened, self._our_headers(exchange.inbound, exchange.timing))
+        finally:
+            self._leave(slot)
+        # How gunicorn is told that there is nothing more to write or read on this connection.
+        raise StopIteration
+
+    def _answer(
+        self,
+        exchange: Exchange,
+        slot: object,
+        upstream: UpstreamResponse,
+        start_response: StartResponse,
+    ) -> Iterable[bytes]:
+        inbound, timing = exchange.inbound, exchange.timing
         try:
             inbound.abandon_body()  # the answer came before the upload's end, if it has not ended
             content_type, content_encoding = _content(upstream.headers)
@@ -134,6 +168,9 @@ class RelayEndpoint:
                 timing,
                 [meter],
                 farewell=lambda cut: exchange.last_words(cut, meter),
+                idle_words=lambda: PING if meter.at_event_boundary else b"",
+                idle_after=self._idle_after(upstream, content_type),
+                drain=exchange.drains,
                 on_close=on_close,
             )
             start_response(
@@ -148,24 +185,15 @@ class RelayEndpoint:
             raise
         return stream
 
-    def _outbound(self, inbound: Inbound) -> OutboundRequest:
-        """The request on its way out; JSON bodies are read here, others while they are sent."""
-        body = inbound.body
-        headers = upstream_headers(inbound.headers)
-        target = inbound.target.encode("latin-1")
-        if not body.exists:
-            return OutboundRequest(inbound.method, target, headers, None)
-        if _is_json(inbound.header("CONTENT-TYPE")):
-            data = body.read_all(min(self._bounds.json_bytes, self._bounds.request_bytes))
-            headers.append(("Content-Length", str(len(data))))
-            return OutboundRequest(inbound.method, target, headers, data)
-        body.check_length(self._bounds.request_bytes)
-        if body.length is not None:
-            headers.append(("Content-Length", str(body.length)))
-            pieces = body if body.length else b""
-            return OutboundRequest(inbound.method, target, headers, pieces)
-        headers.append(("Transfer-Encoding", "chunked"))
-        return OutboundRequest(inbound.method, target, headers, body, chunked=True)
+    def _idle_after(self, upstream: UpstreamResponse, content_type: str) -> float:
+        """Seconds after which a silent event stream is kept alive, 0 for never.
+
+        A stream of a known length has no room for bytes of ours.
+        """
+        if not self._bounds.sse_keepalive or not is_event_stream(content_type):
+            return 0.0
+        sized = any(name.lower() == "content-length" for name, _ in upstream.headers)
+        return 0.0 if sized else self._bounds.sse_keepalive
 
     def _refuse(
         self, exchange: Exchange, error: ProxyError, start_response: StartResponse
@@ -201,39 +229,6 @@ class RelayEndpoint:
     def _leave(self, slot: object) -> None:
         if slot is not None:
             self._live.leave(slot)
-
-
-class RelayResponse(flask.Response):
-    """A Flask response that is the relay itself.
-
-    Werkzeug must not handle the stream: it would pull the first chunk before the head, rewrite
-    header lines, and never close a stream whose first chunk fails.
-    """
-
-    def __init__(self, endpoint: RelayEndpoint) -> None:
-        super().__init__()
-        self._endpoint = endpoint
-
-    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
-        return self._endpoint(environ, start_response)
-
-
-def create_blueprint(endpoint: RelayEndpoint) -> flask.Blueprint:
-    """``v1``: every path below it, in the nine standard methods."""
-    blueprint = flask.Blueprint("v1", __name__)
-    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"]
-
-    @blueprint.route("/", methods=methods, provide_automatic_options=False)
-    @blueprint.route("/<path:path>", methods=methods, provide_automatic_options=False)
-    def relay(path: str = "") -> RelayResponse:
-        return RelayResponse(endpoint)
-
-    return blueprint
-
-
-def _is_json(content_type: str | None) -> bool:
-    media_type = (content_type or "").partition(";")[0].strip().lower()
-    return media_type == "application/json" or media_type.endswith("+json")
 
 
 def _content(headers: Headers) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from proxy.store.records import AccessToken, Grant, Project
 SECRET = "sk-JHjWabcdefghijklmnfQIZ"
 START = datetime(2030, 1, 1, tzinfo=UTC)
 PROJECT = Project(
-    "project-1", "Acme", None, {}, "sk-real...", True, None, created_at=START, updated_at=START
+    "project-1", "Acme", None, {}, {}, "sk-real...", True, None, created_at=START, updated_at=START
 )
 TOKEN = AccessToken(
     id="token-1",
@@ -25,6 +26,7 @@ TOKEN = AccessToken(
     is_active=True,
     revoked_at=None,
     max_requests=None,
+    policy={},
     request_count=0,
     cache_hit_count=0,
     last_used_at=None,
@@ -36,7 +38,7 @@ TOKEN = AccessToken(
 class Store:
     """Grants by hash, permits and counts; counts every call."""
 
-    def __init__(self, **changes: object) -> None:
+    def __init__(self, **changes: Any) -> None:
         self.found: dict[str, Grant | Exception] = {}
         self.asked: list[str] = []
         self.permits = 0
@@ -44,9 +46,15 @@ class Store:
         self.counted: list[str] = []
         self.put(**changes)
 
-    def put(self, *, project_active: bool = True, **changes: object) -> None:
+    def put(
+        self,
+        *,
+        project_active: bool = True,
+        project_policy: dict[str, object] | None = None,
+        **changes: object,
+    ) -> None:
         token = replace(TOKEN, **changes)  # type: ignore[arg-type]
-        project = replace(PROJECT, is_active=project_active)
+        project = replace(PROJECT, is_active=project_active, policy=project_policy or {})
         self.found[credentials.hash_token(SECRET)] = Grant(token, project, "sk-upstream")
 
     def find(self, token_hash: str) -> Grant | None:
@@ -102,8 +110,20 @@ def test_a_good_token_becomes_a_principal() -> None:
         token_active=True,
         project_active=True,
         max_requests=5,
+        drain_on_disconnect=False,
     )
     assert "sk-upstream" not in repr(principal)
+
+
+@pytest.mark.parametrize(
+    ("policy", "drains"),
+    [({}, False), ({"on_disconnect": "cancel"}, False), ({"on_disconnect": "drain"}, True)],
+)
+def test_the_project_says_what_happens_when_a_client_leaves(
+    policy: dict[str, object], drains: bool
+) -> None:
+    store = Store(project_policy=policy, policy={"on_disconnect": "drain"})
+    assert make(store).authenticate(f"Bearer {SECRET}").drain_on_disconnect is drains
 
 
 @pytest.mark.parametrize(

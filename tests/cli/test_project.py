@@ -14,6 +14,7 @@ PROJECT = {
     "id": "0b3a7c5e-0000-4000-8000-000000000001",
     "name": "demo",
     "api_key": "sk-abcde...wxyz",
+    "on_disconnect": "drain",
     "is_active": True,
     "created_at": "2026-01-01T00:00:00Z",
 }
@@ -38,7 +39,9 @@ def test_list(run: Run, api: responses.RequestsMock) -> None:
 
 def test_get(run: Run, api: responses.RequestsMock) -> None:
     api.get(f"{URL}/{PROJECT['id']}", json=PROJECT)
-    assert "demo" in run("project", "get", str(PROJECT["id"])).output
+    shown = run("project", "get", str(PROJECT["id"])).output
+    assert "demo" in shown
+    assert "drain" in next(line for line in shown.splitlines() if "on_disconnect" in line)
 
 
 @pytest.mark.parametrize("option", ["--api-key", "--openai-key"])
@@ -48,6 +51,25 @@ def test_create(run: Run, api: responses.RequestsMock, option: str) -> None:
     arguments = ["--name", "demo", option, KEY, "--description", "d", "--json"]
     result = run("project", "create", *arguments)
     assert json.loads(result.output) == PROJECT
+
+
+@pytest.mark.parametrize("value", ["cancel", "drain"])
+def test_create_says_what_to_do_when_a_client_leaves(
+    run: Run, api: responses.RequestsMock, value: str
+) -> None:
+    body = {"name": "demo", "api_key": KEY, "on_disconnect": value}
+    api.post(URL, json=PROJECT, status=201, match=sends(body))
+    arguments = ["--name", "demo", "--api-key", KEY, "--on-disconnect", value]
+    assert run("project", "create", *arguments).exit_code == 0
+
+
+@pytest.mark.parametrize("command", [["create", "--name", "n", "--api-key", KEY], ["update", "p"]])
+def test_other_words_are_wrong_usage(
+    run: Run, api: responses.RequestsMock, command: list[str]
+) -> None:
+    result = run("project", *command, "--on-disconnect", "finish")
+    assert result.exit_code == 2
+    assert "'cancel', 'drain'" in result.output
 
 
 def test_create_reads_the_key_from_stdin(run: Run, api: responses.RequestsMock) -> None:
@@ -84,6 +106,7 @@ def test_an_empty_key_is_not_sent(run: Run, api: responses.RequestsMock) -> None
         (["--name", "n"], {"name": "n"}),
         (["--api-key", "-"], {"api_key": KEY}),
         (["--description", ""], {"description": ""}),
+        (["--on-disconnect", "cancel"], {"on_disconnect": "cancel"}),
         (["--active"], {"is_active": True}),
         (["--inactive", "--name", "n"], {"is_active": False, "name": "n"}),
     ],

@@ -162,6 +162,37 @@ class TestProjects:
         assert changed.updated_at > made.updated_at
         assert store.projects.update(made.id, {"metadata": {}}).metadata == {}
 
+    def test_a_policy_changes_field_by_field(self, store: Store) -> None:
+        made = store.project(policy={"a": ["☃", 1], "b": None})
+        assert made.policy == {"a": ["☃", 1]}
+        changed = store.projects.update(made.id, {"policy": {"b": {"c": False}}})
+        assert changed.policy == {"a": ["☃", 1], "b": {"c": False}}
+        assert changed.updated_at > made.updated_at
+        changed = store.projects.update(made.id, {"name": "x", "policy": {"a": None, "d": None}})
+        assert (changed.name, changed.policy) == ("x", {"b": {"c": False}})
+        assert store.projects.update(made.id, {"description": "d"}).policy == {"b": {"c": False}}
+        assert [project.policy for project in store.projects.list()] == [{"b": {"c": False}}]
+
+    def test_a_policy_of_nothing_is_null(self, store: Store) -> None:
+        made = store.project(policy={"a": None})
+        assert made.policy == {}
+        assert store.cell("SELECT policy FROM projects") is None
+        store.projects.update(made.id, {"policy": {"a": 1}})
+        assert store.projects.update(made.id, {"policy": {"a": None}}).policy == {}
+        assert store.cell("SELECT policy FROM projects") is None
+
+    def test_policy_changes_at_once_are_all_kept(self, store: Store) -> None:
+        made = store.project()
+        names = [f"field_{number}" for number in range(10)]
+        update = store.projects.update
+        jobs = [gevent.spawn(update, made.id, {"policy": {name: 1}}) for name in names]
+        gevent.joinall(jobs, raise_error=True)
+        assert store.projects.get(made.id).policy == dict.fromkeys(names, 1)
+
+    def test_a_long_policy_fits(self, store: Store) -> None:
+        policy = {"allowed": ["m" * 100] * 1000}  # more than a TEXT of MySQL holds
+        assert store.project(policy=policy).policy == policy
+
     def test_a_new_upstream_key_is_used_from_then_on(self, store: Store) -> None:
         made = store.project()
         store.token(made)
@@ -359,11 +390,16 @@ class TestCounting:
 
 class TestGrants:
     def test_one_answer_has_token_project_and_key(self, store: Store) -> None:
-        project = store.project(metadata={"a": 1})
+        project = store.project(metadata={"a": 1}, policy={"b": 2})
         token = store.token(project)
+        assert token.policy == {}
+        store.database.run(
+            lambda session: session.execute("UPDATE tokens SET policy = ?", ('{"c":3}',))
+        )
         grant = store.grants.find(f"{1:064x}")
         assert grant is not None
-        assert (grant.token, grant.project) == (token, project)
+        assert (grant.token, grant.project) == (store.tokens.get(token.id), project)
+        assert (grant.token.policy, grant.project.policy) == ({"c": 3}, {"b": 2})
         assert grant.upstream_key == "sk-real-upstream-key"
         assert "real-upstream" not in repr(grant)
 

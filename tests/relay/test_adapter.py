@@ -15,7 +15,7 @@ from proxy.relay import adapter as adapter_module
 from proxy.relay.adapter import Stale, UpstreamAdapter
 from proxy.relay.answer import BrokenAnswer
 from proxy.relay.watch import ClientGone
-from tests.relay.conftest import Ask, Certificates, Serve, greenlets, prepared, read_all
+from tests.relay.conftest import Ask, Authority, Serve, greenlets, prepared, read_all
 from tests.relay.test_pool import full_listener, unused_port
 from tests.relay.test_wire import HEADERS
 from tests.relay.wireserver import OK, Connection, pause
@@ -239,7 +239,7 @@ def test_another_os_error_is_told(
 # TLS.
 
 
-def test_a_trusted_certificate(serve: Serve, ask: Ask, trusted: Certificates) -> None:
+def test_a_trusted_certificate(serve: Serve, ask: Ask, trusted: Authority) -> None:
     server = serve(OK, tls=trusted.server("127.0.0.1"))
     for _ in range(3):
         assert read_all(ask(server, "POST", body=b"abc")) == b"ok"
@@ -248,7 +248,7 @@ def test_a_trusted_certificate(serve: Serve, ask: Ask, trusted: Certificates) ->
 
 
 def test_an_unknown_issuer(
-    serve: Serve, ask: Ask, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, ask: Ask, certificates: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(OK, tls=certificates.server("127.0.0.1"))
     with pytest.raises(requests.exceptions.SSLError, match=r"TLS: .*issuer certificate"):
@@ -256,7 +256,7 @@ def test_an_unknown_issuer(
     assert server.requests == []
 
 
-def test_another_name(serve: Serve, ask: Ask, trusted: Certificates) -> None:
+def test_another_name(serve: Serve, ask: Ask, trusted: Authority) -> None:
     server = serve(OK, tls=trusted.server("another.test"))
     with pytest.raises(requests.exceptions.SSLError, match=r"not valid for '127\.0\.0\.1'"):
         ask(server)
@@ -279,7 +279,7 @@ def test_a_tls_handshake_that_breaks_off(serve: Serve, adapter: UpstreamAdapter)
     assert not isinstance(caught.value, BrokenAnswer)
 
 
-def test_tls_silence_and_tls_cut(serve: Serve, ask: Ask, trusted: Certificates) -> None:
+def test_tls_silence_and_tls_cut(serve: Serve, ask: Ask, trusted: Authority) -> None:
     def handler(connection: Connection) -> None:
         request = connection.request()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na")
@@ -298,7 +298,7 @@ def test_tls_silence_and_tls_cut(serve: Serve, ask: Ask, trusted: Certificates) 
     response.close()
 
 
-def test_a_tls_upload_whose_client_fails(serve: Serve, ask: Ask, trusted: Certificates) -> None:
+def test_a_tls_upload_whose_client_fails(serve: Serve, ask: Ask, trusted: Authority) -> None:
     seen = []
 
     def handler(connection: Connection) -> None:
@@ -317,7 +317,7 @@ def test_a_tls_upload_whose_client_fails(serve: Serve, ask: Ask, trusted: Certif
     assert (seen[0].body, seen[0].whole) == (b"a", False)
 
 
-def test_a_stale_tls_connection(serve: Serve, ask: Ask, trusted: Certificates) -> None:
+def test_a_stale_tls_connection(serve: Serve, ask: Ask, trusted: Authority) -> None:
     def handler(connection: Connection) -> None:
         connection.request()
         connection.send(OK)
@@ -358,7 +358,7 @@ CREDENTIALS = "Basic " + base64.b64encode(b"us@er:p:w").decode()
 
 
 @pytest.mark.parametrize("login", ["us%40er:p%3Aw@", ""])
-def test_https_through_connect(serve: Serve, trusted: Certificates, login: str) -> None:
+def test_https_through_connect(serve: Serve, trusted: Authority, login: str) -> None:
     server = serve(OK, tls=trusted.server("127.0.0.1"))
     heads = []
 
@@ -424,7 +424,7 @@ def test_connect_refused(serve: Serve, answer: bytes) -> None:
 
 
 def test_one_context_for_all_connections(
-    serve: Serve, ask: Ask, trusted: Certificates, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, ask: Ask, trusted: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[ssl.SSLContext] = []
     original = adapter_module.tls_context

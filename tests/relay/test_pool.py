@@ -14,7 +14,7 @@ from gevent.event import Event
 from proxy.relay import pool as pool_module
 from proxy.relay.pool import ConnectionPool, ConnectTimedOut, tls_context
 from proxy.relay.watch import ClientGone
-from tests.relay.conftest import Certificates, Serve
+from tests.relay.conftest import Authority, Serve
 from tests.relay.wireserver import Connection
 from tests.waiting import wait_until
 
@@ -274,7 +274,7 @@ def test_an_interrupted_connect_tries_nothing_else(
 # TLS.
 
 
-def test_the_context_verifies(trusted: Certificates) -> None:
+def test_the_context_verifies(trusted: Authority) -> None:
     context = tls_context()
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname

@@ -380,3 +380,82 @@ def test_an_interrupted_read_cancels_the_upstream(
     assert seen.ends == [
         (Outcome.ABORTED if interruption.code else Outcome.CLIENT_GONE, interruption.code, 1)
     ]
+
+
+# Words of our own while the upstream is silent.
+
+
+class Silent(Script):
+    """Steps may be None: nothing within the time."""
+
+    def read_within(self, seconds: float) -> bytes | None:
+        assert seconds == 7
+        if self._steps and self._steps[0] is None:  # type: ignore[comparison-overlap]
+            self._steps.pop(0)
+            return None
+        return self.read()
+
+
+def test_idle_words_where_they_can_stand() -> None:
+    words = [b": ping\n\n", b"", b": ping\n\n"]
+    upstream, seen = Silent(None, b"half", None, None, b" event", known=True), Seen()  # type: ignore[arg-type]
+    stream = RelayStream(
+        upstream,  # type: ignore[arg-type]
+        Timing(),
+        [seen],
+        farewell=no_words,
+        idle_words=lambda: words.pop(0),
+        idle_after=7,
+        on_close=seen.on_close,
+    )
+    assert list(stream) == [b"", b": ping\n\n", b"half", b": ping\n\n", b" event"]
+    stream.close()
+    assert seen.chunks == [b"half", b" event"], "ours are not metered"
+    assert seen.ends == [(Outcome.COMPLETED, None, 10 + 2 * 8)]
+
+
+# Reading on after the client has left.
+
+
+@pytest.mark.parametrize(
+    ("rest", "whole"),
+    [
+        ((b"b", b"c"), True),
+        ((), True),
+        ((b"b", UpstreamTimeout()), False),
+        ((b"b", Drained()), False),
+    ],
+)
+def test_a_drained_answer_is_seen_to_its_end(rest: tuple[Any, ...], whole: bool) -> None:
+    upstream, seen = Script(b"a", *rest), Seen()
+    stream = RelayStream(
+        upstream,  # type: ignore[arg-type]
+        Timing(),
+        [seen],
+        farewell=no_words,
+        drain=True,
+        on_close=seen.on_close,
+    )
+    assert [next(stream), next(stream)] == [b"", b"a"]
+    stream.close()
+    assert seen.chunks == [b"a", *[step for step in rest if isinstance(step, bytes)]]
+    assert seen.ends == [(Outcome.CLIENT_GONE, None, 1)]
+    assert stream.seen_whole is whole
+    assert upstream.closed == 1
+
+
+def test_nothing_is_drained_when_it_was_not_the_client() -> None:
+    upstream, seen = Script(b"a", UpstreamTimeout(), b"never"), Seen()
+    stream = RelayStream(
+        upstream,  # type: ignore[arg-type]
+        Timing(),
+        [seen],
+        farewell=no_words,
+        drain=True,
+        on_close=seen.on_close,
+    )
+    with pytest.raises(ConnectionResetError):
+        list(stream)
+    stream.close()
+    assert seen.chunks == [b"a"]
+    assert not stream.seen_whole

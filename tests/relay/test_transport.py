@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
 import pytest
 import requests
 import responses
@@ -19,8 +20,9 @@ from proxy.errors import (
 from proxy.providers.base import OutboundRequest, PreparedCall
 from proxy.relay.adapter import UpstreamAdapter
 from proxy.relay.timing import Timing
-from proxy.relay.transport import SessionTransport
-from tests.relay.conftest import Certificates, Serve
+from proxy.relay.transport import SessionTransport, UpstreamResponse
+from proxy.relay.wire import HeaderPairs
+from tests.relay.conftest import Authority, Serve
 from tests.relay.test_pool import full_listener, unused_port
 from tests.relay.wireserver import CHUNKED, OK, Connection
 
@@ -124,7 +126,7 @@ def test_no_connection(
     serve: Serve,
     transports: Any,
     full_listener: str,
-    certificates: Certificates,
+    certificates: Authority,
 ) -> None:
     transport = transports(connect_timeout=0.2)
     for origin, detail in [
@@ -244,3 +246,38 @@ def test_what_responses_raises(
     mocked.post("http://upstream.test/v1/x", body=raised)
     with pytest.raises(error):
         transports().handle(call("http://upstream.test"), Timing())
+
+
+class Lazy:
+    """A raw answer whose bytes come after a while, or never."""
+
+    def __init__(self, wait: float) -> None:
+        self._wait = wait
+        self.headers = HeaderPairs()
+        self.complete = False
+
+    def read1(self, amt: int, decode_content: bool) -> bytes:
+        gevent.sleep(self._wait)
+        return b"late"
+
+
+def lazy(wait: float, patience: float) -> UpstreamResponse:
+    response = requests.Response()
+    response.status_code = 200
+    response.raw = Lazy(wait)
+    return UpstreamResponse(response, patience)
+
+
+def test_read_within_gives_up_and_can_be_called_again() -> None:
+    assert lazy(0, 10).read_within(5) == b"late"
+    answer = lazy(0.05, 10)
+    assert answer.read_within(0.01) is None
+    assert answer.read_within(5) == b"late"
+
+
+def test_silence_adds_up_to_the_usual_timeout() -> None:
+    answer = lazy(60, 0.03)
+    assert answer.read_within(0.01) is None
+    assert answer.read_within(0.01) is None
+    with pytest.raises(UpstreamTimeout):
+        answer.read_within(0.01)

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.errors import SchemaOutdated, StoreError
 from proxy.store import migrate
-from proxy.store.database import Database
+from proxy.store.database import Database, Session
 from proxy.store.dialects import DIALECTS
 from proxy.store.migrate import Migration, Migrator, check_schema, load, schema_sql
 from tests.services import MariaDB
@@ -164,15 +164,19 @@ def test_schema_sql_and_the_migrations_make_the_same(mysql_url: str, mariadb: Ma
     Migrator(Database.from_url(mysql_url)).migrate()
     loaded = mariadb.create_database()
     text = (ROOT / "schema.sql").read_text(encoding="utf-8")
-    for statement in Migration(0, "schema", text).statements:
-        mariadb.admin(statement, database=loaded)
+    database = Database.from_url(mariadb.url(loaded))
+
+    def load_file(session: Session) -> None:  # on one connection, as the client program does
+        for statement in Migration(0, "schema", text).statements:
+            session.execute(statement)
+
+    database.run(load_file)
     assert shape(mariadb, loaded) == shape(mariadb, migrated)
     assert {row[0] for row in shape(mariadb, loaded)["tables"]} == {  # type: ignore[index]
         "projects",
         "tokens",
         "schema_migrations",
     }
-    database = Database.from_url(mariadb.url(loaded))
     check_schema(database)
     assert Migrator(database).migrate() == []
     database.close()

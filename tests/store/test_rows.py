@@ -41,6 +41,18 @@ def test_assignments() -> None:
     assert rows.assignments(["a", "b"]) == "a = ?, b = ?"
 
 
+def test_a_policy_changes_field_by_field() -> None:
+    before = {"a": 1, "b": [2]}
+    changes = {"a": None, "c": False, "absent": None}
+    assert rows.merged_policy(before, changes) == {"b": [2], "c": False}
+    assert before == {"a": 1, "b": [2]}
+
+
+def test_an_empty_policy_is_stored_as_nothing() -> None:
+    assert rows.policy_to_json({}) is None
+    assert rows.policy_to_json({"a": ["☃"]}) == '{"a":["\\u2603"]}'
+
+
 def test_metadata_is_an_object_always() -> None:
     assert rows.to_json(None) == "{}"
     assert rows.to_json({"a": "☃"}) == '{"a":"\\u2603"}'

@@ -1,5 +1,6 @@
 """The frame reader against a foreign one, and the counts of a realtime conversation."""
 
+import itertools
 import json
 
 import pytest
@@ -28,7 +29,7 @@ def fragmented(parts: list[bytes]) -> bytes:
 def feed_split(reader: FrameReader, data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     found = []
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         found += list(reader.feed(data[start:end]))
     return found
 
@@ -95,7 +96,12 @@ def done(identifier: str, total: int) -> bytes:
         "output_tokens": 2,
         "input_token_details": {"cached_tokens": 1, "text_tokens": 1, "audio_tokens": 0},
     }
-    response = {"object": "realtime.response", "id": identifier, "status": "completed", "usage": usage}
+    response = {
+        "object": "realtime.response",
+        "id": identifier,
+        "status": "completed",
+        "usage": usage,
+    }
     return json.dumps({"type": "response.done", "event_id": "e", "response": response}).encode()
 
 

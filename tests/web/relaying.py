@@ -19,7 +19,8 @@ from proxy.relay.timing import Timing
 from proxy.relay.watch import LiveRequests
 from proxy.web import Room, create_flask_app
 from proxy.web.cors import Cors
-from proxy.web.relay import Bounds, RelayEndpoint, create_blueprint
+from proxy.web.doors import create_blueprint
+from proxy.web.relay import Bounds, RelayEndpoint
 
 SECRET = "sk-" + "a" * 22
 UPSTREAM_KEY = "sk-upstream-canary-0123456789"
@@ -39,6 +40,14 @@ CHAT = (
     b'{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21}}'
 )
 SSE = [("Content-Type", "text/event-stream; charset=utf-8")]
+JSON_BODY = [("Content-Type", "application/json")]
+EVENT = b'data: {"model":"m"}\n\n'
+USAGE = (
+    b'data: {"model":"m","usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}\n\n'
+)
+ORIGIN = ("Origin", "https://a.test")
+ASKED = ("Access-Control-Request-Method", "POST")
+ALLOWING = [*JSON, ("Access-Control-Allow-Origin", "https://upstream.test")]
 
 
 class Answer:
@@ -270,3 +279,16 @@ def limits(
         json_bytes=json_bytes,
         trusted_proxies=trusted_proxies,
     )
+
+
+def sized(*pieces: bytes, headers: Iterable[tuple[str, str]] = JSON_BODY) -> dict[str, Any]:
+    length = str(sum(map(len, pieces)))
+    return {"headers": [*headers, ("Content-Length", length)], "pieces": pieces}
+
+
+def chunked(*pieces: bytes, headers: Iterable[tuple[str, str]] = JSON_BODY) -> dict[str, Any]:
+    return {"headers": [*headers, ("Transfer-Encoding", "chunked")], "pieces": pieces}
+
+
+def failing(error: BaseException) -> World:
+    return World(lambda: error)

@@ -23,6 +23,7 @@ class Stream:
 
     def __init__(self, outcome: Outcome, error_code: str | None = None) -> None:
         self.outcome, self.error_code, self.bytes_out = outcome, error_code, 42
+        self.seen_whole = outcome is Outcome.COMPLETED
 
 
 def make(events: list[UsageEvent], **kwargs: Any) -> Exchange:

@@ -129,6 +129,15 @@ def test_other_moments_are_refused(value: Any) -> None:
         fields.moment(value, "t")
 
 
+def test_choices_are_spelled_exactly() -> None:
+    assert fields.choice("b", "f", ("a", "b")) == "b"
+    wrong: list[Any] = ["", "c", "B", "ab", "a ", None, True, 1, ["a"], {"a": 1}]
+    for value in wrong:
+        with pytest.raises(ClientError, match=r"`f` must be one of: `a`, `b`\.") as caught:
+            fields.choice(value, "f", ("a", "b"))
+        assert caught.value.param == "f"
+
+
 def test_objects_are_bounded() -> None:
     assert fields.json_object({"a": [1]}, "metadata") == {"a": [1]}
     for value in ([], "x", {"a": "x" * fields.MAX_METADATA_BYTES}):

@@ -18,10 +18,32 @@ FIELDS = [
     "description",
     "metadata",
     "api_key",
+    "on_disconnect",
     "is_active",
     "deactivated_at",
     "created_at",
     "updated_at",
+]
+
+
+#: What ``on_disconnect`` cannot be.
+ODD: list[Any] = ["", "Drain", "finish", True, 1, ["drain"], {}]
+#: Names that policies may have one day: refused until they do something.
+LATER = [
+    "allowed_methods",
+    "allowed_endpoints",
+    "allowed_models",
+    "allowed_params",
+    "allowed_ips",
+    "allowed_origins",
+    "required_headers",
+    "forwarded_headers",
+    "rate_limit_rpm",
+    "rate_limit_tpm",
+    "max_concurrent",
+    "on_revoke",
+    "stream_usage",
+    "cut_in_flight",
 ]
 
 
@@ -81,7 +103,12 @@ def test_a_slash_at_the_end_redirects_nobody(api: Management, path: str) -> None
         ({"name": "a", "api_key": UPSTREAM_KEY, "metadata": []}, "metadata"),
         ({"name": "a", "api_key": UPSTREAM_KEY, "metadata": {"x": "y" * 65536}}, "metadata"),
         ({"name": "a", "api_key": UPSTREAM_KEY, "is_active": True}, "is_active"),
-        ({"name": "a", "api_key": UPSTREAM_KEY, "allowed_models": ["x"]}, "allowed_models"),
+        ({"name": "a", "api_key": UPSTREAM_KEY, "policy": {}}, "policy"),
+        *(
+            ({"name": "a", "api_key": UPSTREAM_KEY, "on_disconnect": value}, "on_disconnect")
+            for value in ODD
+        ),
+        *(({"name": "a", "api_key": UPSTREAM_KEY, field: None}, field) for field in LATER),
     ],
 )
 def test_odd_bodies_are_refused(api: Management, body: dict[str, Any], param: str) -> None:
@@ -141,6 +168,24 @@ def test_changes(api: Management, by_body: bool) -> None:
     assert gone["deactivated_at"] == gone["updated_at"]
     assert not api.tokens.list()[0].is_active
     assert change(is_active=True)["deactivated_at"] is None
+
+
+def test_what_happens_when_a_client_leaves(api: Management) -> None:
+    assert api.project("a")["on_disconnect"] == "cancel"
+    assert api.project("b", on_disconnect=None)["on_disconnect"] == "cancel"
+    assert api.project("c", on_disconnect="cancel")["on_disconnect"] == "cancel"
+    made = api.project("d", on_disconnect="drain")
+    assert made["on_disconnect"] == "drain"
+    path = f"/projects/{made['id']}"
+    assert api.call("GET", path) == made
+    assert api.call("PATCH", path, {"name": "e"})["on_disconnect"] == "drain"
+    api.refused("PATCH", path, {"on_disconnect": "x"}, 400, "on_disconnect")
+    assert api.call("PATCH", path, {"on_disconnect": None})["on_disconnect"] == "cancel"
+    assert api.call("PATCH", path, {"on_disconnect": "drain"})["on_disconnect"] == "drain"
+    by_body = {"project_id": made["id"], "on_disconnect": "cancel"}
+    assert api.call("PATCH", "/projects", by_body)["on_disconnect"] == "cancel"
+    for field in LATER:
+        api.refused("PATCH", path, {field: None}, 400, field)
 
 
 def test_deactivates_again_and_again(api: Management) -> None:

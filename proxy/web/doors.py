@@ -1,0 +1,41 @@
+"""The relay's second door: a Flask blueprint whose view is the WSGI callable itself.
+
+The first door is in front of Flask (``app.py``), for speed and for what Flask cannot route. This
+one is there so that the URL map and the table of guards show the relay; a test proves that both
+answer alike.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flask
+
+WSGICallable = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+class RelayResponse(flask.Response):
+    """A Flask response that is the relay itself.
+
+    Werkzeug must not handle the stream: it would pull the first chunk before the head, rewrite
+    header lines, and never close a stream whose first chunk fails.
+    """
+
+    def __init__(self, endpoint: WSGICallable) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        return self._endpoint(environ, start_response)
+
+
+def create_blueprint(endpoint: WSGICallable) -> flask.Blueprint:
+    """``v1``: every path below it, in the nine standard methods."""
+    blueprint = flask.Blueprint("v1", __name__)
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"]
+
+    @blueprint.route("/", methods=methods, provide_automatic_options=False)
+    @blueprint.route("/<path:path>", methods=methods, provide_automatic_options=False)
+    def relay(path: str = "") -> RelayResponse:
+        return RelayResponse(endpoint)
+
+    return blueprint

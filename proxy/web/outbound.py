@@ -1,0 +1,41 @@
+"""What goes out: the client's request without what is between the client and us.
+
+JSON bodies are read whole here; all others are read while they are sent.
+"""
+
+from proxy.providers.base import OutboundRequest
+from proxy.relay.headers import upgrade_headers, upstream_headers
+from proxy.web.inbound import Inbound
+
+
+def outbound_request(inbound: Inbound, *, request_bytes: int, json_bytes: int) -> OutboundRequest:
+    """``request_bytes`` bounds any body, ``json_bytes`` one that is held whole.
+
+    Raises ClientError: 413 by the announced length before a byte is read, or by count; 400; 408.
+    """
+    body = inbound.body
+    headers = upstream_headers(inbound.headers)
+    target = inbound.target.encode("latin-1")
+    if not body.exists:
+        return OutboundRequest(inbound.method, target, headers, None)
+    if is_json(inbound.header("CONTENT-TYPE")):
+        data = body.read_all(min(json_bytes, request_bytes))
+        headers.append(("Content-Length", str(len(data))))
+        return OutboundRequest(inbound.method, target, headers, data)
+    body.check_length(request_bytes)
+    if body.length is not None:
+        headers.append(("Content-Length", str(body.length)))
+        return OutboundRequest(inbound.method, target, headers, body if body.length else b"")
+    headers.append(("Transfer-Encoding", "chunked"))
+    return OutboundRequest(inbound.method, target, headers, body, chunked=True)
+
+
+def outbound_upgrade(inbound: Inbound) -> OutboundRequest:
+    """The opening handshake of a WebSocket."""
+    target = inbound.target.encode("latin-1")
+    return OutboundRequest(inbound.method, target, upgrade_headers(inbound.headers), None)
+
+
+def is_json(content_type: str | None) -> bool:
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")

@@ -1,0 +1,135 @@
+"""The pumps and the upgrade's head, over real sockets."""
+
+from collections.abc import Iterator
+
+import gevent
+import gevent.socket
+import pytest
+
+from proxy.relay import tunnel as tunnel_module
+from proxy.relay.tunnel import MAX_HEAD_BYTES, Tunnel, read_upgrade
+from proxy.relay.watch import Drained
+from proxy.relay.wire import BadAnswer
+
+MADE: list[gevent.socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def _closing() -> Iterator[None]:
+    yield
+    while MADE:
+        MADE.pop().close()
+
+
+def pair() -> tuple[gevent.socket.socket, gevent.socket.socket]:
+    made = gevent.socket.socketpair()
+    MADE.extend(made)
+    return made
+
+
+def opened(*data: bytes):  # type: ignore[no-untyped-def]
+    """The end of a connection on which ``data`` arrives, then the end."""
+    ours, theirs = pair()
+    for part in data:
+        theirs.sendall(part)
+    theirs.shutdown(gevent.socket.SHUT_WR)
+    return ours, theirs
+
+
+def test_a_101_and_the_bytes_behind_it() -> None:
+    ours, _theirs = opened(b"HTTP/1.1 101 Switching\r\nA: 1\r\nB:  x \r\n\r\n\x81\x00rest")
+    answer = read_upgrade(ours)
+    assert answer.switched
+    assert answer.headers() == [("A", "1"), ("B", "x")]
+    assert answer.rest == b"\x81\x00rest"
+
+
+def test_interim_answers_are_skipped_and_others_are_no_switch() -> None:
+    ours, _theirs = opened(
+        b"HTTP/1.1 103 Early\r\nA: 1\r\n\r\nHTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno"
+    )
+    answer = read_upgrade(ours)
+    assert not answer.switched
+    assert answer.raw == b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"HTTP/1.1 101 Switch",
+        b"SSH-2.0\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1\r\n\r\n",
+        b"HTTP/1.1 101 x\r\nA: " + b"a" * MAX_HEAD_BYTES,
+    ],
+)
+def test_no_valid_head(data: bytes) -> None:
+    ours, theirs = pair()
+    writer = gevent.spawn(lambda: (theirs.sendall(data), theirs.close()))
+    with pytest.raises(BadAnswer):
+        read_upgrade(ours)
+    ours.close()
+    writer.kill()
+
+
+class Ends:
+    """A tunnel with a client and an upstream at its ends."""
+
+    def __init__(self) -> None:
+        self.client, inner_client = pair()
+        self.upstream, inner_upstream = pair()
+        for sock in (self.client, self.upstream):
+            sock.settimeout(20)
+        self.seen = b""
+        self.tunnel = Tunnel(inner_client, inner_upstream, self._see)
+        self.running = gevent.spawn(self.tunnel.run)
+
+    def _see(self, data: bytes) -> None:
+        self.seen += data
+
+
+def test_bytes_both_ways_and_both_closes() -> None:
+    ends = Ends()
+    ends.client.sendall(b"up")
+    assert ends.upstream.recv(10) == b"up"
+    ends.upstream.sendall(b"down!")
+    assert ends.client.recv(10) == b"down!"
+    ends.upstream.shutdown(gevent.socket.SHUT_WR)
+    assert ends.client.recv(10) == b"", "the upstream's end passes"
+    ends.client.sendall(b"bye")
+    assert ends.upstream.recv(10) == b"bye", "the other direction goes on"
+    ends.client.close()
+    assert ends.upstream.recv(10) == b""
+    ends.running.get(timeout=20)
+    assert (ends.tunnel.bytes_in, ends.tunnel.bytes_out) == (5, 5)
+    assert ends.seen == b"down!"
+    assert ends.tunnel.ended_by == "upstream"
+
+
+def test_a_side_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel_module, "LINGER_SECONDS", 0.1)
+    ends = Ends()
+    ends.client.close()
+    ends.running.get(timeout=20)
+    assert ends.tunnel.ended_by == "client"
+
+
+def test_a_broken_side_ends_both() -> None:
+    ends = Ends()
+    ends.upstream.close()
+    ends.client.sendall(b"x")
+    while True:
+        try:
+            ends.client.sendall(b"x" * 10_000)
+            gevent.sleep(0)
+        except OSError:
+            break
+    ends.running.get(timeout=20)
+
+
+def test_an_interruption_comes_out() -> None:
+    ends = Ends()
+    gevent.sleep(0)
+    ends.running.kill(Drained())
+    assert isinstance(ends.running.value, Drained)

@@ -1,0 +1,89 @@
+"""What goes out of a request; the endpoint's tests show it on its way."""
+
+import pytest
+
+from proxy.errors import ClientError
+from proxy.web.inbound import Inbound
+from proxy.web.outbound import is_json, outbound_request, outbound_upgrade
+from tests.web.relaying import environ
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("application/json", True),
+        ("Application/JSON ; charset=utf-8", True),
+        ("application/vnd.api+json", True),
+        ("text/plain", False),
+        ("application/jsonl", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_what_is_json(content_type: str | None, expected: bool) -> None:
+    assert is_json(content_type) is expected
+
+
+def inbound(lines: list[tuple[str, str]], body: bytes = b"", method: str = "POST") -> Inbound:
+    pieces = [body] if body else []
+    return Inbound(environ(method, "/v1/x?a=%2F", lines, pieces, token=None), 0)
+
+
+def test_json_is_held_and_other_bodies_are_streamed() -> None:
+    lines = [("CONTENT-TYPE", "application/json"), ("CONTENT-LENGTH", "2")]
+    request = outbound_request(inbound(lines, b"{}"), request_bytes=10, json_bytes=10)
+    assert (request.target, request.body) == (b"/v1/x?a=%2F", b"{}")
+    assert request.headers == [("Content-Type", "application/json"), ("Content-Length", "2")]
+    lines = [("CONTENT-TYPE", "text/plain"), ("CONTENT-LENGTH", "2")]
+    request = outbound_request(inbound(lines, b"hi"), request_bytes=10, json_bytes=10)
+    assert not isinstance(request.body, bytes | None)
+    assert b"".join(request.body) == b"hi"
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
+def test_too_large_by_its_own_word(content_type: str) -> None:
+    lines = [("CONTENT-TYPE", content_type), ("CONTENT-LENGTH", "11")]
+    given = inbound(lines, b"x" * 11)
+    with pytest.raises(ClientError) as caught:
+        outbound_request(given, request_bytes=10, json_bytes=20)
+    assert caught.value.code == "request_too_large"
+    assert given.body.received == 0
+
+
+UPGRADE = [
+    ("CONNECTION", "keep-alive, Upgrade"),
+    ("UPGRADE", "WebSocket"),
+    ("SEC-WEBSOCKET-KEY", "k"),
+    ("SEC-WEBSOCKET-EXTENSIONS", "permessage-deflate"),
+]
+
+
+def test_a_websocket_s_handshake() -> None:
+    token = "sk-" + "a" * 22
+    protocols = ("SEC-WEBSOCKET-PROTOCOL", f"realtime, openai-insecure-api-key.{token}, beta")
+    given = inbound([*UPGRADE, protocols], method="GET")
+    assert given.upgrades
+    assert given.authorization == f"Bearer {token}"
+    assert outbound_upgrade(given).headers == [
+        ("Sec-Websocket-Key", "k"),
+        ("Sec-Websocket-Protocol", "realtime, beta"),
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+    ]
+
+
+def test_a_protocol_that_is_only_the_token_is_not_offered() -> None:
+    protocols = ("SEC-WEBSOCKET-PROTOCOL", "openai-insecure-api-key.sk-x")
+    headers = outbound_upgrade(inbound([*UPGRADE, protocols], method="GET")).headers
+    assert "Sec-Websocket-Protocol" not in dict(headers)
+
+
+def test_what_is_no_upgrade() -> None:
+    protocols = ("SEC-WEBSOCKET-PROTOCOL", "openai-insecure-api-key.sk-x")
+    for given in (
+        inbound([*UPGRADE, protocols], method="POST"),
+        inbound([("UPGRADE", "h2c"), ("CONNECTION", "upgrade"), protocols], method="GET"),
+        inbound([("UPGRADE", "websocket"), protocols], method="GET"),
+    ):
+        assert not given.upgrades
+        assert given.authorization is None, "only a WebSocket may send its token there"
