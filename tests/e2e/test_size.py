@@ -5,9 +5,8 @@
 
 import json
 import os
-import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gevent
@@ -123,28 +122,83 @@ def test_a_large_download_takes_no_memory(
     call: Call, memory: Memory, framing: str, size: int
 ) -> None:
     with RawClient(call.proxy.port) as client:
-        client.request("GET", f"/v1/behave/pour/{size}/{framing}", [call.access.bearer])
+        _ask_for(client, call, size, framing)
         client.read_head()
-        assert _count(client) >= size
+        came = len(client.take()) + sum(_sizes(client))
+    assert came == size if framing == "length" else came > size
     (event,) = call.proxy.events(1)
     assert (event["outcome"], event["bytes_out"]) == ("completed", size)
     assert memory.grown < ALLOWED_GROWTH
 
 
-def _count(client: RawClient) -> int:
-    """Bytes until the answer's end, framing included; nothing of them is kept."""
+def _ask_for(client: RawClient, call: Call, size: int, framing: str) -> None:
+    headers = [call.access.bearer, ("Connection", "close")]
+    client.request("GET", f"/v1/behave/pour/{size}/{framing}", headers)
+
+
+def _sizes(client: RawClient) -> Iterator[int]:
+    """Of all reads until the connection's end; nothing of them is kept."""
     target = bytearray(MIB)
-    count = len(client.take())
-    client.sock.settimeout(20)
-    tail = b""
-    while not tail.endswith(b"0\r\n\r\n"):
-        size = client.sock.recv_into(target)
-        if not size:
-            break
-        count += size
-        tail = tail[-5:] + bytes(target[max(0, size - 5) : size])
-    return count
+    while size := client.sock.recv_into(target):
+        yield size
 
 
-def _settled(read: "gevent.Greenlet | None", counter: "object") -> None:
-    raise NotImplementedError
+# Back-pressure.
+
+
+def _settled(read: Callable[[], int]) -> int:
+    """The value of a counter once it has stopped growing: the same in fifty looks in a row."""
+    looks: list[int] = []
+
+    def stands_still() -> bool:
+        looks.append(read())
+        return len(looks) >= 50 and looks[-1] > 0 and len(set(looks[-50:])) == 1
+
+    wait_until(stands_still)
+    return looks[-1]
+
+
+def test_a_client_that_stops_reading_stops_the_upstream(call: Call, memory: Memory) -> None:
+    size = 4 * UNDER_WAY
+    with RawClient(call.proxy.port) as client:
+        _ask_for(client, call, size, "length")
+        stopped_at = _settled(lambda: call.upstream.sent)
+        assert stopped_at < UNDER_WAY
+        # It goes on when the client does, and stops again.
+        read = 0
+        for count in _sizes(client):
+            read += count
+            if read > UNDER_WAY:
+                break
+        again_at = _settled(lambda: call.upstream.sent)
+        assert stopped_at < again_at < read + UNDER_WAY
+        read += sum(_sizes(client))
+    assert read > size
+    assert call.proxy.events(1)[0]["outcome"] == "completed"
+    assert memory.grown < ALLOWED_GROWTH
+
+
+def test_an_upstream_that_stops_reading_stops_the_client(call: Call, memory: Memory) -> None:
+    size = 2 * UNDER_WAY
+    sent = 0
+
+    def upload(client: RawClient) -> None:
+        nonlocal sent
+        for piece in _multipart(size):
+            client.send(piece)
+            sent += len(piece)
+
+    with RawClient(call.proxy.port) as client:
+        client.send(
+            b"POST /v1/behave/deaf HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n"
+            b"Authorization: Bearer %b\r\n\r\n" % (size, call.access.token.encode())
+        )
+        sending = gevent.spawn(upload, client)
+        assert call.upstream.asked.wait(20)
+        assert _settled(lambda: sent) < UNDER_WAY
+        assert not sending.dead
+        call.upstream.gate.release()
+        sending.get(timeout=20)
+        assert json.loads(client.read_answer().body)["bytes"] == size
+    assert call.proxy.events(1)[0]["outcome"] == "completed"
+    assert memory.grown < ALLOWED_GROWTH

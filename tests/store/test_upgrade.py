@@ -31,7 +31,7 @@ TOKEN_OF_0001 = (
 )
 
 
-class CutOff(Exception):  # noqa: N818 - it stands for the end of the process
+class CutOff(Exception):
     """The migrating process ends here."""
 
 

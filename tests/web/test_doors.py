@@ -16,7 +16,6 @@ from tests.web.relaying import (
     ALLOWING,
     ASKED,
     EVENT,
-    JSON_BODY,
     ORIGIN,
     SECRET,
     SSE,
@@ -30,8 +29,6 @@ from tests.web.relaying import (
     limits,
     sized,
 )
-
-
 
 FIXED = [("X-Request-ID", "r1")]
 BOTH: dict[str, Callable[[], tuple[World, dict[str, Any]]]] = {
