@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,12 @@ class ProxyServer:
         command = [sys.executable, str(ROOT / "manage.py"), "db", "migrate"]
         subprocess.run(command, cwd=self.folder, env=self.environ, check=True, capture_output=True)
 
-    def spawn(self) -> None:
-        """Start without waiting for it to be ready."""
+    def spawn(self, prefix: Sequence[str] = ()) -> None:
+        """Start without waiting for it to be ready; ``prefix`` is a command that runs it."""
         gunicorn = str(Path(sys.executable).with_name("gunicorn"))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [gunicorn, "-c", str(ROOT / "gunicorn.conf.py")],
+                [*prefix, gunicorn, "-c", str(ROOT / "gunicorn.conf.py")],
                 cwd=self.folder,
                 env=self.environ,
                 stdout=log,

@@ -5,7 +5,7 @@ verdict; expiry is judged again on every request, and an entry goes with the tok
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -33,6 +33,16 @@ class Principal:
     max_requests: int | None
     #: Whether an answer is read to its end after the client has left, for its usage.
     drain_on_disconnect: bool = False
+
+
+class TokenRefused(ClientError):
+    """A known token that may not be used now; ``principal`` says whose it is, for the record."""
+
+    def __init__(
+        self, code: str, principal: Principal, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(code=code, headers=headers)
+        self.principal = principal
 
 
 class GrantSource(Protocol):
@@ -77,8 +87,8 @@ class Authenticator:
     def authenticate(self, authorization: str | None) -> Principal:
         """The principal of an ``Authorization`` value.
 
-        Raises :class:`ClientError` with the first of ``invalid_token``, ``token_not_found``,
-        ``token_inactive``, ``token_expired``, ``project_inactive`` that holds, or
+        Raises the first that holds: :class:`ClientError` ``invalid_token``, ``token_not_found``;
+        :class:`TokenRefused` ``token_inactive``, ``token_expired``, ``project_inactive``; or
         :class:`proxy.errors.StoreError` when a token is not cached and the store is away.
         """
         secret = bearer(authorization)
@@ -90,12 +100,12 @@ class Authenticator:
         except KeyError:
             principal = self._look_up(token_hash)
         if not principal.token_active:
-            raise ClientError(code="token_inactive", headers=_CHALLENGE)
+            raise TokenRefused("token_inactive", principal, _CHALLENGE)
         if principal.expires_at <= self._clock():
             self._cache.pop(token_hash, None)
-            raise ClientError(code="token_expired", headers=_CHALLENGE)
+            raise TokenRefused("token_expired", principal, _CHALLENGE)
         if not principal.project_active:
-            raise ClientError(code="project_inactive")
+            raise TokenRefused("project_inactive", principal)
         return principal
 
     def admit(self, principal: Principal) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from proxy.auth.authenticator import Principal
+from proxy.auth.authenticator import Principal, TokenRefused
 from proxy.errors import ProxyError
 from proxy.events.event import UsageEvent
 from proxy.relay.headers import downstream_headers
@@ -118,7 +118,11 @@ class RelayEndpoint:
         self, exchange: Exchange, slot: object, start_response: StartResponse
     ) -> Iterable[bytes]:
         inbound, timing = exchange.inbound, exchange.timing
-        principal = self._access.authenticate(inbound.authorization)
+        try:
+            principal = self._access.authenticate(inbound.authorization)
+        except TokenRefused as refusal:
+            exchange.principal = refusal.principal
+            raise
         timing.mark_authenticated()
         exchange.principal = principal
         check_path(inbound.path)

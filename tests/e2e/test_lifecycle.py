@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import gevent
 import requests
@@ -149,6 +150,18 @@ def test_a_stop_that_runs_out_of_time_ends_the_rest_broken(
     assert (answer.status, error_of(answer)) == (503, "draining")
     assert server.wait() == 0
     assert {(e["outcome"], e["error_code"]) for e in server.events(3)} == {("aborted", "draining")}
+
+
+def test_a_file_limit_that_is_too_low_is_told(own_proxy: Maker) -> None:
+    server = own_proxy(WEB_CONCURRENCY="1", WORKER_CONNECTIONS="500", MAX_CONCURRENT_REQUESTS="9")
+    server.migrate()
+    server.spawn(prefix=["sh", "-c", 'ulimit -S -n 300; ulimit -H -n 900; exec "$@"', "sh"])
+    server.wait_ready()
+    assert "limit of 900 open files is too low" in server.log_text()
+    assert server.process is not None
+    limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert line.split()[3] == "900", "the soft limit is raised to the hard one"
 
 
 def test_events_on_stdout(own_proxy: Maker) -> None:

@@ -96,7 +96,10 @@ def test_revoked_expired_inactive_and_used_up(own_proxy: Maker, upstream: Upstre
 
     server.manage("PATCH", f"/projects/{access.project_id}", {"is_active": False})
     assert get(access.token) == (403, "project_inactive")
-    assert [e["error_code"] for e in server.events(6)] == [
+    events = server.events(6)
+    assert {event["project_id"] for event in events} == {access.project_id}
+    assert events[1]["token_id"] == revoked["id"]
+    assert [e["error_code"] for e in events] == [
         None,
         "token_inactive",
         None,
