@@ -40,7 +40,7 @@ def test_every_code_has_the_status_of_the_contract() -> None:
 
 @pytest.mark.parametrize("cls", subclasses(ProxyError))
 def test_every_error_has_a_known_code(cls: type[ProxyError]) -> None:
-    assert cls().code in STATUS_BY_CODE
+    assert cls.code in STATUS_BY_CODE
     assert cls().status == STATUS_BY_CODE[cls.code]
     assert str(cls()) == ""
 

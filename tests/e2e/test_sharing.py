@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from gevent.server import StreamServer
 
+from tests.e2e import oddities  # noqa: F401  (adds its behaviours)
 from tests.e2e.conftest import Access
 from tests.e2e.test_refusals import error_of
 from tests.rawclient import RawAnswer, RawClient
@@ -69,7 +70,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
     yield start
     for server in made:
-        assert server.stop() == 0
+        server.terminate()
+    for server in made:
+        assert server.wait() == 0
         assert "Traceback" not in server.log_text()
 
 
@@ -427,6 +430,19 @@ def by_tunnel(serve: Serve, forward: ForwardProxy, certificates: Certificates) -
     )
 
 
+def test_a_proxy_that_refuses_is_502_and_its_password_stays_ours(
+    by_tunnel: Served, forward: ForwardProxy
+) -> None:
+    """Before any tunnel has been made, and kept."""
+    assert forward.target is None
+    answer = by_tunnel.ask("GET", "/v1/models")
+    assert (answer.status, error_of(answer)) == (502, "upstream_unreachable")
+    for secret in (PROXY_PASSWORD, "p%40ss", _expected_credentials()):
+        assert secret.encode() not in answer.body
+        assert secret not in by_tunnel.server.log_text()
+    by_tunnel.server.events(1)
+
+
 def test_a_tls_upstream_through_a_proxy(
     by_tunnel: Served, forward: ForwardProxy, front: TlsFront, upstream: Upstream
 ) -> None:
@@ -446,27 +462,6 @@ def test_a_tls_upstream_through_a_proxy(
     assert request.values("Authorization") == [f"Bearer {by_tunnel.upstream_key}"]
     assert not request.values("Proxy-Authorization")
     by_tunnel.server.events(3)
-
-
-def test_a_proxy_that_refuses_is_502_and_its_password_stays_ours(
-    by_tunnel: Served, forward: ForwardProxy, front: TlsFront, upstream: Upstream
-) -> None:
-    # A kept tunnel may be there: it is used up first.
-    forward.target = front.port
-    forward.target, target = None, forward.target
-    try:
-        while (
-            answer := by_tunnel.ask("GET", "/v1/models", [("Connection", "close")])
-        ).status == 200:
-            by_tunnel.server.events(1)
-            front.stop()
-    finally:
-        forward.target = target
-    assert (answer.status, error_of(answer)) == (502, "upstream_unreachable")
-    for secret in (PROXY_PASSWORD, "p%40ss", _expected_credentials()):
-        assert secret.encode() not in answer.body
-        assert secret not in by_tunnel.server.log_text()
-    by_tunnel.server.events(1)
 
 
 def test_a_certificate_of_an_unknown_ca_is_502(

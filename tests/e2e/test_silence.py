@@ -2,6 +2,8 @@
 
 import json
 
+import gevent
+
 from tests.e2e.conftest import Access, Maker
 from tests.rawclient import RawClient
 from tests.server import ProxyServer
@@ -74,7 +76,9 @@ def test_a_draining_project_reads_on(own_proxy: Maker, upstream: Upstream) -> No
     assert client.read_chunk()
     client.sock.close()
     for _ in range(10):
+        # One by one: the first write to a client that has left still succeeds.
         upstream.gate.release()
+        gevent.sleep(0.05)
     (event,) = server.events(1)
     assert event["outcome"] == "client_gone"
     assert event["usage_source"] == "reported"
