@@ -138,7 +138,8 @@ def test_two_names_of_one_setting(name: str, alias: str, field: str) -> None:
 
 def test_values_that_do_not_go_together() -> None:
     assert problems({**NEEDED, "MAX_CONCURRENT_REQUESTS": "4096"})
-    assert problems({**NEEDED, "MAX_REQUEST_BYTES": "1MiB"})
+    assert problems({**NEEDED, "MAX_REQUEST_BYTES": "1MiB", "MAX_JSON_BYTES": "2MiB"})
+    assert Settings.load({**NEEDED, "MAX_REQUEST_BYTES": "1MiB"})
     assert Settings.load({**NEEDED, "MAX_REQUEST_BYTES": "1MiB", "MAX_JSON_BYTES": "1MiB"})
 
 
