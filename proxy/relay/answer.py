@@ -91,6 +91,8 @@ class RawAnswer:
         self._parser = ResponseParser(method)
         self.upload: Upload | None = None
         self.bytes_came = False
+        # Set when the rest of the body turned out to be no HTTP.
+        self._broken: BrokenAnswer | None = None
         #: Just before the request was written: monotonic seconds, unix nanoseconds.
         self.write_started = 0.0
         self.write_started_ns = 0
@@ -162,6 +164,8 @@ class RawAnswer:
     def _fill(self) -> None:
         """Read once and parse."""
         sock = self._sock
+        if self._broken is not None:
+            raise self._broken
         if sock is None:
             raise BrokenAnswer("the connection is closed")
         try:
@@ -181,7 +185,10 @@ class RawAnswer:
         try:
             self._parser.feed_bytes(data)
         except BadAnswer as error:
-            raise BrokenAnswer(str(error)) from error
+            self._broken = BrokenAnswer(str(error))
+            if not self._parser.head_complete:
+                raise self._broken from error
+            # What was parsed before the nonsense is handed out first; the next read raises.
 
     def _raise_upload_error(self) -> None:
         if self.upload is not None and self.upload.error is not None:

@@ -29,8 +29,8 @@ class Both:
         self,
         method: str,
         target: str,
-        headers: Headers = [],
-        body: bytes = b"",  # noqa: B006
+        headers: Headers,
+        body: bytes,
     ) -> tuple[RawAnswer, RawAnswer]:
         """Direct, then relayed."""
         answers = []
