@@ -157,7 +157,15 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         """The next request's head; raises ClientError 408 when it takes too long."""
         slow = ClientError(code="request_timeout")
         with gevent.Timeout(self.wsgi.client_timeout, slow):
-            return next(parser)
+            request = next(parser)
+        # gunicorn takes `gzip, chunked` and undoes only the chunks: coded bytes would go on as if
+        # they were the body.
+        if any(
+            name == "TRANSFER-ENCODING" and value.lower() != "chunked"
+            for name, value in request.headers
+        ):
+            raise http_errors.UnsupportedTransferCoding("not chunked alone")
+        return request
 
     def _ready_for_next(self, parser: Any) -> bool:
         """Skip what little may be left of the body; False when the connection must be closed."""

@@ -297,6 +297,8 @@ INVALID: dict[str, Behaviour] = {
     "control-in-value": _raw(_head(b"X-A: a\x01b", b"Content-Length: 0")),
     "delete-in-value": _raw(_head(b"X-A: a\x7fb", b"Content-Length: 0")),
     "bare-cr-in-value": _raw(_head(b"X-A: a\rX-B: b", b"Content-Length: 0")),
+    "control-in-reason": _raw(b"HTTP/1.1 200 O\x01K\r\nContent-Length: 0\r\n\r\n"),
+    "nul-in-reason": _raw(b"HTTP/1.1 200 O\0K\r\nContent-Length: 0\r\n\r\n"),
     "two-lengths": _raw(_head(b"Content-Length: 2", b"Content-Length: 3") + b"abc"),
     "length-list": _raw(_head(b"Content-Length: 2, 3") + b"abc"),
     "negative-length": _raw(_head(b"Content-Length: -1") + b"abc"),
@@ -311,13 +313,7 @@ INVALID: dict[str, Behaviour] = {
     ),
 }
 
-#: Likewise, but the parser beneath takes them for valid.
-INVALID_REASONS: dict[str, Behaviour] = {
-    "control-in-reason": _raw(b"HTTP/1.1 200 O\x01K\r\nContent-Length: 0\r\n\r\n"),
-    "nul-in-reason": _raw(b"HTTP/1.1 200 O\0K\r\nContent-Length: 0\r\n\r\n"),
-}
-
-BEHAVIOURS.update(PASSING | BREAKING | BREAKING_LATER | INVALID | INVALID_REASONS)
+BEHAVIOURS.update(PASSING | BREAKING | BREAKING_LATER | INVALID)
 
 
 # For arrival, size and sharing.
@@ -395,6 +391,28 @@ def _pour(talk: Conversation) -> None:
         raise
 
 
+def _bomb() -> list[bytes]:
+    """256 MB of zeros as 256 kB of gzip."""
+    compressor = zlib.compressobj(9, wbits=31)
+    zeros = bytes(1024 * 1024)
+    return [*filter(None, (compressor.compress(zeros) for _ in range(256))), compressor.flush()]
+
+
+def _heavy(talk: Conversation) -> None:
+    """``heavy/<json|event|bomb>``: 200 MB that a meter might want to keep."""
+    kind = talk.request.target.rpartition("/")[2]
+    block = b'"' + b"x" * 256 * 1024 + b'",'
+    content_type = SSE_TYPE if kind == "event" else JSON_TYPE
+    encoding = [("Content-Encoding", "gzip")] if kind == "bomb" else []
+    begin = b"data: [" if kind == "event" else b"["
+    pieces = _bomb() if kind == "bomb" else [begin, *[block] * 800, b'""]\n\n']
+    talk.head("200 OK", [content_type, *encoding, CHUNKED])
+    for piece in pieces:
+        talk.chunk(piece)
+        talk.upstream.sent += len(piece)
+    talk.end_chunks()
+
+
 def _digest(talk: Conversation) -> None:
     """Size and checksum of the request's body, of which nothing is kept."""
     checksum = 0
@@ -424,6 +442,7 @@ BEHAVIOURS.update(
         "split-chunk": _split_chunk,
         "drip": _drip,
         "pour": _pour,
+        "heavy": _heavy,
         "digest": _digest,
         "deaf": _deaf,
     }

@@ -187,7 +187,6 @@ def test_what_can_be_read_in_two_ways_is_refused(
     _goes_on(attacked)
 
 
-@pytest.mark.xfail(strict=True, reason="the coding is dropped, the coded bytes are passed on")
 def test_a_coded_upload_is_refused_or_stays_coded(attacked: Attacked, upstream: Upstream) -> None:
     """``gzip, chunked`` says what the body is, not only where it ends."""
     with RawClient(attacked.server.port) as client:
@@ -521,6 +520,7 @@ def test_no_secret_is_shown_kept_or_passed_on(
     try:
         for victim in (attacked, broken):
             said = b"".join(_tour(victim))
+            assert said.count(b"HTTP/1.1 ") >= 25
             _assert_no_secrets(said, victim, "answers")
         for request in upstream.received:
             assert attacked.token not in str(request)
@@ -532,6 +532,22 @@ def test_no_secret_is_shown_kept_or_passed_on(
         broken.server.stop()
 
 
+#: Behaviours that do not quote the request.
+TOUR = [
+    "json",
+    "sse",
+    "hang-up",
+    "garbage",
+    "cut-sse",
+    "error-500",
+    "silent",
+    "silent-midstream",
+    "endless-head",
+    "unauthorized",
+    "redirect",
+]
+
+
 def _tour(victim: Attacked) -> Iterator[bytes]:
     """What is said in answer to good requests, bad ones, and failures of the upstream."""
     auth = victim.fill(b"{auth}")
@@ -539,11 +555,7 @@ def _tour(victim: Attacked) -> Iterator[bytes]:
     requests = [
         b"POST /v1/chat/completions HTTP/1.1\r\n{auth}Content-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%b" % (len(chat), chat),
-        *[
-            b"GET /v1/behave/%b HTTP/1.1\r\n{auth}\r\n" % name
-            for name in (b"json", b"sse", b"hang-up", b"garbage", b"cut-sse", b"error-500")
-            + (b"silent", b"silent-midstream", b"endless-head", b"unauthorized", b"redirect")
-        ],
+        *[f"GET /v1/behave/{name} HTTP/1.1\r\n{{auth}}\r\n".encode() for name in TOUR],
         b"GET /v1/models HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer sk-%b\r\n\r\n" % (b"x" * 22),
         b"GET /v1/models HTTP/1.1\r\nHost: t\r\nAuthorization: Basic %b\r\n\r\n"
         % victim.token.encode(),

@@ -131,6 +131,20 @@ def test_a_large_download_takes_no_memory(
     assert memory.grown < ALLOWED_GROWTH
 
 
+@pytest.mark.parametrize("kind", ["json", "event", "bomb"])
+def test_a_meter_keeps_little_of_what_it_reads(call: Call, memory: Memory, kind: str) -> None:
+    """One JSON text, one SSE event, one small body that would be a large one."""
+    with RawClient(call.proxy.port) as client:
+        headers = [call.access.bearer, ("Connection", "close")]
+        client.request("GET", f"/v1/behave/heavy/{kind}", headers)
+        client.read_head()
+        came = len(client.take()) + sum(_sizes(client))
+    (event,) = call.proxy.events(1)
+    assert (event["outcome"], event["usage_source"]) == ("completed", "none")
+    assert event["bytes_out"] == call.upstream.sent < came
+    assert memory.grown < ALLOWED_GROWTH
+
+
 def _ask_for(client: RawClient, call: Call, size: int, framing: str) -> None:
     headers = [call.access.bearer, ("Connection", "close")]
     client.request("GET", f"/v1/behave/pour/{size}/{framing}", headers)
