@@ -11,6 +11,7 @@ import requests
 
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.counts import RequestCounts
+from proxy.auth.revocation import Revocation
 from proxy.cipher import Cipher
 from proxy.errors import ClientError, ProxyError
 from proxy.events.drain import Drain
@@ -23,6 +24,7 @@ from proxy.relay.relay import Relay
 from proxy.relay.transport import SessionTransport
 from proxy.relay.watch import Drained, LiveRequests
 from proxy.settings import Settings
+from proxy.store.changes import Changes
 from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.health import DatabaseHealth
@@ -55,14 +57,19 @@ class Application:
         self._drain: Drain | None = None
         self._live = LiveRequests()
         self._transport = _transport(settings)
+        authenticator = Authenticator(
+            Grants(self._database, cipher),
+            token_store,
+            self._counts,
+            cache_size=settings.auth_cache_size,
+            cache_ttl=settings.auth_cache_ttl,
+            stale_grace=settings.auth_stale_grace,
+        )
+        self._revocation = Revocation(
+            Changes(self._database), authenticator.forget, interval=settings.revocation_interval
+        )
         self._endpoint = RelayEndpoint(
-            Authenticator(
-                Grants(self._database, cipher),
-                token_store,
-                self._counts,
-                cache_size=settings.auth_cache_size,
-                cache_ttl=settings.auth_cache_ttl,
-            ),
+            authenticator,
             Relay(
                 PROVIDERS["openai"](),
                 Target.from_url(settings.upstream_base_url),
@@ -113,6 +120,10 @@ class Application:
         return self._health.ready
 
     @property
+    def revocation_lag(self) -> float | None:
+        return self._revocation.lag
+
+    @property
     def database_state(self) -> str:
         return self._health.state
 
@@ -133,6 +144,7 @@ class Application:
         )
         self._drain = Drain(self._queue, sinks, backlog=settings.event_queue_size)
         self._counts.start()
+        self._revocation.start()
         self._health.start()
 
     def begin_stop(self) -> None:
@@ -150,6 +162,7 @@ class Application:
         if drain is None:
             return
         started = time.monotonic()
+        self._revocation.close()
         self._health.close()
         self._counts.close(deadline / 2)  # milliseconds, unless the database hangs
         drain.close(deadline - (time.monotonic() - started))

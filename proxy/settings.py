@@ -22,7 +22,6 @@ from proxy.parsers import Parser
 #: Names that have a meaning, but whose feature this version lacks.
 NOT_YET: Final[frozenset[str]] = frozenset(
     {
-        "AUTH_STALE_GRACE",
         "CLOUDWATCH_LOG_GROUP",
         "CLOUDWATCH_LOG_STREAM",
         "EVENT_STREAM",
@@ -38,7 +37,6 @@ NOT_YET: Final[frozenset[str]] = frozenset(
         "RATE_LIMIT_PER_PROJECT_RPM",
         "RATE_LIMIT_PER_TOKEN_RPM",
         "REDIS_URL",
-        "REVOCATION_INTERVAL",
         "SPOOL_MAX_BYTES",
     }
 )
@@ -80,6 +78,8 @@ class Settings:
     client_timeout: float = _setting(parse.seconds(0.1), 60.0)
     auth_cache_ttl: float = _setting(parse.seconds(0), 30.0)
     auth_cache_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
+    auth_stale_grace: float = _setting(parse.seconds(0), 300.0)
+    revocation_interval: float = _setting(parse.seconds(0.05), 1.0)
     max_request_bytes: int = _setting(parse.size, 512 * 1024 * 1024)
     max_json_bytes: int = _setting(parse.size, 64 * 1024 * 1024)
     event_log: str = _setting(parse.event_log, "stdout")

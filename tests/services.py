@@ -5,6 +5,7 @@ Never a server that happens to be running, and only what was started here is end
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -123,11 +124,18 @@ class MariaDB:
             done = subprocess.run(install, stdout=log, stderr=log, check=False)
             if done.returncode != 0:
                 pytest.fail(f"mariadb-install-db failed:\n{self.log.read_text()}", pytrace=False)
+        self._server = server
+        self.run()
+
+    def run(self) -> None:
+        """Start the server, for the first time or again after :meth:`halt`."""
+        as_root = ["--user=root"] if os.geteuid() == 0 else []
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    server,
+                    self._server,
                     "--no-defaults",
-                    data,
+                    f"--datadir={self._folder / 'data'}",
                     f"--socket={self._folder / 'socket'}",
                     f"--pid-file={self._folder / 'pid'}",
                     "--bind-address=127.0.0.1",
@@ -161,14 +169,28 @@ class MariaDB:
                     pytest.fail(f"MariaDB did not start:\n{self.log.read_text()}", pytrace=False)
                 time.sleep(0.05)
 
-    def stop(self) -> None:
+    def halt(self) -> None:
+        """End the server; its data stay."""
         if self._process is not None:
+            self.resume()
             self._process.terminate()
             try:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+    def pause(self) -> None:
+        """Stop the process where it stands: connections stay open and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        self.halt()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def admin(self, sql: str, params: Sequence[Any] = (), database: str | None = None) -> list[Any]:

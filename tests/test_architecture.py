@@ -72,7 +72,9 @@ FENCES: dict[str, set[str]] = {
         "relay.watch",
         "events.queue",
         "events.drain",
+        "auth.cache",
         "auth.counts",
+        "auth.revocation",
         "store",
     },
 }

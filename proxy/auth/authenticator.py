@@ -1,18 +1,17 @@
 """From a bearer to a :class:`Principal`: format, cache, store, then the judgement.
 
 A warm token costs no I/O. The thing to get wrong: what is cached is what the token *is*, never the
-verdict; expiry is judged again on every request, and an entry goes with the token's expiry.
+verdict; activity and expiry are judged again on every request, also while the database is away.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from cachetools import TTLCache
-
 from proxy.auth import credentials
+from proxy.auth.cache import GrantCache
 from proxy.errors import ClientError
 from proxy.store.records import Grant
 
@@ -74,15 +73,18 @@ class Authenticator:
         *,
         cache_size: int,
         cache_ttl: float,
+        stale_grace: float = 0.0,
         clock: Callable[[], float] = time.time,
+        cache_clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``cache_ttl``: seconds for which a change in the store may stay unseen here."""
+        """``cache_ttl`` and ``stale_grace``: seconds, as of :class:`GrantCache`."""
         self._grants = grants
         self._permits = permits
         self._counter = counter
         self._clock = clock
-        # Hash of the secret → what the store said. No lock: nothing in it switches greenlets.
-        self._cache: TTLCache[str, Principal] = TTLCache(cache_size, cache_ttl)
+        self._cache = GrantCache(
+            self._look_up, size=cache_size, ttl=cache_ttl, grace=stale_grace, clock=cache_clock
+        )
 
     def authenticate(self, authorization: str | None) -> Principal:
         """The principal of an ``Authorization`` value.
@@ -95,14 +97,12 @@ class Authenticator:
         if secret is None or not credentials.is_well_formed(secret):
             raise ClientError(code="invalid_token", headers=_CHALLENGE)
         token_hash = credentials.hash_token(secret)
-        try:
-            principal = self._cache[token_hash]  # `get` would look twice
-        except KeyError:
-            principal = self._look_up(token_hash)
+        principal = self._cache.get(token_hash)
+        if principal is None:
+            raise ClientError(code="token_not_found", headers=_CHALLENGE)
         if not principal.token_active:
             raise TokenRefused("token_inactive", principal, _CHALLENGE)
         if principal.expires_at <= self._clock():
-            self._cache.pop(token_hash, None)
             raise TokenRefused("token_expired", principal, _CHALLENGE)
         if not principal.project_active:
             raise TokenRefused("project_inactive", principal)
@@ -118,12 +118,21 @@ class Authenticator:
         elif not self._permits.take_permit(principal.token_id, datetime.now(UTC)):
             raise ClientError(code="quota_exceeded", headers=_QUOTA_HEADERS)
 
-    def _look_up(self, token_hash: str) -> Principal:
+    def forget(self, ids: Collection[str] | None) -> None:
+        """Ask the store again about these tokens, and the tokens of these projects; None: all."""
+        if ids is None:
+            self._cache.evict(lambda principal: True)
+        else:
+            self._cache.evict(
+                lambda principal: principal.token_id in ids or principal.project_id in ids
+            )
+
+    def _look_up(self, token_hash: str) -> Principal | None:
         grant = self._grants.find(token_hash)
         if grant is None:
-            raise ClientError(code="token_not_found", headers=_CHALLENGE)
+            return None
         token, project = grant.token, grant.project
-        principal = Principal(
+        return Principal(
             token_id=token.id,
             token_mask=token.token,
             project_id=project.id,
@@ -134,8 +143,6 @@ class Authenticator:
             max_requests=token.max_requests,
             drain_on_disconnect=project.policy.get("on_disconnect") == "drain",
         )
-        self._cache[token_hash] = principal
-        return principal
 
 
 #: RFC 9110 §11.6.1: a 401 says how to authenticate.

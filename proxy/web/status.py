@@ -21,6 +21,9 @@ class Node(Protocol):
     @property
     def database_state(self) -> str: ...
 
+    @property
+    def revocation_lag(self) -> float | None: ...
+
 
 def create_blueprint(node: Node) -> flask.Blueprint:
     """``/health``, ``/live``, ``/livez``; ``/ready``, ``/readyz``."""
@@ -44,7 +47,12 @@ def create_blueprint(node: Node) -> flask.Blueprint:
             status = "ready"
         else:
             status = "starting"
-        body = {"status": status, "database": node.database_state}
+        body = {
+            "status": status,
+            "database": node.database_state,
+            # Seconds from the last change made anywhere to its being felt in this worker.
+            "revocation_lag": node.revocation_lag,
+        }
         return json_reply(body, 200 if status == "ready" else 503)
 
     for rule in ("/health", "/live", "/livez"):

@@ -189,14 +189,33 @@ def test_an_unknown_token() -> None:
     assert check(store).code == "token_not_found"
 
 
-def test_an_unknown_token_is_not_remembered() -> None:
+def test_an_unknown_token_is_remembered_until_something_changes() -> None:
     store = Store()
     found = dict(store.found)
     store.found.clear()
     authenticator = make(store)
-    refused(lambda: authenticator.authenticate(f"Bearer {SECRET}"))
-    store.found.update(found)  # minted a moment later
+    for _ in range(5):
+        refused(lambda: authenticator.authenticate(f"Bearer {SECRET}"))
+    assert len(store.asked) == 1, "a flood of bad tokens is no flood of queries"
+    store.found.update(found)  # minted a moment later, which is a change
+    authenticator.forget({"token-1"})
     assert authenticator.authenticate(f"Bearer {SECRET}").token_id == "token-1"
+
+
+def test_what_changed_is_asked_for_again() -> None:
+    store = Store()
+    authenticator = make(store)
+    authenticator.authenticate(f"Bearer {SECRET}")
+    authenticator.forget({"another-token", "another-project"})
+    authenticator.authenticate(f"Bearer {SECRET}")
+    assert len(store.asked) == 1
+    for ids in ({"token-1"}, {"project-1"}, None):
+        authenticator.forget(ids)
+        authenticator.authenticate(f"Bearer {SECRET}")
+    assert len(store.asked) == 4
+    store.put(is_active=False)
+    authenticator.forget({"token-1"})
+    assert refused(lambda: authenticator.authenticate(f"Bearer {SECRET}")).code == "token_inactive"
 
 
 def test_a_store_that_is_away_is_told_and_not_remembered() -> None:
@@ -229,7 +248,8 @@ def test_expiry_is_judged_again_on_a_hit() -> None:
     clock.now += 0.001
     error = refused(lambda: authenticator.authenticate(f"Bearer {SECRET}"))
     assert (error.code, len(store.asked)) == ("token_expired", 1)
-    store.put(expires_at=TOKEN.expires_at + timedelta(hours=1))  # prolonged: seen at once
+    store.put(expires_at=TOKEN.expires_at + timedelta(hours=1))  # prolonged, which is a change
+    authenticator.forget({"token-1"})
     assert authenticator.authenticate(f"Bearer {SECRET}")
 
 

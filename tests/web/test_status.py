@@ -16,6 +16,7 @@ class Node:
     stopping: bool = False
     database_seen: bool = True
     database_state: str = "ok"
+    revocation_lag: float | None = None
 
 
 def client(node: Node) -> FlaskClient:
@@ -46,7 +47,11 @@ def test_alive_whatever_else(path: str) -> None:
 def test_ready(path: str, node: Node, code: int, said: str) -> None:
     answer = client(node).get(path)
     assert answer.status_code == code
-    assert answer.json == {"status": said, "database": node.database_state}
+    assert answer.json == {
+        "status": said,
+        "database": node.database_state,
+        "revocation_lag": None,
+    }
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])

@@ -1,0 +1,104 @@
+"""Every worker asks once a second what was changed, and forgets what it knew about it.
+
+So a revocation, a deactivation, a new limit or a new upstream key made on any node is felt within
+about two seconds, whatever the cache's own time. While the database is away nothing can be learned;
+what was missed is asked for when it is back.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Collection
+from typing import Final, Protocol
+
+import gevent
+
+from proxy.errors import StoreError
+from proxy.store.changes import ChangeList
+
+_log = logging.getLogger(__name__)
+
+#: How far each question reaches back, in microseconds: longer than a transaction can last.
+_OVERLAP: Final = 15_000_000
+_LONGEST_PAUSE: Final = 5.0
+
+
+class ChangeSource(Protocol):
+    """The store, as seen from here."""
+
+    def now(self) -> int: ...
+
+    def since(self, moment: int) -> ChangeList: ...
+
+
+class Revocation:
+    """Calls ``forget(ids)`` with the tokens and projects that changed; with None: with all."""
+
+    def __init__(
+        self,
+        source: ChangeSource,
+        forget: Callable[[Collection[str] | None], None],
+        *,
+        interval: float,
+    ) -> None:
+        """``interval``: seconds between two questions, jittered by a tenth."""
+        self._source = source
+        self._forget = forget
+        self._interval = interval
+        # The database's time up to which everything has been seen; None before the first answer.
+        self._seen_until: int | None = None
+        # Changes within the overlap that have been acted upon: id → its time.
+        self._known: dict[str, int] = {}
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._failing = False
+        #: Seconds from the newest change to its being seen here, of the last question that found
+        #: one; None before the first.
+        self.lag: float | None = None
+
+    def start(self) -> None:
+        self._greenlet = gevent.spawn(self._run)
+
+    def close(self) -> None:
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            greenlet.kill()
+
+    def look(self) -> None:
+        """Ask once. StoreError: nothing was learned, the next question covers it."""
+        if self._seen_until is None:
+            # Nothing is cached yet that could be older than this.
+            self._seen_until = self._source.now()
+            return
+        reach = self._seen_until - _OVERLAP
+        answer = self._source.since(reach)
+        if answer.truncated:
+            self._forget(None)
+            self._known.clear()
+        else:
+            fresh = [c for c in answer.changes if self._known.get(c.id) != c.updated_at]
+            if fresh:
+                self._forget({change.id for change in fresh})
+                newest = max(change.updated_at for change in fresh)
+                self.lag = max(0.0, (answer.now - newest) / 1e6)
+            self._known = {change.id: change.updated_at for change in answer.changes}
+        self._seen_until = answer.now
+
+    def _run(self) -> None:
+        pause = self._interval
+        while True:
+            try:
+                self.look()
+            except StoreError as error:
+                if not self._failing:
+                    _log.warning("revocations of other nodes cannot be seen: %s", error.__cause__)
+                self._failing = True
+                pause = min(pause * 2, max(_LONGEST_PAUSE, self._interval))
+            except Exception:  # noqa: BLE001
+                # A defect of ours must not end it: revocations would silently stop arriving.
+                _log.exception("looking for changes failed")
+                pause = self._interval
+            else:
+                if self._failing:
+                    _log.info("revocations of other nodes are seen again")
+                self._failing = False
+                pause = self._interval
+            gevent.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311  (no secret)

@@ -1,0 +1,197 @@
+"""Fresh, stale and unknown; one question at a time; nothing kept that was read before a change."""
+
+from collections.abc import Callable
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from proxy.auth.cache import UNKNOWN_SECONDS, GrantCache
+from proxy.errors import StoreError
+
+
+class Source:
+    """Answers ``value``, or raises it; counts; can be held up."""
+
+    def __init__(self, value: object = "one") -> None:
+        self.value = value
+        self.asked = 0
+        self.open = Event()
+        self.open.set()
+
+    def __call__(self, key: str) -> str | None:
+        self.asked += 1
+        value = self.value
+        self.open.wait()
+        if isinstance(value, BaseException):
+            raise value
+        assert value is None or isinstance(value, str)
+        return value
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(
+    source: Source, clock: Clock, *, ttl: float = 10, grace: float = 100, size: int = 100
+) -> GrantCache[str]:
+    return GrantCache(source, size=size, ttl=ttl, grace=grace, clock=clock)
+
+
+def test_fresh_is_not_asked_for() -> None:
+    source, clock = Source(), Clock()
+    cache = make(source, clock)
+    assert [cache.get("k"), cache.get("k")] == ["one", "one"]
+    clock.now += 9.9
+    assert (cache.get("k"), source.asked) == ("one", 1)
+    source.value = "two"
+    clock.now += 0.2
+    assert (cache.get("k"), source.asked) == ("two", 2)
+
+
+def test_one_question_for_all_that_wait() -> None:
+    source, clock = Source(), Clock()
+    source.open.clear()
+    cache = make(source, clock)
+    waiting = [gevent.spawn(cache.get, "k") for _ in range(20)]
+    gevent.sleep(0)
+    assert source.asked == 1
+    source.open.set()
+    gevent.joinall(waiting, timeout=20)
+    assert {greenlet.value for greenlet in waiting} == {"one"}
+    assert source.asked == 1
+
+
+def test_a_failure_reaches_all_that_wait_and_is_not_kept() -> None:
+    source, clock = Source(StoreError()), Clock()
+    source.open.clear()
+    cache = make(source, clock)
+
+    def ask() -> str:
+        try:
+            return str(cache.get("k"))
+        except StoreError:
+            return "away"
+
+    waiting = [gevent.spawn(ask) for _ in range(5)]
+    gevent.sleep(0)
+    source.open.set()
+    gevent.joinall(waiting, timeout=20)
+    assert {greenlet.value for greenlet in waiting} == {"away"}
+    source.value = "one"
+    assert cache.get("k") == "one"
+
+
+def test_a_killed_reader_leaves_no_one_waiting() -> None:
+    source, clock = Source(), Clock()
+    source.open.clear()
+    cache = make(source, clock)
+    reader = gevent.spawn(cache.get, "k")
+    gevent.sleep(0)
+    waiter = gevent.spawn(cache.get, "k")
+    gevent.sleep(0)
+    reader.kill()
+    with pytest.raises(StoreError):
+        waiter.get(timeout=20)
+    source.open.set()
+    assert cache.get("k") == "one"
+
+
+def test_unknown_is_remembered_briefly_and_bounded() -> None:
+    source, clock = Source(None), Clock()
+    cache = make(source, clock, size=3)
+    assert [cache.get("k"), cache.get("k")] == [None, None]
+    assert source.asked == 1
+    for number in range(10):
+        cache.get(f"other-{number}")
+    assert len(cache._unknown) <= 3
+    clock.now += UNKNOWN_SECONDS
+    source.value = "one"
+    assert cache.get("k") == "one"
+
+
+def test_stale_goes_on_while_the_store_is_away_with_pauses() -> None:
+    source, clock = Source(), Clock()
+    cache = make(source, clock)
+    cache.get("k")
+    source.value = StoreError()
+    clock.now += 11
+    asked = []
+    for _ in range(60):
+        assert cache.get("k") == "one"
+        assert cache.get("k") == "one"
+        asked.append(source.asked)
+        clock.now += 0.5
+    assert len(set(asked)) < 15, "refreshes back off"
+    source.value = "two"
+    clock.now += 5
+    assert cache.get("k") == "two"
+
+
+def test_stale_ends_with_its_grace() -> None:
+    source, clock = Source(), Clock()
+    cache = make(source, clock)
+    cache.get("k")
+    source.value = StoreError()
+    clock.now += 109.9
+    assert cache.get("k") == "one"
+    clock.now += 0.2
+    with pytest.raises(StoreError):
+        cache.get("k")
+
+
+def test_a_token_that_is_gone_when_the_store_is_back() -> None:
+    source, clock = Source(), Clock()
+    cache = make(source, clock)
+    cache.get("k")
+    source.value = None
+    clock.now += 11
+    assert cache.get("k") is None
+
+
+@pytest.mark.parametrize("matches", [lambda value: True, lambda value: value == "one"])
+def test_evicted_is_asked_for_again(matches: Callable[[str], bool]) -> None:
+    source, clock = Source(), Clock()
+    cache = make(source, clock)
+    cache.get("k")
+    assert cache.evict(matches) == 1
+    cache.get("k")
+    assert source.asked == 2
+
+
+def test_an_answer_from_before_an_eviction_is_not_kept() -> None:
+    """It may have been read before the change that caused the eviction."""
+    source, clock = Source("before"), Clock()
+    source.open.clear()
+    cache = make(source, clock)
+    reader = gevent.spawn(cache.get, "k")
+    gevent.sleep(0)
+    cache.evict(lambda value: False)
+    source.value = "after"
+    late = gevent.spawn(cache.get, "k")
+    gevent.sleep(0)
+    source.open.set()
+    assert reader.get(timeout=20) == "before"
+    assert late.get(timeout=20) == "after", "asked after the change"
+    assert cache.get("k") == "after"
+
+
+def test_a_refresh_that_is_long_in_coming_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.auth.cache._PATIENCE", 0.01)
+    source, clock = Source(), Clock()
+    cache = make(source, clock)
+    cache.get("k")
+    clock.now += 11
+    source.value = "two"
+    source.open.clear()
+    assert [cache.get("k"), cache.get("k")] == ["one", "one"]
+    assert source.asked == 2
+    source.open.set()
+    gevent.sleep(0.01)
+    assert cache.get("k") == "two", "its answer counts when it comes"
