@@ -18,7 +18,14 @@ Parser = Callable[[str], T]
 
 _UNITS: Final = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 _YEAR: Final = 31_536_000
-_DATABASE_SCHEMES: Final = ("sqlite", "mysql")
+#: Scheme → what a URL of it looks like; the store checks the finer points.
+_DATABASE_SCHEMES: Final = {
+    "sqlite": "sqlite:///relative or sqlite:////absolute",
+    "mysql": "mysql://user:pass@host:3306/name",
+    "postgresql": "postgresql://user:pass@host:5432/name",
+}
+#: In the query: a socket takes the place of the host.
+_DATABASE_SOCKET: Final = re.compile(r"(^|&)(unix_socket|host)=")
 #: A host name, or an IPv6 address as ``urlsplit`` gives it.
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?")
 #: ``*``, or scheme://host[:port] in which a ``*`` stands for any run of characters of a host name.
@@ -125,17 +132,16 @@ def keys_of_32_bytes(value: str) -> tuple[bytes, ...]:
 def database_url(value: str) -> str:
     scheme, separator, rest = value.partition("://")
     if not separator or scheme not in _DATABASE_SCHEMES:
-        raise ValueError(
-            "expected sqlite:///relative, sqlite:////absolute or mysql://user:pass@host:3306/name"
-        )
+        raise ValueError(f"expected {', '.join(_DATABASE_SCHEMES.values())}")
     if scheme == "sqlite":
         # The rest is checked by proxy.store.sqlite; memory would be another one in every worker.
         if not re.fullmatch(r"/[^?#]*[^?#/]", rest) or rest == "/:memory:":
-            raise ValueError("expected a file: sqlite:///relative or sqlite:////absolute")
+            raise ValueError(f"expected a file: {_DATABASE_SCHEMES[scheme]}")
     else:
         parts = _split(value)
-        if not (parts.hostname or "unix_socket=" in parts.query) or not parts.path.strip("/"):
-            raise ValueError("expected mysql://user:pass@host:3306/name")
+        socket = _DATABASE_SOCKET.search(parts.query)
+        if not (parts.hostname or socket) or not parts.path.strip("/"):
+            raise ValueError(f"expected {_DATABASE_SCHEMES[scheme]}")
     return value
 
 

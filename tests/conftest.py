@@ -12,13 +12,20 @@ from typing import Any
 import pytest
 
 from proxy.store.database import Database
-from tests.services import MariaDB
+from tests.services import MariaDB, Postgres
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
     """One server for the whole run."""
     with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for the whole run."""
+    with Postgres() as server:
         yield server
 
 
@@ -47,13 +54,22 @@ def mysql_url(mariadb: MariaDB, closing: None) -> Iterator[str]:
 
 
 @pytest.fixture
+def postgres_url(postgres: Postgres, closing: None) -> Iterator[str]:
+    """A URL to an empty database of its own."""
+    name = postgres.create_database()
+    yield postgres.url(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture
 def sqlite_url(tmp_path: Path, closing: None) -> str:
     """A URL to a file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'store' / 'proxy.db'}"
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
+@pytest.fixture(params=["sqlite", "mysql", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """Every test that takes this runs on each database."""
-    url: str = request.getfixturevalue(f"{request.param}_url")
+    fixture = {"postgresql": "postgres"}.get(request.param, request.param)
+    url: str = request.getfixturevalue(f"{fixture}_url")
     return url

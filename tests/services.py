@@ -3,7 +3,9 @@
 Never a server that happens to be running, and only what was started here is ended, by its pid.
 """
 
+import contextlib
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -15,7 +17,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
+import psycopg
 import pymysql
 import pytest
 from cryptography import x509
@@ -223,3 +227,154 @@ class MariaDB:
 
     def url(self, name: str) -> str:
         return f"mysql://root@127.0.0.1:{self.port}/{name}"
+
+
+class Postgres:
+    """A PostgreSQL server of our own. Entering starts it; leaving ends it and its folder.
+
+    It refuses to run as root, so that for root it runs as ``postgres`` or ``nobody``. It speaks
+    TLS too; ``ca_file`` is what vouches for its name ``localhost`` (not 127.0.0.1). Over TCP the
+    password of ``postgres`` is :attr:`password`; over the socket in ``folder`` none is asked.
+    """
+
+    password = "s3:cr/t"
+
+    def __enter__(self) -> "Postgres":
+        programs = _newest_postgres()
+        if programs is None:
+            missing("PostgreSQL", "apt-get install postgresql")
+        assert programs is not None
+        self._as: dict[str, Any] = {}
+        # /tmp, not pytest's long folder: a unix socket's path has 107 bytes at most.
+        self.folder = Path(tempfile.mkdtemp(prefix="proxy-postgres-", dir="/tmp"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.log = self.folder / "log"
+        self._names = 0
+        self.ca_file, key_file = write_certificate(self.folder)
+        key_file.chmod(0o600)
+        password_file = self.folder / "password"
+        password_file.write_text(self.password)
+        if os.geteuid() == 0:
+            user = _unprivileged()
+            self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            for path in (self.folder, *self.folder.iterdir()):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        try:
+            self._initialise(programs / "initdb", password_file)
+            self.start(programs / "postgres", key_file)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _initialise(self, program: Path, password_file: Path) -> None:
+        command = [
+            program,
+            f"--pgdata={self.folder / 'data'}",
+            "--username=postgres",
+            f"--pwfile={password_file}",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        ]
+        with self.log.open("ab") as log:
+            done = subprocess.run(
+                command, stdout=log, stderr=log, check=False, cwd=self.folder, **self._as
+            )
+        if done.returncode != 0:
+            pytest.fail(f"initdb failed:\n{self.log.read_text()}", pytrace=False)
+
+    def start(self, program: Path, key_file: Path) -> None:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": self.folder,
+            "ssl": "on",
+            "ssl_cert_file": self.ca_file,
+            "ssl_key_file": key_file,
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            "shared_buffers": "16MB",
+            "max_connections": 200,
+            # The worst default a server may have: transactions must say what they need.
+            "default_transaction_isolation": "serializable",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [program, "-D", self.folder / "data", *options],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                **self._as,
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                self.admin("SELECT 1")
+                return
+            except psycopg.OperationalError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"PostgreSQL did not start:\n{self.log.read_text()}", pytrace=False)
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)  # waits for no client, as SIGTERM would
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def admin(self, sql: str, params: Sequence[Any] = (), database: str = "postgres") -> list[Any]:
+        """Runs one statement as the superuser, beside whatever is being tested."""
+        with psycopg.connect(
+            host=str(self.folder), port=self.port, user="postgres", dbname=database, autocommit=True
+        ) as connection:
+            cursor = connection.execute(sql, tuple(params) or None)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def create_database(self, options: str = "LOCALE_PROVIDER icu ICU_LOCALE 'en-US'") -> str:
+        """The name of a new, empty database."""
+        self._names += 1
+        name = f"test_{self._names}"
+        # The worst default a database may have: names must be sorted by their bytes all the same.
+        self.admin(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
+        return name
+
+    def drop_database(self, name: str) -> None:
+        self.admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def url(self, name: str) -> str:
+        password = quote(self.password, safe="")
+        return f"postgresql://postgres:{password}@127.0.0.1:{self.port}/{name}"
+
+
+def _newest_postgres() -> Path | None:
+    """The folder of ``initdb`` and ``postgres``, which Debian puts on nobody's PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    if found:
+        return found[-1].parent
+    program = _program("initdb")
+    return None if program is None else Path(program).resolve().parent
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    pytest.fail("PostgreSQL does not run as root, and there is no other user", pytrace=False)

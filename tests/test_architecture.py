@@ -52,6 +52,7 @@ FENCES: dict[str, set[str]] = {
     "requests": {"relay", "app", "cli"},
     "urllib3": {"relay", "cli"},
     "geventhttpclient": {"relay"},
+    "psycopg": {"store"},
     "pymysql": {"store"},
     "dbutils": {"store"},
     "sqlite3": {"store"},

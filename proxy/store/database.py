@@ -31,10 +31,17 @@ def _mysql(url: str, pool_size: int, timeouts: Timeouts) -> Backend:
     return MysqlBackend(options_from_url(url), pool_size, timeouts)
 
 
+def _postgresql(url: str, pool_size: int, timeouts: Timeouts) -> Backend:
+    from proxy.store.postgres import PostgresBackend, options_from_url
+
+    return PostgresBackend(options_from_url(url), pool_size, timeouts)
+
+
 #: URL scheme → how to get there. Drivers are imported only when picked.
 _BACKENDS: Final[Mapping[str, Callable[[str, int, Timeouts], Backend]]] = {
     "sqlite": _sqlite,
     "mysql": _mysql,
+    "postgresql": _postgresql,
 }
 
 
@@ -57,7 +64,8 @@ class Database:
         connect_timeout: float = 3.0,
         statement_timeout: float = 5.0,
     ) -> "Database":
-        """``sqlite:///relative``, ``sqlite:////absolute`` or ``mysql://user:pass@host:3306/name``.
+        """``sqlite:///relative``, ``sqlite:////absolute``, ``mysql://user:pass@host:3306/name``
+        or ``postgresql://user:pass@host:5432/name``.
 
         Seconds: for a free connection, until connected, and of silence within a statement.
         ValueError says what was expected and shows nothing of ``url`` but its scheme.

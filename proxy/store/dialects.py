@@ -3,7 +3,7 @@
 Repositories write ``?`` for a parameter and nothing else that a database might spell its own way;
 a literal question mark or a quoted string has no place in their SQL.
 
-To add a database: a dialect here, a backend beside ``sqlite.py`` and ``mysql.py``, a row in both
+To add a database: a dialect here, a backend beside ``sqlite.py`` and ``postgres.py``, a row in both
 tables (:data:`DIALECTS` and the one in ``database.py``), a folder of migrations.
 """
 
@@ -34,16 +34,17 @@ class Dialect(ABC):
     table_query: ClassVar[str]
     #: Appended to the CREATE TABLE of the migrations' own table.
     table_options: ClassVar[str] = ""
-    #: Takes and returns the lock under which migrations run, or None where the write transaction
-    #: is that lock already. ``take`` waits a second at most and answers 1 or 0.
+    #: Takes the lock under which a migration runs, or None where the write transaction is that
+    #: lock already; waits a second at most and answers 1 or 0. What returns it, or None where it
+    #: ends with the transaction.
     take_migration_lock: ClassVar[str | None] = None
     return_migration_lock: ClassVar[str | None] = None
     #: Every exception of the driver, for :meth:`translate`.
     driver_errors: tuple[type[Exception], ...]
 
-    @abstractmethod
     def sql(self, text: str) -> str:
         """``text`` with this driver's placeholders. Only for statements that have parameters."""
+        return text.replace("%", "%%").replace("?", "%s")
 
     @abstractmethod
     def begin(self, *, readonly: bool) -> str:
@@ -108,9 +109,6 @@ class MysqlDialect(Dialect):
         self.driver_errors = (err.MySQLError,)
         self._integrity_error = err.IntegrityError
 
-    def sql(self, text: str) -> str:
-        return text.replace("%", "%%").replace("?", "%s")
-
     def begin(self, *, readonly: bool) -> str:
         return "START TRANSACTION READ ONLY" if readonly else "START TRANSACTION"
 
@@ -118,8 +116,43 @@ class MysqlDialect(Dialect):
         return isinstance(error, self._integrity_error) and error.args[:1] == (1062,)
 
 
+class PostgresDialect(Dialect):
+    """PostgreSQL 13 and newer."""
+
+    name = "postgresql"
+    for_update = " FOR UPDATE"
+    # The server's clock, at this moment: now() would be the beginning of the transaction.
+    now_query = "SELECT ROUND(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT"
+    # Where CREATE TABLE would put it; a table of this name in another schema is somebody else's.
+    table_query = (
+        "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND tablename = ?"
+    )
+    # A number per database; CREATE TABLE IF NOT EXISTS alone fails when two do it at once. It
+    # belongs to the transaction, so that it also works behind a pooler. The scalar subquery is
+    # evaluated only when it is needed.
+    take_migration_lock = (
+        "SELECT CASE WHEN pg_try_advisory_xact_lock(8102661242815999337) THEN 1 "
+        "ELSE (SELECT 0 FROM pg_sleep(1)) END"
+    )
+
+    def __init__(self) -> None:
+        import psycopg  # only when this database was picked
+
+        self.driver_errors = (psycopg.Error,)
+        self._unique_violation = psycopg.errors.UniqueViolation
+
+    def begin(self, *, readonly: bool) -> str:
+        # Said each time, because servers, databases and roles can have other defaults.
+        mode = "READ ONLY" if readonly else "READ WRITE"
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED, {mode}"
+
+    def is_conflict(self, error: Exception) -> bool:
+        return isinstance(error, self._unique_violation)
+
+
 #: Name (also the folder of its migrations, and the URL's scheme) → dialect.
 DIALECTS: Final[Mapping[str, Callable[[], Dialect]]] = {
     "sqlite": SqliteDialect,
     "mysql": MysqlDialect,
+    "postgresql": PostgresDialect,
 }

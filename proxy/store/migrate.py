@@ -1,7 +1,8 @@
-"""The schema's history: numbered SQL files, applied once each, under a lock.
+"""The schema's history: numbered SQL files, applied once each, one transaction each, under a lock.
 
-Two nodes may start it at the same moment. Where the database commits after every DDL statement
-(MySQL), a migration must be written so that it can run again after it was cut off half-way.
+Two nodes may start it at the same moment, and then share the work. Where the database commits
+after every DDL statement (MySQL), a migration must be written so that it can run again after it
+was cut off half-way.
 """
 
 import contextlib
@@ -106,30 +107,36 @@ class Migrator:
         return [status for status in self.status() if status.applied_at is None]
 
     def migrate(self) -> list[Status]:
-        """Applies what is pending; answers what it applied (nothing, when another node did)."""
+        """Applies what is pending; answers what it applied (nothing, when another node did).
 
-        def work(session: Session) -> set[int]:
-            return _locked(session, self._apply)
+        Those before one that fails stay applied.
+        """
 
-        done = self._database.run(work, timeout=MIGRATION_TIMEOUT)
+        def work(session: Session) -> int | None:
+            return _locked(session, self._apply_next)
+
+        done: set[int] = set()
+        while (number := self._database.run(work, timeout=MIGRATION_TIMEOUT)) is not None:
+            done.add(number)
         return [status for status in self.status() if status.number in done]
 
-    def _apply(self, session: Session) -> set[int]:
+    def _apply_next(self, session: Session) -> int | None:
+        """The number of the one it applied, or None: there is nothing left to do."""
         session.execute(_HISTORY + session.dialect.table_options)
         applied = _applied(session)
         self._refuse_newer(applied)
-        done: set[int] = set()
         for migration in self._migrations:
-            if migration.number in applied:
-                continue
-            for statement in migration.statements:
-                session.execute(statement)
-            session.execute(
-                "INSERT INTO schema_migrations (version, name, applied_at) VALUES (?, ?, ?)",
-                (migration.number, migration.name, session.now()),
-            )
-            done.add(migration.number)
-        return done
+            if migration.number not in applied:
+                break
+        else:
+            return None
+        for statement in migration.statements:
+            session.execute(statement)
+        session.execute(
+            "INSERT INTO schema_migrations (version, name, applied_at) VALUES (?, ?, ?)",
+            (migration.number, migration.name, session.now()),
+        )
+        return migration.number
 
     def _refuse_newer(self, applied: dict[int, int]) -> None:
         newest = max(applied, default=0)
@@ -167,9 +174,9 @@ def _applied(session: Session) -> dict[int, int]:
     }
 
 
-def _locked(session: Session, work: Callable[[Session], set[int]]) -> set[int]:
+def _locked(session: Session, work: Callable[[Session], int | None]) -> int | None:
     take, give_back = session.dialect.take_migration_lock, session.dialect.return_migration_lock
-    if take is None or give_back is None:
+    if take is None:
         return work(session)
     # Second by second: one long wait would run into the connection's own timeout.
     for _ in range(_LOCK_ATTEMPTS):
@@ -180,6 +187,7 @@ def _locked(session: Session, work: Callable[[Session], set[int]]) -> set[int]:
     try:
         return work(session)
     finally:
-        # A connection that broke has given the lock back by itself.
-        with contextlib.suppress(StoreError):
-            session.one(give_back)
+        if give_back is not None:
+            # A connection that broke has given the lock back by itself.
+            with contextlib.suppress(StoreError):
+                session.one(give_back)

@@ -1,30 +1,21 @@
-"""MySQL and MariaDB: PyMySQL connections in a DBUtils pool, used by the calling greenlet.
+"""MySQL and MariaDB: URLs as PyMySQL's options, and how a session is set up.
 
-PooledDB holds its lock while it connects, pings and rolls back, so it is given nothing to do
-under it: connections are made with ``defer_connect`` and connected by us afterwards, pinging and
-resetting are off, and a semaphore in front of it makes every wait bounded. SteadyDB's habit of
-repeating a failed statement on a new connection is passed by as well: statements run on the raw
-connection, because a repeated write may count twice.
+PyMySQL waits on Python's sockets, which gevent patches. The pool is in ``pooled.py``.
 """
 
-import contextlib
 import functools
 import ssl
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import gevent
 import pymysql
-from dbutils.pooled_db import PooledDB
-from gevent.lock import BoundedSemaphore
 from pymysql.constants import CLIENT
 
-from proxy.errors import StoreError
 from proxy.store.dialects import MysqlDialect
-from proxy.store.session import Session, Timeouts
+from proxy.store.pooled import PooledBackend
+from proxy.store.session import Timeouts
 
-T = TypeVar("T")
 if TYPE_CHECKING:  # generic in its stubs only
     _DriverConnection = pymysql.connections.Connection[pymysql.cursors.Cursor]
 else:
@@ -103,13 +94,14 @@ class _Connection(_DriverConnection):
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp if isinstance(sslp, ssl.SSLContext) else _opportunistic_context()
 
+    def discard(self) -> None:
+        self._force_close()  # type: ignore[attr-defined]  # close() would write
 
-class MysqlBackend:
+
+class MysqlBackend(PooledBackend):
     """See :class:`proxy.store.session.Backend`."""
 
     def __init__(self, options: Mapping[str, Any], pool_size: int, timeouts: Timeouts) -> None:
-        self.dialect = MysqlDialect()
-        self._timeouts = timeouts
         self._options: dict[str, Any] = {
             **options,
             "charset": "utf8mb4",
@@ -121,108 +113,9 @@ class MysqlBackend:
             # Fewer gap locks, so fewer deadlocks; no unit of work here reads a row twice.
             "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             "connect_timeout": timeouts.connect,
-            "read_timeout": timeouts.statement,
-            "write_timeout": timeouts.statement,
             "defer_connect": True,
         }
-        # The gate counts as PooledDB does, but waits for a bounded time.
-        self._gate = BoundedSemaphore(pool_size)
-        self._closed = False
-        self._pool = PooledDB(
-            self._make,
-            maxcached=pool_size,
-            maxconnections=pool_size,
-            blocking=False,
-            reset=False,
-            ping=0,
-            **self._options,
-        )
+        super().__init__(MysqlDialect(), pool_size, timeouts)
 
-    def run(self, work: Callable[[Session], T], *, readonly: bool, timeout: float | None) -> T:
-        if timeout is not None:
-            return self._run_apart(work, readonly, timeout)
-        if not self._gate.acquire(timeout=self._timeouts.wait):
-            raise StoreError("The proxy's database is too busy right now.")
-        try:
-            pooled = self._pool.connection(shareable=False)
-            try:
-                connection: _Connection = pooled.dbapi_connection
-                return self._transact(connection, work, readonly)
-            finally:
-                if self._closed:
-                    _discard(connection)
-                pooled.close()  # gives it back
-        finally:
-            self._gate.release()
-
-    def _make(self, **options: Any) -> _Connection:
-        # Not the class itself: its method connect() would make PooledDB take it for a driver.
-        return _Connection(**options)
-
-    def close(self) -> None:
-        self._closed = True
-        self._pool.close()
-
-    def _run_apart(self, work: Callable[[Session], T], readonly: bool, timeout: float) -> T:
-        # Long work (a migration) with a patience of its own, beside the pool.
-        options = self._options | {"read_timeout": timeout, "write_timeout": timeout}
-        connection = _Connection(**options)
-        try:
-            return self._transact(connection, work, readonly)
-        finally:
-            with contextlib.suppress(pymysql.err.MySQLError):
-                connection.close()
-
-    def _transact(self, connection: _Connection, work: Callable[[Session], T], readonly: bool) -> T:
-        session = Session(connection.cursor(), self.dialect)
-        try:
-            self._begin(connection, session, self.dialect.begin(readonly=readonly))
-            value = work(session)
-            session.execute("COMMIT")
-        except Exception:
-            _roll_back(connection)
-            raise
-        except BaseException:
-            # Killed, or timed out from outside, perhaps in the middle of a packet: what comes
-            # next on this connection may answer the wrong question.
-            _discard(connection)
-            raise
-        return value
-
-    def _begin(self, connection: _Connection, session: Session, statement: str) -> None:
-        # BEGIN is the probe: a pooled connection that the server has dropped meanwhile fails
-        # here, before anything was executed, so trying once more on a new one repeats nothing.
-        if connection.open:
-            try:
-                session.execute(statement)
-                return
-            except StoreError:
-                _discard(connection)
-        self._connect(connection)
-        session.execute(statement)
-
-    def _connect(self, connection: _Connection) -> None:
-        # Name lookup has no timeout of its own, and a handshake may come byte by byte.
-        limit = self._timeouts.connect + self._timeouts.statement
-        try:
-            with gevent.Timeout(limit, StoreError("The proxy's database did not answer in time.")):
-                connection.connect()
-        except self.dialect.driver_errors as error:
-            raise self.dialect.translate(error) from error
-
-
-def _roll_back(connection: _Connection) -> None:
-    if not connection.open:
-        return
-    try:
-        connection.rollback()
-    except pymysql.err.MySQLError:
-        _discard(connection)
-    except BaseException:
-        _discard(connection)
-        raise
-
-
-def _discard(connection: _Connection) -> None:
-    """Closes the socket and says nothing to the server; the next user connects anew."""
-    connection._force_close()  # type: ignore[attr-defined]  # noqa: SLF001 - close() would write
+    def _make(self, statement: float) -> _Connection:
+        return _Connection(**self._options, read_timeout=statement, write_timeout=statement)

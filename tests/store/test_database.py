@@ -12,7 +12,7 @@ from proxy.store.database import Database
 
 @pytest.mark.parametrize("url", ["", "proxy.db", "oracle://u:secret@h/n", "http://[secret"])
 def test_unknown_schemes_are_refused_without_showing_the_url(url: str) -> None:
-    with pytest.raises(ValueError, match="sqlite://, mysql://") as caught:
+    with pytest.raises(ValueError, match="sqlite://, mysql://, postgresql://") as caught:
         Database.from_url(url)
     assert "secret" not in str(caught.value)
 
@@ -20,6 +20,7 @@ def test_unknown_schemes_are_refused_without_showing_the_url(url: str) -> None:
 def test_making_one_does_no_io(tmp_path: os.PathLike[str]) -> None:
     Database.from_url(f"sqlite:///{tmp_path}/none/proxy.db").close()
     Database.from_url("mysql://nobody@192.0.2.1/none").close()
+    Database.from_url("postgresql://nobody@192.0.2.1/none").close()
     assert not os.listdir(tmp_path)
 
 
@@ -51,7 +52,7 @@ def test_a_driver_is_imported_only_when_picked() -> None:
     code = (
         "import sys; from proxy.store.database import Database;"
         "Database.from_url('sqlite:///x.db');"
-        "assert 'pymysql' not in sys.modules and 'dbutils' not in sys.modules"
+        "assert not {'pymysql', 'psycopg', 'dbutils'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

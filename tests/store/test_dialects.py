@@ -13,6 +13,7 @@ def test_the_table_names_each_part() -> None:
     assert {name: make().name for name, make in DIALECTS.items()} == {
         "sqlite": "sqlite",
         "mysql": "mysql",
+        "postgresql": "postgresql",
     }
 
 

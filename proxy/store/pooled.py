@@ -1,0 +1,159 @@
+"""What MySQL and PostgreSQL share: connections in a DBUtils pool, used by the calling greenlet.
+
+PooledDB holds its lock while it connects, pings and rolls back, so it is given nothing to do
+under it: connections are made unconnected and connected by us afterwards, pinging and resetting
+are off, and a semaphore in front of it makes every wait bounded. SteadyDB's habit of repeating a
+failed statement on a new connection is passed by as well: statements run on the raw connection,
+because a repeated write may count twice.
+"""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import gevent
+from dbutils.pooled_db import PooledDB
+from gevent.lock import BoundedSemaphore
+
+from proxy.errors import StoreError
+from proxy.store.dialects import Dialect
+from proxy.store.session import Cursor, Session, Timeouts
+
+T = TypeVar("T")
+
+
+class Connection(Protocol):
+    """A place in the pool: made without I/O, connected and discarded any number of times.
+
+    Its methods raise the driver's errors.
+    """
+
+    @property
+    def open(self) -> bool:
+        """Whether it is connected, as far as this side knows."""
+        ...
+
+    def connect(self) -> Any: ...
+    def cursor(self) -> Cursor: ...
+    def rollback(self) -> Any: ...
+    def close(self) -> Any: ...
+
+    def discard(self) -> None:
+        """Closes the socket and waits for nothing; the next user connects anew."""
+        ...
+
+
+class PooledBackend(ABC):
+    """See :class:`proxy.store.session.Backend`."""
+
+    def __init__(self, dialect: Dialect, pool_size: int, timeouts: Timeouts) -> None:
+        self.dialect = dialect
+        self._timeouts = timeouts
+        # The gate counts as PooledDB does, but waits for a bounded time.
+        self._gate = BoundedSemaphore(pool_size)
+        self._closed = False
+        self._pool = PooledDB(
+            # Never the driver's class: its method connect() would make PooledDB take it for one.
+            lambda: self._make(timeouts.statement),
+            maxcached=pool_size,
+            maxconnections=pool_size,
+            blocking=False,
+            reset=False,
+            ping=0,
+            failures=dialect.driver_errors,
+        )
+
+    @abstractmethod
+    def _make(self, statement: float) -> Connection:
+        """A new one, not connected; ``statement``: seconds of patience within one statement."""
+
+    def _begin_sql(self, readonly: bool, statement: float) -> str:
+        return self.dialect.begin(readonly=readonly)
+
+    def _commit(self, connection: Any, session: Session) -> None:
+        session.execute("COMMIT")
+
+    def run(self, work: Callable[[Session], T], *, readonly: bool, timeout: float | None) -> T:
+        if timeout is not None:
+            return self._run_apart(work, readonly, timeout)
+        if not self._gate.acquire(timeout=self._timeouts.wait):
+            raise StoreError("The proxy's database is too busy right now.")
+        try:
+            pooled = self._pool.connection(shareable=False)
+            try:
+                connection: Connection = pooled.dbapi_connection
+                begin = self._begin_sql(readonly, self._timeouts.statement)
+                return self._transact(connection, work, begin)
+            finally:
+                if self._closed:
+                    connection.discard()
+                pooled.close()  # gives it back
+        finally:
+            self._gate.release()
+
+    def close(self) -> None:
+        self._closed = True
+        self._pool.close()
+
+    def _run_apart(self, work: Callable[[Session], T], readonly: bool, timeout: float) -> T:
+        # Long work (a migration) with a patience of its own, beside the pool.
+        connection = self._make(timeout)
+        try:
+            return self._transact(connection, work, self._begin_sql(readonly, timeout))
+        finally:
+            with contextlib.suppress(*self.dialect.driver_errors):
+                connection.close()
+
+    def _transact(self, connection: Connection, work: Callable[[Session], T], begin: str) -> T:
+        session = self._begin(connection, begin)
+        try:
+            value = work(session)
+            self._commit(connection, session)
+        except Exception:
+            self._roll_back(connection)
+            raise
+        except BaseException:
+            # Killed, or timed out from outside, perhaps in the middle of a packet: what comes
+            # next on this connection may answer the wrong question.
+            connection.discard()
+            raise
+        return value
+
+    def _begin(self, connection: Connection, statement: str) -> Session:
+        # BEGIN is the probe: a pooled connection that the server has dropped meanwhile fails
+        # here, before anything was executed, so trying once more on a new one repeats nothing.
+        # One limit for all of it: name lookup has none of its own, and a handshake may come byte
+        # by byte.
+        limit = self._timeouts.connect + self._timeouts.statement
+        try:
+            with gevent.Timeout(limit, StoreError("The proxy's database did not answer in time.")):
+                if connection.open:
+                    try:
+                        return self._begun(connection, statement)
+                    except StoreError:
+                        connection.discard()
+                try:
+                    connection.connect()
+                except self.dialect.driver_errors as error:
+                    raise self.dialect.translate(error) from error
+                return self._begun(connection, statement)
+        except BaseException:
+            connection.discard()
+            raise
+
+    def _begun(self, connection: Connection, statement: str) -> Session:
+        session = Session(connection.cursor(), self.dialect)
+        session.execute(statement)
+        return session
+
+    def _roll_back(self, connection: Connection) -> None:
+        if not connection.open:
+            return
+        try:
+            connection.rollback()
+        except self.dialect.driver_errors:
+            connection.discard()
+        except BaseException:
+            connection.discard()
+            raise
