@@ -66,6 +66,8 @@ GOOD: list[tuple[str, str, Any]] = [
     ("database_url", "sqlite:////var/proxy.db", "sqlite:////var/proxy.db"),
     ("database_url", "mysql://u:p@h:3306/n", "mysql://u:p@h:3306/n"),
     ("database_url", "mysql://u:p@/n?unix_socket=/s", "mysql://u:p@/n?unix_socket=/s"),
+    ("database_url", "postgresql://u:p@h/n", "postgresql://u:p@h/n"),
+    ("database_url", "postgresql://u@/n?host=/run/pg", "postgresql://u@/n?host=/run/pg"),
     ("base_url", "https://api.openai.com", "https://api.openai.com"),
     ("base_url", "https://api.openai.com/v1/", "https://api.openai.com"),
     ("base_url", "http://h:8080/prefix/v1", "http://h:8080/prefix"),
@@ -103,7 +105,10 @@ BAD: list[tuple[str, str]] = [
         ("database_url", value)
         for value in (
             "proxy.db",
-            "postgresql://u:p@h/n",
+            "postgres://u:p@h/n",
+            "postgresql://u:p@h:5432/",
+            "postgresql:///n",
+            "postgresql://u:p@h:x/n",
             "sqlite://",
             "sqlite:///",
             "sqlite:////",

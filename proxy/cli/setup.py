@@ -16,7 +16,11 @@ from proxy.settings import Settings
 _QUESTIONS = (
     ("HOST", "Address to listen on", "127.0.0.1"),
     ("PORT", "Port", "8080"),
-    ("DATABASE_URL", "Database (sqlite:///file or mysql://user:pass@host:3306/name)", ""),
+    (
+        "DATABASE_URL",
+        "Database (sqlite:///file, mysql://user:pass@host/name or postgresql://…)",
+        "",
+    ),
     ("UPSTREAM_BASE_URL", "Upstream", "https://api.openai.com"),
 )
 

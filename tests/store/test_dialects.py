@@ -2,11 +2,12 @@
 
 import sqlite3
 
+import psycopg
 import pymysql
 import pytest
 
 from proxy.errors import StoreError
-from proxy.store.dialects import DIALECTS, Conflict, MysqlDialect, SqliteDialect
+from proxy.store.dialects import DIALECTS, Conflict, MysqlDialect, PostgresDialect, SqliteDialect
 
 
 def test_the_table_names_each_part() -> None:
@@ -20,6 +21,7 @@ def test_the_table_names_each_part() -> None:
 def test_placeholders() -> None:
     assert SqliteDialect().sql("a = ? AND b % 2 = ?") == "a = ? AND b % 2 = ?"
     assert MysqlDialect().sql("a = ? AND b % 2 = ?") == "a = %s AND b %% 2 = %s"
+    assert PostgresDialect().sql("a = ? AND b % 2 = ?") == "a = %s AND b %% 2 = %s"
 
 
 def test_writers_lock_from_the_start() -> None:
@@ -40,6 +42,22 @@ def test_writers_lock_from_the_start() -> None:
 )
 def test_mysql_errors(error: Exception, conflict: bool) -> None:
     translated = MysqlDialect().translate(error)
+    assert type(translated) is (Conflict if conflict else StoreError)
+    assert str(translated) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "conflict"),
+    [
+        (psycopg.errors.UniqueViolation("Key (name)=(secret) already exists."), True),
+        (psycopg.errors.ForeignKeyViolation("foreign key"), False),
+        (psycopg.errors.DeadlockDetected("deadlock detected"), False),
+        (psycopg.errors.QueryCanceled("statement timeout"), False),
+        (psycopg.OperationalError("server closed the connection"), False),
+    ],
+)
+def test_postgresql_errors(error: Exception, conflict: bool) -> None:
+    translated = PostgresDialect().translate(error)
     assert type(translated) is (Conflict if conflict else StoreError)
     assert str(translated) == ""
 

@@ -88,6 +88,54 @@ def test_the_second_waits_for_the_first(mysql_url: str, mariadb: MariaDB) -> Non
     database.run(hold)
 
 
+def test_the_second_waits_for_the_first_on_postgresql(postgres_url: str) -> None:
+    first, second = Database.from_url(postgres_url), Database.from_url(postgres_url)
+    lock = first.dialect.take_migration_lock
+    assert lock is not None
+
+    def hold(session: Session) -> None:
+        assert session.one(lock) == (1,)
+        assert second.run(lambda other: other.one(lock)) == (0,)
+
+    first.run(hold)
+    # It belongs to the transaction.
+    assert second.run(lambda session: session.one(lock)) == (1,)
+
+
+def test_a_node_that_gets_no_lock_says_so(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "_LOCK_ATTEMPTS", 1)
+    first, second = Database.from_url(postgres_url), Database.from_url(postgres_url)
+    lock = first.dialect.take_migration_lock
+    assert lock is not None
+
+    def hold(session: Session) -> None:
+        session.one(lock)
+        with pytest.raises(StoreError, match="another node is migrating"):
+            Migrator(second).migrate()
+
+    first.run(hold)
+    assert Migrator(second).migrate()
+
+
+def test_each_migration_is_a_transaction(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database.from_url(postgres_url)
+    known = load("postgresql")
+    good = Migration(len(known) + 1, "good", "CREATE TABLE good (a INTEGER);")
+    bad = Migration(len(known) + 2, "bad", "CREATE TABLE bad (a INTEGER);\nnonsense;")
+    monkeypatch.setattr(migrate, "load", lambda _: [*known, good, bad])
+    with pytest.raises(StoreError):
+        Migrator(database).migrate()
+    assert [status.name for status in Migrator(database).pending()] == ["bad"]
+    assert database.run(lambda session: (session.has_table("good"), session.has_table("bad"))) == (
+        True,
+        False,
+    )
+
+
 def test_a_migration_that_fails_is_not_recorded_and_can_be_mended(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

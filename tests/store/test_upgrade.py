@@ -120,11 +120,14 @@ class TestCutOff:
         ]
         check(database)
 
-    def test_on_sqlite_nothing_was_done(self, sqlite_url: str) -> None:
-        database = old_database(sqlite_url)
+    @pytest.mark.parametrize("name", ["sqlite", "postgres"])
+    def test_on_the_others_nothing_was_done(
+        self, name: str, request: pytest.FixtureRequest
+    ) -> None:
+        database = old_database(request.getfixturevalue(f"{name}_url"))
 
         def part(session: Session) -> None:
-            session.execute(load("sqlite")[1].statements[0])
+            session.execute(load(database.dialect.name)[1].statements[0])
             raise CutOff
 
         with pytest.raises(CutOff):
