@@ -16,6 +16,8 @@ from typing import Any, Final, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import psycopg
+from gevent import monkey
+from psycopg import waiting
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
@@ -170,6 +172,8 @@ class PostgresBackend(PooledBackend):
     """See :class:`proxy.store.session.Backend`."""
 
     def __init__(self, options: Mapping[str, str], pool_size: int, timeouts: Timeouts) -> None:
+        if monkey.is_module_patched("select") and waiting.wait is getattr(waiting, "wait_c", None):
+            raise RuntimeError("psycopg was imported before gevent's patches: it would block")
         self._options: dict[str, Any] = {
             **options,
             "autocommit": True,  # BEGIN and COMMIT are ours

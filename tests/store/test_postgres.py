@@ -251,6 +251,12 @@ def test_psycopg_waits_through_gevent() -> None:
     assert waiting.wait is waiting.wait_poll
 
 
+def test_psycopg_imported_too_early_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "wait", waiting.wait_c)
+    with pytest.raises(RuntimeError, match="before gevent"):
+        Database.from_url("postgresql://u@h/n")
+
+
 UNPATCHED = """
 import sys, time
 from gevent import monkey
