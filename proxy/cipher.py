@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,6 +21,8 @@ from proxy.errors import CipherError
 _PREFIX: Final = "v1:"
 _NONCE_BYTES: Final = 12  # 96 bits: the length GCM takes without hashing it (NIST SP 800-38D, 8.2)
 _TAG_BYTES: Final = 16
+_KEY_ID: Final = re.compile(r"[0-9a-f]{8}")
+_FORM: Final = re.compile(rf"v1:({_KEY_ID.pattern}):[A-Za-z0-9+/]+={{0,2}}")
 
 
 class Cipher:
@@ -45,6 +48,11 @@ class Cipher:
     def __repr__(self) -> str:
         return f"Cipher(key_id={self.key_id!r}, previous={len(self._keys) - 1})"
 
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Of every key that decrypts here, the newest first."""
+        return tuple(self._keys)
+
     def encrypt(self, plaintext: str, *, table: str, column: str, row_id: str) -> str:
         """``plaintext`` in the stored form, for this cell only. Never the same twice."""
         nonce = os.urandom(_NONCE_BYTES)
@@ -62,13 +70,14 @@ class Cipher:
             return stored
         cell = f"{table}.{column} of {row_id}"
         key_id, separator, encoded = stored.removeprefix(_PREFIX).partition(":")
-        if not separator:
+        # What is no key id is not shown either: it may be anything, a key in clear too.
+        if not separator or not _KEY_ID.fullmatch(key_id):
             raise CipherError(f"The stored value in {cell} is damaged.")
         aead = self._keys.get(key_id)
         if aead is None:
             raise CipherError(
                 f"The stored value in {cell} was encrypted with another key (its id is "
-                f"{key_id[:8]!r}): put that key into ENCRYPTION_KEY or ENCRYPTION_KEYS_PREVIOUS."
+                f"{key_id!r}): put that key into ENCRYPTION_KEY or ENCRYPTION_KEYS_PREVIOUS."
             )
         try:
             sealed = base64.b64decode(encoded, validate=True)
@@ -88,6 +97,12 @@ class Cipher:
     def is_encrypted(stored: str) -> bool:
         """False for a plaintext value from before encryption: rewrite it when you meet it."""
         return stored.startswith(_PREFIX)
+
+    @staticmethod
+    def key_id_of(stored: str) -> str | None:
+        """The id of the key that ``stored`` needs; None: not encrypted, or damaged."""
+        match = _FORM.fullmatch(stored)
+        return None if match is None else match[1]
 
     def is_current(self, stored: str) -> bool:
         """True when ``stored`` is encrypted with the newest key: key rotation skips it."""

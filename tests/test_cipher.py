@@ -108,3 +108,22 @@ def test_keys_have_32_bytes() -> None:
 
 def test_the_same_key_twice_is_fine() -> None:
     Cipher(KEY, [KEY, OTHER])
+
+
+def test_key_ids_are_told_the_newest_first() -> None:
+    cipher = Cipher(KEY, [OTHER, KEY])
+    assert cipher.key_ids == (cipher.key_id, Cipher(OTHER).key_id)
+    assert cipher.key_id_of(Cipher(OTHER).encrypt(SECRET, **CELL)) == Cipher(OTHER).key_id
+
+
+@pytest.mark.parametrize(
+    "stored", ["", SECRET, "v1:", "v1:abc", "v1:0123456x:AA==", "v1:01234567:"]
+)
+def test_what_is_no_ciphertext_has_no_key_id(stored: str) -> None:
+    assert Cipher.key_id_of(stored) is None
+
+
+def test_an_error_shows_nothing_of_what_only_looks_like_a_ciphertext() -> None:
+    with pytest.raises(CipherError) as caught:
+        Cipher(KEY).decrypt(f"v1:{SECRET}:", **CELL)
+    assert SECRET[:8] not in str(caught.value)

@@ -24,8 +24,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "demo": ("demo:demo", "Show the whole thing with a stand-in upstream: no key, no network."),
     "verify": ("verify:verify", "Compare the proxy's answers with the upstream's own."),
     "chat": ("chat:chat", "Talk to a model through the proxy."),
-    "db": ("db:db", "Database: migrate, status."),
-    "keys": ("keys:keys", "Encryption keys: generate."),
+    "db": ("db:db", "Database: migrate, status, export, import."),
+    "keys": ("keys:keys", "Encryption keys: generate, rotate, status."),
     "project": ("project:project", "Projects: list, get, create, update, deactivate."),
     "token": ("token:token", "Access tokens: mint, list, get, revoke."),
 }

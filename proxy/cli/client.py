@@ -148,7 +148,6 @@ base_url_option = click.option(
     metavar="URL",
     help="Where the proxy is. [default: PROXY_BASE_URL, else HOST and PORT: http://127.0.0.1:8080]",
 )
-json_option = click.option("--json", "json_wanted", is_flag=True, help="Print JSON, for scripts.")
 
 
 def management_command(function: Callable[..., None]) -> Callable[..., None]:

@@ -8,10 +8,8 @@ from contextlib import closing
 import click
 
 from proxy.cli import output
-from proxy.cli.setup import settings as load_settings
-from proxy.errors import SettingsError
+from proxy.cli.installation import load_settings, open_database
 from proxy.settings import Settings
-from proxy.store.database import Database
 from proxy.store.migrate import Migrator, Status
 
 
@@ -33,7 +31,7 @@ def migrate() -> None:
 @db.command()
 def status() -> None:
     """Show which migrations are applied. Exit code 1 when one is pending."""
-    with closing(_open(load_settings())) as database:
+    with closing(open_database(load_settings())) as database:
         steps = Migrator(database).status()
     rows = [
         {
@@ -49,12 +47,5 @@ def status() -> None:
 
 def bring_up_to_date(settings: Settings) -> list[Status]:
     """Apply what is pending to the database of ``settings``; returns what was."""
-    with closing(_open(settings)) as database:
+    with closing(open_database(settings)) as database:
         return Migrator(database).migrate()
-
-
-def _open(settings: Settings) -> Database:
-    try:
-        return Database.from_url(settings.database_url, pool_size=1)
-    except ValueError as error:
-        raise SettingsError([f"DATABASE_URL: {error}"]) from error

@@ -13,6 +13,9 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+#: Gives a command the argument ``json_wanted``.
+json_option = click.option("--json", "json_wanted", is_flag=True, help="Print JSON, for scripts.")
+
 #: Wide enough for every column of ours when nobody's terminal limits it.
 _PIPE_WIDTH = 250
 

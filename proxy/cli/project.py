@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from proxy.cli import output
-from proxy.cli.client import Api, json_option, management_command, segment
+from proxy.cli.client import Api, management_command, segment
 
 _COLUMNS = {
     "id": "ID",
@@ -41,7 +41,7 @@ def project() -> None:
 
 @project.command("list")
 @management_command
-@json_option
+@output.json_option
 def list_projects(api: Api, json_wanted: bool) -> None:
     """All projects, by name."""
     found = api.list("/manage/projects")
@@ -51,7 +51,7 @@ def list_projects(api: Api, json_wanted: bool) -> None:
 @project.command()
 @click.argument("project_id")
 @management_command
-@json_option
+@output.json_option
 def get(api: Api, project_id: str, json_wanted: bool) -> None:
     """One project."""
     _show(api.call("GET", f"/manage/projects/{segment(project_id)}"), json_wanted)
@@ -63,7 +63,7 @@ def get(api: Api, project_id: str, json_wanted: bool) -> None:
 @click.option("--description")
 @_on_disconnect_option
 @management_command
-@json_option
+@output.json_option
 def create(
     api: Api, name: str, api_key: str | None, json_wanted: bool, **optional: str | None
 ) -> None:
@@ -81,7 +81,7 @@ def create(
 @_on_disconnect_option
 @click.option("--active/--inactive", "is_active", default=None, help="Switch it on or off.")
 @management_command
-@json_option
+@output.json_option
 def update(api: Api, project_id: str, json_wanted: bool, **changes: Any) -> None:
     """Change a project: only what is given."""
     body = {field: value for field, value in changes.items() if value is not None}
@@ -96,7 +96,7 @@ def update(api: Api, project_id: str, json_wanted: bool, **changes: Any) -> None
 @click.argument("project_id")
 @click.option("--revoke-tokens", is_flag=True, help="Revoke all its access tokens, too.")
 @management_command
-@json_option
+@output.json_option
 def deactivate(api: Api, project_id: str, revoke_tokens: bool, json_wanted: bool) -> None:
     """Switch a project off: its tokens stop working. `update --active` undoes it."""
     body = {"is_active": False} | ({"revoke_tokens": True} if revoke_tokens else {})

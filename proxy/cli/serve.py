@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 
 from proxy.cli import output, server
-from proxy.cli.client import Api, base_url, base_url_option, default_base_url, json_option
+from proxy.cli.client import Api, base_url, base_url_option, default_base_url
 from proxy.cli.envfile import lookup
-from proxy.cli.setup import settings as load_settings
+from proxy.cli.installation import load_settings
 
 _PID_NAME = "proxy.pid"
 _pid_file_option = click.option(
@@ -80,7 +80,7 @@ def stop(pid_file: Path | None, timeout: float | None) -> None:
 
 @click.command()
 @base_url_option
-@json_option
+@output.json_option
 def health(base_url_given: str | None, json_wanted: bool) -> None:
     """Ask /health and /ready. Exit code 0 when the proxy lives and takes requests."""
     where = base_url(base_url_given) if base_url_given else default_base_url()

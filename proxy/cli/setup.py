@@ -3,8 +3,6 @@
 Running it again is harmless: what is set, there or in the environment, stays as it is.
 """
 
-import os
-
 import click
 
 from proxy.cli import envfile
@@ -73,8 +71,3 @@ def _problem(name: str, value: str, secrets: dict[str, str]) -> str:
     except SettingsError as error:
         return "; ".join(error.problems)
     return ""
-
-
-def settings() -> Settings:
-    """The settings of this directory, as the server will read them. Raises SettingsError."""
-    return Settings.load(os.environ, envfile.PATH)

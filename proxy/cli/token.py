@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from proxy.cli import output
-from proxy.cli.client import Api, json_option, management_command, segment
+from proxy.cli.client import Api, management_command, segment
 
 _COLUMNS = {
     "id": "ID",
@@ -41,7 +41,7 @@ def token() -> None:
 @click.option("--name", help="What it is for.")
 @click.option("--raw", is_flag=True, help="Print the token alone.")
 @management_command
-@json_option
+@output.json_option
 def mint(api: Api, raw: bool, json_wanted: bool, **fields: Any) -> None:
     """Mint an access token. Its secret is shown this once."""
     body = {field: value for field, value in fields.items() if value is not None}
@@ -62,7 +62,7 @@ token.add_command(mint, "generate")
 @click.option("--project-id", help="Of this project only.")
 @click.option("--active", is_flag=True, help="Only those that nobody revoked.")
 @management_command
-@json_option
+@output.json_option
 def list_tokens(api: Api, project_id: str | None, active: bool, json_wanted: bool) -> None:
     """Access tokens, newest first."""
     query = {"project_id": project_id} if project_id else {}
@@ -76,7 +76,7 @@ def list_tokens(api: Api, project_id: str | None, active: bool, json_wanted: boo
 @token.command()
 @click.argument("token_id")
 @management_command
-@json_option
+@output.json_option
 def get(api: Api, token_id: str, json_wanted: bool) -> None:
     """One access token, by its id."""
     found = api.call("GET", f"/manage/tokens/{segment(token_id)}")
@@ -86,7 +86,7 @@ def get(api: Api, token_id: str, json_wanted: bool) -> None:
 @token.command()
 @click.argument("which", metavar="ID_OR_TOKEN")
 @management_command
-@json_option
+@output.json_option
 def revoke(api: Api, which: str, json_wanted: bool) -> None:
     """Revoke an access token, by its id, or by the secret (`-` reads that from stdin)."""
     if which == "-":

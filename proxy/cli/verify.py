@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from proxy.cli import output
-from proxy.cli.client import Refused, base_url, base_url_option, default_base_url, json_option
+from proxy.cli.client import Refused, base_url, base_url_option, default_base_url
 from proxy.cli.envfile import lookup
 from proxy.cli.fidelity import ASPECTS, timing
 from proxy.cli.pair import Pair, Row, Side
@@ -51,7 +51,7 @@ _KEY_LIKE: Final = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_*.-]{4,}")
 )
 @click.option("--exact", is_flag=True, help="Generated answers must be equal to the byte, too.")
 @click.option("--verbose", is_flag=True, help="Also what varies, what is documented, and times.")
-@json_option
+@output.json_option
 @click.pass_context
 def verify(
     context: click.Context,

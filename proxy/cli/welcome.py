@@ -15,7 +15,7 @@ import click
 from proxy.cli import server
 from proxy.cli.client import Api, Refused, default_base_url
 from proxy.cli.envfile import lookup
-from proxy.cli.setup import settings as load_settings
+from proxy.cli.installation import load_settings
 from proxy.settings import Settings
 
 _MODEL = "gpt-4.1-mini"

@@ -210,7 +210,8 @@ class RelayEndpoint:
         exchange.refused(error, len(body))
         if error.code == "internal_error":
             # Only now, when nothing can be thrown into this greenlet any more: logging may wait.
-            _log.error("request failed", exc_info=error, extra={"request_id": inbound.request_id})
+            said = f"request failed: {error}" if str(error) else "request failed"
+            _log.error("%s", said, exc_info=error, extra={"request_id": inbound.request_id})
         start_response(status, headers)
         return [body] if body else []
 

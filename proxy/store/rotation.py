@@ -1,0 +1,162 @@
+"""From one encryption key to the next: every stored upstream key, row by row, beside live traffic.
+
+The thing to get right: a row is rewritten only if it still holds the very ciphertext that was read,
+so a key that somebody changes meanwhile is never overwritten with the older one. ``updated_at``
+stays: the upstream key in clear is the same, so no worker has anything to learn.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from proxy.cipher import Cipher
+from proxy.errors import CipherError
+from proxy.store.database import Database, Session
+
+#: Rows read at once.
+_PAGE: Final = 200
+#: How often a row that is changed under our hands is tried: each change is a management call.
+_ATTEMPTS: Final = 10
+#: "v1:", 8 digits, ":". Enough to tell which key a ciphertext needs.
+_PREFIX_LENGTH: Final = 12
+_PAGE_QUERY: Final = "SELECT id, name, upstream_key FROM projects WHERE id > ? ORDER BY id LIMIT ?"
+
+
+class KeyCount(NamedTuple):
+    """How many rows need one key. ``state``: ``current``, ``previous``, ``unknown`` (not among the
+    settings), ``plaintext`` or ``damaged``; the last two have no ``key_id``."""
+
+    state: str
+    key_id: str | None
+    rows: int
+
+
+class Unreadable(NamedTuple):
+    """A row that was left as it is. ``problem`` never shows what is in it."""
+
+    project_id: str
+    name: str
+    problem: str
+
+
+@dataclass(slots=True)
+class Rotated:
+    """What a rotation found and did, in rows."""
+
+    #: From another key to the current one.
+    rotated: int = 0
+    #: From plaintext to the current key.
+    encrypted: int = 0
+    #: Under the current key before, and readable.
+    current: int = 0
+    failed: list[Unreadable] = field(default_factory=list)
+
+
+def rotate(database: Database, cipher: Cipher) -> Rotated:
+    """Re-encrypts every upstream key under the current key of ``cipher``.
+
+    A row that cannot be read is told in the result, and the others are done. Running it again
+    does what is left. StoreError: the database went away; what was done stays done.
+    """
+    result = Rotated()
+    for project_id, name, stored in _rows(database):
+        try:
+            outcome = _renew(database, cipher, project_id, stored)
+        except CipherError as error:
+            result.failed.append(Unreadable(project_id, name, str(error)))
+            continue
+        match outcome:
+            case "rotated":
+                result.rotated += 1
+            case "encrypted":
+                result.encrypted += 1
+            case "current":
+                result.current += 1
+            case "busy":
+                result.failed.append(
+                    Unreadable(project_id, name, "It is being changed all the time: try again.")
+                )
+    return result
+
+
+def count_by_key(database: Database, cipher: Cipher) -> list[KeyCount]:
+    """Every key of ``cipher``, unused ones too, then whatever else is in the rows.
+
+    Looks at the key ids only: nothing is decrypted.
+    """
+    rows: Counter[tuple[str, str | None]] = Counter()
+    for position, key_id in enumerate(cipher.key_ids):
+        rows["previous" if position else "current", key_id] = 0
+    rows["plaintext", None] = 0
+    found = database.run(
+        lambda session: session.all(
+            "SELECT SUBSTR(upstream_key, 1, ?), COUNT(*) FROM projects "
+            "GROUP BY SUBSTR(upstream_key, 1, ?)",
+            (_PREFIX_LENGTH, _PREFIX_LENGTH),
+        ),
+        readonly=True,
+    )
+    for prefix, count in found:
+        # The shortest value with this prefix: the id is looked at, not what follows it.
+        needed = cipher.key_id_of(f"{prefix}AA==")
+        if needed is not None:
+            rows[_state(cipher, needed), needed] += int(count)
+        else:
+            rows["damaged" if cipher.is_encrypted(prefix) else "plaintext", None] += int(count)
+    return [KeyCount(state, key_id, count) for (state, key_id), count in rows.items()]
+
+
+def _state(cipher: Cipher, key_id: str) -> str:
+    if key_id == cipher.key_id:
+        return "current"
+    return "previous" if key_id in cipher.key_ids else "unknown"
+
+
+def _rows(database: Database) -> Iterator[tuple[str, str, str]]:
+    last = ""
+    while True:
+        after = last
+
+        def work(session: Session, after: str = after) -> list[tuple[str, str, str]]:
+            return [(row[0], row[1], row[2]) for row in session.all(_PAGE_QUERY, (after, _PAGE))]
+
+        page = database.run(work, readonly=True)
+        yield from page
+        if len(page) < _PAGE:
+            return
+        last = page[-1][0]
+
+
+def _renew(database: Database, cipher: Cipher, project_id: str, stored: str) -> str:
+    """One row. ``rotated``, ``encrypted``, ``current``, ``gone`` or ``busy``; CipherError."""
+    place = {"table": "projects", "column": "upstream_key", "row_id": project_id}
+    for _ in range(_ATTEMPTS):
+        # Also what is under the current key: a swapped or damaged row is told, not passed over.
+        upstream_key = cipher.decrypt(stored, **place)
+        if cipher.is_current(stored):
+            return "current"
+        if _replace(database, project_id, stored, cipher.encrypt(upstream_key, **place)):
+            return "rotated" if cipher.is_encrypted(stored) else "encrypted"
+        # Changed meanwhile, perhaps by a worker that still has the old key: look again.
+        row = database.run(
+            lambda session: session.one(
+                "SELECT upstream_key FROM projects WHERE id = ?", (project_id,)
+            ),
+            readonly=True,
+        )
+        if row is None:
+            return "gone"
+        stored = row[0]
+    return "busy"
+
+
+def _replace(database: Database, project_id: str, stored: str, sealed: str) -> bool:
+    def work(session: Session) -> bool:
+        matched = session.execute(
+            "UPDATE projects SET upstream_key = ? WHERE id = ? AND upstream_key = ?",
+            (sealed, project_id, stored),
+        )
+        return matched == 1
+
+    return database.run(work)
