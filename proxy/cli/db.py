@@ -2,14 +2,23 @@
 two of them starting at once would race, and a rolled-back release would meet a newer schema.
 """
 
+import contextlib
+import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO
 
 import click
 
+from proxy.cipher import Cipher
 from proxy.cli import output
 from proxy.cli.installation import load_settings, open_database
 from proxy.settings import Settings
+from proxy.store import transfer
 from proxy.store.migrate import Migrator, Status
 
 
@@ -43,6 +52,76 @@ def status() -> None:
     ]
     output.table(rows, {"number": "Number", "name": "Name", "applied_at": "Applied"})
     sys.exit(1 if any(step.applied_at is None for step in steps) else 0)
+
+
+@db.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="-")
+def export_(file: Path) -> None:
+    """Write projects and tokens to FILE (or -, stdout) as JSON lines.
+
+    It is of one moment, and servers may go on serving. Upstream keys stay encrypted: keep the
+    ENCRYPTION_KEY too, elsewhere. FILE is readable by its owner alone, and written whole or not
+    at all.
+    """
+    with closing(open_database(load_settings())) as database, _whole(file) as output_file:
+        header = transfer.export_all(database, output_file.write)
+    click.echo(f"Exported {header.projects} projects and {header.tokens} tokens.", err=True)
+
+
+@db.command("import")
+@click.argument("file", type=click.File("rb"), default="-")
+@click.option(
+    "--allow-missing-keys",
+    is_flag=True,
+    help="Import also what the keys in the settings cannot decrypt.",
+)
+def import_(file: BinaryIO, allow_missing_keys: bool) -> None:
+    """Read an export from FILE (or -, stdin) into an empty, migrated database.
+
+    Every line is checked, and all of it is imported or nothing.
+    """
+    settings = load_settings()
+    cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
+    key_ids = None if allow_missing_keys else cipher.key_ids
+    with closing(open_database(settings)) as database:
+        header = transfer.import_all(database, file, key_ids)
+    click.echo(f"Imported {header.projects} projects and {header.tokens} tokens.")
+
+
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[BinaryIO]:
+    """A file whose content gets to ``target`` only when the block ends without an exception."""
+    if named := str(target) != "-":
+        target = target.resolve()
+    # A device or a pipe is written to, never replaced.
+    replaced = named and (target.is_file() or not target.exists())
+    try:
+        # mkstemp makes it with mode 0600.
+        folder = target.parent if replaced else None
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".export.")
+        try:
+            with os.fdopen(handle, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if not replaced:
+                    file.seek(0)
+                    _copy(file, target if named else None)
+            if replaced:
+                Path(name).replace(target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"{target}: {error.strerror or error}") from error
+
+
+def _copy(file: BinaryIO, target: Path | None) -> None:
+    if target is None:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    else:
+        with target.open("wb") as other:
+            shutil.copyfileobj(file, other)
 
 
 def bring_up_to_date(settings: Settings) -> list[Status]:
