@@ -23,6 +23,13 @@ _PREFIX_LENGTH: Final = 12
 _PAGE_QUERY: Final = "SELECT id, name, upstream_key FROM projects WHERE id > ? ORDER BY id LIMIT ?"
 
 
+# No parameters: PostgreSQL would not see that the two expressions are one.
+_COUNT_QUERY: Final = (
+    f"SELECT SUBSTR(upstream_key, 1, {_PREFIX_LENGTH}), COUNT(*) FROM projects "  # noqa: S608
+    f"GROUP BY SUBSTR(upstream_key, 1, {_PREFIX_LENGTH})"
+)
+
+
 class KeyCount(NamedTuple):
     """How many rows need one key. ``state``: ``current``, ``previous``, ``unknown`` (not among the
     settings), ``plaintext`` or ``damaged``; the last two have no ``key_id``."""
@@ -89,14 +96,7 @@ def count_by_key(database: Database, cipher: Cipher) -> list[KeyCount]:
     for position, key_id in enumerate(cipher.key_ids):
         rows["previous" if position else "current", key_id] = 0
     rows["plaintext", None] = 0
-    found = database.run(
-        lambda session: session.all(
-            "SELECT SUBSTR(upstream_key, 1, ?), COUNT(*) FROM projects "
-            "GROUP BY SUBSTR(upstream_key, 1, ?)",
-            (_PREFIX_LENGTH, _PREFIX_LENGTH),
-        ),
-        readonly=True,
-    )
+    found = database.run(lambda session: session.all(_COUNT_QUERY), readonly=True)
     for prefix, count in found:
         # The shortest value with this prefix: the id is looked at, not what follows it.
         needed = cipher.key_id_of(f"{prefix}AA==")
