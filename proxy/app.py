@@ -4,13 +4,14 @@ Made in each worker, after the fork; nothing connects, spawns or listens before 
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import requests
 
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.counts import RequestCounts
+from proxy.auth.leases import PermitLeases
 from proxy.auth.revocation import Revocation
 from proxy.cipher import Cipher
 from proxy.errors import ClientError, ProxyError
@@ -57,16 +58,17 @@ class Application:
         self._drain: Drain | None = None
         self._live = LiveRequests()
         self._transport = _transport(settings)
-        authenticator = Authenticator(
+        self._leases = PermitLeases(token_store, self._counts)
+        self._authenticator = authenticator = Authenticator(
             Grants(self._database, cipher),
-            token_store,
+            self._leases,
             self._counts,
             cache_size=settings.auth_cache_size,
             cache_ttl=settings.auth_cache_ttl,
             stale_grace=settings.auth_stale_grace,
         )
         self._revocation = Revocation(
-            Changes(self._database), authenticator.forget, interval=settings.revocation_interval
+            Changes(self._database), self._forget, interval=settings.revocation_interval
         )
         self._endpoint = RelayEndpoint(
             authenticator,
@@ -144,8 +146,14 @@ class Application:
         )
         self._drain = Drain(self._queue, sinks, backlog=settings.event_queue_size)
         self._counts.start()
+        self._leases.start()
         self._revocation.start()
         self._health.start()
+
+    def _forget(self, ids: Collection[str] | None) -> None:
+        self._authenticator.forget(ids)
+        # Their limits may have changed; the store's own must be what counts.
+        self._leases.give_back(ids)
 
     def begin_stop(self) -> None:
         """``/ready`` answers 503 from now on; everything else goes on."""
@@ -164,7 +172,8 @@ class Application:
         started = time.monotonic()
         self._revocation.close()
         self._health.close()
-        self._counts.close(deadline / 2)  # milliseconds, unless the database hangs
+        self._leases.close(deadline / 3)
+        self._counts.close(deadline / 3)  # milliseconds, unless the database hangs
         drain.close(deadline - (time.monotonic() - started))
         self._transport.close()
         self._database.close()

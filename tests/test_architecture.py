@@ -75,6 +75,7 @@ FENCES: dict[str, set[str]] = {
         "events.drain",
         "auth.cache",
         "auth.counts",
+        "auth.leases",
         "auth.revocation",
         "store",
     },

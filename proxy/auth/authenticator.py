@@ -7,7 +7,6 @@ verdict; activity and expiry are judged again on every request, also while the d
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from proxy.auth import credentials
@@ -53,7 +52,7 @@ class GrantSource(Protocol):
 class Permits(Protocol):
     """The exact count of what a token with ``max_requests`` may still do."""
 
-    def take_permit(self, token_id: str, now: datetime) -> bool: ...
+    def take_permit(self, token_id: str) -> bool: ...
 
 
 class UseCounter(Protocol):
@@ -115,7 +114,7 @@ class Authenticator:
         """
         if principal.max_requests is None:
             self._counter.add(principal.token_id)
-        elif not self._permits.take_permit(principal.token_id, datetime.now(UTC)):
+        elif not self._permits.take_permit(principal.token_id):
             raise ClientError(code="quota_exceeded", headers=_QUOTA_HEADERS)
 
     def forget(self, ids: Collection[str] | None) -> None:

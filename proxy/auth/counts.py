@@ -41,6 +41,11 @@ class RequestCounts:
         count, _ = self._pending.get(token_id, (0, None))
         self._pending[token_id] = (count + 1, datetime.now(UTC))
 
+    def touch(self, token_id: str) -> None:
+        """Note a use that is counted elsewhere."""
+        count, _ = self._pending.get(token_id, (0, None))
+        self._pending[token_id] = (count, datetime.now(UTC))
+
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)
 

@@ -1,6 +1,6 @@
 """Access tokens: hashes, limits, counts. The secret itself never comes here.
 
-Counting (``take_permit``, ``add_counts``) never touches ``updated_at``: that column answers "what
+Counting (``lease_permits``, ``add_counts``) never touches ``updated_at``: that column answers "what
 was revoked or changed since?", and counting would drown it.
 """
 
@@ -20,6 +20,11 @@ _EDITABLE: Final = frozenset({"name", "is_active", "max_requests", "expires_at"}
 _USED: Final = (
     "last_used_at = CASE WHEN last_used_at IS NULL OR last_used_at < ? THEN ? ELSE last_used_at END"
 )
+
+
+#: The last permits of a token are leased singly; before them, in blocks of so many at the most.
+ONE_BY_ONE: Final = 100
+MOST_LEASED: Final = 50
 
 
 class Tokens:
@@ -164,22 +169,41 @@ class Tokens:
 
         return self._database.run(work)
 
-    def take_permit(self, token_id: str, now: datetime) -> bool:
-        """Counts one request against ``max_requests``; False when they are used up.
+    def lease_permits(self, token_id: str, now: datetime) -> int:
+        """Counts a block of requests against ``max_requests``; answers how many, 0: used up.
 
-        One conditional UPDATE, so any number of nodes admit exactly as many as there are.
+        The row is locked in between, so any number of nodes admit exactly as many as there are.
         """
         used = to_micros(now)
 
-        def work(session: Session) -> bool:
-            matched = session.execute(
-                f"UPDATE tokens SET request_count = request_count + 1, {_USED} "  # noqa: S608
-                "WHERE id = ? AND (max_requests IS NULL OR request_count < max_requests)",
-                (used, used, token_id),
+        def work(session: Session) -> int:
+            query = "SELECT max_requests, request_count FROM tokens WHERE id = ?"
+            row = session.one(query + session.dialect.for_update, (token_id,))
+            if row is None:
+                return 0
+            remaining = ONE_BY_ONE if row[0] is None else int(row[0]) - int(row[1])
+            if remaining <= 0:
+                return 0
+            block = min(MOST_LEASED, max(1, (remaining - ONE_BY_ONE) // 8))
+            session.execute(
+                f"UPDATE tokens SET request_count = request_count + ?, {_USED} WHERE id = ?",  # noqa: S608
+                (block, used, used, token_id),
             )
-            return matched == 1
+            return block
 
         return self._database.run(work)
+
+    def return_permits(self, permits: Mapping[str, int]) -> None:
+        """Uncounts what was leased and not used. Never to be tried again: it may have been done."""
+
+        def work(session: Session) -> None:
+            for token_id, count in sorted(permits.items()):
+                session.execute(
+                    "UPDATE tokens SET request_count = request_count - ? WHERE id = ?",
+                    (count, token_id),
+                )
+
+        self._database.run(work)
 
     def add_counts(self, entries: Sequence[tuple[str, int, datetime]]) -> None:
         """Adds (token id, requests, last used at) in one transaction; unknown ids are nothing."""

@@ -15,7 +15,7 @@ from proxy.store.grants import Grants
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
 from proxy.store.records import AccessToken, Project
-from proxy.store.tokens import Tokens
+from proxy.store.tokens import MOST_LEASED, ONE_BY_ONE, Tokens
 
 NOW = datetime.now(UTC).replace(microsecond=123456)
 LATER = NOW + timedelta(hours=1)
@@ -330,23 +330,55 @@ class TestTokens:
 class TestCounting:
     def test_permits_run_out_and_do_not_look_like_changes(self, store: Store) -> None:
         made = store.token(store.project(), max_requests=2)
-        assert [store.tokens.take_permit(made.id, NOW) for _ in range(3)] == [True, True, False]
+        assert [store.tokens.lease_permits(made.id, NOW) for _ in range(3)] == [1, 1, 0]
         used = store.tokens.get(made.id)
         assert (used.request_count, used.last_used_at) == (2, NOW)
         assert used.updated_at == made.updated_at
-        assert not store.tokens.take_permit(ABSENT, NOW)
+        assert store.tokens.lease_permits(ABSENT, NOW) == 0
 
     def test_without_a_limit_there_is_always_one(self, store: Store) -> None:
         made = store.token(store.project())
-        assert all(store.tokens.take_permit(made.id, NOW) for _ in range(3))
+        assert [store.tokens.lease_permits(made.id, NOW) for _ in range(3)] == [1, 1, 1]
         assert store.tokens.get(made.id).request_count == 3
 
     def test_twenty_at_once_get_exactly_what_is_left(self, store: Store) -> None:
         made = store.token(store.project(), max_requests=5)
-        jobs = [gevent.spawn(store.tokens.take_permit, made.id, NOW) for _ in range(20)]
+        jobs = [gevent.spawn(store.tokens.lease_permits, made.id, NOW) for _ in range(20)]
         gevent.joinall(jobs, raise_error=True)
-        assert [job.value for job in jobs].count(True) == 5
+        assert sum(job.value for job in jobs) == 5
         assert store.tokens.get(made.id).request_count == 5
+
+    def test_blocks_while_many_remain_and_never_more_than_there_are(self, store: Store) -> None:
+        made = store.token(store.project(), max_requests=600)
+        granted = []
+        while block := store.tokens.lease_permits(made.id, NOW):
+            granted.append(block)
+        assert granted[0] == MOST_LEASED
+        assert granted[-ONE_BY_ONE:] == [1] * ONE_BY_ONE
+        assert sum(granted) == store.tokens.get(made.id).request_count == 600
+
+    def test_what_is_returned_can_be_leased_again(self, store: Store) -> None:
+        made = store.token(store.project(), max_requests=1000)
+        block = store.tokens.lease_permits(made.id, NOW)
+        store.tokens.return_permits({made.id: block - 1, ABSENT: 3})
+        after = store.tokens.get(made.id)
+        assert after.request_count == 1
+        assert after.updated_at == made.updated_at
+
+    def test_many_leasing_and_returning_at_once_stay_within_the_limit(self, store: Store) -> None:
+        made = store.token(store.project(), max_requests=400)
+        used = 0
+
+        def worker() -> None:
+            nonlocal used
+            while block := store.tokens.lease_permits(made.id, NOW):
+                spent = (block + 1) // 2
+                used += spent
+                if block > spent:
+                    store.tokens.return_permits({made.id: block - spent})
+
+        gevent.joinall([gevent.spawn(worker) for _ in range(8)], raise_error=True)
+        assert used == store.tokens.get(made.id).request_count == 400
 
     def test_counts_add_up_and_the_latest_use_stays(self, store: Store) -> None:
         project = store.project()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from tests.e2e.conftest import Access, Maker
+from tests.e2e.conftest import Maker
 from tests.e2e.test_refusals import error_of
 from tests.rawclient import RawAnswer, RawClient
 from tests.server import ProxyServer
@@ -28,10 +28,10 @@ def ask(server: ProxyServer, token: str) -> RawAnswer:
 class Load:
     """Requests with a warm token, one after the other, until told to stop."""
 
-    def __init__(self, server: ProxyServer, access: Access) -> None:
+    def __init__(self, server: ProxyServer, token: str) -> None:
         self.statuses: list[int] = []
         self._running = True
-        self._greenlet = gevent.spawn(self._run, server, access.token)
+        self._greenlet = gevent.spawn(self._run, server, token)
 
     def _run(self, server: ProxyServer, token: str) -> None:
         while self._running:
@@ -59,8 +59,10 @@ def test_warm_tokens_go_on_and_the_rest_is_503(
     limited = server.mint(access.project_id, max_requests=100)["token"]
     assert ask(server, access.token).status == 200
     assert ask(server, limited).status == 200
-    load = Load(server, access)
+    load = Load(server, access.token)
+    leased = Load(server, server.mint(access.project_id, max_requests=100_000)["token"])
     load.wait_for_more(20)
+    leased.wait_for_more(20)
 
     own_mariadb.halt() if how == "stopped" else own_mariadb.pause()
     load.wait_for_more(100)
@@ -84,7 +86,10 @@ def test_warm_tokens_go_on_and_the_rest_is_503(
     assert ask(server, "sk-" + "u" * 22).status == 401
     load.wait_for_more(20)
     load.stop()
+    leased.stop()
     assert set(load.statuses) == {200}, "no request with a warm token failed"
+    assert set(leased.statuses) == {200, 503}, "its lease ran out, and nothing else"
+    assert leased.statuses[0] == leased.statuses[-1] == 200
     server.manage("DELETE", f"/tokens/{access.token_id}")
     wait_until(lambda: ask(server, access.token).status == 401)
     assert server.stop() == 0

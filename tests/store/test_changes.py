@@ -37,7 +37,7 @@ def test_changes_and_only_changes(database: Database, monkeypatch: pytest.Monkey
     after = max(change.updated_at for change in found.changes)
     assert changes.since(after).changes == []
     tokens.add_counts([(token.id, 3, datetime.now(UTC))])
-    tokens.take_permit(token.id, datetime.now(UTC))
+    tokens.lease_permits(token.id, datetime.now(UTC))
     assert changes.since(after).changes == [], "counting is no change"
     tokens.revoke(token.id)
     assert [change.id for change in changes.since(after).changes] == [token.id]
