@@ -93,7 +93,7 @@ class UpstreamAdapter(BaseAdapter):
         pool, head = self._prepare(request)
         sock = _connect(pool)
         sock.settimeout(timeout[1])
-        answer = RawAnswer(pool, sock, request.method or "", timeout[1])
+        answer = RawAnswer(pool, sock, request.method or "")
         try:
             _write(sock, head)
             opening = read_upgrade(sock)
@@ -198,7 +198,7 @@ def _round_trip(
     """Write the request and read the answer's head. Any failure closes the connection."""
     sock.settimeout(read_timeout)
     body: Any = request.body
-    answer = RawAnswer(pool, sock, request.method or "", read_timeout)
+    answer = RawAnswer(pool, sock, request.method or "")
     try:
         answer.write_started = time.perf_counter()
         answer.write_started_ns = time.time_ns()

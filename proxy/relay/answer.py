@@ -82,12 +82,9 @@ class Upload:
 class RawAnswer:
     """Status, reason and header lines after :meth:`read_head`; then :meth:`read1` until ``b""``."""
 
-    def __init__(
-        self, pool: ConnectionPool, sock: Socket, method: str, read_timeout: float | None
-    ) -> None:
+    def __init__(self, pool: ConnectionPool, sock: Socket, method: str) -> None:
         self._pool = pool
         self._sock: Socket | None = sock
-        self._read_timeout = read_timeout
         self._parser = ResponseParser(method)
         self.upload: Upload | None = None
         self.bytes_came = False
