@@ -43,6 +43,9 @@ from proxy.web.replies import Reply, error_reply
 class Application:
     """The WSGI callable, and the life of what works behind it in one worker."""
 
+    #: Targets that go to the relay, which takes the request's facts from ``wsgi.input``.
+    relayed = "/v1/"
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.client_timeout = settings.client_timeout
@@ -103,7 +106,7 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         target: str = environ.get("RAW_URI", "/")
-        if target.startswith("/v1/"):
+        if target.startswith(self.relayed):
             return self._endpoint(environ, start_response)
         if not target.startswith("/"):
             # Absolute-form and authority-form: we are no forward proxy, and which of the two host

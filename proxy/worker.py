@@ -13,6 +13,7 @@ They are logged nowhere and sent to nobody.
 import contextlib
 import errno
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import gevent
@@ -21,11 +22,12 @@ from gevent.event import Event
 from gunicorn import util
 from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
-from gunicorn.http import get_parser
+from gunicorn.http.wsgi import create
 from gunicorn.workers.ggevent import GeventWorker
 
-from proxy.arriving import ArrivingBody
 from proxy.errors import ClientError, ProxyError
+from proxy.http1.answer import Answer, relay_environ, run
+from proxy.http1.head import Heads, RequestHead, head_class
 
 #: Kept open longer than ``CLIENT_TIMEOUT``, so that a load balancer with the same idle timeout
 #: closes first and never sends into a closing connection.
@@ -59,21 +61,24 @@ class ProxyLogger(Logger):  # type: ignore[misc]
 
 class ProxyWorker(GeventWorker):  # type: ignore[misc]
     """Expects of the application: ``start()``, ``begin_stop()``, ``cut()``, ``close(deadline)``,
-    ``client_timeout`` and ``error_answer(error, status_line)``."""
+    ``client_timeout``, ``error_answer(error, status_line)``; and ``relayed``, how the targets begin
+    for which it reads no more of an environ than :func:`relay_environ` gives."""
 
     def init_process(self) -> None:
-        # Connections that wait for a request → whether they have served one before.
-        self._idle: dict[Any, bool] = {}
+        # Connections that wait for a request → whether they have served one before, and since
+        # when they wait (monotonic seconds).
+        self._idle: dict[Any, tuple[bool, float]] = {}
+        self._head_class = head_class(self.cfg)
         self._stopping = Event()
         super().init_process()
 
     def run(self) -> None:
         self.wsgi.start()
-        stopper = gevent.spawn(self._stop_in_time)
+        greenlets = [gevent.spawn(self._stop_in_time), gevent.spawn(self._sweep)]
         try:
             super().run()
         finally:
-            stopper.kill()
+            gevent.killall(greenlets)
             self.wsgi.close(_FLUSH_SECONDS)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -85,39 +90,42 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         self._stopping.wait()
         asked = time.monotonic()
         self.wsgi.begin_stop()
-        self._close_idle(fresh_too=False)
+        # One that has just connected may still send a request.
+        self._close_idle(lambda served, since: served)
         gevent.sleep(1.1)  # until gunicorn has closed the listener
-        self._close_idle(fresh_too=True)
+        self._close_idle(lambda served, since: True)
         rest = asked + self.cfg.graceful_timeout - CUT_BEFORE_KILL - time.monotonic()
         gevent.sleep(max(0.0, rest))
         self.wsgi.cut()
 
-    def _close_idle(self, *, fresh_too: bool) -> None:
-        """Close connections without a request; one that has just connected may still send one."""
-        for client, served in list(self._idle.items()):
-            if served or fresh_too:
+    def _sweep(self) -> None:
+        """Close connections that have been idle for too long."""
+        longest = self.wsgi.client_timeout + _IDLE_GRACE
+        while True:
+            gevent.sleep(longest / 20)
+            before = time.monotonic() - longest
+            self._close_idle(lambda served, since: since < before)  # noqa: B023  (called at once)
+
+    def _close_idle(self, chosen: Callable[[bool, float], bool]) -> None:
+        """Close connections without a request, of those that are ``chosen``."""
+        for client, (served, since) in list(self._idle.items()):
+            if chosen(served, since):
                 _shut_if_quiet(client)
 
     # One connection.
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         client.settimeout(self.wsgi.client_timeout)
+        heads = Heads(self._head_class, client, addr)
         request = None
+        served = False
         try:
-            parser = get_parser(self.cfg, client, addr)
-            address = listener.getsockname()
-            served = False
-            while True:
-                if not self._wait_for_request(client, parser, served):
-                    break
+            while self._wait_for_request(client, heads, served):
                 request = None
-                request = self._next_request(parser)
-                if request is None:
-                    break
-                request.proxy_protocol_info = request.proxy_protocol_info or {}
-                self._serve(address, request, client, addr)
+                request = heads.take(self.wsgi.client_timeout)
+                self._serve(listener, request, client, addr)
                 served = True
-                if not self._ready_for_next(parser):
+                if not self._ready_for_next(heads, request):
                     util.close_graceful(client, timeout=2.0, max_drain=16 * 1024 * 1024)
                     break
         except StopIteration:
@@ -132,52 +140,53 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         finally:
             util.close(client)
 
-    def _serve(self, address: Any, request: Any, client: Any, addr: Any) -> None:
-        request.body = ArrivingBody(request, client)
-        # Not the gevent worker's own: it swallows GreenletExit, and the connection of a request
-        # that was interrupted half-way would be used again.
-        super(GeventWorker, self).handle_request(address, request, client, addr)
+    def _serve(self, listener: Any, request: RequestHead, client: Any, addr: Any) -> None:
+        """Raises StopIteration when the connection can carry no other request."""
+        answer = Answer(request, client, close=not self.alive)
+        if request.uri.startswith(self.wsgi.relayed):
+            environ = relay_environ(request, client, addr)
+        else:
+            _, environ = create(request, client, addr, listener.getsockname(), self.cfg)
+        try:
+            run(self.wsgi, environ, answer)
+        except OSError:
+            raise
+        except Exception:
+            if not answer.begun:
+                raise
+            # An answer of ours on the same connection would corrupt what has been sent.
+            self.log.exception("an answer broke off")
+            raise StopIteration from None
+        if answer.should_close():
+            raise StopIteration
 
-    def _wait_for_request(self, client: Any, parser: Any, served: bool) -> bool:
+    def _wait_for_request(self, client: Any, heads: Heads, served: bool) -> bool:
         """Wait for the first byte of a request; False when the connection is to be closed."""
-        if parser.unreader.buf.tell():
-            return True  # pipelined
+        if heads.pipelined:
+            return True
         if self._stopping.is_set() and served:
             return False
-        self._idle[client] = served
+        # No timer of its own: `_close_idle` looks after all of them.
+        self._idle[client] = served, time.monotonic()
         try:
-            gevent.socket.wait_read(client.fileno(), timeout=self.wsgi.client_timeout + _IDLE_GRACE)
-        except TimeoutError:
-            return False
+            gevent.socket.wait(client._read_event)  # noqa: SLF001  (`wait_read` makes another)
         finally:
             del self._idle[client]
         return True
 
-    def _next_request(self, parser: Any) -> Any:
-        """The next request's head; raises ClientError 408 when it takes too long."""
-        slow = ClientError(code="request_timeout")
-        with gevent.Timeout(self.wsgi.client_timeout, slow):
-            request = next(parser)
-        # gunicorn takes `gzip, chunked` and undoes only the chunks: coded bytes would go on as if
-        # they were the body.
-        if any(
-            name == "TRANSFER-ENCODING" and value.lower() != "chunked"
-            for name, value in request.headers
-        ):
-            raise http_errors.UnsupportedTransferCoding("not chunked alone")
-        return request
-
-    def _ready_for_next(self, parser: Any) -> bool:
+    def _ready_for_next(self, heads: Heads, request: RequestHead) -> bool:
         """Skip what little may be left of the body; False when the connection must be closed."""
-        body = parser.mesg.body
+        body = request.body
         if body.unreadable:
             return False
         try:
-            return bool(parser.finish_body(time.monotonic() + self.wsgi.client_timeout))
+            return body.ended or bool(
+                heads.finish_body(time.monotonic() + self.wsgi.client_timeout)
+            )
         except ClientError:
             return False
 
-    def _settle(self, client: Any, request: Any) -> None:
+    def _settle(self, client: Any, request: RequestHead | None) -> None:
         """The connection ends after an answer: let the client read it, whatever it still sends."""
         body = getattr(request, "body", None)
         if body is not None and getattr(body, "unread", False):

@@ -41,8 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": ROW_0 | ROW_2 | {"auth", "relay", "usage", "web", "settings", "logs", "cipher"},
     "wsgi": {"app", "settings", "errors", "logs"},
     "cli": {"app", "settings", "store", "cipher", "auth", "errors", "logs"},
-    "worker": {"errors", "arriving"},
-    "arriving": {"errors"},
+    "worker": {"errors", "http1"},
+    "http1": {"errors"},
 }
 
 #: Library → modules (or packages) below `proxy` that may import it.
@@ -58,13 +58,14 @@ FENCES: dict[str, set[str]] = {
     "sqlite3": {"store"},
     "certifi": {"relay"},
     "cryptography": {"cipher"},
-    "gunicorn": {"worker", "arriving"},
+    "gunicorn": {"worker", "http1"},
     "dotenv": {"settings", "cli"},
     "cachetools": {"auth"},
     "click": {"cli"},
     "rich": {"cli"},
     "gevent": {
         "worker",
+        "http1.head",
         "relay.adapter",
         "relay.answer",
         "relay.pool",

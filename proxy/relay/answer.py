@@ -111,6 +111,11 @@ class RawAnswer:
         """Whether the whole message has been parsed (its last bytes may still be to be read)."""
         return self._parser.complete
 
+    @property
+    def ready(self) -> bool:
+        """Whether :meth:`read1` need not wait."""
+        return self._parser.complete or self._parser.has_body
+
     def begin(self, data: bytes) -> None:
         """Take bytes that have been read already, then read on to the end of the head."""
         self.bytes_came = True

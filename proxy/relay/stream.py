@@ -50,7 +50,6 @@ class RelayStream:
         "_farewell",
         "_idle_after",
         "_idle_words",
-        "_last",
         "_on_close",
         "_pending",
         "_raise_next",
@@ -59,6 +58,7 @@ class RelayStream:
         "_upstream",
         "_watchers",
         "bytes_out",
+        "ended",
         "error_code",
         "outcome",
         "seen_whole",
@@ -88,9 +88,10 @@ class RelayStream:
         self._pending = b""
         # Set when the last words have been handed out and the next call must break the answer.
         self._raise_next: Interruption | None = None
-        # Whether the empty first item has been given, and whether the pending chunk is the last.
+        # Whether the first item has been given.
         self._started = False
-        self._last = False
+        #: Whether the chunk that was given last is the last one.
+        self.ended = False
         self.bytes_out = 0
         # Until something else is known, an answer that is closed early was left by its client.
         self.outcome = Outcome.CLIENT_GONE
@@ -103,43 +104,30 @@ class RelayStream:
 
     def __next__(self) -> bytes:
         if not self._started:
-            # gunicorn sends the head together with the first item, and that must not wait for the
-            # first byte of the body.
+            # The server sends the head together with the first item. That must not wait for the
+            # first byte of the body; but what has come with the upstream's head goes with ours.
             self._started = True
-            return b""
+            if not self._upstream.ready:
+                return b""
         if self._raise_next is not None:
             raise self._raise_next
-        if self._last:
+        if self.ended:
             # Known without another read; the chunk is metered in `close`, after the client has
             # its final bytes.
             self.outcome = Outcome.COMPLETED
             raise StopIteration
         self._meter()
-        try:
-            if not self._idle_after:
-                chunk = self._upstream.read()
-            else:
-                chunk, ours = self._read_or_idle()
-                if ours:
-                    self.bytes_out += len(chunk)
-                    return chunk
-        except Interruption as interruption:
-            return self._interrupted(interruption)
-        except UpstreamError as error:
-            self.outcome = Outcome.ABORTED
-            self.error_code = error.code
-            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
-        except ClientError as error:
-            # The rest of its upload failed, while the answer was already coming.
-            self.error_code = error.code
-            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+        chunk, theirs = self._next_chunk()
+        if not theirs:
+            self.bytes_out += len(chunk)
+            return chunk
         if not chunk:
             self.outcome = Outcome.COMPLETED
             raise StopIteration
         if not self._timing.first_byte:
             self._timing.mark_first_byte()
         if self._upstream.complete:
-            self._last = True
+            self.ended = True
             self._timing.mark_upstream_done()
         self._pending = chunk
         self.bytes_out += len(chunk)
@@ -154,7 +142,7 @@ class RelayStream:
         if isinstance(error, Interruption):
             # It surfaced outside of `__next__`, while the server was writing a chunk.
             self._note(error)
-        if not self._last:
+        if not self.ended:
             self._timing.mark_upstream_done()
         try:
             self._meter()
@@ -165,13 +153,30 @@ class RelayStream:
         finally:
             on_close(self)
 
+    def _next_chunk(self) -> tuple[bytes, bool]:
+        """What goes out next, and whether it is the upstream's. Raises what breaks the answer."""
+        try:
+            if not self._idle_after:
+                return self._upstream.read(), True
+            return self._read_or_idle()
+        except Interruption as interruption:
+            return self._interrupted(interruption), False
+        except UpstreamError as error:
+            self.outcome = Outcome.ABORTED
+            self.error_code = error.code
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+        except ClientError as error:
+            # The rest of its upload failed, while the answer was already coming.
+            self.error_code = error.code
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+
     def _read_or_idle(self) -> tuple[bytes, bool]:
-        """The next chunk, or words of our own while there is none; and whether they are ours."""
+        """The next chunk, or words of our own while there is none."""
         while (chunk := self._upstream.read_within(self._idle_after)) is None:
             words = self._idle_words()
             if words:
-                return words, True
-        return chunk, False
+                return words, False
+        return chunk, True
 
     def _read_on(self) -> None:
         """Read what is left, for the watchers alone."""
@@ -189,7 +194,6 @@ class RelayStream:
         if not last_words:
             raise interruption
         self._raise_next = interruption
-        self.bytes_out += len(last_words)
         return last_words
 
     def _note(self, interruption: Interruption) -> None:

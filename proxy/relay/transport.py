@@ -37,6 +37,11 @@ class UpstreamResponse:
         #: Whether the chunk last read is the last one; what a mock cannot tell counts as not.
         self.complete = False
 
+    @property
+    def ready(self) -> bool:
+        """Whether :meth:`read` has something to give without waiting; a mock cannot tell."""
+        return bool(getattr(self._raw, "ready", False))
+
     def read(self) -> bytes:
         """What has arrived, undecoded; ``b""`` at the end. Raises :class:`UpstreamError`."""
         try:

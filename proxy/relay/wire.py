@@ -92,6 +92,11 @@ class ResponseParser(HTTPResponseParser):
         return data
 
     @property
+    def has_body(self) -> bool:
+        """Whether :meth:`take_body` has bytes to give."""
+        return bool(self._body)
+
+    @property
     def reusable(self) -> bool:
         """Whether the connection may carry another request."""
         return self.complete and not self.dirty and bool(self.should_keep_alive())

@@ -65,6 +65,8 @@ class Answer:
         self._chunks = list(chunks)
         self.reads = self.closed = 0
 
+    ready = False
+
     @property
     def complete(self) -> bool:
         return not self._chunks

@@ -5,7 +5,6 @@ takes a truncated body of known length for a complete one, has no time limit, an
 ``Expect: 100-continue`` before anyone has looked at the token; here each of these is put right.
 """
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -22,10 +21,9 @@ _WORTH_SKIPPING: Final = 64 * 1024
 class ArrivingBody(Body):  # type: ignore[misc]
     """``wsgi.input``. Also carries the header lines as parsed, and the connection's fate."""
 
-    def __init__(self, request: Any, client: socket.socket) -> None:
-        super().__init__(request.body.reader)
+    def __init__(self, request: Any, reader: Any) -> None:
+        super().__init__(reader)
         self._request = request
-        self._client = client
         # The client holds its body back until it is told to go on (RFC 9110 §10.1.1).
         self._continue_due = bool(request._expected_100_continue)  # noqa: SLF001
         request._expected_100_continue = False  # noqa: SLF001  (gunicorn would tell it at once)
@@ -41,6 +39,11 @@ class ArrivingBody(Body):  # type: ignore[misc]
     def unreadable(self) -> bool:
         """Whether the next request's start on this connection cannot be found any more."""
         return bool(self.failed) or self._continue_due
+
+    @property
+    def ended(self) -> bool:
+        """Whether the body has been read to its end."""
+        return self._rest() == 0 and not self.buf.tell()
 
     @property
     def unread(self) -> bool:
@@ -106,7 +109,7 @@ class ArrivingBody(Body):  # type: ignore[misc]
         self._touched = True
         if self._continue_due:
             self._continue_due = False
-            self._client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._request.unreader.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             yield
         except BaseException as error:

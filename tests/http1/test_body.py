@@ -10,8 +10,8 @@ from gunicorn.http.unreader import IterUnreader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.arriving import ArrivingBody
 from proxy.errors import ClientError
+from proxy.http1.body import ArrivingBody
 
 
 class Connection:
@@ -24,7 +24,8 @@ class Connection:
         config = Config()
         config.set("http_parser", "python")
         self.request = Request(config, self.unreader, ("127.0.0.1", 1))
-        self.body = ArrivingBody(self.request, self)  # type: ignore[arg-type]
+        self.unreader.sock = self
+        self.body = ArrivingBody(self.request, self.request.body.reader)
 
     def sendall(self, data: bytes) -> None:
         self.sent += data

@@ -1,0 +1,183 @@
+"""A request's head, put together of lines that gunicorn's parser has accepted before.
+
+Clients repeat themselves: of fifteen header lines, all but one or two are the same every time. So
+an accepted line is remembered with what it was parsed to, and most heads cost a look-up per line.
+
+The thing to get wrong: nothing is accepted here. A line that is not remembered is given to
+gunicorn's parser by itself; and a head that is unusual as a whole (it did not come in one piece, it
+has a bare line feed, a folded line, too many lines, an ``Expect``, twice what must come once) goes
+to that parser untouched, which decides alone.
+"""
+
+from typing import Any, Final
+
+import gevent
+from gunicorn.http import errors as http_errors
+from gunicorn.http.body import LengthReader
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
+from gunicorn.http.unreader import SocketUnreader
+
+from proxy.errors import ClientError
+from proxy.http1.body import ArrivingBody
+from proxy.http1.known import KnownLines, Line, Unusual
+
+#: What one read takes: most requests come whole in it.
+_READ_SIZE: Final = 16 * 1024
+#: A head may have so many bytes; gunicorn alone would allow fields times field size, 3 MB.
+_MAX_HEAD: Final = 128 * 1024
+#: A second one of these is for gunicorn to judge.
+_ONCE: Final = ("HOST", "CONTENT-TYPE", "CONTENT-LENGTH", "TRANSFER-ENCODING")
+
+
+class RequestHead(Request):  # type: ignore[misc]
+    """One request of gunicorn's, head read and body to come.
+
+    ``by_name``: the first value of each header line, names in upper case. Made by :class:`Heads`;
+    what all requests of a worker share is in the class, see :func:`head_class`.
+    """
+
+    known: KnownLines
+    proxied: bool
+    body: Any
+    scheme = "http"
+    must_close = False
+    _expected_100_continue = False
+    _use_fast = False
+
+    def __init__(self, heads: "Heads", timeout: float) -> None:
+        """Waits up to ``timeout`` seconds for a head that did not come in one piece.
+
+        Raises StopIteration when the client has closed, gunicorn's parse errors, and ClientError
+        408.
+        """
+        # Not the base class's: it reads the configuration anew, attribute by attribute.
+        self.unreader = unreader = heads.unreader
+        self.peer_addr = self.remote_addr = heads.source_addr
+        self.req_number = heads.req_count
+        self.trailers: list[Line] = []
+        self.proxy_protocol_info: dict[str, Any] = {}
+        data = unreader.read()
+        if not data:
+            raise StopIteration
+        try:
+            self._take(data, heads.own)
+        except (Unusual, http_errors.ParseException):
+            unreader.unread(data)
+            with gevent.Timeout(timeout, ClientError(code="request_timeout")):
+                self._take_slowly()
+
+    def _take(self, data: bytes, own: dict[bytes, Line]) -> None:
+        """A head that has come whole, out of known lines."""
+        if self.proxied and self.req_number == 1:
+            raise Unusual
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            raise Unusual
+        first, *lines = data[:end].split(b"\r\n")
+        if len(lines) > self.limit_request_fields or data.count(b"\n", 0, end) != len(lines):
+            raise Unusual
+        known = self.known
+        self.method, self.uri, self.path, self.query, self.fragment, self.version = known.first(
+            first
+        )
+        pairs, ask = known.fields, known.field
+        self.headers: list[Line] = [
+            pairs.get(line) or own.get(line) or ask(line, own) for line in lines
+        ]
+        self.by_name = by_name = dict(reversed(self.headers))
+        if len(by_name) != len(lines):
+            names = [name for name, _ in self.headers]
+            if any(names.count(name) > 1 for name in _ONCE):
+                raise Unusual
+        if "TRANSFER-ENCODING" in by_name:
+            self.set_body_reader()
+            self._check_coding()
+            reader: Any = self.body.reader
+        else:
+            reader = LengthReader(self.unreader, _length(by_name.get("CONTENT-LENGTH")))
+        if len(data) > end + 4:
+            self.unreader.unread(data[end + 4 :])
+        self.body = ArrivingBody(self, reader)
+
+    def _take_slowly(self) -> None:
+        """All by gunicorn's parser."""
+        self.headers = []
+        self.unreader.unread(self.parse(self.unreader))
+        self.by_name = dict(reversed(self.headers))
+        self.set_body_reader()
+        self._check_coding()
+        self.body = ArrivingBody(self, self.body.reader)
+        self.proxy_protocol_info = self.proxy_protocol_info or {}
+
+    def _check_coding(self) -> None:
+        """gunicorn takes `gzip, chunked` and undoes only the chunks: coded bytes would go on as if
+        they were the body."""
+        if any(
+            name == "TRANSFER-ENCODING" and value.lower() != "chunked"
+            for name, value in self.headers
+        ):
+            raise http_errors.UnsupportedTransferCoding("not chunked alone")
+
+    def should_close(self) -> bool:
+        """As gunicorn's, without going through all lines."""
+        if self.must_close or self.method == "CONNECT":
+            return True
+        connection = self.by_name.get("CONNECTION", "").lower()
+        if connection in ("close", "keep-alive"):
+            return connection == "close"
+        return bool(self.version <= (1, 0))
+
+
+def head_class(cfg: Any) -> type[RequestHead]:
+    """:class:`RequestHead` for a worker with gunicorn's configuration ``cfg``."""
+    limits = Request.__new__(Request)
+    limits.parse = lambda unreader: b""  # only what the constructor reads of the configuration
+    limits.set_body_reader = lambda: None
+    Request.__init__(limits, cfg, SocketUnreader(None), ("", 0))
+    shared = {
+        "cfg": cfg,
+        "proxied": cfg.proxy_protocol != "off",
+        "limit_request_line": limits.limit_request_line,
+        "limit_request_fields": limits.limit_request_fields,
+        "limit_request_field_size": limits.limit_request_field_size,
+        "max_buffer_headers": min(limits.max_buffer_headers, _MAX_HEAD),
+    }
+    kind: type[RequestHead] = type("ConfiguredHead", (RequestHead,), shared)
+    kind.known = KnownLines(kind)
+    return kind
+
+
+class Heads(RequestParser):  # type: ignore[misc]
+    """The requests of one connection, one after the other."""
+
+    mesg: RequestHead | None
+
+    def __init__(self, kind: type[RequestHead], client: Any, peer: Any) -> None:
+        # Not the base class's: its parser is made by `kind`.
+        self._kind = kind
+        self.unreader = SocketUnreader(client, _READ_SIZE)
+        self.mesg = None
+        self.source_addr = peer
+        self.req_count = 0
+        #: Header lines known of this connection alone.
+        self.own: dict[bytes, Line] = {}
+
+    @property
+    def pipelined(self) -> bool:
+        """Whether bytes of a next request are here already."""
+        return bool(self.unreader.buf.tell())
+
+    def take(self, timeout: float) -> RequestHead:
+        """The next request; the one before must be finished. Raises as :class:`RequestHead`."""
+        self.req_count += 1
+        self.mesg = self._kind(self, timeout)
+        return self.mesg
+
+
+def _length(value: str | None) -> int:
+    if value is None:
+        return 0
+    if len(value) > 18 or not (value.isascii() and value.isdigit()):
+        raise Unusual
+    return int(value)

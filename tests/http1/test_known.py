@@ -1,0 +1,48 @@
+"""What is remembered of request heads; that it is gunicorn's verdict is shown in test_head.py."""
+
+import pytest
+from gunicorn.config import Config
+
+from proxy.http1.head import head_class
+from proxy.http1.known import KnownLines, Line, Unusual
+
+
+@pytest.fixture
+def known() -> KnownLines:
+    return head_class(Config()).known
+
+
+def test_a_line_is_judged_once(known: KnownLines, monkeypatch: pytest.MonkeyPatch) -> None:
+    own: dict[bytes, Line] = {}
+    assert known.field(b"accept: */*", own) == ("ACCEPT", "*/*")
+    assert known.fields == {b"accept: */*": ("ACCEPT", "*/*")}
+    parts = known.first(b"GET /v1/models HTTP/1.1")
+    monkeypatch.setattr(known, "_judge", None)
+    assert known.first(b"GET /v1/models HTTP/1.1") is parts
+    assert not own
+
+
+@pytest.mark.parametrize(
+    "line", [b"Authorization: Bearer x", b"Cookie: a=b", b"X-Api-Key: k", b"X-Stainless: no"]
+)
+def test_what_may_be_a_secret_belongs_to_its_connection(known: KnownLines, line: bytes) -> None:
+    own: dict[bytes, Line] = {}
+    pair = known.field(line, own)
+    assert not known.fields
+    assert own == {line: pair}
+
+
+def test_what_changes_the_request_is_not_for_a_line_alone(known: KnownLines) -> None:
+    with pytest.raises(Unusual):
+        known.field(b"Expect: 100-continue", {})
+    assert not known.fields
+
+
+def test_a_query_and_a_long_line_are_not_remembered(known: KnownLines) -> None:
+    line = b"GET /v1/models?key=secret HTTP/1.1"
+    assert known.first(line) is not known.first(line)
+    long = b"Accept: " + b"x" * 600
+    own: dict[bytes, Line] = {}
+    known.field(long, own)
+    assert not known.fields
+    assert not own
