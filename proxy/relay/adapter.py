@@ -223,7 +223,9 @@ def _round_trip(
 
 def _write(sock: Socket, data: bytes) -> None:
     try:
-        sock.sendall(data)
+        sent = sock.send(data)
+        if sent < len(data):  # `sendall` at once would ask the kernel for its buffer's size first
+            sock.sendall(memoryview(data)[sent:])
     except TimeoutError as error:
         raise requests.ReadTimeout("it did not take the request in time") from error
     except OSError:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 import gevent
+import gevent.ssl
 import requests
 
 from proxy.relay.pool import ConnectionPool, Socket
@@ -85,6 +86,7 @@ class RawAnswer:
     def __init__(self, pool: ConnectionPool, sock: Socket, method: str) -> None:
         self._pool = pool
         self._sock: Socket | None = sock
+        self._plain = not isinstance(sock, gevent.ssl.SSLSocket)
         self._parser = ResponseParser(method)
         self.upload: Upload | None = None
         self.bytes_came = False
@@ -172,7 +174,15 @@ class RawAnswer:
             raise BrokenAnswer("the connection is closed")
         try:
             upload = self.upload
-            data = sock.recv(_READ_SIZE) if upload is None else _receive(sock, upload)
+            if upload is None:
+                if self._plain:
+                    # Hardly ever is something there yet, and trying in vain costs more than
+                    # waiting; and where something always is, the others get their turn. TLS may
+                    # hold bytes that no socket shows.
+                    sock._wait(sock._read_event)  # type: ignore[attr-defined]  # noqa: SLF001
+                data = sock.recv(_READ_SIZE)
+            else:
+                data = _receive(sock, upload)
         except OSError as error:
             self._raise_upload_error()
             if isinstance(error, TimeoutError):

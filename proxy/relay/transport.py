@@ -123,9 +123,20 @@ class SessionTransport:
         self._session.close()
 
 
+class _PreparedRequest(requests.PreparedRequest):
+    """requests' own constructor makes a table of hooks that nobody hangs anything on."""
+
+    hooks: Any = {}  # noqa: RUF012
+    _cookies = None
+    _body_position = None
+
+    def __init__(self) -> None:
+        """Filled in by the one who makes it."""
+
+
 def _prepared(call: PreparedCall) -> requests.PreparedRequest:
     """By hand: requests' own preparing re-encodes the target and sorts out the headers."""
-    prepared = requests.PreparedRequest()
+    prepared = _PreparedRequest()
     prepared.method = call.request.method
     prepared.url = call.url
     prepared.headers = HeaderPairs(call.request.headers)  # type: ignore[assignment]
