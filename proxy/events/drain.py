@@ -22,6 +22,8 @@ from proxy.events.sinks.base import Sink
 _log = logging.getLogger(__name__)
 
 _BATCH: Final = 500
+#: Seconds between two batches.
+_LINGER: Final = 0.05
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 
@@ -151,6 +153,9 @@ class Drain:
     def _run(self) -> None:
         while True:
             self._distribute(None)
+            if len(self._queue) < _BATCH:
+                # A batch costs as much with one event as with a hundred: a pause collects some.
+                gevent.sleep(_LINGER)
 
     def _distribute(self, wait: float | None) -> None:
         lines = [line for event in self._queue.take(_BATCH, wait) if (line := self._line(event))]
