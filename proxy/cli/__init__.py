@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "health": ("serve:health", "Ask a running proxy how it is."),
     "demo": ("demo:demo", "Show the whole thing with a stand-in upstream: no key, no network."),
     "verify": ("verify:verify", "Compare the proxy's answers with the upstream's own."),
+    "bench": ("bench:bench", "Measure requests/s and latencies, and what the proxy adds."),
     "chat": ("chat:chat", "Talk to a model through the proxy."),
     "db": ("db:db", "Database: migrate, status, export, import."),
     "keys": ("keys:keys", "Encryption keys: generate, rotate, status."),
