@@ -49,6 +49,7 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.client_timeout = settings.client_timeout
+        self.profile_dir = settings.profile_dir
         self._database = Database.from_url(
             settings.database_url, pool_size=settings.database_pool_size
         )

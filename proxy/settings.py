@@ -92,6 +92,7 @@ class Settings:
     log_level: str = _setting(parse.choice("debug", "info", "warning", "error", "critical"), "info")
     log_format: str = _setting(parse.choice("json", "console"), "json")
     log_file: Path | None = _setting(parse.path, None)
+    profile_dir: Path | None = _setting(parse.path, None)
 
     @classmethod
     def load(cls, environ: Mapping[str, str], dotenv: Path | None = None) -> "Settings":

@@ -12,6 +12,7 @@ They are logged nowhere and sent to nobody.
 
 import contextlib
 import errno
+import signal
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -25,6 +26,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.http.wsgi import create
 from gunicorn.workers.ggevent import GeventWorker
 
+from proxy import profiling
 from proxy.errors import ClientError, ProxyError
 from proxy.http1.answer import Answer, relay_environ, run
 from proxy.http1.head import Heads, RequestHead, head_class
@@ -61,8 +63,8 @@ class ProxyLogger(Logger):  # type: ignore[misc]
 
 class ProxyWorker(GeventWorker):  # type: ignore[misc]
     """Expects of the application: ``start()``, ``begin_stop()``, ``cut()``, ``close(deadline)``,
-    ``client_timeout``, ``error_answer(error, status_line)``; and ``relayed``, how the targets begin
-    for which it reads no more of an environ than :func:`relay_environ` gives."""
+    ``client_timeout``, ``profile_dir``, ``error_answer(error, status_line)``; and ``relayed``, how the
+    targets begin for which it reads no more of an environ than :func:`relay_environ` gives."""
 
     def init_process(self) -> None:
         # Connections that wait for a request → whether they have served one before, and since
@@ -72,8 +74,13 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         self._stopping = Event()
         super().init_process()
 
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the default kills; run() does better
+
     def run(self) -> None:
         self.wsgi.start()
+        profiling.listen(self.wsgi.profile_dir)
         greenlets = [gevent.spawn(self._stop_in_time), gevent.spawn(self._sweep)]
         try:
             super().run()

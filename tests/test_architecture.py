@@ -41,8 +41,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": ROW_0 | ROW_2 | {"auth", "relay", "usage", "web", "settings", "logs", "cipher"},
     "wsgi": {"app", "settings", "errors", "logs"},
     "cli": {"app", "settings", "store", "cipher", "auth", "errors", "logs"},
-    "worker": {"errors", "http1"},
+    "worker": {"errors", "http1", "profiling"},
     "http1": {"errors"},
+    "profiling": set(),
 }
 
 #: Library → modules (or packages) below `proxy` that may import it.
@@ -66,6 +67,7 @@ FENCES: dict[str, set[str]] = {
     "gevent": {
         "worker",
         "http1.head",
+        "profiling",
         "relay.adapter",
         "relay.answer",
         "relay.pool",
