@@ -121,7 +121,7 @@ class Sampler:
             return
         self._running = False
         signal.setitimer(signal.ITIMER_PROF, 0)
-        # Not its default: one more may be on its way, and that is the end of the process.
+        # Not its default: should one more be on its way, that would be the end of the process.
         signal.signal(signal.SIGPROF, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wakeup_fd)
         self.seconds = time.monotonic() - self._began

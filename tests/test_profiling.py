@@ -1,6 +1,7 @@
 """proxy/profiling.py: who spends the CPU, in the format that others read."""
 
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -48,8 +49,10 @@ def weight(folded: str, name: str) -> int:
 
 
 def test_each_greenlet_has_what_it_used() -> None:
-    before = signal.set_wakeup_fd(-1)
-    signal.set_wakeup_fd(before)
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write)
     sampler = Sampler()
     sampler.start()
     gevent.joinall([gevent.spawn(hot), gevent.spawn(warm)])
@@ -65,7 +68,12 @@ def test_each_greenlet_has_what_it_used() -> None:
     assert sampler.seconds >= 0.4
     # Nothing of it is left.
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
-    assert signal.set_wakeup_fd(before) == before
+    assert signal.getsignal(signal.SIGPROF) == signal.SIG_IGN
+    assert signal.set_wakeup_fd(before) == write
+    with pytest.raises(BlockingIOError):
+        os.read(read, 1)  # as many bytes as ticks would fill it in time
+    os.close(read)
+    os.close(write)
     counted = sampler.cpu_seconds
     burn(0.05)
     assert sampler.cpu_seconds == counted
@@ -79,9 +87,10 @@ def test_another_thread_is_not_taken_for_the_event_loop() -> None:
         "def work():\n"
         "    hashlib.pbkdf2_hmac('sha256', b'x', b'y', 1_500_000)\n"  # without the GIL
         "sampler = Sampler(); sampler.start()\n"
-        "thread = threading.Thread(target=work); thread.start(); thread.join(); sampler.stop()\n"
-        "assert time.process_time() > 0.2\n"
-        "print(sampler.cpu_seconds)\n"
+        "thread = threading.Thread(target=work); thread.start()\n"
+        "while thread.is_alive(): time.sleep(0.001)\n"  # handlers run when the main thread does
+        "sampler.stop()\n"
+        "print(sampler.cpu_seconds / time.process_time())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -90,7 +99,7 @@ def test_another_thread_is_not_taken_for_the_event_loop() -> None:
         text=True,
         check=True,
     )
-    assert float(done.stdout) < 0.1
+    assert float(done.stdout) < 0.3
 
 
 def test_the_summary_names_the_hottest_first() -> None:

@@ -1,6 +1,9 @@
 """The worker's own decisions; what it does on the wire is shown by the end-to-end tests."""
 
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import gevent
 import gevent.socket
@@ -47,3 +50,18 @@ def test_idle_is_shut_and_a_request_that_just_came_is_not() -> None:
 def test_socket_is_patched() -> None:
     """The tests run as the product does."""
     assert socket.socket is gevent.socket.socket
+
+
+def test_sigusr2_does_not_kill_a_worker_that_is_still_starting() -> None:
+    """In a process of its own: it sets every handler anew."""
+    script = (
+        "import os, signal\n"
+        "from proxy.worker import ProxyWorker\n"
+        "worker = ProxyWorker.__new__(ProxyWorker)\n"
+        "worker.PIPE = os.pipe()\n"
+        "[os.set_blocking(end, False) for end in worker.PIPE]\n"
+        "worker.init_signals()\n"
+        "os.kill(os.getpid(), signal.SIGUSR2)\n"
+    )
+    root = Path(__file__).parent.parent
+    assert subprocess.run([sys.executable, "-c", script], cwd=root).returncode == 0

@@ -102,7 +102,7 @@ def bench(
         document = orjson.dumps(found[-1] | more, option=orjson.OPT_INDENT_2)
         _write(results, document + b"\n")
     if plot is not None:
-        title = f"{method} {endpoint}, {concurrency} connections"
+        title = f"{method} {endpoint}, {concurrency} at once"
         _write(plot, svg(title, _series(sides)).encode())
     for side in sides:
         side.load.close()

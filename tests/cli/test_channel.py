@@ -65,7 +65,7 @@ def test_there_and_back(serve: Serve) -> None:
 
 def test_tls(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = Authority(tmp_path)
-    answer = b"x" * 300_000  # many records: select sees only the first of those that were read
+    answer = b"x" * 300_000  # many records, of which select must report each
     server = serve([answer], tls=authority.server("127.0.0.1"))
     with pytest.raises(Unreachable, match="TLS"):
         Address.of(Endpoint(server.url), "127.0.0.1")
