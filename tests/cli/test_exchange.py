@@ -2,13 +2,15 @@
 
 import selectors
 import time
+from collections.abc import Generator
+from typing import Any
 
-import gevent
 import pytest
 
 from proxy.cli.channel import Address
 from proxy.cli.exchange import Asked, Client, Sample
 from proxy.cli.wirecall import Endpoint
+from tests.waiting import wait_until
 
 from .benchserver import OK, Serve, serve
 
@@ -22,34 +24,48 @@ def client_of(url: str, method: str = "GET", *, stream: bool = False) -> Client:
     return Client(Asked(address, method, REQUEST, stream), selectors.DefaultSelector())
 
 
-def ask(client: Client, late: float = 0.0) -> Sample:
-    """Run one call; every time that it is sent is ``late`` seconds after the truth."""
-    steps = client.call()
-    selector = client.channel._selector
+#: How far apart the times are that a client is sent: more than any real ones.
+STEP = 1000.0
+
+
+def ask(client: Client, woken: list[int] | None = None) -> Sample:
+    """Run one call, connected before; the n-th time that it is sent is n steps late.
+
+    ``woken`` counts along.
+    """
+    finish(client, client.connect(), [])
+    sample = finish(client, client.call(), [] if woken is None else woken)
+    assert isinstance(sample, Sample)
+    return sample
+
+
+def finish(client: Client, steps: Generator[None, float, Any], woken: list[int]) -> Any:
     try:
         next(steps)
         while True:
-            if selector.select(10):
-                steps.send(time.perf_counter() + late)
+            if client.channel._selector.select(10):
+                woken.append(len(woken) + 1)
+                steps.send(time.perf_counter() + len(woken) * STEP)
     except StopIteration as end:
-        sample: Sample = end.value
-        return sample
+        return end.value
 
 
 def test_times_are_those_it_is_sent(serve: Serve) -> None:
-    sample = ask(client_of(serve([OK]).url), late=100.0)
+    sample = ask(client_of(serve([OK]).url))
     assert sample.succeeded
-    assert 100 <= sample.head <= sample.total < 101
+    assert sample.head == sample.total == pytest.approx(STEP, abs=STEP / 10)
 
 
 def test_head_and_body_are_told_apart(serve: Serve) -> None:
+    woken: list[int] = []
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
     timing = b"x-upstream-request-start: 1000\r\nX-UPSTREAM-Request-Stop: 2001000\r\n\r\n"
-    pause = 0.05
-    script = [head + timing, lambda: gevent.sleep(pause), b"2\r\nok\r\n", b"0\r\n\r\n"]
-    sample = ask(client_of(serve(script).url))
+    until = lambda count: lambda: wait_until(lambda: len(woken) == count)  # noqa: E731
+    script = [head + timing, until(1), b"2\r\nok\r\n", until(2), b"0\r\n\r\n"]
+    sample = ask(client_of(serve(script).url), woken)
     assert sample.upstream == 0.002
-    assert sample.total - sample.head >= pause * 0.9
+    assert sample.head == pytest.approx(STEP, abs=STEP / 10)
+    assert sample.total == pytest.approx(3 * STEP, abs=STEP / 10)
     assert sample.events == 0
 
 
@@ -79,15 +95,16 @@ def test_an_answer_to_head_has_no_body(serve: Serve) -> None:
 
 
 def test_events(serve: Serve) -> None:
+    woken: list[int] = []
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    pause = 0.05
-    event = b"9\r\ndata: 1\n\n\r\n"
-    script = [head, lambda: gevent.sleep(pause), event * 2, lambda: gevent.sleep(2 * pause), event]
-    sample = ask(client_of(serve([*script, b"0\r\n\r\n"]).url, stream=True))
+    event, ping = b"9\r\ndata: 1\n\n\r\n", b"8\r\n: ping\n\n\r\n"
+    until = lambda count: lambda: wait_until(lambda: len(woken) == count)  # noqa: E731
+    script = [head, until(1), event * 2, until(2), ping, until(3), event + b"0\r\n\r\n"]
+    sample = ask(client_of(serve(script).url, stream=True), woken)
     assert sample.events == 3
-    assert sample.first_event is not None
-    assert sample.head + 0.9 * pause <= sample.first_event <= sample.total
-    assert 1.8 * pause <= sample.stall <= sample.total
+    assert sample.first_event == pytest.approx(2 * STEP, abs=STEP / 10)
+    assert sample.stall == pytest.approx(2 * STEP, abs=STEP / 10)
+    assert sample.total == pytest.approx(4 * STEP, abs=STEP / 10)
 
 
 def test_the_code_of_an_error(serve: Serve) -> None:

@@ -1,7 +1,7 @@
 """proxy/cli/load.py: as many at once as asked, as many in all as asked, and the rest counted."""
 
-import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import gevent
 import pytest
@@ -90,22 +90,36 @@ def test_connections_closed_between_turns_are_opened_again(serve: Serve, load: M
     assert one.connections == 2
 
 
-def test_one_that_is_done_may_be_closed_while_others_wait(serve: Serve, load: Make) -> None:
+def test_one_that_is_done_may_be_closed_while_others_wait(
+    serve: Serve, load: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wait = Event()
     server = serve([OK, None], [wait.wait, OK])
     one = load(server, 2)
+    looks: list[float] = []
+    select = one._selector.select
+
+    def looked(timeout: float) -> Any:
+        looks.append(timeout)
+        return select(timeout)
+
+    monkeypatch.setattr(one._selector, "select", looked)
     gevent.spawn_later(0.1, wait.set)
-    worked = time.process_time()
     one.turn(2, lambda _: None)
     assert [sample.succeeded for sample in one.samples] == [True, True]
-    assert time.process_time() - worked < 0.09  # no busy loop over the closed one
+    assert len(looks) < 20  # the closed one is not reported again and again
 
 
 def test_silence_ends(serve: Serve, load: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SILENCE", 0.05)
     monkeypatch.setattr(module, "_BETWEEN_TICKS", 0.01)
     one = load(serve([Event().wait], [OK]), 1)
-    one.turn(2, lambda _: None)
+
+    def patience_again(answered: int) -> None:
+        if answered:
+            monkeypatch.setattr(module, "_SILENCE", 600.0)
+
+    one.turn(2, patience_again)
     assert [sample.problem for sample in one.samples] == ["timed out", ""]
 
 
@@ -113,8 +127,8 @@ def test_what_was_measured_until_an_interruption_counts(serve: Serve, load: Make
     one = load(serve([OK], [OK], [Event().wait]), 1)
 
     def interrupt(answered: int) -> None:
-        assert answered == 2
-        raise KeyboardInterrupt
+        if answered == 2:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         one.turn(5, interrupt)
