@@ -63,8 +63,8 @@ class ProxyLogger(Logger):  # type: ignore[misc]
 
 class ProxyWorker(GeventWorker):  # type: ignore[misc]
     """Expects of the application: ``start()``, ``begin_stop()``, ``cut()``, ``close(deadline)``,
-    ``client_timeout``, ``profile_dir``, ``error_answer(error, status_line)``; and ``relayed``, how the
-    targets begin for which it reads no more of an environ than :func:`relay_environ` gives."""
+    ``client_timeout``, ``profile_dir``, ``error_answer(error, status_line)``; and ``relayed``, how
+    the targets begin for which it reads no more of an environ than :func:`relay_environ` gives."""
 
     def init_process(self) -> None:
         # Connections that wait for a request → whether they have served one before, and since
