@@ -9,7 +9,7 @@ tables (:data:`DIALECTS` and the one in ``database.py``), a folder of migrations
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
 from proxy.errors import StoreError
@@ -20,6 +20,10 @@ class Conflict(StoreError):
 
     code = "conflict"
     retry_after = None
+
+
+class Deadlock(StoreError):
+    """The database rolled the transaction back, for another one's sake: it may be run again."""
 
 
 class Dialect(ABC):
@@ -54,6 +58,15 @@ class Dialect(ABC):
     def is_conflict(self, error: Exception) -> bool:
         """True when the driver's ``error`` is a violated unique constraint or primary key."""
 
+    def is_deadlock(self, error: Exception) -> bool:
+        """True when the database chose this transaction as the victim of a deadlock."""
+        return False
+
+    def adding(self, keys: Sequence[str], sums: Sequence[str], table: str) -> str:
+        """Appended to an INSERT into ``table``: a row whose ``keys`` are there is added to it."""
+        added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in sums)
+        return f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {added}"
+
     def translate(self, error: Exception) -> StoreError:
         """The driver's ``error`` as one of ours, to be raised ``from error``.
 
@@ -62,7 +75,7 @@ class Dialect(ABC):
         """
         if self.is_conflict(error):
             return Conflict()
-        return StoreError()
+        return Deadlock() if self.is_deadlock(error) else StoreError()
 
 
 class SqliteDialect(Dialect):
@@ -108,12 +121,21 @@ class MysqlDialect(Dialect):
 
         self.driver_errors = (err.MySQLError,)
         self._integrity_error = err.IntegrityError
+        self._operational_error = err.OperationalError
 
     def begin(self, *, readonly: bool) -> str:
         return "START TRANSACTION READ ONLY" if readonly else "START TRANSACTION"
 
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, self._integrity_error) and error.args[:1] == (1062,)
+
+    def is_deadlock(self, error: Exception) -> bool:
+        return isinstance(error, self._operational_error) and error.args[:1] == (1213,)
+
+    def adding(self, keys: Sequence[str], sums: Sequence[str], table: str) -> str:
+        # VALUES() is what both have; MySQL's newer alias MariaDB has not.
+        added = ", ".join(f"{name} = {table}.{name} + VALUES({name})" for name in sums)
+        return f" ON DUPLICATE KEY UPDATE {added}"
 
 
 class PostgresDialect(Dialect):
@@ -140,6 +162,7 @@ class PostgresDialect(Dialect):
 
         self.driver_errors = (psycopg.Error,)
         self._unique_violation = psycopg.errors.UniqueViolation
+        self._deadlock_detected = psycopg.errors.DeadlockDetected
 
     def begin(self, *, readonly: bool) -> str:
         # Said each time, because servers, databases and roles can have other defaults.
@@ -148,6 +171,9 @@ class PostgresDialect(Dialect):
 
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, self._unique_violation)
+
+    def is_deadlock(self, error: Exception) -> bool:
+        return isinstance(error, self._deadlock_detected)
 
 
 #: Name (also the folder of its migrations, and the URL's scheme) → dialect.

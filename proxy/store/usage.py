@@ -1,0 +1,223 @@
+"""The usage ledger: what was used per hour, project, token and model.
+
+Events come at least once, so what has been added is remembered: for each source (one writer's
+spool) the position behind its last line moves in the transaction that adds its lines. The thing to
+get wrong: a source's name must never stand for two spools, or the lines of one would pass for lines
+of the other that were added long ago.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeVar
+
+from proxy.store.database import Conflict, Database, Session, Value
+from proxy.store.dialects import Deadlock
+from proxy.store.rows import from_micros, to_micros
+
+T = TypeVar("T")
+
+#: Segment number and byte offset in it, right behind a line. They compare as tuples do.
+Position = tuple[int, int]
+#: The beginning of the hour (UTC), project id, token id, model; requests, errors, prompt tokens,
+#: completion tokens, cached tokens, reasoning tokens.
+Entry = tuple[datetime, str, str, str, int, int, int, int, int, int]
+
+_KEYS: Final = ("hour", "project_id", "token_id", "model")
+_SUMS: Final = (
+    "requests",
+    "errors",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+)
+_WIDTH: Final = len(_KEYS) + len(_SUMS)
+#: Rows of one INSERT: together fewer parameters than the 999 that an old SQLite takes.
+_ROWS: Final = 90
+_ATTEMPTS: Final = 6
+#: A source that was silent for so long is gone with its spool, and its position may go, too.
+_FORGOTTEN_AFTER: Final = timedelta(days=90)
+_FORGOTTEN_AT_ONCE: Final = 100
+
+#: What :meth:`UsageLedger.sums` can group by → its column.
+GROUPS: Final = {"project": "project_id", "token": "token_id", "model": "model", "hour": "hour"}
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSums:
+    """One group. Of the four keys those that were not grouped by are None, and so are the names
+    that belong to them or that nobody knows any more."""
+
+    hour: datetime | None
+    project_id: str | None
+    token_id: str | None
+    #: Empty where no answer named its model.
+    model: str | None
+    project_name: str | None
+    token: str | None
+    token_name: str | None
+    requests: int
+    errors: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+
+
+class UsageLedger:
+    """All methods: StoreError when the database does not answer. Times are aware datetimes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def position(self, source: str) -> Position | None:
+        """Behind the last line of ``source`` that was added; None: there is none yet."""
+
+        def work(session: Session) -> Position | None:
+            sql = "SELECT segment, byte_offset FROM usage_positions WHERE source = ?"
+            row = session.one(sql, (source,))
+            return None if row is None else (int(row[0]), int(row[1]))
+
+        return self._database.run(work, readonly=True)
+
+    def apply(
+        self, source: str, after: Position | None, upto: Position, entries: Sequence[Entry]
+    ) -> bool:
+        """Adds ``entries``, which are the lines of ``source`` behind ``after`` up to ``upto``.
+
+        False, and nothing is changed: the position of ``source`` is not ``after`` any more. So the
+        call may be repeated after any error, also one that left open whether it had succeeded.
+        """
+        rows = sorted(_summed(entries))  # in one order everywhere: fewer deadlocks
+
+        def work(session: Session) -> bool:
+            if not _move(session, source, after, upto):
+                return False
+            for start in range(0, len(rows), _ROWS):
+                _add(session, rows[start : start + _ROWS])
+            return True
+
+        # Unique keys meet when two begin with the same source, or (in InnoDB) with the same row.
+        applied = _persistently(lambda: self._database.run(work))
+        if applied and after is None:
+            self._forget_sources()
+        return applied
+
+    def sums(
+        self,
+        start: datetime,
+        end: datetime,
+        group_by: Sequence[str],
+        *,
+        project_id: str | None = None,
+        token_id: str | None = None,
+        model: str | None = None,
+        limit: int,
+    ) -> list[UsageSums]:
+        """The hours that begin in [``start``, ``end``), grouped by some of :data:`GROUPS`, in the
+        order of these keys; ``limit`` groups at most."""
+        conditions: list[tuple[str, Value]] = [
+            ("hour >= ?", to_micros(start)),
+            ("hour < ?", to_micros(end)),
+        ]
+        for column, value in (("project_id", project_id), ("token_id", token_id), ("model", model)):
+            if value is not None:
+                conditions.append((f"{column} = ?", value))
+        sql = _query([GROUPS[name] for name in group_by], [text for text, _ in conditions])
+        params = [*(value for _, value in conditions), limit]
+        rows = self._database.run(lambda session: session.all(sql, params), readonly=True)
+        return [
+            UsageSums(
+                None if row[0] is None else from_micros(int(row[0])),
+                *row[1:7],
+                *(int(value) for value in row[7:]),  # SUM() is a DECIMAL in some databases
+            )
+            for row in rows
+        ]
+
+    def _forget_sources(self) -> None:
+        def work(session: Session) -> None:
+            before = session.now() - _FORGOTTEN_AFTER // timedelta(microseconds=1)
+            # Looked for without a lock, so that no source at work is waited for.
+            found = session.all(
+                "SELECT source FROM usage_positions WHERE updated_at < ? ORDER BY source LIMIT ?",
+                (before, _FORGOTTEN_AT_ONCE),
+            )
+            for (source,) in found:
+                session.execute(
+                    "DELETE FROM usage_positions WHERE source = ? AND updated_at < ?",
+                    (source, before),
+                )
+
+        _persistently(lambda: self._database.run(work))
+
+
+def _summed(entries: Sequence[Entry]) -> list[tuple[Value, ...]]:
+    """Rows with each key once: no INSERT may meet a row of its own."""
+    sums: dict[tuple[int, str, str, str], list[int]] = {}
+    for hour, project_id, token_id, model, *counts in entries:
+        known = sums.setdefault((to_micros(hour), project_id, token_id, model), [0] * len(_SUMS))
+        for index, count in enumerate(counts):
+            known[index] += count
+    return [(*key, *counts) for key, counts in sums.items()]
+
+
+def _move(session: Session, source: str, after: Position | None, upto: Position) -> bool:
+    """Compare and set; from here to the end of the transaction nobody else moves it."""
+    now = session.now()
+    if after is not None:
+        sql = (
+            "UPDATE usage_positions SET segment = ?, byte_offset = ?, updated_at = ? "
+            "WHERE source = ? AND segment = ? AND byte_offset = ?"
+        )
+        return session.execute(sql, (*upto, now, source, *after)) == 1
+    if session.one("SELECT 1 FROM usage_positions WHERE source = ?", (source,)) is not None:
+        return False
+    session.execute(
+        "INSERT INTO usage_positions (source, segment, byte_offset, updated_at) "
+        "VALUES (?, ?, ?, ?)",
+        (source, *upto, now),
+    )
+    return True
+
+
+def _add(session: Session, rows: Sequence[Sequence[Value]]) -> None:
+    places = ", ".join([f"({', '.join('?' * _WIDTH)})"] * len(rows))
+    session.execute(
+        f"INSERT INTO usage_hourly ({', '.join(_KEYS + _SUMS)}) VALUES {places}"  # noqa: S608
+        + session.dialect.adding(_KEYS, _SUMS, "usage_hourly"),
+        [value for row in rows for value in row],
+    )
+
+
+def _query(columns: Sequence[str], conditions: Sequence[str]) -> str:
+    """From fixed names only. Summed first, and only then are names looked up."""
+    keys = ", ".join(columns)
+    totals = ", ".join(f"SUM({name}) AS {name}" for name in _SUMS)
+    chosen = [f"s.{name}" if name in columns else "NULL" for name in _KEYS]
+    names, joins = ["NULL", "NULL", "NULL"], ""
+    if "project_id" in columns:
+        names[0] = "p.name"
+        joins += " LEFT JOIN projects p ON p.id = s.project_id"
+    if "token_id" in columns:
+        names[1:] = "t.token_mask", "t.name"
+        joins += " LEFT JOIN tokens t ON t.id = s.token_id"
+    shown = ", ".join([*chosen, *names, *(f"s.{name}" for name in _SUMS)])
+    return (
+        f"SELECT {shown} FROM (SELECT {keys}, {totals} FROM usage_hourly "  # noqa: S608
+        f"WHERE {' AND '.join(conditions)} GROUP BY {keys} ORDER BY {keys} LIMIT ?) s{joins} "
+        f"ORDER BY {', '.join(f's.{name}' for name in columns)}"
+    )
+
+
+def _persistently(call: Callable[[], T]) -> T:
+    """Again, after a moment, when others were in the way: each loser was rolled back whole."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return call()
+        except (Deadlock, Conflict):
+            time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - only to part the two
+    return call()
