@@ -159,16 +159,17 @@ class TestSeveralAtOnce:
         assert [row[4] for row in books.rows()] == [60] * 30
 
     def test_two_with_one_source_add_it_once(self, books: Books) -> None:
-        """A shipper that was restarted while the old one still wrote."""
-        for step in range(10):
-            after = (1, step) if step else None
-            two = [
-                gevent.spawn(books.ledger.apply, "w", after, (1, step + 1), [entry()])
-                for _ in range(2)
-            ]
-            gevent.joinall(two, raise_error=True)
-            assert sorted(greenlet.value for greenlet in two) == [False, True]
-        assert books.rows()[0][4] == 10
+        """A shipper that was restarted while the old one still wrote, at the very beginning too."""
+        for source in ("first", "second", "third"):
+            for step in range(4):
+                after = (1, step) if step else None
+                two = [
+                    gevent.spawn(books.ledger.apply, source, after, (1, step + 1), [entry()])
+                    for _ in range(2)
+                ]
+                gevent.joinall(two, raise_error=True)
+                assert sorted(greenlet.value for greenlet in two) == [False, True]
+        assert books.rows()[0][4] == 12
 
 
 #: One row, one number: how many wait for a row that another transaction has locked.
