@@ -32,7 +32,8 @@ from proxy.store.health import DatabaseHealth
 from proxy.store.migrate import check_schema
 from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
-from proxy.web import Room, create_flask_app, doors, projects, status, tokens
+from proxy.store.usage import UsageLedger
+from proxy.web import Room, create_flask_app, doors, projects, status, tokens, usage
 from proxy.web.cors import Cors
 from proxy.web.guards import ManagementGuard
 from proxy.web.inbound import request_id
@@ -100,6 +101,11 @@ class Application:
                     projects.create_blueprint(project_store, token_store), "/manage/projects", guard
                 ),
                 Room(tokens.create_blueprint(project_store, token_store), "/manage/tokens", guard),
+                Room(
+                    usage.create_blueprint(UsageLedger(self._database), settings.prices_file),
+                    "/manage/usage",
+                    guard,
+                ),
                 Room(status.create_blueprint(self), None, None),
             ]
         )

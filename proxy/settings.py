@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 from dotenv import dotenv_values
 
 from proxy import parsers as parse
+from proxy import prices
 from proxy.errors import SettingsError
 from proxy.parsers import Parser
 
@@ -28,7 +29,6 @@ NOT_YET: Final[frozenset[str]] = frozenset(
         "LOGGING_TOKEN",
         "LOGGING_URL",
         "METRICS_TOKEN",
-        "PRICES_FILE",
         "RATE_LIMIT",
         "RATE_LIMIT_GLOBAL_RPM",
         "RATE_LIMIT_ON_ERROR",
@@ -89,6 +89,8 @@ class Settings:
     sse_keepalive: float = _setting(parse.seconds(0), 0.0)
     cors_allowed_origins: tuple[str, ...] = _setting(parse.origins, ())
     trusted_proxies: int = _setting(parse.integer(0, 32), 0)
+    #: The content of the file, so that a bad one is found with all other problems.
+    prices_file: prices.PriceList | None = _setting(prices.from_file, None)
     log_level: str = _setting(parse.choice("debug", "info", "warning", "error", "critical"), "info")
     log_format: str = _setting(parse.choice("json", "console"), "json")
     log_file: Path | None = _setting(parse.path, None)

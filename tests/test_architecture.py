@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 LONGEST = 250
 
-ROW_0 = {"errors", "messages", "parsers"}
+ROW_0 = {"errors", "messages", "parsers", "prices"}
 ROW_2 = {"store", "events", "providers"}
 #: Package or module below `proxy` → which others it may import. Imports go down only; neighbours on
 #: a row do not import each other.
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "messages": set(),
     "parsers": set(),
+    "prices": set(),
     "settings": ROW_0,
     "logs": ROW_0,
     "cipher": ROW_0,

@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "keys": ("keys:keys", "Encryption keys: generate, rotate, status."),
     "project": ("project:project", "Projects: list, get, create, update, deactivate."),
     "token": ("token:token", "Access tokens: mint, list, get, revoke."),
+    "usage": ("usage:usage", "What was used per project, token, model or hour, and its cost."),
 }
 
 

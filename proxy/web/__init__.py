@@ -5,6 +5,7 @@
 | v1        | ``/v1``            | access token, checked by the relay itself       |
 | projects  | ``/manage/projects`` | management token                              |
 | tokens    | ``/manage/tokens`` | management token                                |
+| usage     | ``/manage/usage``  | management token                                |
 | status    | none               | open                                            |
 """
 

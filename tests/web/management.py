@@ -10,13 +10,16 @@ from werkzeug.exceptions import HTTPException
 
 from proxy.cipher import Cipher
 from proxy.errors import ProxyError
+from proxy.prices import PriceList
 from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
+from proxy.store.usage import UsageLedger
 from proxy.web import projects as projects_page
 from proxy.web import tokens as tokens_page
+from proxy.web import usage as usage_page
 from proxy.web.replies import flask_error
 
 UPSTREAM_KEY = "sk-proj-0123456789abcdef"
@@ -26,13 +29,14 @@ ABSENT = "00000000-0000-4000-8000-000000000000"
 class Management:
     """The API over a test client, and the store behind it. ``clock`` is what the views see."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, prices: PriceList | None = None) -> None:
         database = Database.from_url(url)
         Migrator(database).migrate()
         cipher = Cipher(b"k" * 32)
         self.projects = Projects(database, cipher)
         self.tokens = Tokens(database)
         self.grants = Grants(database, cipher)
+        self.ledger = UsageLedger(database)
         self.clock = datetime(2030, 1, 1, tzinfo=UTC)
         app = flask.Flask("test")
         app.url_map.strict_slashes = False
@@ -44,6 +48,9 @@ class Management:
         app.register_blueprint(
             tokens_page.create_blueprint(self.projects, self.tokens, now),
             url_prefix="/manage/tokens",
+        )
+        app.register_blueprint(
+            usage_page.create_blueprint(self.ledger, prices, now), url_prefix="/manage/usage"
         )
         app.register_error_handler(ProxyError, flask_error)
         self.client: FlaskClient = app.test_client()

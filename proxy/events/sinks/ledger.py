@@ -1,0 +1,133 @@
+"""Events into the usage ledger: summed up here, added there, each line once.
+
+It is no ordinary :class:`~proxy.events.sinks.base.Sink`. A log may have a line twice, a bill may
+not, so this one must know where each line stands in the spool: the ledger remembers the position in
+the transaction that adds the lines, and what comes a second time, cut into other batches perhaps,
+is left out. The thing to get wrong: ``source`` names one writer's spool for ever and over all
+nodes; whoever takes over the spool of a dead writer goes on under the dead one's name.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import orjson
+
+_log = logging.getLogger(__name__)
+
+#: Segment number and byte offset in it, right behind a line. They compare as tuples do.
+Position = tuple[int, int]
+#: The beginning of the hour (UTC), project id, token id, model; requests, errors, prompt tokens,
+#: completion tokens, cached tokens, reasoning tokens.
+Entry = tuple[datetime, str, str, str, int, int, int, int, int, int]
+
+#: Longer than any model's name; of a longer one this much is kept.
+MAX_MODEL: Final = 255
+_MAX_COUNT: Final = 2**31 - 1
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_FAILED: Final = frozenset({"aborted", "rejected", "unknown"})
+
+
+class Ledger(Protocol):
+    """What the composition root hands in; ``proxy.store.usage.UsageLedger``."""
+
+    def position(self, source: str) -> Position | None: ...
+
+    def apply(
+        self, source: str, after: Position | None, upto: Position, entries: Sequence[Entry]
+    ) -> bool: ...
+
+
+class LedgerSink:
+    """Used by one thread or greenlet; several processes may feed one ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        # Where each source stands, as far as is known here: it saves a query a batch. The ledger
+        # compares, so that one that is out of date does no harm.
+        self._positions: dict[str, Position | None] = {}
+        #: Lines that were no event.
+        self.unreadable = 0
+
+    def write_from(self, source: str, lines: Sequence[tuple[Position, bytes]]) -> None:
+        """Adds what the ledger does not have yet of ``lines``: the next of ``source``, in order,
+        each with the position behind it. Gaps are fine.
+
+        Raises what the ledger raises; then the same lines come again, in these batches or others.
+        """
+        if not lines:
+            return
+        upto = lines[-1][0]
+        while True:
+            if source not in self._positions:
+                self._positions[source] = self._ledger.position(source)
+            after = self._positions[source]
+            if after is not None and upto <= after:
+                return
+            new = [line for end, line in lines if after is None or end > after]
+            if self._ledger.apply(source, after, upto, self._entries(new)):
+                self._positions[source] = upto
+                return
+            del self._positions[source]  # somebody else was here
+
+    def close(self) -> None:
+        """Nothing is held back, and the database belongs to who made it."""
+
+    def _entries(self, lines: Sequence[bytes]) -> list[Entry]:
+        entries = []
+        for line in lines:
+            try:
+                entry = entry_from(orjson.loads(line))
+            except (ValueError, KeyError, TypeError):
+                # It would come again for ever, and all behind it would wait.
+                if not self.unreadable:
+                    _log.error("a line of the spool is no usage event: it is not in the ledger")
+                self.unreadable += 1
+            else:
+                if entry is not None:
+                    entries.append(entry)
+        return entries
+
+
+def entry_from(event: Any) -> Entry | None:
+    """What one event adds; None where no project is known, because nobody used anything then, and
+    whoever guesses tokens must not make rows. ValueError, KeyError, TypeError: no event."""
+    project_id, token_id = event["project_id"], event["token_id"]
+    if project_id is None or token_id is None:
+        return None
+    if not _ID.fullmatch(project_id) or not _ID.fullmatch(token_id):
+        raise ValueError("ids are UUIDs in lower case")
+    hour = datetime.fromisoformat(f"{event['timestamp'][:13]}:00:00+00:00")
+    status, outcome, metadata = event["status_code"], event["outcome"], event["metadata"]
+    if not isinstance(metadata, dict):
+        raise TypeError("metadata is an object")
+    refused = type(status) is int and status >= 400  # null where nobody knows any more
+    failed = outcome in _FAILED or (outcome != "client_gone" and refused)
+    return (
+        hour,
+        project_id,
+        token_id,
+        # An upstream's refusal may repeat what the client called the model: any number of names.
+        "" if refused else _model(metadata.get("model")),
+        1,
+        int(failed),
+        _count(metadata.get("prompt_tokens")),
+        _count(metadata.get("completion_tokens")),
+        _count(metadata.get("cached_tokens")),
+        _count(metadata.get("reasoning_tokens")),
+    )
+
+
+def _model(name: object) -> str:
+    """As every database keeps and compares it: MySQL ignores spaces at the end, PostgreSQL has no
+    room for NUL. The rest would be for terminals to obey."""
+    if not isinstance(name, str):
+        return ""
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in name[:MAX_MODEL])
+    return shown.strip()
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else 0
