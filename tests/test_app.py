@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from proxy.errors import ClientError
 from proxy.settings import Settings
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
+from proxy.store.usage import UsageLedger
 from tests.events.samples import Sink, block, event
 from tests.web.relaying import Result, environ, serve
 
@@ -87,6 +89,8 @@ def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
         ("//v1/models", {"token": "sk-" + "a" * 22}, 401, "token_not_found"),
         ("/manage/projects", {}, 401, "invalid_management_token"),
         ("/manage/tokens", {"method": "POST"}, 401, "invalid_management_token"),
+        ("/manage/usage", {}, 401, "invalid_management_token"),
+        ("/manage/usage?from=x", {"headers": BEARER}, 400, "invalid_request"),
         ("/manage/projects", {"method": "PUT", "headers": BEARER}, 405, "method_not_allowed"),
         ("/manage/projects/nonsense", {"headers": BEARER}, 404, "not_found"),
         ("/health", {"method": "POST"}, 405, "method_not_allowed"),
@@ -146,6 +150,21 @@ def test_a_project_and_a_token_come_to_be_and_count(app: Application, tmp_path: 
     again = create_app(settings(tmp_path))
     listed = ask(again, "GET", f"/manage/tokens/{token['id']}", headers=BEARER)
     assert json.loads(listed.body)["request_count"] == 1
+
+
+def test_usage_is_priced_by_the_file_of_the_settings(tmp_path: Path, closing: None) -> None:
+    file = tmp_path / "prices.json"
+    file.write_text('{"currency": "EUR", "models": {"*": {"input": 1, "output": 2}}}')
+    made = settings(tmp_path, PRICES_FILE=str(file))
+    database = Database.from_url(made.database_url)
+    Migrator(database).migrate()
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    project_id = "00000000-0000-4000-8000-000000000001"
+    UsageLedger(database).apply(
+        "w", None, (1, 1), [(hour, project_id, project_id, "m", 1, 0, 10, 1, 0, 0)]
+    )
+    found = json.loads(ask(create_app(made), target="/manage/usage", headers=BEARER).body)
+    assert (found["currency"], found["rows"][0]["cost"]) == ("EUR", "0.000012")
 
 
 def test_ready(app: Application) -> None:

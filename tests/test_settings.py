@@ -81,6 +81,21 @@ def test_every_problem_at_once() -> None:
     ]
 
 
+def test_a_price_list_is_checked_with_everything_else(tmp_path: Path) -> None:
+    file = tmp_path / "secret-folder.json"
+    file.write_text('{"currency": "x", "models": {"m": 1}}')
+    found = problems({**NEEDED, "PORT": "0", "PRICES_FILE": str(file)})
+    assert [problem.partition(":")[0] for problem in found] == ["PORT", "PRICES_FILE"]
+    assert "currency: expected" in found[1]
+    assert "models['m']: expected" in found[1]
+    (problem,) = problems({**NEEDED, "PRICES_FILE": str(tmp_path / "absent")})
+    assert problem.startswith("PRICES_FILE: expected a JSON file that can be read: No such file")
+    file.write_text('{"currency": "USD", "models": {}}')
+    settings = Settings.load({**NEEDED, "PRICES_FILE": str(file)})
+    assert settings.prices_file is not None
+    assert Settings.load(NEEDED).prices_file is None
+
+
 @pytest.mark.parametrize("name", sorted(NOT_YET))
 def test_a_feature_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
     assert problems({**NEEDED, name: "1"}) == [

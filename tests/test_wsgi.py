@@ -42,6 +42,20 @@ def test_a_reload_with_bad_settings_keeps_the_running_ones(
     assert wsgi.configure({**GOOD, "PORT": "9002"}, tmp_path / ".env").port == 9002
 
 
+def test_a_reload_reads_the_price_list_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "prices.json"
+    environ = {**GOOD, "PRICES_FILE": str(file)}
+    found = []
+    for currency in ("EUR", "USD", "nonsense"):
+        file.write_text(f'{{"currency": "{currency}", "models": {{}}}}')
+        prices = wsgi.configure(environ, tmp_path / ".env").prices_file
+        found.append(prices and prices.currency)
+    assert found == ["EUR", "USD", "USD"]
+    assert "PRICES_FILE: currency: expected" in caplog.text
+
+
 def test_workers_take_the_master_s_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

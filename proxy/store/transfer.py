@@ -1,4 +1,4 @@
-"""A whole installation as JSON lines, out of one database and into another.
+"""A whole installation but its usage as JSON lines, out of one database and into another.
 
 Both ways are one transaction and hold one page of rows, so that a backup of a busy database is of
 one moment, a failed import leaves nothing behind, and size does not matter. Secrets travel as they

@@ -7,7 +7,15 @@ import pymysql
 import pytest
 
 from proxy.errors import StoreError
-from proxy.store.dialects import DIALECTS, Conflict, MysqlDialect, PostgresDialect, SqliteDialect
+from proxy.store.dialects import (
+    DIALECTS,
+    Conflict,
+    Deadlock,
+    Dialect,
+    MysqlDialect,
+    PostgresDialect,
+    SqliteDialect,
+)
 
 
 def test_the_table_names_each_part() -> None:
@@ -51,7 +59,6 @@ def test_mysql_errors(error: Exception, conflict: bool) -> None:
     [
         (psycopg.errors.UniqueViolation("Key (name)=(secret) already exists."), True),
         (psycopg.errors.ForeignKeyViolation("foreign key"), False),
-        (psycopg.errors.DeadlockDetected("deadlock detected"), False),
         (psycopg.errors.QueryCanceled("statement timeout"), False),
         (psycopg.OperationalError("server closed the connection"), False),
     ],
@@ -60,6 +67,17 @@ def test_postgresql_errors(error: Exception, conflict: bool) -> None:
     translated = PostgresDialect().translate(error)
     assert type(translated) is (Conflict if conflict else StoreError)
     assert str(translated) == ""
+
+
+@pytest.mark.parametrize(
+    ("dialect", "error"),
+    [
+        (MysqlDialect(), pymysql.err.OperationalError(1213, "Deadlock found: try again")),
+        (PostgresDialect(), psycopg.errors.DeadlockDetected("deadlock detected")),
+    ],
+)
+def test_deadlocks(dialect: Dialect, error: Exception) -> None:
+    assert type(dialect.translate(error)) is Deadlock
 
 
 @pytest.mark.parametrize(

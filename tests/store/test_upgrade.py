@@ -134,3 +134,19 @@ class TestCutOff:
             database.run(part)
         assert Migrator(database).migrate()[0].number == 2
         check(database)
+
+
+@pytest.mark.parametrize("point", range(len(load("mysql")[2].statements) + 1))
+def test_the_ledger_s_tables_on_mysql_after_a_cut(mysql_url: str, point: int) -> None:
+    database = old_database(mysql_url)
+    migrate_to(2, database)
+
+    def part(session: Session) -> None:
+        for statement in load("mysql")[2].statements[:point]:
+            session.execute(statement)
+        raise CutOff
+
+    with pytest.raises(CutOff):
+        database.run(part, timeout=60)
+    assert Migrator(database).migrate()[0].number == 3
+    check(database)
