@@ -19,7 +19,7 @@ from proxy.store.rows import from_micros, to_micros
 
 T = TypeVar("T")
 
-#: Segment number and byte offset in it, right behind a line. They compare as tuples do.
+#: Segment number and byte offset in it. They compare as tuples do.
 Position = tuple[int, int]
 #: The beginning of the hour (UTC), project id, token id, model; requests, errors, prompt tokens,
 #: completion tokens, cached tokens, reasoning tokens.

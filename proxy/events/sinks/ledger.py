@@ -1,14 +1,15 @@
 """Events into the usage ledger: summed up here, added there, each line once.
 
 It is no ordinary :class:`~proxy.events.sinks.base.Sink`. A log may have a line twice, a bill may
-not, so this one must know where each line stands in the spool: the ledger remembers the position in
-the transaction that adds the lines, and what comes a second time, cut into other batches perhaps,
-is left out. The thing to get wrong: ``source`` names one writer's spool for ever and over all
-nodes; whoever takes over the spool of a dead writer goes on under the dead one's name.
+not, so this one is told from where to where its lines stand in the spool: the ledger moves its own
+position in the transaction that adds them, and says where to go on. The thing to get wrong:
+``source`` names one writer's spool for ever and over all nodes; whoever takes over the spool of a
+dead writer goes on under the dead one's name.
 """
 
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -17,7 +18,7 @@ import orjson
 
 _log = logging.getLogger(__name__)
 
-#: Segment number and byte offset in it, right behind a line. They compare as tuples do.
+#: Segment number and byte offset in it. They compare as tuples do.
 Position = tuple[int, int]
 #: The beginning of the hour (UTC), project id, token id, model; requests, errors, prompt tokens,
 #: completion tokens, cached tokens, reasoning tokens.
@@ -25,6 +26,8 @@ Entry = tuple[datetime, str, str, str, int, int, int, int, int, int]
 
 #: Longer than any model's name; of a longer one this much is kept.
 MAX_MODEL: Final = 255
+#: A killed worker's last requests may come again from another place, within moments.
+_REMEMBERED: Final = 50_000
 _MAX_COUNT: Final = 2**31 - 1
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _FAILED: Final = frozenset({"aborted", "rejected", "unknown"})
@@ -48,47 +51,64 @@ class LedgerSink:
         # Where each source stands, as far as is known here: it saves a query a batch. The ledger
         # compares, so that one that is out of date does no harm.
         self._positions: dict[str, Position | None] = {}
-        #: Lines that were no event.
+        # The ids of the last events that were added, the oldest first.
+        self._recent: OrderedDict[str, None] = OrderedDict()
+        #: Lines that were no event; events that had come before, from another source or place.
         self.unreadable = 0
+        self.repeated = 0
 
-    def write_from(self, source: str, lines: Sequence[tuple[Position, bytes]]) -> None:
-        """Adds what the ledger does not have yet of ``lines``: the next of ``source``, in order,
-        each with the position behind it. Gaps are fine.
+    def write_from(
+        self, source: str, start: Position, end: Position, lines: Sequence[bytes]
+    ) -> Position:
+        """Adds ``lines``, which are all that stands in ``source`` from ``start`` to ``end``.
 
-        Raises what the ledger raises; then the same lines come again, in these batches or others.
+        Answers where to go on: at ``end``; or somewhere behind ``start``, because what is before
+        that was added earlier (by a process that was killed before it could remember it), and then
+        nothing was done. A ``start`` beyond what was added last is fine: the spool was full.
+
+        Raises what the ledger raises; then the same lines come again, in this batch or others.
         """
-        if not lines:
-            return
-        upto = lines[-1][0]
         while True:
             if source not in self._positions:
                 self._positions[source] = self._ledger.position(source)
             after = self._positions[source]
-            if after is not None and upto <= after:
-                return
-            new = [line for end, line in lines if after is None or end > after]
-            if self._ledger.apply(source, after, upto, self._entries(new)):
-                self._positions[source] = upto
-                return
+            if after is not None and after > start:
+                return after
+            entries, ids = self._read(lines)
+            if self._ledger.apply(source, after, end, entries):
+                self._positions[source] = end
+                self._remember(ids)
+                return end
             del self._positions[source]  # somebody else was here
 
     def close(self) -> None:
         """Nothing is held back, and the database belongs to who made it."""
 
-    def _entries(self, lines: Sequence[bytes]) -> list[Entry]:
+    def _read(self, lines: Sequence[bytes]) -> tuple[list[Entry], dict[str, None]]:
+        """What ``lines`` add, and the ids of their events."""
         entries = []
+        ids: dict[str, None] = {}
         for line in lines:
             try:
-                entry = entry_from(orjson.loads(line))
+                event = orjson.loads(line)
+                entry, event_id = entry_from(event), str(event["event_id"])
             except (ValueError, KeyError, TypeError):
                 # It would come again for ever, and all behind it would wait.
                 if not self.unreadable:
                     _log.error("a line of the spool is no usage event: it is not in the ledger")
                 self.unreadable += 1
-            else:
-                if entry is not None:
-                    entries.append(entry)
-        return entries
+                continue
+            if event_id in self._recent or event_id in ids:
+                self.repeated += 1
+            elif entry is not None:
+                ids[event_id] = None
+                entries.append(entry)
+        return entries, ids
+
+    def _remember(self, ids: dict[str, None]) -> None:
+        self._recent.update(ids)
+        while len(self._recent) > _REMEMBERED:
+            self._recent.popitem(last=False)
 
 
 def entry_from(event: Any) -> Entry | None:

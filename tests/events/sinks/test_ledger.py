@@ -1,5 +1,6 @@
 """proxy/events/sinks/ledger.py: what an event adds, and that it adds it once, however it comes."""
 
+import bisect
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ import pytest
 
 from proxy.errors import StoreError
 from proxy.events.event import UsageEvent
+from proxy.events.sinks import ledger as module
 from proxy.events.sinks.ledger import Entry, LedgerSink, Position, entry_from
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
@@ -130,10 +132,30 @@ class Recorder:
         return True
 
 
-def placed(count: int, segment: int = 1, start: int = 0) -> list[tuple[Position, bytes]]:
-    """Lines as they stand in a spool, one behind the other."""
-    one = line()
-    return [((segment, start + len(one) * (number + 1)), one) for number in range(count)]
+class Spool:
+    """One writer's lines, as they stand one behind the other in its segments."""
+
+    def __init__(self, count: int, segments: Sequence[int] = (1,)) -> None:
+        self.lines: list[bytes] = []
+        self.ends: list[Position] = []
+        for segment in segments:
+            offset = 0
+            for _ in range(count):
+                self.lines.append(line())
+                offset += len(self.lines[-1])
+                self.ends.append((segment, offset))
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def read(self, start: Position, count: int) -> tuple[Position, Position, list[bytes]]:
+        """What a shipper reads from ``start`` on."""
+        first = bisect.bisect_right(self.ends, start)
+        lines = self.lines[first : first + count]
+        return start, self.ends[first + len(lines) - 1] if lines else start, lines
+
+
+START = (0, 0)
 
 
 @pytest.fixture
@@ -150,51 +172,84 @@ class TestOnce:
     def test_batch_by_batch_the_position_is_asked_for_once(
         self, sink: LedgerSink, ledger: Recorder
     ) -> None:
-        lines = placed(9)
-        for start in range(0, 9, 3):
-            sink.write_from("w", lines[start : start + 3])
+        spool, position = Spool(3, segments=(1, 2, 7)), START
+        for count in (2, 2, 4, 9):
+            position = sink.write_from("w", *spool.read(position, count))
+        assert position == ledger.at["w"] == spool.ends[-1]
         assert (ledger.requests, ledger.asked) == (9, 1)
-        assert ledger.at["w"] == lines[-1][0]
 
-    def test_what_came_before_is_left_out(self, sink: LedgerSink, ledger: Recorder) -> None:
-        lines = placed(6)
-        sink.write_from("w", lines[:4])
-        for again in (lines[:4], lines[1:3], lines[2:6], lines, []):
-            sink.write_from("w", again)
+    @pytest.mark.parametrize(("first", "count"), [(0, 2), (0, 4), (0, 6), (2, 4), (3, 1)])
+    def test_what_came_before_is_not_added_and_it_says_where_to_go_on(
+        self, sink: LedgerSink, ledger: Recorder, first: int, count: int
+    ) -> None:
+        spool = Spool(6)
+        known = sink.write_from("w", *spool.read(START, 4))
+        start = spool.ends[first - 1] if first else START
+        for again in (sink, LedgerSink(ledger)):
+            assert again.write_from("w", *spool.read(start, count)) == known
+        assert ledger.requests == 4
+        assert sink.write_from("w", *spool.read(known, 9)) == spool.ends[-1]
         assert ledger.requests == 6
 
-    def test_over_segments_and_gaps(self, sink: LedgerSink, ledger: Recorder) -> None:
-        sink.write_from("w", [*placed(2, segment=1, start=500), *placed(2, segment=2)])
-        sink.write_from("w", placed(2, segment=7, start=10))
-        sink.write_from("w", placed(2, segment=1, start=500))
-        assert ledger.requests == 6
-
-    def test_a_new_process_goes_on_where_the_old_one_stopped(
+    def test_what_the_spool_had_no_room_for_is_passed_over(
         self, sink: LedgerSink, ledger: Recorder
     ) -> None:
-        sink.write_from("w", placed(5))
-        LedgerSink(ledger).write_from("w", placed(8))
-        sink.write_from("w", placed(9))  # the old one, late: it believes to be at 5
+        spool = Spool(5)
+        sink.write_from("w", *spool.read(START, 1))
+        assert sink.write_from("w", *spool.read(spool.ends[2], 9)) == spool.ends[-1]
+        assert ledger.requests == 3
+
+    def test_two_processes_at_once(self, sink: LedgerSink, ledger: Recorder) -> None:
+        """One believes to be further back than the other has come meanwhile."""
+        spool, late = Spool(9), LedgerSink(ledger)
+        known = late.write_from("w", *spool.read(START, 3))
+        further = sink.write_from("w", *spool.read(known, 3))
+        assert late.write_from("w", *spool.read(known, 6)) == further
+        assert late.write_from("w", *spool.read(further, 6)) == spool.ends[-1]
         assert ledger.requests == 9
 
     def test_after_a_failure_nothing_is_lost(self, sink: LedgerSink, ledger: Recorder) -> None:
+        spool = Spool(4)
         ledger.fail_before = True
         with pytest.raises(StoreError):
-            sink.write_from("w", placed(3))
+            sink.write_from("w", *spool.read(START, 3))
         ledger.fail_before = False
-        sink.write_from("w", placed(4))
+        sink.write_from("w", *spool.read(START, 4))
         assert ledger.requests == 4
 
     def test_after_a_commit_whose_answer_was_lost_nothing_is_twice(
         self, sink: LedgerSink, ledger: Recorder
     ) -> None:
-        sink.write_from("w", placed(1))
+        spool = Spool(4)
+        known = sink.write_from("w", *spool.read(START, 1))
         ledger.fail_after = True
         with pytest.raises(StoreError):
-            sink.write_from("w", placed(3))
+            sink.write_from("w", *spool.read(known, 2))
         ledger.fail_after = False
-        sink.write_from("w", placed(4))
+        assert sink.write_from("w", *spool.read(known, 3)) == spool.ends[2]
+        sink.write_from("w", *spool.read(spool.ends[2], 3))
         assert ledger.requests == 4
+
+    def test_an_event_from_another_place_is_known_by_its_id(
+        self, sink: LedgerSink, ledger: Recorder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A worker that was killed had spooled it, and what it left behind has it once more."""
+        monkeypatch.setattr(module, "_REMEMBERED", 3)
+        lines = Spool(5).lines
+        sink.write_from("dead", START, (1, 50), lines[:4])
+        sink.write_from("heir", START, (1, 40), [lines[3], lines[4], lines[4]])
+        assert (ledger.requests, sink.repeated) == (5, 2)
+        sink.write_from("heir", (1, 40), (1, 80), [lines[0]])  # too long ago
+        assert ledger.requests == 6
+
+    def test_what_was_not_added_is_not_known(self, sink: LedgerSink, ledger: Recorder) -> None:
+        spool = Spool(2)
+        ledger.fail_before = True
+        with pytest.raises(StoreError):
+            sink.write_from("w", *spool.read(START, 2))
+        ledger.fail_before = False
+        sink.write_from("w", *spool.read(START, 2))
+        assert (ledger.requests, sink.repeated) == (2, 0)
 
     @pytest.mark.parametrize(
         "bad",
@@ -216,32 +271,28 @@ class TestOnce:
     def test_what_is_no_event_holds_nothing_up(
         self, sink: LedgerSink, ledger: Recorder, bad: bytes, caplog: pytest.LogCaptureFixture
     ) -> None:
-        good = line()
-        sink.write_from("w", [((1, 10), good), ((1, 20), bad), ((1, 30), bad), ((1, 40), good)])
+        sink.write_from("w", START, (1, 40), [line(), bad, bad, line()])
         assert (ledger.requests, sink.unreadable) == (2, 2)
         assert len(caplog.records) == 1
 
 
-def test_however_it_is_cut_and_repeated_the_database_has_each_line_once(database_url: str) -> None:
-    """Shippers start where the last of them had got to, or before, and cut batches as they like."""
+def test_however_often_it_is_cut_off_the_database_has_each_line_once(database_url: str) -> None:
+    """Shippers come and go, forget how far they were, and cut batches as they like."""
     database = Database.from_url(database_url)
     Migrator(database).migrate()
     ledger = UsageLedger(database)
     chance = random.Random(7)
-    spools = {
-        source: [*placed(60), *placed(60, segment=2), *placed(30, segment=5)]
-        for source in ("node-a.1", "node-a.2", "node-b.1")
-    }
-    done = dict.fromkeys(spools, 0)
+    spools = {source: Spool(50, segments=(1, 2, 5)) for source in ("a.1", "a.2", "b.1")}
+    remembered: dict[str, Position] = dict.fromkeys(spools, START)
     sink = LedgerSink(ledger)
-    while any(done[source] < len(lines) for source, lines in spools.items()):
-        if chance.random() < 0.2:
+    while any(remembered[source] < spool.ends[-1] for source, spool in spools.items()):
+        if chance.random() < 0.3:
             sink = LedgerSink(ledger)
         source = chance.choice(list(spools))
-        start = max(0, done[source] - chance.randrange(40))
-        end = min(len(spools[source]), start + chance.randrange(1, 60))
-        sink.write_from(source, spools[source][start:end])
-        done[source] = max(done[source], end)
+        batch = spools[source].read(remembered[source], chance.randrange(1, 30))
+        position = sink.write_from(source, *batch)
+        if chance.random() < 0.5:  # else killed before it was written down
+            remembered[source] = position
     (total,) = ledger.sums(MAY.replace(hour=0), MAY, ["project"], limit=10)
     assert (total.requests, total.prompt_tokens) == (450, 450 * 9)
     database.close()

@@ -1,0 +1,103 @@
+"""From requests through events and the ledger to `manage.py usage`, with a price list."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from proxy.events.sinks.ledger import LedgerSink
+from proxy.store.database import Database
+from proxy.store.usage import UsageLedger
+from tests.server import ROOT, ProxyServer
+from tests.upstream import CHAT
+from tests.waiting import wait_until
+
+from .conftest import Maker
+
+MODEL = str(CHAT["model"])
+PROMPT, COMPLETION = CHAT["usage"]["prompt_tokens"], CHAT["usage"]["completion_tokens"]
+
+
+def ask(server: ProxyServer, token: str, model: str = "gpt-4.1-mini", **more: Any) -> int:
+    body = {"model": model, "messages": [], **more}
+    headers = {"Authorization": f"Bearer {token}"}
+    url = f"{server.url}/v1/chat/completions"
+    return requests.post(url, json=body, headers=headers, timeout=30).status_code
+
+
+def fill(server: ProxyServer, events: int) -> None:
+    """What the server has logged, twice over, as a shipper does that was killed in between."""
+    server.events(events)
+    lines = server.event_log.read_bytes().splitlines(keepends=True)
+    end = (1, sum(map(len, lines)))
+    database = Database.from_url(f"sqlite:///{server.folder / 'data' / 'proxy.db'}")
+    for _ in range(2):
+        assert LedgerSink(UsageLedger(database)).write_from("worker", (0, 0), end, lines) == end
+    database.close()
+
+
+def usage(server: ProxyServer, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(ROOT / "manage.py"), "usage", *arguments]
+    return subprocess.run(
+        command, env=server.environ, cwd=server.folder, capture_output=True, text=True, check=False
+    )
+
+
+def write_prices(file: Path, output: int) -> None:
+    prices = {MODEL: {"input": 1, "cached_input": 1, "output": output}}
+    file.write_text(json.dumps({"currency": "EUR", "models": prices}))
+
+
+def test_what_was_used_and_what_it_cost(own_proxy: Maker, tmp_path: Path) -> None:
+    file = tmp_path / "prices.json"
+    file.write_text('{"currency": "euros", "models": {}}')
+    refused = own_proxy(PRICES_FILE=str(file))
+    refused.spawn()
+    assert refused.wait() == 2
+    assert "PRICES_FILE: currency: expected" in refused.log_text()
+
+    write_prices(file, 10)
+    server, access = own_proxy.started(PRICES_FILE=str(file))
+    other = server.mint(access.project_id, name="ci")
+    assert ask(server, access.token) == 200
+    assert ask(server, other["token"], stream=True, stream_options={"include_usage": True}) == 200
+    assert ask(server, access.token, "no-such-model") == 404
+    assert ask(server, "sk-" + "a" * 22) == 401
+    fill(server, events=4)
+
+    found = json.loads(usage(server, "--json").stdout)
+    (row,) = found["rows"]
+    assert row == {
+        "project_id": access.project_id,
+        "project_name": "project",
+        "requests": 3,
+        "errors": 1,
+        "prompt_tokens": 2 * PROMPT,
+        "completion_tokens": 2 * COMPLETION,
+        "cached_tokens": row["cached_tokens"],
+        "reasoning_tokens": row["reasoning_tokens"],
+        "cost": row["cost"],
+        "unpriced_tokens": 0,
+    }
+    assert round(float(row["cost"]) * 1e6) == 2 * (PROMPT + 10 * COMPLETION)
+    table = usage(server, "--group-by", "token,model")
+    assert table.returncode == 0, table.stderr
+    assert [line.split()[0] for line in table.stdout.splitlines()[-2:]] == ["ci", "TOTAL"]
+    assert "no-such-model" not in table.stdout
+    assert len(usage(server, "--group-by", "model", "--csv").stdout.splitlines()) == 3
+    wrong = usage(server, "--from", "yesterday")
+    assert (wrong.returncode, "`from` must be" in wrong.stderr) == (1, True)
+
+    write_prices(file, 0)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGHUP)
+    cheaper = f"{2 * PROMPT / 1e6:f}"
+
+    def cost() -> str:
+        return str(server.manage("GET", "/usage").json()["totals"]["cost"])
+
+    wait_until(lambda: float(cost()) == float(cheaper))
