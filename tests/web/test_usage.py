@@ -17,7 +17,7 @@ PRICES = PriceList(
     "EUR",
     {
         "gpt-4": Price(Decimal("0.15"), Decimal("0.075"), Decimal("0.6")),
-        "free": Price(Decimal(0), Decimal(0), Decimal(0)),
+        "zero": Price(Decimal(0), Decimal(0), Decimal(0)),
     },
 )
 COUNTS = {
@@ -144,10 +144,10 @@ def test_filters(api: Management, filters: dict[str, str], requests: int) -> Non
 
 class TestCost:
     def test_what_has_no_price_is_told(self, api: Management) -> None:
-        fill(api, (ABSENT, T1, "gpt-4", LAST), (ABSENT, T1, "free", LAST), (ABSENT, T1, "o3", LAST))
+        fill(api, (ABSENT, T1, "gpt-4", LAST), (ABSENT, T1, "zero", LAST), (ABSENT, T1, "o3", LAST))
         found = get(api, group_by="model")
         assert {row["model"]: (row["cost"], row["unpriced_tokens"]) for row in found["rows"]} == {
-            "free": ("0", 0),
+            "zero": ("0", 0),
             "gpt-4": (COST, 0),
             "o3": (None, 110),
         }
