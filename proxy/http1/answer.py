@@ -73,15 +73,14 @@ class Answer:
         method = self._request.method
         self._bodiless = method == "HEAD" or code in ("204", "304") or code[0] == "1"
         self._left = None
+        if HEADER_VALUE_RE.fullmatch("".join([value for _, value in headers])) is None:
+            # The names only: a value may be a secret.
+            raise http_errors.InvalidResponseHeader(repr([name for name, _ in headers]))
         lines = []
         for name, value in headers:
             kind = _kind(name)
             if kind == _HOP:
                 continue
-            if HEADER_VALUE_RE.fullmatch(value) is None:
-                # The name only: the value may be a secret.
-                raise http_errors.InvalidResponseHeader(repr(name))
-            value = value.strip(" \t")  # RFC 9110 §5.5
             if kind == _LENGTH:
                 if code == "204" or code[0] == "1":
                     continue  # RFC 9110 §8.6

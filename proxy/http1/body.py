@@ -5,8 +5,6 @@ takes a truncated body of known length for a complete one, has no time limit, an
 ``Expect: 100-continue`` before anyone has looked at the token; here each of these is put right.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from gunicorn.http import errors as http_errors
@@ -56,11 +54,15 @@ class ArrivingBody(Body):  # type: ignore[misc]
         Raises ClientError: 400 malformed or truncated, 408 too slow.
         """
         reader = self.reader
-        with self._reading():
+        self._begin_reading()
+        try:
             if isinstance(reader, LengthReader):
                 return self._of_known_length(reader, most)
             if isinstance(reader, ChunkedReader):
                 return _next_piece(reader)
+        except BaseException as error:
+            self.failed = True
+            raise _translated(error) from error
         return b""
 
     def take_buffered(self) -> bytes:
@@ -77,11 +79,15 @@ class ArrivingBody(Body):  # type: ignore[misc]
     def _read_reader(self, size: int) -> bytes:
         """Beneath every ``read`` and ``readline`` of the base class."""
         reader = self.reader
-        with self._reading():
+        self._begin_reading()
+        try:
             expected = min(size, reader.length) if isinstance(reader, LengthReader) else 0
             data: bytes = reader.read(size)
             if len(data) < expected:
                 raise _truncated()
+        except BaseException as error:
+            self.failed = True
+            raise _translated(error) from error
         return data
 
     def _of_known_length(self, reader: LengthReader, most: int) -> bytes:
@@ -104,27 +110,21 @@ class ArrivingBody(Body):  # type: ignore[misc]
             return int(reader.length)
         return None if getattr(reader, "parser", None) else 0
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _begin_reading(self) -> None:
         self._touched = True
         if self._continue_due:
             self._continue_due = False
             self._request.unreader.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        try:
-            yield
-        except BaseException as error:
-            self.failed = True
-            raise self._translated(error) from error
 
-    @staticmethod
-    def _translated(error: BaseException) -> BaseException:
-        if isinstance(error, TimeoutError):
-            return ClientError(code="request_timeout")
-        if isinstance(error, http_errors.NoMoreData | ConnectionError):
-            return _truncated()
-        if isinstance(error, http_errors.ParseException):
-            return ClientError("The request body is not validly chunked.")
-        return error
+
+def _translated(error: BaseException) -> BaseException:
+    if isinstance(error, TimeoutError):
+        return ClientError(code="request_timeout")
+    if isinstance(error, http_errors.NoMoreData | ConnectionError):
+        return _truncated()
+    if isinstance(error, http_errors.ParseException):
+        return ClientError("The request body is not validly chunked.")
+    return error
 
 
 def _next_piece(reader: ChunkedReader) -> bytes:

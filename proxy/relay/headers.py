@@ -51,12 +51,11 @@ def upstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:
     ``Accept-Encoding`` is cut to what we can meter; names get the usual ``Title-Case``.
     """
     named = _named_by_connection(headers)
-    kept: Headers = []
-    for name, value in headers:
-        if name in _NOT_UPSTREAM or name in named or name.startswith(_NOT_UPSTREAM_PREFIXES):
-            continue
-        kept.append((title_case(name), metered(value) if name == "ACCEPT-ENCODING" else value))
-    return kept
+    return [
+        (outgoing, metered(value) if name == "ACCEPT-ENCODING" else value)
+        for name, value in headers
+        if (outgoing := _upstream_name(name)) and name not in named
+    ]
 
 
 def upgrade_headers(headers: Sequence[tuple[str, str]]) -> Headers:
@@ -95,9 +94,9 @@ def downstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:
     """The upstream's lines → lines for the client: order, case and duplicates as they came."""
     named = _named_by_connection(headers)
     return [
-        (name, value)
-        for name, value in headers
-        if (upper := name.upper()) not in _NOT_DOWNSTREAM and upper not in named
+        item
+        for item in headers
+        if _goes_downstream(item[0]) and (not named or item[0].upper() not in named)
     ]
 
 
@@ -115,10 +114,21 @@ def metered(accept_encoding: str) -> str:
     return ", ".join(kept) or "identity"
 
 
+# Names repeat, so what becomes of one is worked out once.
+
+
 @lru_cache(maxsize=1024)
-def title_case(name: str) -> str:
-    """``X-REQUEST-ID`` → ``X-Request-Id``. The case on the client's wire is not known to us."""
+def _upstream_name(name: str) -> str:
+    """``X-REQUEST-ID`` → ``X-Request-Id``, ``""`` for what stays here. The case on the client's
+    wire is not known to us."""
+    if name in _NOT_UPSTREAM or name.startswith(_NOT_UPSTREAM_PREFIXES):
+        return ""
     return name.title()
+
+
+@lru_cache(maxsize=1024)
+def _goes_downstream(name: str) -> bool:
+    return name.upper() not in _NOT_DOWNSTREAM
 
 
 def _named_by_connection(headers: Sequence[tuple[str, str]]) -> frozenset[str]:

@@ -33,6 +33,9 @@ _KEEPALIVE: Final = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
 )
 
+#: A plain number: combining the flags each time costs more than the look itself.
+_PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
 Socket = gevent.socket.socket
 
 
@@ -125,7 +128,7 @@ def _is_quiet(sock: Socket) -> bool:
     """Whether nothing waits to be read: neither an end of connection nor stray bytes."""
     try:
         # The plain socket beneath: gevent's would wait, and TLS takes no flags.
-        sock._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)  # type: ignore[attr-defined]  # noqa: SLF001
+        sock._sock.recv(1, _PEEK)  # type: ignore[attr-defined]  # noqa: SLF001
     except BlockingIOError:
         return True
     except OSError:

@@ -114,9 +114,12 @@ class ResponseParser(HTTPResponseParser):
     def _on_header_field(self, text: str) -> None:
         if self.head_complete:
             return  # a trailer, which are not relayed (RFC 9110 §6.5.1)
-        if self._value is not None:
-            self._keep_header()
-        self._name += text
+        if self._value is None:
+            self._name += text
+            return
+        self.headers.append((self._name, self._value))
+        self._name = text
+        self._value = None
 
     def _on_header_value(self, text: str) -> None:
         if self.head_complete:
@@ -125,7 +128,9 @@ class ResponseParser(HTTPResponseParser):
 
     def _on_headers_complete(self) -> bool:
         if self._value is not None:
-            self._keep_header()
+            self.headers.append((self._name, self._value))
+            self._name = ""
+            self._value = None
         self.status = self.get_code()
         if _CONTROL.search(self.reason):  # the one place where llhttp lets them through
             raise BadAnswer("its reason phrase has control characters")
@@ -142,11 +147,6 @@ class ResponseParser(HTTPResponseParser):
         # An interim answer: forget it, the final one follows on the same connection.
         self.reason = ""
         self.headers = HeaderPairs()
-
-    def _keep_header(self) -> None:
-        self.headers.append((self._name, self._value or ""))
-        self._name = ""
-        self._value = None
 
 
 def _reason(error: Exception) -> str:

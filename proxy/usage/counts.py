@@ -160,7 +160,9 @@ def _number(value: object, most: int) -> int | None:
 
 
 def _count(usage: Mapping[str, object], name: str) -> int | None:
-    return _number(usage.get(name), _MAX_COUNT)
+    value = usage.get(name)
+    # As `_number`, which costs a call for each of a dozen.
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
 
 
 def _text(body: Mapping[str, object], name: str) -> str | None:

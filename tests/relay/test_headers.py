@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.relay.headers import downstream_headers, metered, title_case, upstream_headers
+from proxy.relay.headers import downstream_headers, metered, upstream_headers
 from tests.relay.test_wire import HEADERS
 
 NEUTRAL = st.lists(st.tuples(st.sampled_from(["X-A", "COOKIE", "ACCEPT"]), st.text(max_size=5)))
@@ -105,5 +105,5 @@ def test_encodings_we_can_meter(asked: str, passed: str) -> None:
 
 
 def test_title_case() -> None:
-    assert title_case("X-REQUEST-ID") == "X-Request-Id"
-    assert title_case("IDEMPOTENCY-KEY") == "Idempotency-Key"
+    came = [("X-REQUEST-ID", "1"), ("IDEMPOTENCY-KEY", "2")]
+    assert upstream_headers(came) == [("X-Request-Id", "1"), ("Idempotency-Key", "2")]

@@ -1,0 +1,87 @@
+"""Guards of the hot path that no clock can upset: calls, system calls, memory, no I/O.
+
+A bound is what was counted when it was written, and a little room. Who makes the path longer sees
+it here, and either finds the reason or raises the bound and says why.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.store.database import Database
+from tests.bench.warm import CHAT, WarmWorker
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+#: Calls of Python and C functions for one buffered chat, from the first byte of the request until
+#: the worker waits for the next. Other versions of Python count some operations otherwise.
+CALLS_OF_A_REQUEST = 640
+#: The same for one event of a stream, from the upstream's bytes to the next wait for them.
+CALLS_OF_AN_EVENT = 45
+CALLS_TO_PUBLISH = 8
+
+
+@pytest.fixture(scope="module")
+def measured() -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.measure"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},  # without coverage, which is calls too
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def report(calls: dict[str, int]) -> str:
+    return "\n".join(f"{n:5} {name}" for name, n in sorted(calls.items(), key=lambda c: -c[1]))
+
+
+def test_calls_of_a_request(measured: Any) -> None:
+    calls = measured["request"]
+    assert sum(calls.values()) <= CALLS_OF_A_REQUEST, report(calls)
+    # It was really counted: the relay is in it, once.
+    assert calls["relay.py:_serve"] == 1
+    # Two writes, to the upstream and to the client; two reads, and one look at the idle connection.
+    assert calls["C:send"] == 2
+    assert "C:sendall" not in calls
+    assert calls["C:recv"] == 3
+
+
+def test_calls_of_an_event(measured: Any) -> None:
+    calls = measured["event"]
+    assert calls["C:send"] == calls["C:recv"] == 20
+    assert sum(calls.values()) / 20 <= CALLS_OF_AN_EVENT, report(calls)
+
+
+def test_nothing_stays_of_a_request(measured: Any) -> None:
+    # A leak of one object a request would be 1.
+    assert measured["blocks"] < 0.7
+
+
+def test_publishing_an_event_is_cheap(measured: Any) -> None:
+    assert measured["publish"] <= CALLS_TO_PUBLISH
+
+
+def test_a_warm_token_needs_no_database(warm: WarmWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Database, *args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the path of a request asked the database")
+
+    public = [name for name in vars(Database) if not name.startswith("_") and name != "close"]
+    for name in public:
+        if callable(getattr(Database, name)):
+            monkeypatch.setattr(Database, name, refuse)
+    assert warm.ask().startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_the_answer_is_the_upstream_s(warm: WarmWorker) -> None:
+    """What is measured here is the real thing."""
+    answer = warm.ask()
+    assert answer.endswith(b"\r\n\r\n" + CHAT)
+    assert answer.count(b"Set-Cookie: ") == 2
+    assert b"X-Proxy-Request-ID: " in answer
