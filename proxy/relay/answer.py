@@ -175,7 +175,7 @@ class RawAnswer:
         try:
             upload = self.upload
             if upload is None:
-                if self._plain:
+                if self._plain or not sock.pending():  # type: ignore[attr-defined]
                     # Hardly ever is something there yet, and trying in vain costs more than
                     # waiting; and where something always is, the others get their turn. TLS may
                     # hold bytes that no socket shows.
