@@ -1,0 +1,20 @@
+"""Who takes part, by name, in the order of the turns."""
+
+from typing import Final
+
+from bench.contenders.base import Contender
+from bench.contenders.litellm import LiteLLM
+from bench.contenders.nginx import Nginx
+from bench.contenders.ours import Ours
+from bench.contenders.plain import Plain
+from bench.contenders.portkey import Portkey
+
+_ALL: Final[tuple[Contender, ...]] = (
+    Plain("floor", "floor: bare WSGI, parser in C, no checks, no metering", "bench.servers.floor"),
+    Ours(),
+    Plain("naive", "naive: Flask, `Session.request`, `iter_content`", "bench.servers.naive"),
+    Nginx(),
+    Portkey(),
+    LiteLLM(),
+)
+CONTENDERS: Final = {contender.name: contender for contender in _ALL}

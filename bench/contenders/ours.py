@@ -1,0 +1,72 @@
+"""Ours: the real server with its own configuration, and everything on.
+
+SQLite, a project and a token made by the management API, token check, metering, an event per
+request written to a file, request ids, timing headers, the watch for clients that leave.
+"""
+
+import http.client
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from bench.contenders.base import Running, Site
+from bench.contenders.plain import ROOT
+from bench.processes import Started, free_port
+
+MANAGEMENT_TOKEN = "management-token-of-the-race"  # noqa: S105
+
+
+@dataclass(frozen=True)
+class Ours:
+    name: str = "ours"
+    title: str = "openai-proxy, everything on"
+    any_path: bool = True
+
+    def missing(self) -> str:
+        return ""
+
+    def start(self, site: Site) -> Running:
+        port = free_port()
+        environ = {
+            "PORT": str(port),
+            "WEB_CONCURRENCY": str(site.workers),
+            "DATA_DIR": str(site.folder / "data"),
+            "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN,
+            "ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            "UPSTREAM_BASE_URL": site.upstream,
+            "EVENT_LOG": str(site.folder / "events.jsonl"),
+        }
+        subprocess.run(
+            [sys.executable, str(ROOT / "manage.py"), "db", "migrate"],
+            cwd=site.folder,
+            env=environ,
+            check=True,
+            capture_output=True,
+        )
+        process = Started(
+            [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")],
+            folder=site.folder,
+            cores=site.cores,
+            environ=environ,
+        )
+        process.wait_ok(port, "/ready")
+        project = _manage(port, "/projects", {"name": "race", "api_key": "sk-upstream-0123456789"})
+        token = _manage(port, "/tokens", {"project_id": project["id"], "duration_minutes": 600})
+        return Running(port, token["token"], process)
+
+
+def _manage(port: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    headers = {
+        "Authorization": f"Bearer {MANAGEMENT_TOKEN}",
+        "Content-Type": "application/json",
+    }
+    connection.request("POST", f"/manage{path}", json.dumps(body), headers)
+    answer = connection.getresponse()
+    made: dict[str, Any] = json.load(answer)
+    connection.close()
+    if answer.status != 201:
+        raise RuntimeError(f"POST {path}: {answer.status} {made}")
+    return made

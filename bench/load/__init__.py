@@ -1,0 +1,1 @@
+"""What asks: wrk for throughput, small Python clients for what wrk cannot do."""

@@ -1,0 +1,61 @@
+"""A result of the race: what was measured, where, and what was left out."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+from bench.figures import Figures, medians
+
+
+@dataclass(frozen=True)
+class Round:
+    """One measurement; ``problem`` says why there are no figures."""
+
+    scenario: str
+    contender: str
+    number: int
+    figures: Figures = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass
+class Result:
+    """``started`` is RFC 3339; ``left_out`` is contender → why."""
+
+    started: str
+    machine: dict[str, str]
+    options: dict[str, str]
+    left_out: dict[str, str]
+    rounds: list[Round] = field(default_factory=list)
+
+    def scenarios(self) -> list[str]:
+        return list(dict.fromkeys(each.scenario for each in self.rounds))
+
+    def contenders(self, scenario: str) -> list[str]:
+        return list(dict.fromkeys(r.contender for r in self.rounds if r.scenario == scenario))
+
+    def medians(self, scenario: str, contender: str) -> Figures:
+        """Over the rounds that came to figures; empty when none did."""
+        return medians([each.figures for each in self._of(scenario, contender) if each.figures])
+
+    def problems(self, scenario: str, contender: str) -> list[str]:
+        return [each.problem for each in self._of(scenario, contender) if each.problem]
+
+    def _of(self, scenario: str, contender: str) -> Iterable[Round]:
+        return (r for r in self.rounds if (r.scenario, r.contender) == (scenario, contender))
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        found = json.loads(path.read_text())
+        rounds = [Round(**each) for each in found.pop("rounds")]
+        return cls(**found, rounds=rounds)
+
+
+def newest(folder: Path) -> Path | None:
+    """The result that was written last: names are times."""
+    return max(folder.glob("*.json"), default=None)

@@ -1,0 +1,11 @@
+"""The scenarios by name, in the order in which they run."""
+
+from typing import Final
+
+from bench.scenarios.base import Scenario
+from bench.scenarios.buffered import Buffered
+from bench.scenarios.events import Events
+from bench.scenarios.latency import Latency
+
+_ALL: Final[tuple[Scenario, ...]] = (Buffered(), Latency(), Events())
+SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}

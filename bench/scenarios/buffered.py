@@ -1,0 +1,38 @@
+"""Buffered chats over 50 connections, as many as the contender can answer."""
+
+from dataclasses import dataclass
+
+from bench import upstreams
+from bench.figures import Figures
+from bench.load.wrk import run_wrk
+from bench.scenarios.base import Bench, request_for
+
+CONNECTIONS = 50
+
+
+@dataclass(frozen=True)
+class Buffered:
+    name: str = "buffered"
+    title: str = f"Buffered chats, {CONNECTIONS} connections"
+    any_path: bool = False
+
+    def run(self, bench: Bench) -> Figures:
+        seconds = 2 if bench.quick else 8
+        upstream = upstreams.at_once(bench.folder, bench.load_cores)
+        try:
+            with bench.running(upstream.port) as running:
+                request = request_for(running)
+                port, many = running.port, CONNECTIONS
+                run_wrk(bench.folder, port, request, connections=many, seconds=seconds // 2)
+                before = running.cpu_seconds()
+                load = run_wrk(bench.folder, port, request, connections=many, seconds=seconds)
+                used = running.cpu_seconds() - before
+        finally:
+            upstream.stop()
+        return {
+            "requests_per_s": load.requests / load.seconds,
+            "cpu_us_per_request": used / load.requests * 1e6,
+            "p50_ms": load.p50_ms,
+            "p99_ms": load.p99_ms,
+            "longest_ms": load.longest_ms,
+        }

@@ -1,0 +1,83 @@
+"""50 event streams at a pace at which every event arrives by itself.
+
+The streams start evenly spread over time, so that the first byte of one is not measured behind the
+start of 49 others.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from bench import upstreams
+from bench.figures import Figures, percentile
+from bench.load.connection import Answer, connect
+from bench.load.wrk import LoadFailed
+from bench.scenarios.base import Bench, direct_request, request_for
+
+STREAMS = 50
+INTERVAL = 0.02  # 50 streams: 2,500 events/s, 400 µs apart
+
+
+@dataclass(frozen=True)
+class Events:
+    name: str = "events"
+    title: str = f"{STREAMS} event streams, {STREAMS / INTERVAL:.0f} events/s"
+    any_path: bool = False
+
+    def run(self, bench: Bench) -> Figures:
+        events = 100 if bench.quick else 300
+        each = 2 if bench.quick else 4
+        upstream = upstreams.streaming(
+            bench.folder, bench.load_cores, events=events, interval=INTERVAL
+        )
+        try:
+            with bench.running(upstream.port) as running:
+                request = request_for(running, stream=True)
+                asyncio.run(_streams(running.port, request, each=1, spread=0.5))
+                before = running.cpu_seconds()
+                proxied = asyncio.run(
+                    _streams(running.port, request, each=each, spread=events * INTERVAL)
+                )
+                used = running.cpu_seconds() - before
+            direct = asyncio.run(
+                _streams(
+                    upstream.port,
+                    direct_request(upstream.port, stream=True),
+                    each=each,
+                    spread=events * INTERVAL,
+                )
+            )
+        finally:
+            upstream.stop()
+        sent = STREAMS * each * events
+        first = [answer.first_byte * 1e3 for answer in proxied]
+        first_direct = [answer.first_byte * 1e3 for answer in direct]
+        return {
+            "cpu_us_per_event": used / sent * 1e6,
+            "added_ttfb_p50_ms": percentile(first, 0.5) - percentile(first_direct, 0.5),
+            "added_ttfb_p99_ms": percentile(first, 0.99) - percentile(first_direct, 0.99),
+            "direct_ttfb_p50_ms": percentile(first_direct, 0.5),
+            # 1: every event came by itself; below it, several came in one read.
+            "reads_per_event": sum(answer.reads for answer in proxied) / sent,
+        }
+
+
+async def _streams(port: int, request: bytes, *, each: int, spread: float) -> list[Answer]:
+    """``each`` streams one after the other on each connection, starts over ``spread`` seconds."""
+
+    async def one(number: int) -> list[Answer]:
+        await asyncio.sleep(number * spread / STREAMS)
+        answers = []
+        connection = await connect(port)
+        for _ in range(each):
+            if connection.closed:
+                connection = await connect(port)
+            answers.append(await connection.ask(request))
+        connection.close()
+        return answers
+
+    per_connection = await asyncio.gather(*(one(number) for number in range(STREAMS)))
+    answers = [answer for some in per_connection for answer in some]
+    broken = sum(not (a.complete and a.done_seen and a.status == 200) for a in answers)
+    if broken:
+        raise LoadFailed(f"{broken} of {len(answers)} streams did not come to their end")
+    return answers

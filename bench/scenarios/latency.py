@@ -1,0 +1,46 @@
+"""One connection, in turns with the upstream itself: what the way through the proxy adds."""
+
+import gc
+from dataclasses import dataclass
+
+from bench import upstreams
+from bench.figures import Figures, percentile
+from bench.load.blocking import BlockingClient
+from bench.scenarios.base import Bench, direct_request, request_for
+
+TURN = 50
+
+
+@dataclass(frozen=True)
+class Latency:
+    name: str = "latency"
+    title: str = "One connection, in turns with direct"
+    any_path: bool = False
+
+    def run(self, bench: Bench) -> Figures:
+        turns = 10 if bench.quick else 60
+        direct: list[float] = []
+        proxied: list[float] = []
+        upstream = upstreams.at_once(bench.folder, bench.load_cores)
+        gc.disable()
+        try:
+            with (
+                bench.running(upstream.port) as running,
+                BlockingClient(upstream.port, direct_request(upstream.port)) as to_upstream,
+                BlockingClient(running.port, request_for(running)) as to_proxy,
+            ):
+                for client in (to_upstream, to_proxy):
+                    for _ in range(4 * TURN):
+                        client.ask()
+                for _ in range(turns):
+                    direct += [to_upstream.ask() for _ in range(TURN)]
+                    proxied += [to_proxy.ask() for _ in range(TURN)]
+        finally:
+            gc.enable()
+            upstream.stop()
+        return {
+            "direct_p50_ms": percentile(direct, 0.5),
+            "added_p50_ms": percentile(proxied, 0.5) - percentile(direct, 0.5),
+            "added_p99_ms": percentile(proxied, 0.99) - percentile(direct, 0.99),
+            "longest_ms": max(proxied),
+        }

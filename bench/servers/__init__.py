@@ -1,0 +1,1 @@
+"""Servers of the race, each started as a process of its own."""

@@ -1,0 +1,112 @@
+"""An upstream that streams: every event its own chunk and its own write, at a pace.
+
+Run as `python -m bench.servers.sse PORT EVENTS INTERVAL`; a chat without `"stream":true` is answered
+at once, as JSON. The pace is kept from the start of the stream, so that late timers do not add up.
+"""
+
+import asyncio
+import json
+import sys
+from typing import Any, Final
+
+from bench.load.message import MODEL
+from bench.servers.chat import ANSWER, ANSWER_HEADERS
+
+_EVENT: Final = {
+    "id": "chatcmpl-bench",
+    "object": "chat.completion.chunk",
+    "created": 1677652288,
+    "model": MODEL,
+    "system_fingerprint": "fp_bench",
+}
+
+
+def _chunk(data: str) -> bytes:
+    event = f"data: {data}\n\n".encode()
+    return b"%x\r\n%s\r\n" % (len(event), event)
+
+
+def _delta(text: str) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+    return _chunk(json.dumps({**_EVENT, "choices": [choice], "usage": None}))
+
+
+_WORDS: Final = [_delta(f" word{number}") for number in range(10)]
+_USAGE: Final = _chunk(
+    json.dumps(
+        {
+            **_EVENT,
+            "choices": [],
+            "usage": {"prompt_tokens": 40, "completion_tokens": 300, "total_tokens": 340},
+        }
+    )
+)
+_END: Final = _chunk("[DONE]") + b"0\r\n\r\n"
+_HEAD: Final = (
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+    + ANSWER_HEADERS
+    + "Transfer-Encoding: chunked\r\n\r\n"
+).encode()
+_JSON: Final = (
+    f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{ANSWER_HEADERS}"
+    f"Content-Length: {len(ANSWER)}\r\n\r\n{ANSWER}"
+).encode()
+
+
+class Upstream(asyncio.Protocol):
+    """One connection; requests come one after the other."""
+
+    def __init__(self, events: int, interval: float) -> None:
+        self._events = events
+        self._interval = interval
+        self._loop = asyncio.get_running_loop()
+        self._buffer = b""
+        self._transport: Any = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, end, body = self._buffer.partition(b"\r\n\r\n")
+        if not end:
+            return
+        lower = head.lower()
+        at = lower.find(b"\r\ncontent-length:")
+        length = int(lower[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+        if len(body) < length:
+            return
+        self._buffer = body[length:]
+        if b'"stream":true' in body or b'"stream": true' in body:
+            self._transport.write(_HEAD)
+            self._send(0, self._loop.time())
+        else:
+            self._transport.write(_JSON)
+
+    def _send(self, number: int, started: float) -> None:
+        if number < self._events - 1:
+            self._transport.write(_WORDS[number % len(_WORDS)])
+            self._timer = self._loop.call_at(
+                started + (number + 1) * self._interval, self._send, number + 1, started
+            )
+            return
+        self._timer = None
+        self._transport.write(_USAGE)
+        self._transport.write(_END)
+
+
+async def serve(port: int, events: int, interval: float) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Upstream(events, interval), "127.0.0.1", port, backlog=4096
+    )
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

@@ -1,0 +1,47 @@
+"""The upstreams of a race, on the core of the load."""
+
+import sys
+from pathlib import Path
+
+from bench.contenders.plain import ROOT
+from bench.processes import Started, free_port
+from bench.servers import nginx
+from bench.servers.chat import ANSWER, HEADERS
+
+
+class Upstream:
+    """One that answers; stopped by ``stop``."""
+
+    def __init__(self, port: int, process: Started, folder: Path) -> None:
+        self.port = port
+        self.folder = folder
+        self._process = process
+
+    def stop(self) -> None:
+        self._process.stop()
+
+
+def at_once(folder: Path, cores: set[int]) -> Upstream:
+    """nginx: a chat completion at once; files of ``folder/large``."""
+    port = free_port()
+    config = nginx.upstream(folder / "upstream", port, ANSWER, HEADERS)
+    process = Started(
+        ["nginx", "-p", str(config.parent), "-c", str(config), "-e", "stderr"],
+        folder=folder,
+        cores=cores,
+    )
+    process.wait_port(port)
+    return Upstream(port, process, config.parent)
+
+
+def streaming(folder: Path, cores: set[int], *, events: int, interval: float) -> Upstream:
+    """Server-sent events, ``interval`` seconds apart."""
+    port = free_port()
+    process = Started(
+        [sys.executable, "-m", "bench.servers.sse", str(port), str(events), str(interval)],
+        folder=folder,
+        cores=cores,
+        environ={"PYTHONPATH": str(ROOT)},
+    )
+    process.wait_port(port)
+    return Upstream(port, process, folder)
