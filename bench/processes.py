@@ -57,6 +57,10 @@ class Started:
     def pid(self) -> int:
         return self._process.pid
 
+    def output(self) -> str:
+        """What it has written to stdout and stderr."""
+        return self._log.read_text(errors="replace")
+
     def wait_port(self, port: int) -> None:
         """Until something accepts connections there."""
         deadline = time.monotonic() + START_SECONDS
@@ -84,7 +88,7 @@ class Started:
     def _alive_before(self, deadline: float) -> bool:
         if self._process.poll() is None and time.monotonic() < deadline:
             return True
-        raise NotStarted(self._log.read_text(errors="replace")[-2000:])
+        raise NotStarted(self.output()[-2000:])
 
     def stop(self) -> None:
         """SIGTERM and ten seconds; then the whole group is killed."""

@@ -28,7 +28,7 @@ class Plan:
 def race(plan: Plan, result: Result) -> None:
     """Fills ``result`` round by round; says on stderr what it is doing."""
     for scenario in plan.scenarios:
-        able = [c for c in plan.contenders if c.any_path or not scenario.any_path]
+        able = [contender for contender in plan.contenders if scenario.takes(contender)]
         for number in range(1, plan.rounds + 1):
             for contender in able:
                 _say(f"{scenario.name} {number}/{plan.rounds}: {contender.name} … ")

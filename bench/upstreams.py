@@ -17,6 +17,11 @@ class Upstream:
         self.folder = folder
         self._process = process
 
+    def bytes_sent(self) -> list[int]:
+        """Of each file whose sending has ended, whole or not (``at_once`` only)."""
+        log = self.folder / "sent.log"
+        return [int(line) for line in log.read_text().splitlines()] if log.exists() else []
+
     def stop(self) -> None:
         self._process.stop()
 

@@ -45,9 +45,12 @@ class Running:
 class Contender(Protocol):
     """``any_path`` says whether it relays what is not a chat."""
 
-    name: str
-    title: str
-    any_path: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def any_path(self) -> bool: ...
 
     def missing(self) -> str:
         """What to install, or empty."""

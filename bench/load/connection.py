@@ -1,4 +1,4 @@
-"""A client connection of asyncio: when did the first byte of the body come, and did the end come?"""
+"""A client connection of asyncio: when did the first byte of a body come, and did its end come?"""
 
 import asyncio
 import time
@@ -38,16 +38,15 @@ class Connection(asyncio.Protocol):
 
     def ask(self, request: bytes) -> "asyncio.Future[Answer]":
         """Sends it; the future always gets an answer, a broken one when the connection ends."""
-        assert self._transport is not None
-        self._waiting = asyncio.get_running_loop().create_future()
+        waiting = self._waiting = asyncio.get_running_loop().create_future()
         self._answer = Answer()
         self._head, self._in_body, self._left, self._tail = b"", False, -1, b""
         self._started = time.perf_counter()
-        if self.closed:
+        if self.closed or not self._transport:
             self._finish(complete=False)
         else:
             self._transport.write(request)
-        return self._waiting
+        return waiting
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()

@@ -54,8 +54,8 @@ def chat(port: int, token: str, more: Mapping[str, str], *, stream: bool = False
 
 
 def download(port: int, token: str, path: str) -> bytes:
-    """A GET of a file."""
-    return _head("GET", path, port, token, {"Accept": "*/*"})
+    """A GET of a file, after which the connection is closed."""
+    return _head("GET", path, port, token, {"Accept": "*/*", "Connection": "close"})
 
 
 def _head(method: str, path: str, port: int, token: str, headers: Mapping[str, str]) -> bytes:

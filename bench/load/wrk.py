@@ -51,7 +51,9 @@ def parse(output: str) -> Throughput:
     if not lines:
         raise LoadFailed(f"wrk printed no result: {output[-500:]}")
     found = json.loads(lines[0].removeprefix("RESULT "))
-    if found["not_2xx"] or found["broken"] or not found["requests"]:
+    if not found["requests"]:
+        raise LoadFailed("no request was answered in time")
+    if found["not_2xx"] or found["broken"]:
         raise LoadFailed(
             f"of {found['requests']} requests {found['not_2xx']} were not answered with 2xx, "
             f"and {found['broken']} connections broke"

@@ -5,7 +5,17 @@ from typing import Final
 from bench.scenarios.base import Scenario
 from bench.scenarios.buffered import Buffered
 from bench.scenarios.events import Events
+from bench.scenarios.greedy import Greedy
 from bench.scenarios.latency import Latency
+from bench.scenarios.many import Many
+from bench.scenarios.workers import Workers
 
-_ALL: Final[tuple[Scenario, ...]] = (Buffered(), Latency(), Events())
+_ALL: Final[tuple[Scenario, ...]] = (
+    Buffered(),
+    Latency(),
+    Events(),
+    Many(),
+    Greedy(),
+    Workers(),
+)
 SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,9 @@ class Bench:
     load_cores: set[int]
     quick: bool
 
+    def in_folder(self, folder: Path) -> "Bench":
+        return replace(self, folder=folder)
+
     @contextmanager
     def running(
         self, upstream_port: int, *, workers: int = 1, cores: set[int] | None = None
@@ -38,11 +41,15 @@ class Bench:
 
 
 class Scenario(Protocol):
-    """``any_path`` says that only contenders which relay every path can take part."""
+    """``name`` as on the command line, ``title`` as in the tables."""
 
-    name: str
-    title: str
-    any_path: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+
+    def takes(self, contender: Contender) -> bool:
+        """Whether this one can take part."""
 
     def run(self, bench: Bench) -> Figures:
         """One round.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from bench import upstreams
+from bench.contenders.base import Contender
 from bench.figures import Figures
 from bench.load.wrk import run_wrk
 from bench.scenarios.base import Bench, request_for
@@ -14,10 +15,12 @@ CONNECTIONS = 50
 class Buffered:
     name: str = "buffered"
     title: str = f"Buffered chats, {CONNECTIONS} connections"
-    any_path: bool = False
+
+    def takes(self, contender: Contender) -> bool:
+        return True
 
     def run(self, bench: Bench) -> Figures:
-        seconds = 2 if bench.quick else 8
+        seconds = 4 if bench.quick else 8
         upstream = upstreams.at_once(bench.folder, bench.load_cores)
         try:
             with bench.running(upstream.port) as running:

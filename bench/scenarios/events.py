@@ -8,6 +8,7 @@ import asyncio
 from dataclasses import dataclass
 
 from bench import upstreams
+from bench.contenders.base import Contender
 from bench.figures import Figures, percentile
 from bench.load.connection import Answer, connect
 from bench.load.wrk import LoadFailed
@@ -21,7 +22,9 @@ INTERVAL = 0.02  # 50 streams: 2,500 events/s, 400 µs apart
 class Events:
     name: str = "events"
     title: str = f"{STREAMS} event streams, {STREAMS / INTERVAL:.0f} events/s"
-    any_path: bool = False
+
+    def takes(self, contender: Contender) -> bool:
+        return True
 
     def run(self, bench: Bench) -> Figures:
         events = 100 if bench.quick else 300

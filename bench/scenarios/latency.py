@@ -4,6 +4,7 @@ import gc
 from dataclasses import dataclass
 
 from bench import upstreams
+from bench.contenders.base import Contender
 from bench.figures import Figures, percentile
 from bench.load.blocking import BlockingClient
 from bench.scenarios.base import Bench, direct_request, request_for
@@ -15,7 +16,9 @@ TURN = 50
 class Latency:
     name: str = "latency"
     title: str = "One connection, in turns with direct"
-    any_path: bool = False
+
+    def takes(self, contender: Contender) -> bool:
+        return True
 
     def run(self, bench: Bench) -> Figures:
         turns = 10 if bench.quick else 60

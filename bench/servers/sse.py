@@ -1,7 +1,7 @@
 """An upstream that streams: every event its own chunk and its own write, at a pace.
 
-Run as `python -m bench.servers.sse PORT EVENTS INTERVAL`; a chat without `"stream":true` is answered
-at once, as JSON. The pace is kept from the start of the stream, so that late timers do not add up.
+Run as `python -m bench.servers.sse PORT EVENTS INTERVAL`; a chat that asks for no stream is
+answered at once, as JSON. The pace is kept from the start of the stream, so that late timers do not add up.
 """
 
 import asyncio
