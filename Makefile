@@ -15,7 +15,7 @@ CANDIDATES := $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check lint type coverage smoke build lock clean
+.PHONY: help install run demo test check lint type coverage smoke bench build lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -53,6 +53,9 @@ coverage: $(DEV) ## the suite, measured: 90 % of proxy/ or it fails
 
 smoke: $(DEV) ## the tour against the real OpenAI, when OPENAI_API_KEY is set
 	@$(PY) -m tests.smoke
+
+bench: $(DEV) ## the race against other proxies (wrk, nginx); ARGS='--quick' for a trial
+	@$(PY) -m bench $(ARGS)
 
 build: ## the container image
 	docker build --tag $(IMAGE) .

@@ -14,10 +14,11 @@ from bench.contenders import CONTENDERS
 from bench.contenders.base import Contender
 from bench.contenders.plain import ROOT
 from bench.machine import describe
+from bench.picture import picture
 from bench.race import Plan, race
-from bench.report import terminal
 from bench.result import Result
 from bench.scenarios import SCENARIOS
+from bench.tables import markdown, terminal
 
 RESULTS: Final = ROOT / "bench" / "results"
 _NEEDED: Final = {"wrk": "wrk", "nginx": "nginx-light"}  # program → Debian's package
@@ -59,11 +60,18 @@ def main(arguments: Sequence[str]) -> int:
         race(plan, result)
     finally:
         if result.rounds:
-            path = Path(options.results) / f"{started:%Y%m%d-%H%M%S}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            result.write(path)
-            sys.stdout.write(f"{terminal(result)}\nWritten to {path}\n")
+            # A trial is marked in its name: it is neither committed nor shown in the docs.
+            name = f"{started:%Y%m%d-%H%M%S}{'-quick' if plan.quick else ''}"
+            _write(result, Path(options.results), name)
     return int(any(each.problem for each in result.rounds))
+
+
+def _write(result: Result, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    result.write(folder / f"{name}.json")
+    (folder / f"{name}.md").write_text(markdown(result) + "\n")
+    (folder / f"{name}.svg").write_text(picture(result))
+    sys.stdout.write(f"{terminal(result)}\n\nWritten: {folder / name}.json, .md, .svg\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,11 +1,68 @@
-"""Tables."""
+"""The newest result into `docs/performance.md`: `python -m bench.report [RESULT.json]`.
 
-from bench.result import Result
+Only the block between the markers is written; the prose around it is by hand. A quick run is a
+trial and gets into the docs only when it is named.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from bench.contenders.plain import ROOT
+from bench.picture import picture
+from bench.result import Result, newest
+from bench.tables import markdown
+
+PAGE: Final = ROOT / "docs" / "performance.md"
+PICTURE: Final = ROOT / "docs" / "performance.svg"
+RESULTS: Final = ROOT / "bench" / "results"
+BEGIN: Final = "<!-- begin: written by `python -m bench.report` -->"
+END: Final = "<!-- end -->"
 
 
-def terminal(result: Result) -> str:
-    return "\n".join(
-        f"{s} {c} {result.medians(s, c)} {result.problems(s, c)}"
-        for s in result.scenarios()
-        for c in result.contenders(s)
+def main(arguments: Sequence[str]) -> int:
+    source = Path(arguments[0]) if arguments else newest(RESULTS)
+    if source is None:
+        sys.stderr.write(f"No result in {RESULTS}: run `make bench` first.\n")
+        return 2
+    result = Result.read(source)
+    PAGE.write_text(replaced(PAGE.read_text(), block(result, source.name)))
+    PICTURE.write_text(picture(result))
+    sys.stdout.write(f"{PAGE} and {PICTURE.name}: from {source}\n")
+    return 0
+
+
+def block(result: Result, source: str) -> str:
+    """What stands between the markers: picture, machine, tables."""
+    machine = result.machine
+    where = (
+        f"Measured {result.started[:10]} on {machine['cpu']}, {machine['cores']} cores, "
+        f"Linux {machine['kernel']}, Python {machine['python']}, gunicorn {machine['gunicorn']}, "
+        f"gevent {machine['gevent']}, nginx {machine['nginx']}; commit `{machine['commit'][:10]}`"
+        f"{_changed(result)}; medians of {result.options['rounds']} round(s); every round is in "
+        f"`bench/results/{source}`."
     )
+    parts = ["![CPU and latency of each contender](performance.svg)", where]
+    return "\n\n".join([*parts, markdown(result)])
+
+
+def _changed(result: Result) -> str:
+    return " with uncommitted changes" if result.machine["uncommitted_changes"] == "yes" else ""
+
+
+def replaced(page: str, new: str) -> str:
+    """The page with ``new`` between its markers.
+
+    Raises:
+        ValueError: It has not each marker once, in order.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in after or END in after:
+        raise ValueError(f"the page needs {BEGIN} and {END}, once each, in this order")
+    return f"{before}{BEGIN}\n\n{new}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

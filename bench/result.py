@@ -57,5 +57,6 @@ class Result:
 
 
 def newest(folder: Path) -> Path | None:
-    """The result that was written last: names are times."""
-    return max(folder.glob("*.json"), default=None)
+    """The result that was written last (names are times); trials are no results."""
+    found = (path for path in folder.glob("*.json") if not path.stem.endswith("-quick"))
+    return max(found, default=None)

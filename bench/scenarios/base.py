@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from bench.columns import Column
 from bench.contenders.base import Contender, Running, Site
 from bench.figures import Figures
 from bench.load.message import chat
@@ -47,6 +48,8 @@ class Scenario(Protocol):
     def name(self) -> str: ...
     @property
     def title(self) -> str: ...
+    @property
+    def columns(self) -> tuple[Column, ...]: ...
 
     def takes(self, contender: Contender) -> bool:
         """Whether this one can take part."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from bench import upstreams
+from bench.columns import Column
 from bench.contenders.base import Contender
 from bench.figures import Figures
 from bench.load.wrk import run_wrk
@@ -15,6 +16,13 @@ CONNECTIONS = 50
 class Buffered:
     name: str = "buffered"
     title: str = f"Buffered chats, {CONNECTIONS} connections"
+    columns: tuple[Column, ...] = (
+        Column("requests_per_s", "requests/s"),
+        Column("cpu_us_per_request", "CPU per request, µs"),
+        Column("p50_ms", "p50, ms"),
+        Column("p99_ms", "p99, ms"),
+        Column("longest_ms", "longest, ms"),
+    )
 
     def takes(self, contender: Contender) -> bool:
         return True

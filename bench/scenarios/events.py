@@ -8,6 +8,7 @@ import asyncio
 from dataclasses import dataclass
 
 from bench import upstreams
+from bench.columns import Column
 from bench.contenders.base import Contender
 from bench.figures import Figures, percentile
 from bench.load.connection import Answer, connect
@@ -21,14 +22,20 @@ INTERVAL = 0.02  # 50 streams: 2,500 events/s, 400 µs apart
 @dataclass(frozen=True)
 class Events:
     name: str = "events"
-    title: str = f"{STREAMS} event streams, {STREAMS / INTERVAL:.0f} events/s"
+    title: str = f"{STREAMS} event streams, {STREAMS / INTERVAL:,.0f} events/s"
+    columns: tuple[Column, ...] = (
+        Column("cpu_us_per_event", "CPU per event, µs"),
+        Column("added_ttfb_p50_ms", "added time to first byte p50, ms"),
+        Column("added_ttfb_p99_ms", "p99, ms"),
+        Column("reads_per_event", "reads per event"),
+    )
 
     def takes(self, contender: Contender) -> bool:
         return True
 
     def run(self, bench: Bench) -> Figures:
-        events = 100 if bench.quick else 300
-        each = 2 if bench.quick else 4
+        events = 100 if bench.quick else 200
+        each = 1 if bench.quick else 2
         upstream = upstreams.streaming(
             bench.folder, bench.load_cores, events=events, interval=INTERVAL
         )

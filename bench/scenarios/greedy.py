@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench import upstreams
+from bench.columns import Column
 from bench.contenders.base import Contender, Running
 from bench.contenders.plain import ROOT
 from bench.figures import Figures
@@ -30,12 +31,22 @@ PER_SECOND = 100
 class Greedy:
     name: str = "greedy"
     title: str = "100 buffered requests/s beside one that takes 1 GB, or does not read it"
+    columns: tuple[Column, ...] = (
+        Column("alone_p99_ms", "p99 alone, ms"),
+        Column("idle_moves_p99_ms", "moved by one that reads nothing, ms"),
+        Column("pull_moves_p99_ms", "moved by one that pulls, ms"),
+        Column("failed", "failed"),
+        Column("idle_upstream_wrote_mb", "upstream could write, MB"),
+        Column("idle_rss_growth_mb", "RSS growth unread, MB"),
+        Column("pull_rss_growth_mb", "RSS growth pulled, MB"),
+        Column("pull_mb_per_s", "pulled, MB/s"),
+    )
 
     def takes(self, contender: Contender) -> bool:
         return contender.any_path
 
     def run(self, bench: Bench) -> Figures:
-        seconds = 4 if bench.quick else 12
+        seconds = 4 if bench.quick else 8
         upstream = upstreams.at_once(bench.folder, bench.load_cores)
         with (upstream.folder / "large").open("wb") as large:
             large.truncate(SIZE)  # a hole: no disk is read

@@ -4,6 +4,7 @@ import gc
 from dataclasses import dataclass
 
 from bench import upstreams
+from bench.columns import Column
 from bench.contenders.base import Contender
 from bench.figures import Figures, percentile
 from bench.load.blocking import BlockingClient
@@ -16,6 +17,12 @@ TURN = 50
 class Latency:
     name: str = "latency"
     title: str = "One connection, in turns with direct"
+    columns: tuple[Column, ...] = (
+        Column("added_p50_ms", "added p50, ms"),
+        Column("added_p99_ms", "added p99, ms"),
+        Column("longest_ms", "longest, ms"),
+        Column("direct_p50_ms", "direct p50, ms"),
+    )
 
     def takes(self, contender: Contender) -> bool:
         return True

@@ -9,6 +9,7 @@ import gc
 from dataclasses import dataclass
 
 from bench import upstreams
+from bench.columns import Column
 from bench.contenders.base import Contender, Running
 from bench.figures import Figures, percentile
 from bench.load.connection import Answer, connect
@@ -25,6 +26,16 @@ HOLD = 8  # seconds in which all of them are open
 class Many:
     name: str = "many"
     title: str = "2,000 slow streams beside 100 buffered requests/s"
+    columns: tuple[Column, ...] = (
+        Column("streams", "streams"),
+        Column("dropped", "dropped"),
+        Column("ttfb_p50_ms", "time to first byte p50, ms"),
+        Column("ttfb_p99_ms", "p99, ms"),
+        Column("buffered_p99_ms", "buffered p99, ms"),
+        Column("buffered_failed", "failed"),
+        Column("kb_per_stream", "KB per stream"),
+        Column("idle_rss_mb", "idle RSS, MB"),
+    )
 
     def takes(self, contender: Contender) -> bool:
         return True
@@ -68,6 +79,7 @@ async def _measure(running: Running, streams: int, opening: float) -> Figures:
     whole = [answer for answer in answers if answer.complete and answer.done_seen]
     first = [answer.first_byte * 1e3 for answer in whole]
     return {
+        "streams": len(answers),
         "dropped": len(answers) - len(whole),
         "ttfb_p50_ms": percentile(first, 0.5),
         "ttfb_p99_ms": percentile(first, 0.99),

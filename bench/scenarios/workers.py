@@ -7,6 +7,7 @@ scenario compare with each other, not with those of the others.
 from dataclasses import dataclass
 
 from bench import upstreams
+from bench.columns import Column
 from bench.contenders.base import Contender
 from bench.figures import Figures
 from bench.load.wrk import run_wrk
@@ -18,6 +19,11 @@ from bench.scenarios.buffered import CONNECTIONS
 class Workers:
     name: str = "workers"
     title: str = "Two workers against one, load on the same cores"
+    columns: tuple[Column, ...] = (
+        Column("one_cpu_us_per_request", "CPU per request with one, µs"),
+        Column("two_cpu_us_per_request", "with two, µs"),
+        Column("two_requests_per_s", "requests/s with two"),
+    )
 
     def takes(self, contender: Contender) -> bool:
         return contender.name in {"floor", "ours"}

@@ -1,7 +1,7 @@
 """An upstream that streams: every event its own chunk and its own write, at a pace.
 
 Run as `python -m bench.servers.sse PORT EVENTS INTERVAL`; a chat that asks for no stream is
-answered at once, as JSON. The pace is kept from the start of the stream, so that late timers do not add up.
+answered at once, as JSON. The pace is kept from the start of the stream: late timers do not add up.
 """
 
 import asyncio
@@ -53,6 +53,14 @@ _JSON: Final = (
 ).encode()
 
 
+def _whole(head: bytes, body: bytes) -> bool:
+    """Whether the request is there to its end; some gateways send theirs in chunks."""
+    at = head.find(b"\r\ncontent-length:")
+    if at >= 0:
+        return len(body) >= int(head[at + 17 :].split(b"\r\n", 1)[0])
+    return b"\r\ntransfer-encoding: chunked" not in head or body.endswith(b"0\r\n\r\n")
+
+
 class Upstream(asyncio.Protocol):
     """One connection; requests come one after the other."""
 
@@ -74,14 +82,9 @@ class Upstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         head, end, body = self._buffer.partition(b"\r\n\r\n")
-        if not end:
+        if not end or not _whole(head.lower(), body):
             return
-        lower = head.lower()
-        at = lower.find(b"\r\ncontent-length:")
-        length = int(lower[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-        if len(body) < length:
-            return
-        self._buffer = body[length:]
+        self._buffer = b""
         if b'"stream":true' in body or b'"stream": true' in body:
             self._transport.write(_HEAD)
             self._send(0, self._loop.time())
@@ -89,15 +92,16 @@ class Upstream(asyncio.Protocol):
             self._transport.write(_JSON)
 
     def _send(self, number: int, started: float) -> None:
-        if number < self._events - 1:
-            self._transport.write(_WORDS[number % len(_WORDS)])
-            self._timer = self._loop.call_at(
-                started + (number + 1) * self._interval, self._send, number + 1, started
-            )
+        """Words, then one event with the counts, then the end: ``events`` in all."""
+        left = self._events - number
+        if left == 1:
+            self._timer = None
+            self._transport.write(_END)
             return
-        self._timer = None
-        self._transport.write(_USAGE)
-        self._transport.write(_END)
+        self._transport.write(_USAGE if left == 2 else _WORDS[number % len(_WORDS)])
+        self._timer = self._loop.call_at(
+            started + (number + 1) * self._interval, self._send, number + 1, started
+        )
 
 
 async def serve(port: int, events: int, interval: float) -> None:

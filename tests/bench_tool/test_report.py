@@ -1,0 +1,50 @@
+"""The page: only the block between the markers is written, from the newest real result."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.picture import picture
+from bench.report import BEGIN, END, PAGE, PICTURE, RESULTS, block, replaced
+from bench.result import Result, newest
+from tests.bench_tool.results import buffered, result
+
+
+def test_only_what_is_between_the_markers_changes() -> None:
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    once = replaced(page, "new")
+    assert once == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    assert replaced(once, "new") == once
+
+
+@pytest.mark.parametrize(
+    "page", ["", f"{BEGIN}\n", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{END}\n{BEGIN}\n{END}\n"]
+)
+def test_a_page_without_its_markers_is_left_alone(page: str) -> None:
+    with pytest.raises(ValueError, match="once each"):
+        replaced(page, "new")
+
+
+def test_a_result_survives_writing_and_reading(tmp_path: Path) -> None:
+    made = result(buffered("floor", 1, 200), buffered("ours", 2, 300))
+    made.write(tmp_path / "one.json")
+    assert Result.read(tmp_path / "one.json") == made
+
+
+def test_trials_are_not_the_newest_result(tmp_path: Path) -> None:
+    assert newest(tmp_path) is None
+    for name in ("20260101-000000", "20260201-000000", "20260301-000000-quick"):
+        (tmp_path / f"{name}.json").touch()
+    found = newest(tmp_path)
+    assert found is not None
+    assert found.stem == "20260201-000000"
+
+
+def test_the_page_is_that_of_the_newest_result() -> None:
+    source = newest(RESULTS)
+    if source is None:
+        assert "No result yet" in PAGE.read_text()
+        return
+    found = Result.read(source)
+    assert replaced(PAGE.read_text(), block(found, source.name)) == PAGE.read_text()
+    assert PICTURE.read_text() == picture(found)
