@@ -123,6 +123,8 @@ def _default_cores() -> tuple[int, int]:
 
 
 def _cannot_run() -> str:
+    if not sys.platform.startswith("linux"):
+        return "The race needs Linux: it pins processes to cores, and reads /proc."
     packages = [package for program, package in _NEEDED.items() if not shutil.which(program)]
     if packages:
         return f"The race needs {', '.join(packages)}. On Debian: apt-get install " + " ".join(

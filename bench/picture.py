@@ -60,7 +60,10 @@ def picture(result: Result, panels: Sequence[Panel] = PANELS) -> str:
         if measured:
             parts.append(_panel(panel, measured, y))
             y += _TOP + _ROW * len(measured) + 30
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" role="img">'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" '
+        f'viewBox="0 0 {WIDTH} {y}" role="img">'
+    )
     return "\n".join([head, f"<style>{_STYLE}</style>", *parts, "</svg>", ""])
 
 
@@ -87,6 +90,9 @@ def _panel(panel: Panel, measured: dict[str, Figures], top: int) -> str:
     if limit:
         at = x(limit)
         parts.append(f'<line class="target" x1="{at}" x2="{at}" y1="{top + _TOP}" y2="{bottom}"/>')
+        parts.append(
+            f'<text class="axis" x="{at}" y="{top + _TOP - 4}" text-anchor="middle">target</text>'
+        )
     for row, (name, value) in enumerate(sorted(values.items(), key=lambda item: item[1])):
         y = top + _TOP + _ROW * row + _ROW // 2
         kind = ' class="ours"' if name == "ours" else ""

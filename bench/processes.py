@@ -1,5 +1,7 @@
 """Processes of the race: started on the cores they belong to, ended by their own process id."""
 
+import atexit
+import contextlib
 import http.client
 import os
 import signal
@@ -7,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +55,8 @@ class Started:
                 )
         finally:
             os.sched_setaffinity(0, before)
+        # Its own session gets no Ctrl-C; whatever ends the race, nothing stays behind.
+        atexit.register(self.stop)
 
     @property
     def pid(self) -> int:
@@ -75,23 +80,21 @@ class Started:
         deadline = time.monotonic() + START_SECONDS
         while self._alive_before(deadline):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            try:
+            with contextlib.suppress(OSError, http.client.HTTPException), closing(connection):
                 connection.request("GET", path)
                 if connection.getresponse().status == 200:
                     return
-            except OSError:
-                pass
-            finally:
-                connection.close()
             time.sleep(0.05)
 
     def _alive_before(self, deadline: float) -> bool:
         if self._process.poll() is None and time.monotonic() < deadline:
             return True
+        self.stop()
         raise NotStarted(self.output()[-2000:])
 
     def stop(self) -> None:
-        """SIGTERM and ten seconds; then the whole group is killed."""
+        """SIGTERM and ten seconds; then the whole group is killed. More than once is fine."""
+        atexit.unregister(self.stop)
         self._process.terminate()
         try:
             self._process.wait(10)

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.contenders.base import Running, Site
 from bench.contenders.plain import ROOT
-from bench.processes import Started, free_port
+from bench.processes import NotStarted, Started, free_port
 
 MANAGEMENT_TOKEN = "management-token-of-the-race"  # noqa: S105
 
@@ -52,9 +52,18 @@ class Ours:
             environ=environ,
         )
         process.wait_ok(port, "/ready")
-        project = _manage(port, "/projects", {"name": "race", "api_key": "sk-upstream-0123456789"})
-        token = _manage(port, "/tokens", {"project_id": project["id"], "duration_minutes": 600})
-        return Running(port, token["token"], process)
+        try:
+            token = _token(port)
+        except BaseException:
+            process.stop()
+            raise
+        return Running(port, token, process)
+
+
+def _token(port: int) -> str:
+    project = _manage(port, "/projects", {"name": "race", "api_key": "sk-upstream-0123456789"})
+    made = _manage(port, "/tokens", {"project_id": project["id"], "duration_minutes": 600})
+    return str(made["token"])
 
 
 def _manage(port: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -68,5 +77,5 @@ def _manage(port: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = json.load(answer)
     connection.close()
     if answer.status != 201:
-        raise RuntimeError(f"POST {path}: {answer.status} {made}")
+        raise NotStarted(f"POST {path}: {answer.status} {made}")
     return made
