@@ -1,5 +1,6 @@
 """The race itself: rounds in turns (A B C A B C …), so that a slow minute hits everybody."""
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,9 @@ def _measure(plan: Plan, scenario: Scenario, contender: Contender, number: int) 
         except (NotStarted, LoadFailed, OSError, subprocess.SubprocessError) as error:
             problem = f"{type(error).__name__}: {error}"
             return Round(scenario.name, contender.name, number, problem=problem)
-    return Round(scenario.name, contender.name, number, figures)
+    # A percentile of nothing: there is no such figure, and no such number in JSON.
+    there = {name: value for name, value in figures.items() if not math.isnan(value)}
+    return Round(scenario.name, contender.name, number, there)
 
 
 def _brief(measured: Round) -> str:

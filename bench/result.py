@@ -47,7 +47,7 @@ class Result:
         return (r for r in self.rounds if (r.scenario, r.contender) == (scenario, contender))
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        path.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
