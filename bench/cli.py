@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     started = datetime.now(UTC)
     result = Result(
         started=started.isoformat(timespec="seconds"),
-        machine=describe(ROOT),
+        machine=describe(ROOT) | {c.name: v for c in taking_part if (v := c.version())},
         options={
             "rounds": str(plan.rounds),
             "quick": "yes" if plan.quick else "no",

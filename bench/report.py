@@ -36,10 +36,14 @@ def main(arguments: Sequence[str]) -> int:
 def block(result: Result, source: str) -> str:
     """What stands between the markers: picture, machine, tables."""
     machine = result.machine
+    others = "".join(
+        f", {name} {machine[name]}" for name in ("litellm", "portkey") if name in machine
+    )
     where = (
         f"Measured {result.started[:10]} on {machine['cpu']}, {machine['cores']} cores, "
         f"Linux {machine['kernel']}, Python {machine['python']}, gunicorn {machine['gunicorn']}, "
-        f"gevent {machine['gevent']}, nginx {machine['nginx']}; commit `{machine['commit'][:10]}`"
+        f"gevent {machine['gevent']}, nginx {machine['nginx']}{others}; "
+        f"commit `{machine['commit'][:10]}`"
         f"{_changed(result)}; medians of {result.options['rounds']} round(s); every round is in "
         f"`bench/results/{source}`."
     )

@@ -55,6 +55,9 @@ class Contender(Protocol):
     def missing(self) -> str:
         """What to install, or empty."""
 
+    def version(self) -> str:
+        """Its release, or empty: ours, or nginx's, which is noted with the machine."""
+
     def start(self, site: Site) -> Running:
         """Returns when it answers.
 

@@ -6,7 +6,9 @@ Its master key stands for the access token; no database, no logging, its fastest
 import json
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.contenders.base import Running, Site
 from bench.load.message import MODEL
@@ -29,6 +31,16 @@ class LiteLLM:
         if _command():
             return ""
         return "pip install 'litellm[proxy]' elsewhere, and BENCH_LITELLM=…/bin/litellm"
+
+    def version(self) -> str:
+        """Asked of the Python beside the command: `litellm --version` takes ten seconds."""
+        code = "import importlib.metadata as m; print(m.version('litellm'))"
+        python = Path(_command()).resolve().with_name("python")
+        try:
+            done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return done.stdout.strip()
 
     def start(self, site: Site) -> Running:
         port = free_port()

@@ -17,6 +17,9 @@ class Nginx:
     def missing(self) -> str:
         return "" if shutil.which("nginx") else "nginx is not on the PATH"
 
+    def version(self) -> str:
+        return ""
+
     def start(self, site: Site) -> Running:
         port = free_port()
         config = proxy(site.folder / "nginx", port, site.upstream_port, workers=site.workers)

@@ -27,6 +27,9 @@ class Ours:
     def missing(self) -> str:
         return ""
 
+    def version(self) -> str:
+        return ""
+
     def start(self, site: Site) -> Running:
         port = free_port()
         environ = {

@@ -23,6 +23,9 @@ class Plain:
     def missing(self) -> str:
         return ""
 
+    def version(self) -> str:
+        return ""
+
     def start(self, site: Site) -> Running:
         port = free_port()
         process = Started(

@@ -4,9 +4,11 @@
 client's key on.
 """
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.contenders.base import Running, Site
 from bench.processes import Started, free_port
@@ -25,6 +27,10 @@ class Portkey:
             "npm install @portkey-ai/gateway elsewhere, and "
             "BENCH_PORTKEY=…/node_modules/@portkey-ai/gateway/build/start-server.js"
         )
+
+    def version(self) -> str:
+        package = Path(os.environ["BENCH_PORTKEY"]).resolve().parents[1] / "package.json"
+        return str(json.loads(package.read_text())["version"]) if package.exists() else ""
 
     def start(self, site: Site) -> Running:
         port = free_port()
