@@ -27,7 +27,6 @@ NOT_YET: Final[frozenset[str]] = frozenset(
         "EVENT_STREAM",
         "LOGGING_TOKEN",
         "LOGGING_URL",
-        "METRICS_TOKEN",
         "PRICES_FILE",
         "RATE_LIMIT",
         "RATE_LIMIT_GLOBAL_RPM",
@@ -89,6 +88,8 @@ class Settings:
     sse_keepalive: float = _setting(parse.seconds(0), 0.0)
     cors_allowed_origins: tuple[str, ...] = _setting(parse.origins, ())
     trusted_proxies: int = _setting(parse.integer(0, 32), 0)
+    metrics_token: tuple[str, ...] = _setting(parse.secrets(16, most=2), (), secret=True)
+    access_log: bool = _setting(parse.switch, False)
     log_level: str = _setting(parse.choice("debug", "info", "warning", "error", "critical"), "info")
     log_format: str = _setting(parse.choice("json", "console"), "json")
     log_file: Path | None = _setting(parse.path, None)
@@ -138,6 +139,7 @@ class Settings:
         passwords = [urlsplit(url).password or "" for url in urls]
         return [
             *self.management_token,
+            *self.metrics_token,
             *[base64.b64encode(key).decode() for key in keys],
             *passwords,
         ]

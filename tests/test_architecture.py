@@ -20,27 +20,33 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 LONGEST = 250
 
-ROW_0 = {"errors", "messages", "parsers"}
-ROW_2 = {"store", "events", "providers"}
+ROW_0 = {"errors", "messages", "parsers", "current"}
+ROW_2 = {"store", "events", "providers", "metrics"}
 #: Package or module below `proxy` → which others it may import. Imports go down only; neighbours on
 #: a row do not import each other.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "messages": set(),
     "parsers": set(),
+    "current": set(),
     "settings": ROW_0,
     "logs": ROW_0,
+    "accesslog": ROW_0,
     "cipher": ROW_0,
     "usage": ROW_0,
     "store": ROW_0 | {"cipher"},
     "events": ROW_0 | {"usage"},
     "providers": ROW_0 | {"usage"},
+    "metrics": ROW_0,
     "auth": ROW_0 | {"store"},
     "relay": ROW_0 | {"providers", "usage"},
     "web": ROW_0 | ROW_2 | {"auth", "relay", "usage"},
-    "app": ROW_0 | ROW_2 | {"auth", "relay", "usage", "web", "settings", "logs", "cipher"},
+    "observation": ROW_0 | {"accesslog", "events", "metrics", "settings", "web"},
+    "app": ROW_0
+    | ROW_2
+    | {"auth", "relay", "usage", "web", "settings", "logs", "cipher", "observation"},
     "wsgi": {"app", "settings", "errors", "logs"},
-    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "logs"},
+    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "logs", "metrics"},
     "worker": {"errors", "arriving"},
     "arriving": {"errors"},
 }
@@ -63,8 +69,11 @@ FENCES: dict[str, set[str]] = {
     "cachetools": {"auth"},
     "click": {"cli"},
     "rich": {"cli"},
+    "prometheus_client": {"metrics.exposition"},
     "gevent": {
         "worker",
+        "accesslog",
+        "metrics.reporter",
         "relay.adapter",
         "relay.answer",
         "relay.pool",
