@@ -97,7 +97,8 @@ class AccessLog:
         with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
             while self._waiting:
                 self._write()
-        self._thread.kill()
+        # In a greenlet of its own: it waits for the thread, which may hang.
+        gevent.spawn(self._thread.kill)
 
     def _add(self, fields: dict[str, Any]) -> None:
         if len(self._waiting) >= _MOST_WAITING:

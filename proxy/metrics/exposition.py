@@ -22,13 +22,17 @@ from proxy import __version__
 from proxy.metrics.families import CATALOGUE, Family
 from proxy.metrics.figures import Figures, Labels
 
+_OPENMETRICS_TYPE: Final = "application/openmetrics-text"
+_OPENMETRICS: Final = f"{_OPENMETRICS_TYPE}; version=1.0.0"
+
 
 def render(figures: Figures, accept: str) -> tuple[bytes, str]:
-    """The page and its content type, in the format that the ``Accept`` header asks for."""
-    try:
-        encode, content_type = choose_encoder(accept)
-    except ValueError:  # a version that is no number
-        encode, content_type = choose_encoder("")
+    """The page and its content type, in the format that the ``Accept`` header asks for.
+
+    Whoever takes OpenMetrics gets it, at 1.0.0, and everybody else the plain format.
+    """
+    # Not the header itself: the library fails at versions that are no numbers.
+    encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS_TYPE in accept else "")
     return encode(_Collector(figures)), content_type
 
 

@@ -68,10 +68,12 @@ class Reporter:
         greenlet.kill()
         self._measure()
         self._thread.spawn(self._finish, self._figures.dump()).wait(0.5)
-        self._thread.kill()
+        # In a greenlet of its own: it waits for the thread, which may hang.
+        gevent.spawn(self._thread.kill)
 
     def _run(self) -> None:
         self._thread.spawn(self._tidy)
+        self._figures.set("proxy_event_loop_lag_seconds", 0.0)
         while True:
             self._measure()
             self._thread.apply(self._write, (self._figures.dump(),))
@@ -122,8 +124,13 @@ class Reporter:
         # Written first: the next scrape may meet another worker, and must not find less than this
         # one. Our own come from memory, in case that failed.
         self._write(dumped)
-        others = [board.read(leave_out=self._writer.name) for board in self._boards]
-        return merge([Figures.load(dumped), *others])
+        found = [Figures.load(dumped)]
+        for board in self._boards:
+            try:
+                found.append(board.read(leave_out=self._writer.name))
+            except OSError as error:
+                self._tell("figures of others cannot be read", error)
+        return merge(found)
 
     def _finish(self, dumped: bytes) -> None:
         self._write(dumped)
