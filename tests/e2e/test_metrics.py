@@ -161,15 +161,12 @@ def test_a_stranger_makes_no_labels(own_proxy: Maker) -> None:
 
 def test_a_running_stream_is_seen(own_proxy: Maker) -> None:
     server, access = own_proxy.started()
-    with requests.post(
-        f"{server.url}/v1/chat/completions",
-        json={**CHAT, "stream": True},
-        headers=dict([access.bearer]),
-        stream=True,
-        timeout=30,
-    ) as answer:
+    headers = dict([access.bearer])
+    url = f"{server.url}/v1/behave/silent-midstream"
+    with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
         assert answer.status_code == 200
-    wait_until(lambda: chats(scrape(server)) == 1)
+        wait_until(lambda: value(scrape(server), "proxy_open_streams") == 1)
+    wait_until(lambda: value(scrape(server), "proxy_requests_total", outcome="client_gone") == 1)
     wait_until(lambda: value(scrape(server), "proxy_open_streams") == 0)
 
 
