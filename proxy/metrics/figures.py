@@ -29,8 +29,10 @@ class Figures:
         self.values: dict[str, dict[Labels, Any]] = {}
 
     def count(self, name: str, labels: Labels = (), by: float = 1) -> None:
-        series = self.values.setdefault(name, {})
-        series[labels] = series.get(labels, 0) + by
+        try:
+            self.values[name][labels] += by
+        except KeyError:
+            self.values.setdefault(name, {})[labels] = by
 
     def set(self, name: str, value: float, labels: Labels = ()) -> None:
         """A gauge, or a counter that is kept elsewhere."""
@@ -39,10 +41,11 @@ class Figures:
     def observe(self, name: str, value: float, labels: Labels) -> None:
         """One observation of a histogram, in seconds."""
         buckets = CATALOGUE[name].buckets
-        series = self.values.setdefault(name, {})
-        cells = series.get(labels)
-        if cells is None:
-            cells = series[labels] = [0] * (len(buckets) + 1) + [0.0]
+        try:
+            cells = self.values[name][labels]
+        except KeyError:
+            cells = [0] * (len(buckets) + 1) + [0.0]
+            self.values.setdefault(name, {})[labels] = cells
         cells[bisect_left(buckets, value)] += 1
         cells[-1] += value
 

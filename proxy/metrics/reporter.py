@@ -67,7 +67,7 @@ class Reporter:
             return
         greenlet.kill()
         self._measure()
-        self._thread.spawn(self._finish, self._figures.dump()).wait(0.5)
+        self._thread.spawn(self._finish, self._figures.dump()).wait(0.2)
         # In a greenlet of its own: it waits for the thread, which may hang.
         gevent.spawn(self._thread.kill)
 
