@@ -18,6 +18,7 @@ from proxy.errors import ClientError, ProxyError
 from proxy.events.drain import Drain
 from proxy.events.queue import EventQueue
 from proxy.events.sinks import from_event_log
+from proxy.observation import Observation, facts
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
 from proxy.relay.adapter import UpstreamAdapter
@@ -33,9 +34,18 @@ from proxy.store.migrate import check_schema
 from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
 from proxy.store.usage import UsageLedger
-from proxy.web import Room, create_flask_app, doors, projects, status, tokens, usage
+from proxy.web import (
+    Room,
+    create_flask_app,
+    doors,
+    metrics,
+    projects,
+    status,
+    tokens,
+    usage,
+)
 from proxy.web.cors import Cors
-from proxy.web.guards import ManagementGuard
+from proxy.web.guards import ManagementGuard, MetricsGuard
 from proxy.web.inbound import request_id
 from proxy.web.relay import Bounds, RelayEndpoint, StartResponse
 from proxy.web.replies import Reply, error_reply
@@ -62,7 +72,8 @@ class Application:
         self._queue = EventQueue(settings.event_queue_size)
         self._drain: Drain | None = None
         self._live = LiveRequests()
-        self._transport = _transport(settings)
+        adapter = _adapter(settings)
+        self._transport = _transport(settings, adapter)
         self._leases = PermitLeases(token_store, self._counts)
         self._authenticator = authenticator = Authenticator(
             Grants(self._database, cipher),
@@ -93,6 +104,18 @@ class Application:
                 sse_keepalive=settings.sse_keepalive,
             ),
         )
+        self._observation = Observation(
+            settings,
+            "openai",
+            live=self._live,
+            cache=authenticator.cache,
+            pools=adapter.pools.values,
+            queue=self._queue,
+            drain=lambda: self._drain,
+            revocation=self._revocation,
+            database_up=lambda: self._health.state == "ok",
+            permits=lambda: self._leases.outstanding,
+        )
         guard = ManagementGuard(settings.management_token)
         self.flask = create_flask_app(
             [
@@ -107,7 +130,13 @@ class Application:
                     guard,
                 ),
                 Room(status.create_blueprint(self), None, None),
-            ]
+                Room(
+                    metrics.create_blueprint(self._observation.read, facts(settings)),
+                    None,
+                    MetricsGuard(settings.metrics_token),
+                ),
+            ],
+            self._observation.page,
         )
         self.stopping = False
 
@@ -154,7 +183,13 @@ class Application:
             max_bytes=settings.event_log_max_bytes,
             backups=settings.event_log_backups,
         )
-        self._drain = Drain(self._queue, sinks, backlog=settings.event_queue_size)
+        self._drain = Drain(
+            self._queue,
+            sinks,
+            backlog=settings.event_queue_size,
+            observe=self._observation.events,
+        )
+        self._observation.start()
         self._counts.start()
         self._leases.start()
         self._revocation.start()
@@ -185,6 +220,7 @@ class Application:
         self._leases.close(deadline / 3)
         self._counts.close(deadline / 3)  # milliseconds, unless the database hangs
         drain.close(deadline - (time.monotonic() - started))
+        self._observation.close(deadline / 3)
         self._transport.close()
         self._database.close()
 
@@ -193,13 +229,16 @@ def create_app(settings: Settings) -> Application:
     return Application(settings)
 
 
-def _transport(settings: Settings) -> SessionTransport:
-    session = requests.Session()
-    adapter = UpstreamAdapter(
+def _adapter(settings: Settings) -> UpstreamAdapter:
+    return UpstreamAdapter(
         pool_size=settings.upstream_pool_size,
         connect_timeout=settings.upstream_connect_timeout,
         proxy_url=settings.upstream_proxy_url,
     )
+
+
+def _transport(settings: Settings, adapter: UpstreamAdapter) -> SessionTransport:
+    session = requests.Session()
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return SessionTransport(

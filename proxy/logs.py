@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import orjson
 
+from proxy import current
+
 #: Attributes that every record has; whatever else is on it came through ``extra=``.
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
     "message",
@@ -68,8 +70,10 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": message(record),
         }
+        if request_id := current.request_id.get():
+            line["request_id"] = request_id
         # An extra named `time` or `level` does not replace ours.
-        taken = _STANDARD | line.keys()
+        taken = _STANDARD | (line.keys() - {"request_id"})
         line |= {k: v for k, v in record.__dict__.items() if k not in taken}
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info))
@@ -90,6 +94,9 @@ class ConsoleFormatter(logging.Formatter):
             text = super().format(record)
         except (TypeError, ValueError, KeyError):  # arguments that do not fit: see message()
             text = f"{record.levelname} {record.name}: {message(record)}"
+        if request_id := getattr(record, "request_id", None) or current.request_id.get():
+            first, newline, rest = text.partition("\n")
+            text = f"{first} [{request_id}]{newline}{rest}"
         return self._sanitizer.clean(text)
 
 

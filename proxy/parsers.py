@@ -97,6 +97,11 @@ def choice(*allowed: str) -> Parser[str]:
     return parse
 
 
+def switch(value: str) -> bool:
+    """``on`` or ``off``."""
+    return choice("on", "off")(value) == "on"
+
+
 def secrets(shortest: int, *, most: int) -> Parser[tuple[str, ...]]:
     """One secret, or up to ``most`` with commas between, while one is being replaced."""
 

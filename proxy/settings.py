@@ -28,7 +28,6 @@ NOT_YET: Final[frozenset[str]] = frozenset(
         "EVENT_STREAM",
         "LOGGING_TOKEN",
         "LOGGING_URL",
-        "METRICS_TOKEN",
         "RATE_LIMIT",
         "RATE_LIMIT_GLOBAL_RPM",
         "RATE_LIMIT_ON_ERROR",
@@ -91,6 +90,8 @@ class Settings:
     trusted_proxies: int = _setting(parse.integer(0, 32), 0)
     #: The content of the file, so that a bad one is found with all other problems.
     prices_file: prices.PriceList | None = _setting(prices.from_file, None)
+    metrics_token: tuple[str, ...] = _setting(parse.secrets(16, most=2), (), secret=True)
+    access_log: bool = _setting(parse.switch, False)
     log_level: str = _setting(parse.choice("debug", "info", "warning", "error", "critical"), "info")
     log_format: str = _setting(parse.choice("json", "console"), "json")
     log_file: Path | None = _setting(parse.path, None)
@@ -141,6 +142,7 @@ class Settings:
         passwords = [urlsplit(url).password or "" for url in urls]
         return [
             *self.management_token,
+            *self.metrics_token,
             *[base64.b64encode(key).decode() for key in keys],
             *passwords,
         ]

@@ -12,7 +12,19 @@ from typing import Any
 import pytest
 
 from proxy.store.database import Database
+from tests import canaries
 from tests.services import MariaDB, Postgres
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The search for secrets comes last, when there is something to be searched."""
+    items.sort(key=lambda item: item.name == "test_no_secret_in_any_output")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """What a test has printed or logged is looked through, too."""
+    for _, text in report.sections:
+        canaries.PRINTED.extend((report.nodeid, secret) for secret in canaries.found_in(text))
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from typing import Any
 import gevent
 import requests
 
+from tests import canaries
+
 ROOT = Path(__file__).resolve().parent.parent
 MANAGEMENT_TOKEN = "management-token-of-the-tests"
 UPSTREAM_KEY = "sk-upstream-canary-0123456789abcdefABCDEF"
@@ -53,6 +55,8 @@ class ProxyServer:
             **{k: v for k, v in os.environ.items() if k.startswith(("COVERAGE", "COV_"))},
             **settings,
         }
+        canaries.register_environment(self.environ)
+        canaries.register(UPSTREAM_KEY)
         self._events_read = 0
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -112,9 +116,14 @@ class ProxyServer:
 
     def manage(self, method: str, path: str, body: Any = None, **kwargs: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {MANAGEMENT_TOKEN}", **kwargs.pop("headers", {})}
-        return requests.request(
+        if isinstance(body, dict):
+            canaries.register(str(body.get("api_key", "")))
+        answer = requests.request(
             method, f"{self.url}/manage{path}", json=body, headers=headers, timeout=30, **kwargs
         )
+        if answer.status_code == 201 and path == "/tokens":
+            canaries.register(answer.json()["token"])
+        return answer
 
     def create_project(self, name: str = "project", api_key: str = UPSTREAM_KEY) -> dict[str, Any]:
         answer = self.manage("POST", "/projects", {"name": name, "api_key": api_key})

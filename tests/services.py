@@ -4,6 +4,7 @@ Never a server that happens to be running, and only what was started here is end
 """
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -22,6 +23,7 @@ from urllib.parse import quote
 import psycopg
 import pymysql
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -378,3 +380,85 @@ def _unprivileged() -> pwd.struct_passwd:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     pytest.fail("PostgreSQL does not run as root, and there is no other user", pytrace=False)
+
+
+class Prometheus:
+    """A Prometheus that scrapes ``targets`` (host:port) every second and evaluates ``rules``."""
+
+    def __init__(self, folder: Path, targets: Sequence[str], rules: Path, token: str) -> None:
+        self._folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "prometheus.log"
+        self._configuration = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(rules)],
+            "scrape_configs": [
+                {
+                    "job_name": "openai-proxy",
+                    "authorization": {"credentials": token},
+                    "static_configs": [{"targets": list(targets)}],
+                }
+            ],
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Prometheus":
+        program = _program("prometheus")
+        if program is None:
+            missing("Prometheus", "apt-get install --no-install-recommends prometheus")
+        assert program is not None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        configuration = self._folder / "prometheus.yml"
+        configuration.write_text(json.dumps(self._configuration))  # JSON is YAML
+        command = [
+            program,
+            f"--config.file={configuration}",
+            f"--storage.tsdb.path={self._folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
+        try:
+            deadline = time.monotonic() + START_TIMEOUT
+            while not self._is_ready():
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"Prometheus did not start:\n{self.log.read_text()}", pytrace=False)
+                time.sleep(0.05)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(requests.RequestException):
+            return requests.get(f"{self.url}/-/ready", timeout=5).status_code == 200
+        return False
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """``data`` of an answer of its API; fails with what it says is wrong."""
+        answer = requests.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30).json()
+        assert answer["status"] == "success", (parameters, answer)
+        return answer["data"]
+
+    def query(self, expression: str) -> list[Any]:
+        """The series that an instant query finds."""
+        found: list[Any] = self.ask("query", query=expression)["result"]
+        return found
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()

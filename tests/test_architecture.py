@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 LONGEST = 250
 
-ROW_0 = {"errors", "messages", "parsers", "prices"}
-ROW_2 = {"store", "events", "providers"}
+ROW_0 = {"errors", "messages", "parsers", "prices", "current"}
+ROW_2 = {"store", "events", "providers", "metrics"}
 #: Package or module below `proxy` → which others it may import. Imports go down only; neighbours on
 #: a row do not import each other.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -29,19 +29,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "messages": set(),
     "parsers": set(),
     "prices": set(),
+    "current": set(),
     "settings": ROW_0,
     "logs": ROW_0,
+    "accesslog": ROW_0,
     "cipher": ROW_0,
     "usage": ROW_0,
     "store": ROW_0 | {"cipher"},
     "events": ROW_0 | {"usage"},
     "providers": ROW_0 | {"usage"},
+    "metrics": ROW_0,
     "auth": ROW_0 | {"store"},
     "relay": ROW_0 | {"providers", "usage"},
     "web": ROW_0 | ROW_2 | {"auth", "relay", "usage"},
-    "app": ROW_0 | ROW_2 | {"auth", "relay", "usage", "web", "settings", "logs", "cipher"},
+    "observation": ROW_0 | {"accesslog", "events", "metrics", "settings", "web"},
+    "app": ROW_0
+    | ROW_2
+    | {"auth", "relay", "usage", "web", "settings", "logs", "cipher", "observation"},
     "wsgi": {"app", "settings", "errors", "logs"},
-    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "logs"},
+    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "logs", "metrics"},
     "worker": {"errors", "http1", "profiling"},
     "http1": {"errors"},
     "profiling": set(),
@@ -65,10 +71,13 @@ FENCES: dict[str, set[str]] = {
     "cachetools": {"auth"},
     "click": {"cli"},
     "rich": {"cli"},
+    "prometheus_client": {"metrics.exposition"},
     "gevent": {
         "worker",
         "http1.head",
         "profiling",
+        "accesslog",
+        "metrics.reporter",
         "relay.adapter",
         "relay.answer",
         "relay.pool",

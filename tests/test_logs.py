@@ -4,6 +4,7 @@ import json
 import logging
 import logging.config
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy import current
 from proxy.logs import ConsoleFormatter, JsonFormatter, Sanitizer, config
+
+
+@pytest.fixture(autouse=True)
+def no_request() -> Iterator[None]:
+    """Outside of a request, whatever ran in this greenlet before."""
+    before = current.request_id.set("")
+    yield
+    current.request_id.reset(before)
 
 
 def record(message: object = "hello", *args: object, **extra: Any) -> logging.LogRecord:
@@ -135,6 +145,25 @@ def test_any_record_is_one_json_line(message: str, value: object) -> None:
 def test_a_console_line() -> None:
     text = ConsoleFormatter(Sanitizer()).format(record("key %s", "sk-abcdefghijkl"))
     assert text.endswith("WARNING  proxy.test: key [secret]")
+
+
+def test_a_line_carries_the_id_of_the_request_that_caused_it() -> None:
+    console = ConsoleFormatter(Sanitizer())
+    assert "request_id" not in written(record())
+    current.request_id.set("call-1")
+    assert written(record())["request_id"] == "call-1"
+    assert console.format(record()).endswith("hello [call-1]")
+    # What the caller says itself is more exact.
+    assert written(record(request_id="call-2"))["request_id"] == "call-2"
+    assert console.format(record(request_id="call-2")).endswith("hello [call-2]")
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        made = record()
+        made.exc_info = sys.exc_info()
+    first, *rest = console.format(made).splitlines()
+    assert first.endswith("hello [call-1]")
+    assert rest[-1] == "ZeroDivisionError"
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

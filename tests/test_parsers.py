@@ -24,6 +24,7 @@ ALL: dict[str, Callable[[str], Any]] = {
     "size": parse.size,
     "choice": parse.choice("a", "b"),
     "secrets": parse.secrets(16, most=2),
+    "switch": parse.switch,
     "key_of_32_bytes": parse.key_of_32_bytes,
     "keys_of_32_bytes": parse.keys_of_32_bytes,
     "database_url": parse.database_url,
@@ -33,6 +34,8 @@ ALL: dict[str, Callable[[str], Any]] = {
 }
 
 GOOD: list[tuple[str, str, Any]] = [
+    ("switch", "on", True),
+    ("switch", "OFF", False),
     ("text", "anything", "anything"),
     ("host", "127.0.0.1", "127.0.0.1"),
     ("host", "::1", "::1"),

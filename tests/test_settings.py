@@ -176,3 +176,15 @@ def test_secrets_are_in_no_repr_and_no_problem() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings.load(NEEDED).port = 1  # type: ignore[misc]
+
+
+def test_seeing() -> None:
+    settings = Settings.load(NEEDED)
+    assert (settings.metrics_token, settings.access_log) == ((), False)
+    token = "metrics-token-0123"
+    settings = Settings.load({**NEEDED, "METRICS_TOKEN": token, "ACCESS_LOG": "on"})
+    assert (settings.metrics_token, settings.access_log) == ((token,), True)
+    assert token in settings.known_secrets()
+    assert token not in repr(settings)
+    found = problems({**NEEDED, "METRICS_TOKEN": "short", "ACCESS_LOG": "loud"})
+    assert [problem.partition(":")[0] for problem in found] == ["METRICS_TOKEN", "ACCESS_LOG"]

@@ -81,7 +81,7 @@ class Authenticator:
         self._permits = permits
         self._counter = counter
         self._clock = clock
-        self._cache = GrantCache(
+        self.cache = GrantCache(
             self._look_up, size=cache_size, ttl=cache_ttl, grace=stale_grace, clock=cache_clock
         )
 
@@ -96,7 +96,7 @@ class Authenticator:
         if secret is None or not credentials.is_well_formed(secret):
             raise ClientError(code="invalid_token", headers=_CHALLENGE)
         token_hash = credentials.hash_token(secret)
-        principal = self._cache.get(token_hash)
+        principal = self.cache.get(token_hash)
         if principal is None:
             raise ClientError(code="token_not_found", headers=_CHALLENGE)
         if not principal.token_active:
@@ -120,9 +120,9 @@ class Authenticator:
     def forget(self, ids: Collection[str] | None) -> None:
         """Ask the store again about these tokens, and the tokens of these projects; None: all."""
         if ids is None:
-            self._cache.evict(lambda principal: True)
+            self.cache.evict(lambda principal: True)
         else:
-            self._cache.evict(
+            self.cache.evict(
                 lambda principal: principal.token_id in ids or principal.project_id in ids
             )
 

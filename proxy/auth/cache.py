@@ -66,16 +66,31 @@ class GrantCache(Generic[T]):
         self._flights: dict[str, AsyncResult[T | None]] = {}
         # Grows with every eviction: what was read before it must not be kept after it.
         self._epoch = 0
+        #: Lookups since the start: answered from what is fresh or good enough; asked for again;
+        #: known not to exist; asked for the first time.
+        self.hits = 0
+        self.refreshes = 0
+        self.refusals = 0
+        self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def get(self, key: str) -> T | None:
         """The value, or None: there is no such token. StoreError: not known, and not to be had."""
         try:
             entry = self._entries[key]
         except KeyError:
-            return None if key in self._unknown else self._fetch(key)
+            if key in self._unknown:
+                self.refusals += 1
+                return None
+            self.misses += 1
+            return self._fetch(key)
         now = self._clock()
         if now - entry.read_at < self._ttl or now < entry.retry_at:
+            self.hits += 1
             return entry.value
+        self.refreshes += 1
         return self._refresh(key, entry)
 
     def _refresh(self, key: str, entry: _Entry[T]) -> T | None:

@@ -61,6 +61,11 @@ class PermitLeases:
         self._asking: dict[str, AsyncResult[int]] = {}
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
+    @property
+    def outstanding(self) -> int:
+        """Permits leased and not spent."""
+        return sum(lease.left for lease in self._leases.values())
+
     def take_permit(self, token_id: str) -> bool:
         """Whether one more request may pass. StoreError: not known, and not to be had."""
         while True:

@@ -7,6 +7,7 @@ what was missed is asked for when it is back.
 
 import logging
 import random
+import time
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
@@ -53,6 +54,8 @@ class Revocation:
         #: Seconds from the newest change to its being seen here, of the last question that found
         #: one; None before the first.
         self.lag: float | None = None
+        #: Monotonic time of the last question that was answered.
+        self.looked_at: float | None = None
 
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)
@@ -100,5 +103,6 @@ class Revocation:
                 if self._failing:
                     _log.info("revocations of other nodes are seen again")
                 self._failing = False
+                self.looked_at = time.monotonic()
                 pause = self._interval
             gevent.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311  (no secret)

@@ -34,7 +34,7 @@ class Delivery:
     def __init__(self, sink: Sink, backlog: int) -> None:
         """``backlog``: how many lines are kept while the sink does not take them."""
         self._sink = sink
-        self._name = type(sink).__name__
+        self.name = type(sink).__name__
         self._thread = ThreadPool(1)
         # Lines that the sink has not accepted yet, oldest first; the oldest go when it is full.
         # Those that it is just writing are older still, and out of reach.
@@ -81,7 +81,7 @@ class Delivery:
             pause = min(max(_FIRST_PAUSE, pause * 2), _LONGEST_PAUSE)
             self._finishing.wait(pause)
         if error := self._call(self._sink.close):
-            _log.warning("event sink %s could not be closed: %s", self._name, error)
+            _log.warning("event sink %s could not be closed: %s", self.name, error)
         self._thread.kill()
 
     def _write(self) -> bool:
@@ -91,11 +91,11 @@ class Delivery:
         self._writing = []
         if error is None:
             if self._failing:
-                _log.info("event sink %s works again", self._name)
+                _log.info("event sink %s works again", self.name)
             self._failing = False
             return True
         if not self._failing:
-            _log.error("event sink %s fails, its events are kept: %s", self._name, error)
+            _log.error("event sink %s fails, its events are kept: %s", self.name, error)
         self._failing = True
         self.errors += 1
         self._waiting.extendleft(reversed(batch))
@@ -119,7 +119,7 @@ class Delivery:
     def _trim(self) -> None:
         excess = len(self._waiting) - self._backlog
         if excess > 0 and not self.dropped:
-            _log.error("event sink %s is behind: its oldest events are dropped", self._name)
+            _log.error("event sink %s is behind: its oldest events are dropped", self.name)
         for _ in range(excess):
             self._waiting.popleft()
         self.dropped += max(0, excess)
@@ -128,9 +128,20 @@ class Delivery:
 class Drain:
     """Moves events from ``queue`` to ``sinks`` until :meth:`close`."""
 
-    def __init__(self, queue: EventQueue, sinks: Sequence[Sink], *, backlog: int) -> None:
-        """``backlog``: how many events are kept for a sink that does not take them."""
+    def __init__(
+        self,
+        queue: EventQueue,
+        sinks: Sequence[Sink],
+        *,
+        backlog: int,
+        observe: Callable[[Sequence[UsageEvent]], None] = lambda events: None,
+    ) -> None:
+        """``backlog``: how many events are kept for a sink that does not take them.
+
+        ``observe`` sees each batch before the sinks do; it must not raise, nor wait.
+        """
         self._queue = queue
+        self._observe = observe
         #: Events that could not be turned into a line.
         self.unwritable = 0
         self.deliveries = [Delivery(sink, backlog) for sink in sinks]
@@ -158,7 +169,9 @@ class Drain:
                 gevent.sleep(_LINGER)
 
     def _distribute(self, wait: float | None) -> None:
-        lines = [line for event in self._queue.take(_BATCH, wait) if (line := self._line(event))]
+        events = self._queue.take(_BATCH, wait)
+        self._observe(events)
+        lines = [line for event in events if (line := self._line(event))]
         for delivery in self.deliveries:
             delivery.add(lines)
 

@@ -29,6 +29,8 @@ class UsageEvent:
     token: str | None = None
     error_code: str | None = None
     stream: bool = False
+    #: The wait for a connection to the upstream. For the metrics; not part of the line.
+    queue_ms: float | None = None
     upstream_ms: float | None = None
     ttfb_ms: float | None = None
     bytes_in: int = 0

@@ -53,7 +53,8 @@ class UpstreamAdapter(BaseAdapter):
         self._connect_timeout = connect_timeout
         self._proxy_url = proxy_url
         self._proxy_lines = _proxy_authorization(proxy_url)
-        self._pools: dict[str, ConnectionPool] = {}
+        #: Origin → its connections.
+        self.pools: dict[str, ConnectionPool] = {}
         self._context: ssl.SSLContext | None = None
 
     def send(
@@ -124,7 +125,7 @@ class UpstreamAdapter(BaseAdapter):
         return response
 
     def close(self) -> None:
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             pool.close()
 
     def _prepare(self, request: requests.PreparedRequest) -> tuple[ConnectionPool, bytes]:
@@ -141,9 +142,9 @@ class UpstreamAdapter(BaseAdapter):
         return self._pool(f"{scheme}://{authority}"), head
 
     def _pool(self, origin: str) -> ConnectionPool:
-        pool = self._pools.get(origin)
+        pool = self.pools.get(origin)
         if pool is None:
-            pool = self._pools[origin] = ConnectionPool(
+            pool = self.pools[origin] = ConnectionPool(
                 origin,
                 connect_timeout=self._connect_timeout,
                 max_idle=self._pool_size,

@@ -82,6 +82,9 @@ class ConnectionPool:
         self._connector = _connector(origin, connect_timeout, context, proxy_url)
         # (socket, when it became idle on the monotonic clock); the right end is the newest.
         self._idle: deque[tuple[Socket, float]] = deque()
+        #: Connections made, and idle ones used again, since the start.
+        self.made = 0
+        self.reused = 0
 
     @property
     def idle_count(self) -> int:
@@ -95,6 +98,7 @@ class ConnectionPool:
         while self._idle:
             sock, _ = self._idle.pop()
             if _is_quiet(sock):
+                self.reused += 1
                 return sock
             sock.close()
         return None
@@ -106,6 +110,7 @@ class ConnectionPool:
                 sock: Socket = self._connector._create_socket()  # noqa: SLF001  (its one entry)
             except RuntimeError as error:  # what a forward proxy's refusal is raised as
                 raise OSError(str(error)) from error
+        self.made += 1
         return sock
 
     def release(self, sock: Socket) -> None:

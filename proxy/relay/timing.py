@@ -66,6 +66,10 @@ class Timing:
             return None
         return ((self.upstream_done or time.perf_counter()) - self.connected) * 1e3
 
+    def queue_ms(self) -> float | None:
+        """The wait for a connection to the upstream; None if it was never asked."""
+        return (self.connected - self.upstream_asked) * 1e3 if self.connected else None
+
     def ttfb_ms(self) -> float | None:
         """From acceptance until the first byte of the answer; None if there was none."""
         return (self.first_byte - self.started) * 1e3 if self.first_byte else None

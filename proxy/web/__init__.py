@@ -7,15 +7,18 @@
 | tokens    | ``/manage/tokens`` | management token                                |
 | usage     | ``/manage/usage``  | management token                                |
 | status    | none               | open                                            |
+| metrics   | none               | metrics token, where one is set                 |
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import flask
 from werkzeug.exceptions import HTTPException
 
+from proxy import current
 from proxy.errors import ClientError, ProxyError
 from proxy.web.inbound import request_id
 from proxy.web.replies import flask_error
@@ -26,6 +29,19 @@ _log = logging.getLogger(__name__)
 _CODE_BY_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
 
+class Answered(NamedTuple):
+    """One answer of our own pages, for the metrics and the access log. ``ms`` is its duration."""
+
+    #: `management`, `status`, or `other` where there is nothing.
+    route: str
+    request_id: str
+    method: str
+    path: str
+    status: int
+    ms: float
+    client_ip: str
+
+
 class Room(NamedTuple):
     """A blueprint where it is registered. ``guard`` None: it is open, or guards itself."""
 
@@ -34,13 +50,19 @@ class Room(NamedTuple):
     guard: Callable[[], None] | None
 
 
-def create_flask_app(rooms: Sequence[Room]) -> flask.Flask:
-    """The Flask application: ``rooms``, and one error shape for whatever happens in them."""
+def create_flask_app(
+    rooms: Sequence[Room], observe: Callable[[Answered], None] = lambda answered: None
+) -> flask.Flask:
+    """The Flask application: ``rooms``, and one error shape for whatever happens in them.
+
+    ``observe`` is told each answer but those of `/v1`, which make events.
+    """
     app = flask.Flask("proxy", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
     app.before_request(_name_request)
     app.after_request(_tell_name)
+    app.after_request(lambda response: _tell_answer(response, observe))
     for room in rooms:
         if room.guard is not None:
             room.blueprint.before_request(room.guard)
@@ -77,7 +99,30 @@ def _defect(error: Exception) -> flask.Response:
 
 
 def _name_request() -> None:
+    flask.g.began = time.perf_counter()
     flask.g.request_id = request_id(flask.request.headers.get("X-Request-ID"))
+    current.request_id.set(flask.g.request_id)
+
+
+def _tell_answer(response: flask.Response, observe: Callable[[Answered], None]) -> flask.Response:
+    request = flask.request
+    if request.blueprint != "v1":
+        if request.path.startswith("/manage/"):
+            route = "management"
+        else:
+            route = "status" if request.blueprint else "other"
+        observe(
+            Answered(
+                route=route,
+                request_id=flask.g.request_id,
+                method=request.method,
+                path=request.path,
+                status=response.status_code,
+                ms=(time.perf_counter() - flask.g.began) * 1e3,
+                client_ip=request.remote_addr or "",
+            )
+        )
+    return response
 
 
 def _tell_name(response: flask.Response) -> flask.Response:

@@ -159,6 +159,7 @@ class Exchange:
             token_id=principal.token_id if principal else None,
             token=principal.token_mask if principal else None,
             error_code=error_code,
+            queue_ms=timing.queue_ms(),
             upstream_ms=timing.upstream_ms(),
             ttfb_ms=timing.ttfb_ms(),
             bytes_in=self.inbound.body.received,

@@ -12,20 +12,44 @@ from proxy.auth.authenticator import bearer
 from proxy.errors import ClientError
 
 
-class ManagementGuard:
+class _BearerGuard:
     """Lets in who knows one of ``tokens`` (two while one is being rotated)."""
+
+    _realm: str
+    _message = ""
+    _code: str
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self._tokens = [token.encode() for token in tokens]
 
     def __call__(self) -> None:
-        """A Flask ``before_request`` function. Raises ClientError ``invalid_management_token``."""
+        """A Flask ``before_request`` function. Raises ClientError 401."""
         given = (bearer(flask.request.headers.get("Authorization")) or "").encode()
         # All of them are compared, in constant time: neither which one matched nor how much of it
         # may show in the time this takes.
         matches = [hmac.compare_digest(given, token) for token in self._tokens]
         if not any(matches):
             raise ClientError(
-                code="invalid_management_token",
-                headers=[("WWW-Authenticate", 'Bearer realm="openai-proxy management"')],
+                self._message,
+                code=self._code,
+                headers=[("WWW-Authenticate", f'Bearer realm="{self._realm}"')],
             )
+
+
+class ManagementGuard(_BearerGuard):
+    """By ``MANAGEMENT_TOKEN``; refuses with ``invalid_management_token``."""
+
+    _realm = "openai-proxy management"
+    _code = "invalid_management_token"
+
+
+class MetricsGuard(_BearerGuard):
+    """By ``METRICS_TOKEN``; refuses with ``invalid_token``. Without tokens it lets everybody in."""
+
+    _realm = "openai-proxy metrics"
+    _message = "Missing or wrong token: send `Authorization: Bearer <METRICS_TOKEN>`."
+    _code = "invalid_token"
+
+    def __call__(self) -> None:
+        if self._tokens:
+            super().__call__()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from proxy import current
 from proxy.auth.authenticator import Principal, TokenRefused
 from proxy.errors import ProxyError
 from proxy.events.event import UsageEvent
@@ -80,6 +81,7 @@ class RelayEndpoint:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         inbound = Inbound(environ, self._bounds.trusted_proxies)
+        current.request_id.set(inbound.request_id)
         if inbound.method == "OPTIONS":
             origin = inbound.header("ORIGIN")
             if self._cors.preflight(origin, inbound.header("ACCESS-CONTROL-REQUEST-METHOD")):

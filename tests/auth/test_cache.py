@@ -195,3 +195,17 @@ def test_a_refresh_that_is_long_in_coming_is_not_waited_for(
     source.open.set()
     gevent.sleep(0.01)
     assert cache.get("k") == "two", "its answer counts when it comes"
+
+
+def test_lookups_are_counted_by_what_they_found() -> None:
+    source, clock = Source(), Clock()
+    cache = make(source, clock)
+    for _ in range(3):
+        cache.get("k")
+    clock.now += 11
+    cache.get("k")
+    source.value = None
+    for _ in range(4):
+        cache.get("nobody")
+    assert (cache.misses, cache.hits, cache.refreshes, cache.refusals) == (2, 2, 1, 3)
+    assert len(cache) == 1

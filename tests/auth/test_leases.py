@@ -83,6 +83,19 @@ def test_twenty_at_once_with_five_left() -> None:
     assert [job.value for job in jobs].count(True) == 5
 
 
+def test_what_is_leased_and_unspent_is_known() -> None:
+    store = Store(1000)
+    leases = make(store)
+    assert leases.outstanding == 0
+    assert leases.take_permit("t")
+    before = leases.outstanding
+    assert before > 0
+    assert leases.take_permit("t")
+    assert leases.outstanding == before - 1
+    leases.give_back(None)
+    assert leases.outstanding == 0
+
+
 def test_while_the_store_is_away_the_lease_lasts() -> None:
     store = Store(10_000)
     leases = make(store)

@@ -138,3 +138,20 @@ def test_it_goes_on_whatever_happens(caplog: pytest.LogCaptureFixture) -> None:
     seen = len(world.source.asked)
     gevent.sleep(0.05)
     assert len(world.source.asked) == seen
+
+
+def test_it_knows_since_when_it_is_blind() -> None:
+    world = World()
+    assert world.revocation.looked_at is None
+    world.revocation.start()
+    wait_until(lambda: world.revocation.looked_at is not None)
+    world.source.away = True
+    asked = len(world.source.asked)
+    wait_until(lambda: len(world.source.asked) > asked)
+    looked_at = world.revocation.looked_at
+    asked = len(world.source.asked)
+    wait_until(lambda: len(world.source.asked) > asked)
+    assert world.revocation.looked_at == looked_at
+    world.source.away = False
+    wait_until(lambda: world.revocation.looked_at != looked_at)
+    world.revocation.close()

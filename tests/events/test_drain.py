@@ -247,3 +247,19 @@ def test_a_hanging_sink_does_not_keep_the_process_alive() -> None:
     )
     assert (done.returncode, done.stdout) == (0, b"")
     assert b"1 usage events could not be written" in done.stderr
+
+
+def test_the_observer_sees_each_event_once_the_last_ones_too() -> None:
+    queue, seen = EventQueue(10_000), []
+    drain = Drain(
+        queue,
+        [Sink()],
+        backlog=10,
+        observe=lambda events: seen.extend(e.request_id for e in events),
+    )
+    for number in range(700):
+        queue.publish(event(str(number)))
+    wait_for(lambda: len(seen) == 700)
+    queue.publish(event("last"))
+    drain.close(1)
+    assert seen == [*map(str, range(700)), "last"]

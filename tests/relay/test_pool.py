@@ -310,3 +310,16 @@ def test_an_interrupted_handshake_leaves_no_descriptor(
     wait_until(lambda: bool(server.connections))
     caller.kill(kill_with)
     wait_until(server.connections[0].ended.is_set)
+
+
+def test_connections_are_counted(serve: Serve, pools: list[ConnectionPool]) -> None:
+    pool = make(pools, serve(quiet).origin)
+    first = pool.connect()
+    second = pool.connect()
+    assert pool.acquire() is None
+    for _ in range(3):
+        pool.release(first)
+        assert pool.acquire() is first
+    assert (pool.made, pool.reused) == (2, 3)
+    first.close()
+    second.close()

@@ -3,6 +3,8 @@
 import re
 import time
 
+import pytest
+
 from proxy.relay.timing import Timing
 
 
@@ -47,3 +49,12 @@ def test_marks() -> None:
     assert timing.started <= timing.authenticated <= timing.first_byte <= timing.upstream_done
     assert timing.upstream_ms() == done
     assert re.fullmatch(r"auth;dur=\d+\.\d\d", timing.headers()[0][1])
+
+
+def test_the_wait_for_a_connection() -> None:
+    timing = Timing()
+    assert timing.queue_ms() is None
+    timing.mark_asked()
+    assert timing.queue_ms() == 0.0
+    timing.connected = timing.upstream_asked + 0.25
+    assert timing.queue_ms() == pytest.approx(250.0)

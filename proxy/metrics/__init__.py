@@ -1,0 +1,1 @@
+"""What the proxy tells about itself in figures: counted in each process, merged at a scrape."""

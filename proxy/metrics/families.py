@@ -1,0 +1,141 @@
+"""Every figure there is: its name, kind, labels, and what becomes of it over several processes.
+
+Names, labels and their values are public (docs/metrics.md). The thing to get wrong: the values of a
+label come from a closed set, or are bounded in number, or whoever sends requests decides how much
+memory the monitoring needs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """``merge`` is for gauges: how the values of several processes become the node's one."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    merge: Callable[[Iterable[float]], float] = sum
+    #: Upper bounds, without the last one, which is infinite.
+    buckets: tuple[float, ...] = ()
+
+
+_LONG: Final = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+    *(30.0, 60.0, 120.0, 300.0, 600.0),
+)
+_SHORT: Final = (
+    *(0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
+
+
+def _counter(name: str, text: str, *labels: str) -> Family:
+    return Family(name, "counter", text, labels)
+
+
+def _gauge(
+    name: str,
+    text: str,
+    *labels: str,
+    merge: Callable[[Iterable[float]], float] = sum,
+) -> Family:
+    return Family(name, "gauge", text, labels, merge)
+
+
+def _histogram(name: str, text: str, buckets: tuple[float, ...]) -> Family:
+    return Family(name, "histogram", text, ("route",), buckets=buckets)
+
+
+_ALL: Final = (
+    _counter(
+        "proxy_requests_total",
+        "Requests that have ended.",
+        *("route", "method", "status", "outcome"),
+    ),
+    _counter("proxy_errors_total", "Requests that ended with an error of the proxy's own.", "code"),
+    _histogram(
+        "proxy_request_duration_seconds", "From the request to the end of its answer.", _LONG
+    ),
+    _histogram(
+        "proxy_time_to_first_byte_seconds", "From the request to the answer's first byte.", _LONG
+    ),
+    _histogram(
+        "proxy_upstream_duration_seconds",
+        "From having a connection to the upstream until its last byte.",
+        _LONG,
+    ),
+    _histogram(
+        "proxy_overhead_seconds",
+        "Of completed requests: the duration without the upstream's part and the wait for a"
+        " connection.",
+        _SHORT,
+    ),
+    _counter(
+        "proxy_provider_requests_total",
+        "Requests that were sent to an upstream, by what came of them.",
+        *("provider", "result"),
+    ),
+    _counter("proxy_rate_limited_total", "Requests refused because of a limit.", "reason"),
+    _counter(
+        "proxy_tokens_total",
+        "Tokens that upstreams reported. Prompt contains cached, completion contains reasoning.",
+        *("kind", "project", "model"),
+    ),
+    _counter("proxy_body_bytes_total", "Bytes of request and answer bodies.", "direction"),
+    _gauge("proxy_open_streams", "Requests under way: waiting for an answer, or relaying it."),
+    _gauge("proxy_open_streams_limit", "MAX_CONCURRENT_REQUESTS of all workers."),
+    _counter("proxy_token_cache_lookups_total", "Access tokens looked up.", "result"),
+    _gauge("proxy_token_cache_entries", "Access tokens remembered."),
+    _gauge("proxy_upstream_idle_connections", "Connections to upstreams that are kept for reuse."),
+    _counter(
+        "proxy_upstream_connections_total",
+        "Connections to upstreams as requests needed them: made, or reused.",
+        "source",
+    ),
+    _gauge("proxy_event_queue_depth", "Usage events that wait in memory."),
+    _gauge("proxy_event_queue_limit", "EVENT_QUEUE_SIZE of all workers."),
+    _counter("proxy_events_dropped_total", "Usage events that were lost, by where.", "where"),
+    _gauge("proxy_sink_pending_events", "Usage events that a sink has not taken yet.", "sink"),
+    _counter("proxy_sink_delivered_total", "Usage events that a sink has taken.", "sink"),
+    _counter("proxy_sink_errors_total", "Writes that a sink has refused.", "sink"),
+    _gauge(
+        "proxy_sink_lag_seconds",
+        "For how long a sink has not been able to take all there is.",
+        "sink",
+        merge=max,
+    ),
+    _gauge("proxy_spool_bytes", "Size of the spool."),
+    _gauge("proxy_spool_limit_bytes", "SPOOL_MAX_BYTES.", merge=max),
+    _gauge(
+        "proxy_revocation_lag_seconds",
+        "From the last change made anywhere to its being felt here.",
+        merge=max,
+    ),
+    _gauge(
+        "proxy_revocation_blind_seconds",
+        "Since a worker last could ask the database what was changed.",
+        merge=max,
+    ),
+    _gauge("proxy_database_up", "1 while every worker reaches the database.", merge=min),
+    _gauge("proxy_permits_leased", "Requests of limited tokens leased to workers and unspent."),
+    _gauge("proxy_data_dir_free_bytes", "Free space where DATA_DIR lies.", merge=min),
+    _gauge("proxy_data_dir_size_bytes", "Size of the file system of DATA_DIR.", merge=min),
+    _gauge(
+        "proxy_event_loop_lag_seconds",
+        "How late the slowest worker last came back to its timer.",
+        merge=max,
+    ),
+    _gauge("proxy_workers", "Workers that serve."),
+    _gauge("proxy_workers_expected", "WEB_CONCURRENCY.", merge=max),
+    _counter("proxy_process_starts_total", "Processes started since the server was.", "process"),
+    _counter("proxy_process_cpu_seconds_total", "CPU time, user and system.", "process"),
+    _gauge("proxy_process_resident_memory_bytes", "Resident memory, of all together.", "process"),
+    _gauge("proxy_process_open_fds", "Open files of the process with most.", "process", merge=max),
+    _gauge("proxy_process_max_fds", "Limit of open files of one process.", "process", merge=min),
+    _gauge("proxy_start_time_seconds", "When the server was started, in unix time.", merge=min),
+)
+
+CATALOGUE: Final[Mapping[str, Family]] = {family.name: family for family in _ALL}

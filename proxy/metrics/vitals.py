@@ -1,0 +1,164 @@
+"""What a worker's parts know about themselves, read at the moment of a snapshot.
+
+None of it is counted twice: the parts keep plain numbers, and this takes them.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from proxy.metrics import process
+from proxy.metrics.figures import Figures
+
+
+class Cache(Protocol):
+    """The token cache: entries, and lookups by what they found."""
+
+    hits: int
+    refreshes: int
+    refusals: int
+    misses: int
+
+    def __len__(self) -> int: ...
+
+
+class Pool(Protocol):
+    """Connections to one origin."""
+
+    made: int
+    reused: int
+
+    @property
+    def idle_count(self) -> int: ...
+
+
+class Queue(Protocol):
+    dropped: int
+
+    def __len__(self) -> int: ...
+
+
+class Delivery(Protocol):
+    """A sink and what waits for it."""
+
+    dropped: int
+    errors: int
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pending(self) -> int: ...
+
+
+class Drain(Protocol):
+    unwritable: int
+
+    @property
+    def deliveries(self) -> Sequence[Delivery]: ...
+
+
+class Revocation(Protocol):
+    #: Seconds; monotonic time. None: not yet.
+    lag: float | None
+    looked_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Of one worker. Functions where the part is made later, or made anew."""
+
+    live: Sized
+    live_limit: int
+    cache: Cache
+    pools: Callable[[], Iterable[Pool]]
+    queue: Queue
+    queue_limit: int
+    drain: Callable[[], Drain | None]
+    revocation: Revocation
+    database_up: Callable[[], bool]
+    permits: Callable[[], int]
+    data_dir: Path
+    workers_expected: int
+    server_started: float
+
+
+class Vitals:
+    """Reads ``parts`` into figures."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._began = time.monotonic()
+        # Sink → when it last had nothing to do, on the monotonic clock.
+        self._idle_at: dict[str, float] = {}
+
+    def measure(self, figures: Figures) -> None:
+        """Never raises OSError, and waits for nothing but the kernel's own tables."""
+        parts = self._parts
+        figures.set("proxy_workers", 1)
+        figures.set("proxy_workers_expected", parts.workers_expected)
+        figures.set("proxy_start_time_seconds", parts.server_started)
+        figures.set("proxy_open_streams", len(parts.live))
+        figures.set("proxy_open_streams_limit", parts.live_limit)
+        figures.set("proxy_database_up", float(parts.database_up()))
+        figures.set("proxy_permits_leased", parts.permits())
+        self._cache(figures)
+        self._connections(figures)
+        self._events(figures)
+        self._revocation(figures)
+        process.measure(figures, "worker")
+
+    def free_space(self) -> tuple[int, int] | None:
+        """Bytes free where DATA_DIR lies, and in all. May wait for the disk."""
+        try:
+            disk = os.statvfs(self._parts.data_dir)
+        except OSError:
+            return None
+        return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+
+    def _cache(self, figures: Figures) -> None:
+        cache = self._parts.cache
+        figures.set("proxy_token_cache_entries", len(cache))
+        name = "proxy_token_cache_lookups_total"
+        figures.set(name, cache.hits, ("hit",))
+        figures.set(name, cache.refreshes, ("refresh",))
+        figures.set(name, cache.refusals, ("unknown",))
+        figures.set(name, cache.misses, ("miss",))
+
+    def _connections(self, figures: Figures) -> None:
+        pools = list(self._parts.pools())
+        figures.set("proxy_upstream_idle_connections", sum(pool.idle_count for pool in pools))
+        name = "proxy_upstream_connections_total"
+        figures.set(name, sum(pool.made for pool in pools), ("made",))
+        figures.set(name, sum(pool.reused for pool in pools), ("reused",))
+
+    def _events(self, figures: Figures) -> None:
+        parts = self._parts
+        dropped = "proxy_events_dropped_total"
+        figures.set("proxy_event_queue_depth", len(parts.queue))
+        figures.set("proxy_event_queue_limit", parts.queue_limit)
+        figures.set(dropped, parts.queue.dropped, ("queue",))
+        drain = parts.drain()
+        if drain is None:
+            return
+        figures.set(dropped, drain.unwritable, ("unwritable",))
+        now = time.monotonic()
+        for delivery in drain.deliveries:
+            sink = (delivery.name.removesuffix("Sink").lower(),)
+            if not delivery.pending:
+                self._idle_at[delivery.name] = now
+            behind = now - self._idle_at.setdefault(delivery.name, now)
+            figures.set("proxy_sink_lag_seconds", behind, sink)
+            figures.set("proxy_sink_pending_events", delivery.pending, sink)
+            figures.set("proxy_sink_errors_total", delivery.errors, sink)
+            figures.set(dropped, delivery.dropped, sink)
+
+    def _revocation(self, figures: Figures) -> None:
+        revocation = self._parts.revocation
+        if revocation.lag is not None:
+            figures.set("proxy_revocation_lag_seconds", revocation.lag)
+        seen = self._began if revocation.looked_at is None else revocation.looked_at
+        figures.set("proxy_revocation_blind_seconds", time.monotonic() - seen)

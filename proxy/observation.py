@@ -1,0 +1,87 @@
+"""What a worker tells about itself, put together: figures, their board, the access log.
+
+Beside :mod:`proxy.app`, which hands over the parts that are looked at; nobody else imports it.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from proxy import __version__
+from proxy.accesslog import AccessLog
+from proxy.events.event import UsageEvent
+from proxy.metrics import process
+from proxy.metrics.board import NODE, Board, server_name
+from proxy.metrics.figures import Figures
+from proxy.metrics.reporter import Reporter
+from proxy.metrics.tally import Tally
+from proxy.metrics.vitals import Parts, Vitals
+from proxy.settings import Settings
+from proxy.web import Answered
+
+
+class Observation:
+    """One per worker: :meth:`events` and :meth:`page` are told what has ended."""
+
+    def __init__(self, settings: Settings, provider: str, **parts: Any) -> None:
+        """``parts``: those of :class:`Parts` that are no settings."""
+        # In a worker this is gunicorn's master.
+        master = os.getppid()
+        folder = settings.data_dir.absolute() / "metrics"
+        figures = Figures()
+        vitals = Vitals(
+            Parts(
+                live_limit=settings.max_concurrent_requests,
+                queue_limit=settings.event_queue_size,
+                data_dir=settings.data_dir,
+                workers_expected=settings.web_concurrency or os.cpu_count() or 1,
+                server_started=process.started(master),
+                **parts,
+            )
+        )
+        boards = [Board(folder / server_name(master)), Board(folder / NODE)]
+        self._tally = Tally(figures, provider)
+        self._reporter = Reporter(figures, vitals, boards)
+        self._access_log = AccessLog() if settings.access_log else None
+
+    def start(self) -> None:
+        if self._access_log is not None:
+            self._access_log.start()
+        self._reporter.start()
+
+    def events(self, events: Sequence[UsageEvent]) -> None:
+        """Neither waits nor raises."""
+        self._tally.observe(events)
+        if self._access_log is not None:
+            self._access_log.events(events)
+
+    def page(self, answered: Answered) -> None:
+        self._tally.page(answered.route, answered.method, answered.status)
+        if self._access_log is not None:
+            self._access_log.page(*answered[1:])
+
+    def read(self) -> Figures:
+        """Those of all workers. BackendError: not to be had right now."""
+        return self._reporter.read()
+
+    def close(self, deadline: float) -> None:
+        """Idempotent; after the last event."""
+        if self._access_log is not None:
+            self._access_log.close(deadline)
+        self._reporter.close()
+
+
+def facts(settings: Settings) -> dict[str, Any]:
+    """What ``/stats`` says about the settings. No secret."""
+    proxy = urlsplit(settings.upstream_proxy_url)
+    return {
+        "service": "openai-proxy",
+        "version": __version__,
+        "openai_url": settings.upstream_base_url,
+        "proxy_url": f"{proxy.scheme}://{proxy.netloc.rpartition('@')[2]}"
+        if proxy.netloc
+        else None,
+        "rate_limit": None,
+        "cache": {"ttl": settings.auth_cache_ttl},
+    }

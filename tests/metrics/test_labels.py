@@ -1,0 +1,99 @@
+"""Labels come from closed sets, or are bounded in number, whatever anybody sends."""
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.metrics import labels
+
+ROUTES = {
+    *("chat", "completions", "embeddings", "responses", "images", "audio"),
+    *("models", "files", "realtime", "other"),
+}
+METHODS = {
+    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "other"),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v1/chat/completions", "chat"),
+        ("/v1/chat", "chat"),
+        ("/v1/completions", "completions"),
+        ("/v1/responses/resp_1/cancel", "responses"),
+        ("/v1/models/gpt-4.1", "models"),
+        ("/v1/files/file-1/content", "files"),
+        ("/v1/realtime", "realtime"),
+        ("/v1/", "other"),
+        ("/v1", "other"),
+        ("//v1/chat", "other"),
+        ("/v1//chat", "other"),
+        ("/v1/Chat", "other"),
+        ("/v1/chat%2Fcompletions", "other"),
+        ("/v1/batches", "other"),
+        ("/v1/management", "other"),
+        ("/v1/status", "other"),
+        ("/v2/chat", "other"),
+        ("", "other"),
+    ],
+)
+def test_routes(path: str, route: str) -> None:
+    assert labels.route(path) == route
+
+
+@given(st.text())
+def test_no_path_becomes_a_label(path: str) -> None:
+    assert labels.route(path) in ROUTES
+    assert labels.route(f"/v1/{path}") in ROUTES
+
+
+@given(st.text())
+def test_no_method_becomes_a_label(method: str) -> None:
+    assert labels.method(method) in METHODS
+
+
+@pytest.mark.parametrize("method", ["PURGE", "get", "PROPFIND", "GET "])
+def test_other_methods(method: str) -> None:
+    assert labels.method(method) == "other"
+
+
+@pytest.mark.parametrize(
+    ("code", "label"),
+    [(200, "200"), (499, "499"), (101, "101"), (207, "207"), (299, "2xx"), (599, "5xx")],
+)
+def test_statuses(code: int, label: str) -> None:
+    assert labels.status(code) == label
+
+
+def test_no_status_becomes_a_label() -> None:
+    assert len({labels.status(code) for code in range(100, 1000)}) < 80
+
+
+@pytest.mark.parametrize("model", ["gpt-4.1", "ft:gpt-4o:org::id", "meta/llama-3@x", "o1"])
+def test_models_as_upstreams_name_them(model: str) -> None:
+    assert labels.Consumers().labels("p", model) == ("p", model)
+
+
+@pytest.mark.parametrize(
+    "model", ['a"} 1\nx{y="', "a b", "", "-x", "ü", "x" * 81, None, 7, ["m"], "\x00", "m\n"]
+)
+def test_what_is_no_model_name(model: object) -> None:
+    assert labels.Consumers().labels("p", model) == ("p", "other")
+
+
+@given(st.lists(st.text(string.ascii_letters, min_size=1), max_size=300))
+def test_models_are_bounded_and_the_first_keep_their_own(models: list[str]) -> None:
+    consumers = labels.Consumers(most_models=5)
+    seen = [consumers.labels("p", model)[1] for model in models]
+    assert len(set(seen)) <= 6
+    assert [consumers.labels("p", model)[1] for model in models] == seen
+
+
+def test_pairs_are_bounded() -> None:
+    consumers = labels.Consumers(most_pairs=3)
+    found = {consumers.labels(f"p{number}", "m") for number in range(10)}
+    assert found == {("p0", "m"), ("p1", "m"), ("p2", "m"), ("other", "other")}
+    assert consumers.labels("p1", "m") == ("p1", "m")
