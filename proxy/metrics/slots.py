@@ -86,13 +86,18 @@ class SlotFile:
 
 def read(path: Path) -> Slot | None:
     """What was written last and is whole; None when there is nothing. OSError: no such file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        # Looked at first: what an ended process has written last is then what is read.
-        live = not _lock(descriptor)
-        data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-    finally:
-        os.close(descriptor)
+    current = False
+    while not current:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # Looked at first: what an ended process has written last is then what is read.
+            live = not _lock(descriptor)
+            status = os.fstat(descriptor)
+            data = os.pread(descriptor, status.st_size, 0)
+        finally:
+            os.close(descriptor)
+        # A writer that needs more room lets go of this file once another has taken its name.
+        current = live or os.path.samestat(status, path.stat())
     half = len(data) // 2
     found = [slot for offset in (0, half) if (slot := _slot(data[offset : offset + half]))]
     return Slot(max(found)[1], live) if found else None
