@@ -62,8 +62,8 @@ class SpoolWriter:
 
     @classmethod
     def create(cls, root: Path, *, segment_bytes: int = SEGMENT_BYTES) -> "SpoolWriter":
-        """A folder of its own for this process. Raises OSError."""
-        name = f"{time.time_ns() // 1_000_000:014d}-{os.getpid()}-{os.urandom(2).hex()}"
+        """A folder of its own for this process, whose name no other node has. Raises OSError."""
+        name = f"{time.time_ns() // 1_000_000:014d}-{os.getpid()}-{os.urandom(8).hex()}"
         folder = root / name
         with node_lock(root):
             folder.mkdir(mode=0o750)
