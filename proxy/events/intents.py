@@ -1,7 +1,8 @@
 """The requests of a worker that are under way, in a memory-mapped file: what SIGKILL cannot take.
 
 Before a request goes upstream its intent is copied into a slot; its event goes into the same slot
-when it ends; the slot is free again once the spool has the event. Whoever finds the file of a
+when it ends (one that was refused gets a slot only then); the slot is free again once the spool has
+the event. Whoever finds the file of a
 killed worker reads what is left: the event, or, where only the intent stands, that there was a
 request (:func:`leftover_records`). Nothing here enters the kernel, and nothing waits.
 
@@ -81,6 +82,15 @@ class Intents:
             start = slot * _SLOT
             self._memory[start + _EVENT : start + _EVENT + len(record)] = record
             self._memory[start] = _FINISHED
+
+    def hold(self, record: bytes) -> int:
+        """A slot for an event that had no intent, such as one of a refused request."""
+        if not self._free or len(record) > _SLOT - _EVENT:
+            return NO_SLOT
+        slot = self._free.pop()
+        self._memory[slot * _SLOT + _INTENT] = 0  # of whoever was here before
+        self.finish(slot, record)
+        return slot
 
     def free(self, slot: int) -> None:
         self._memory[slot * _SLOT] = _FREE

@@ -65,8 +65,11 @@ class EventQueue:
             self.unwritable += 1
             self.free(slot)
             return
-        if slot != NO_SLOT and self.intents is not None:
-            self.intents.finish(slot, record)
+        if self.intents is not None:
+            if slot == NO_SLOT:
+                slot = self.intents.hold(record)
+            else:
+                self.intents.finish(slot, record)
         try:
             self._queue.put_nowait((record, slot))
         except Full:

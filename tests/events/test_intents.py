@@ -174,6 +174,20 @@ def records_of_intent() -> list[bytes]:
     return [framed(intents_module._unknown(line_of(intent("a")) or b""))]
 
 
+def test_held_without_an_intent(tmp_path: Path) -> None:
+    slots = Intents.create(tmp_path, 1)
+    slots.free(slots.begin(intent("before")))
+    held = slots.hold(framed(event("held").line()))
+    assert [one["request_id"] for one in left(tmp_path)] == ["held"]
+    assert slots.hold(framed(event("more").line())) == NO_SLOT
+    with (tmp_path / INTENTS).open("r+b") as file:
+        file.seek(800)
+        file.write(b"damage")
+    assert leftover_records(tmp_path) == ([], 1), "never that of who was here before"
+    slots.free(held)
+    assert slots.hold(framed(event("x", metadata={"model": "m" * 2000}).line())) == NO_SLOT
+
+
 def test_a_full_disk_is_noticed_before_any_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

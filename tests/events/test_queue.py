@@ -90,6 +90,21 @@ def test_what_is_under_way_stands_in_a_slot(tmp_path: Path) -> None:
     assert b"slot" not in record
 
 
+def test_what_never_went_upstream_stands_in_a_slot_too(tmp_path: Path) -> None:
+    queue = EventQueue(10)
+    queue.intents = Intents.create(tmp_path, 1)
+    queue.publish(event("a", slot=begin(queue, "a")))
+    assert begin(queue, "no slot is left") == NO_SLOT
+    queue.free(queue.take(10, 0)[0][1])
+    queue.publish(event("b"))
+    ((record, slot),) = queue.take(10, 0)
+    assert leftover_records(tmp_path) == ([record], 0)
+    queue.publish(event("no slot is left"))
+    assert queue.take(10, 0)[0][1] == NO_SLOT
+    queue.free(slot)
+    assert leftover_records(tmp_path) == ([], 0)
+
+
 def test_what_is_given_up_frees_its_slot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     queue = EventQueue(1)
     queue.intents = Intents.create(tmp_path, 4)

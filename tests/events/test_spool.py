@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from proxy.events.folders import reclaim, tidy
 from proxy.events.ownership import is_owned
 from proxy.events.positions import START, Position, write_position
 from proxy.events.records import framed
@@ -212,6 +213,47 @@ def test_a_failed_sync_is_told_once(writer: SpoolWriter, monkeypatch: pytest.Mon
     writer.append(records(51, 1))
     writer.sync()
     assert numbers(writer.folder) == list(range(52))
+
+
+WRITING = """
+import sys
+from pathlib import Path
+from proxy.events.records import framed
+from proxy.events.spool import SpoolWriter
+writer = SpoolWriter.create(Path(sys.argv[1]), segment_bytes=50_000)
+print(writer.folder, flush=True)
+number = 0
+while True:
+    writer.append([framed(b"%020d\\n" % n) for n in range(number, number + 7)])
+    number += 7
+"""
+
+
+def test_read_while_it_is_written_until_the_writer_is_killed(tmp_path: Path) -> None:
+    """By another process, segments given back meanwhile: all in order, none twice, none torn."""
+    seen, position, damaged = [], START, 0
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITING, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().decode().strip())
+        while True:
+            if len(seen) > 20_000:
+                process.kill()
+                process.wait(20)
+            batch = read_batch(folder, position, most_lines=777)
+            seen += [int(line) for line in batch.lines]
+            damaged += batch.damaged
+            if process.poll() is not None and batch.position == position:
+                break
+            position = batch.position
+            write_position(folder, "redis", position, durable=False)
+            reclaim(folder, ["redis"], live=(segment_numbers(folder) or [0])[-1])
+    assert seen == list(range(len(seen)))
+    assert damaged <= 1
+    assert len(segment_numbers(folder)) <= 2
+    tidy(folder, ["redis"])
+    assert not folder.exists()
 
 
 def test_every_writer_has_a_folder_of_its_own(tmp_path: Path) -> None:
