@@ -127,10 +127,11 @@ def test_when_it_reaches_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -
 
     synced.clear()
     now = time.monotonic()
-    timed = make(root, fsync_interval=1.0)
+    other = root.with_name("other")
+    timed = make(other, fsync_interval=1.0)
     position = timed.append(records(0, 1), None)
     assert position is not None
-    segment = str(segment_path(writer_folders(root)[-1], position.segment))
+    segment = str(segment_path(only_folder(other), position.segment))
     monkeypatch.setattr("time.monotonic", lambda: now + 0.5)
     timed.tend(None)
     assert segment not in synced
