@@ -77,10 +77,6 @@ class SpoolWriter:
         """The number of the segment that is being written."""
         return None if self._descriptor is None else self._number
 
-    @property
-    def live_bytes(self) -> int:
-        return self._size if self._descriptor is not None else 0
-
     def append(self, records: Sequence[bytes]) -> Position:
         """Write framed ``records`` as one piece; returns the position behind them.
 
