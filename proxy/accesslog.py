@@ -26,12 +26,12 @@ class Finished(Protocol):
     request_id: str
     method: str
     endpoint: str
-    status_code: int
+    status_code: int | None
     outcome: str
     error_code: str | None
-    duration_ms: float
-    bytes_in: int
-    bytes_out: int
+    duration_ms: float | None
+    bytes_in: int | None
+    bytes_out: int | None
     client_ip: str
     project_id: str | None
     token_id: str | None
@@ -64,7 +64,7 @@ class AccessLog:
                     "status": event.status_code,
                     "outcome": event.outcome,
                     "error_code": event.error_code,
-                    "duration_ms": round(event.duration_ms, 2),
+                    "duration_ms": round(event.duration_ms or 0.0, 2),
                     "bytes_in": event.bytes_in,
                     "bytes_out": event.bytes_out,
                     "client_ip": event.client_ip,

@@ -7,8 +7,7 @@ import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
-import requests
-
+from proxy.assembly import session_transport, spool_settings, upstream_adapter
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.counts import RequestCounts
 from proxy.auth.leases import PermitLeases
@@ -16,14 +15,14 @@ from proxy.auth.revocation import Revocation
 from proxy.cipher import Cipher
 from proxy.errors import ClientError, ProxyError
 from proxy.events.drain import Drain
+from proxy.events.folders import LOCAL
+from proxy.events.journal import Journal
 from proxy.events.queue import EventQueue
 from proxy.events.sinks import from_event_log
 from proxy.observation import Observation, facts
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
-from proxy.relay.adapter import UpstreamAdapter
 from proxy.relay.relay import Relay
-from proxy.relay.transport import SessionTransport
 from proxy.relay.watch import Drained, LiveRequests
 from proxy.settings import Settings
 from proxy.store.changes import Changes
@@ -44,10 +43,11 @@ from proxy.web import (
     tokens,
     usage,
 )
+from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
 from proxy.web.guards import ManagementGuard, MetricsGuard
 from proxy.web.inbound import request_id
-from proxy.web.relay import Bounds, RelayEndpoint, StartResponse
+from proxy.web.relay import RelayEndpoint, StartResponse
 from proxy.web.replies import Reply, error_reply
 
 
@@ -72,8 +72,8 @@ class Application:
         self._queue = EventQueue(settings.event_queue_size)
         self._drain: Drain | None = None
         self._live = LiveRequests()
-        adapter = _adapter(settings)
-        self._transport = _transport(settings, adapter)
+        adapter = upstream_adapter(settings)
+        self._transport = session_transport(settings, adapter)
         self._leases = PermitLeases(token_store, self._counts)
         self._authenticator = authenticator = Authenticator(
             Grants(self._database, cipher),
@@ -93,7 +93,7 @@ class Application:
                 Target.from_url(settings.upstream_base_url),
                 self._transport,
             ),
-            self._queue.publish,
+            self._queue,
             self._live,
             Cors(settings.cors_allowed_origins),
             Bounds(
@@ -183,11 +183,14 @@ class Application:
             max_bytes=settings.event_log_max_bytes,
             backups=settings.event_log_backups,
         )
+        # Each is the name of a sink for which the spool keeps what it has not got yet.
+        readers = frozenset({LOCAL} if sinks else ())
         self._drain = Drain(
             self._queue,
             sinks,
             backlog=settings.event_queue_size,
             observe=self._observation.events,
+            journal=Journal(spool_settings(settings, readers)) if readers else None,
         )
         self._observation.start()
         self._counts.start()
@@ -227,22 +230,3 @@ class Application:
 
 def create_app(settings: Settings) -> Application:
     return Application(settings)
-
-
-def _adapter(settings: Settings) -> UpstreamAdapter:
-    return UpstreamAdapter(
-        pool_size=settings.upstream_pool_size,
-        connect_timeout=settings.upstream_connect_timeout,
-        proxy_url=settings.upstream_proxy_url,
-    )
-
-
-def _transport(settings: Settings, adapter: UpstreamAdapter) -> SessionTransport:
-    session = requests.Session()
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return SessionTransport(
-        session,
-        connect_timeout=settings.upstream_connect_timeout,
-        read_timeout=settings.upstream_read_timeout,
-    )

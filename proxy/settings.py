@@ -36,7 +36,6 @@ NOT_YET: Final[frozenset[str]] = frozenset(
         "RATE_LIMIT_PER_PROJECT_RPM",
         "RATE_LIMIT_PER_TOKEN_RPM",
         "REDIS_URL",
-        "SPOOL_MAX_BYTES",
     }
 )
 
@@ -85,6 +84,8 @@ class Settings:
     event_log_max_bytes: int = _setting(parse.size, 100 * 1024 * 1024)
     event_log_backups: int = _setting(parse.integer(0, 1000), 5)
     event_queue_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
+    spool_max_bytes: int = _setting(parse.size, 1024 * 1024 * 1024)
+    spool_fsync_interval: float = _setting(parse.seconds(0), 1.0)
     sse_keepalive: float = _setting(parse.seconds(0), 0.0)
     cors_allowed_origins: tuple[str, ...] = _setting(parse.origins, ())
     trusted_proxies: int = _setting(parse.integer(0, 32), 0)

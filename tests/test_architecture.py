@@ -42,10 +42,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auth": ROW_0 | {"store"},
     "relay": ROW_0 | {"providers", "usage"},
     "web": ROW_0 | ROW_2 | {"auth", "relay", "usage"},
+    "assembly": ROW_0 | {"events", "relay", "settings"},
     "observation": ROW_0 | {"accesslog", "events", "metrics", "settings", "web"},
     "app": ROW_0
     | ROW_2
-    | {"auth", "relay", "usage", "web", "settings", "logs", "cipher", "observation"},
+    | {"auth", "relay", "usage", "web", "settings", "logs", "cipher", "observation", "assembly"},
     "wsgi": {"app", "settings", "errors", "logs"},
     "cli": {"app", "settings", "store", "cipher", "auth", "errors", "logs", "metrics"},
     "worker": {"errors", "http1", "profiling"},
@@ -57,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 FENCES: dict[str, set[str]] = {
     "flask": {"web", "app"},
     "werkzeug": {"web"},
-    "requests": {"relay", "app", "cli"},
+    "requests": {"relay", "assembly", "cli"},
     "urllib3": {"relay", "cli"},
     "geventhttpclient": {"relay"},
     "psycopg": {"store"},
@@ -85,6 +86,8 @@ FENCES: dict[str, set[str]] = {
         "relay.tunnel",
         "relay.watch",
         "events.queue",
+        "events.adoption",
+        "events.delivery",
         "events.drain",
         "auth.cache",
         "auth.counts",

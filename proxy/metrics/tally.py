@@ -30,16 +30,16 @@ class Finished(Protocol):
 
     endpoint: str
     method: str
-    status_code: int
+    status_code: int | None
     outcome: str
     error_code: str | None
     project_id: str | None
-    duration_ms: float
+    duration_ms: float | None
     queue_ms: float | None
     upstream_ms: float | None
     ttfb_ms: float | None
-    bytes_in: int
-    bytes_out: int
+    bytes_in: int | None
+    bytes_out: int | None
     metadata: Mapping[str, object]
 
 
@@ -79,12 +79,12 @@ class Tally:
             (
                 route,
                 labels.method(event.method),
-                labels.status(event.status_code),
+                labels.status(event.status_code or 0),
                 event.outcome,
             ),
         )
         by_route = (route,)
-        duration = event.duration_ms / 1e3
+        duration = (event.duration_ms or 0.0) / 1e3
         figures.observe("proxy_request_duration_seconds", duration, by_route)
         if event.ttfb_ms is not None:
             figures.observe("proxy_time_to_first_byte_seconds", event.ttfb_ms / 1e3, by_route)
@@ -124,4 +124,5 @@ def _result(event: Finished) -> str:
         return event.error_code if event.error_code in STATUS_BY_CODE else labels.OTHER
     if event.outcome == "client_gone":
         return "client_gone"
-    return "429" if event.status_code == 429 else f"{event.status_code // 100}xx"
+    status = event.status_code or 0
+    return "429" if status == 429 else f"{status // 100}xx"

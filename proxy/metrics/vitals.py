@@ -37,6 +37,7 @@ class Pool(Protocol):
 
 class Queue(Protocol):
     dropped: int
+    unwritable: int
 
     def __len__(self) -> int: ...
 
@@ -55,8 +56,6 @@ class Delivery(Protocol):
 
 
 class Drain(Protocol):
-    unwritable: int
-
     @property
     def deliveries(self) -> Sequence[Delivery]: ...
 
@@ -141,10 +140,10 @@ class Vitals:
         figures.set("proxy_event_queue_depth", len(parts.queue))
         figures.set("proxy_event_queue_limit", parts.queue_limit)
         figures.set(dropped, parts.queue.dropped, ("queue",))
+        figures.set(dropped, parts.queue.unwritable, ("unwritable",))
         drain = parts.drain()
         if drain is None:
             return
-        figures.set(dropped, drain.unwritable, ("unwritable",))
         now = time.monotonic()
         for delivery in drain.deliveries:
             sink = (delivery.name.removesuffix("Sink").lower(),)

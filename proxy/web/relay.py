@@ -10,13 +10,11 @@ shape; everything after it can only break the connection.
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from proxy import current
 from proxy.auth.authenticator import Principal, TokenRefused
 from proxy.errors import ProxyError
-from proxy.events.event import UsageEvent
 from proxy.relay.headers import downstream_headers
 from proxy.relay.relay import Relay
 from proxy.relay.stream import Outcome, RelayStream
@@ -25,8 +23,9 @@ from proxy.relay.transport import UpstreamResponse
 from proxy.relay.tunnel import UpgradeAnswer
 from proxy.relay.watch import ClientGone, Drained, LiveRequests
 from proxy.usage.meter import UsageMeter
+from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
-from proxy.web.exchange import Exchange, is_event_stream
+from proxy.web.exchange import Events, Exchange, is_event_stream
 from proxy.web.inbound import Inbound, check_path
 from proxy.web.outbound import outbound_request, outbound_upgrade
 from proxy.web.replies import Headers, error_reply
@@ -47,18 +46,6 @@ class AccessCheck(Protocol):
     def admit(self, principal: Principal) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """What one worker takes: requests at once, bytes of any body, bytes of a buffered JSON body."""
-
-    concurrent: int
-    request_bytes: int
-    json_bytes: int
-    trusted_proxies: int
-    #: Seconds of an upstream's silence between two comments of ours in an event stream; 0: none.
-    sse_keepalive: float = 0.0
-
-
 class RelayEndpoint:
     """The WSGI callable. ``draining`` is set once running answers have been cut at a stop."""
 
@@ -66,14 +53,14 @@ class RelayEndpoint:
         self,
         access: AccessCheck,
         relay: Relay,
-        publish: Callable[[UsageEvent], None],
+        events: Events,
         live: LiveRequests,
         cors: Cors,
         bounds: Bounds,
     ) -> None:
         self._access = access
         self._relay = relay
-        self._publish = publish
+        self._events = events
         self._live = live
         self._cors = cors
         self._bounds = bounds
@@ -86,7 +73,7 @@ class RelayEndpoint:
             origin = inbound.header("ORIGIN")
             if self._cors.preflight(origin, inbound.header("ACCESS-CONTROL-REQUEST-METHOD")):
                 return self._preflight(inbound, origin or "", start_response)
-        exchange = Exchange(inbound, environ, self._publish)
+        exchange = Exchange(inbound, environ, self._events)
         slot = None
         try:
             if self.draining:
@@ -130,6 +117,7 @@ class RelayEndpoint:
         check_path(inbound.path)
         if inbound.upgrades:
             self._access.admit(principal)
+            exchange.intend(principal)
             exchange.watch_client()
             request = outbound_upgrade(inbound)
             opened = self._relay.upgrade(request, principal.upstream_key, timing)
@@ -140,6 +128,7 @@ class RelayEndpoint:
             inbound, request_bytes=self._bounds.request_bytes, json_bytes=self._bounds.json_bytes
         )
         self._access.admit(principal)
+        exchange.intend(principal)
         exchange.watch_client()
         upstream = self._relay.handle(outbound, principal.upstream_key, timing)
         return self._answer(exchange, slot, upstream, start_response)

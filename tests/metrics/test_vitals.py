@@ -31,9 +31,9 @@ def parts(**changes: Any) -> Parts:
             SimpleNamespace(made=1, reused=2, idle_count=3),
             SimpleNamespace(made=10, reused=20, idle_count=30),
         ],
-        "queue": Counted(length=5, dropped=6),
+        "queue": Counted(length=5, dropped=6, unwritable=7),
         "queue_limit": 10_000,
-        "drain": lambda: SimpleNamespace(unwritable=7, deliveries=[delivery()]),
+        "drain": lambda: SimpleNamespace(deliveries=[delivery()]),
         "revocation": SimpleNamespace(lag=None, looked_at=None),
         "database_up": lambda: True,
         "permits": lambda: 9,
@@ -94,7 +94,7 @@ def test_lag_is_the_time_since_a_sink_had_nothing_to_do(monkeypatch: pytest.Monk
     now = 100.0
     monkeypatch.setattr(vitals_module.time, "monotonic", lambda: now)
     sink = delivery(pending=0)
-    source = Vitals(parts(drain=lambda: SimpleNamespace(unwritable=0, deliveries=[sink])))
+    source = Vitals(parts(drain=lambda: SimpleNamespace(deliveries=[sink])))
     lags = []
     for now, pending in ((100.0, 0), (110.0, 3), (115.0, 9), (116.0, 0), (117.0, 1)):  # noqa: B007
         sink.pending = pending

@@ -157,6 +157,29 @@ def test_only_json_is_read_before_the_upstream_is_asked(content_type: str, buffe
     assert isinstance(world.transport.calls[0].request.body, bytes) is buffered
 
 
+def test_a_request_is_noted_before_the_upstream_is_asked() -> None:
+    begun: list[tuple[Any, ...]] = []
+
+    def answer() -> Answer:
+        begun.extend(world.events.begun)
+        return Answer()
+
+    world = World(answer)
+    world.ask("POST", "/v1/chat?q=secret", **sized(b"{}"))
+    ((event_id, started, *rest),) = begun
+    assert rest == [
+        world.event.request_id,
+        "project-1",
+        "token-1",
+        "sk-aaaa...aaaa",
+        "/v1/chat",
+        "POST",
+        "192.0.2.1",
+    ]
+    event = world.event
+    assert (event.event_id, event.started, event.slot) == (event_id, started, 0)
+
+
 # What is refused, and in which order.
 
 
@@ -183,6 +206,7 @@ def test_order_of_checks() -> None:
         assert world.transport.calls == []
         assert len(world.live) == 0
         assert world.event.error_code == expected
+        assert world.events.begun == [], "what does not go upstream leaves no note of it"
 
 
 @pytest.mark.parametrize(

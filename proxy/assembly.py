@@ -1,0 +1,41 @@
+"""Parts that are made of several settings. Beside :mod:`proxy.app`, for it alone."""
+
+import requests
+
+from proxy.events.journal import SpoolSettings
+from proxy.relay.adapter import UpstreamAdapter
+from proxy.relay.transport import SessionTransport
+from proxy.settings import Settings
+
+
+def spool_settings(settings: Settings, readers: frozenset[str]) -> SpoolSettings:
+    """``readers``: the sinks for which the spool keeps what they have not got yet."""
+    # A slot for each request that runs and each event that waits; more waiting ones than these mean
+    # that the disk hangs.
+    waiting = min(settings.event_queue_size, 4096)
+    return SpoolSettings(
+        root=settings.data_dir.absolute() / "spool",
+        sinks=readers,
+        max_bytes=settings.spool_max_bytes,
+        fsync_interval=settings.spool_fsync_interval,
+        slots=settings.max_concurrent_requests + waiting,
+    )
+
+
+def upstream_adapter(settings: Settings) -> UpstreamAdapter:
+    return UpstreamAdapter(
+        pool_size=settings.upstream_pool_size,
+        connect_timeout=settings.upstream_connect_timeout,
+        proxy_url=settings.upstream_proxy_url,
+    )
+
+
+def session_transport(settings: Settings, adapter: UpstreamAdapter) -> SessionTransport:
+    session = requests.Session()
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return SessionTransport(
+        session,
+        connect_timeout=settings.upstream_connect_timeout,
+        read_timeout=settings.upstream_read_timeout,
+    )

@@ -1,0 +1,15 @@
+"""What one worker takes at the door of the relay."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What one worker takes: requests at once, bytes of any body, bytes of a buffered JSON body."""
+
+    concurrent: int
+    request_bytes: int
+    json_bytes: int
+    trusted_proxies: int
+    #: Seconds of an upstream's silence between two comments of ours in an event stream; 0: none.
+    sse_keepalive: float = 0.0

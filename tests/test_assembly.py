@@ -1,0 +1,24 @@
+"""Parts that are made of several settings."""
+
+from pathlib import Path
+
+from proxy.assembly import session_transport, spool_settings, upstream_adapter
+from tests.test_app import settings
+
+
+def test_every_running_request_and_waiting_event_has_a_slot(tmp_path: Path) -> None:
+    made = settings(tmp_path, MAX_CONCURRENT_REQUESTS="7", EVENT_QUEUE_SIZE="100000")
+    spool = spool_settings(made, frozenset({"local"}))
+    assert spool.slots == 7 + 4096  # what waits beyond that means that the disk hangs
+    assert spool.root == tmp_path / "data" / "spool"
+    assert spool.sinks == {"local"}
+    assert spool.max_bytes == made.spool_max_bytes
+
+
+def test_both_schemes_go_through_our_adapter(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    adapter = upstream_adapter(made)
+    transport = session_transport(made, adapter)
+    for url in ("http://a/v1/x", "https://b/v1/x"):
+        assert transport._session.get_adapter(url) is adapter
+    transport.close()
