@@ -23,11 +23,6 @@ from proxy.parsers import Parser
 #: Names that have a meaning, but whose feature this version lacks.
 NOT_YET: Final[frozenset[str]] = frozenset(
     {
-        "CLOUDWATCH_LOG_GROUP",
-        "CLOUDWATCH_LOG_STREAM",
-        "EVENT_STREAM",
-        "LOGGING_TOKEN",
-        "LOGGING_URL",
         "METRICS_TOKEN",
         "RATE_LIMIT",
         "RATE_LIMIT_GLOBAL_RPM",
@@ -36,7 +31,6 @@ NOT_YET: Final[frozenset[str]] = frozenset(
         "RATE_LIMIT_PER_KEY_RPM",
         "RATE_LIMIT_PER_PROJECT_RPM",
         "RATE_LIMIT_PER_TOKEN_RPM",
-        "REDIS_URL",
         "SPOOL_MAX_BYTES",
     }
 )
@@ -86,6 +80,13 @@ class Settings:
     event_log_max_bytes: int = _setting(parse.size, 100 * 1024 * 1024)
     event_log_backups: int = _setting(parse.integer(0, 1000), 5)
     event_queue_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
+    cloudwatch_log_group: str = _setting(parse.log_group, "")
+    cloudwatch_log_stream: str = _setting(parse.log_stream, "{hostname}-{pid}")
+    logging_url: str = _setting(parse.endpoint_url, "", secret=True)
+    logging_token: str = _setting(parse.header_secret, "", secret=True)
+    redis_url: str = _setting(parse.redis_url, "", secret=True)
+    event_stream: str = _setting(parse.stream_name, "")
+    event_stream_max_length: int = _setting(parse.integer(1000, 10**12), 500_000)
     sse_keepalive: float = _setting(parse.seconds(0), 0.0)
     cors_allowed_origins: tuple[str, ...] = _setting(parse.origins, ())
     trusted_proxies: int = _setting(parse.integer(0, 32), 0)
@@ -127,6 +128,8 @@ class Settings:
         problems += _contradictions(chosen)
         if problems:
             raise SettingsError(problems)
+        if chosen.get("cloudwatch_log_group"):
+            chosen.setdefault("event_log", "off")
         settings = cls(**chosen)
         if not settings.database_url:
             # A data directory may have ? or % in its name; a URL may not.
@@ -137,9 +140,11 @@ class Settings:
     def known_secrets(self) -> list[str]:
         """Every secret among the settings as it may be written, for the log's sanitizer."""
         keys = (self.encryption_key, *self.encryption_keys_previous)
-        urls = (self.database_url, self.upstream_proxy_url)
+        urls = (self.database_url, self.upstream_proxy_url, self.redis_url)
         passwords = [urlsplit(url).password or "" for url in urls]
         return [
+            self.logging_token,
+            urlsplit(self.logging_url).query,
             *self.management_token,
             *[base64.b64encode(key).decode() for key in keys],
             *passwords,
@@ -181,4 +186,8 @@ def _contradictions(chosen: Mapping[str, Any]) -> list[str]:
     # Left at its default, the smaller of the two simply holds.
     if "max_json_bytes" in chosen and chosen["max_json_bytes"] > value("max_request_bytes"):
         problems.append("MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES")
+    if value("event_stream") and not value("redis_url"):
+        problems.append("EVENT_STREAM: needs REDIS_URL, where the stream lies")
+    if value("logging_token") and not value("logging_url"):
+        problems.append("LOGGING_TOKEN: needs LOGGING_URL, where it is sent")
     return problems
