@@ -39,10 +39,17 @@ _REQUIRED: Final = object()
 
 
 def _setting(
-    parser: Parser[Any], default: Any = _REQUIRED, *aliases: str, secret: bool = False
+    parser: Parser[Any],
+    default: Any = _REQUIRED,
+    *aliases: str,
+    secret: bool = False,
+    empty: Any = None,
 ) -> Any:
-    """A field read from the variable of its own name in capitals, or from one of ``aliases``."""
-    metadata = {"parser": parser, "aliases": aliases}
+    """A field read from the variable of its own name in capitals, or from one of ``aliases``.
+
+    Without a default it is required; ``empty`` is what it is where nothing is served.
+    """
+    metadata = {"parser": parser, "aliases": aliases, "empty": empty}
     if default is _REQUIRED:
         return dataclasses.field(metadata={**metadata, "required": True}, repr=not secret)
     return dataclasses.field(default=default, metadata=metadata, repr=not secret)
@@ -56,8 +63,8 @@ class Settings:
     port: int = _setting(parse.integer(1, 65535), 8080)
     web_concurrency: int | None = _setting(parse.integer(1, 512), None)
     data_dir: Path = _setting(parse.path, Path("data"))
-    management_token: tuple[str, ...] = _setting(parse.secrets(16, most=2), secret=True)
-    encryption_key: bytes = _setting(parse.key_of_32_bytes, secret=True)
+    management_token: tuple[str, ...] = _setting(parse.secrets(16, most=2), secret=True, empty=())
+    encryption_key: bytes = _setting(parse.key_of_32_bytes, secret=True, empty=b"")
     encryption_keys_previous: tuple[bytes, ...] = _setting(parse.keys_of_32_bytes, (), secret=True)
     database_url: str = _setting(parse.database_url, "", secret=True)
     database_pool_size: int = _setting(parse.integer(1, 1000), 10)
@@ -98,9 +105,12 @@ class Settings:
     profile_dir: Path | None = _setting(parse.path, None)
 
     @classmethod
-    def load(cls, environ: Mapping[str, str], dotenv: Path | None = None) -> "Settings":
+    def load(
+        cls, environ: Mapping[str, str], dotenv: Path | None = None, *, serving: bool = True
+    ) -> "Settings":
         """Read ``environ`` over the file ``dotenv``, if there is one.
 
+        ``serving`` False: what only a server needs may be missing, and is empty then.
         Raises :class:`SettingsError` with every problem found.
         """
         values, problems = _read(environ, dotenv)
@@ -121,6 +131,8 @@ class Settings:
                     chosen[field.name] = field.metadata["parser"](value)
                 except ValueError as error:
                     problems.append(f"{name}: {error}")
+            elif not serving and field.metadata.get("required"):
+                chosen[field.name] = field.metadata["empty"]
             elif field.metadata.get("required"):
                 problems.append(
                     f"{field.name.upper()}: required; `python manage.py setup` makes one"

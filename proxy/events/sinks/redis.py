@@ -23,6 +23,7 @@ def connect(url: str) -> Redis:
     """A client that tells of every failure at once. Nothing is connected before the first call."""
     return Redis.from_url(
         url,
+        protocol=2,  # whose answers have the same shape in every version
         socket_connect_timeout=_CONNECT_TIMEOUT,
         socket_timeout=_READ_TIMEOUT,
         retry=Retry(NoBackoff(), 0),
