@@ -87,6 +87,7 @@ class Settings:
     event_log_max_bytes: int = _setting(parse.size, 100 * 1024 * 1024)
     event_log_backups: int = _setting(parse.integer(0, 1000), 5)
     event_queue_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
+    event_shipper: str = _setting(parse.choice("on", "off"), "on")
     cloudwatch_log_group: str = _setting(parse.log_group, "")
     cloudwatch_log_stream: str = _setting(parse.log_stream, "{hostname}-{pid}")
     logging_url: str = _setting(parse.endpoint_url, "", secret=True)

@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": {"errors", "http1", "profiling"},
     "http1": {"errors"},
     "profiling": set(),
+    "master": {"settings"},
 }
 
 #: Library → modules (or packages) below `proxy` that may import it.
@@ -73,6 +74,7 @@ FENCES: dict[str, set[str]] = {
         "worker",
         "http1.head",
         "profiling",
+        "master",
         "relay.adapter",
         "relay.answer",
         "relay.pool",

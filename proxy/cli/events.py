@@ -3,11 +3,12 @@
 Neither is monkey-patched: they wait in threads, and their sinks' libraries are used as they are.
 """
 
+import logging
 import logging.config
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Final
 
 import click
@@ -16,9 +17,13 @@ from proxy import logs
 from proxy.cli.installation import load_settings
 from proxy.errors import SettingsError
 from proxy.events.dispatcher import open_dispatcher
+from proxy.events.shipper import Shipper, only_one, remote_carriers
 from proxy.events.statusserver import StatusServer
 from proxy.settings import Settings
 
+#: Seconds for which an ending shipper goes on with what it finds in the spool.
+_FINISH: Final = 5.0
+_NICE: Final = 5
 #: Remote destination → what the settings must have for it.
 _NEEDED: Final[Mapping[str, Mapping[str, str]]] = {
     "cloudwatch": {"cloudwatch_log_group": "CLOUDWATCH_LOG_GROUP"},
@@ -28,7 +33,7 @@ _NEEDED: Final[Mapping[str, Mapping[str, str]]] = {
 
 @click.group()
 def events() -> None:
-    """Usage events: dispatch."""
+    """Usage events: ship, dispatch."""
 
 
 @events.command()
@@ -73,6 +78,7 @@ def dispatch(
         max_tries=max_tries,
         claim_idle=claim_idle,
     )
+    _stop_at_signal(dispatcher.stop)
     if listen:
         host, _, port = listen.rpartition(":")
         try:
@@ -81,8 +87,32 @@ def dispatch(
             )
         except (OSError, ValueError, OverflowError) as error:
             raise click.BadParameter(f"{listen}: {error}", param_hint="--listen") from error
-    _stop_at_signal(dispatcher.stop)
     dispatcher.run()
+
+
+@events.command()
+@click.option("--attached", is_flag=True, hidden=True, help="Started by a server: see there.")
+def ship(attached: bool) -> None:
+    """Bring the events of this node's workers to the remote sinks, until SIGTERM.
+
+    A server does this by itself, unless EVENT_SHIPPER=off.
+    """
+    settings = load_settings(serving=False)
+    _configure_log(settings)
+    ended = threading.Event()
+    if attached:
+        os.nice(_NICE)  # the workers come first
+        _stop_at_end_of_stdin(ended.set)
+    else:
+        _stop_at_signal(ended.set)
+    root = settings.data_dir.absolute() / "spool"
+    with only_one(root, ended.wait) as mine:
+        if mine:
+            shipper = Shipper(remote_carriers(settings, root))
+            shipper.run(ended, _FINISH)
+    # Not by a return: a sink that hangs has a thread which nobody can end.
+    logging.shutdown()
+    os._exit(0)
 
 
 def _check(settings: Settings, to: str, path: str | None) -> None:
@@ -106,8 +136,36 @@ def _configure_log(settings: Settings) -> None:
 
 
 def _stop_at_signal(stop: Callable[[], None]) -> None:
-    def handle(_number: int, _frame: FrameType | None) -> None:
+    """``stop`` at the first SIGTERM or SIGINT, end at once at the second.
+
+    To be called before there is any other thread: all of them must have the signals blocked. On a
+    thread itself, for a handler would run in between any two steps of the main thread, which may
+    hold the very lock that ``stop`` needs.
+    """
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def wait() -> None:
+        signal.sigwait(signals)
+        stop()
+        signal.sigwait(signals)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _stop_at_end_of_stdin(stop: Callable[[], None]) -> None:
+    """For whom a server has started: the other end of the pipe is open in its master and workers.
+
+    So this comes when the last of them has ended, however that was. Signals to all processes of a
+    service, or of a terminal, come earlier, when there is still something to ship.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
         stop()
 
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
+    threading.Thread(target=wait, daemon=True).start()

@@ -12,7 +12,10 @@ from uuid import uuid4
 import pytest
 import requests
 
+from proxy.events.folders import register_sinks
 from proxy.events.sinks.redis import RedisSink
+from tests.events import spooling
+from tests.receiver import Receiver
 from tests.services import RedisServer, free_port
 from tests.waiting import wait_until
 
@@ -95,6 +98,26 @@ def test_killed_dispatchers_lose_nothing(
         wait_until(lambda: client.xpending(stream, "file")["pending"] == 0)
     assert three.end() == 0
     sink.close()
+
+
+def test_a_shipper_alone_delivers_what_is_there_before_it_ends(
+    tmp_path: Path, running: list[Running]
+) -> None:
+    receiver = Receiver()
+    root = tmp_path / "data" / "spool"
+    register_sinks(root, ["http"])
+    writer = spooling.write(root, range(100))
+    first = Running(tmp_path, "ship", LOGGING_URL=receiver.url)
+    running.append(first)
+    wait_until(lambda: len(receiver.events) == 100)
+    second = Running(tmp_path, "ship", LOGGING_URL=receiver.url)
+    running.append(second)
+    wait_until(lambda: "another shipper" in second.output.read_text())
+    assert second.end() == 0
+    spooling.append(writer, range(100, 5000))
+    assert first.end() == 0
+    assert sorted(int(event["event_id"][1:]) for event in receiver.events) == list(range(5000))
+    receiver.close()
 
 
 def test_status_and_a_clean_stop(

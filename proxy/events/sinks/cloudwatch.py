@@ -11,17 +11,16 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final
 
 import boto3
-import orjson
 import watchtower
 from botocore.config import Config
 
 from proxy.events.deadletters import Refused, deliver
 from proxy.events.shorten import shorten
 from proxy.events.sinks.base import DeadLetters, SinkSettings
+from proxy.events.timestamps import came_in
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ class _Handler(watchtower.CloudWatchLogHandler):
             record = logging.makeLogRecord(
                 {"msg": shorten(line.rstrip(b"\n"), _EVENT_BYTES).decode("utf-8", "replace")}
             )
-            record.created = _started(line)
+            record.created = came_in(line) or time.time()
             self.emit(record)
         made, self._made = self._made, []
         return sorted(made, key=lambda event: event["timestamp"])
@@ -162,14 +161,6 @@ class _Handler(watchtower.CloudWatchLogHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Called from an except block; the default prints and goes on without the event."""
         raise
-
-
-def _started(line: bytes) -> float:
-    """The event's own time in unix seconds; now, when it has none."""
-    try:
-        return datetime.fromisoformat(orjson.loads(line)["timestamp"]).timestamp()
-    except (ValueError, KeyError, TypeError):
-        return time.time()
 
 
 def _within_limits(events: list[_Event]) -> list[list[_Event]]:
