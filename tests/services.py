@@ -525,8 +525,10 @@ class Moto(_Process):
         )
 
     def messages(self, group: str) -> list[str]:
-        """Every event of every stream of ``group``."""
+        """Every event of every stream of ``group``; none when it does not exist."""
         logs, found = self.client(), []
+        if not logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]:
+            return []
         for stream in logs.describe_log_streams(logGroupName=group)["logStreams"]:
             name, token = stream["logStreamName"], None
             while True:

@@ -9,17 +9,23 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 import click
 
 from proxy import logs
-from proxy.cli.installation import load_settings
+from proxy.cli.installation import load_settings, open_database
 from proxy.errors import SettingsError
+from proxy.events.carrier import Carrier
 from proxy.events.dispatcher import open_dispatcher
+from proxy.events.positions import Position
+from proxy.events.segments import Batch
 from proxy.events.shipper import Shipper, only_one, remote_carriers
+from proxy.events.sinks.ledger import LedgerSink
 from proxy.events.statusserver import StatusServer
 from proxy.settings import Settings
+from proxy.store.usage import UsageLedger
 
 #: Seconds for which an ending shipper goes on with what it finds in the spool.
 _FINISH: Final = 5.0
@@ -108,11 +114,24 @@ def ship(attached: bool) -> None:
     root = settings.data_dir.absolute() / "spool"
     with only_one(root, ended.wait) as mine:
         if mine:
-            shipper = Shipper(remote_carriers(settings, root))
-            shipper.run(ended, _FINISH)
+            carriers = [_ledger_carrier(settings, root), *remote_carriers(settings, root)]
+            Shipper(carriers).run(ended, _FINISH)
     # Not by a return: a sink that hangs has a thread which nobody can end.
     logging.shutdown()
     os._exit(0)
+
+
+def _ledger_carrier(settings: Settings, root: Path) -> Carrier:
+    """The usage ledger, in the server's own database; it remembers itself where it goes on."""
+    sink: LedgerSink | None = None
+
+    def take(source: str, start: Position, batch: Batch) -> Position:
+        nonlocal sink
+        if sink is None:  # on the carrier's thread: the database may have one of its own
+            sink = LedgerSink(UsageLedger(open_database(settings)))
+        return Position(*sink.write_from(source, start, batch.position, batch.lines))
+
+    return Carrier("ledger", take, root)
 
 
 def _check(settings: Settings, to: str, path: str | None) -> None:

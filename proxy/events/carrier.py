@@ -27,8 +27,9 @@ _LOOK: Final = 0.5
 #: Seconds after which a position is made to outlive a power cut, too.
 _DURABLE: Final = 5.0
 
-#: Takes a batch that was read from the writer's folder of this name, or raises.
-Take = Callable[[str, Batch], None]
+#: Takes a batch that was read from the writer's folder of this name, from this position on, or
+#: raises. Answers where to go on, which is behind the batch for all but a sink that remembers more.
+Take = Callable[[str, Position, Batch], Position]
 
 
 class _NotTaken(Exception):
@@ -156,15 +157,18 @@ class Carrier:
         if batch.lines:
             self._oldest[name] = came_in(batch.lines[0]) or time.time()
             try:
-                self._take(name, batch)
+                after = self._take(name, position, batch)
             except Exception as error:
                 raise _NotTaken from error
-            self.delivered += len(batch.lines)
+        else:
+            after = batch.position
         self._oldest.pop(name, None)
-        moved = batch.position != position
+        moved = after != position
         if moved:
-            self.damaged += batch.damaged
-            self._positions[name] = self._unwritten[name] = batch.position
+            if after == batch.position:
+                self.delivered += len(batch.lines)
+                self.damaged += batch.damaged
+            self._positions[name] = self._unwritten[name] = after
         if name in self._unwritten:
             self._remember(folder)
         return moved

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from proxy.events.carrier import Carrier
+from proxy.events.carrier import Carrier, Take
 from proxy.events.deadletters import DeadLetterFile
+from proxy.events.positions import Position
 from proxy.events.segments import Batch
 from proxy.events.sinks import configured, open_remote
 from proxy.events.sinks.base import Sink, SinkSettings
@@ -38,9 +39,10 @@ def remote_carriers(settings: SinkSettings, root: Path) -> list[Carrier]:
     return carriers
 
 
-def _lines_to(sink: Sink) -> Callable[[str, Batch], None]:
-    def take(_source: str, batch: Batch) -> None:
+def _lines_to(sink: Sink) -> Take:
+    def take(_source: str, _start: Position, batch: Batch) -> Position:
         sink.write(batch.lines)
+        return batch.position
 
     return take
 

@@ -12,7 +12,7 @@ from proxy.events import carrier as module
 from proxy.events.backoff import Backoff
 from proxy.events.carrier import Carrier
 from proxy.events.folders import register_sinks
-from proxy.events.positions import START, read_position
+from proxy.events.positions import START, Position, read_position
 from proxy.events.segments import Batch, read_batch
 from tests.events import spooling
 from tests.events.spooling import numbers, orphan, write
@@ -32,11 +32,13 @@ class Bench:
         self.running: list[Carrier] = []
         register_sinks(root, ["test"])
 
-    def take(self, source: str, batch: Batch) -> None:
+    def take(self, source: str, start: Position, batch: Batch) -> Position:
+        assert start < batch.position
         self.tries += 1
         self.trouble(source, batch)
         self.taken += numbers(batch.lines)
         self.sources.append(source)
+        return batch.position
 
     def close(self) -> None:
         self.closed += 1
@@ -178,6 +180,25 @@ def test_a_folder_that_cannot_be_read_does_not_hold_up_the_others(
     carrier = bench.start()
     wait_until(lambda: bench.taken == list(range(10, 20)))
     wait_until(lambda: carrier.trouble is not None)
+
+
+def test_a_sink_that_remembers_more_says_where_to_go_on(bench: Bench) -> None:
+    """As the ledger does, when the shipper was killed before it could write the position."""
+    folder = orphan(bench.root, range(10))
+    further = read_batch(folder, START, most_lines=4).position
+    starts: list[Position] = []
+
+    def take(source: str, start: Position, batch: Batch) -> Position:
+        starts.append(start)
+        return further if start < further else bench.take(source, start, batch)
+
+    carrier = Carrier("test", take, bench.root)
+    carrier.start()
+    wait_until(lambda: bench.taken == list(range(4, 10)))
+    assert starts == [START, further]
+    wait_until(lambda: carrier.delivered == 6)
+    carrier.finish()
+    assert carrier.join(20)
 
 
 def test_damage_is_counted_and_passed(bench: Bench) -> None:

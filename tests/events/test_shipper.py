@@ -9,6 +9,7 @@ import pytest
 from proxy.events import shipper as module
 from proxy.events.carrier import Carrier
 from proxy.events.folders import register_sinks
+from proxy.events.positions import Position
 from proxy.events.segments import Batch
 from proxy.events.shipper import Shipper, only_one, remote_carriers
 from proxy.settings import Settings
@@ -26,11 +27,13 @@ def test_a_sink_that_hangs_holds_up_no_other_and_not_the_end(
     taken: list[int] = []
     hangs, ended = threading.Event(), threading.Event()
 
-    def good(_source: str, batch: Batch) -> None:
+    def good(_source: str, _start: Position, batch: Batch) -> Position:
         taken.extend(numbers(batch.lines))
+        return batch.position
 
-    def bad(_source: str, _batch: Batch) -> None:
+    def bad(_source: str, _start: Position, batch: Batch) -> Position:
         hangs.wait(60)
+        return batch.position
 
     write(tmp_path, range(100))
     shipper = Shipper([Carrier("bad", bad, tmp_path), Carrier("good", good, tmp_path)])
@@ -50,8 +53,9 @@ def test_what_is_there_at_the_end_is_still_delivered(tmp_path: Path) -> None:
     register_sinks(tmp_path, ["sink"])
     taken: list[int] = []
 
-    def take(_source: str, batch: Batch) -> None:
+    def take(_source: str, _start: Position, batch: Batch) -> Position:
         taken.extend(numbers(batch.lines))
+        return batch.position
 
     write(tmp_path, range(3000))
     ended = threading.Event()
