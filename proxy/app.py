@@ -16,6 +16,8 @@ from proxy.auth.revocation import Revocation
 from proxy.cipher import Cipher
 from proxy.errors import ClientError, ProxyError
 from proxy.events.drain import Drain
+from proxy.events.folders import LOCAL
+from proxy.events.journal import Journal, SpoolSettings
 from proxy.events.queue import EventQueue
 from proxy.events.sinks import from_event_log
 from proxy.providers import PROVIDERS
@@ -82,7 +84,7 @@ class Application:
                 Target.from_url(settings.upstream_base_url),
                 self._transport,
             ),
-            self._queue.publish,
+            self._queue,
             self._live,
             Cors(settings.cors_allowed_origins),
             Bounds(
@@ -154,7 +156,14 @@ class Application:
             max_bytes=settings.event_log_max_bytes,
             backups=settings.event_log_backups,
         )
-        self._drain = Drain(self._queue, sinks, backlog=settings.event_queue_size)
+        # Each is the name of a sink for which the spool keeps what it has not got yet.
+        readers = frozenset({LOCAL} if sinks else ())
+        self._drain = Drain(
+            self._queue,
+            sinks,
+            backlog=settings.event_queue_size,
+            journal=Journal(_spool(settings, readers)) if readers else None,
+        )
         self._counts.start()
         self._leases.start()
         self._revocation.start()
@@ -191,6 +200,19 @@ class Application:
 
 def create_app(settings: Settings) -> Application:
     return Application(settings)
+
+
+def _spool(settings: Settings, readers: frozenset[str]) -> SpoolSettings:
+    # A slot for each request that runs and each event that waits; more waiting ones than these mean
+    # that the disk hangs.
+    waiting = min(settings.event_queue_size, 4096)
+    return SpoolSettings(
+        root=settings.data_dir.absolute() / "spool",
+        sinks=readers,
+        max_bytes=settings.spool_max_bytes,
+        fsync_interval=settings.spool_fsync_interval,
+        slots=settings.max_concurrent_requests + waiting,
+    )
 
 
 def _transport(settings: Settings) -> SessionTransport:

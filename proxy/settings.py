@@ -31,7 +31,6 @@ NOT_YET: Final[frozenset[str]] = frozenset(
         "RATE_LIMIT_PER_KEY_RPM",
         "RATE_LIMIT_PER_PROJECT_RPM",
         "RATE_LIMIT_PER_TOKEN_RPM",
-        "SPOOL_MAX_BYTES",
     }
 )
 
@@ -87,6 +86,8 @@ class Settings:
     event_log_max_bytes: int = _setting(parse.size, 100 * 1024 * 1024)
     event_log_backups: int = _setting(parse.integer(0, 1000), 5)
     event_queue_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
+    spool_max_bytes: int = _setting(parse.size, 1024 * 1024 * 1024)
+    spool_fsync_interval: float = _setting(parse.seconds(0), 1.0)
     event_shipper: str = _setting(parse.choice("on", "off"), "on")
     cloudwatch_log_group: str = _setting(parse.log_group, "")
     cloudwatch_log_stream: str = _setting(parse.log_stream, "{hostname}-{pid}")

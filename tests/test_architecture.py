@@ -82,6 +82,8 @@ FENCES: dict[str, set[str]] = {
         "relay.tunnel",
         "relay.watch",
         "events.queue",
+        "events.adoption",
+        "events.delivery",
         "events.drain",
         "auth.cache",
         "auth.counts",

@@ -1,12 +1,13 @@
-"""The greenlets that take events from the queue to the sinks, off the path of every request.
+"""The greenlets that take events from the queue to the spool and the worker's own sinks.
 
-Each sink stands alone: it has a greenlet and a thread of its own, what it could not take is kept
-for it, bounded, and tried again with growing pauses, and neither its errors nor its stalls reach a
-neighbour. Sinks write on a thread, since a full pipe or a slow disk would stop the event loop and
-every stream with it.
+Off the path of every request. A batch is first the spool's, then its slots are free, then the local
+sinks have it. The thing to get wrong: a stop may come while a batch is in hand, and a greenlet that
+waits for a thread can be killed, but the thread goes on.
 """
 
+import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -15,158 +16,149 @@ import gevent
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
-from proxy.events.event import UsageEvent
-from proxy.events.queue import EventQueue
+from proxy.events.adoption import Adoption
+from proxy.events.delivery import Delivery
+from proxy.events.journal import Journal
+from proxy.events.positions import Position
+from proxy.events.queue import Entry, EventQueue
+from proxy.events.records import PREFIX
 from proxy.events.sinks.base import Sink
 
 _log = logging.getLogger(__name__)
 
 _BATCH: Final = 500
-#: Seconds between two batches.
-_LINGER: Final = 0.05
-_FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 30.0
-
-
-class Delivery:
-    """One sink, what waits for it, and the greenlet that brings it there."""
-
-    def __init__(self, sink: Sink, backlog: int) -> None:
-        """``backlog``: how many lines are kept while the sink does not take them."""
-        self._sink = sink
-        self._name = type(sink).__name__
-        self._thread = ThreadPool(1)
-        # Lines that the sink has not accepted yet, oldest first; the oldest go when it is full.
-        # Those that it is just writing are older still, and out of reach.
-        self._waiting: deque[bytes] = deque()
-        self._writing: list[bytes] = []
-        self._backlog = backlog
-        self._failing = False
-        # Set when lines were added, or when it is time to finish; the second also ends a pause.
-        self._wake = Event()
-        self._finishing = Event()
-        self._greenlet = gevent.spawn(self._run)
-        #: Lines given up because the sink stayed away for too long; failed writes.
-        self.dropped = 0
-        self.errors = 0
-
-    @property
-    def pending(self) -> int:
-        return len(self._waiting) + len(self._writing)
-
-    def add(self, lines: Sequence[bytes]) -> None:
-        self._waiting.extend(lines)
-        self._trim()
-        self._wake.set()
-
-    def finish(self) -> "gevent.Greenlet[..., None]":
-        """Write what waits, one last try if that fails; the greenlet ends when it is over."""
-        self._finishing.set()
-        self._wake.set()
-        return self._greenlet
-
-    def _run(self) -> None:
-        pause = 0.0
-        while self._waiting or not self._finishing.is_set():
-            if not self._waiting:
-                self._wake.clear()
-                self._wake.wait()
-                continue
-            last_try = self._finishing.is_set()
-            if self._write():
-                pause = 0.0
-                continue
-            if last_try:
-                break
-            pause = min(max(_FIRST_PAUSE, pause * 2), _LONGEST_PAUSE)
-            self._finishing.wait(pause)
-        if error := self._call(self._sink.close):
-            _log.warning("event sink %s could not be closed: %s", self._name, error)
-        self._thread.kill()
-
-    def _write(self) -> bool:
-        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-        self._writing = batch
-        error = self._call(self._sink.write, batch)
-        self._writing = []
-        if error is None:
-            if self._failing:
-                _log.info("event sink %s works again", self._name)
-            self._failing = False
-            return True
-        if not self._failing:
-            _log.error("event sink %s fails, its events are kept: %s", self._name, error)
-        self._failing = True
-        self.errors += 1
-        self._waiting.extendleft(reversed(batch))
-        self._trim()
-        return False
-
-    def _call(self, method: Callable[..., None], *args: Any) -> Exception | None:
-        """On the sink's thread; whatever a sink raises, it is only that sink."""
-
-        def guarded() -> Exception | None:
-            # Caught over there: gevent prints the traceback of what leaves a pool's thread.
-            try:
-                method(*args)
-            except Exception as error:  # noqa: BLE001
-                return error
-            return None
-
-        failure: Exception | None = self._thread.apply(guarded)
-        return failure
-
-    def _trim(self) -> None:
-        excess = len(self._waiting) - self._backlog
-        if excess > 0 and not self.dropped:
-            _log.error("event sink %s is behind: its oldest events are dropped", self._name)
-        for _ in range(excess):
-            self._waiting.popleft()
-        self.dropped += max(0, excess)
+#: After the first event of a batch the next ones are waited for: going to a thread for each alone
+#: costs more than the event. Nothing can be lost meanwhile, for they have their slots.
+_GATHER_SECONDS: Final = 0.02
+_TEND_SECONDS: Final = 1.0
 
 
 class Drain:
-    """Moves events from ``queue`` to ``sinks`` until :meth:`close`."""
+    """Moves events from ``queue`` to the spool and to ``sinks`` until :meth:`close`."""
 
-    def __init__(self, queue: EventQueue, sinks: Sequence[Sink], *, backlog: int) -> None:
+    def __init__(
+        self,
+        queue: EventQueue,
+        sinks: Sequence[Sink],
+        *,
+        backlog: int,
+        journal: Journal | None = None,
+    ) -> None:
         """``backlog``: how many events are kept for a sink that does not take them."""
         self._queue = queue
-        #: Events that could not be turned into a line.
-        self.unwritable = 0
+        self._journal = journal
+        self._thread = ThreadPool(1)
         self.deliveries = [Delivery(sink, backlog) for sink in sinks]
-        self._greenlet = gevent.spawn(self._run)
+        # Taken from the queue and not handed on yet; the event is set while there is nothing.
+        self._in_hand: list[Entry] = []
+        self._idle = Event()
+        self._idle.set()
+        # Positions in the spool, each with how many lines each delivery had been given by then.
+        self._given: deque[tuple[list[int], Position]] = deque()
+        self._passed: Position | None = None
+        self._greenlets = [gevent.spawn(self._run)]
+        self._adoption: Adoption | None = None
+        if journal is not None:
+            journal.open()
+            self._log_notices()
+            queue.intents = journal.intents
+            self._greenlets.append(gevent.spawn(self._tend))
+            self._adoption = Adoption(journal.root, journal.sinks, self.deliveries)
 
     def close(self, deadline: float) -> None:
         """Write what is left, for ``deadline`` seconds at the most; what then remains is logged.
 
-        A sink that hangs keeps its thread, which is left behind.
+        A disk or a sink that hangs keeps its thread, which is left behind.
         """
-        self._greenlet.kill()
-        while len(self._queue):
-            self._distribute(0)
-        gevent.joinall([delivery.finish() for delivery in self.deliveries], timeout=deadline)
-        lost = self._queue.dropped + self.unwritable
-        lost += sum(delivery.pending + delivery.dropped for delivery in self.deliveries)
-        if lost:
-            _log.error("%d usage events could not be written", lost)
+        ends = time.monotonic() + deadline
+
+        def rest(share: float = 1.0) -> float:
+            return max(0.0, (ends - time.monotonic()) * share)
+
+        self._idle.wait(rest(0.3))
+        gevent.killall(self._greenlets)
+        if self._adoption is not None:
+            self._adoption.close()
+        with contextlib.suppress(gevent.Timeout):
+            while self._in_hand or len(self._queue):
+                self._in_hand += self._queue.take(_BATCH, 0)
+                with gevent.Timeout(rest(0.5)):
+                    self._hand_on()
+        while self._in_hand or len(self._queue):  # the spool's disk hangs; slots keep what is here
+            self._in_hand += self._queue.take(_BATCH, 0)
+            self._deliver(None, free=False)
+        gevent.joinall([delivery.finish() for delivery in self.deliveries], timeout=rest(0.8))
+        if self._journal is not None:
+            with contextlib.suppress(gevent.Timeout), gevent.Timeout(max(0.05, rest())):
+                self._on_thread(self._journal.close, self._local_position())
+        self._tell_losses()
+        gevent.spawn(self._thread.kill)  # which waits for a thread that hangs
 
     def _run(self) -> None:
         while True:
-            self._distribute(None)
-            if len(self._queue) < _BATCH:
-                # A batch costs as much with one event as with a hundred: a pause collects some.
-                gevent.sleep(_LINGER)
+            self._in_hand += self._queue.take(_BATCH, None)
+            self._idle.clear()
+            if len(self._in_hand) < _BATCH:
+                gevent.sleep(_GATHER_SECONDS)
+                self._in_hand += self._queue.take(_BATCH - len(self._in_hand), 0)
+            self._hand_on()
+            self._idle.set()
 
-    def _distribute(self, wait: float | None) -> None:
-        lines = [line for event in self._queue.take(_BATCH, wait) if (line := self._line(event))]
+    def _hand_on(self) -> None:
+        position = None
+        if self._journal is not None:
+            records = [record for record, _ in self._in_hand]
+            try:
+                position = self._on_thread(self._journal.append, records, self._local_position())
+            except Exception as error:  # noqa: BLE001  (this greenlet must not end)
+                _log.error("events could not be spooled", exc_info=error)
+        self._deliver(position)
+
+    def _deliver(self, position: Position | None, *, free: bool = True) -> None:
+        batch, self._in_hand = self._in_hand, []
+        lines = [record[PREFIX:] for record, _ in batch]
         for delivery in self.deliveries:
             delivery.add(lines)
+        if position is not None:
+            self._given.append(([delivery.added for delivery in self.deliveries], position))
+        if free:
+            for _, slot in batch:
+                self._queue.free(slot)
 
-    def _line(self, event: UsageEvent) -> bytes:
-        """An event that cannot be written must not take the others with it."""
+    def _on_thread(self, method: Callable[..., Any], *args: Any) -> Any:
         try:
-            return event.line()
-        except Exception as error:  # noqa: BLE001
-            _log.error("a usage event cannot be written", exc_info=error)
-            self.unwritable += 1
-            return b""
+            return self._thread.spawn(method, *args).get()
+        finally:
+            self._log_notices()
+
+    def _log_notices(self) -> None:
+        while self._journal is not None and self._journal.notices:
+            _log.log(*self._journal.notices.popleft())
+
+    # The spool, once a second.
+
+    def _tend(self) -> None:
+        journal = self._journal
+        while journal is not None:
+            gevent.sleep(_TEND_SECONDS)
+            self._on_thread(journal.tend, self._local_position())
+            self._queue.intents = journal.intents
+
+    def _local_position(self) -> Position | None:
+        """Up to where every local sink has what is in the spool; None: nothing yet."""
+        done = [delivery.done for delivery in self.deliveries]
+        while self._given and all(
+            given <= passed for given, passed in zip(self._given[0][0], done, strict=True)
+        ):
+            self._passed = self._given.popleft()[1]
+        return self._passed
+
+    def _tell_losses(self) -> None:
+        lost = self._queue.dropped + self._queue.unwritable
+        lost += sum(delivery.dropped for delivery in self.deliveries)
+        pending = sum(delivery.pending for delivery in self.deliveries)
+        kept = 0 if self._journal is None else max(0, pending - self._journal.unspooled)
+        if lost + pending - kept:
+            _log.error("%d usage events could not be written", lost + pending - kept)
+        if kept:
+            _log.warning("%d usage events wait in the spool for the next start", kept)

@@ -4,6 +4,7 @@ Field names and their order are public (docs/events.md). It never holds a secret
 anything of a body but the usage.
 """
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,21 +22,23 @@ class UsageEvent:
     endpoint: str
     method: str
     client_ip: str
-    status_code: int
+    status_code: int | None
     outcome: str
-    duration_ms: float
+    duration_ms: float | None
     project_id: str | None = None
     token_id: str | None = None
     token: str | None = None
     error_code: str | None = None
-    stream: bool = False
+    stream: bool | None = False
     upstream_ms: float | None = None
     ttfb_ms: float | None = None
-    bytes_in: int = 0
-    bytes_out: int = 0
+    bytes_in: int | None = 0
+    bytes_out: int | None = 0
     usage_source: str = "none"
     metadata: Mapping[str, object] = field(default_factory=dict)
     event_id: str = field(default_factory=lambda: os.urandom(16).hex())
+    #: Where its intent stands, see proxy/events/intents.py; no part of the line.
+    slot: int = -1
 
     def line(self) -> bytes:
         """The event as one JSON line, line end included."""
@@ -71,5 +74,11 @@ def _rounded(milliseconds: float | None) -> float | None:
 
 
 def _rfc3339(unix_seconds: float) -> str:
-    moment = datetime.fromtimestamp(unix_seconds, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    microseconds = round(unix_seconds * 1e6)
+    return f"{_second(microseconds // 1_000_000)}.{microseconds // 1000 % 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=64)
+def _second(unix_seconds: int) -> str:
+    """Up to the seconds; remembered, since most of the cost of a line was here."""
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from proxy.events.ownership import own, remove_lock
+from proxy.events.ownership import node_lock, own, remove_lock
 from proxy.events.positions import (
     SINK_NAME,
     Position,
@@ -88,8 +88,11 @@ def tidy(folder: Path, sinks: Collection[str] | None) -> None:
 
     For whoever has moved a position; takes what :func:`registered_sinks` gives. Raises OSError.
     """
-    ownership = own(folder) if sinks is not None else None
-    if ownership is not None and sinks is not None:
+    if sinks is None:
+        return
+    with node_lock(folder.parent):
+        ownership = own(folder)
+    if ownership is not None:
         try:
             reclaim(folder, sinks)
             remove_if_empty(folder)

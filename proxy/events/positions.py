@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 _SUFFIX: Final = ".position"
-_FORM: Final = re.compile(rb"([0-9]{1,20}) ([0-9]{1,20})\n")
+_FORM: Final = re.compile(rb"([0-9]{16}) ([0-9]{16})\n")
 #: What may be the name of a sink.
 SINK_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -38,27 +38,36 @@ def read_position(folder: Path, sink: str) -> Position:
 
 
 def write_position(folder: Path, sink: str, position: Position, *, durable: bool = True) -> None:
-    """Replace the file; ``durable``: returns when it would outlive a power cut. Raises OSError.
+    """``durable``: returns when it would outlive a power cut. Raises OSError.
 
     A folder that is gone had nothing left for any sink: then there is nothing to remember.
     """
     path = _file(folder, sink)
-    # One process writes the positions of one sink: the name needs to differ from no other's.
-    fresh = path.with_suffix(".fresh")
+    content = b"%016d %016d\n" % position
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-        try:
-            os.write(descriptor, b"%d %d\n" % position)
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        fresh.replace(path)
         if durable:
+            # One process writes the positions of one sink: this name is nobody else's.
+            fresh = path.with_suffix(".fresh")
+            _write(fresh, content, durable=True)
+            fresh.replace(path)
             sync_folder(folder)
+        else:
+            # In place: all are of one length, so it is the old or the new one, cheaply, and on a
+            # full disk too.
+            _write(path, content, durable=False)
     except FileNotFoundError:
         if folder.exists():
             raise
+
+
+def _write(path: Path, content: bytes, *, durable: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        os.write(descriptor, content)
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_durable(folder: Path, sink: str) -> None:

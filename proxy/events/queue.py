@@ -1,34 +1,86 @@
 """Between the requests and the sinks: a bounded queue that never makes a request wait.
 
-When it is full the newest event is dropped and counted: the alternative is to hold up answers.
+When it is full the newest event is dropped and counted: the alternative is to hold up answers. An
+event is turned into its line here, on the request's own close, so that what outlives a killed
+worker (:class:`Intents`) is all of it.
 """
+
+import logging
 
 from gevent.queue import Empty, Full, Queue
 
 from proxy.events.event import UsageEvent
+from proxy.events.intents import NO_SLOT, Intents, intent_record
+from proxy.events.records import framed
+
+_log = logging.getLogger(__name__)
+
+#: A framed record, and the slot that is to be freed once it is safe elsewhere.
+Entry = tuple[bytes, int]
 
 
 class EventQueue:
     """Holds at most ``size`` events. One process's requests put, one greenlet takes."""
 
     def __init__(self, size: int) -> None:
-        self._queue: Queue[UsageEvent] = Queue(maxsize=size)
-        #: Events that found the queue full, since the start.
+        self._queue: Queue[Entry] = Queue(maxsize=size)
+        #: The slots of this worker; None: there are none, and a killed worker loses what it holds.
+        self.intents: Intents | None = None
+        #: Events that found the queue full, since the start; that could not be made a line.
         self.dropped = 0
+        self.unwritable = 0
 
     def __len__(self) -> int:
         return int(self._queue.qsize())
 
+    def begin(
+        self,
+        event_id: str,
+        started: float,
+        request_id: str,
+        project_id: str | None,
+        token_id: str | None,
+        token: str | None,
+        endpoint: str,
+        method: str,
+        client_ip: str,
+    ) -> int:
+        """Note that a request goes upstream; the slot is its event's. Never blocks or raises."""
+        if self.intents is None:
+            return NO_SLOT
+        ours = (event_id, started, request_id, project_id, token_id, token)
+        try:
+            return self.intents.begin(intent_record(*ours, endpoint, method, client_ip))
+        except Exception as error:  # noqa: BLE001
+            _log.error("an intent cannot be written", exc_info=error)
+            return NO_SLOT
+
     def publish(self, event: UsageEvent) -> None:
         """Never blocks and never raises."""
+        slot = event.slot
         try:
-            self._queue.put_nowait(event)
+            record = framed(event.line())
+        except Exception as error:  # noqa: BLE001
+            _log.error("a usage event cannot be written", exc_info=error)
+            self.unwritable += 1
+            self.free(slot)
+            return
+        if slot != NO_SLOT and self.intents is not None:
+            self.intents.finish(slot, record)
+        try:
+            self._queue.put_nowait((record, slot))
         except Full:
             self.dropped += 1
+            self.free(slot)
 
-    def take(self, most: int, wait: float | None) -> list[UsageEvent]:
+    def free(self, slot: int) -> None:
+        """The event is safe elsewhere, or given up."""
+        if slot != NO_SLOT and self.intents is not None:
+            self.intents.free(slot)
+
+    def take(self, most: int, wait: float | None) -> list[Entry]:
         """Up to ``most`` events: waits up to ``wait`` seconds (None: for ever) for the first."""
-        batch: list[UsageEvent] = []
+        batch: list[Entry] = []
         try:
             batch.append(self._queue.get(timeout=wait) if wait != 0 else self._queue.get_nowait())
             while len(batch) < most:

@@ -4,10 +4,10 @@ Holds what is known of it so far and turns that into exactly one event, whicheve
 """
 
 import contextlib
+import os
 import socket
 import struct
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from proxy.auth.authenticator import Principal
 from proxy.errors import ProxyError, UpstreamError
@@ -27,19 +27,49 @@ _ENDPOINT_LENGTH: Final = 1024
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
+class Events(Protocol):
+    """The event queue, as seen from here. Neither method waits or raises."""
+
+    def begin(
+        self,
+        event_id: str,
+        started: float,
+        request_id: str,
+        project_id: str | None,
+        token_id: str | None,
+        token: str | None,
+        endpoint: str,
+        method: str,
+        client_ip: str,
+    ) -> int: ...
+
+    def publish(self, event: UsageEvent) -> None: ...
+
+
 class Exchange:
     """State of one request. :meth:`end` and its kin are called once, at its end."""
 
-    __slots__ = ("_http_1_0", "_publish", "_socket", "_watcher", "inbound", "principal", "timing")
+    __slots__ = (
+        "_event_id",
+        "_events",
+        "_http_1_0",
+        "_slot",
+        "_socket",
+        "_watcher",
+        "inbound",
+        "principal",
+        "timing",
+    )
 
-    def __init__(
-        self, inbound: Inbound, environ: dict[str, Any], publish: Callable[[UsageEvent], None]
-    ) -> None:
+    def __init__(self, inbound: Inbound, environ: dict[str, Any], events: Events) -> None:
         self.inbound = inbound
         self.timing = Timing()
         #: Set as soon as the token has been recognised.
         self.principal: Principal | None = None
-        self._publish = publish
+        self._events = events
+        self._event_id = os.urandom(16).hex()
+        # Where a note of this request outlives a killed worker, once it has one.
+        self._slot = -1
         # Only our server gives the client's socket; tests of the WSGI callable have none.
         self._socket = environ.get("gunicorn.socket")
         self._http_1_0 = environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
@@ -49,6 +79,21 @@ class Exchange:
     def drains(self) -> bool:
         """Whether answers are read to their end after the client has left."""
         return self.principal is not None and self.principal.drain_on_disconnect
+
+    def intend(self, principal: Principal) -> None:
+        """The request goes upstream now: from here on there is an event of it, whatever happens."""
+        inbound = self.inbound
+        self._slot = self._events.begin(
+            self._event_id,
+            self.timing.started_unix,
+            inbound.request_id,
+            principal.project_id,
+            principal.token_id,
+            principal.token_mask,
+            inbound.path[:_ENDPOINT_LENGTH],
+            inbound.method,
+            inbound.client_ip,
+        )
 
     def watch_client(self) -> None:
         """From the end of the request's body on, a client that leaves ends this greenlet's wait.
@@ -121,7 +166,7 @@ class Exchange:
         event.usage_source = reading.source
         if reading.usage is not None:
             event.metadata = reading.usage.as_metadata()
-        self._publish(event)
+        self._events.publish(event)
 
     def refused(self, error: ProxyError, bytes_out: int) -> None:
         """We answered in the upstream's stead."""
@@ -163,9 +208,11 @@ class Exchange:
             ttfb_ms=timing.ttfb_ms(),
             bytes_in=self.inbound.body.received,
             bytes_out=bytes_out,
+            event_id=self._event_id,
+            slot=self._slot,
         )
         if publish:
-            self._publish(event)
+            self._events.publish(event)
         return event
 
 

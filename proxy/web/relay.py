@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol
 
 from proxy.auth.authenticator import Principal, TokenRefused
 from proxy.errors import ProxyError
-from proxy.events.event import UsageEvent
 from proxy.relay.headers import downstream_headers
 from proxy.relay.relay import Relay
 from proxy.relay.stream import Outcome, RelayStream
@@ -25,7 +24,7 @@ from proxy.relay.tunnel import UpgradeAnswer
 from proxy.relay.watch import ClientGone, Drained, LiveRequests
 from proxy.usage.meter import UsageMeter
 from proxy.web.cors import Cors
-from proxy.web.exchange import Exchange, is_event_stream
+from proxy.web.exchange import Events, Exchange, is_event_stream
 from proxy.web.inbound import Inbound, check_path
 from proxy.web.outbound import outbound_request, outbound_upgrade
 from proxy.web.replies import Headers, error_reply
@@ -65,14 +64,14 @@ class RelayEndpoint:
         self,
         access: AccessCheck,
         relay: Relay,
-        publish: Callable[[UsageEvent], None],
+        events: Events,
         live: LiveRequests,
         cors: Cors,
         bounds: Bounds,
     ) -> None:
         self._access = access
         self._relay = relay
-        self._publish = publish
+        self._events = events
         self._live = live
         self._cors = cors
         self._bounds = bounds
@@ -84,7 +83,7 @@ class RelayEndpoint:
             origin = inbound.header("ORIGIN")
             if self._cors.preflight(origin, inbound.header("ACCESS-CONTROL-REQUEST-METHOD")):
                 return self._preflight(inbound, origin or "", start_response)
-        exchange = Exchange(inbound, environ, self._publish)
+        exchange = Exchange(inbound, environ, self._events)
         slot = None
         try:
             if self.draining:
@@ -128,6 +127,7 @@ class RelayEndpoint:
         check_path(inbound.path)
         if inbound.upgrades:
             self._access.admit(principal)
+            exchange.intend(principal)
             exchange.watch_client()
             request = outbound_upgrade(inbound)
             opened = self._relay.upgrade(request, principal.upstream_key, timing)
@@ -138,6 +138,7 @@ class RelayEndpoint:
             inbound, request_bytes=self._bounds.request_bytes, json_bytes=self._bounds.json_bytes
         )
         self._access.admit(principal)
+        exchange.intend(principal)
         exchange.watch_client()
         upstream = self._relay.handle(outbound, principal.upstream_key, timing)
         return self._answer(exchange, slot, upstream, start_response)

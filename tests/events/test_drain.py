@@ -10,9 +10,15 @@ from typing import Any
 import gevent
 import pytest
 
-from proxy.events import drain as drain_module
+from proxy.events import delivery as delivery_module
 from proxy.events.drain import Drain
+from proxy.events.folders import LOCAL, writer_folders
+from proxy.events.intents import leftover_records
+from proxy.events.journal import Journal, SpoolSettings
+from proxy.events.positions import read_position
 from proxy.events.queue import EventQueue
+from proxy.events.segments import read_batch
+from proxy.events.spool import NotSpooled, SpoolWriter
 from tests.events.samples import Sink, block, event, names, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain_module, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(drain_module, "_LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(delivery_module, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(delivery_module, "_LONGEST_PAUSE", 0.1)
 
 
 class Line:
@@ -183,8 +189,8 @@ def test_close_writes_what_is_left_and_closes_the_sinks(caplog: pytest.LogCaptur
 
 
 def test_close_ends_a_pause_for_a_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain_module, "_FIRST_PAUSE", 30.0)
-    monkeypatch.setattr(drain_module, "_LONGEST_PAUSE", 30.0)
+    monkeypatch.setattr(delivery_module, "_FIRST_PAUSE", 30.0)
+    monkeypatch.setattr(delivery_module, "_LONGEST_PAUSE", 30.0)
     sink = Sink(fail)
     line = Line(sink)
     expected = line.publish(3)
@@ -228,9 +234,171 @@ def test_a_sink_whose_close_raises_is_only_logged(caplog: pytest.LogCaptureFixtu
     assert "could not be closed" in caplog.text
 
 
+def journal_at(root: Path) -> Journal:
+    return Journal(
+        SpoolSettings(
+            root=root,
+            sinks=frozenset({LOCAL, "redis"}),
+            max_bytes=1024 * 1024,
+            fsync_interval=1.0,
+            slots=5000,
+        )
+    )
+
+
+class SpooledLine(Line):
+    """The same with a spool that a remote sink reads, too."""
+
+    def __init__(self, root: Path, *sinks: Any) -> None:
+        self.queue = EventQueue(100_000)
+        self.journal = journal_at(root)
+        self.drain = Drain(self.queue, sinks, backlog=10_000, journal=self.journal)
+        self._next = 0
+
+    def publish(self, count: int) -> list[str]:
+        for _ in range(count):
+            name = str(self._next)
+            ids = (name.rjust(32, "0"), 1.5, name, "p", "t", "sk-a...b")
+            slot = self.queue.begin(*ids, "/v1/models", "GET", "::1")
+            self.queue.publish(event(name, event_id=ids[0], slot=slot))
+            self._next += 1
+        return [str(number) for number in range(self._next)]
+
+    @property
+    def open_slots(self) -> int:
+        assert self.queue.intents is not None
+        return self.queue.intents.open
+
+
+def spooled(root: Path, sink: str) -> list[str]:
+    """What ``sink`` would read next, over all folders."""
+    batches = [
+        read_batch(folder, read_position(folder, sink), most_lines=10_000)
+        for folder in writer_folders(root)
+    ]
+    return names([line for batch in batches for line in batch.lines])
+
+
+def test_the_spool_has_everything_and_slots_are_free_again(tmp_path: Path) -> None:
+    sink = Sink()
+    line = SpooledLine(tmp_path, sink)
+    expected = line.publish(1300)
+    assert line.open_slots == 1300
+    wait_for(lambda: len(sink.lines) == 1300)
+    assert line.open_slots == 0
+    assert spooled(tmp_path, "redis") == names(sink.lines) == expected
+    line.drain.close(5)
+    assert spooled(tmp_path, "redis") == expected
+    assert spooled(tmp_path, LOCAL) == []
+
+
+def test_the_local_position_follows_the_slowest_sink(tmp_path: Path) -> None:
+    fast, slow = Sink(), Sink(fail)
+    line = SpooledLine(tmp_path, fast, slow)
+    line.publish(3)
+    wait_for(lambda: len(fast.lines) == 3 and slow.tries)
+    line.publish(1)
+    wait_for(lambda: len(fast.lines) == 4)
+    assert spooled(tmp_path, LOCAL) == ["0", "1", "2", "3"]
+    slow.trouble = lambda: None
+    wait_for(lambda: len(slow.lines) == 4)
+    line.publish(1)  # the position of what is done goes with the next batch
+    wait_for(lambda: spooled(tmp_path, LOCAL) == ["4"])
+    wait_for(lambda: spooled(tmp_path, LOCAL) == [])  # or within a second
+    line.drain.close(5)
+
+
+def test_what_the_log_did_not_take_waits_for_the_next_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = Sink(fail)
+    line = SpooledLine(tmp_path, bad)
+    expected = line.publish(3)
+    line.drain.close(1)
+    assert "3 usage events wait in the spool for the next start" in caplog.text
+    assert "could not be written" not in caplog.text
+    good = Sink()
+    line = SpooledLine(tmp_path, good)
+    wait_for(lambda: len(good.lines) == 3)
+    assert names(good.lines) == expected
+    line.drain.close(5)
+
+
+def test_a_full_disk_leaves_the_log_its_events(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise NotSpooled(0, OSError(28, "No space left on device"))
+
+    sink = Sink()
+    line = SpooledLine(tmp_path, sink)
+    with monkeypatch.context() as patch:
+        patch.setattr(SpoolWriter, "append", full)
+        for count in (10, 20, 30):
+            line.publish(10)
+            wait_for(lambda count=count: len(sink.lines) == count)
+    expected = line.publish(10)
+    wait_for(lambda: len(sink.lines) == 40)
+    line.drain.close(5)
+    assert names(sink.lines) == expected
+    assert spooled(tmp_path, "redis") == expected[30:]
+    assert caplog.text.count("cannot be written: No space left") == 1
+    assert "30 events are not in it" in caplog.text
+
+
+def test_a_disk_that_hangs_does_not_hold_up_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The events are in the log by then, and in their slots for everybody else."""
+    sink = Sink()
+    line = SpooledLine(tmp_path, sink)
+    append = SpoolWriter.append
+
+    def hang(*args: Any) -> Any:
+        block(2.0)
+        return append(*args)
+
+    monkeypatch.setattr(SpoolWriter, "append", hang)
+    expected = line.publish(3)
+    wait_for(lambda: not len(line.queue))
+    expected = line.publish(2)
+    began = time.monotonic()
+    line.drain.close(0.5)
+    assert time.monotonic() - began < 1.5
+    assert set(names(sink.lines)) == set(expected)
+    assert line.open_slots == 5
+    (folder,) = writer_folders(tmp_path)
+    assert len(leftover_records(folder)[0]) == 5
+
+
+def test_a_stop_in_the_middle_of_a_batch_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = SpoolWriter.append
+
+    def slow(*args: Any) -> Any:
+        block(0.1)
+        return append(*args)
+
+    monkeypatch.setattr(SpoolWriter, "append", slow)
+    for pause in (0.0, 0.01, 0.03, 0.06):
+        root, sink = tmp_path / str(pause), Sink()
+        line = SpooledLine(root, sink)
+        line.publish(3)
+        gevent.sleep(pause)
+        expected = line.publish(3)
+        line.drain.close(5)
+        assert names(sink.lines) == spooled(root, "redis") == expected
+        assert line.open_slots == 0
+
+
 HANGING = """
 from gevent import monkey; monkey.patch_all()
 from proxy.events.drain import Drain
+from proxy.events.folders import LOCAL, writer_folders
+from proxy.events.intents import leftover_records
+from proxy.events.journal import Journal, SpoolSettings
+from proxy.events.positions import read_position
 from proxy.events.queue import EventQueue
 from tests.events.samples import Sink, block, event, wait_for
 queue, sink = EventQueue(10), Sink(lambda: block(60))

@@ -26,9 +26,12 @@ def test_there_and_back(tmp_path: Path, durable: bool) -> None:
     assert os.listdir(tmp_path) == ["redis.position"]
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"7", b"7 1", b"7 -1\n", b"7 1\n8", b"\0\0\0\0\0", b"a b\n"]
-)
+GOOD = b"%016d %016d\n" % (7, 1)
+CONTENTS = [b"", b"\0" * len(GOOD), b"x" + GOOD[1:], GOOD + b"8", b"7 1\n"]
+CONTENTS += [GOOD[:length] for length in range(len(GOOD))]
+
+
+@pytest.mark.parametrize("content", CONTENTS)
 def test_damage_is_the_beginning(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "redis.position").write_bytes(content)
     assert read_position(tmp_path, "redis") == START

@@ -229,6 +229,21 @@ def serve(
     return result
 
 
+class Events(list[UsageEvent]):
+    """The event queue: what was published, and what was said before a request went upstream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[tuple[Any, ...]] = []
+
+    def begin(self, *intent: Any) -> int:
+        self.begun.append(intent)
+        return len(self.begun) - 1
+
+    def publish(self, event: UsageEvent) -> None:
+        self.append(event)
+
+
 class World:
     """One endpoint, its two doors, and what it published."""
 
@@ -243,12 +258,12 @@ class World:
         self.answer = answer if answer is not None else Answer()
         self.transport = FakeTransport(self.answer)
         self.access: Any = access or Access()
-        self.events: list[UsageEvent] = []
+        self.events = Events()
         self.live = LiveRequests()
         self.endpoint = RelayEndpoint(
             self.access,
             Relay(OpenAIProvider(), Target.from_url("http://upstream.test"), self.transport),
-            self.events.append,
+            self.events,
             self.live,
             Cors(tuple(origins)),
             bounds or limits(),

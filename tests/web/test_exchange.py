@@ -9,13 +9,12 @@ import gevent
 import pytest
 
 from proxy.errors import ClientError, ConnectFailed, ProxyError, StoreError, UpstreamTimeout
-from proxy.events.event import UsageEvent
 from proxy.relay.stream import Outcome
 from proxy.relay.watch import ClientGone, Drained
 from proxy.usage.meter import UsageMeter
 from proxy.web.exchange import Exchange
 from proxy.web.inbound import Inbound
-from tests.web.relaying import PRINCIPAL, SSE, UPSTREAM_KEY, environ
+from tests.web.relaying import PRINCIPAL, SSE, UPSTREAM_KEY, Events, environ
 
 
 class Stream:
@@ -26,13 +25,13 @@ class Stream:
         self.seen_whole = outcome is Outcome.COMPLETED
 
 
-def make(events: list[UsageEvent], **kwargs: Any) -> Exchange:
+def make(events: Events, **kwargs: Any) -> Exchange:
     request = environ(**kwargs)
-    return Exchange(Inbound(request, 0), request, events.append)
+    return Exchange(Inbound(request, 0), request, events)
 
 
 def ended(outcome: Outcome, chunk: bytes, content_type: str, error_code: str | None = None) -> Any:
-    events: list[UsageEvent] = []
+    events = Events()
     exchange = make(events)
     meter = UsageMeter(content_type)
     meter.feed(chunk)
@@ -72,7 +71,7 @@ def test_a_cut_stream() -> None:
     ],
 )
 def test_refused_or_aborted(error: ProxyError, asked: bool, outcome: str) -> None:
-    events: list[UsageEvent] = []
+    events = Events()
     exchange = make(events)
     exchange.timing.upstream_asked = exchange.timing.started if asked else 0.0
     exchange.refused(error, 17)
@@ -83,7 +82,7 @@ def test_refused_or_aborted(error: ProxyError, asked: bool, outcome: str) -> Non
 
 
 def test_what_every_event_tells_and_what_none_does() -> None:
-    events: list[UsageEvent] = []
+    events = Events()
     exchange = make(
         events,
         method="POST",
@@ -104,14 +103,14 @@ def test_what_every_event_tells_and_what_none_does() -> None:
 
 
 def test_a_long_path_is_cut_in_the_event() -> None:
-    events: list[UsageEvent] = []
+    events = Events()
     make(events, target="/v1/" + "x" * 8000).end(404, Outcome.REJECTED)
     assert len(events[0].endpoint) == 1024
     assert len(events[0].line()) < 4096
 
 
 def test_last_words_stand_alone() -> None:
-    exchange = make([])
+    exchange = make(Events())
     meter = UsageMeter(SSE[0][1])
     meter.feed(b"data: {}\n\n")
     words = exchange.last_words(Drained(), meter)
@@ -146,7 +145,7 @@ def test_a_reset_tells_http_1_0_that_an_answer_is_cut(
     protocol: str, outcome: Outcome, reset: bool
 ) -> None:
     client = FakeSocket()
-    exchange = make([], SERVER_PROTOCOL=protocol, **{"gunicorn.socket": client})
+    exchange = make(Events(), SERVER_PROTOCOL=protocol, **{"gunicorn.socket": client})
     stream: Any = Stream(outcome)
     exchange.end_stream(stream, 200, UsageMeter(""), "")
     linger = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -154,7 +153,7 @@ def test_a_reset_tells_http_1_0_that_an_answer_is_cut(
 
 
 def test_a_closed_socket_does_not_cost_the_event() -> None:
-    events: list[UsageEvent] = []
+    events = Events()
     client = FakeSocket(OSError(9, "Bad file descriptor"))
     exchange = make(events, SERVER_PROTOCOL="HTTP/1.0", **{"gunicorn.socket": client})
     stream: Any = Stream(Outcome.CLIENT_GONE)
@@ -169,7 +168,7 @@ def watching(upload: bool, finish: bool, end: bool) -> str:
 
     def request() -> None:
         headers = [("Content-Length", "3")] if upload else []
-        exchange = make([], headers=headers, pieces=[b"abc"], **{"gunicorn.socket": server})
+        exchange = make(Events(), headers=headers, pieces=[b"abc"], **{"gunicorn.socket": server})
         exchange.watch_client()
         try:
             if finish:

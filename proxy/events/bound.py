@@ -1,0 +1,60 @@
+"""The whole spool of a node stays within a size: past it the oldest segments go, over all writers.
+
+A segment that a living process is writing stays, whatever its size: it is small and its turn comes.
+"""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.events.folders import writer_folders
+from proxy.events.ownership import is_owned, node_lock
+from proxy.events.positions import read_position
+from proxy.events.segments import segment_numbers, segment_path, segment_size
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """``kept`` bytes remain; ``lost`` records went that some sink had not got."""
+
+    kept: int
+    removed: int
+    lost: int
+
+
+def keep_within(root: Path, most: int, sinks: Collection[str]) -> Bounded:
+    """Remove the oldest segments until at most ``most`` bytes are left. Raises OSError."""
+    with node_lock(root):  # or several workers would each make the room that one needs
+        segments = []
+        for folder in writer_folders(root):
+            numbers = segment_numbers(folder)
+            live = numbers[-1:] if is_owned(folder) else []
+            segments += [
+                (number, folder, segment_size(folder, number), number in live) for number in numbers
+            ]
+        kept = sum(size for _, _, size, _ in segments)
+        removed = lost = 0
+        for number, folder, size, live_one in sorted(segments):
+            if kept <= most:
+                break
+            if not live_one:
+                lost += _pending_records(folder, number, sinks)
+                segment_path(folder, number).unlink(missing_ok=True)
+                kept -= size
+                removed += 1
+    return Bounded(kept, removed, lost)
+
+
+def _pending_records(folder: Path, number: int, sinks: Collection[str]) -> int:
+    """Records in this segment that the slowest of ``sinks`` has not got."""
+    slowest = min((read_position(folder, sink) for sink in sinks), default=None)
+    if slowest is None or slowest.segment > number:
+        return 0
+    start = slowest.offset if slowest.segment == number else 0
+    try:
+        with segment_path(folder, number).open("rb") as file:
+            file.seek(start, os.SEEK_SET)
+            return file.read().count(b"\n")
+    except FileNotFoundError:
+        return 0

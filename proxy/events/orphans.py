@@ -1,0 +1,99 @@
+"""What a worker that is gone has left: its open requests, and lines that the local sinks lack.
+
+Any worker may take an orphan: it owns the folder meanwhile, so nobody else does. Remote sinks read
+orphans as they read every folder; this is about what only a worker can do. The thing to get wrong:
+whoever is killed in the middle of this leaves an orphan again. So slots become records in a
+segment, durably, before their file goes, and those that are in a segment already are known by
+their ``event_id``.
+"""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+from proxy.events.folders import (
+    INTENTS,
+    LOCAL,
+    reclaim,
+    remove_if_empty,
+    writer_folders,
+)
+from proxy.events.intents import leftover_records
+from proxy.events.ownership import Ownership, node_lock, own
+from proxy.events.positions import read_position, sync_folder, write_position
+from proxy.events.records import PREFIX
+from proxy.events.segments import Batch, read_batch, segment_numbers, segment_path
+from proxy.events.spool import SpoolWriter
+
+#: Where the ``event_id`` stands in a record: the first field of every line.
+_ID: Final = slice(PREFIX + len('{"event_id":"'), PREFIX + len('{"event_id":"') + 32)
+#: Among so many of the newest segments a record can have a slot still.
+_NEWEST: Final = 3
+
+
+class Orphan:
+    """A folder that is ours until :meth:`leave`."""
+
+    def __init__(self, folder: Path, ownership: Ownership) -> None:
+        self.folder = folder
+        self._ownership = ownership
+        #: Requests of which only the beginning is known; open requests in all; unreadable ones.
+        self.recovered = 0
+        self.unreadable = 0
+        self._position = read_position(folder, LOCAL)
+
+    def recover(self) -> None:
+        """Turn the slots in use into records. Raises OSError: then they are still there."""
+        records, self.unreadable = leftover_records(self.folder)
+        if records:
+            spooled = _newest_ids(self.folder)
+            records = [record for record in records if record[_ID] not in spooled]
+        if records:
+            writer = SpoolWriter(self.folder, self._ownership)
+            try:
+                writer.append(records)
+            finally:
+                writer.close()
+            self.recovered = len(records)
+        (self.folder / INTENTS).unlink(missing_ok=True)
+        sync_folder(self.folder)
+
+    def read(self) -> Batch:
+        """The next lines that the local sinks lack; none when there are no more. Raises OSError."""
+        return read_batch(self.folder, self._position, most_lines=500, abandoned=True)
+
+    def accepted(self, batch: Batch) -> None:
+        """The local sinks have them. Raises OSError."""
+        if batch.position != self._position:
+            self._position = batch.position
+            write_position(self.folder, LOCAL, batch.position)
+
+    def leave(self, sinks: Collection[str] | None) -> None:
+        """Remove what all of ``sinks`` have passed; the rest is an orphan again. Raises OSError."""
+        try:
+            if sinks is not None:
+                reclaim(self.folder, sinks)
+                remove_if_empty(self.folder)
+        finally:
+            self._ownership.release()
+
+    def release(self) -> None:
+        """Leave everything as it is."""
+        self._ownership.release()
+
+
+def orphans(root: Path) -> Iterator[Orphan]:
+    """Each orphan once, owned; to be left before the next is asked for. Raises OSError."""
+    for folder in writer_folders(root):
+        with node_lock(root):
+            ownership = own(folder)
+        if ownership is not None:
+            yield Orphan(folder, ownership)
+
+
+def _newest_ids(folder: Path) -> set[bytes]:
+    ids: set[bytes] = set()
+    for number in segment_numbers(folder)[-_NEWEST:]:
+        with segment_path(folder, number).open("rb") as file:
+            ids.update(record[_ID] for record in file)
+    return ids

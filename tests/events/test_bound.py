@@ -1,0 +1,57 @@
+"""The spool of all writers together stays within its size; what goes is counted once."""
+
+from pathlib import Path
+
+import pytest
+
+from proxy.events.bound import Bounded, keep_within
+from proxy.events.ownership import own
+from proxy.events.positions import Position, write_position
+from proxy.events.records import framed
+from proxy.events.segments import segment_numbers, segment_path
+
+RECORD = framed(b"x" * 90 + b"\n")  # 100 bytes
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two writers with three segments of ten records each, made in turn."""
+    for name, numbers in (("a", (1, 3, 5)), ("b", (2, 4, 6))):
+        (tmp_path / name).mkdir()
+        for number in numbers:
+            segment_path(tmp_path / name, number).write_bytes(RECORD * 10)
+    return tmp_path
+
+
+def numbers(root: Path) -> list[int]:
+    return sorted(segment_numbers(root / "a") + segment_numbers(root / "b"))
+
+
+def test_the_oldest_go_whosever_they_are(root: Path) -> None:
+    assert keep_within(root, 6000, ["s"]) == Bounded(6000, 0, 0)
+    assert keep_within(root, 5999, ["s"]) == Bounded(5000, 1, 10)
+    assert numbers(root) == [2, 3, 4, 5, 6]
+    assert keep_within(root, 3500, ["s"]) == Bounded(3000, 2, 20)
+    assert numbers(root) == [4, 5, 6]
+
+
+def test_only_what_some_sink_lacks_is_lost(root: Path) -> None:
+    write_position(root / "a", "fast", Position(5, 1000))
+    write_position(root / "a", "slow", Position(1, 700))
+    write_position(root / "b", "fast", Position(6, 0))
+    write_position(root / "b", "slow", Position(4, 200))
+    assert keep_within(root, 2500, ["fast", "slow"]).lost == 3 + 0 + 10 + 8
+    assert keep_within(root, 0, []) == Bounded(0, 2, 0)
+
+
+def test_what_is_being_written_stays(root: Path) -> None:
+    ownership = own(root / "a")
+    assert ownership is not None
+    assert keep_within(root, 0, ["s"]) == Bounded(1000, 5, 50)
+    assert numbers(root) == [5]
+    ownership.release()
+    assert keep_within(root, 0, ["s"]) == Bounded(0, 1, 10)
+
+
+def test_no_spool_at_all(tmp_path: Path) -> None:
+    assert keep_within(tmp_path / "spool", 1, ["s"]) == Bounded(0, 0, 0)

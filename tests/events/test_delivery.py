@@ -1,0 +1,63 @@
+"""How much of what it was given a sink is done with: what the worker's position stands on."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.events import delivery as delivery_module
+from proxy.events.delivery import Delivery
+from tests.events.samples import Sink, block, wait_for
+
+
+def fail() -> None:
+    raise OSError("no space left")
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    return Sink()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(delivery_module, "_LONGEST_PAUSE", 0.05)
+
+
+def test_done_is_what_the_sink_has_accepted(sink: Sink) -> None:
+    sink.trouble = fail
+    delivery = Delivery(sink, 100)
+    delivery.add([b"1\n", b"2\n"])
+    wait_for(lambda: delivery.errors)
+    assert (delivery.added, delivery.done, delivery.pending) == (2, 0, 2)
+    assert not delivery.free
+    delivery.add([b"3\n"])
+    sink.trouble = lambda: None
+    wait_for(lambda: delivery.done == 3)
+    assert delivery.free
+    assert sink.lines == [b"1\n", b"2\n", b"3\n"]
+    delivery.finish().join(5)
+
+
+def test_what_is_in_the_hands_of_the_sink_is_not_done(sink: Sink) -> None:
+    sink.trouble = lambda: block(0.2)
+    delivery = Delivery(sink, 3)
+    delivery.add([b"1\n", b"2\n"])
+    wait_for(lambda: sink.busy)
+    delivery.add([b"x\n", b"3\n", b"4\n", b"5\n"])  # one more than is kept
+    assert (delivery.dropped, delivery.done) == (1, 0)
+    wait_for(lambda: delivery.done == 6)
+    assert sink.lines == [b"1\n", b"2\n", b"3\n", b"4\n", b"5\n"]
+    delivery.finish().join(5)
+
+
+def test_what_is_given_up_is_done(sink: Sink) -> None:
+    sink.trouble = fail
+    delivery = Delivery(sink, 2)
+    delivery.add([b"1\n"])
+    wait_for(lambda: delivery.errors >= 2)
+    delivery.add([b"2\n", b"3\n", b"4\n"])
+    wait_for(lambda: delivery.dropped == 2)
+    wait_for(lambda: delivery.done == 2)
+    assert delivery.pending == 2
+    delivery.finish().join(5)

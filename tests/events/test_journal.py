@@ -1,0 +1,245 @@
+"""A worker's side of the spool: what it keeps, gives back, and says when the disk fails."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.events import journal as journal_module
+from proxy.events.folders import LOCAL, registered_sinks, writer_folders
+from proxy.events.journal import Journal, SpoolSettings
+from proxy.events.ownership import is_owned
+from proxy.events.positions import START, Position, read_position, write_position
+from proxy.events.records import framed
+from proxy.events.segments import read_batch, segment_numbers, segment_path
+
+
+def make(root: Path, **changes: Any) -> Journal:
+    settings: dict[str, Any] = {
+        "root": root,
+        "sinks": frozenset({LOCAL}),
+        "max_bytes": 1024 * 1024,
+        "fsync_interval": 3600.0,
+        "slots": 4,
+    }
+    journal = Journal(SpoolSettings(**settings | changes))
+    journal.open()
+    return journal
+
+
+def records(first: int, count: int) -> list[bytes]:
+    return [framed(b"%020d\n" % number) for number in range(first, first + count)]
+
+
+def only_folder(root: Path) -> Path:
+    (folder,) = writer_folders(root)
+    return folder
+
+
+def texts(journal: Journal) -> list[str]:
+    return [text for _, text in journal.notices]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "spool"
+
+
+def test_a_life(root: Path) -> None:
+    journal = make(root, sinks=frozenset({LOCAL, "redis"}))
+    assert registered_sinks(root) == {LOCAL, "redis"}
+    first = journal.append(records(0, 3), None)
+    second = journal.append(records(3, 3), first)
+    folder = only_folder(root)
+    assert read_position(folder, LOCAL) == first
+    assert len(read_batch(folder, START).lines) == 6
+    journal.tend(second)
+    assert read_position(folder, LOCAL) == second
+    journal.close(second)
+    assert not is_owned(folder)
+    assert segment_numbers(folder), "the other sink has not got them"
+    assert not journal.notices
+
+
+def test_nothing_is_left_when_everybody_has_everything(root: Path) -> None:
+    journal = make(root)
+    position = journal.append(records(0, 3), None)
+    journal.close(position)
+    assert writer_folders(root) == []
+    journal.close(position)
+
+
+def test_what_the_local_sinks_lack_is_left(root: Path) -> None:
+    journal = make(root)
+    position = journal.append(records(0, 3), None)
+    assert position is not None
+    journal.append(records(3, 3), position)
+    journal.close(position)
+    folder = only_folder(root)
+    assert len(read_batch(folder, read_position(folder, LOCAL)).lines) == 3
+
+
+def test_open_slots_are_left_and_nobody_elses_until_the_process_ends(root: Path) -> None:
+    journal = make(root)
+    assert journal.intents is not None
+    slot = journal.intents.begin(b"x\n")
+    journal.close(None)
+    folder = only_folder(root)
+    assert is_owned(folder)
+    journal.intents.finish(slot, b"y\n")  # still running
+
+
+def test_segments_are_given_back_while_it_lives(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = make(root, sinks=frozenset({LOCAL, "redis"}))
+    folder = only_folder(root)
+    position = journal.append(records(0, 3), None)
+    assert position is not None
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now + 3600)
+    journal.tend(position)
+    assert segment_numbers(folder) == [position.segment]
+    write_position(folder, "redis", position)
+    journal.tend(position)
+    assert segment_numbers(folder) == []
+    later = journal.append(records(3, 1), position)
+    assert later is not None
+    assert later.segment > position.segment
+    journal.tend(later)
+    assert segment_numbers(folder) == [later.segment], "it is being written"
+    journal.close(later)
+
+
+def test_when_it_reaches_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda d: synced.append(os.readlink(f"/proc/self/fd/{d}")))
+    each = make(root, fsync_interval=0.0)
+    position = each.append(records(0, 1), None)
+    assert position is not None
+    segment = str(segment_path(only_folder(root), position.segment))
+    assert synced.count(segment) == 1
+    each.append(records(1, 1), None)
+    assert synced.count(segment) == 2
+    each.close(None)
+
+    synced.clear()
+    now = time.monotonic()
+    timed = make(root, fsync_interval=1.0)
+    position = timed.append(records(0, 1), None)
+    assert position is not None
+    segment = str(segment_path(writer_folders(root)[-1], position.segment))
+    monkeypatch.setattr("time.monotonic", lambda: now + 0.5)
+    timed.tend(None)
+    assert segment not in synced
+    monkeypatch.setattr("time.monotonic", lambda: now + 2)
+    timed.tend(None)
+    assert synced.count(segment) == 1
+    timed.close(None)
+
+
+def test_a_full_disk_is_told_once_and_its_loss_is_counted(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = make(root)
+    whole = journal.append(records(0, 1), None)
+    write = os.write
+
+    def full(descriptor: int, data: Any) -> int:
+        if len(data) > 100:
+            return write(descriptor, data[:45])
+        if len(data) > 40:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for _ in range(3):
+            assert journal.append(records(1, 4), whole) is None
+    assert journal.unspooled == 9, "one of each batch had room"
+    assert texts(journal) == [f"the spool in {root} cannot be written: No space left on device"]
+    position = journal.append(records(5, 1), whole)
+    assert position is not None
+    assert texts(journal)[1:] == ["the spool can be written again; 9 events are not in it"]
+    assert len(read_batch(only_folder(root), START).lines) == 1 + 3 + 1
+    journal.close(position)
+    assert writer_folders(root) == []
+
+
+def test_a_folder_that_cannot_be_made_is_tried_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.parent.mkdir()
+    root.write_text("in the way")
+    journal = make(root)
+    assert journal.append(records(0, 2), None) is None
+    journal.tend(None)
+    assert len(journal.notices) == 1
+    root.unlink()
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now + 10)
+    journal.tend(None)
+    assert journal.append(records(2, 1), None) is not None
+    assert journal.intents is not None
+    assert texts(journal)[1:] == ["the spool can be made again; 2 events are not in it"]
+    journal.close(None)
+
+
+def test_slots_that_find_no_room_are_tried_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        journal = make(root)
+    assert journal.intents is None
+    assert journal.append(records(0, 1), None) is not None, "the spool works without"
+    assert len(journal.notices) == 1
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now + 10)
+    journal.tend(None)
+    assert journal.intents is not None
+    assert len(writer_folders(root)) == 1
+    journal.close(None)
+
+
+def test_a_folder_that_somebody_removes_is_made_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = make(root)
+    journal.append(records(0, 1), None)
+    folder = only_folder(root)
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now + 10)
+    journal.tend(Position(1, 1))
+    assert journal.append(records(1, 1), None) is not None
+    assert len(read_batch(only_folder(root), START).lines) == 1
+    journal.close(None)
+
+
+def test_the_bound_is_told_once_per_episode(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 1000)
+    journal = make(root, max_bytes=16_000, sinks=frozenset({"redis"}))
+    for turn in range(100):
+        journal.append(records(turn * 10, 10), None)  # 300 bytes
+        journal.tend(None)
+    folder = only_folder(root)
+    sizes = [segment_path(folder, number).stat().st_size for number in segment_numbers(folder)]
+    assert sum(sizes) <= 16_000
+    left = len(read_batch(folder, START, most_lines=10_000).lines)
+    assert journal.dropped == 1000 - left > 0
+    assert [text[:43] for text in texts(journal)] == ["the spool has reached SPOOL_MAX_BYTES, the "]
+    batch = read_batch(folder, START, most_lines=10_000)
+    write_position(folder, "redis", batch.position)
+    journal.tend(None)
+    journal.append(records(0, 1), None)
+    journal.tend(None)
+    assert "within SPOOL_MAX_BYTES again" in texts(journal)[-1]
+    journal.close(None)
