@@ -22,6 +22,7 @@ from proxy.events.dispatcher import open_dispatcher
 from proxy.events.positions import Position
 from proxy.events.segments import Batch
 from proxy.events.shipper import Shipper, only_one, remote_carriers
+from proxy.events.sinks import LEDGER
 from proxy.events.sinks.ledger import LedgerSink
 from proxy.events.statusserver import StatusServer
 from proxy.settings import Settings
@@ -131,7 +132,7 @@ def _ledger_carrier(settings: Settings, root: Path) -> Carrier:
             sink = LedgerSink(UsageLedger(open_database(settings)))
         return Position(*sink.write_from(source, start, batch.position, batch.lines))
 
-    return Carrier("ledger", take, root)
+    return Carrier(LEDGER, take, root)
 
 
 def _check(settings: Settings, to: str, path: str | None) -> None:

@@ -1,12 +1,14 @@
 """Every event arrives, whatever happens to the sinks and to the shipper: the real process."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,7 @@ from uuid import uuid4
 
 import gevent
 import pytest
+import requests
 
 from proxy.events.folders import LOCAL, register_sinks
 from proxy.events.records import framed
@@ -22,6 +25,7 @@ from proxy.events.spool import SpoolWriter
 from proxy.store.database import Database
 from proxy.store.usage import UsageLedger
 from tests import middleman
+from tests.e2e.conftest import Maker
 from tests.events.samples import event
 from tests.middleman import Middleman
 from tests.receiver import Receiver
@@ -254,3 +258,31 @@ def test_a_sink_that_is_new_begins_with_what_is_there(
     running.leave()
     running.start()
     wait_until(lambda: set(destinations.ids("http")) == set(running.ids))
+
+
+def test_from_the_client_to_the_sink(own_proxy: Maker, destinations: Destinations) -> None:
+    """The whole way, over a killed worker and a stop: what the log has the sinks have too."""
+    server, access = own_proxy.started(
+        EVENT_SHIPPER="on", **destinations.settings("http", "redis", "cloudwatch")
+    )
+    headers = {"Authorization": f"Bearer {access.token}"}
+    with ThreadPoolExecutor(8) as pool:
+
+        def ask(number: int) -> int:
+            if number == 60:
+                os.kill(server.worker_pids()[0], signal.SIGKILL)
+            try:
+                url = f"{server.url}/v1/chat/completions"
+                answer = requests.post(url, json={"model": "m"}, headers=headers, timeout=30)
+                return answer.status_code
+            except requests.ConnectionError:
+                return 0
+
+        answers = list(pool.map(ask, range(200)))
+    answered = sum(status != 0 for status in answers)
+    assert answered > 150
+    assert server.stop() == 0
+    logged = {json.loads(line)["event_id"] for line in server.event_log.read_text().splitlines()}
+    assert answered <= len(logged) <= len(answers)
+    for sink in ("http", "redis", "cloudwatch"):
+        assert set(destinations.ids(sink)) == logged, sink

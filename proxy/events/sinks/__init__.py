@@ -13,6 +13,8 @@ from proxy.events.sinks.base import DeadLetters, Sink, SinkSettings
 from proxy.events.sinks.jsonl import JsonLinesSink
 from proxy.events.sinks.stdout import StdoutSink
 
+#: The usage ledger: no remote sink, but the database is as slow as one.
+LEDGER: Final = "ledger"
 #: Name of a remote sink → the setting that asks for it, and module:class, whose ``from_settings``
 #: makes one.
 REMOTE: Final[Mapping[str, tuple[str, str]]] = {
@@ -34,6 +36,11 @@ def from_event_log(event_log: str, *, max_bytes: int, backups: int) -> list[Sink
 def configured(settings: SinkSettings) -> list[str]:
     """The names of the remote sinks that ``settings`` ask for."""
     return [name for name, (setting, _) in REMOTE.items() if getattr(settings, setting)]
+
+
+def shipped(settings: SinkSettings) -> list[str]:
+    """The names of all sinks that the shipper brings events to: the ledger's is always there."""
+    return [LEDGER, *configured(settings)]
 
 
 def open_remote(name: str, settings: SinkSettings, dead: DeadLetters) -> Sink:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.events.deadletters import DeadLetterFile
-from proxy.events.sinks import REMOTE, configured, from_event_log, open_remote
+from proxy.events.sinks import REMOTE, configured, from_event_log, open_remote, shipped
 from proxy.events.sinks.jsonl import JsonLinesSink
 from proxy.events.sinks.stdout import StdoutSink
 from proxy.settings import Settings
@@ -39,6 +39,8 @@ def test_settings_ask_for_remote_sinks() -> None:
     assert configured(Settings.load({**NEEDED, "REDIS_URL": "redis://h"})) == []
     every = {name: value for each in EACH.values() for name, value in each.items()}
     assert configured(Settings.load({**NEEDED, **every})) == list(EACH) == list(REMOTE)
+    assert shipped(Settings.load(NEEDED)) == ["ledger"]
+    assert shipped(Settings.load({**NEEDED, **every})) == ["ledger", *REMOTE]
 
 
 @pytest.mark.parametrize("name", list(REMOTE))
