@@ -7,6 +7,7 @@ on from memory.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Final
 from proxy.events.backoff import Backoff
 from proxy.events.folders import registered_sinks, tidy, writer_folders
 from proxy.events.positions import Position, read_position, write_position
+from proxy.events.records import PREFIX
 from proxy.events.segments import Batch, pending_bytes, read_batch
 from proxy.events.timestamps import came_in
 
@@ -26,6 +28,9 @@ _BATCH: Final = 500
 _LOOK: Final = 0.5
 #: Seconds after which a position is made to outlive a power cut, too.
 _DURABLE: Final = 5.0
+
+#: Bytes of an event, until there is a better idea.
+_TYPICAL: Final = 600
 
 #: Takes a batch that was read from the writer's folder of this name, from this position on, or
 #: raises. Answers where to go on, which is behind the batch for all but a sink that remembers more.
@@ -46,12 +51,15 @@ class Carrier:
         root: Path,
         *,
         close: Callable[[], None] = lambda: None,
+        dead_letters: Callable[[], int] = lambda: 0,
         backoff: Backoff | None = None,
     ) -> None:
-        """``name`` is that under which segments are kept for the sink."""
+        """``name`` is that under which segments are kept for the sink; ``dead_letters``: how many
+        events it refused for good."""
         self.name = name
         self._take = take
         self._close = close
+        self._dead_letters = dead_letters
         self._root = root
         self._backoff = backoff or Backoff()
         # Where it goes on in each folder; the files may be behind, see above.
@@ -65,6 +73,7 @@ class Carrier:
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
         #: Events that the sink took, writes that failed, and records that were damaged.
         self.delivered = 0
+        self.delivered_bytes = 0
         self.errors = 0
         self.damaged = 0
         #: The last error while the sink fails, else None.
@@ -84,6 +93,17 @@ class Carrier:
             )
             for folder in writer_folders(self._root)
         )
+
+    @property
+    def pending_events(self) -> int:
+        """Estimated by the size of those before: counting them would be reading them."""
+        waiting = self.pending_bytes
+        size = self.delivered_bytes / self.delivered if self.delivered else _TYPICAL
+        return math.ceil(waiting / (size + PREFIX))
+
+    @property
+    def dead_letters(self) -> int:
+        return self._dead_letters()
 
     def start(self) -> None:
         self._thread.start()
@@ -167,6 +187,7 @@ class Carrier:
         if moved:
             if after == batch.position:
                 self.delivered += len(batch.lines)
+                self.delivered_bytes += sum(map(len, batch.lines))
                 self.damaged += batch.damaged
             self._positions[name] = self._unwritten[name] = after
         if name in self._unwritten:

@@ -31,12 +31,13 @@ _LOCK: Final = "shipper.lock"
 
 def remote_carriers(settings: SinkSettings, root: Path) -> list[Carrier]:
     """One for each remote sink that ``settings`` ask for."""
-    carriers = []
-    for name in configured(settings):
-        dead = DeadLetterFile(settings.data_dir / "dead-letters" / f"{name}.jsonl")
-        sink = open_remote(name, settings, dead)
-        carriers.append(Carrier(name, _lines_to(sink), root, close=sink.close))
-    return carriers
+    return [_carrier(name, settings, root) for name in configured(settings)]
+
+
+def _carrier(name: str, settings: SinkSettings, root: Path) -> Carrier:
+    dead = DeadLetterFile(settings.data_dir / "dead-letters" / f"{name}.jsonl")
+    sink = open_remote(name, settings, dead)
+    return Carrier(name, _lines_to(sink), root, close=sink.close, dead_letters=lambda: dead.count)
 
 
 def _lines_to(sink: Sink) -> Take:

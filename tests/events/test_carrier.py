@@ -81,6 +81,7 @@ def test_every_writer_s_events_arrive_and_what_is_done_goes(bench: Bench) -> Non
     wait_until(lambda: not gone.exists())
     assert living.folder.exists()
     wait_until(lambda: carrier.pending_bytes == 0)
+    assert carrier.pending_events == 0
     assert carrier.lag == 0
     bench.finish()
     assert bench.closed == 1
@@ -95,6 +96,7 @@ def test_the_position_moves_only_when_the_sink_has_taken(bench: Bench) -> None:
     assert carrier.errors >= 5
     assert carrier.trouble == "ConnectionError: the sink is away"
     assert carrier.pending_bytes > 0
+    assert carrier.pending_events > 0
     # The samples are of the morning of a day that is over.
     assert carrier.lag > 0
     bench.trouble = lambda _source, _batch: None
@@ -199,6 +201,15 @@ def test_a_sink_that_remembers_more_says_where_to_go_on(bench: Bench) -> None:
     wait_until(lambda: carrier.delivered == 6)
     carrier.finish()
     assert carrier.join(20)
+
+
+def test_how_many_wait_is_estimated_from_those_before(bench: Bench) -> None:
+    writer = write(bench.root, range(100, 200))
+    carrier = bench.start()
+    wait_until(lambda: carrier.delivered == 100)
+    bench.trouble = away
+    spooling.append(writer, range(200, 500))
+    assert carrier.pending_events == 300
 
 
 def test_damage_is_counted_and_passed(bench: Bench) -> None:

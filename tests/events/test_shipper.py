@@ -128,6 +128,7 @@ def test_a_carrier_for_each_remote_sink(tmp_path: Path) -> None:
     carriers[0].start()
     wait_until(lambda: carriers[0].delivered == 3)
     assert [event["event_id"] for event in receiver.events] == ["e0", "e2"]
+    assert [carrier.dead_letters for carrier in carriers] == [1, 0]
     assert b'"e1"' in (tmp_path / "dead-letters" / "http.jsonl").read_bytes()
     carriers[0].finish()
     assert carriers[0].join(20)
