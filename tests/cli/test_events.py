@@ -100,6 +100,27 @@ def test_killed_dispatchers_lose_nothing(
     sink.close()
 
 
+def test_what_the_destination_calls_bad_is_in_the_dead_letter_stream(
+    redis_server: RedisServer, stream: str, tmp_path: Path, running: list[Running]
+) -> None:
+    receiver = Receiver()
+    receiver.judge = lambda batch: (
+        "400 No" if "e3" in [event["event_id"] for event in batch] else "200 OK"
+    )
+    sink = RedisSink(redis_server.url, stream, max_length=1000)
+    sink.write([spooling.line(number) for number in range(10)])
+    sink.close()
+    settings = {"REDIS_URL": redis_server.url, "EVENT_STREAM": stream, "LOGGING_URL": receiver.url}
+    running.append(Running(tmp_path, "dispatch", "--to", "http", **settings))
+    wait_until(lambda: len(receiver.events) == 9)
+    with redis_server.client() as client:
+        wait_until(lambda: client.xlen(f"{stream}-dead") == 1)
+        ((_, fields),) = client.xrange(f"{stream}-dead")
+        assert (fields["event"], fields["group"]) == (spooling.line(3).decode().strip(), "http")
+        wait_until(lambda: client.xpending(stream, "http")["pending"] == 0)
+    receiver.close()
+
+
 def test_a_shipper_alone_delivers_what_is_there_before_it_ends(
     tmp_path: Path, running: list[Running]
 ) -> None:

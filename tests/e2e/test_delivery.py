@@ -242,11 +242,28 @@ def test_a_killed_shipper_repeats_and_never_loses(
     # What everybody has is let go of.
     wait_until(lambda: not [path for path in running.root.iterdir() if path.is_dir()], 40)
     assert running.end() == 0
-    database = Database.from_url(f"sqlite:///{tmp_path / 'data' / 'proxy.db'}", pool_size=1)
+    assert summed(f"sqlite:///{tmp_path / 'data' / 'proxy.db'}") == (COUNT // kills * kills,) * 2
+
+
+def summed(database_url: str) -> tuple[int, int]:
+    """Requests in the ledger; prompt tokens in it, of which each has three, divided by three."""
+    database = Database.from_url(database_url, pool_size=1)
     long_ago, now = (datetime.fromtimestamp(seconds, UTC) for seconds in (0, time.time()))
-    (total,) = UsageLedger(database).sums(long_ago, now, ["model"], limit=10)
+    sums = UsageLedger(database).sums(long_ago, now, ["model"], limit=10)
     database.close()
-    assert (total.requests, total.prompt_tokens) == (len(expected), 3 * len(expected))
+    return sum(each.requests for each in sums), sum(each.prompt_tokens for each in sums) // 3
+
+
+def test_the_ledger_is_filled_on_every_database(tmp_path: Path, database_url: str) -> None:
+    """In a process without gevent's patches, on a thread."""
+    node = Node(tmp_path, {"DATABASE_URL": database_url})
+    node.spool(2000)
+    node.start()
+    wait_until(lambda: summed(database_url) == (2000, 2000))
+    node.spool(10)
+    wait_until(lambda: summed(database_url) == (2010, 2010))
+    assert node.end() == 0
+    assert "fails" not in node.log()
 
 
 def test_a_sink_that_is_new_begins_with_what_is_there(
