@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from proxy import logs, wsgi
+from proxy import logs, master, wsgi
 from proxy.errors import ProxyError, SchemaOutdated, SettingsError
 from proxy.store.database import Database
 from proxy.store.migrate import check_schema
@@ -50,6 +50,9 @@ def _raise_file_limit():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
+
+# More than it gives itself; a stop takes GRACEFUL_TIMEOUT and this at the most.
+_SHIPPER_TIMEOUT = 7
 
 _reloading = wsgi.is_running()
 try:
@@ -98,6 +101,7 @@ logconfig_dict = logs.config(
 
 
 def when_ready(server):
+    master.shipper.follow(_settings)
     needed = 2 * _settings.worker_connections + _settings.upstream_pool_size + 64
     if _file_limit < needed:
         server.log.warning(
@@ -106,3 +110,11 @@ def when_ready(server):
             _settings.worker_connections,
             needed,
         )
+
+
+def on_reload(server):
+    master.shipper.follow(_settings)
+
+
+def on_exit(server):
+    master.shipper.end(_SHIPPER_TIMEOUT)

@@ -18,7 +18,7 @@ from proxy.events.drain import Drain
 from proxy.events.folders import LOCAL
 from proxy.events.journal import Journal
 from proxy.events.queue import EventQueue
-from proxy.events.sinks import from_event_log
+from proxy.events.sinks import from_event_log, shipped
 from proxy.observation import Observation, facts
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
@@ -184,13 +184,13 @@ class Application:
             backups=settings.event_log_backups,
         )
         # Each is the name of a sink for which the spool keeps what it has not got yet.
-        readers = frozenset({LOCAL} if sinks else ())
+        readers = frozenset(shipped(settings)) | ({LOCAL} if sinks else set())
         self._drain = Drain(
             self._queue,
             sinks,
             backlog=settings.event_queue_size,
             observe=self._observation.events,
-            journal=Journal(spool_settings(settings, readers)) if readers else None,
+            journal=Journal(spool_settings(settings, readers)),
         )
         self._observation.start()
         self._counts.start()

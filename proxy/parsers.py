@@ -183,6 +183,56 @@ def origins(value: str) -> tuple[str, ...]:
     return found
 
 
+def endpoint_url(value: str) -> str:
+    """Where something is posted: a whole URL, query included, without credentials."""
+    parts = _split(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected http(s)://host[:port][/path][?query]")
+    if "#" in value or "@" in parts.netloc:
+        raise ValueError("expected no credentials or fragment in it")
+    if not re.fullmatch(r"[\x21-\x7e]+", value) or not _HOST.fullmatch(parts.hostname):
+        raise ValueError("expected printable ASCII without spaces")
+    return value
+
+
+def redis_url(value: str) -> str:
+    parts = _split(value)
+    if parts.scheme == "unix":
+        good = not parts.hostname and parts.path.strip("/") != ""
+    else:
+        good = bool(parts.hostname and re.fullmatch(r"/?|/[0-9]{1,5}", parts.path))
+    if parts.scheme not in ("redis", "rediss", "unix") or not good:
+        raise ValueError("expected redis(s)://[user:pass@]host[:port][/db] or unix:///path[?db=0]")
+    return value
+
+
+def header_secret(value: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]+", value):
+        raise ValueError("expected printable ASCII without spaces: it travels in a header")
+    return value
+
+
+def stream_name(value: str) -> str:
+    """A Redis key, which people type into their tools."""
+    if not re.fullmatch(r"[A-Za-z0-9._:{}-]{1,200}", value):
+        raise ValueError("expected letters, digits and . _ : { } - (at most 200)")
+    return value
+
+
+def log_group(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._/#-]{1,512}", value):
+        raise ValueError("expected letters, digits and . _ / # - (at most 512)")
+    return value
+
+
+def log_stream(value: str) -> str:
+    """May have ``{hostname}`` and ``{pid}``, and no other braces."""
+    rest = value.replace("{hostname}", "").replace("{pid}", "")
+    if len(value) > 400 or not value.isprintable() or re.search(r"[:*{}]", rest):
+        raise ValueError("expected at most 400 characters without : and *; {hostname} and {pid}")
+    return value
+
+
 def _split(value: str) -> SplitResult:
     """``urlsplit`` whose port has been looked at, so that a bad one is found here."""
     try:

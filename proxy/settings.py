@@ -23,11 +23,6 @@ from proxy.parsers import Parser
 #: Names that have a meaning, but whose feature this version lacks.
 NOT_YET: Final[frozenset[str]] = frozenset(
     {
-        "CLOUDWATCH_LOG_GROUP",
-        "CLOUDWATCH_LOG_STREAM",
-        "EVENT_STREAM",
-        "LOGGING_TOKEN",
-        "LOGGING_URL",
         "RATE_LIMIT",
         "RATE_LIMIT_GLOBAL_RPM",
         "RATE_LIMIT_ON_ERROR",
@@ -35,7 +30,6 @@ NOT_YET: Final[frozenset[str]] = frozenset(
         "RATE_LIMIT_PER_KEY_RPM",
         "RATE_LIMIT_PER_PROJECT_RPM",
         "RATE_LIMIT_PER_TOKEN_RPM",
-        "REDIS_URL",
     }
 )
 
@@ -43,10 +37,17 @@ _REQUIRED: Final = object()
 
 
 def _setting(
-    parser: Parser[Any], default: Any = _REQUIRED, *aliases: str, secret: bool = False
+    parser: Parser[Any],
+    default: Any = _REQUIRED,
+    *aliases: str,
+    secret: bool = False,
+    empty: Any = None,
 ) -> Any:
-    """A field read from the variable of its own name in capitals, or from one of ``aliases``."""
-    metadata = {"parser": parser, "aliases": aliases}
+    """A field read from the variable of its own name in capitals, or from one of ``aliases``.
+
+    Without a default it is required; ``empty`` is what it is where nothing is served.
+    """
+    metadata = {"parser": parser, "aliases": aliases, "empty": empty}
     if default is _REQUIRED:
         return dataclasses.field(metadata={**metadata, "required": True}, repr=not secret)
     return dataclasses.field(default=default, metadata=metadata, repr=not secret)
@@ -60,8 +61,8 @@ class Settings:
     port: int = _setting(parse.integer(1, 65535), 8080)
     web_concurrency: int | None = _setting(parse.integer(1, 512), None)
     data_dir: Path = _setting(parse.path, Path("data"))
-    management_token: tuple[str, ...] = _setting(parse.secrets(16, most=2), secret=True)
-    encryption_key: bytes = _setting(parse.key_of_32_bytes, secret=True)
+    management_token: tuple[str, ...] = _setting(parse.secrets(16, most=2), secret=True, empty=())
+    encryption_key: bytes = _setting(parse.key_of_32_bytes, secret=True, empty=b"")
     encryption_keys_previous: tuple[bytes, ...] = _setting(parse.keys_of_32_bytes, (), secret=True)
     database_url: str = _setting(parse.database_url, "", secret=True)
     database_pool_size: int = _setting(parse.integer(1, 1000), 10)
@@ -86,6 +87,14 @@ class Settings:
     event_queue_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
     spool_max_bytes: int = _setting(parse.size, 1024 * 1024 * 1024)
     spool_fsync_interval: float = _setting(parse.seconds(0), 1.0)
+    event_shipper: str = _setting(parse.choice("on", "off"), "on")
+    cloudwatch_log_group: str = _setting(parse.log_group, "")
+    cloudwatch_log_stream: str = _setting(parse.log_stream, "{hostname}-{pid}")
+    logging_url: str = _setting(parse.endpoint_url, "", secret=True)
+    logging_token: str = _setting(parse.header_secret, "", secret=True)
+    redis_url: str = _setting(parse.redis_url, "", secret=True)
+    event_stream: str = _setting(parse.stream_name, "")
+    event_stream_max_length: int = _setting(parse.integer(1000, 10**12), 500_000)
     sse_keepalive: float = _setting(parse.seconds(0), 0.0)
     cors_allowed_origins: tuple[str, ...] = _setting(parse.origins, ())
     trusted_proxies: int = _setting(parse.integer(0, 32), 0)
@@ -99,9 +108,12 @@ class Settings:
     profile_dir: Path | None = _setting(parse.path, None)
 
     @classmethod
-    def load(cls, environ: Mapping[str, str], dotenv: Path | None = None) -> "Settings":
+    def load(
+        cls, environ: Mapping[str, str], dotenv: Path | None = None, *, serving: bool = True
+    ) -> "Settings":
         """Read ``environ`` over the file ``dotenv``, if there is one.
 
+        ``serving`` False: what only a server needs may be missing, and is empty then.
         Raises :class:`SettingsError` with every problem found.
         """
         values, problems = _read(environ, dotenv)
@@ -122,6 +134,8 @@ class Settings:
                     chosen[field.name] = field.metadata["parser"](value)
                 except ValueError as error:
                     problems.append(f"{name}: {error}")
+            elif not serving and field.metadata.get("required"):
+                chosen[field.name] = field.metadata["empty"]
             elif field.metadata.get("required"):
                 problems.append(
                     f"{field.name.upper()}: required; `python manage.py setup` makes one"
@@ -129,6 +143,8 @@ class Settings:
         problems += _contradictions(chosen)
         if problems:
             raise SettingsError(problems)
+        if chosen.get("cloudwatch_log_group"):
+            chosen.setdefault("event_log", "off")
         settings = cls(**chosen)
         if not settings.database_url:
             # A data directory may have ? or % in its name; a URL may not.
@@ -139,9 +155,11 @@ class Settings:
     def known_secrets(self) -> list[str]:
         """Every secret among the settings as it may be written, for the log's sanitizer."""
         keys = (self.encryption_key, *self.encryption_keys_previous)
-        urls = (self.database_url, self.upstream_proxy_url)
+        urls = (self.database_url, self.upstream_proxy_url, self.redis_url)
         passwords = [urlsplit(url).password or "" for url in urls]
         return [
+            self.logging_token,
+            urlsplit(self.logging_url).query,
             *self.management_token,
             *self.metrics_token,
             *[base64.b64encode(key).decode() for key in keys],
@@ -184,4 +202,8 @@ def _contradictions(chosen: Mapping[str, Any]) -> list[str]:
     # Left at its default, the smaller of the two simply holds.
     if "max_json_bytes" in chosen and chosen["max_json_bytes"] > value("max_request_bytes"):
         problems.append("MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES")
+    if value("event_stream") and not value("redis_url"):
+        problems.append("EVENT_STREAM: needs REDIS_URL, where the stream lies")
+    if value("logging_token") and not value("logging_url"):
+        problems.append("LOGGING_TOKEN: needs LOGGING_URL, where it is sent")
     return problems

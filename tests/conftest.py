@@ -13,7 +13,7 @@ import pytest
 
 from proxy.store.database import Database
 from tests import canaries
-from tests.services import MariaDB, Postgres
+from tests.services import MariaDB, Moto, Postgres, RedisServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,6 +38,20 @@ def mariadb() -> Iterator[MariaDB]:
 def postgres() -> Iterator[Postgres]:
     """One server for the whole run."""
     with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One server for the whole run."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """One server for the whole run."""
+    with Moto() as server:
         yield server
 
 

@@ -52,6 +52,7 @@ class ProxyServer:
             "UPSTREAM_BASE_URL": upstream_url,
             "EVENT_LOG": str(self.event_log),
             "GRACEFUL_TIMEOUT": "10",
+            "EVENT_SHIPPER": "off",  # a process more, which few tests need
             **{k: v for k, v in os.environ.items() if k.startswith(("COVERAGE", "COV_"))},
             **settings,
         }
@@ -160,7 +161,19 @@ class ProxyServer:
         """Of the workers, from the kernel's list of the master's children."""
         assert self.process is not None
         pid = self.process.pid
-        return [int(item) for item in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        shippers = self.shipper_pids()
+        return [int(child) for child in children if int(child) not in shippers]
+
+    def shipper_pids(self) -> list[int]:
+        """Of the living ones that this server has started."""
+        assert self.process is not None
+        pid, found = self.process.pid, []
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                if b"ship\0--attached" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+        return found
 
     def log_text(self) -> str:
         return self.log.read_text()

@@ -11,18 +11,21 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
+import boto3
 import psycopg
 import pymysql
 import pytest
+import redis
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -462,3 +465,165 @@ class Prometheus:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+
+class _Process:
+    """A server that is one program of our own. Entering starts it; leaving ends it."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="proxy-service-", dir="/tmp"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """Start it, for the first time or again after :meth:`halt`; waits until it answers."""
+        log_path = self.folder / "log"
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(), stdout=log, stderr=log, cwd=self.folder
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"did not start:\n{log_path.read_text()}", pytrace=False)
+            time.sleep(0.05)
+
+    def halt(self) -> None:
+        if self._process is not None:
+            self.resume()
+            self._process.terminate()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def pause(self) -> None:
+        """Stop the process where it stands: connections stay open and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> Any:
+        try:
+            self.run()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.halt()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class RedisServer(_Process):
+    """A Redis of our own, with a password; what it holds survives :meth:`halt`."""
+
+    password = "s3:cr/t"
+
+    def _command(self) -> list[str]:
+        program = _program("redis-server", "valkey-server")
+        if program is None:
+            missing("Redis", "apt-get install redis-server")
+        assert program is not None
+        options = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "dir": self.folder,
+            "requirepass": self.password,
+            "appendonly": "yes",
+            "appendfsync": "no",
+            "save": "",
+        }
+        return [
+            program,
+            *(part for name, value in options.items() for part in (f"--{name}", str(value))),
+        ]
+
+    def _answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, decode_responses=True)
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{quote(self.password, safe='')}@127.0.0.1:{self.port}/0"
+
+
+class Moto(_Process):
+    """Amazon's services over HTTP, as moto stands in for them."""
+
+    #: What boto3 reads; the endpoint is added by whoever stands in between.
+    environ: ClassVar[dict[str, str]] = {
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+
+    def _command(self) -> list[str]:
+        return [
+            sys.executable,
+            "-c",
+            "from moto.server import main; main()",
+            "-H",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self) -> Any:
+        return boto3.client(
+            "logs",
+            endpoint_url=self.url,
+            region_name=self.environ["AWS_DEFAULT_REGION"],
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+    def messages(self, group: str) -> list[str]:
+        """Every event of every stream of ``group``; none when it does not exist."""
+        logs, found = self.client(), []
+        if not logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]:
+            return []
+        for stream in logs.describe_log_streams(logGroupName=group)["logStreams"]:
+            name, token = stream["logStreamName"], None
+            while True:
+                page = logs.get_log_events(
+                    logGroupName=group,
+                    logStreamName=name,
+                    startFromHead=True,
+                    **({} if token is None else {"nextToken": token}),
+                )
+                found += [event["message"] for event in page["events"]]
+                if page["nextForwardToken"] == token or not page["events"]:
+                    break
+                token = page["nextForwardToken"]
+        return found

@@ -48,17 +48,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     | ROW_2
     | {"auth", "relay", "usage", "web", "settings", "logs", "cipher", "observation", "assembly"},
     "wsgi": {"app", "settings", "errors", "logs"},
-    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "logs", "metrics"},
+    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"},
     "worker": {"errors", "http1", "profiling"},
     "http1": {"errors"},
     "profiling": set(),
+    "master": {"settings"},
 }
 
 #: Library → modules (or packages) below `proxy` that may import it.
 FENCES: dict[str, set[str]] = {
     "flask": {"web", "app"},
     "werkzeug": {"web"},
-    "requests": {"relay", "assembly", "cli"},
+    "requests": {"relay", "assembly", "cli", "events.sinks.http"},
     "urllib3": {"relay", "cli"},
     "geventhttpclient": {"relay"},
     "psycopg": {"store"},
@@ -68,6 +69,10 @@ FENCES: dict[str, set[str]] = {
     "certifi": {"relay"},
     "cryptography": {"cipher"},
     "gunicorn": {"worker", "http1"},
+    "boto3": {"events.sinks.cloudwatch"},
+    "botocore": {"events.sinks.cloudwatch"},
+    "watchtower": {"events.sinks.cloudwatch"},
+    "redis": {"events.sinks.redis", "events.redis"},
     "dotenv": {"settings", "cli"},
     "cachetools": {"auth"},
     "click": {"cli"},
@@ -79,6 +84,7 @@ FENCES: dict[str, set[str]] = {
         "profiling",
         "accesslog",
         "metrics.reporter",
+        "master",
         "relay.adapter",
         "relay.answer",
         "relay.pool",

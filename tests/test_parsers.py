@@ -30,6 +30,12 @@ ALL: dict[str, Callable[[str], Any]] = {
     "database_url": parse.database_url,
     "base_url": parse.base_url,
     "forward_proxy_url": parse.forward_proxy_url,
+    "endpoint_url": parse.endpoint_url,
+    "redis_url": parse.redis_url,
+    "header_secret": parse.header_secret,
+    "stream_name": parse.stream_name,
+    "log_group": parse.log_group,
+    "log_stream": parse.log_stream,
     "origins": parse.origins,
 }
 
@@ -79,6 +85,14 @@ GOOD: list[tuple[str, str, Any]] = [
     ("base_url", "http://[::1]:9000", "http://[::1]:9000"),
     ("forward_proxy_url", "http://u:p@h:3128", "http://u:p@h:3128"),
     ("forward_proxy_url", "http://h:3128/", "http://h:3128/"),
+    ("endpoint_url", "https://h:8443/in/?key=%2F", "https://h:8443/in/?key=%2F"),
+    ("redis_url", "redis://h", "redis://h"),
+    ("redis_url", "rediss://u:p@h:6380/1", "rediss://u:p@h:6380/1"),
+    ("redis_url", "unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
+    ("header_secret", "a+/=~", "a+/=~"),
+    ("stream_name", "proxy:{events}.1-a_b", "proxy:{events}.1-a_b"),
+    ("log_group", "/aws/proxy_1.x#y", "/aws/proxy_1.x#y"),
+    ("log_stream", "{hostname}/{pid} a", "{hostname}/{pid} a"),
     ("origins", "*", ("*",)),
     ("origins", "https://a.example/, http://b:80", ("https://a.example", "http://b:80")),
     ("origins", "https://*.preview.example.com", ("https://*.preview.example.com",)),
@@ -126,6 +140,18 @@ BAD: list[tuple[str, str]] = [
             "mysql://u:sla/sh@h/n",
         )
     ),
+    *(
+        ("endpoint_url", value)
+        for value in ("h/in", "ftp://h", "http://", "http://u:p@h/in", "http://h/#x", "http://h/ x")
+    ),
+    *(
+        ("redis_url", value)
+        for value in ("h:6379", "http://h", "redis://", "redis://h/x", "redis://h:0", "unix://h/x")
+    ),
+    *(("header_secret", value) for value in ("a b", "é", "a\r\nb", "a\x7f")),
+    *(("stream_name", value) for value in ("a b", "a/b", "é", "x" * 201)),
+    *(("log_group", value) for value in ("a b", "a:b", "é", "x" * 513)),
+    *(("log_stream", value) for value in ("a:b", "a*b", "{name}", "{", "a\nb", "x" * 401)),
     *(
         ("base_url", value)
         for value in (

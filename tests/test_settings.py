@@ -63,7 +63,7 @@ def test_every_problem_at_once() -> None:
             "UPSTREAM_BASE_URL": "ftp://x",
             "MAX_JSON_BYTES": "1GiB",
             "WORKER_CONNECTIONS": "10",
-            "REDIS_URL": "redis://x",
+            "REDIS_URL": "redis:/x",
             "LOG_LEVEL": "loud",
         }
     )
@@ -188,3 +188,28 @@ def test_seeing() -> None:
     assert token not in repr(settings)
     found = problems({**NEEDED, "METRICS_TOKEN": "short", "ACCESS_LOG": "loud"})
     assert [problem.partition(":")[0] for problem in found] == ["METRICS_TOKEN", "ACCESS_LOG"]
+
+
+def test_with_cloudwatch_the_lines_go_there_alone_unless_said_otherwise() -> None:
+    group = {**NEEDED, "CLOUDWATCH_LOG_GROUP": "proxy"}
+    assert Settings.load(group).event_log == "off"
+    assert Settings.load({**group, "EVENT_LOG": "stdout"}).event_log == "stdout"
+    assert Settings.load(group).cloudwatch_log_stream == "{hostname}-{pid}"
+
+
+def test_sinks_need_a_place_to_go_to() -> None:
+    found = problems({**NEEDED, "EVENT_STREAM": "events", "LOGGING_TOKEN": "secret"})
+    assert [problem.partition(":")[0] for problem in found] == ["EVENT_STREAM", "LOGGING_TOKEN"]
+
+
+def test_secrets_of_sinks_are_told_to_the_log() -> None:
+    settings = Settings.load(
+        {
+            **NEEDED,
+            "LOGGING_URL": "https://h/in?key=canary-1",
+            "LOGGING_TOKEN": "canary-2",
+            "REDIS_URL": "redis://:canary-3@h",
+        }
+    )
+    assert {"key=canary-1", "canary-2", "canary-3"} <= set(settings.known_secrets())
+    assert "canary" not in repr(settings)

@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "bench": ("bench:bench", "Measure requests/s and latencies, and what the proxy adds."),
     "chat": ("chat:chat", "Talk to a model through the proxy."),
     "db": ("db:db", "Database: migrate, status, export, import."),
+    "events": ("events:events", "Usage events: ship, dispatch."),
     "keys": ("keys:keys", "Encryption keys: generate, rotate, status."),
     "project": ("project:project", "Projects: list, get, create, update, deactivate."),
     "token": ("token:token", "Access tokens: mint, list, get, revoke."),

@@ -12,9 +12,12 @@ from proxy.settings import Settings
 from proxy.store.database import Database
 
 
-def load_settings() -> Settings:
-    """The settings of this directory, as the server will read them. Raises SettingsError."""
-    return Settings.load(os.environ, envfile.PATH)
+def load_settings(*, serving: bool = True) -> Settings:
+    """The settings of this directory, as the server will read them. Raises SettingsError.
+
+    ``serving`` False: secrets that only a server needs may be missing.
+    """
+    return Settings.load(os.environ, envfile.PATH, serving=serving)
 
 
 def open_database(settings: Settings) -> Database:

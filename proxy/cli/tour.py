@@ -116,4 +116,5 @@ def _environment(directory: Path, upstream: Upstream) -> dict[str, str]:
         "EVENT_LOG": str(directory / "usage.jsonl"),
         "LOG_FORMAT": "console",
         "GRACEFUL_TIMEOUT": "10",
+        "EVENT_SHIPPER": "off",
     }

@@ -94,10 +94,11 @@ def read(path: Path) -> Slot | None:
             live = not _lock(descriptor)
             status = os.fstat(descriptor)
             data = os.pread(descriptor, status.st_size, 0)
+            # A writer that needs more room lets go of this file once another has taken its name.
+            # Asked while it is open: its number may be that of a new file afterwards.
+            current = live or os.path.samestat(status, path.stat())
         finally:
             os.close(descriptor)
-        # A writer that needs more room lets go of this file once another has taken its name.
-        current = live or os.path.samestat(status, path.stat())
     half = len(data) // 2
     found = [slot for offset in (0, half) if (slot := _slot(data[offset : offset + half]))]
     return Slot(max(found)[1], live) if found else None

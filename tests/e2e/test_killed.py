@@ -78,7 +78,7 @@ def left_in(spool: Path) -> list[str]:
 
 
 def test_no_kill_loses_the_event_of_an_answer(own_proxy: Maker, upstream: Upstream) -> None:
-    server, access = own_proxy.started(WEB_CONCURRENCY=str(WORKERS))
+    server, access = own_proxy.started(EVENT_SHIPPER="on", WEB_CONCURRENCY=str(WORKERS))
     clients = Clients(server.port, access, STREAMS)
     chance = random.Random(7)
     killed: set[int] = set()
@@ -119,7 +119,7 @@ def test_no_kill_loses_the_event_of_an_answer(own_proxy: Maker, upstream: Upstre
 
 
 def test_a_stop_under_load_loses_nothing_and_leaves_nothing(own_proxy: Maker) -> None:
-    server, access = own_proxy.started(GRACEFUL_TIMEOUT="5")
+    server, access = own_proxy.started(EVENT_SHIPPER="on", GRACEFUL_TIMEOUT="5")
     clients = Clients(server.port, access, STREAMS)
     wait_until(lambda: len(clients.complete) > 3 * STREAMS)
     server.terminate()
@@ -135,7 +135,7 @@ def test_a_stop_under_load_loses_nothing_and_leaves_nothing(own_proxy: Maker) ->
 
 def test_a_full_disk_stops_no_request(own_proxy: Maker) -> None:
     """Every file that grows past a size is refused by the kernel: the log's and the spool's."""
-    server, access = own_proxy.started(WEB_CONCURRENCY="1")
+    server, access = own_proxy.started(EVENT_SHIPPER="on", WEB_CONCURRENCY="1")
     (pid,) = server.worker_pids()
     clients = Clients(server.port, access, 10)
     wait_until(lambda: len(clients.complete) > 50)
@@ -161,7 +161,7 @@ def test_a_full_disk_stops_no_request(own_proxy: Maker) -> None:
 
 
 def test_a_node_killed_as_a_whole_tells_at_the_next_start(own_proxy: Maker) -> None:
-    server, access = own_proxy.started(WEB_CONCURRENCY="2")
+    server, access = own_proxy.started(EVENT_SHIPPER="on", WEB_CONCURRENCY="2")
     clients = Clients(server.port, access, STREAMS)
     wait_until(lambda: len(clients.complete) > STREAMS)
     assert server.process is not None
@@ -177,12 +177,3 @@ def test_a_node_killed_as_a_whole_tells_at_the_next_start(own_proxy: Maker) -> N
     assert clients.complete - outcomes.keys() == set()
     assert "unknown" in outcomes.values()
     assert left_in(spool_of(server)) == []
-
-
-def test_without_a_reader_there_is_no_spool(own_proxy: Maker) -> None:
-    server, access = own_proxy.started(EVENT_LOG="off", WEB_CONCURRENCY="1")
-    with RawClient(server.port) as client:
-        client.request("GET", "/v1/models", [access.bearer])
-        assert client.read_answer().status == 200
-    assert server.stop() == 0
-    assert not spool_of(server).exists()

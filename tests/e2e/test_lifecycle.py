@@ -23,7 +23,7 @@ def test_every_bad_setting_is_named_at_once(own_proxy: Maker) -> None:
         ENCRYPTION_KEY="secret-that-is-no-key",
         DATABASE_URL="oracle://u:password@h/d",
         UPSTREAM_READ_TIMEOUT="soon",
-        REDIS_URL="redis://h",
+        REDIS_URL="redis:/h",
     )
     server.spawn()
     assert server.wait() == 2

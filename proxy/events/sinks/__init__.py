@@ -1,10 +1,27 @@
-"""Where events can go, by the value of ``EVENT_LOG``."""
+"""Where events can go: in a worker by the value of ``EVENT_LOG``, elsewhere by name.
 
+The thing to get wrong: a remote sink's library costs 50 MB and a fifth of a second, so it is
+imported when the sink is opened, and that is never in a worker.
+"""
+
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final, cast
 
-from proxy.events.sinks.base import Sink
+from proxy.events.sinks.base import DeadLetters, Sink, SinkSettings
 from proxy.events.sinks.jsonl import JsonLinesSink
 from proxy.events.sinks.stdout import StdoutSink
+
+#: The usage ledger: no remote sink, but the database is as slow as one.
+LEDGER: Final = "ledger"
+#: Name of a remote sink → the setting that asks for it, and module:class, whose ``from_settings``
+#: makes one.
+REMOTE: Final[Mapping[str, tuple[str, str]]] = {
+    "cloudwatch": ("cloudwatch_log_group", "cloudwatch:CloudWatchSink"),
+    "http": ("logging_url", "http:HttpSink"),
+    "redis": ("event_stream", "redis:RedisSink"),
+}
 
 
 def from_event_log(event_log: str, *, max_bytes: int, backups: int) -> list[Sink]:
@@ -14,3 +31,20 @@ def from_event_log(event_log: str, *, max_bytes: int, backups: int) -> list[Sink
     if event_log == "stdout":
         return [StdoutSink()]
     return [JsonLinesSink(Path(event_log), max_bytes=max_bytes, backups=backups)]
+
+
+def configured(settings: SinkSettings) -> list[str]:
+    """The names of the remote sinks that ``settings`` ask for."""
+    return [name for name, (setting, _) in REMOTE.items() if getattr(settings, setting)]
+
+
+def shipped(settings: SinkSettings) -> list[str]:
+    """The names of all sinks that the shipper brings events to: the ledger's is always there."""
+    return [LEDGER, *configured(settings)]
+
+
+def open_remote(name: str, settings: SinkSettings, dead: DeadLetters) -> Sink:
+    """Imports what the sink needs; nothing is connected yet. ``dead``: what it never takes."""
+    module, attribute = REMOTE[name][1].split(":")
+    part = getattr(importlib.import_module(f"proxy.events.sinks.{module}"), attribute)
+    return cast(Sink, part.from_settings(settings, dead))

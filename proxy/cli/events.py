@@ -1,0 +1,191 @@
+"""``manage.py events``: the processes that take usage events further. Neither is a server.
+
+Neither is monkey-patched: they wait in threads, and their sinks' libraries are used as they are.
+"""
+
+import logging
+import logging.config
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+
+from proxy import logs
+from proxy.cli.installation import load_settings, open_database
+from proxy.errors import SettingsError
+from proxy.events.carrier import Carrier
+from proxy.events.dispatcher import open_dispatcher
+from proxy.events.positions import Position
+from proxy.events.segments import Batch
+from proxy.events.shipper import Shipper, only_one, remote_carriers
+from proxy.events.sinks import LEDGER
+from proxy.events.sinks.ledger import LedgerSink
+from proxy.events.statusserver import StatusServer
+from proxy.settings import Settings
+from proxy.store.usage import UsageLedger
+
+#: Seconds for which an ending shipper goes on with what it finds in the spool.
+_FINISH: Final = 5.0
+_NICE: Final = 5
+#: Remote destination → what the settings must have for it.
+_NEEDED: Final[Mapping[str, Mapping[str, str]]] = {
+    "cloudwatch": {"cloudwatch_log_group": "CLOUDWATCH_LOG_GROUP"},
+    "http": {"logging_url": "LOGGING_URL"},
+}
+
+
+@click.group()
+def events() -> None:
+    """Usage events: ship, dispatch."""
+
+
+@events.command()
+@click.option(
+    "--to", type=click.Choice(["file", *_NEEDED]), required=True, help="Where the events go."
+)
+@click.option("--path", help="With --to file: the file of JSON lines.")
+@click.option("--group", help="Consumer group; each gets every event. [default: the value of --to]")
+@click.option("--consumer", help="Name in the group. [default: host name and process id]")
+@click.option("--max-tries", type=click.IntRange(1), default=10, show_default=True)
+@click.option(
+    "--claim-idle",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    help="Seconds after which what another dispatcher holds is taken over.",
+)
+@click.option("--listen", metavar="HOST:PORT", help="Serve /metrics and /ready there.")
+def dispatch(
+    to: str,
+    path: str | None,
+    group: str | None,
+    consumer: str | None,
+    max_tries: int,
+    claim_idle: float,
+    listen: str | None,
+) -> None:
+    """Take events from the Redis stream EVENT_STREAM and deliver them, until SIGTERM.
+
+    Dispatchers of one group share the events. With --to cloudwatch or http the destination is that
+    of the settings.
+    """
+    settings = load_settings(serving=False)
+    _check(settings, to, path)
+    _configure_log(settings)
+    dispatcher = open_dispatcher(
+        settings,
+        to,
+        path=path,
+        group=group or to,
+        consumer=consumer or f"{os.uname().nodename}-{os.getpid()}",
+        max_tries=max_tries,
+        claim_idle=claim_idle,
+    )
+    _stop_at_signal(dispatcher.stop)
+    if listen:
+        host, _, port = listen.rpartition(":")
+        try:
+            StatusServer(
+                host.strip("[]"), int(port), dispatcher.metrics, lambda: dispatcher.trouble
+            )
+        except (OSError, ValueError, OverflowError) as error:
+            raise click.BadParameter(f"{listen}: {error}", param_hint="--listen") from error
+    dispatcher.run()
+
+
+@events.command()
+@click.option("--attached", is_flag=True, hidden=True, help="Started by a server: see there.")
+def ship(attached: bool) -> None:
+    """Bring the events of this node's workers to the remote sinks, until SIGTERM.
+
+    A server does this by itself, unless EVENT_SHIPPER=off.
+    """
+    settings = load_settings(serving=False)
+    _configure_log(settings)
+    ended = threading.Event()
+    if attached:
+        os.nice(_NICE)  # the workers come first
+        _stop_at_end_of_stdin(ended.set)
+    else:
+        _stop_at_signal(ended.set)
+    root = settings.data_dir.absolute() / "spool"
+    with only_one(root, ended.wait) as mine:
+        if mine:
+            carriers = [_ledger_carrier(settings, root), *remote_carriers(settings, root)]
+            Shipper(carriers).run(ended, _FINISH)
+    # Not by a return: a sink that hangs has a thread which nobody can end.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _ledger_carrier(settings: Settings, root: Path) -> Carrier:
+    """The usage ledger, in the server's own database; it remembers itself where it goes on."""
+    sink: LedgerSink | None = None
+
+    def take(source: str, start: Position, batch: Batch) -> Position:
+        nonlocal sink
+        if sink is None:  # on the carrier's thread: the database may have one of its own
+            sink = LedgerSink(UsageLedger(open_database(settings)))
+        return Position(*sink.write_from(source, start, batch.position, batch.lines))
+
+    return Carrier(LEDGER, take, root)
+
+
+def _check(settings: Settings, to: str, path: str | None) -> None:
+    needed = {"event_stream": "EVENT_STREAM", **_NEEDED.get(to, {})}
+    missing = [name for field, name in needed.items() if not getattr(settings, field)]
+    if missing:
+        raise SettingsError([f"{name}: needed by events dispatch --to {to}" for name in missing])
+    if (to == "file") != (path is not None):
+        raise click.UsageError("--path goes with --to file, and is needed there")
+
+
+def _configure_log(settings: Settings) -> None:
+    logging.config.dictConfig(
+        logs.config(
+            level=settings.log_level,
+            log_format=settings.log_format,
+            log_file=str(settings.log_file) if settings.log_file else None,
+            known_secrets=settings.known_secrets(),
+        )
+    )
+
+
+def _stop_at_signal(stop: Callable[[], None]) -> None:
+    """``stop`` at the first SIGTERM or SIGINT, end at once at the second.
+
+    To be called before there is any other thread: all of them must have the signals blocked. On a
+    thread itself, for a handler would run in between any two steps of the main thread, which may
+    hold the very lock that ``stop`` needs.
+    """
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def wait() -> None:
+        signal.sigwait(signals)
+        stop()
+        signal.sigwait(signals)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _stop_at_end_of_stdin(stop: Callable[[], None]) -> None:
+    """For whom a server has started: the other end of the pipe is open in its master and workers.
+
+    So this comes when the last of them has ended, however that was. Signals to all processes of a
+    service, or of a terminal, come earlier, when there is still something to ship.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        stop()
+
+    threading.Thread(target=wait, daemon=True).start()

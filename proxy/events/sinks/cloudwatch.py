@@ -1,0 +1,183 @@
+"""Events to Amazon CloudWatch Logs, through watchtower and boto3.
+
+The thing to get wrong: watchtower gives a batch five quick tries and then drops it with a warning,
+so nobody can know what was accepted. Here it creates group and stream and makes the events, and
+the batches are put by ourselves: :meth:`CloudWatchSink.write` returns only when the service has
+answered for each of them. See docs/decisions/2026-11-21-watchtower-without-its-delivery.md.
+"""
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import boto3
+import watchtower
+from botocore.config import Config
+
+from proxy.events.deadletters import Refused, deliver
+from proxy.events.shorten import shorten
+from proxy.events.sinks.base import DeadLetters, SinkSettings
+from proxy.events.timestamps import came_in
+
+_log = logging.getLogger(__name__)
+
+# https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html
+_BATCH_BYTES: Final = 1_048_576
+_OVERHEAD: Final = 26  # of each event
+_BATCH_EVENTS: Final = 10_000
+_BATCH_SPAN: Final = 24 * 3600 * 1000  # milliseconds
+#: Of a message. watchtower counts the overhead twice before it cuts, and it would cut the JSON.
+_EVENT_BYTES: Final = _BATCH_BYTES - 2 * _OVERHEAD
+
+_Event = dict[str, Any]
+
+
+class CloudWatchSink:
+    """To ``stream`` of ``group``; both are created when they are missing.
+
+    ``{hostname}`` and ``{pid}`` in ``stream`` are those of this process. Region, credentials and
+    endpoint are what boto3 finds in the environment.
+    """
+
+    @classmethod
+    def from_settings(cls, settings: SinkSettings, dead: DeadLetters) -> "CloudWatchSink":
+        return cls(settings.cloudwatch_log_group, settings.cloudwatch_log_stream, dead)
+
+    def __init__(self, group: str, stream: str, dead: DeadLetters) -> None:
+        self._group = group
+        name = stream.replace("{hostname}", platform.node()).replace("{pid}", str(os.getpid()))
+        self._stream = name.replace(":", "-").replace("*", "-")
+        self._dead = dead
+        self._handler: _Handler | None = None
+        #: Events that the service did not take because they were too old or too new.
+        self.rejected = 0
+
+    def write(self, batch: Sequence[bytes]) -> None:
+        """Raises botocore's errors; a part of the batch may then have been accepted."""
+        deliver(batch, self._put, self._dead)
+
+    def close(self) -> None:
+        if self._handler is not None:
+            self._handler.close()
+            self._handler.cwl_client.close()
+            self._handler = None
+        self._dead.close()
+
+    def _put(self, batch: Sequence[bytes]) -> None:
+        if self._handler is None:
+            self._handler = _Handler(self._group, self._stream)
+        for events in _within_limits(self._handler.events(batch)):
+            answer = self._handler.put(events)
+            self._note_rejected(events, answer.get("rejectedLogEventsInfo", {}))
+
+    def _note_rejected(self, events: list[_Event], info: dict[str, int]) -> None:
+        """The rest of the batch was accepted: what is in ``info`` will never be."""
+        # The ends are exclusive; that one is there at all means an event at the least.
+        ends = [
+            info[name]
+            for name in ("tooOldLogEventEndIndex", "expiredLogEventEndIndex")
+            if name in info
+        ]
+        old = events[: max(1, *ends)] if ends else []
+        new = (
+            events[info["tooNewLogEventStartIndex"] :] if "tooNewLogEventStartIndex" in info else []
+        )
+        if rejected := old + new:
+            self._dead.keep([event["message"].encode() for event in rejected], "too old or too new")
+            self.rejected += len(rejected)
+
+
+class _Handler(watchtower.CloudWatchLogHandler):
+    """watchtower's handler, whose events are taken from it instead of being sent by it."""
+
+    def __init__(self, group: str, stream: str) -> None:
+        # One try each: the caller tries again, and counts.
+        config = Config(
+            connect_timeout=5,
+            read_timeout=30,
+            retries={"total_max_attempts": 1},
+            # Else what is wrong with an event would be told in a third way.
+            parameter_validation=False,
+        )
+        self._made: list[_Event] = []
+        super().__init__(
+            log_group_name=group,
+            log_stream_name=stream.replace("{", "{{").replace("}", "}}"),
+            use_queues=False,
+            max_message_size=_BATCH_BYTES,
+            boto3_client=boto3.client("logs", config=config),
+            # Made when it turns out to be missing: looking for it takes rights of its own.
+            create_log_group=False,
+        )
+        self._stream = stream
+
+    def events(self, lines: Sequence[bytes]) -> list[_Event]:
+        """What put_log_events takes, in order of time."""
+        for line in lines:
+            record = logging.makeLogRecord(
+                {"msg": shorten(line.rstrip(b"\n"), _EVENT_BYTES).decode("utf-8", "replace")}
+            )
+            record.created = came_in(line) or time.time()
+            self.emit(record)
+        made, self._made = self._made, []
+        return sorted(made, key=lambda event: event["timestamp"])
+
+    def put(self, events: list[_Event]) -> dict[str, Any]:
+        """The service's answer. Raises botocore's errors, or Refused for a batch that is bad."""
+        try:
+            return self._put_once(events)
+        except self.cwl_client.exceptions.ResourceNotFoundException:
+            self._create()
+            return self._put_once(events)
+
+    def _put_once(self, events: list[_Event]) -> dict[str, Any]:
+        errors = self.cwl_client.exceptions
+        try:
+            answer: dict[str, Any] = self.cwl_client.put_log_events(
+                logGroupName=self.log_group_name, logStreamName=self._stream, logEvents=events
+            )
+        except errors.InvalidParameterException as error:
+            raise Refused(str(error)) from error
+        except errors.DataAlreadyAcceptedException:
+            return {}
+        return answer
+
+    def _create(self) -> None:
+        names = {"logGroupName": self.log_group_name, "logStreamName": self._stream}
+        try:
+            self._idempotent_call("create_log_stream", **names)
+        except self.cwl_client.exceptions.ResourceNotFoundException:
+            self._ensure_log_group()
+            self._idempotent_call("create_log_stream", **names)
+
+    def _submit_batch(
+        self, batch: list[_Event], log_stream_name: str, max_retries: int = 5
+    ) -> None:
+        self._made.extend(batch)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Called from an except block; the default prints and goes on without the event."""
+        raise
+
+
+def _within_limits(events: list[_Event]) -> list[list[_Event]]:
+    """``events``, which are in order of time, in batches that the service takes."""
+    batches: list[list[_Event]] = []
+    size = 0
+    for event in events:
+        bytes_ = len(event["message"].encode()) + _OVERHEAD
+        batch = batches[-1] if batches else []
+        if (
+            not batch
+            or size + bytes_ > _BATCH_BYTES
+            or len(batch) >= _BATCH_EVENTS
+            or event["timestamp"] - batch[0]["timestamp"] >= _BATCH_SPAN
+        ):
+            batches.append(batch := [])
+            size = 0
+        batch.append(event)
+        size += bytes_
+    return batches

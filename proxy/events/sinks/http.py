@@ -1,0 +1,79 @@
+"""Events to an HTTP endpoint: POST, a JSON array, gzip.
+
+The thing to get wrong: a redirect followed would carry the bearer to a host that nobody configured,
+so none is; and a batch that the receiver calls bad must not come again for ever (400, 413, 422: it
+is halved until the bad event is found).
+"""
+
+import gzip
+from collections.abc import Sequence
+from typing import Final
+
+import requests
+
+from proxy import __version__
+from proxy.events.deadletters import Refused, deliver
+from proxy.events.sinks.base import DeadLetters, SinkSettings
+
+_CONNECT_TIMEOUT: Final = 5.0
+_READ_TIMEOUT: Final = 30.0
+_BAD: Final = frozenset({400, 413, 422})
+
+
+class NotTaken(Exception):
+    """The endpoint did not take the batch; it comes again."""
+
+
+class HttpSink:
+    """Any 2xx means taken."""
+
+    @classmethod
+    def from_settings(cls, settings: SinkSettings, dead: DeadLetters) -> "HttpSink":
+        return cls(settings.logging_url, settings.logging_token, dead)
+
+    def __init__(self, url: str, token: str, dead: DeadLetters) -> None:
+        """``token`` empty: no ``Authorization``."""
+        self._url = url
+        self._dead = dead
+        self._session = requests.Session()
+        # Else ~/.netrc would replace our bearer.
+        self._session.trust_env = False
+        self._session.headers.update(
+            {
+                "Content-Type": "application/json",
+                "Content-Encoding": "gzip",
+                # A batch now and then: a kept connection would mostly turn out to be closed.
+                "Connection": "close",
+                "User-Agent": f"openai-proxy/{__version__}",
+            }
+        )
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
+
+    def write(self, batch: Sequence[bytes]) -> None:
+        """Raises :class:`NotTaken`."""
+        deliver(batch, self._send, self._dead)
+
+    def _send(self, batch: Sequence[bytes]) -> None:
+        array = b"[" + b",".join(line.rstrip(b"\n") for line in batch) + b"]"
+        try:
+            # Streamed and closed: the answer's body says nothing to us, and may have no end.
+            with self._session.post(
+                self._url,
+                data=gzip.compress(array, 5),
+                timeout=(_CONNECT_TIMEOUT, _READ_TIMEOUT),
+                allow_redirects=False,
+                stream=True,
+            ) as answer:
+                status = answer.status_code
+        except (requests.RequestException, OSError, ValueError) as error:
+            # Its text has the URL, whose query may be a secret.
+            raise NotTaken(type(error).__name__) from None
+        if status in _BAD:
+            raise Refused(f"HTTP {status}")
+        if not 200 <= status < 300:
+            raise NotTaken(f"HTTP {status}")
+
+    def close(self) -> None:
+        self._session.close()
+        self._dead.close()

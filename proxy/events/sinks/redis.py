@@ -1,0 +1,63 @@
+"""Events to a Redis stream, from which dispatchers take them.
+
+The thing to get wrong: the library's own ten retries would hide an outage for minutes. There are
+none here; whoever calls tries again.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from proxy.events.sinks.base import DeadLetters, SinkSettings
+
+#: The field of a stream's entry that holds the event's JSON, without its line end.
+FIELD: Final = "event"
+_CONNECT_TIMEOUT: Final = 3.0
+_READ_TIMEOUT: Final = 10.0
+
+
+def connect(url: str) -> Redis:
+    """A client that tells of every failure at once. Nothing is connected before the first call."""
+    return Redis.from_url(
+        url,
+        protocol=2,  # whose answers have the same shape in every version
+        socket_connect_timeout=_CONNECT_TIMEOUT,
+        socket_timeout=_READ_TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+
+
+class RedisSink:
+    """XADD to ``stream``, which is kept at about ``max_length`` entries: the oldest go."""
+
+    @classmethod
+    def from_settings(cls, settings: SinkSettings, _dead: DeadLetters) -> "RedisSink":
+        return cls(
+            settings.redis_url,
+            settings.event_stream,
+            max_length=settings.event_stream_max_length,
+        )
+
+    def __init__(self, url: str, stream: str, *, max_length: int) -> None:
+        self._redis = connect(url)
+        self._stream = stream
+        self._max_length = max_length
+
+    def write(self, batch: Sequence[bytes]) -> None:
+        """Raises redis.RedisError; a part of the batch may then be there already."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for line in batch:
+            pipeline.xadd(
+                self._stream,
+                {FIELD: line.rstrip(b"\n")},
+                maxlen=self._max_length,
+                approximate=True,
+            )
+        pipeline.execute()
+
+    def close(self) -> None:
+        self._redis.close()
