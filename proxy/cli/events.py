@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ import click
 
 from proxy import logs
 from proxy.cli.installation import load_settings, open_database
+from proxy.cli.sinkfigures import SinkFigures
 from proxy.errors import SettingsError
 from proxy.events.carrier import Carrier
 from proxy.events.dispatcher import open_dispatcher
@@ -116,7 +118,8 @@ def ship(attached: bool) -> None:
     with only_one(root, ended.wait) as mine:
         if mine:
             carriers = [_ledger_carrier(settings, root), *remote_carriers(settings, root)]
-            Shipper(carriers).run(ended, _FINISH)
+            with closing(SinkFigures(settings.data_dir.absolute(), carriers)) as figures:
+                Shipper(carriers, figures.publish).run(ended, _FINISH)
     # Not by a return: a sink that hangs has a thread which nobody can end.
     logging.shutdown()
     os._exit(0)
