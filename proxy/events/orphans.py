@@ -21,7 +21,7 @@ from proxy.events.folders import (
 from proxy.events.intents import leftover_records
 from proxy.events.ownership import Ownership, node_lock, own
 from proxy.events.positions import read_position, sync_folder, write_position
-from proxy.events.records import PREFIX
+from proxy.events.records import PREFIX, line_of
 from proxy.events.segments import Batch, read_batch, segment_numbers, segment_path
 from proxy.events.spool import SpoolWriter
 
@@ -95,5 +95,6 @@ def _newest_ids(folder: Path) -> set[bytes]:
     ids: set[bytes] = set()
     for number in segment_numbers(folder)[-_NEWEST:]:
         with segment_path(folder, number).open("rb") as file:
-            ids.update(record[_ID] for record in file)
+            # Whole ones only: of a record that the kill tore, the slot has the rest.
+            ids.update(record[_ID] for record in file if line_of(record) is not None)
     return ids

@@ -147,6 +147,17 @@ def test_a_torn_tail_is_skipped_and_counted(folder: Path) -> None:
     assert not folder.exists()
 
 
+def test_torn_in_the_middle_of_a_batch_it_comes_from_its_slot(folder: Path) -> None:
+    """A kill can end a write at any page: what is cut has its slot still."""
+    (number,) = segment_numbers(folder)
+    with segment_path(folder, number).open("ab") as file:
+        file.write(record("4")[:-5])
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    orphan.release()
+    assert sorted(names(read_batch(folder, START).lines)) == ["0", "1", "2", "3", "4", "5"]
+
+
 def test_unreadable_slots_are_counted(folder: Path) -> None:
     with (folder / INTENTS).open("r+b") as file:
         for slot in (7, 8, 9):
