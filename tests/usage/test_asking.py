@@ -105,7 +105,7 @@ def test_long_bodies_are_asked_while_it_is_plain_what_they_say() -> None:
     assert asked.endswith(b'xxx",' + ASKING + b"}")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(st.text() | st.sampled_from(["stream", "tools"]), VALUES),
     st.sampled_from([..., None, {}, {"include_obfuscation": False}, {"include_usage": False}]),

@@ -17,7 +17,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(st.text() | st.sampled_from(['"', "\\", "usage", "}", "{"]), VALUES),
     st.sampled_from([None, 0, 2]),
