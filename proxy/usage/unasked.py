@@ -26,8 +26,8 @@ _USAGE = b'"usage"'
 _AS_USUAL = b',"usage":null'
 # Atomic: a CRLF is one end of a line, never two.
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-# Blank lines and comments. A CR at the end of what has come may be half of a CRLF.
-_BETWEEN = re.compile(rb"(?:(?::[^\r\n]*+)?+(?:\r\n|\n|\r(?!\Z)))*+")
+# Blank lines and comments.
+_BETWEEN = re.compile(rb"(?:(?::[^\r\n]*+)?+[\r\n])*+")
 # The text of each data line, the space after the colon included: JSON does not mind it. A BOM may
 # stand before the first line of all.
 _DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?+|(?<=[\r\n]))data:([^\r\n]*+)")
@@ -130,7 +130,7 @@ def _is_null_usage_at(event: bytes, at: int) -> bool:
     Found once in the text, and there at the top level when parsed: then it is that one, unless one
     of the two is spelled with escapes.
     """
-    if not event.startswith(b"data:") or event.find(b"\n") < at:
+    if not event.startswith(b"data:") or b"\n" in event[:at] or b"\r" in event[:at]:
         return False
     if event.count(_USAGE) != 1 or b"\\u00" in event:
         return False

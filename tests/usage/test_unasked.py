@@ -94,6 +94,8 @@ def test_one_event(event: str, expected: Any, end: str) -> None:
         (b'data: {"choices":\ndata\ndata: [],"usage":{}}\n\n' + DONE, DONE),
         # A line that is no data.
         (b'data: {"a":1}\nnote: ,"usage":null\n\n', b'data: {"a":1}\nnote: ,"usage":null\n\n'),
+        (b'data: {"a":1\n,"usage":null}\n\n', b'data: {"a":1\n,"usage":null}\n\n'),
+        (b'data: {"a":1\r,"usage":null}\r\n\r\n', b'data: {"a":1\r,"usage":null}\r\n\r\n'),
         (b'data : {"a":1,"usage":null}\n\n', b'data : {"a":1,"usage":null}\n\n'),
         (b"\r", b"\r"),
         (b"", b""),

@@ -65,15 +65,20 @@ def test_who_does_not_want_it_or_asks_itself_gets_what_came(inject: bool, body: 
 
 
 @pytest.mark.parametrize(
-    ("headers", "chunk"),
+    ("headers", "body"),
     [
-        (JSON, b'{"choices":[],"usage":null}'),
+        (JSON, b'{"choices":[],"usage":null}\n\n'),
         ([*SSE, ("Content-Encoding", "gzip")], gzip.compress(b"".join(ASKED))),
     ],
 )
-def test_what_cannot_be_read_passes(headers: list[tuple[str, str]], chunk: bytes) -> None:
-    it = world(Answer([chunk], headers=headers))
-    assert chat(it).body == chunk
+def test_what_cannot_be_read_passes_as_it_comes(
+    headers: list[tuple[str, str]], body: bytes
+) -> None:
+    length = ("Content-Length", str(len(body)))
+    it = world(Answer([body[:9], body[9:]], headers=[*headers, length]))
+    result = chat(it)
+    assert result.chunks == [b"", body[:9], body[9:]]
+    assert result.one("content-length") == length[1]
 
 
 def test_a_length_that_does_not_hold_is_not_told() -> None:
