@@ -90,7 +90,8 @@ LONG = b'{"stream":true,"tools":[{"stream":1}],"x":"' + b"x" * 300_000 + b'"}'
         # Too much to look at.
         b'{"stream":true,"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
         b'{"stream":true,"x":[' + b"[]," * 40_000 + b"0]}",
-        b'{"stream":true,"x":"' + b"x" * 9_000_000 + b'"}',
+        b'{"stream":true,"x":{' + b'"a":1,' * 40_000 + b'"b":0}}',
+        b'{"stream":true,"x":"' + b"x" * 5_000_000 + b'"}',
         LONG,
     ],
     ids=lambda body: repr(body[:60]),
