@@ -11,6 +11,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -174,21 +175,41 @@ def sse(data: object, event: str | None = None) -> bytes:
 
 
 def chat_events(usage: bool = True) -> list[bytes]:
-    base = {
+    """With ``usage`` every other chunk says null, as OpenAI does when it is asked."""
+    head = {
         "id": "chatcmpl-2",
         "object": "chat.completion.chunk",
         "created": 1677652290,
         "model": "gpt-4.1-mini",
     }
-    events = [
-        sse({**base, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
+    choices = [
+        {"index": 0, "delta": {"content": word}, "finish_reason": None}
         for word in ("One ", "two ", "three.")
     ]
-    events.append(sse({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+    choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+    return _events(head, choices, CHAT["usage"] if usage else None)
+
+
+def completion_events(usage: bool = True) -> list[bytes]:
+    head = {
+        "id": "cmpl-2",
+        "object": "text_completion",
+        "created": 1677652291,
+        "model": "gpt-3.5-turbo-instruct",
+    }
+    choices = [
+        {"text": text, "index": 0, "logprobs": None, "finish_reason": end}
+        for text, end in ((" wo", None), ("rld", "stop"))
+    ]
+    return _events(head, choices, COMPLETION["usage"] if usage else None)
+
+
+def _events(head: dict[str, object], choices: list[object], usage: object) -> list[bytes]:
+    null = {"usage": None} if usage else {}
+    chunks: list[dict[str, object]] = [{**head, "choices": [one], **null} for one in choices]
     if usage:
-        events.append(sse({**base, "choices": [], "usage": CHAT["usage"]}))
-    events.append(sse("[DONE]"))
-    return events
+        chunks.append({**head, "choices": [], "usage": usage})
+    return [*(sse(json.dumps(chunk, separators=(",", ":"))) for chunk in chunks), sse("[DONE]")]
 
 
 def response_events() -> list[bytes]:
@@ -255,10 +276,21 @@ def _chat(talk: Conversation) -> None:
         extra = [("Retry-After", "7"), ("x-ratelimit-remaining-requests", "0")]
         _error(talk, _STATUS_MODELS[body["model"]], f"{body['model']} asked for", extra)
     elif body.get("stream"):
-        include = bool((body.get("stream_options") or {}).get("include_usage"))
-        talk.events(chat_events(include), gated=body["model"] == "gated")
+        talk.events(chat_events(_asks_for_usage(body)), gated=body["model"] == "gated")
     else:
         _json(talk, CHAT)
+
+
+def _completions(talk: Conversation) -> None:
+    body = json.loads(talk.request.body)
+    if body.get("stream"):
+        talk.events(completion_events(_asks_for_usage(body)))
+    else:
+        _json(talk, COMPLETION)
+
+
+def _asks_for_usage(body: dict[str, Any]) -> bool:
+    return bool((body.get("stream_options") or {}).get("include_usage"))
 
 
 def _responses(talk: Conversation) -> None:
@@ -277,7 +309,7 @@ def _audio(talk: Conversation) -> None:
 
 ROUTES: dict[tuple[str, str], Callable[[Conversation], None]] = {
     ("POST", "/v1/chat/completions"): _chat,
-    ("POST", "/v1/completions"): lambda talk: _json(talk, COMPLETION),
+    ("POST", "/v1/completions"): _completions,
     ("POST", "/v1/embeddings"): lambda talk: _json(talk, EMBEDDING),
     ("POST", "/v1/responses"): _responses,
     ("POST", "/v1/files"): lambda talk: _json(talk, FILE),

@@ -31,6 +31,8 @@ class Principal:
     max_requests: int | None
     #: Whether an answer is read to its end after the client has left, for its usage.
     drain_on_disconnect: bool = False
+    #: Whether streamed chats are made to report their usage.
+    inject_usage: bool = False
 
 
 class TokenRefused(ClientError):
@@ -141,6 +143,7 @@ class Authenticator:
             project_active=project.is_active,
             max_requests=token.max_requests,
             drain_on_disconnect=project.policy.get("on_disconnect") == "drain",
+            inject_usage=project.policy.get("stream_usage") == "inject",
         )
 
 

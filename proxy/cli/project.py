@@ -32,6 +32,11 @@ _on_disconnect_option = click.option(
     help="When a client leaves early: cancel the upstream's work (the default), or drain its "
     "answer, so that the usage is known.",
 )
+_stream_usage_option = click.option(
+    "--stream-usage",
+    type=click.Choice(["off", "inject"]),
+    help="Ask for the usage of streamed chats that do not (inject), unseen by the client.",
+)
 
 
 @click.group()
@@ -62,6 +67,7 @@ def get(api: Api, project_id: str, json_wanted: bool) -> None:
 @_api_key_option
 @click.option("--description")
 @_on_disconnect_option
+@_stream_usage_option
 @management_command
 @output.json_option
 def create(
@@ -79,6 +85,7 @@ def create(
 @_api_key_option
 @click.option("--description")
 @_on_disconnect_option
+@_stream_usage_option
 @click.option("--active/--inactive", "is_active", default=None, help="Switch it on or off.")
 @management_command
 @output.json_option

@@ -100,6 +100,28 @@ def downstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:
     ]
 
 
+def content_of(headers: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """Content type and encoding of an answer, ``""`` where it does not say."""
+    content_type = content_encoding = ""
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered == "content-type":
+            content_type = value
+        elif lowered == "content-encoding":
+            content_encoding = value
+    return content_type, content_encoding
+
+
+def is_plain(content_encoding: str) -> bool:
+    """Whether such a body's bytes are its content."""
+    return content_encoding.strip().lower() in ("", "identity")
+
+
+def without_length(headers: Headers) -> Headers:
+    """Of an answer that goes out shorter than it came; the server then chunks it."""
+    return [line for line in headers if line[0].lower() != "content-length"]
+
+
 def metered(accept_encoding: str) -> str:
     """``Accept-Encoding`` without what we cannot decode for metering; never wider than it was.
 

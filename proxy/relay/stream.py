@@ -16,7 +16,6 @@ from typing import Protocol
 
 from proxy.errors import ClientError, UpstreamError
 from proxy.relay.timing import Timing
-from proxy.relay.transport import UpstreamResponse
 from proxy.relay.watch import Interruption
 
 
@@ -33,6 +32,22 @@ class Watcher(Protocol):
     """Sees each chunk after it has gone out."""
 
     def feed(self, chunk: bytes) -> None: ...
+
+
+class Source(Protocol):
+    """What is read: an :class:`proxy.relay.transport.UpstreamResponse`, as seen from here."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+    def read(self) -> bytes: ...
+
+    def read_within(self, seconds: float) -> bytes | None: ...
+
+    def close(self) -> None: ...
 
 
 class RelayStream:
@@ -66,7 +81,7 @@ class RelayStream:
 
     def __init__(
         self,
-        upstream: UpstreamResponse,
+        upstream: Source,
         timing: Timing,
         watchers: Sequence[Watcher],
         *,

@@ -46,6 +46,13 @@ class Events(Protocol):
     def publish(self, event: UsageEvent) -> None: ...
 
 
+class EventStream(Protocol):
+    """What the client has been sent so far, as the one who follows it sees it."""
+
+    @property
+    def at_event_boundary(self) -> bool: ...
+
+
 class Exchange:
     """State of one request. :meth:`end` and its kin are called once, at its end."""
 
@@ -135,9 +142,9 @@ class Exchange:
             event = self.end(101, outcome, code, bytes_out=tunnel.bytes_out, publish=False)
             self._tell(event, meter.result())
 
-    def last_words(self, cut: Interruption, meter: UsageMeter) -> bytes:
+    def last_words(self, cut: Interruption, sent: EventStream) -> bytes:
         """An SSE error event, where one can stand alone."""
-        if not meter.at_event_boundary:
+        if not sent.at_event_boundary:
             return b""
         error = ProxyError(code=cut.code)
         return b"event: error\ndata: " + error_body(error) + b"\n\n"

@@ -4,7 +4,8 @@ JSON bodies are read whole here; all others are read while they are sent.
 """
 
 from proxy.providers.base import OutboundRequest
-from proxy.relay.headers import upgrade_headers, upstream_headers
+from proxy.relay.headers import Headers, upgrade_headers, upstream_headers
+from proxy.usage.asking import ask_for_usage
 from proxy.web.inbound import Inbound
 
 
@@ -28,6 +29,26 @@ def outbound_request(inbound: Inbound, *, request_bytes: int, json_bytes: int) -
         return OutboundRequest(inbound.method, target, headers, body if body.length else b"")
     headers.append(("Transfer-Encoding", "chunked"))
     return OutboundRequest(inbound.method, target, headers, body, chunked=True)
+
+
+def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
+    """A streamed chat (or completion) that asks for its usage and for an uncompressed answer.
+
+    None when ``request`` goes out as it is.
+    """
+    path = request.target.partition(b"?")[0]
+    if not (path.endswith(b"/chat/completions") or path == b"/v1/completions"):
+        return None
+    # Bytes are JSON: other bodies are not held. Compressed ones are not JSON yet.
+    if request.method != "POST" or not isinstance(request.body, bytes):
+        return None
+    body = ask_for_usage(request.body)
+    if body is None:
+        return None
+    replaced = ("Accept-Encoding", "Content-Length")
+    headers: Headers = [line for line in request.headers if line[0] not in replaced]
+    headers += [("Accept-Encoding", "identity"), ("Content-Length", str(len(body)))]
+    return OutboundRequest(request.method, request.target, headers, body)
 
 
 def outbound_upgrade(inbound: Inbound) -> OutboundRequest:

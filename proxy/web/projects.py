@@ -25,8 +25,11 @@ MAX_DESCRIPTION_LENGTH: Final = 4096
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
 #: What is done with an answer when its client leaves; the default first.
 _ON_DISCONNECT: Final = ("cancel", "drain")
+#: Whether streamed chats are made to report their usage.
+_STREAM_USAGE: Final = ("off", "inject")
+_POLICY: Final = {"on_disconnect": _ON_DISCONNECT, "stream_usage": _STREAM_USAGE}
 _CREATE: Final = frozenset(
-    {"name", "api_key", "openai_api_key", "description", "metadata", "on_disconnect"}
+    {"name", "api_key", "openai_api_key", "description", "metadata", *_POLICY}
 )
 _CHANGE: Final = _CREATE | {"is_active", "revoke_tokens"}
 
@@ -102,7 +105,7 @@ def as_json(project: Project) -> dict[str, Any]:
         "description": project.description,
         "metadata": project.metadata,
         "api_key": project.api_key,
-        "on_disconnect": project.policy.get("on_disconnect", _ON_DISCONNECT[0]),
+        **{field: project.policy.get(field, known[0]) for field, known in _POLICY.items()},
         "is_active": project.is_active,
         "deactivated_at": fields.rfc3339(project.deactivated_at),
         "created_at": fields.rfc3339(project.created_at),
@@ -139,11 +142,13 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
     if "metadata" in body:
         metadata = body["metadata"]
         changes["metadata"] = {} if metadata is None else fields.json_object(metadata, "metadata")
-    if "on_disconnect" in body:
-        wanted = body["on_disconnect"]
-        if wanted is not None:
-            wanted = fields.choice(wanted, "on_disconnect", _ON_DISCONNECT)
-        changes["policy"] = {"on_disconnect": wanted}
+    policy = {
+        field: body[field] if body[field] is None else fields.choice(body[field], field, known)
+        for field, known in _POLICY.items()
+        if field in body
+    }
+    if policy:
+        changes["policy"] = policy
     param = fields.alias(body, "api_key", "openai_api_key")
     if param in body:
         upstream_key = _upstream_key(body[param], param)

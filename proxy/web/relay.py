@@ -15,19 +15,21 @@ from typing import Any, Final, Protocol
 from proxy import current
 from proxy.auth.authenticator import Principal, TokenRefused
 from proxy.errors import ProxyError
-from proxy.relay.headers import downstream_headers
+from proxy.relay.filtered import FilteredAnswer
+from proxy.relay.headers import content_of, downstream_headers, is_plain, without_length
 from proxy.relay.relay import Relay
-from proxy.relay.stream import Outcome, RelayStream
+from proxy.relay.stream import Outcome, RelayStream, Source, Watcher
 from proxy.relay.timing import Timing
 from proxy.relay.transport import UpstreamResponse
 from proxy.relay.tunnel import UpgradeAnswer
 from proxy.relay.watch import ClientGone, Drained, LiveRequests
 from proxy.usage.meter import UsageMeter
+from proxy.usage.unasked import UnaskedUsage
 from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
-from proxy.web.exchange import Events, Exchange, is_event_stream
+from proxy.web.exchange import Events, EventStream, Exchange, is_event_stream
 from proxy.web.inbound import Inbound, check_path
-from proxy.web.outbound import outbound_request, outbound_upgrade
+from proxy.web.outbound import asking_for_usage, outbound_request, outbound_upgrade
 from proxy.web.replies import Headers, error_reply
 
 _log = logging.getLogger(__name__)
@@ -130,8 +132,9 @@ class RelayEndpoint:
         self._access.admit(principal)
         exchange.intend(principal)
         exchange.watch_client()
-        upstream = self._relay.handle(outbound, principal.upstream_key, timing)
-        return self._answer(exchange, slot, upstream, start_response)
+        asking = asking_for_usage(outbound) if principal.inject_usage else None
+        upstream = self._relay.handle(asking or outbound, principal.upstream_key, timing)
+        return self._answer(exchange, slot, upstream, start_response, asking is not None)
 
     def _tunnel(self, exchange: Exchange, slot: object, opened: UpgradeAnswer) -> Iterable[bytes]:
         try:
@@ -147,23 +150,33 @@ class RelayEndpoint:
         slot: object,
         upstream: UpstreamResponse,
         start_response: StartResponse,
+        we_asked: bool = False,
     ) -> Iterable[bytes]:
+        """``we_asked``: for the usage, so what answers that is not for the client."""
         inbound, timing = exchange.inbound, exchange.timing
         try:
             inbound.abandon_body()  # the answer came before the upload's end, if it has not ended
-            content_type, content_encoding = _content(upstream.headers)
+            content_type, content_encoding = content_of(upstream.headers)
             meter = UsageMeter(content_type, content_encoding)
+            source: Source = upstream
+            watcher: Watcher = meter
+            sent: EventStream = meter
+            headers = downstream_headers(upstream.headers)
+            if we_asked and is_event_stream(content_type) and is_plain(content_encoding):
+                sent = unasked = UnaskedUsage()
+                source = watcher = FilteredAnswer(upstream, unasked, meter)
+                headers = without_length(headers)
 
             def on_close(stream: RelayStream) -> None:
                 self._leave(slot)
                 exchange.end_stream(stream, upstream.status, meter, content_type)
 
             stream = RelayStream(
-                upstream,
+                source,
                 timing,
-                [meter],
-                farewell=lambda cut: exchange.last_words(cut, meter),
-                idle_words=lambda: PING if meter.at_event_boundary else b"",
+                [watcher],
+                farewell=lambda cut: exchange.last_words(cut, sent),
+                idle_words=lambda: PING if sent.at_event_boundary else b"",
                 idle_after=self._idle_after(upstream, content_type),
                 drain=exchange.drains,
                 on_close=on_close,
@@ -171,7 +184,7 @@ class RelayEndpoint:
             start_response(
                 f"{upstream.status} {upstream.reason}",
                 [
-                    *self._cors.replaced(downstream_headers(upstream.headers)),
+                    *self._cors.replaced(headers),
                     *self._our_headers(inbound, timing),
                 ],
             )
@@ -225,15 +238,3 @@ class RelayEndpoint:
     def _leave(self, slot: object) -> None:
         if slot is not None:
             self._live.leave(slot)
-
-
-def _content(headers: Headers) -> tuple[str, str]:
-    """Content type and encoding of an answer, ``""`` where it does not say."""
-    content_type = content_encoding = ""
-    for name, value in headers:
-        lowered = name.lower()
-        if lowered == "content-type":
-            content_type = value
-        elif lowered == "content-encoding":
-            content_encoding = value
-    return content_type, content_encoding

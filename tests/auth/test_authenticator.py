@@ -127,6 +127,17 @@ def test_the_project_says_what_happens_when_a_client_leaves(
 
 
 @pytest.mark.parametrize(
+    ("policy", "injects"),
+    [({}, False), ({"stream_usage": "off"}, False), ({"stream_usage": "inject"}, True)],
+)
+def test_the_project_says_whether_usage_is_asked_for(
+    policy: dict[str, object], injects: bool
+) -> None:
+    store = Store(project_policy=policy, policy={"stream_usage": "inject"})
+    assert make(store).authenticate(f"Bearer {SECRET}").inject_usage is injects
+
+
+@pytest.mark.parametrize(
     "authorization",
     [
         None,

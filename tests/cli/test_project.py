@@ -63,6 +63,13 @@ def test_create_says_what_to_do_when_a_client_leaves(
     assert run("project", "create", *arguments).exit_code == 0
 
 
+def test_create_says_whether_usage_is_asked_for(run: Run, api: responses.RequestsMock) -> None:
+    body = {"name": "demo", "api_key": KEY, "stream_usage": "inject"}
+    api.post(URL, json=PROJECT, status=201, match=sends(body))
+    arguments = ["--name", "demo", "--api-key", KEY, "--stream-usage", "inject"]
+    assert run("project", "create", *arguments).exit_code == 0
+
+
 @pytest.mark.parametrize("command", [["create", "--name", "n", "--api-key", KEY], ["update", "p"]])
 def test_other_words_are_wrong_usage(
     run: Run, api: responses.RequestsMock, command: list[str]
@@ -107,6 +114,7 @@ def test_an_empty_key_is_not_sent(run: Run, api: responses.RequestsMock) -> None
         (["--api-key", "-"], {"api_key": KEY}),
         (["--description", ""], {"description": ""}),
         (["--on-disconnect", "cancel"], {"on_disconnect": "cancel"}),
+        (["--stream-usage", "off"], {"stream_usage": "off"}),
         (["--active"], {"is_active": True}),
         (["--inactive", "--name", "n"], {"is_active": False, "name": "n"}),
     ],

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.relay.headers import downstream_headers, metered, upstream_headers
+from proxy.relay.headers import (
+    content_of,
+    downstream_headers,
+    is_plain,
+    metered,
+    upstream_headers,
+    without_length,
+)
 from tests.relay.test_wire import HEADERS
 
 NEUTRAL = st.lists(st.tuples(st.sampled_from(["X-A", "COOKIE", "ACCEPT"]), st.text(max_size=5)))
@@ -107,3 +114,32 @@ def test_encodings_we_can_meter(asked: str, passed: str) -> None:
 def test_title_case() -> None:
     came = [("X-REQUEST-ID", "1"), ("IDEMPOTENCY-KEY", "2")]
     assert upstream_headers(came) == [("X-Request-Id", "1"), ("Idempotency-Key", "2")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], ("", "")),
+        ([("content-TYPE", "a/b; c"), ("CONTENT-encoding", "gzip")], ("a/b; c", "gzip")),
+        ([("X-Content-Type", "a/b")], ("", "")),
+    ],
+)
+def test_what_an_answer_says_of_its_content(
+    lines: list[tuple[str, str]], expected: tuple[str, str]
+) -> None:
+    assert content_of(lines) == expected
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
+def test_plain_content(encoding: str) -> None:
+    assert is_plain(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
+def test_encoded_content(encoding: str) -> None:
+    assert not is_plain(encoding)
+
+
+def test_without_length() -> None:
+    lines = [("content-length", "5"), ("X-A", "1"), ("Content-Length", "5"), ("X-A", "2")]
+    assert without_length(lines) == [("X-A", "1"), ("X-A", "2")]

@@ -112,6 +112,7 @@ class Access:
 
     refusal: BaseException | None = None
     quota: BaseException | None = None
+    principal: Principal = PRINCIPAL
     steps: list[str] = field(default_factory=list)
 
     def authenticate(self, authorization: str | None) -> Principal:
@@ -120,7 +121,7 @@ class Access:
             raise self.refusal
         if authorization != f"Bearer {SECRET}":
             raise ClientError(code="invalid_token")
-        return PRINCIPAL
+        return self.principal
 
     def admit(self, principal: Principal) -> None:
         self.steps.append("admit")

@@ -1,10 +1,18 @@
 """What goes out of a request; the endpoint's tests show it on its way."""
 
+from typing import Any
+
 import pytest
 
 from proxy.errors import ClientError
+from proxy.providers.base import OutboundRequest
 from proxy.web.inbound import Inbound
-from proxy.web.outbound import is_json, outbound_request, outbound_upgrade
+from proxy.web.outbound import (
+    asking_for_usage,
+    is_json,
+    outbound_request,
+    outbound_upgrade,
+)
 from tests.web.relaying import environ
 
 
@@ -87,3 +95,45 @@ def test_what_is_no_upgrade() -> None:
     ):
         assert not given.upgrades
         assert given.authorization is None, "only a WebSocket may send its token there"
+
+
+STREAM = b'{"stream":true}'
+ASKING = b'{"stream":true,"stream_options":{"include_usage":true}}'
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/v1/chat/completions",
+        b"/v1/chat/completions?a=%2F",
+        b"/v1/deployments/x/chat/completions",
+        b"/v1/completions",
+    ],
+)
+def test_a_streamed_chat_is_made_to_ask(target: bytes) -> None:
+    lines = [("Accept-Encoding", "gzip"), ("X-A", "1"), ("Content-Length", "15")]
+    asking = asking_for_usage(OutboundRequest("POST", target, lines, STREAM))
+    assert asking == OutboundRequest(
+        "POST",
+        target,
+        [("X-A", "1"), ("Accept-Encoding", "identity"), ("Content-Length", str(len(ASKING)))],
+        ASKING,
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("POST", b"/v1/responses", STREAM),
+        ("POST", b"/v1/chat/completions/", STREAM),
+        ("POST", b"/v1/fim/completions", STREAM),
+        ("POST", b"/v1/x?/chat/completions", STREAM),
+        ("PUT", b"/v1/chat/completions", STREAM),
+        ("POST", b"/v1/chat/completions", None),
+        ("POST", b"/v1/chat/completions", b""),
+        ("POST", b"/v1/chat/completions", [STREAM]),
+        ("POST", b"/v1/chat/completions", ASKING),
+    ],
+)
+def test_others_are_not(method: str, target: bytes, body: Any) -> None:
+    assert asking_for_usage(OutboundRequest(method, target, [], body)) is None

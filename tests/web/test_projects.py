@@ -19,6 +19,7 @@ FIELDS = [
     "metadata",
     "api_key",
     "on_disconnect",
+    "stream_usage",
     "is_active",
     "deactivated_at",
     "created_at",
@@ -26,8 +27,8 @@ FIELDS = [
 ]
 
 
-#: What ``on_disconnect`` cannot be.
-ODD: list[Any] = ["", "Drain", "finish", True, 1, ["drain"], {}]
+#: What the choices cannot be.
+ODD: list[Any] = ["", "Drain", "Inject", "finish", True, 1, ["drain"], {}]
 #: Names that policies may have one day: refused until they do something.
 LATER = [
     "allowed_methods",
@@ -42,7 +43,6 @@ LATER = [
     "rate_limit_tpm",
     "max_concurrent",
     "on_revoke",
-    "stream_usage",
     "cut_in_flight",
 ]
 
@@ -105,7 +105,8 @@ def test_a_slash_at_the_end_redirects_nobody(api: Management, path: str) -> None
         ({"name": "a", "api_key": UPSTREAM_KEY, "is_active": True}, "is_active"),
         ({"name": "a", "api_key": UPSTREAM_KEY, "policy": {}}, "policy"),
         *(
-            ({"name": "a", "api_key": UPSTREAM_KEY, "on_disconnect": value}, "on_disconnect")
+            ({"name": "a", "api_key": UPSTREAM_KEY, field: value}, field)
+            for field in ("on_disconnect", "stream_usage")
             for value in ODD
         ),
         *(({"name": "a", "api_key": UPSTREAM_KEY, field: None}, field) for field in LATER),
@@ -225,3 +226,18 @@ def test_the_collection_needs_a_project_id(api: Management) -> None:
     api.refused("PATCH", "/projects", {"name": "x"}, 400, "project_id")
     api.refused("DELETE", "/projects", {"project_id": 1}, 400, "project_id")
     api.refused("DELETE", "/projects", {"project_id": ABSENT, "x": 1}, 400, "x")
+
+
+def test_whether_streams_are_asked_for_their_usage(api: Management) -> None:
+    assert api.project("a")["stream_usage"] == "off"
+    made = api.project("b", stream_usage="inject", on_disconnect="drain")
+    assert (made["stream_usage"], made["on_disconnect"]) == ("inject", "drain")
+    path = f"/projects/{made['id']}"
+    changed = api.call("PATCH", path, {"on_disconnect": "cancel"})
+    assert (changed["stream_usage"], changed["on_disconnect"]) == ("inject", "cancel")
+    changed = api.call("PATCH", path, {"stream_usage": None})
+    assert (changed["stream_usage"], changed["on_disconnect"]) == ("off", "cancel")
+    both = {"stream_usage": "inject", "on_disconnect": "drain"}
+    changed = api.call("PATCH", path, both)
+    assert {field: changed[field] for field in both} == both
+    assert api.call("PATCH", path, {"stream_usage": "off"})["stream_usage"] == "off"

@@ -1,0 +1,140 @@
+"""proxy/usage/asking.py: a member is put in, and nothing else becomes different."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.usage.asking import ask_for_usage
+from tests.usage.test_members import VALUES
+
+ASKING = b'"stream_options":{"include_usage":true}'
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"stream":true}', b'{"stream":true,' + ASKING + b"}"),
+        (b' {"stream" : true}\r\n', b' {"stream" : true,' + ASKING + b"}\r\n"),
+        # A name twice that says nothing about the stream is the upstream's to judge.
+        (
+            b'{"n":1,"n":1.50,"m":"\\u00e9\\/","stream":true }',
+            b'{"n":1,"n":1.50,"m":"\\u00e9\\/","stream":true ,' + ASKING + b"}",
+        ),
+        # The same word elsewhere.
+        (
+            b'{"stream":true,"tools":[{"stream":false}],"x":"stream"}',
+            b'{"stream":true,"tools":[{"stream":false}],"x":"stream",' + ASKING + b"}",
+        ),
+        (b'{"stream_options":null,"stream":true}', b"{" + ASKING + b',"stream":true}'),
+        (
+            b'{"stream_options": { } ,"stream":true}',
+            b'{"stream_options": { "include_usage":true} ,"stream":true}',
+        ),
+        (
+            b'{"stream":true,"stream_options":{ "include_obfuscation":false }, "n":1}',
+            b'{"stream":true,"stream_options":{ "include_obfuscation":false ,"include_usage":true},'
+            b' "n":1}',
+        ),
+        (
+            b'{"stream":true,"stream_options":{"include_usage": false ,"a":[]}}',
+            b'{"stream":true,"stream_options":{"include_usage": true ,"a":[]}}',
+        ),
+        (
+            b'{"stream":true,"stream_options":{"include_usage":null}}',
+            b'{"stream":true,"stream_options":{"include_usage":true}}',
+        ),
+    ],
+)
+def test_asks(body: bytes, expected: bytes) -> None:
+    assert ask_for_usage(body) == expected
+    assert ask_for_usage(expected) is None
+
+
+LONG = b'{"stream":true,"tools":[{"stream":1}],"x":"' + b"x" * 300_000 + b'"}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"stream":false}',
+        b'{"stream":"true"}',
+        b'{"stream":1}',
+        b'{"messages":[{"stream":true}]}',
+        b'["stream",true]',
+        b'"stream"',
+        b'{"stream":true',
+        b'{"stream":true}}',
+        b'\xef\xbb\xbf{"stream":true}',
+        b'{"stream":true,"x":"\xff"}',
+        '{"stream":true}'.encode("utf-16"),
+        b'{"stream":true,"stream_options":{"include_usage":true}}',
+        b'{"stream":true,"stream_options":{"include_usage":"no"}}',
+        b'{"stream":true,"stream_options":{"include_usage":0}}',
+        b'{"stream":true,"stream_options":[]}',
+        b'{"stream":true,"stream_options":false}',
+        # A name twice, in whatever spelling.
+        b'{"stream":false,"stream":true}',
+        b'{"\\u0073tream":false,"stream":true}',
+        b'{"strea\\u006D":false,"stream":true}',
+        b'{"stream":true,"stream_options":{},"stream_options":{}}',
+        b'{"stream":true,"stream_options":{"include_usage":false,"include_usage":false}}',
+        b'{"stream":true,"stream_options":{"include_usag\\u0065":false}}',
+        b'{"stream":true,"stream_option\\u0073":{"include_usage":false}}',
+        # Too much to look at.
+        b'{"stream":true,"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        b'{"stream":true,"x":[' + b"[]," * 40_000 + b"0]}",
+        b'{"stream":true,"x":{' + b'"a":1,' * 40_000 + b'"b":0}}',
+        b'{"stream":true,"x":"' + b"x" * 5_000_000 + b'"}',
+        LONG,
+    ],
+    ids=lambda body: repr(body[:60]),
+)
+def test_stays_as_it_is(body: bytes) -> None:
+    assert ask_for_usage(body) is None
+
+
+def test_long_bodies_are_asked_while_it_is_plain_what_they_say() -> None:
+    asked = ask_for_usage(LONG.replace(b'{"stream":1}', b"1"))
+    assert asked is not None
+    assert asked.endswith(b'xxx",' + ASKING + b"}")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(st.text() | st.sampled_from(["stream", "tools"]), VALUES),
+    st.sampled_from([..., None, {}, {"include_obfuscation": False}, {"include_usage": False}]),
+    st.sampled_from([None, 1]),
+    st.randoms(use_true_random=False),
+)
+def test_the_rest_says_the_same(
+    value: dict[str, Any], options: Any, indent: int, order: Any
+) -> None:
+    value["stream"] = True
+    value.pop("stream_options", None)
+    if options is not ...:
+        value["stream_options"] = options
+    names = list(value)
+    order.shuffle(names)
+    value = {name: value[name] for name in names}
+    asked = ask_for_usage(json.dumps(value, indent=indent).encode())
+    if asked is None:  # half a surrogate pair, or an integer beyond 64 bits
+        return
+    expected = {**value, "stream_options": {**(options if options not in (..., None) else {})}}
+    expected["stream_options"]["include_usage"] = True
+    assert json.loads(asked) == expected
+    assert list(json.loads(asked)) == list(expected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary() | st.text('{}[]":,\\stream\\u0073 true').map(str.encode))
+def test_hostile_bodies_do_no_harm(body: bytes) -> None:
+    ask_for_usage(body)
+    ask_for_usage(b'{"stream":true,' + body)
+    ask_for_usage(b'{"stream":true,"stream_options":' + body + b"}")
