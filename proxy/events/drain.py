@@ -51,7 +51,8 @@ class Drain:
         """
         self._queue = queue
         self._observe = observe
-        self._journal = journal
+        #: The worker's spool, and who looks after those of others; None: there is none.
+        self.journal = journal
         self._thread = ThreadPool(1)
         self.deliveries = [Delivery(sink, backlog) for sink in sinks]
         # Taken from the queue and not handed on yet; the event is set while there is nothing.
@@ -62,13 +63,13 @@ class Drain:
         self._given: deque[tuple[list[int], Position]] = deque()
         self._passed: Position | None = None
         self._greenlets = [gevent.spawn(self._run)]
-        self._adoption: Adoption | None = None
+        self.adoption: Adoption | None = None
         if journal is not None:
             journal.open()
             self._log_notices()
             queue.intents = journal.intents
             self._greenlets.append(gevent.spawn(self._tend))
-            self._adoption = Adoption(journal.root, journal.sinks, self.deliveries)
+            self.adoption = Adoption(journal.root, journal.sinks, self.deliveries)
 
     def close(self, deadline: float) -> None:
         """Write what is left, for ``deadline`` seconds at the most; what then remains is logged.
@@ -82,8 +83,8 @@ class Drain:
 
         self._idle.wait(rest(0.3))
         gevent.killall(self._greenlets)
-        if self._adoption is not None:
-            self._adoption.close()
+        if self.adoption is not None:
+            self.adoption.close()
         with contextlib.suppress(gevent.Timeout):
             while self._in_hand or len(self._queue):
                 self._take(0)
@@ -93,9 +94,9 @@ class Drain:
             self._take(0)
             self._deliver(None, free=False)
         gevent.joinall([delivery.finish() for delivery in self.deliveries], timeout=rest(0.8))
-        if self._journal is not None:
+        if self.journal is not None:
             with contextlib.suppress(gevent.Timeout), gevent.Timeout(max(0.05, rest())):
-                self._on_thread(self._journal.close, self._local_position())
+                self._on_thread(self.journal.close, self._local_position())
         self._tell_losses()
         gevent.spawn(self._thread.kill)  # which waits for a thread that hangs
 
@@ -116,10 +117,10 @@ class Drain:
 
     def _hand_on(self) -> None:
         position = None
-        if self._journal is not None:
+        if self.journal is not None:
             records = [record for record, _, _ in self._in_hand]
             try:
-                position = self._on_thread(self._journal.append, records, self._local_position())
+                position = self._on_thread(self.journal.append, records, self._local_position())
             except Exception as error:  # noqa: BLE001  (this greenlet must not end)
                 _log.error("events could not be spooled", exc_info=error)
         self._deliver(position)
@@ -142,13 +143,13 @@ class Drain:
             self._log_notices()
 
     def _log_notices(self) -> None:
-        while self._journal is not None and self._journal.notices:
-            _log.log(*self._journal.notices.popleft())
+        while self.journal is not None and self.journal.notices:
+            _log.log(*self.journal.notices.popleft())
 
     # The spool, once a second.
 
     def _tend(self) -> None:
-        journal = self._journal
+        journal = self.journal
         while journal is not None:
             gevent.sleep(_TEND_SECONDS)
             self._on_thread(journal.tend, self._local_position())
@@ -167,7 +168,7 @@ class Drain:
         lost = self._queue.dropped + self._queue.unwritable
         lost += sum(delivery.dropped for delivery in self.deliveries)
         pending = sum(delivery.pending for delivery in self.deliveries)
-        kept = 0 if self._journal is None else max(0, pending - self._journal.unspooled)
+        kept = 0 if self.journal is None else max(0, pending - self.journal.unspooled)
         if lost + pending - kept:
             _log.error("%d usage events could not be written", lost + pending - kept)
         if kept:

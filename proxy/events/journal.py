@@ -51,6 +51,8 @@ class Journal:
         self._grown = False
         #: The worker's slots, once they could be made.
         self.intents: Intents | None = None
+        #: Bytes in the spool of the whole node, when last looked.
+        self.bytes = 0
         #: Records that the spool did not take; that had to go because it was full.
         self.unspooled = 0
         self.dropped = 0
@@ -60,6 +62,10 @@ class Journal:
     @property
     def root(self) -> Path:
         return self._settings.root
+
+    @property
+    def max_bytes(self) -> int:
+        return self._settings.max_bytes
 
     @property
     def sinks(self) -> frozenset[str]:
@@ -160,6 +166,7 @@ class Journal:
         self._grown = False
         most = self._settings.max_bytes
         bounded = keep_within(self._settings.root, most, self._settings.sinks)
+        self.bytes = bounded.kept
         self.dropped += bounded.lost
         if bounded.lost and not self._dropping:
             self._dropping = True

@@ -98,6 +98,9 @@ _ALL: Final = (
     _gauge("proxy_event_queue_depth", "Usage events that wait in memory."),
     _gauge("proxy_event_queue_limit", "EVENT_QUEUE_SIZE of all workers."),
     _counter("proxy_events_dropped_total", "Usage events that were lost, by where.", "where"),
+    _counter("proxy_events_recovered_total", "Requests of killed workers that became events."),
+    _counter("proxy_events_damaged_total", "Records in the spool that could not be read."),
+    _counter("proxy_intents_missed_total", "Requests that found no slot for their event."),
     _gauge("proxy_sink_pending_events", "Usage events that a sink has not taken yet.", "sink"),
     _counter("proxy_sink_delivered_total", "Usage events that a sink has taken.", "sink"),
     _counter("proxy_sink_errors_total", "Writes that a sink has refused.", "sink"),
@@ -107,7 +110,7 @@ _ALL: Final = (
         "sink",
         merge=max,
     ),
-    _gauge("proxy_spool_bytes", "Size of the spool."),
+    _gauge("proxy_spool_bytes", "Size of the spool of all workers of the node.", merge=max),
     _gauge("proxy_spool_limit_bytes", "SPOOL_MAX_BYTES.", merge=max),
     _gauge(
         "proxy_revocation_lag_seconds",

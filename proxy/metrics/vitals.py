@@ -55,9 +55,37 @@ class Delivery(Protocol):
     def pending(self) -> int: ...
 
 
+class Intents(Protocol):
+    missed: int
+
+
+class Journal(Protocol):
+    """One worker's side of the spool."""
+
+    bytes: int
+    dropped: int
+    unspooled: int
+
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def intents(self) -> Intents | None: ...
+
+
+class Adoption(Protocol):
+    """What killed workers left."""
+
+    recovered: int
+    damaged: int
+
+
 class Drain(Protocol):
     @property
     def deliveries(self) -> Sequence[Delivery]: ...
+    @property
+    def journal(self) -> Journal | None: ...
+    @property
+    def adoption(self) -> Adoption | None: ...
 
 
 class Revocation(Protocol):
@@ -144,6 +172,7 @@ class Vitals:
         drain = parts.drain()
         if drain is None:
             return
+        self._spool(figures, drain)
         now = time.monotonic()
         for delivery in drain.deliveries:
             sink = (delivery.name.removesuffix("Sink").lower(),)
@@ -154,6 +183,20 @@ class Vitals:
             figures.set("proxy_sink_pending_events", delivery.pending, sink)
             figures.set("proxy_sink_errors_total", delivery.errors, sink)
             figures.set(dropped, delivery.dropped, sink)
+
+    def _spool(self, figures: Figures, drain: Drain) -> None:
+        journal, adoption = drain.journal, drain.adoption
+        if journal is not None:
+            dropped = "proxy_events_dropped_total"
+            figures.set(dropped, journal.dropped, ("spool_full",))
+            figures.set(dropped, journal.unspooled, ("not_spooled",))
+            figures.set("proxy_spool_bytes", journal.bytes)
+            figures.set("proxy_spool_limit_bytes", journal.max_bytes)
+            if journal.intents is not None:
+                figures.set("proxy_intents_missed_total", journal.intents.missed)
+        if adoption is not None:
+            figures.set("proxy_events_recovered_total", adoption.recovered)
+            figures.set("proxy_events_damaged_total", adoption.damaged)
 
     def _revocation(self, figures: Figures) -> None:
         revocation = self._parts.revocation

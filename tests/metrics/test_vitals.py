@@ -22,6 +22,14 @@ def delivery(name: str = "JsonLinesSink", pending: int = 0) -> Any:
     return SimpleNamespace(name=name, pending=pending, dropped=2, errors=1)
 
 
+def drain(*deliveries: Any) -> Any:
+    journal = SimpleNamespace(
+        bytes=100, max_bytes=1000, dropped=3, unspooled=4, intents=SimpleNamespace(missed=5)
+    )
+    adoption = SimpleNamespace(recovered=8, damaged=9)
+    return SimpleNamespace(deliveries=deliveries, journal=journal, adoption=adoption)
+
+
 def parts(**changes: Any) -> Parts:
     made: dict[str, Any] = {
         "live": [1, 2, 3],
@@ -33,7 +41,7 @@ def parts(**changes: Any) -> Parts:
         ],
         "queue": Counted(length=5, dropped=6, unwritable=7),
         "queue_limit": 10_000,
-        "drain": lambda: SimpleNamespace(deliveries=[delivery()]),
+        "drain": lambda: drain(delivery()),
         "revocation": SimpleNamespace(lag=None, looked_at=None),
         "database_up": lambda: True,
         "permits": lambda: 9,
@@ -78,6 +86,13 @@ def test_everything_is_asked() -> None:
         "events_dropped_total{queue}": 6,
         "events_dropped_total{unwritable}": 7,
         "events_dropped_total{jsonlines}": 2,
+        "events_dropped_total{spool_full}": 3,
+        "events_dropped_total{not_spooled}": 4,
+        "intents_missed_total": 5,
+        "events_recovered_total": 8,
+        "events_damaged_total": 9,
+        "spool_bytes": 100,
+        "spool_limit_bytes": 1000,
         "sink_pending_events{jsonlines}": 0,
         "sink_errors_total{jsonlines}": 1,
         "sink_lag_seconds{jsonlines}": 0,
@@ -94,7 +109,7 @@ def test_lag_is_the_time_since_a_sink_had_nothing_to_do(monkeypatch: pytest.Monk
     now = 100.0
     monkeypatch.setattr(vitals_module.time, "monotonic", lambda: now)
     sink = delivery(pending=0)
-    source = Vitals(parts(drain=lambda: SimpleNamespace(deliveries=[sink])))
+    source = Vitals(parts(drain=lambda: drain(sink)))
     lags = []
     for now, pending in ((100.0, 0), (110.0, 3), (115.0, 9), (116.0, 0), (117.0, 1)):  # noqa: B007
         sink.pending = pending
