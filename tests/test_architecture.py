@@ -87,6 +87,7 @@ FENCES: dict[str, set[str]] = {
         "master",
         "relay.adapter",
         "relay.answer",
+        "relay.patience",
         "relay.pool",
         "relay.transport",
         "relay.tunnel",

@@ -179,7 +179,7 @@ class RawAnswer:
                     # Hardly ever is something there yet, and trying in vain costs more than
                     # waiting; and where something always is, the others get their turn. TLS may
                     # hold bytes that no socket shows.
-                    sock._wait(sock._read_event)  # type: ignore[attr-defined]  # noqa: SLF001
+                    self._pool.patience.wait(sock)
                 data = sock.recv(_READ_SIZE)
             else:
                 data = _receive(sock, upload)

@@ -23,6 +23,8 @@ import gevent.ssl
 from geventhttpclient.connectionpool import ConnectionPool as PlainConnector
 from geventhttpclient.connectionpool import SSLConnectionPool as TLSConnector
 
+from proxy.relay.patience import Patience
+
 #: Idle connections older than this are closed: NAT gateways forget flows after 350 s, and most
 #: servers close theirs after one to five minutes.
 MAX_IDLE_SECONDS: Final = 55.0
@@ -80,6 +82,7 @@ class ConnectionPool:
         self._connect_timeout = connect_timeout
         self._max_idle = max_idle
         self._connector = _connector(origin, connect_timeout, context, proxy_url)
+        self.patience = Patience()
         # (socket, when it became idle on the monotonic clock); the right end is the newest.
         self._idle: deque[tuple[Socket, float]] = deque()
         #: Connections made, and idle ones used again, since the start.

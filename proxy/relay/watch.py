@@ -55,7 +55,9 @@ class ClientWatcher:
     def start(self) -> None:
         """Idempotent."""
         if self._watcher is None and self._client is not None and self._client.fileno() >= 0:
-            self._watcher = get_hub().loop.io(self._client.fileno(), 1)
+            # The socket's own: nobody reads from it while it is watched, and another one would have
+            # to be made and closed for each request.
+            self._watcher = self._client._read_event  # noqa: SLF001
             self._watcher.start(self._readable)
 
     def stop(self) -> None:
@@ -64,7 +66,6 @@ class ClientWatcher:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.stop()
-            watcher.close()
 
     def _readable(self) -> None:
         """Runs in the hub, so throwing switches at once: the greenlet cannot have moved on."""
