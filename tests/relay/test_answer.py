@@ -374,7 +374,7 @@ def test_an_answer_before_the_upload_has_ended(serve: Serve, ask: Ask, in_memory
     assert response.status_code == 413
     assert read_all(response) == b"big"
     wait_until(server.connections[0].ended.is_set)
-    assert greenlets() == 0
+    wait_until(lambda: greenlets() == 0)
     read_all(ask(server))
     assert len(server.connections) == 2
 
@@ -485,6 +485,6 @@ def test_closing_during_an_upload(serve: Serve, adapter: UpstreamAdapter, when: 
         pause()
     caller.kill()
     assert caller.dead
-    assert greenlets() == 0
+    wait_until(lambda: greenlets() == 0)
     assert finished == ([True] if when == "at the client" else [])
     block.set()
