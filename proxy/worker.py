@@ -1,10 +1,11 @@
 """gunicorn's gevent worker, and what of it must be ours.
 
-Four things, each verified against gunicorn 27.0.1: the error shape for what the HTTP parser itself
+Five things, each verified against gunicorn 27.0.1: the error shape for what the HTTP parser itself
 refuses; a keep-alive loop that tells an idle connection (closed silently, and at once at a stop)
 from a slow one (408); request bodies that come as they arrive and whose failures are ours; and a
 stop that ends within the time gunicorn gives it, since after ``graceful_timeout`` the arbiter kills
-the worker and nothing is flushed.
+the worker and nothing is flushed; and no hooks for each request, no ``max_requests``, no PROXY
+protocol.
 
 The thing to get wrong: gunicorn's own messages quote what the client sent, header lines included.
 They are logged nowhere and sent to nobody.
@@ -128,13 +129,15 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         served = False
         try:
             while self._wait_for_request(client, heads, served):
-                request = None
                 request = heads.take(self.wsgi.client_timeout)
                 self._serve(listener, request, client, addr)
                 served = True
                 if not self._ready_for_next(heads, request):
                     util.close_graceful(client, timeout=2.0, max_drain=16 * 1024 * 1024)
                     break
+                # Up to 128 KB of head: not for as long as the connection is idle.
+                request = None
+                heads.forget()
         except StopIteration:
             self._settle(client, request)
         except http_errors.NoMoreData:

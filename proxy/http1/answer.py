@@ -8,6 +8,7 @@ The thing to get wrong: an answer that breaks off must not look complete. Whatev
 raises leaves here, and the connection is closed without the final chunk.
 """
 
+import errno
 import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
@@ -15,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from gunicorn.http import errors as http_errors
-from gunicorn.http.wsgi import HEADER_VALUE_RE, STATUS_RE, TOKEN_RE, proxy_environ
+from gunicorn.http.wsgi import HEADER_VALUE_RE, STATUS_RE, TOKEN_RE
 from gunicorn.util import is_hoppish
 
 WSGICallable = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -68,7 +69,6 @@ class Answer:
             raise AssertionError("the answer has been started already")
         if STATUS_RE.fullmatch(status) is None:
             raise ValueError("the status is not valid")
-        self._status = status
         code = status[:3]
         method = self._request.method
         self._bodiless = method == "HEAD" or code in ("204", "304") or code[0] == "1"
@@ -86,6 +86,7 @@ class Answer:
                     continue  # RFC 9110 §8.6
                 self._left = int(value)
             lines.append(f"{name}: {value}\r\n")
+        self._status = status
         self._headers = "".join(lines)
         self._chunked = self._left is None and not self._bodiless and self._request.version > (1, 0)
         return self.write
@@ -115,6 +116,8 @@ class Answer:
         """What is due of an answer that has ended well."""
         if self._head_due or self._chunked:
             self.write(b"", last=True)
+        if self._left and not self._bodiless:
+            raise ConnectionResetError(errno.ECONNRESET, "the answer is shorter than announced")
 
     def should_close(self) -> bool:
         """Whether the connection cannot carry another answer."""
@@ -144,17 +147,14 @@ def send_all(sock: Any, data: bytes) -> None:
 
 def relay_environ(request: Any, sock: Any, peer: Any) -> dict[str, Any]:
     """What the relay reads of a WSGI environ, and no more."""
-    environ = {
+    return {
         "REQUEST_METHOD": request.method,
         "RAW_URI": request.uri,
-        "SERVER_PROTOCOL": "HTTP/1.1" if request.version == (1, 1) else "HTTP/1.0",
+        "SERVER_PROTOCOL": "HTTP/1.1" if request.version > (1, 0) else "HTTP/1.0",
         "REMOTE_ADDR": peer[0] if isinstance(peer, tuple) else str(peer or ""),
         "wsgi.input": request.body,
         "gunicorn.socket": sock,
     }
-    if request.proxy_protocol_info:
-        environ.update(proxy_environ(request))
-    return environ
 
 
 def run(application: WSGICallable, environ: dict[str, Any], answer: Answer) -> None:

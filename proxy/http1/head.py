@@ -33,12 +33,12 @@ _ONCE: Final = ("HOST", "CONTENT-TYPE", "CONTENT-LENGTH", "TRANSFER-ENCODING")
 class RequestHead(Request):  # type: ignore[misc]
     """One request of gunicorn's, head read and body to come.
 
-    ``by_name``: the first value of each header line, names in upper case. Made by :class:`Heads`;
+    ``by_name``: the first value of each header line, names in upper case; ``single``: whether no
+    name comes twice. Made by :class:`Heads`;
     what all requests of a worker share is in the class, see :func:`head_class`.
     """
 
     known: KnownLines
-    proxied: bool
     body: Any
     scheme = "http"
     must_close = False
@@ -69,8 +69,6 @@ class RequestHead(Request):  # type: ignore[misc]
 
     def _take(self, data: bytes, own: dict[bytes, Line]) -> None:
         """A head that has come whole, out of known lines."""
-        if self.proxied and self.req_number == 1:
-            raise Unusual
         end = data.find(b"\r\n\r\n")
         if end < 0:
             raise Unusual
@@ -86,7 +84,8 @@ class RequestHead(Request):  # type: ignore[misc]
             pairs.get(line) or own.get(line) or ask(line, own) for line in lines
         ]
         self.by_name = by_name = dict(reversed(self.headers))
-        if len(by_name) != len(lines):
+        self.single = len(by_name) == len(lines)
+        if not self.single:
             names = [name for name, _ in self.headers]
             if any(names.count(name) > 1 for name in _ONCE):
                 raise Unusual
@@ -105,6 +104,7 @@ class RequestHead(Request):  # type: ignore[misc]
         self.headers = []
         self.unreader.unread(self.parse(self.unreader))
         self.by_name = dict(reversed(self.headers))
+        self.single = len(self.by_name) == len(self.headers)
         self.set_body_reader()
         self._check_coding()
         self.body = ArrivingBody(self, self.body.reader)
@@ -123,9 +123,16 @@ class RequestHead(Request):  # type: ignore[misc]
         """As gunicorn's, without going through all lines."""
         if self.must_close or self.method == "CONNECT":
             return True
-        connection = self.by_name.get("CONNECTION", "").lower()
-        if connection in ("close", "keep-alive"):
-            return connection == "close"
+        connection = self.by_name.get("CONNECTION")
+        if connection is None:
+            return bool(self.version <= (1, 0))
+        if connection == "keep-alive" and self.single:
+            return False
+        # All of the list, where gunicorn's looks for these two alone (RFC 9112 §9.6).
+        said = ",".join([value for name, value in self.headers if name == "CONNECTION"])
+        options = {item.strip() for item in said.lower().split(",")}
+        if "close" in options or "keep-alive" in options:
+            return "close" in options
         return bool(self.version <= (1, 0))
 
 
@@ -137,7 +144,6 @@ def head_class(cfg: Any) -> type[RequestHead]:
     Request.__init__(limits, cfg, SocketUnreader(None), ("", 0))
     shared = {
         "cfg": cfg,
-        "proxied": cfg.proxy_protocol != "off",
         "limit_request_line": limits.limit_request_line,
         "limit_request_fields": limits.limit_request_fields,
         "limit_request_field_size": limits.limit_request_field_size,
@@ -162,6 +168,12 @@ class Heads(RequestParser):  # type: ignore[misc]
         self.req_count = 0
         #: Header lines known of this connection alone.
         self.own: dict[bytes, Line] = {}
+
+    def forget(self) -> None:
+        """The last request, which is finished: it and its body refer to each other."""
+        if self.mesg is not None:
+            self.mesg.body = None
+            self.mesg = None
 
     @property
     def pipelined(self) -> bool:

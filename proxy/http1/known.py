@@ -8,8 +8,8 @@ from typing import Any, Final
 
 #: Lines remembered, by a worker and by a connection; longer ones are not.
 _LINES: Final = 4096
-_OWN_LINES: Final = 32
-_LONGEST_LINE: Final = 512
+_OWN_LINES: Final = 12
+_LONGEST_LINE: Final = 256
 #: What a worker may remember. The values of all others may be secrets: they live as long as the
 #: connection that sent them.
 _PUBLIC: Final = frozenset(
@@ -55,7 +55,7 @@ class KnownLines:
             raise Unusual
         judge.parse_request_line(line)
         parts = (judge.method, judge.uri, judge.path, judge.query, judge.fragment, judge.version)
-        if len(line) <= _LONGEST_LINE and not judge.query:
+        if len(line) <= _LONGEST_LINE and judge.uri == judge.path:  # no query, user or fragment
             if len(self._firsts) >= _LINES:
                 self._firsts.clear()
             self._firsts[line] = parts

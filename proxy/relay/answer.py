@@ -140,10 +140,10 @@ class RawAnswer:
         """
         parser = self._parser
         while True:
-            data = parser.take_body()
             if parser.complete:
-                self.close()
-                return data
+                self.close()  # which may wait, and so be interrupted: before the bytes are taken
+                return parser.take_body()
+            data = parser.take_body()
             if data:
                 return data
             self._fill()

@@ -166,6 +166,11 @@ class RelayEndpoint:
                 sent = unasked = UnaskedUsage()
                 source = watcher = FilteredAnswer(upstream, unasked, meter)
                 headers = without_length(headers)
+            # In an answer of a known length there is no room for bytes of ours: last words would
+            # fill it up, and a cut answer would look complete.
+            sized = is_event_stream(content_type) and any(
+                name.lower() == "content-length" for name, _ in headers
+            )
 
             def on_close(stream: RelayStream) -> None:
                 self._leave(slot)
@@ -175,9 +180,9 @@ class RelayEndpoint:
                 source,
                 timing,
                 [watcher],
-                farewell=lambda cut: exchange.last_words(cut, sent),
+                farewell=lambda cut: b"" if sized else exchange.last_words(cut, sent),
                 idle_words=lambda: PING if sent.at_event_boundary else b"",
-                idle_after=self._idle_after(upstream, content_type),
+                idle_after=0.0 if sized else self._idle_after(content_type),
                 drain=exchange.drains,
                 on_close=on_close,
             )
@@ -193,15 +198,9 @@ class RelayEndpoint:
             raise
         return stream
 
-    def _idle_after(self, upstream: UpstreamResponse, content_type: str) -> float:
-        """Seconds after which a silent event stream is kept alive, 0 for never.
-
-        A stream of a known length has no room for bytes of ours.
-        """
-        if not self._bounds.sse_keepalive or not is_event_stream(content_type):
-            return 0.0
-        sized = any(name.lower() == "content-length" for name, _ in upstream.headers)
-        return 0.0 if sized else self._bounds.sse_keepalive
+    def _idle_after(self, content_type: str) -> float:
+        """Seconds after which a silent event stream is kept alive, 0 for never."""
+        return self._bounds.sse_keepalive if is_event_stream(content_type) else 0.0
 
     def _refuse(
         self, exchange: Exchange, error: ProxyError, start_response: StartResponse

@@ -10,8 +10,6 @@ from proxy.http1.answer import Answer, Headers, relay_environ, run, send_all
 
 
 class Request:
-    proxy_protocol_info: dict[str, Any] = {}  # noqa: RUF012
-
     def __init__(self, method: str = "GET", version: tuple[int, int] = (1, 1)) -> None:
         self.method, self.version = method, version
         self.uri, self.body = "/v1/x?y", object()
@@ -144,6 +142,21 @@ def test_answers_without_a_body(method: str, status: str, kept: bool) -> None:
 def test_never_more_than_the_length_that_was_told() -> None:
     sock, _ = answered([b"abc", b"def"], headers=[("Content-Length", "4")])
     assert sock.body == b"abcd"
+
+
+def test_less_than_the_length_that_was_told_is_no_complete_answer() -> None:
+    with pytest.raises(ConnectionResetError):
+        answered([b"abc"], headers=[("Content-Length", "4")])
+
+
+def test_a_refused_start_can_be_followed_by_another() -> None:
+    sock = Sock()
+    answer = Answer(Request(), sock, close=False)
+    with pytest.raises(http_errors.InvalidResponseHeader):
+        answer.start_response("200 OK", [("X-A", "\n")])
+    answer.start_response("500 Oh", [("Content-Length", "0")])
+    answer.close()
+    assert sock.head[0] == b"HTTP/1.1 500 Oh"
 
 
 def test_to_a_1_0_client_the_end_of_the_connection_ends_the_body() -> None:

@@ -17,7 +17,7 @@ def test_bytes_end_it() -> None:
         assert not waiting.dead
         theirs.sendall(b"x")
         waiting.get(timeout=10)
-        assert patience._until == {}
+        assert patience._waits == {}
 
 
 def test_silence_ends_it() -> None:
@@ -60,7 +60,35 @@ def test_without_a_timeout_nothing_ends_it() -> None:
         ours.settimeout(None)
         waiting = gevent.spawn(patience.wait, ours)
         gevent.sleep(0)
-        assert patience._until == {}
+        assert patience._waits == {}
         assert patience._greenlet is None
         theirs.sendall(b"x")
         waiting.get(timeout=10)
+
+
+def test_whoever_is_given_up_late_does_not_lose_the_next_wait() -> None:
+    """The look finds it overdue; before that is acted upon, bytes come and another wait begins."""
+    patience, (ours, theirs) = Patience(), socketpair()
+    ended: list[str] = []
+
+    def waits() -> None:
+        for name in ("first", "second"):
+            patience.wait(ours)
+            ended.append(name)
+            ours.recv(10)
+            ours.settimeout(1000)
+
+    with ours, theirs:
+        ours.settimeout(0.05)
+        waiting = gevent.spawn(waits)
+        gevent.sleep(0)
+        (overdue,) = patience._waits.values()
+        theirs.sendall(b"x")
+        patience._give_up(ours, overdue)  # there are bytes: not now
+        wait_until(lambda: ended == ["first"])
+        patience._give_up(ours, overdue)  # another wait by now: not that one
+        gevent.sleep(0.2)
+        assert not waiting.dead
+        theirs.sendall(b"y")
+        waiting.get(timeout=10)
+        assert ended == ["first", "second"]

@@ -408,6 +408,8 @@ def test_a_client_that_leaves_while_the_upstream_is_silent() -> None:
         (waiting(), 503, None),
         (Answer([EVENT, waiting()], headers=SSE), 200, True),
         (Answer([b"data: {", waiting()], headers=SSE), 200, False),
+        # Words of ours would fill up the length, and the cut answer would look complete.
+        (Answer([EVENT, waiting()], headers=[*SSE, ("Content-Length", "500")]), 200, False),
         (Answer([b"{", waiting()]), 200, False),
     ],
 )
