@@ -15,8 +15,9 @@ from proxy.relay import adapter as adapter_module
 from proxy.relay.adapter import Stale, UpstreamAdapter
 from proxy.relay.answer import BrokenAnswer
 from proxy.relay.watch import ClientGone
+from tests.ports import free_port
 from tests.relay.conftest import Ask, Authority, Serve, greenlets, prepared, read_all
-from tests.relay.test_pool import full_listener, unused_port
+from tests.relay.test_pool import full_listener
 from tests.relay.test_wire import HEADERS
 from tests.relay.wireserver import OK, Connection, pause
 from tests.waiting import wait_until
@@ -206,7 +207,7 @@ def test_a_client_that_leaves_is_not_asked_for_again(
 
 
 def test_refused(adapter: UpstreamAdapter) -> None:
-    request = prepared("GET", f"http://127.0.0.1:{unused_port()}/")
+    request = prepared("GET", f"http://127.0.0.1:{free_port()}/")
     with pytest.raises(requests.ConnectionError, match="refused") as caught:
         adapter.send(request, timeout=(5, 20))
     assert not isinstance(caught.value, BrokenAnswer)
