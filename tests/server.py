@@ -24,8 +24,16 @@ MANAGEMENT_TOKEN = "management-token-of-the-tests"
 UPSTREAM_KEY = "sk-upstream-canary-0123456789abcdefABCDEF"
 
 
+def _migrate(folder: Path, environ: dict[str, str]) -> None:
+    command = [sys.executable, str(ROOT / "manage.py"), "db", "migrate"]
+    subprocess.run(command, cwd=folder, env=environ, check=True, capture_output=True)
+
+
 class ProxyServer:
     """``settings`` are environment variables on top of the defaults for tests."""
+
+    #: The SQLite file of the first one, before anything was in it.
+    _migrated: bytes | None = None
 
     def __init__(self, folder: Path, upstream_url: str, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,8 +60,17 @@ class ProxyServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def migrate(self) -> None:
-        command = [sys.executable, str(ROOT / "manage.py"), "db", "migrate"]
-        subprocess.run(command, cwd=self.folder, env=self.environ, check=True, capture_output=True)
+        """By the command; a new SQLite file that it has made once is copied from then on."""
+        file = Path(self.environ["DATA_DIR"]) / "proxy.db"
+        if "DATABASE_URL" in self.environ or file.exists():
+            _migrate(self.folder, self.environ)
+        elif ProxyServer._migrated is None:
+            _migrate(self.folder, self.environ)
+            assert list(file.parent.iterdir()) == [file], "all that it makes can be copied"
+            ProxyServer._migrated = file.read_bytes()
+        else:
+            file.parent.mkdir(mode=0o700)
+            file.write_bytes(ProxyServer._migrated)
 
     def spawn(self, prefix: Sequence[str] = ()) -> None:
         """Start without waiting for it to be ready; ``prefix`` is a command that runs it."""
