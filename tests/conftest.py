@@ -1,7 +1,25 @@
 """Fixtures that everybody shares. The product runs under gevent, so the tests do, too."""
 
 # ruff: noqa: E402
+import importlib.util
+import os
+
 from gevent import monkey
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker hears from pytest in a native thread, older than the patching. What that thread
+    # shares with this one must be native too: gevent's locks and events lose wake-ups between
+    # native threads. This copy of `threading` is one that nobody patches.
+    import execnet.gateway_base
+
+    spec = importlib.util.find_spec("threading")
+    assert spec is not None
+    assert spec.loader is not None
+    native = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
+    for name in ("Lock", "RLock", "Event"):
+        made = staticmethod(getattr(native, name))
+        setattr(execnet.gateway_base.MainThreadOnlyExecModel, name, made)
 
 monkey.patch_all()
 
@@ -13,6 +31,11 @@ import pytest
 
 from proxy.store.database import Database
 from tests.services import MariaDB, Postgres
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: much of the suite waits."""
+    return min(len(os.sched_getaffinity(0)) + 1, 8)
 
 
 @pytest.fixture(scope="session")
