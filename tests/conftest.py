@@ -52,14 +52,14 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
-    """One server for the whole run."""
+    """One server for all tests of this process."""
     with MariaDB() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """One server for the whole run."""
+    """One server for all tests of this process."""
     with Postgres() as server:
         yield server
 
