@@ -8,7 +8,7 @@ import gevent.socket
 import pytest
 import requests
 from gevent.event import Event
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.relay import adapter as adapter_module
@@ -32,7 +32,7 @@ def test_the_target_goes_out_byte_for_byte(serve: Serve, ask: Ask) -> None:
     assert server.requests[0].line == f"GET {target} HTTP/1.1".encode("latin-1")
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(HEADERS, HEADERS)
 def test_header_lines_pass_in_order_with_duplicates(
     serve: Serve, ask: Ask, there: list[tuple[str, str]], back: list[tuple[str, str]]
@@ -437,6 +437,6 @@ def test_one_context_for_all_connections(
 
 
 @given(st.binary(max_size=2000))
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 def test_slices_are_the_body(data: bytes) -> None:
     assert b"".join(adapter_module._slices(data)) == data
