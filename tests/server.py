@@ -144,7 +144,8 @@ class ProxyServer:
     # What it left behind.
 
     def events(self, count: int, timeout: float = 20) -> list[dict[str, Any]]:
-        """The next ``count`` events since the last call; waits for them."""
+        """The next ``count`` events since the last call, in the order of their requests; waits for
+        them. (Each worker writes its own, so that in the file they come in any order.)"""
         deadline = time.monotonic() + timeout
         while True:
             text = self.event_log.read_text() if self.event_log.exists() else ""
@@ -157,7 +158,7 @@ class ProxyServer:
         self._events_read = len(lines)
         events = [json.loads(line) for line in fresh]
         assert len(events) == count, events
-        return events
+        return sorted(events, key=lambda event: str(event["timestamp"]))
 
     def worker_pids(self) -> list[int]:
         """Of the workers, from the kernel's list of the master's children."""
