@@ -8,7 +8,8 @@ RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 IMAGE ?= openai-proxy
 PYTEST ?= $(PY) -m pytest
-ARGS ?=
+# A file's tests stay together, in the order of the files; tests/conftest.py says how many at once.
+ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # The first of these that is new enough and can make virtual environments.
 CANDIDATES := $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3
@@ -30,7 +31,7 @@ run: $(RUN) ## serve on http://127.0.0.1:8080 and print a curl to paste
 demo: $(RUN) ## the whole thing with a stand-in upstream: no key, no network
 	@$(PY) manage.py demo
 
-test: $(DEV) ## the whole suite; ARGS='-k name' picks
+test: $(DEV) ## the whole suite at once; ARGS='-k name' picks, one test after the other
 	$(PYTEST) $(ARGS)
 
 check: lint type ## what CI runs: lint, types, architecture, tests with coverage, demo

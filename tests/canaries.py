@@ -1,7 +1,7 @@
 """Secrets of the whole run, and where they may never be found: in anything that it has written.
 
 Whoever makes a secret in a test registers it; servers and what they mint do so by themselves. At
-the end ``tests/test_canaries.py`` looks through all output.
+the end of each test process, all its output is looked through.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,24 +1,44 @@
 """Fixtures that everybody shares. The product runs under gevent, so the tests do, too."""
 
 # ruff: noqa: E402
+import gc
+import importlib.util
+import os
+import signal
+
 from gevent import monkey
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker hears from pytest in a native thread, older than the patching. What that thread
+    # shares with this one must be native too: gevent's locks and events lose wake-ups between
+    # native threads. This copy of `threading` is one that nobody patches.
+    import execnet.gateway_base
+
+    spec = importlib.util.find_spec("threading")
+    assert spec is not None
+    assert spec.loader is not None
+    native = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
+    for name in ("Lock", "RLock", "Event"):
+        made = staticmethod(getattr(native, name))
+        setattr(execnet.gateway_base.MainThreadOnlyExecModel, name, made)
+
 monkey.patch_all()
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As a shell leaves it for what runs in the background; every program started here would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from proxy.store.database import Database
 from tests import canaries
 from tests.services import MariaDB, Moto, Postgres, RedisServer
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The search for secrets comes last, when there is something to be searched."""
-    items.sort(key=lambda item: item.name == "test_no_secret_in_any_output")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -27,16 +47,49 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         canaries.PRINTED.extend((report.nodeid, secret) for secret in canaries.found_in(text))
 
 
+# How fast a machine is that does other things, too, is no property of the code.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.function_scoped_fixture,
+    ],
+)
+hypothesis.settings.load_profile("suite")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: much of the suite waits."""
+    return min(len(os.sched_getaffinity(0)) + 1, 8)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays; looking for garbage in it takes a fifth of the processor's time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_in_any_output(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """At its end each test process looks through all that its servers, commands and tests wrote."""
+    yield
+    files = list(canaries.outputs(tmp_path_factory.getbasetemp()))
+    leaks = canaries.leaks(files)
+    assert not leaks, f"{len(leaks)} leaks in {len(files)} files"
+    assert not canaries.PRINTED
+
+
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
-    """One server for the whole run."""
+    """One server for all tests of this process."""
     with MariaDB() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """One server for the whole run."""
+    """One server for all tests of this process."""
     with Postgres() as server:
         yield server
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,20 +18,23 @@ import gevent
 import requests
 
 from tests import canaries
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGEMENT_TOKEN = "management-token-of-the-tests"
 UPSTREAM_KEY = "sk-upstream-canary-0123456789abcdefABCDEF"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _migrate(folder: Path, environ: dict[str, str]) -> None:
+    command = [sys.executable, str(ROOT / "manage.py"), "db", "migrate"]
+    subprocess.run(command, cwd=folder, env=environ, check=True, capture_output=True)
 
 
 class ProxyServer:
     """``settings`` are environment variables on top of the defaults for tests."""
+
+    #: The SQLite file of the first one, before anything was in it.
+    _migrated: bytes | None = None
 
     def __init__(self, folder: Path, upstream_url: str, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,8 +64,17 @@ class ProxyServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def migrate(self) -> None:
-        command = [sys.executable, str(ROOT / "manage.py"), "db", "migrate"]
-        subprocess.run(command, cwd=self.folder, env=self.environ, check=True, capture_output=True)
+        """By the command; a new SQLite file that it has made once is copied from then on."""
+        file = Path(self.environ["DATA_DIR"]) / "proxy.db"
+        if "DATABASE_URL" in self.environ or file.exists():
+            _migrate(self.folder, self.environ)
+        elif ProxyServer._migrated is None:
+            _migrate(self.folder, self.environ)
+            assert list(file.parent.iterdir()) == [file], "all that it makes can be copied"
+            ProxyServer._migrated = file.read_bytes()
+        else:
+            file.parent.mkdir(mode=0o700)
+            file.write_bytes(ProxyServer._migrated)
 
     def spawn(self, prefix: Sequence[str] = ()) -> None:
         """Start without waiting for it to be ready; ``prefix`` is a command that runs it."""
@@ -142,7 +153,8 @@ class ProxyServer:
     # What it left behind.
 
     def events(self, count: int, timeout: float = 20) -> list[dict[str, Any]]:
-        """The next ``count`` events since the last call; waits for them."""
+        """The next ``count`` events since the last call, in the order of their requests; waits for
+        them. (Each worker writes its own, so that in the file they come in any order.)"""
         deadline = time.monotonic() + timeout
         while True:
             text = self.event_log.read_text() if self.event_log.exists() else ""
@@ -155,7 +167,7 @@ class ProxyServer:
         self._events_read = len(lines)
         events = [json.loads(line) for line in fresh]
         assert len(events) == count, events
-        return events
+        return sorted(events, key=lambda event: str(event["timestamp"]))
 
     def worker_pids(self) -> list[int]:
         """Of the workers, from the kernel's list of the master's children."""

@@ -147,11 +147,15 @@ class Conversation:
                 ("Transfer-Encoding", "chunked"),
             ],
         )
-        for event in events:
+        *most, last = events
+        for event in most:
             if gated:
                 self.upstream.gate.acquire()
             self.chunk(event)
-        self.end_chunks()
+        if gated:
+            self.upstream.gate.acquire()
+        # In one piece: clients leave at the last event, and may do so before an end of its own.
+        self.body(b"%X\r\n%b\r\n0\r\n\r\n" % (len(last), last))
 
     def wait_for_close(self) -> None:
         """Until the other side has closed its connection; then `upstream.left` is set."""
@@ -353,7 +357,7 @@ def _odd_headers(talk: Conversation) -> None:
 
 def _gzip(talk: Conversation) -> None:
     headers = [("Content-Type", "application/json"), ("Content-Encoding", "gzip")]
-    talk.answer("200 OK", headers, gzip.compress(json.dumps(CHAT).encode()))
+    talk.answer("200 OK", headers, gzip.compress(json.dumps(CHAT).encode(), mtime=0))
 
 
 def _trailers(talk: Conversation) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.cli import envfile
@@ -69,7 +69,6 @@ def test_a_failed_write_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1))
 def test_any_printable_value_reads_back_as_it_was(tmp_path: Path, value: str) -> None:
     path = tmp_path / "round.env"

@@ -15,8 +15,9 @@ import requests
 from proxy.events.folders import register_sinks
 from proxy.events.sinks.redis import RedisSink
 from tests.events import spooling
+from tests.ports import free_port
 from tests.receiver import Receiver
-from tests.services import RedisServer, free_port
+from tests.services import RedisServer
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

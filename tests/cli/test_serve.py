@@ -11,6 +11,7 @@ import pytest
 import responses
 
 from proxy.cli import server
+from tests.ports import free_port
 
 from .conftest import BASE, Run
 
@@ -20,7 +21,7 @@ MANAGE = [sys.executable, str(server.ROOT / "manage.py")]
 @pytest.fixture
 def port(run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
     """A directory in which ``serve`` works, on this port."""
-    found = server.free_port()
+    found = free_port()
     monkeypatch.setenv("PORT", str(found))
     monkeypatch.setenv("WEB_CONCURRENCY", "1")
     run("setup")

@@ -18,6 +18,7 @@ from proxy.cli.client import Api
 from proxy.cli.standin import StandIn
 from proxy.cli.welcome import _greet, greeting
 from proxy.settings import Settings
+from tests.ports import free_port
 
 from .conftest import BASE, Run
 
@@ -78,7 +79,7 @@ def test_a_server_that_refuses_serves_on(
 def test_serve_and_greet_for_real(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The printed curl's token works, and one Ctrl-C ends everything, with exit code 0."""
     with StandIn(KEY, pace=0) as upstream:
-        environ = {"PORT": str(server.free_port()), "WEB_CONCURRENCY": "1"}
+        environ = {"PORT": str(free_port()), "WEB_CONCURRENCY": "1"}
         environ |= {"OPENAI_API_KEY": KEY, "UPSTREAM_BASE_URL": upstream.base_url}
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
@@ -111,7 +112,7 @@ def test_serve_and_greet_for_real(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_server_that_does_not_start_ends_it_too(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PORT", str(server.free_port()))
+    monkeypatch.setenv("PORT", str(free_port()))
     run("setup")
     command = [sys.executable, str(server.ROOT / "manage.py"), "serve", "--welcome"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)

@@ -105,7 +105,7 @@ PASSING: dict[str, Behaviour] = {
     "http-1.0-length": _headed(b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n", b"old"),
     "no-content-type": _whole("200 OK", [], b"what is it"),
     "gzip-json": _whole(
-        "200 OK", [JSON_TYPE, ("Content-Encoding", "gzip")], gzip.compress(CHAT_BYTES)
+        "200 OK", [JSON_TYPE, ("Content-Encoding", "gzip")], gzip.compress(CHAT_BYTES, mtime=0)
     ),
     "gzip-sse": _in_chunks([SSE_TYPE, ("Content-Encoding", "gzip")], _compressed_events()),
     "deflate-json": _whole(
@@ -226,7 +226,7 @@ BREAKING: dict[str, Behaviour] = {
     ),
     "cut-gzip": _raw(
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
-        b"Content-Length: 999\r\n\r\n" + gzip.compress(CHAT_BYTES)[:50]
+        b"Content-Length: 999\r\n\r\n" + gzip.compress(CHAT_BYTES, mtime=0)[:50]
     ),
     "cut-empty": _raw(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"),
 }

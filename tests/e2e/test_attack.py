@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from tests.e2e import oddities  # noqa: F401  (adds its behaviours)
 from tests.e2e.test_refusals import error_of
+from tests.ports import free_port
 from tests.rawclient import RawClient
-from tests.server import ProxyServer, free_port
+from tests.server import ProxyServer
 from tests.upstream import Upstream
 from tests.waiting import wait_until
 

@@ -7,8 +7,9 @@ import pytest
 
 from tests.e2e.conftest import Access, Call, Maker
 from tests.e2e.test_refusals import error_of
+from tests.ports import free_port
 from tests.rawclient import RawClient
-from tests.server import ProxyServer, free_port
+from tests.server import ProxyServer
 from tests.upstream import Upstream
 from tests.waiting import wait_until
 

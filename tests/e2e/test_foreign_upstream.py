@@ -12,8 +12,9 @@ import requests
 
 from tests.e2e.conftest import Access
 from tests.e2e.test_fidelity import comparable
+from tests.ports import free_port
 from tests.rawclient import Headers, RawAnswer, RawClient
-from tests.server import ROOT, UPSTREAM_KEY, ProxyServer, free_port
+from tests.server import ROOT, UPSTREAM_KEY, ProxyServer
 from tests.waiting import wait_until
 
 

@@ -2,17 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import gevent
 import requests
 
 from tests.e2e.conftest import Maker
 from tests.e2e.test_refusals import error_of
 from tests.rawclient import RawClient
-from tests.server import ROOT
 from tests.upstream import Upstream
 from tests.waiting import wait_until
 
@@ -198,18 +194,11 @@ def test_cors_on_the_wire(own_proxy: Maker, upstream: Upstream) -> None:
 
 def test_a_second_start_on_a_taken_port_fails(own_proxy: Maker) -> None:
     server = own_proxy(WEB_CONCURRENCY="1").start()
-    command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")]
-    with subprocess.Popen(
-        command,
-        cwd=server.folder,
-        env=server.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as second:
-        gevent.sleep(2)
-        second.terminate()
-        output = second.communicate(timeout=60)[0]
-    assert b"in use" in output
+    second = own_proxy(WEB_CONCURRENCY="1", PORT=str(server.port))
+    second.migrate()
+    second.spawn()
+    wait_until(lambda: "in use" in second.log_text(), 60)
+    second.stop()
     assert _status(server.url + "/health") == 200
 
 

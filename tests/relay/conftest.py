@@ -1,7 +1,7 @@
 """A wire server and an adapter per test; no test may leave a socket behind."""
 
-import gc
 import ssl
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,20 @@ def sockets() -> int:
     return found
 
 
+_spawned: weakref.WeakSet[Greenlet] = weakref.WeakSet()
+
+
 def greenlets() -> int:
-    """Spawned and not ended; servers and their connections are not counted."""
-    return sum(
-        isinstance(thing, Greenlet) and not thing.dead and "_serve" not in repr(thing)
-        for thing in gc.get_objects()
-    )
+    """Spawned by the test and not ended; servers and their connections are not counted."""
+    return sum(not one.dead and "_serve" not in repr(one) for one in list(_spawned))
+
+
+@pytest.fixture(autouse=True)
+def _spawned_is_counted() -> Iterator[None]:
+    Greenlet.add_spawn_callback(_spawned.add)
+    yield
+    Greenlet.remove_spawn_callback(_spawned.add)
+    _spawned.clear()
 
 
 @pytest.fixture(autouse=True)

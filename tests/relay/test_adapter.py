@@ -8,15 +8,16 @@ import gevent.socket
 import pytest
 import requests
 from gevent.event import Event
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.relay import adapter as adapter_module
 from proxy.relay.adapter import Stale, UpstreamAdapter
 from proxy.relay.answer import BrokenAnswer
 from proxy.relay.watch import ClientGone
+from tests.ports import free_port
 from tests.relay.conftest import Ask, Authority, Serve, greenlets, prepared, read_all
-from tests.relay.test_pool import full_listener, unused_port
+from tests.relay.test_pool import full_listener
 from tests.relay.test_wire import HEADERS
 from tests.relay.wireserver import OK, Connection, pause
 from tests.waiting import wait_until
@@ -31,7 +32,7 @@ def test_the_target_goes_out_byte_for_byte(serve: Serve, ask: Ask) -> None:
     assert server.requests[0].line == f"GET {target} HTTP/1.1".encode("latin-1")
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(HEADERS, HEADERS)
 def test_header_lines_pass_in_order_with_duplicates(
     serve: Serve, ask: Ask, there: list[tuple[str, str]], back: list[tuple[str, str]]
@@ -206,7 +207,7 @@ def test_a_client_that_leaves_is_not_asked_for_again(
 
 
 def test_refused(adapter: UpstreamAdapter) -> None:
-    request = prepared("GET", f"http://127.0.0.1:{unused_port()}/")
+    request = prepared("GET", f"http://127.0.0.1:{free_port()}/")
     with pytest.raises(requests.ConnectionError, match="refused") as caught:
         adapter.send(request, timeout=(5, 20))
     assert not isinstance(caught.value, BrokenAnswer)
@@ -436,6 +437,6 @@ def test_one_context_for_all_connections(
 
 
 @given(st.binary(max_size=2000))
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 def test_slices_are_the_body(data: bytes) -> None:
     assert b"".join(adapter_module._slices(data)) == data

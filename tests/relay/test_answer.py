@@ -6,7 +6,7 @@ import gevent
 import pytest
 import requests
 from gevent.event import Event
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import ClientError
@@ -55,7 +55,7 @@ def test_bodies(serve: Serve, ask: Ask, answer: bytes, body: bytes) -> None:
     assert response.raw.headers.get("x-trailer") is None
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(st.lists(st.binary(min_size=1, max_size=9), max_size=6), st.integers(1, 12))
 def test_chunks_however_they_are_cut(
     serve: Serve, ask: Ask, pieces: list[bytes], size: int

@@ -14,6 +14,7 @@ from gevent.event import Event
 from proxy.relay import pool as pool_module
 from proxy.relay.pool import ConnectionPool, ConnectTimedOut, tls_context
 from proxy.relay.watch import ClientGone
+from tests.ports import free_port
 from tests.relay.conftest import Authority, Serve
 from tests.relay.wireserver import Connection
 from tests.waiting import wait_until
@@ -200,13 +201,6 @@ def addresses(*origins: str) -> list[tuple[object, ...]]:
     return [(*kind, ("127.0.0.1", port)) for port in ports]
 
 
-def unused_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def test_an_address_that_swallows_packets_leaves_time_to_the_next(
     full_listener: str,
     serve: Serve,
@@ -242,7 +236,7 @@ def test_the_time_is_for_all_addresses(
 def test_the_first_failure_is_told(
     pools: list[ConnectionPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    origin = f"http://127.0.0.1:{unused_port()}"
+    origin = f"http://127.0.0.1:{free_port()}"
     pool = make(pools, origin)
     monkeypatch.setattr(pool._connector, "_resolve", lambda: addresses(origin, origin))
     with pytest.raises(ConnectionRefusedError):

@@ -22,8 +22,9 @@ from proxy.relay.adapter import UpstreamAdapter
 from proxy.relay.timing import Timing
 from proxy.relay.transport import SessionTransport, UpstreamResponse
 from proxy.relay.wire import HeaderPairs
+from tests.ports import free_port
 from tests.relay.conftest import Authority, Serve
-from tests.relay.test_pool import full_listener, unused_port
+from tests.relay.test_pool import full_listener
 from tests.relay.wireserver import CHUNKED, OK, Connection
 
 __all__ = ["full_listener"]
@@ -130,7 +131,7 @@ def test_no_connection(
 ) -> None:
     transport = transports(connect_timeout=0.2)
     for origin, detail in [
-        (f"http://127.0.0.1:{unused_port()}", "refused"),
+        (f"http://127.0.0.1:{free_port()}", "refused"),
         ("http://upstream.invalid", "resolved"),
         (full_listener, "within the time allowed"),
         (serve(OK, tls=certificates.server("127.0.0.1")).origin, "TLS"),

@@ -218,7 +218,7 @@ def test_processes_that_rotate_together_lose_and_tear_no_line(path: Path) -> Non
             assert writer.stdin is not None
             writer.stdin.write(b"\n")
             writer.stdin.flush()
-        assert [writer.wait(30) for writer in writers] == [0, 0, 0]
+        assert [writer.wait(120) for writer in writers] == [0, 0, 0]
     finally:
         for writer in writers:
             writer.kill()
