@@ -8,6 +8,7 @@ from gevent import monkey
 
 monkey.patch_all()  # before anything imports ssl, and before the fork
 
+import gc
 import os
 import resource
 import sys
@@ -101,6 +102,9 @@ logconfig_dict = logs.config(
 
 
 def when_ready(server):
+    # All that is imported stays for good: workers share it, and no collector looks through it.
+    gc.collect()
+    gc.freeze()
     master.shipper.follow(_settings)
     needed = 2 * _settings.worker_connections + _settings.upstream_pool_size + 64
     if _file_limit < needed:

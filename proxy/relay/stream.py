@@ -12,11 +12,14 @@ import errno
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.errors import ClientError, UpstreamError
 from proxy.relay.timing import Timing
 from proxy.relay.watch import Interruption
+
+#: The last event of a streamed chat.
+_DONE: Final = b"data: [DONE]"
 
 
 class Outcome(StrEnum):
@@ -68,6 +71,7 @@ class RelayStream:
         "_on_close",
         "_pending",
         "_raise_next",
+        "_sent",
         "_started",
         "_timing",
         "_upstream",
@@ -101,6 +105,8 @@ class RelayStream:
         self._on_close: Callable[[RelayStream], None] | None = on_close
         # The chunk that is out with the client and has not been metered yet.
         self._pending = b""
+        # The chunk that went out last.
+        self._sent = b""
         # Set when the last words have been handed out and the next call must break the answer.
         self._raise_next: Interruption | None = None
         # Whether the first item has been given.
@@ -144,7 +150,7 @@ class RelayStream:
         if self._upstream.complete:
             self.ended = True
             self._timing.mark_upstream_done()
-        self._pending = chunk
+        self._pending = self._sent = chunk
         self.bytes_out += len(chunk)
         return chunk
 
@@ -159,6 +165,10 @@ class RelayStream:
             self._note(error)
         if not self.ended:
             self._timing.mark_upstream_done()
+        left = self.outcome is Outcome.CLIENT_GONE and not isinstance(error, OSError)
+        if left and self._sent.rstrip().endswith(_DONE):
+            # It has been written; clients leave then, without waiting for the framing's end.
+            self.outcome = Outcome.COMPLETED
         try:
             self._meter()
             self.seen_whole = self.outcome is Outcome.COMPLETED

@@ -162,6 +162,32 @@ def test_an_upstream_that_breaks_off(error: UpstreamError, code: str) -> None:
     assert seen.ends == [(Outcome.ABORTED, code, 1)]
 
 
+@pytest.mark.parametrize(
+    ("last", "error", "outcome"),
+    [
+        (b"data: {}\n\ndata: [DONE]\n\n", None, Outcome.COMPLETED),
+        (b"data: [DONE]\r\n\r\n", ClientGone(), Outcome.COMPLETED),
+        (b"data: {}\n\n", ClientGone(), Outcome.CLIENT_GONE),
+        # The write itself has failed: the client does not have it.
+        (b"data: [DONE]\n\n", BrokenPipeError(), Outcome.CLIENT_GONE),
+    ],
+)
+def test_a_client_that_leaves_with_the_last_event_has_all(
+    last: bytes, error: BaseException | None, outcome: Outcome
+) -> None:
+    seen = Seen()
+    stream = make(Script(last, b"never read"), seen)
+    assert [next(stream) for _ in range(2)] == [b"", last]
+    try:
+        if error is not None:
+            raise error
+    except BaseException:  # noqa: BLE001
+        stream.close()
+    stream.close()
+    assert seen.ends == [(outcome, None, len(last))]
+    assert stream.seen_whole is (outcome is Outcome.COMPLETED)
+
+
 def test_an_upload_that_fails_while_the_answer_comes() -> None:
     """The head is out: no 400 can follow it, only a break."""
     seen = Seen()
