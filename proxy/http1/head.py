@@ -34,8 +34,8 @@ class RequestHead(Request):  # type: ignore[misc]
     """One request of gunicorn's, head read and body to come.
 
     ``by_name``: the first value of each header line, names in upper case; ``single``: whether no
-    name comes twice. Made by :class:`Heads`;
-    what all requests of a worker share is in the class, see :func:`head_class`.
+    name comes twice. Made by :class:`Heads`; what all requests of a worker share is in the class,
+    see :func:`head_class`.
     """
 
     known: KnownLines
