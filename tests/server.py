@@ -73,7 +73,7 @@ class ProxyServer:
             assert list(file.parent.iterdir()) == [file], "all that it makes can be copied"
             ProxyServer._migrated = file.read_bytes()
         else:
-            file.parent.mkdir(mode=0o700)
+            file.parent.mkdir(mode=0o700, exist_ok=True)
             file.write_bytes(ProxyServer._migrated)
 
     def spawn(self, prefix: Sequence[str] = ()) -> None:
