@@ -87,8 +87,10 @@ def tidy(folder: Path, sinks: Collection[str] | None) -> None:
     """Remove from an orphan what nobody needs any more, at last the folder; else do nothing.
 
     For whoever has moved a position; takes what :func:`registered_sinks` gives. Raises OSError.
+    Slots have to become records first, by a worker: it is the segments that tell it which of them
+    are records already.
     """
-    if sinks is None:
+    if sinks is None or (folder / INTENTS).exists():
         return
     with node_lock(folder.parent):
         ownership = own(folder)
