@@ -44,7 +44,7 @@ class Adoption:
             try:
                 self._look()
                 self._failing = False
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  (this greenlet must not end)
                 if not self._failing:
                     _log.error("what other workers left in the spool cannot be read: %s", error)
                 self._failing = True
@@ -55,7 +55,7 @@ class Adoption:
         while (orphan := self._call(next, found, None)) is not None:
             try:
                 self._settle(orphan)
-            except OSError:
+            except Exception:
                 orphan.release()
                 raise
 
@@ -99,10 +99,10 @@ class Adoption:
             # Caught over there: gevent prints the traceback of what leaves a pool's thread.
             try:
                 return function(*args)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001
                 return error
 
         result = self._thread.spawn(guarded).get()
-        if isinstance(result, OSError):
+        if isinstance(result, Exception):
             raise result
         return result

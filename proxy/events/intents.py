@@ -124,7 +124,7 @@ def intent_record(
 def leftover_records(folder: Path) -> tuple[list[bytes], int]:
     """The events in the slots of a worker that is gone, as records; and how many are unreadable.
 
-    Empty without the file. Raises OSError.
+    Empty without the file. A slot of another version counts as unreadable. Raises OSError.
     """
     try:
         data = (folder / INTENTS).read_bytes()
@@ -145,7 +145,10 @@ def _record_of(slot: bytes) -> bytes | None:
     if slot[0] == _FINISHED and (line := _line_in(slot[_EVENT:])):
         return framed(line)
     intent = _line_in(slot[_INTENT:_EVENT])
-    return framed(_unknown(intent)) if intent else None
+    try:
+        return framed(_unknown(intent)) if intent else None
+    except (ValueError, TypeError, OverflowError):
+        return None  # whole, and of another version
 
 
 def _line_in(area: bytes) -> bytes | None:

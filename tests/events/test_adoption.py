@@ -117,18 +117,20 @@ def test_damage_is_counted_and_told(
     assert "1 damaged records" in caplog.text
 
 
-def test_a_disk_that_fails_is_told_once(
+@pytest.mark.parametrize("trouble", [OSError(5, "Input/output error"), ValueError("unforeseen")])
+def test_what_fails_is_told_once_and_tried_again(
     tmp_path: Path,
     workers: list[Worker],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception,
 ) -> None:
     leave_behind(tmp_path, "0")
     tries: list[int] = []
 
     def fail(_: object) -> None:
         tries.append(1)
-        raise OSError(5, "Input/output error")
+        raise trouble
 
     with monkeypatch.context() as patch:
         patch.setattr(adoption_module.Orphan, "recover", fail)
