@@ -51,13 +51,16 @@ class Adoption:
             gevent.sleep(_LOOK_SECONDS)
 
     def _look(self) -> None:
+        trouble: Exception | None = None
         found = orphans(self._root)
         while (orphan := self._call(next, found, None)) is not None:
             try:
                 self._settle(orphan)
-            except Exception:
+            except Exception as error:  # noqa: BLE001  (this folder's alone)
                 orphan.release()
-                raise
+                trouble = error
+        if trouble is not None:
+            raise trouble
 
     def _settle(self, orphan: Orphan) -> None:
         self._call(orphan.recover)

@@ -6,6 +6,7 @@ batch before it has been taken all the same and must not be sent again and again
 on from memory.
 """
 
+import contextlib
 import logging
 import math
 import threading
@@ -87,12 +88,12 @@ class Carrier:
 
     @property
     def pending_bytes(self) -> int:
-        return sum(
-            pending_bytes(
-                folder, self._positions.get(folder.name) or read_position(folder, self.name)
-            )
-            for folder in writer_folders(self._root)
-        )
+        total = 0
+        for folder in writer_folders(self._root):
+            with contextlib.suppress(OSError):  # of one folder; the others count
+                position = self._positions.get(folder.name) or read_position(folder, self.name)
+                total += pending_bytes(folder, position)
+        return total
 
     @property
     def pending_events(self) -> int:

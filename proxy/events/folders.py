@@ -8,6 +8,7 @@ and holds neither segments nor intents.
 
 import json
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -28,13 +29,19 @@ LOCAL: Final = "local"
 #: The open requests of a writer, see proxy/events/intents.py.
 INTENTS: Final = "intents"
 _SINKS: Final = "sinks.json"
+#: As SpoolWriter.create names them. Whatever else lies there is somebody else's: lost+found, a copy.
+_FOLDER: Final = re.compile(r"[0-9]{14}-[0-9]+-[0-9a-f]{16}")
 
 
 def writer_folders(root: Path) -> list[Path]:
     """The folders of all writers of the node, living and gone, those first that were made first."""
     try:
         with os.scandir(root) as found:
-            return sorted(Path(entry.path) for entry in found if entry.is_dir())
+            return sorted(
+                Path(entry.path)
+                for entry in found
+                if _FOLDER.fullmatch(entry.name) and entry.is_dir()
+            )
     except FileNotFoundError:
         return []
 

@@ -1,5 +1,6 @@
 """A worker looks after those that are gone: their lines reach its sinks, their folders go."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,3 +141,22 @@ def test_what_fails_is_told_once_and_tried_again(
     assert caplog.text.count("cannot be read") == 1
     wait_for(lambda: not writer_folders(tmp_path))
     assert names(sink.lines) == ["0"]
+
+
+@pytest.mark.parametrize("trouble", ["not empty", "cannot be owned"])
+def test_one_bad_folder_does_not_hold_up_the_others(
+    tmp_path: Path, workers: list[Worker], trouble: str
+) -> None:
+    bad = leave_behind(tmp_path, "0")
+    if trouble == "not empty":
+        (bad / "note").touch()
+    else:
+        (bad / "lock").unlink()
+        (bad / "lock").symlink_to("lock")  # ELOOP, whoever asks
+    time.sleep(0.002)  # folders go by the millisecond of their making
+    good = [leave_behind(tmp_path, "1", running="2"), leave_behind(tmp_path, "3")]
+    assert writer_folders(tmp_path)[0] == bad
+    sink = Sink()
+    workers.append(Worker(tmp_path, sink))
+    wait_for(lambda: not any(folder.exists() for folder in good))
+    assert sorted(set(names(sink.lines)) - {"0"}) == ["1", "2", "3"]

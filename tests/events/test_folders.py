@@ -123,10 +123,13 @@ def test_the_names_of_the_sinks(tmp_path: Path) -> None:
         register_sinks(root, ["../x"])
 
 
-def test_folders_in_the_order_of_their_making(tmp_path: Path) -> None:
+def test_writers_folders_alone_in_the_order_of_their_making(tmp_path: Path) -> None:
     assert writer_folders(tmp_path / "none") == []
-    for name in ("00000000000003-1-aaaa", "00000000000001-9-bbbb"):
+    made = ("00000000000003-1-aaaaaaaaaaaaaaaa", "00000000000001-9-bbbbbbbbbbbbbbbb")
+    others = ("lost+found", "00000000000002-1-aaaaaaaaaaaaaaaa.bak")
+    for name in made + others:
         (tmp_path / name).mkdir()
+    (tmp_path / "00000000000002-1-cccccccccccccccc").touch()
     register_sinks(tmp_path, [])
     assert [found.name[:14] for found in writer_folders(tmp_path)] == [
         "00000000000001",
