@@ -225,6 +225,23 @@ def test_a_folder_that_somebody_removes_is_made_again(
     journal.close(None)
 
 
+def test_a_folder_that_cannot_be_looked_at_is_told_and_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = make(root)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", broken)
+        journal.tend(None)
+        journal.tend(None)
+    assert texts(journal) == [f"the spool in {root} cannot be cleared: Input/output error"]
+    assert journal.append(records(0, 1), None) is not None
+    journal.close(None)
+
+
 def test_the_bound_is_told_once_per_episode(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 1000)
     journal = make(root, max_bytes=16_000, sinks=frozenset({"redis"}))
