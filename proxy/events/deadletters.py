@@ -5,6 +5,7 @@ does not know our credentials is waited for; :class:`Refused` is for what would 
 however often it came.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ _log = logging.getLogger(__name__)
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _BACKUPS: Final = 3
+#: Lines that are remembered.
+_MOST: Final = 20_000
 
 
 class Refused(Exception):
@@ -43,19 +46,51 @@ class DeadLetterFile:
         self._file.close()
 
 
-def deliver(
-    batch: Sequence[bytes], send: Callable[[Sequence[bytes]], None], dead: DeadLetters
-) -> None:
-    """``send`` the batch, in halves while it is refused, until what is at fault stands alone.
+class Sieve:
+    """Lets through to ``send`` what the receiver takes, and puts away what it refuses.
 
-    Raises what ``send`` raises, :class:`Refused` excepted; a part may then have been taken.
+    The good ones go first: dead letters may meet a full disk, and then the batch comes again. What
+    has been dealt with is remembered until all of its batch is, so that nothing is sent twice.
     """
-    try:
-        send(batch)
-    except Refused as refused:
-        if len(batch) == 1:
-            dead.keep(batch, str(refused))
-            return
-        middle = len(batch) // 2
-        deliver(batch[:middle], send, dead)
-        deliver(batch[middle:], send, dead)
+
+    def __init__(self, send: Callable[[Sequence[bytes]], None], dead: DeadLetters) -> None:
+        self._send = send
+        self._dead = dead
+        # By digest, of batches that are not through yet: why it was refused, None when it is done.
+        self._known: dict[bytes, str | None] = {}
+
+    def write(self, batch: Sequence[bytes]) -> None:
+        """Send it, in halves while it is refused, until what is at fault stands alone.
+
+        Raises what ``send`` raises, :class:`Refused` excepted, and what the dead letters raise; a
+        part may then be done.
+        """
+        rest = [line for line in batch if _digest(line) not in self._known]
+        if rest:
+            self._sift(rest)
+        for line in batch:
+            if reason := self._known.get(_digest(line)):
+                self._dead.keep([line], reason)
+                self._known[_digest(line)] = None
+        for line in batch:
+            self._known.pop(_digest(line), None)
+        while len(self._known) > _MOST:
+            # Of batches that went away meanwhile. If it is not so, these are sent once more.
+            del self._known[next(iter(self._known))]
+
+    def _sift(self, batch: Sequence[bytes]) -> None:
+        reason = None
+        try:
+            self._send(batch)
+        except Refused as refused:
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                self._sift(batch[:middle])
+                self._sift(batch[middle:])
+                return
+            reason = str(refused) or "refused"
+        self._known.update(dict.fromkeys(map(_digest, batch), reason))
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=16).digest()
