@@ -27,16 +27,17 @@ class Refused(Exception):
 
 
 class DeadLetterFile:
-    """Appends to ``path``, a file of JSON lines, rotated and bounded."""
+    """Appends to ``path``, a file of JSON lines, rotated and bounded, for its owner's eyes alone."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = JsonLinesSink(path, max_bytes=_MAX_BYTES, backups=_BACKUPS)
+        self._file = JsonLinesSink(path, max_bytes=_MAX_BYTES, backups=_BACKUPS, mode=0o600)
         #: Events that went here since the start.
         self.count = 0
 
     def keep(self, lines: Sequence[bytes], reason: str) -> None:
         """Raises OSError."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file.write([line if line.endswith(b"\n") else line + b"\n" for line in lines])
         if not self.count:
             _log.error("usage events were refused for good (%s): see %s", reason, self._path)

@@ -53,10 +53,11 @@ def register_sinks(root: Path, names: Collection[str]) -> None:
             raise ValueError(f"not a name for a sink: {name!r}")
     content = json.dumps(sorted(names)) + "\n"
     path = root / _SINKS
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists() and path.read_text() == content:
         return
     fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.touch(0o600)
     with fresh.open("w") as file:
         file.write(content)
         file.flush()

@@ -50,7 +50,7 @@ class Intents:
         (A write to mapped memory that has no block on the disk would be the end of the process.)
         """
         path = folder / INTENTS
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, slots * _SLOT)
             return cls(path, mmap.mmap(descriptor, slots * _SLOT))

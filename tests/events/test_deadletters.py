@@ -120,3 +120,11 @@ def test_a_line_without_its_end_gets_one(tmp_path: Path) -> None:
     dead.keep([b"1", b"2\n"], "test")
     assert (tmp_path / "dead.jsonl").read_bytes() == b"1\n2\n"
     dead.close()
+
+
+def test_they_are_for_nobody_else_s_eyes(tmp_path: Path) -> None:
+    dead = DeadLetterFile(tmp_path / "dead" / "http.jsonl")
+    dead.keep([b"1\n"], "test")
+    dead.close()
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "dead", *tmp_path.glob("dead/*"))]
+    assert modes == [0o700, 0o600]

@@ -261,3 +261,20 @@ def test_the_bound_is_told_once_per_episode(root: Path, monkeypatch: pytest.Monk
     journal.tend(None)
     assert "within SPOOL_MAX_BYTES again" in texts(journal)[-1]
     journal.close(None)
+
+
+def test_the_spool_is_for_nobody_else_s_eyes(root: Path) -> None:
+    """Events hold addresses of clients."""
+    old = os.umask(0o022)
+    try:
+        journal = make(root)
+        position = journal.append(records(0, 1), None)
+        journal.tend(position)
+        write_position(only_folder(root), "redis", START)
+    finally:
+        os.umask(old)
+    paths = [root, *root.rglob("*")]
+    assert {path.name[-8:] for path in paths} >= {"position", "intents", "lock", "nks.json"}
+    for path in paths:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+    journal.close(None)
