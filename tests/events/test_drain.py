@@ -111,7 +111,7 @@ def test_pauses_between_tries_grow_up_to_a_bound(lines: list[Line]) -> None:
     wait_for(lambda: len(sink.tries) >= 6)
     pauses = [later - earlier for earlier, later in zip(sink.tries, sink.tries[1:], strict=False)]
     for pause, least in zip(pauses, (0.02, 0.04, 0.08, 0.1, 0.1), strict=False):
-        assert pause >= least * 0.9
+        assert pause >= least * 0.45  # jittered: half of it at least
     (delivery,) = line.drain.deliveries
     assert delivery.errors >= 6
     sink.trouble = lambda: None
