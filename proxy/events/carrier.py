@@ -42,7 +42,7 @@ Take = Callable[[str, Position, Batch], Position]
 
 @dataclass(slots=True)
 class _Failing:
-    """A folder, by the sink's fault or the disk's; tried again at ``due``, on the monotonic clock."""
+    """A folder, by the sink's fault or the disk's; tried again at ``due``, by the steady clock."""
 
     backoff: Backoff
     error: Exception

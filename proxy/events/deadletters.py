@@ -27,7 +27,7 @@ class Refused(Exception):
 
 
 class DeadLetterFile:
-    """Appends to ``path``, a file of JSON lines, rotated and bounded, for its owner's eyes alone."""
+    """Appends to ``path``, a rotated file of JSON lines, bounded, for its owner's eyes alone."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -29,7 +29,7 @@ LOCAL: Final = "local"
 #: The open requests of a writer, see proxy/events/intents.py.
 INTENTS: Final = "intents"
 _SINKS: Final = "sinks.json"
-#: As SpoolWriter.create names them. Whatever else lies there is somebody else's: lost+found, a copy.
+#: As SpoolWriter.create names them. What else lies there is somebody else's: lost+found, a copy.
 _FOLDER: Final = re.compile(r"[0-9]{14}-[0-9]+-[0-9a-f]{16}")
 
 
