@@ -31,6 +31,8 @@ class SinkFigures:
             figures.set("proxy_sink_delivered_total", carrier.delivered, sink)
             figures.set("proxy_sink_errors_total", carrier.errors, sink)
             figures.set("proxy_events_dropped_total", carrier.dead_letters, sink)
+        damaged = sum(carrier.damaged for carrier in self._carriers)
+        figures.set("proxy_events_damaged_total", damaged)
         process.measure(figures, "shipper")
         self._writer.publish(figures)
 

@@ -44,20 +44,23 @@ class Adoption:
             try:
                 self._look()
                 self._failing = False
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  (this greenlet must not end)
                 if not self._failing:
                     _log.error("what other workers left in the spool cannot be read: %s", error)
                 self._failing = True
             gevent.sleep(_LOOK_SECONDS)
 
     def _look(self) -> None:
+        trouble: Exception | None = None
         found = orphans(self._root)
         while (orphan := self._call(next, found, None)) is not None:
             try:
                 self._settle(orphan)
-            except OSError:
+            except Exception as error:  # noqa: BLE001  (this folder's alone)
                 orphan.release()
-                raise
+                trouble = error
+        if trouble is not None:
+            raise trouble
 
     def _settle(self, orphan: Orphan) -> None:
         self._call(orphan.recover)
@@ -99,10 +102,10 @@ class Adoption:
             # Caught over there: gevent prints the traceback of what leaves a pool's thread.
             try:
                 return function(*args)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001
                 return error
 
         result = self._thread.spawn(guarded).get()
-        if isinstance(result, OSError):
+        if isinstance(result, Exception):
             raise result
         return result

@@ -3,6 +3,7 @@
 A segment that a living process is writing stays, whatever its size: it is small and its turn comes.
 """
 
+import contextlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from proxy.events.folders import writer_folders
 from proxy.events.ownership import is_owned, node_lock
 from proxy.events.positions import read_position
 from proxy.events.segments import segment_numbers, segment_path, segment_size
+
+#: Its number, folder and size, and whether somebody is writing it.
+_Segment = tuple[int, Path, int, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +28,34 @@ class Bounded:
 
 
 def keep_within(root: Path, most: int, sinks: Collection[str]) -> Bounded:
-    """Remove the oldest segments until at most ``most`` bytes are left. Raises OSError."""
+    """Remove the oldest segments until at most ``most`` bytes are left. Raises OSError.
+
+    A folder that cannot be read is as good as empty, a segment that cannot be removed stays.
+    """
     with node_lock(root):  # or several workers would each make the room that one needs
-        segments = []
+        segments: list[_Segment] = []
         for folder in writer_folders(root):
-            numbers = segment_numbers(folder)
-            live = numbers[-1:] if is_owned(folder) else []
-            segments += [
-                (number, folder, segment_size(folder, number), number in live) for number in numbers
-            ]
+            with contextlib.suppress(OSError):
+                segments += _segments(folder)
         kept = sum(size for _, _, size, _ in segments)
         removed = lost = 0
-        for number, folder, size, live_one in sorted(segments):
+        for number, folder, size, live in sorted(segments):
             if kept <= most:
                 break
-            if not live_one:
-                lost += _pending_records(folder, number, sinks)
-                segment_path(folder, number).unlink(missing_ok=True)
-                kept -= size
-                removed += 1
+            if not live:
+                with contextlib.suppress(OSError):
+                    pending = _pending_records(folder, number, sinks)
+                    segment_path(folder, number).unlink(missing_ok=True)
+                    lost += pending
+                    kept -= size
+                    removed += 1
     return Bounded(kept, removed, lost)
+
+
+def _segments(folder: Path) -> list[_Segment]:
+    numbers = segment_numbers(folder)
+    live = numbers[-1:] if is_owned(folder) else []
+    return [(number, folder, segment_size(folder, number), number in live) for number in numbers]
 
 
 def _pending_records(folder: Path, number: int, sinks: Collection[str]) -> int:

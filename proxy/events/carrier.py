@@ -3,14 +3,17 @@
 A position moves only after the sink has taken what is before it; whatever is killed in between is
 delivered again. The thing to get wrong: when the disk is full a position cannot be written. The
 batch before it has been taken all the same and must not be sent again and again, so the thread goes
-on from memory.
+on from memory. And what fails for one folder says nothing about the next: its batch may hold the
+one event that is never taken, so each folder has pauses of its own.
 """
 
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +40,13 @@ _TYPICAL: Final = 600
 Take = Callable[[str, Position, Batch], Position]
 
 
-class _NotTaken(Exception):
-    """By the sink; the cause says why. Everything else is the disk's fault."""
+@dataclass(slots=True)
+class _Failing:
+    """A folder, by the sink's fault or the disk's; tried again at ``due``, by the steady clock."""
+
+    backoff: Backoff
+    error: Exception
+    due: float
 
 
 class Carrier:
@@ -52,21 +60,22 @@ class Carrier:
         *,
         close: Callable[[], None] = lambda: None,
         dead_letters: Callable[[], int] = lambda: 0,
-        backoff: Backoff | None = None,
+        backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         """``name`` is that under which segments are kept for the sink; ``dead_letters``: how many
-        events it refused for good."""
+        events it refused for good; ``backoff`` makes one for each folder that fails."""
         self.name = name
         self._take = take
         self._close = close
         self._dead_letters = dead_letters
         self._root = root
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff
         # Where it goes on in each folder; the files may be behind, see above.
         self._positions: dict[str, Position] = {}
         self._unwritten: dict[str, Position] = {}
         self._durable_at = 0.0
-        self._refused = ""
+        # By the folder's name; "" is the spool itself.
+        self._failing: dict[str, _Failing] = {}
         # When the oldest event that waits came in, by folder.
         self._oldest: dict[str, float] = {}
         self._finishing = threading.Event()
@@ -87,12 +96,12 @@ class Carrier:
 
     @property
     def pending_bytes(self) -> int:
-        return sum(
-            pending_bytes(
-                folder, self._positions.get(folder.name) or read_position(folder, self.name)
-            )
-            for folder in writer_folders(self._root)
-        )
+        total = 0
+        for folder in writer_folders(self._root):
+            with contextlib.suppress(OSError):  # of one folder; the others count
+                position = self._positions.get(folder.name) or read_position(folder, self.name)
+                total += pending_bytes(folder, position)
+        return total
 
     @property
     def pending_events(self) -> int:
@@ -118,55 +127,62 @@ class Carrier:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        told = False
         while True:
             # Looked at before the pass: what comes in during it is looked for once more.
             last = self._finishing.is_set()
-            moved, trouble = self._pass()
-            self._note(trouble)
-            if last and (trouble or not moved):
+            moved = self._pass(math.inf if last and not told else time.monotonic())
+            told = last
+            self._note()
+            if last and not moved:
                 break
-            if isinstance(trouble, _NotTaken) or (trouble and not moved):
-                self._finishing.wait(self._backoff.pause())
-            elif not moved:
+            if not moved:
                 self._finishing.wait(_LOOK)
         try:
             self._close()
         except Exception as error:  # noqa: BLE001
             _log.warning("event sink %s could not be closed: %s", self.name, error)
 
-    def _pass(self) -> tuple[bool, Exception | None]:
-        """A batch from each folder, so that none waits for another; whether something was taken,
-        and what went wrong."""
+    def _pass(self, now: float) -> bool:
+        """A batch from each folder whose time has come, so that none waits for another; whether
+        something was taken."""
         moved = False
-        trouble: Exception | None = None
-        folders = writer_folders(self._root)
-        # What was refused last time comes last: it may be an event that is never taken.
-        for folder in sorted(folders, key=lambda folder: folder.name == self._refused):
-            try:
-                moved |= self._advance(folder)
-            except _NotTaken as error:
-                trouble, self._refused = error, folder.name
-                break  # the next folder would meet the same sink
-            except Exception as error:  # noqa: BLE001  (this folder's alone)
-                trouble = error
+        try:
+            folders = writer_folders(self._root)
+        except OSError as error:
+            self._fails("", error)
+            return False
+        for folder in folders:
+            failing = self._failing.get(folder.name)
+            if failing is None or failing.due <= now:
+                try:
+                    moved |= self._advance(folder)
+                    self._failing.pop(folder.name, None)
+                except Exception as error:  # noqa: BLE001  (this folder's alone)
+                    self._fails(folder.name, error)
         names = {folder.name for folder in folders}
-        for known in (self._positions, self._unwritten, self._oldest):
+        for known in (self._positions, self._unwritten, self._oldest, self._failing):
             for name in known.keys() - names:
                 del known[name]
-        return moved, trouble
+        return moved
 
-    def _note(self, trouble: Exception | None) -> None:
-        if trouble is None:
+    def _fails(self, name: str, error: Exception) -> None:
+        self.errors += 1
+        known = self._failing.get(name)
+        backoff = known.backoff if known else self._backoff()
+        self._failing[name] = _Failing(backoff, error, time.monotonic() + backoff.pause())
+
+    def _note(self) -> None:
+        """Told once, until no folder fails any more."""
+        if not self._failing:
             if self.trouble is not None:
                 _log.info("event sink %s works again", self.name)
             self.trouble = None
-            self._backoff.reset()
             return
-        cause = trouble.__cause__ or trouble
+        error = next(iter(self._failing.values())).error
         if self.trouble is None:
-            _log.error("event sink %s fails, its events are kept: %s", self.name, cause)
-        self.trouble = f"{type(cause).__name__}: {cause}"
-        self.errors += 1
+            _log.error("event sink %s fails, its events are kept: %s", self.name, error)
+        self.trouble = f"{type(error).__name__}: {error}"
 
     def _advance(self, folder: Path) -> bool:
         name = folder.name
@@ -176,10 +192,7 @@ class Carrier:
         batch = read_batch(folder, position, most_lines=_BATCH)
         if batch.lines:
             self._oldest[name] = came_in(batch.lines[0]) or time.time()
-            try:
-                after = self._take(name, position, batch)
-            except Exception as error:
-                raise _NotTaken from error
+            after = self._take(name, position, batch)
         else:
             after = batch.position
         self._oldest.pop(name, None)

@@ -14,6 +14,7 @@ import gevent
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
+from proxy.events.backoff import Backoff
 from proxy.events.sinks.base import Sink
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Delivery:
         return self._greenlet
 
     def _run(self) -> None:
-        pause = 0.0
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while self._waiting or not self._finishing.is_set():
             if not self._waiting:
                 self._wake.clear()
@@ -78,12 +79,11 @@ class Delivery:
                 continue
             last_try = self._finishing.is_set()
             if self._write():
-                pause = 0.0
+                backoff.reset()
                 continue
             if last_try:
                 break
-            pause = min(max(_FIRST_PAUSE, pause * 2), _LONGEST_PAUSE)
-            self._finishing.wait(pause)
+            self._finishing.wait(backoff.pause())
         if error := self._call(self._sink.close):
             _log.warning("event sink %s could not be closed: %s", self.name, error)
         self._thread.kill()

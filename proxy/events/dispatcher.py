@@ -56,7 +56,9 @@ class Dispatcher:
         self._done: list[str] = []
         self._tries = 0
         self._next_claim = 0.0
+        # Own pending is read once only: every reading counts as a delivery.
         self._recovered = False
+        self._recovered_to = "0"
         #: What went wrong last; None while everything goes well.
         self.trouble: str | None = "not connected yet"
         self.delivered = 0
@@ -99,6 +101,7 @@ class Dispatcher:
             else:
                 self._stopping.wait(self._backoff.pause())
         self._tried("Redis", self._acknowledge)
+        self._tried("Redis", self._hand_back)
         self._sink.close()
         self._group.close()
 
@@ -123,10 +126,11 @@ class Dispatcher:
         """Fill up what is held: own pending first, then a dead consumer's, then new entries."""
         if self.trouble is not None:
             self._group.create()  # somebody may have emptied Redis
-        if not self._recovered:
-            before = self._group.pending(_BATCH)
+        if not self._recovered and self._room:
+            before = self._group.pending(self._room, self._recovered_to)
             self._hold(before)
-            self._recovered = len(before) < _BATCH
+            self._recovered = not before
+            self._recovered_to = before[-1].id if before else self._recovered_to
         self._group.hold([entry.id for entry in self._held])
         if time.monotonic() >= self._next_claim and self._room:
             claimed = self._group.claim(self._room, self._claim_idle)
@@ -201,6 +205,10 @@ class Dispatcher:
         self._dead.keep([entry.line], reason)
         self._held = [each for each in self._held if each.id != entry.id]
         self._done.append(entry.id)
+
+    def _hand_back(self) -> None:
+        """What is held has killed nobody, however often it was given out while the sink is away."""
+        self._group.hand_back([entry.id for entry in self._held])
 
     def _acknowledge(self) -> None:
         self._group.acknowledge(self._done)

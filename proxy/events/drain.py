@@ -149,10 +149,16 @@ class Drain:
     # The spool, once a second.
 
     def _tend(self) -> None:
-        journal = self.journal
+        journal, failing = self.journal, False
         while journal is not None:
             gevent.sleep(_TEND_SECONDS)
-            self._on_thread(journal.tend, self._local_position())
+            try:
+                self._on_thread(journal.tend, self._local_position())
+                failing = False
+            except Exception as error:  # noqa: BLE001  (this greenlet must not end)
+                if not failing:
+                    _log.error("the spool cannot be tended", exc_info=error)
+                failing = True
             self._queue.intents = journal.intents
 
     def _local_position(self) -> Position | None:

@@ -8,6 +8,7 @@ and holds neither segments nor intents.
 
 import json
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -28,13 +29,19 @@ LOCAL: Final = "local"
 #: The open requests of a writer, see proxy/events/intents.py.
 INTENTS: Final = "intents"
 _SINKS: Final = "sinks.json"
+#: As SpoolWriter.create names them. What else lies there is somebody else's: lost+found, a copy.
+_FOLDER: Final = re.compile(r"[0-9]{14}-[0-9]+-[0-9a-f]{16}")
 
 
 def writer_folders(root: Path) -> list[Path]:
     """The folders of all writers of the node, living and gone, those first that were made first."""
     try:
         with os.scandir(root) as found:
-            return sorted(Path(entry.path) for entry in found if entry.is_dir())
+            return sorted(
+                Path(entry.path)
+                for entry in found
+                if _FOLDER.fullmatch(entry.name) and entry.is_dir()
+            )
     except FileNotFoundError:
         return []
 
@@ -46,10 +53,11 @@ def register_sinks(root: Path, names: Collection[str]) -> None:
             raise ValueError(f"not a name for a sink: {name!r}")
     content = json.dumps(sorted(names)) + "\n"
     path = root / _SINKS
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists() and path.read_text() == content:
         return
     fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.touch(0o600)
     with fresh.open("w") as file:
         file.write(content)
         file.flush()
@@ -87,8 +95,10 @@ def tidy(folder: Path, sinks: Collection[str] | None) -> None:
     """Remove from an orphan what nobody needs any more, at last the folder; else do nothing.
 
     For whoever has moved a position; takes what :func:`registered_sinks` gives. Raises OSError.
+    Slots have to become records first, by a worker: it is the segments that tell it which of them
+    are records already.
     """
-    if sinks is None:
+    if sinks is None or (folder / INTENTS).exists():
         return
     with node_lock(folder.parent):
         ownership = own(folder)

@@ -50,7 +50,7 @@ class Intents:
         (A write to mapped memory that has no block on the disk would be the end of the process.)
         """
         path = folder / INTENTS
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, slots * _SLOT)
             return cls(path, mmap.mmap(descriptor, slots * _SLOT))
@@ -124,7 +124,7 @@ def intent_record(
 def leftover_records(folder: Path) -> tuple[list[bytes], int]:
     """The events in the slots of a worker that is gone, as records; and how many are unreadable.
 
-    Empty without the file. Raises OSError.
+    Empty without the file. A slot of another version counts as unreadable. Raises OSError.
     """
     try:
         data = (folder / INTENTS).read_bytes()
@@ -145,7 +145,10 @@ def _record_of(slot: bytes) -> bytes | None:
     if slot[0] == _FINISHED and (line := _line_in(slot[_EVENT:])):
         return framed(line)
     intent = _line_in(slot[_INTENT:_EVENT])
-    return framed(_unknown(intent)) if intent else None
+    try:
+        return framed(_unknown(intent)) if intent else None
+    except (ValueError, TypeError, OverflowError):
+        return None  # whole, and of another version
 
 
 def _line_in(area: bytes) -> bytes | None:

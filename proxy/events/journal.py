@@ -106,17 +106,17 @@ class Journal:
 
     def tend(self, local: Position | None) -> None:
         """Once in a while. ``local``: what the local sinks have passed."""
-        if self._writer is not None and not self._writer.folder.exists():
-            # Somebody has removed it. The slots stay: requests hold numbers of them.
-            self._writer.release()
-            self._writer = None
-        incomplete = self._writer is None or self.intents is None
-        if incomplete and time.monotonic() - self._tried >= _RETRY_SECONDS:
-            self.open()
-        writer = self._writer
-        if writer is None:
-            return
         try:
+            if self._writer is not None and not self._writer.folder.exists():
+                # Somebody has removed it. The slots stay: requests hold numbers of them.
+                self._writer.release()
+                self._writer = None
+            incomplete = self._writer is None or self.intents is None
+            if incomplete and time.monotonic() - self._tried >= _RETRY_SECONDS:
+                self.open()
+            writer = self._writer
+            if writer is None:
+                return
             if time.monotonic() - self._synced >= self._settings.fsync_interval:
                 self._sync()
             writer.roll()

@@ -83,12 +83,33 @@ class Orphan:
 
 
 def orphans(root: Path) -> Iterator[Orphan]:
-    """Each orphan once, owned; to be left before the next is asked for. Raises OSError."""
+    """Each orphan once, owned; to be left before the next is asked for.
+
+    Raises OSError; for a folder that cannot be taken only after all the others.
+    """
+    trouble: OSError | None = None
     for folder in writer_folders(root):
-        with node_lock(root):
-            ownership = own(folder)
-        if ownership is not None:
-            yield Orphan(folder, ownership)
+        try:
+            orphan = _take(folder)
+        except OSError as error:
+            trouble = error
+            continue
+        if orphan is not None:
+            yield orphan
+    if trouble is not None:
+        raise trouble
+
+
+def _take(folder: Path) -> Orphan | None:
+    with node_lock(folder.parent):
+        ownership = own(folder)
+    if ownership is None:
+        return None
+    try:
+        return Orphan(folder, ownership)
+    except BaseException:
+        ownership.release()
+        raise
 
 
 def _newest_ids(folder: Path) -> set[bytes]:

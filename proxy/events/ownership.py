@@ -36,7 +36,7 @@ def own(folder: Path, *, wait: bool = False) -> Ownership | None:
     """
     path = folder / _NAME
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         return None
     try:
@@ -78,8 +78,8 @@ def node_lock(root: Path) -> Iterator[None]:
 
     Without it a folder that was just made, and not yet locked, would be taken for an orphan.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(root / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

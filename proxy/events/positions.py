@@ -61,7 +61,7 @@ def write_position(folder: Path, sink: str, position: Position, *, durable: bool
 
 
 def _write(path: Path, content: bytes, *, durable: bool) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, content)
         if durable:

@@ -53,9 +53,12 @@ class ConsumerGroup:
             if "BUSYGROUP" not in str(error):
                 raise
 
-    def pending(self, count: int) -> list[Entry]:
-        """The oldest of what this consumer was given before and has not acknowledged."""
-        return self._read("0", count, None)
+    def pending(self, count: int, after: str = "0") -> list[Entry]:
+        """The oldest of what this consumer was given before and has not acknowledged.
+
+        Each time counts as a delivery: ``after``, an entry's id, leaves out those up to it.
+        """
+        return self._read(after, count, None)
 
     def new(self, count: int, wait: float) -> list[Entry]:
         """What nobody was given yet; waits up to ``wait`` seconds for it (0: not at all)."""
@@ -82,6 +85,20 @@ class ConsumerGroup:
             # JUSTID: it is not another delivery.
             self._redis.xclaim(
                 self._stream, self._group, self._consumer, 0, list(ids), idle=0, justid=True
+            )
+
+    def hand_back(self, ids: Sequence[str]) -> None:
+        """They stay this consumer's, for its next start, as if they had never been given out."""
+        if ids:
+            self._redis.xclaim(
+                self._stream,
+                self._group,
+                self._consumer,
+                0,
+                list(ids),
+                idle=0,
+                retrycount=0,
+                justid=True,
             )
 
     def acknowledge(self, ids: Sequence[str]) -> None:

@@ -95,8 +95,8 @@ def only_one(root: Path, give_up: Callable[[float], bool]) -> Iterator[bool]:
     ``give_up`` waits that long at most. One that is starting meets one that is ending at every
     reload.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         told = False
         while True:

@@ -66,7 +66,7 @@ class SpoolWriter:
         name = f"{time.time_ns() // 1_000_000:014d}-{os.getpid()}-{os.urandom(8).hex()}"
         folder = root / name
         with node_lock(root):
-            folder.mkdir(mode=0o750)
+            folder.mkdir(mode=0o700)
             ownership = own(folder, wait=True)
         if ownership is None:
             raise FileNotFoundError(f"{folder} has been removed")
@@ -135,7 +135,7 @@ class SpoolWriter:
         if self._descriptor is None:
             number = max(self._number + 1, time.time_ns() // 1_000_000)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._descriptor = os.open(segment_path(self.folder, number), flags, 0o640)
+            self._descriptor = os.open(segment_path(self.folder, number), flags, 0o600)
             self._number, self._size, self._opened = number, 0, time.monotonic()
             self._unsynced_names = True
         return self._descriptor

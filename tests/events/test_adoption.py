@@ -1,5 +1,6 @@
 """A worker looks after those that are gone: their lines reach its sinks, their folders go."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,18 +118,20 @@ def test_damage_is_counted_and_told(
     assert "1 damaged records" in caplog.text
 
 
-def test_a_disk_that_fails_is_told_once(
+@pytest.mark.parametrize("trouble", [OSError(5, "Input/output error"), ValueError("unforeseen")])
+def test_what_fails_is_told_once_and_tried_again(
     tmp_path: Path,
     workers: list[Worker],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception,
 ) -> None:
     leave_behind(tmp_path, "0")
     tries: list[int] = []
 
     def fail(_: object) -> None:
         tries.append(1)
-        raise OSError(5, "Input/output error")
+        raise trouble
 
     with monkeypatch.context() as patch:
         patch.setattr(adoption_module.Orphan, "recover", fail)
@@ -138,3 +141,22 @@ def test_a_disk_that_fails_is_told_once(
     assert caplog.text.count("cannot be read") == 1
     wait_for(lambda: not writer_folders(tmp_path))
     assert names(sink.lines) == ["0"]
+
+
+@pytest.mark.parametrize("trouble", ["not empty", "cannot be owned"])
+def test_one_bad_folder_does_not_hold_up_the_others(
+    tmp_path: Path, workers: list[Worker], trouble: str
+) -> None:
+    bad = leave_behind(tmp_path, "0")
+    if trouble == "not empty":
+        (bad / "note").touch()
+    else:
+        (bad / "lock").unlink()
+        (bad / "lock").symlink_to("lock")  # ELOOP, whoever asks
+    time.sleep(0.002)  # folders go by the millisecond of their making
+    good = [leave_behind(tmp_path, "1", running="2"), leave_behind(tmp_path, "3")]
+    assert writer_folders(tmp_path)[0] == bad
+    sink = Sink()
+    workers.append(Worker(tmp_path, sink))
+    wait_for(lambda: not any(folder.exists() for folder in good))
+    assert sorted(set(names(sink.lines)) - {"0"}) == ["1", "2", "3"]

@@ -11,12 +11,13 @@ from proxy.events.records import framed
 from proxy.events.segments import segment_numbers, segment_path
 
 RECORD = framed(b"x" * 90 + b"\n")  # 100 bytes
+A, B = "00000000000001-1-aaaaaaaaaaaaaaaa", "00000000000002-1-bbbbbbbbbbbbbbbb"
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Two writers with three segments of ten records each, made in turn."""
-    for name, numbers in (("a", (1, 3, 5)), ("b", (2, 4, 6))):
+    for name, numbers in ((A, (1, 3, 5)), (B, (2, 4, 6))):
         (tmp_path / name).mkdir()
         for number in numbers:
             segment_path(tmp_path / name, number).write_bytes(RECORD * 10)
@@ -24,7 +25,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def numbers(root: Path) -> list[int]:
-    return sorted(segment_numbers(root / "a") + segment_numbers(root / "b"))
+    return sorted(segment_numbers(root / A) + segment_numbers(root / B))
 
 
 def test_the_oldest_go_whosever_they_are(root: Path) -> None:
@@ -36,16 +37,16 @@ def test_the_oldest_go_whosever_they_are(root: Path) -> None:
 
 
 def test_only_what_some_sink_lacks_is_lost(root: Path) -> None:
-    write_position(root / "a", "fast", Position(5, 1000))
-    write_position(root / "a", "slow", Position(1, 700))
-    write_position(root / "b", "fast", Position(6, 0))
-    write_position(root / "b", "slow", Position(4, 200))
+    write_position(root / A, "fast", Position(5, 1000))
+    write_position(root / A, "slow", Position(1, 700))
+    write_position(root / B, "fast", Position(6, 0))
+    write_position(root / B, "slow", Position(4, 200))
     assert keep_within(root, 2500, ["fast", "slow"]).lost == 3 + 0 + 10 + 8
     assert keep_within(root, 0, []) == Bounded(0, 2, 0)
 
 
 def test_what_is_being_written_stays(root: Path) -> None:
-    ownership = own(root / "a")
+    ownership = own(root / A)
     assert ownership is not None
     assert keep_within(root, 0, ["s"]) == Bounded(1000, 5, 50)
     assert numbers(root) == [5]
@@ -55,3 +56,16 @@ def test_what_is_being_written_stays(root: Path) -> None:
 
 def test_no_spool_at_all(tmp_path: Path) -> None:
     assert keep_within(tmp_path / "spool", 1, ["s"]) == Bounded(0, 0, 0)
+
+
+def test_one_bad_folder_and_one_bad_segment_stop_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = root / "00000000000000-1-cccccccccccccccc"
+    bad.mkdir()
+    (bad / "lock").symlink_to("lock")  # ELOOP, whoever asks
+    segment_path(root / A, 1).unlink()
+    segment_path(root / A, 1).mkdir()
+    assert keep_within(root, 3000, ["s"]).removed >= 2
+    assert numbers(root)[0] == 1
+    assert 2 not in numbers(root)

@@ -44,7 +44,9 @@ class Bench:
         self.closed += 1
 
     def start(self) -> Carrier:
-        made = Carrier("test", self.take, self.root, close=self.close, backoff=Backoff(0.01, 0.05))
+        made = Carrier(
+            "test", self.take, self.root, close=self.close, backoff=lambda: Backoff(0.01, 0.05)
+        )
         made.start()
         self.running.append(made)
         return made
@@ -126,7 +128,7 @@ def test_finishing_takes_what_is_there_first(bench: Bench) -> None:
 def test_a_failing_sink_does_not_hold_up_the_end(bench: Bench) -> None:
     bench.trouble = away
     write(bench.root, range(10))
-    carrier = Carrier("test", bench.take, bench.root, backoff=Backoff(1000, 1000))
+    carrier = Carrier("test", bench.take, bench.root, backoff=lambda: Backoff(1000, 1000))
     carrier.start()
     wait_until(lambda: carrier.errors == 1)
     carrier.finish()
@@ -145,6 +147,33 @@ def test_one_writer_s_poison_does_not_hold_up_the_others(bench: Bench) -> None:
     bench.trouble = trouble
     bench.start()
     wait_until(lambda: bench.taken == list(range(10, 2000)))
+
+
+def test_a_folder_that_is_refused_does_not_throttle_the_others(bench: Bench) -> None:
+    """Its pauses are its own, and those of the others neither wait for them nor end them."""
+    bad = orphan(bench.root, range(1))
+    good = write(bench.root, [1])
+    refused: list[int] = []
+
+    def trouble(source: str, _batch: Batch) -> None:
+        if source == bad.name:
+            refused.append(1)
+            raise ConnectionError("HTTP 500")
+
+    bench.trouble = trouble
+    carrier = Carrier("test", bench.take, bench.root, backoff=lambda: Backoff(1000, 1000))
+    carrier.start()
+    for number in range(2, 10):  # one after the other: between two there is nothing to take
+        wait_until(lambda: len(bench.taken) == number - 1)  # noqa: B023
+        spooling.append(good, [number])
+    wait_until(lambda: len(bench.taken) == 9)
+    assert (len(refused), carrier.errors) == (1, 1)
+    assert carrier.trouble == "ConnectionError: HTTP 500"
+    spooling.append(good, range(10, 3000))
+    carrier.finish()
+    assert carrier.join(20)
+    assert bench.taken == list(range(1, 3000))
+    assert len(refused) == 2, "once more at the end"
 
 
 def test_a_position_that_cannot_be_written_is_no_reason_to_send_again(
@@ -250,7 +279,7 @@ def test_killed_between_taking_and_writing_the_position(bench: Bench) -> None:
 def test_pauses_grow_while_the_sink_is_away(bench: Bench) -> None:
     bench.trouble = away
     write(bench.root, range(10))
-    carrier = Carrier("test", bench.take, bench.root, backoff=Backoff(0.2, 1000))
+    carrier = Carrier("test", bench.take, bench.root, backoff=lambda: Backoff(0.2, 1000))
     started = time.monotonic()
     carrier.start()
     wait_until(lambda: carrier.errors == 3)

@@ -51,6 +51,23 @@ def test_what_is_in_the_hands_of_the_sink_is_not_done(sink: Sink) -> None:
     delivery.finish().join(5)
 
 
+def test_pauses_are_jittered(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of a node lost the same file at the same moment."""
+    asked: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        asked.append((low, high))
+        return low
+
+    monkeypatch.setattr("random.uniform", uniform)
+    sink.trouble = fail
+    delivery = Delivery(sink, 10)
+    delivery.add([b"1\n"])
+    wait_for(lambda: delivery.errors >= 3)
+    assert asked[:2] == [(0.5, 1), (0.5, 1)]
+    delivery.finish().join(5)
+
+
 def test_what_is_given_up_is_done(sink: Sink) -> None:
     sink.trouble = fail
     delivery = Delivery(sink, 2)

@@ -170,6 +170,48 @@ def test_one_that_kills_its_dispatchers_is_buried(bench: Bench) -> None:
     wait_until(lambda: target.lines == [b"a\n"])
 
 
+def test_a_sink_that_stays_away_over_many_starts_buries_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_BATCH", 4)
+    target = Target()
+    target.trouble = fail
+    names = [str(number) for number in range(6)]
+    bench.add(*names)
+    for _ in range(5):
+        bench.start(target, max_tries=3)
+        seen = target.tries
+        wait_until(lambda: target.tries > seen + 10)  # noqa: B023
+        bench.stop()
+    assert bench.dead() == []
+    assert bench.pending() == 4
+    target.trouble = lambda _batch: None
+    bench.start(target, max_tries=3)
+    wait_until(lambda: bench.pending() == 0 and len(target.lines) == 6)
+    assert target.lines == [f"{name}\n".encode() for name in names]
+
+
+def test_reading_what_was_held_before_counts_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when there is more of it than one batch, and the sink is away."""
+    monkeypatch.setattr(dispatcher_module, "_BATCH", 4)
+    bench.add(*"abcdef")
+    source = ConsumerGroup(bench.server.url, bench.stream, "g", "one")
+    source.create()
+    assert len(source.new(10, 0)) == 6  # and then it is gone
+    target = Target()
+    target.trouble = fail
+    bench.start(target)
+    wait_until(lambda: target.tries > 20)
+    with bench.server.client() as client:
+        found = client.xpending_range(bench.stream, "g", "-", "+", 10)
+    assert [item["times_delivered"] for item in found] == [2, 2, 2, 2, 1, 1]
+    target.trouble = lambda _batch: None
+    wait_until(lambda: bench.pending() == 0)
+    assert target.lines == [b"a\n", b"b\n", b"c\n", b"d\n", b"e\n", b"f\n"]
+
+
 def test_one_that_the_sink_never_takes_is_buried_when_others_get_through(bench: Bench) -> None:
     target = Target()
 

@@ -244,3 +244,14 @@ def test_what_a_killed_process_wrote_is_there(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
     found = {int(one["request_id"]): one["outcome"] for one in left(tmp_path)}
     assert found == {n: "completed" if n % 2 else "unknown" for n in range(50)}
+
+
+@pytest.mark.parametrize(
+    "content", [b'["id",1.5,"r"]', b"7", b'{"a":1}', b"[1,null,3,4,5,6,7,8,9]"]
+)
+def test_an_intent_of_another_version_is_counted(tmp_path: Path, content: bytes) -> None:
+    slots = Intents.create(tmp_path, 4)
+    slots.begin(framed(content + b"\n"))
+    slots.begin(intent("a"))
+    records, unreadable = leftover_records(tmp_path)
+    assert (len(records), unreadable) == (1, 1)

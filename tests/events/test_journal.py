@@ -225,6 +225,23 @@ def test_a_folder_that_somebody_removes_is_made_again(
     journal.close(None)
 
 
+def test_a_folder_that_cannot_be_looked_at_is_told_and_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = make(root)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", broken)
+        journal.tend(None)
+        journal.tend(None)
+    assert texts(journal) == [f"the spool in {root} cannot be cleared: Input/output error"]
+    assert journal.append(records(0, 1), None) is not None
+    journal.close(None)
+
+
 def test_the_bound_is_told_once_per_episode(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 1000)
     journal = make(root, max_bytes=16_000, sinks=frozenset({"redis"}))
@@ -243,4 +260,21 @@ def test_the_bound_is_told_once_per_episode(root: Path, monkeypatch: pytest.Monk
     journal.append(records(0, 1), None)
     journal.tend(None)
     assert "within SPOOL_MAX_BYTES again" in texts(journal)[-1]
+    journal.close(None)
+
+
+def test_the_spool_is_for_nobody_else_s_eyes(root: Path) -> None:
+    """Events hold addresses of clients."""
+    old = os.umask(0o022)
+    try:
+        journal = make(root)
+        position = journal.append(records(0, 1), None)
+        journal.tend(position)
+        write_position(only_folder(root), "redis", START)
+    finally:
+        os.umask(old)
+    paths = [root, *root.rglob("*")]
+    assert {path.name[-8:] for path in paths} >= {"position", "intents", "lock", "nks.json"}
+    for path in paths:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
     journal.close(None)

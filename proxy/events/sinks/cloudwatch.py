@@ -17,7 +17,7 @@ import boto3
 import watchtower
 from botocore.config import Config
 
-from proxy.events.deadletters import Refused, deliver
+from proxy.events.deadletters import Refused, Sieve
 from proxy.events.shorten import shorten
 from proxy.events.sinks.base import DeadLetters, SinkSettings
 from proxy.events.timestamps import came_in
@@ -51,13 +51,14 @@ class CloudWatchSink:
         name = stream.replace("{hostname}", platform.node()).replace("{pid}", str(os.getpid()))
         self._stream = name.replace(":", "-").replace("*", "-")
         self._dead = dead
+        self._sieve = Sieve(self._put, dead)
         self._handler: _Handler | None = None
         #: Events that the service did not take because they were too old or too new.
         self.rejected = 0
 
     def write(self, batch: Sequence[bytes]) -> None:
         """Raises botocore's errors; a part of the batch may then have been accepted."""
-        deliver(batch, self._put, self._dead)
+        self._sieve.write(batch)
 
     def close(self) -> None:
         if self._handler is not None:

@@ -12,7 +12,7 @@ from typing import Final
 import requests
 
 from proxy import __version__
-from proxy.events.deadletters import Refused, deliver
+from proxy.events.deadletters import Refused, Sieve
 from proxy.events.sinks.base import DeadLetters, SinkSettings
 
 _CONNECT_TIMEOUT: Final = 5.0
@@ -35,6 +35,7 @@ class HttpSink:
         """``token`` empty: no ``Authorization``."""
         self._url = url
         self._dead = dead
+        self._sieve = Sieve(self._send, dead)
         self._session = requests.Session()
         # Else ~/.netrc would replace our bearer.
         self._session.trust_env = False
@@ -52,7 +53,7 @@ class HttpSink:
 
     def write(self, batch: Sequence[bytes]) -> None:
         """Raises :class:`NotTaken`."""
-        deliver(batch, self._send, self._dead)
+        self._sieve.write(batch)
 
     def _send(self, batch: Sequence[bytes]) -> None:
         array = b"[" + b",".join(line.rstrip(b"\n") for line in batch) + b"]"

@@ -19,10 +19,11 @@ _log = logging.getLogger(__name__)
 class JsonLinesSink:
     """Appends to ``path``; past ``max_bytes`` it becomes ``path.1``, up to ``path.<backups>``."""
 
-    def __init__(self, path: Path, *, max_bytes: int, backups: int) -> None:
+    def __init__(self, path: Path, *, max_bytes: int, backups: int, mode: int = 0o640) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._backups = backups
+        self._mode = mode
         self._descriptor: int | None = None
         self._stuck = False
 
@@ -51,7 +52,7 @@ class JsonLinesSink:
             if self._descriptor is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-                self._descriptor = os.open(self._path, flags, 0o640)
+                self._descriptor = os.open(self._path, flags, self._mode)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             if _is_same(self._descriptor, self._path):
                 return self._descriptor
