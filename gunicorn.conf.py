@@ -102,6 +102,11 @@ logconfig_dict = logs.config(
 
 def when_ready(server):
     master.shipper.follow(_settings)
+    if _settings.event_shipper == "off":
+        server.log.info(
+            "EVENT_SHIPPER=off: run `manage.py events ship` beside this server; without it nothing"
+            " reaches the ledger"
+        )
     needed = 2 * _settings.worker_connections + _settings.upstream_pool_size + 64
     if _file_limit < needed:
         server.log.warning(
