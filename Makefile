@@ -24,7 +24,7 @@ help: ## this list
 install: $(RUN) ## make .venv and install requirements.txt
 
 run: $(RUN) ## serve on http://127.0.0.1:8080 and print a curl to paste
-	@test -f .env || $(PY) manage.py setup
+	@test -f .env || $(PY) manage.py setup --part-of-run
 	@$(PY) manage.py db migrate
 	@exec $(PY) manage.py serve --welcome
 

@@ -106,6 +106,11 @@ def when_ready(server):
     gc.collect()
     gc.freeze()
     master.shipper.follow(_settings)
+    if _settings.event_shipper == "off":
+        server.log.info(
+            "EVENT_SHIPPER=off: run `manage.py events ship` beside this server; without it nothing"
+            " reaches the ledger"
+        )
     needed = 2 * _settings.worker_connections + _settings.upstream_pool_size + 64
     if _file_limit < needed:
         server.log.warning(

@@ -79,13 +79,15 @@ def seconds(low: float) -> Parser[float]:
     return parse
 
 
-def size(value: str) -> int:
+def size(value: str, least: int = 1) -> int:
     """Bytes: ``1048576``, ``64KiB``, ``512 MiB``, ``1GiB``."""
     match = re.fullmatch(r"([0-9]{1,15})\s*([A-Za-z]*)", value)
     unit = _UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None or int(match[1]) == 0:
         raise ValueError("expected a size in bytes, such as 67108864 or 64MiB")
-    return int(match[1]) * unit
+    if (number := int(match[1]) * unit) < least:
+        raise ValueError(f"expected at least {least // 1024**2}MiB")
+    return number
 
 
 def choice(*allowed: str) -> Parser[str]:

@@ -7,8 +7,12 @@ implement is refused, never ignored, because whoever sets a limit believes that 
 
 import base64
 import dataclasses
-from collections.abc import Mapping
+import errno
+import tempfile
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from functools import partial
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -85,7 +89,7 @@ class Settings:
     event_log_max_bytes: int = _setting(parse.size, 100 * 1024 * 1024)
     event_log_backups: int = _setting(parse.integer(0, 1000), 5)
     event_queue_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
-    spool_max_bytes: int = _setting(parse.size, 1024 * 1024 * 1024)
+    spool_max_bytes: int = _setting(partial(parse.size, least=1024 * 1024), 1024 * 1024 * 1024)
     spool_fsync_interval: float = _setting(parse.seconds(0), 1.0)
     event_shipper: str = _setting(parse.choice("on", "off"), "on")
     cloudwatch_log_group: str = _setting(parse.log_group, "")
@@ -117,6 +121,7 @@ class Settings:
         Raises :class:`SettingsError` with every problem found.
         """
         values, problems = _read(environ, dotenv)
+        unknown: set[str] = set()
         problems += [
             f"{name}: this version does not have this feature; remove the setting"
             for name in sorted(NOT_YET)
@@ -128,19 +133,21 @@ class Settings:
             if len({value for _, value in given}) > 1:
                 names = " and ".join(name for name, _ in given)
                 problems.append(f"{names}: two names of one setting with different values")
+                unknown.add(field.name)
             elif given:
                 name, value = given[0]
                 try:
                     chosen[field.name] = field.metadata["parser"](value)
                 except ValueError as error:
                     problems.append(f"{name}: {error}")
+                    unknown.add(field.name)
             elif not serving and field.metadata.get("required"):
                 chosen[field.name] = field.metadata["empty"]
             elif field.metadata.get("required"):
                 problems.append(
                     f"{field.name.upper()}: required; `python manage.py setup` makes one"
                 )
-        problems += _contradictions(chosen)
+        problems += _contradictions(chosen, unknown) + _wrong_paths(chosen)
         if problems:
             raise SettingsError(problems)
         if chosen.get("cloudwatch_log_group"):
@@ -151,6 +158,19 @@ class Settings:
             database = quote(str(settings.data_dir.absolute() / "proxy.db"))
             settings = dataclasses.replace(settings, database_url=f"sqlite:///{database}")
         return settings
+
+    def make_data_dir(self) -> None:
+        """Make it, unless it is there. Raises :class:`SettingsError` when nobody could write."""
+        folder = self.data_dir.absolute()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            # A disk that is full now may have room later, and stops no request.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not folder.is_dir():
+                reason = error.strerror or str(error)
+                problem = f"DATA_DIR: {folder} cannot be made or written: {reason}"
+                raise SettingsError([problem]) from error
 
     def known_secrets(self) -> list[str]:
         """Every secret among the settings as it may be written, for the log's sanitizer."""
@@ -186,24 +206,45 @@ def _given(values: Mapping[str, str], field: "dataclasses.Field[Any]") -> list[t
     return [(name, values[name].strip()) for name in names if values.get(name, "").strip()]
 
 
-def _contradictions(chosen: Mapping[str, Any]) -> list[str]:
-    """Settings that are each valid but not together. ``chosen`` holds the explicit ones only."""
+def _contradictions(chosen: Mapping[str, Any], unknown: Set[str]) -> list[str]:
+    """Valid alone but not together; nothing about those of ``unknown``, a problem already."""
 
     def value(name: str) -> Any:
         defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
         return chosen.get(name, defaults[name])
 
-    problems = []
-    if value("max_concurrent_requests") >= value("worker_connections"):
-        problems.append(
+    found = [
+        (
+            {"max_concurrent_requests", "worker_connections"},
+            value("max_concurrent_requests") >= value("worker_connections"),
             "MAX_CONCURRENT_REQUESTS: must be smaller than WORKER_CONNECTIONS, so that a full node"
-            " can still answer"
-        )
-    # Left at its default, the smaller of the two simply holds.
-    if "max_json_bytes" in chosen and chosen["max_json_bytes"] > value("max_request_bytes"):
-        problems.append("MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES")
-    if value("event_stream") and not value("redis_url"):
-        problems.append("EVENT_STREAM: needs REDIS_URL, where the stream lies")
-    if value("logging_token") and not value("logging_url"):
-        problems.append("LOGGING_TOKEN: needs LOGGING_URL, where it is sent")
+            " can still answer",
+        ),
+        (
+            {"max_json_bytes", "max_request_bytes"},
+            # Left at its default, the smaller of the two simply holds.
+            chosen.get("max_json_bytes", 0) > value("max_request_bytes"),
+            "MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES",
+        ),
+        (
+            {"redis_url"},
+            value("event_stream") and not value("redis_url"),
+            "EVENT_STREAM: needs REDIS_URL, where the stream lies",
+        ),
+        (
+            {"logging_url"},
+            value("logging_token") and not value("logging_url"),
+            "LOGGING_TOKEN: needs LOGGING_URL, where it is sent",
+        ),
+    ]
+    return [problem for names, wrong, problem in found if wrong and names.isdisjoint(unknown)]
+
+
+def _wrong_paths(chosen: Mapping[str, Any]) -> list[str]:
+    problems = []
+    log = chosen.get("event_log", "off")
+    if log not in ("stdout", "off") and isdir(log):  # noqa: PTH112  (Path's may raise)
+        problems.append(f"EVENT_LOG: {log} is a folder, expected a file")
+    if isfile(folder := chosen.get("profile_dir", "")):  # noqa: PTH113
+        problems.append(f"PROFILE_DIR: {folder} is a file, expected a folder")
     return problems

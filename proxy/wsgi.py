@@ -22,11 +22,13 @@ _running: Settings | None = None
 def configure(environ: Mapping[str, str], dotenv: Path) -> Settings:
     """Load the settings; on a reload, bad ones are logged and the running ones kept.
 
-    Raises :class:`SettingsError` at the first start.
+    ``DATA_DIR`` is made. Raises :class:`SettingsError` at the first start.
     """
     global _running
     try:
-        _running = Settings.load(environ, dotenv)
+        settings = Settings.load(environ, dotenv)
+        settings.make_data_dir()
+        _running = settings
     except SettingsError as error:
         if _running is None:
             raise

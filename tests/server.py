@@ -66,7 +66,7 @@ class ProxyServer:
     def migrate(self) -> None:
         """By the command; a new SQLite file that it has made once is copied from then on."""
         file = Path(self.environ["DATA_DIR"]) / "proxy.db"
-        if "DATABASE_URL" in self.environ or file.exists():
+        if "DATABASE_URL" in self.environ or file.parent.exists():
             _migrate(self.folder, self.environ)
         elif ProxyServer._migrated is None:
             _migrate(self.folder, self.environ)

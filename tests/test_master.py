@@ -69,6 +69,11 @@ def test_started_with_the_server_and_ended_after_it(
     # Neither the listening sockets nor anything else of the server's.
     files = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     assert not [name for name in files if name.startswith("socket:")]
+    os.kill(pid, signal.SIGUSR2)  # meant for workers
+    orphan(spool(server), range(100, 200))
+    wait_until(lambda: received(receiver) == list(range(200)))
+    assert server.shipper_pids() == [pid]
+    assert "EVENT_SHIPPER=off" not in server.log_text()
     assert server.stop() == 0
     assert gone(pid)
     assert "the shipper" not in server.log_text()
@@ -164,6 +169,7 @@ def test_switched_off_somebody_else_ships(
 ) -> None:
     server = shipping(EVENT_SHIPPER="off").start()
     assert server.shipper_pids() == []
+    assert "EVENT_SHIPPER=off: run `manage.py events ship`" in server.log_text()
     orphan(spool(server), range(10))
     assert server.stop() == 0
     assert receiver.events == []

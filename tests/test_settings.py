@@ -1,7 +1,11 @@
 """proxy/settings.py: two sources, one pass over all problems, no secret shown."""
 
 import base64
+import contextlib
 import dataclasses
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -200,6 +204,65 @@ def test_with_cloudwatch_the_lines_go_there_alone_unless_said_otherwise() -> Non
 def test_sinks_need_a_place_to_go_to() -> None:
     found = problems({**NEEDED, "EVENT_STREAM": "events", "LOGGING_TOKEN": "secret"})
     assert [problem.partition(":")[0] for problem in found] == ["EVENT_STREAM", "LOGGING_TOKEN"]
+
+
+def test_what_needs_a_setting_that_is_wrong_is_no_second_problem() -> None:
+    given = {"REDIS_URL": "foo", "EVENT_STREAM": "x", "LOGGING_URL": "foo", "LOGGING_TOKEN": "x"}
+    given |= {"WORKER_CONNECTIONS": "foo", "MAX_CONCURRENT_REQUESTS": "5000"}
+    found = problems({**NEEDED, **given})
+    names = {"REDIS_URL", "LOGGING_URL", "WORKER_CONNECTIONS"}
+    assert {problem.partition(":")[0] for problem in found} == names
+
+
+def test_a_spool_that_can_hold_nothing_is_refused() -> None:
+    assert problems({**NEEDED, "SPOOL_MAX_BYTES": "64KiB"}) == [
+        "SPOOL_MAX_BYTES: expected at least 1MiB"
+    ]
+    assert Settings.load({**NEEDED, "SPOOL_MAX_BYTES": "1MiB"}).spool_max_bytes == 2**20
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert problems({**NEEDED, "EVENT_LOG": str(tmp_path), "PROFILE_DIR": str(file)}) == [
+        f"EVENT_LOG: {tmp_path} is a folder, expected a file",
+        f"PROFILE_DIR: {file} is a file, expected a folder",
+    ]
+    Settings.load({**NEEDED, "EVENT_LOG": str(file), "PROFILE_DIR": str(tmp_path)})
+    Settings.load({**NEEDED, "PROFILE_DIR": str(tmp_path / "not" / "yet")})
+
+
+def test_the_data_folder_is_made(tmp_path: Path) -> None:
+    settings = Settings.load({**NEEDED, "DATA_DIR": str(tmp_path / "a" / "b")})
+    settings.make_data_dir()
+    settings.make_data_dir()
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_data_folder_that_cannot_be_made_is_a_problem(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for path, reason in ((file / "data", "Not a directory"), (file, "File exists")):
+        with pytest.raises(SettingsError) as caught:
+            Settings.load({**NEEDED, "DATA_DIR": str(path)}).make_data_dir()
+        assert caught.value.problems == [f"DATA_DIR: {path} cannot be made or written: {reason}"]
+
+
+@pytest.mark.parametrize(("number", "wrong"), [(errno.EROFS, True), (errno.ENOSPC, False)])
+def test_a_data_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, wrong: bool
+) -> None:
+    """A full disk stops no server: it may have room later."""
+
+    def refuse(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    settings = Settings.load({**NEEDED, "DATA_DIR": str(tmp_path)})
+    with pytest.raises(SettingsError) if wrong else contextlib.nullcontext() as caught:
+        settings.make_data_dir()
+    if caught:
+        assert caught.value.problems[0].endswith("written: Read-only file system")
 
 
 def test_secrets_of_sinks_are_told_to_the_log() -> None:

@@ -16,8 +16,9 @@ GOOD = {
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(wsgi, "_running", None)
+    monkeypatch.chdir(tmp_path)  # DATA_DIR is made
 
 
 def test_the_first_start_refuses_bad_settings(tmp_path: Path) -> None:
@@ -40,6 +41,17 @@ def test_a_reload_with_bad_settings_keeps_the_running_ones(
     assert "PORT" in caplog.text
     assert SECRET not in caplog.text
     assert wsgi.configure({**GOOD, "PORT": "9002"}, tmp_path / ".env").port == 9002
+
+
+def test_a_data_folder_that_cannot_be_used_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unusable = {**GOOD, "DATA_DIR": "/dev/null/data"}
+    with pytest.raises(SettingsError, match="DATA_DIR: /dev/null/data cannot be made"):
+        wsgi.configure(unusable, tmp_path / ".env")
+    running = wsgi.configure(GOOD, tmp_path / ".env")
+    assert wsgi.configure(unusable, tmp_path / ".env") is running
+    assert "settings not reloaded: DATA_DIR" in caplog.text
 
 
 def test_a_reload_reads_the_price_list_again(
@@ -66,4 +78,4 @@ def test_workers_take_the_master_s_settings(
     application = wsgi.application()
     assert isinstance(application, Application)
     assert application.client_timeout == 7
-    assert not (tmp_path / "data").exists()
+    assert list((tmp_path / "data").iterdir()) == []

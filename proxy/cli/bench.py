@@ -69,6 +69,8 @@ def bench(
 ) -> None:
     """Send the same request many times and measure. Exit code 1 when one failed."""
     _check_folders(results, plot)
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise click.BadParameter(f"{plot}: expected FILE.svg", param_hint="--plot")
     method = method.upper()
     request = Request(method, endpoint, benchrequest.body(body, method, endpoint, stream=stream))
     where = endpoint_of(base_url_given or default_base_url(), "--base-url")
@@ -150,3 +152,4 @@ def _write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from error
+    click.echo(f"Wrote {path}.")

@@ -52,8 +52,6 @@ _FIRST: Final[tuple[Line, ...]] = (
     ("Max latency", ("max_latency_ms",), duration, True),
     ("p90 latency", ("p90_latency_ms",), duration, True),
     ("p90 mean latency", ("p90_mean_latency_ms",), duration, True),
-)
-_LAST: Final[tuple[Line, ...]] = (
     ("p50 latency", ("p50_latency_ms",), duration, True),
     ("p99 latency", ("p99_latency_ms",), duration, True),
 )
@@ -94,7 +92,7 @@ def ratios(direct: Figures, proxied: Figures) -> dict[str, float]:
     """Proxied ÷ direct, of each plain figure for which the table has a ratio."""
     return {
         path[0]: round(proxied[path[0]] / direct[path[0]], 4)
-        for _, path, _, comparable in (*_FIRST, *_LAST)
+        for _, path, _, comparable in _FIRST
         if comparable and direct[path[0]] and proxied[path[0]] is not None
     }
 
@@ -104,7 +102,6 @@ def _lines(sides: Sequence[Figures]) -> Iterator[Line]:
     yield from _spread_lines(sides, "Upstream latency", "upstream_latency_ms")
     yield from _spread_lines(sides, "Proxy latency", "proxy_latency_ms")
     yield from _spread_lines(sides, "Body transfer", "body_transfer_ms", ratio=True)
-    yield from _LAST
     if "events" in sides[0]:
         label = "Time to first event"
         yield from _spread_lines(sides, label, "time_to_first_event_ms", ratio=True)

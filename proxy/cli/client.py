@@ -110,9 +110,9 @@ def cause(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def default_base_url() -> str:
-    """Where a proxy with the settings of this directory listens."""
-    given = lookup("PROXY_BASE_URL")
+def default_base_url(lookup: Callable[[str, str], str] = lookup) -> str:
+    """Where a proxy with the settings of this directory, or those of ``lookup``, listens."""
+    given = lookup("PROXY_BASE_URL", "")
     if given:
         return base_url(given)
     host = lookup("HOST", "127.0.0.1").removeprefix("[").removesuffix("]")

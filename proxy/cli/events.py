@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -30,6 +31,8 @@ from proxy.events.statusserver import StatusServer
 from proxy.settings import Settings
 from proxy.store.usage import UsageLedger
 
+_log = logging.getLogger(__name__)
+
 #: Seconds for which an ending shipper goes on with what it finds in the spool.
 _FINISH: Final = 5.0
 _NICE: Final = 5
@@ -45,7 +48,7 @@ def events() -> None:
     """Usage events: ship, dispatch."""
 
 
-@events.command()
+@events.command(short_help="From the Redis stream to a file, CloudWatch Logs or HTTP.")
 @click.option(
     "--to", type=click.Choice(["file", *_NEEDED]), required=True, help="Where the events go."
 )
@@ -77,6 +80,7 @@ def dispatch(
     """
     settings = load_settings(serving=False)
     _check(settings, to, path)
+    listener = _host_and_port(listen) if listen else None
     _configure_log(settings)
     dispatcher = open_dispatcher(
         settings,
@@ -88,25 +92,32 @@ def dispatch(
         claim_idle=claim_idle,
     )
     _stop_at_signal(dispatcher.stop)
-    if listen:
-        host, _, port = listen.rpartition(":")
+    if listener:
         try:
-            StatusServer(
-                host.strip("[]"), int(port), dispatcher.metrics, lambda: dispatcher.trouble
-            )
-        except (OSError, ValueError, OverflowError) as error:
-            raise click.BadParameter(f"{listen}: {error}", param_hint="--listen") from error
+            StatusServer(*listener, dispatcher.metrics, lambda: dispatcher.trouble)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise click.BadParameter(f"{listen}: {reason}", param_hint="--listen") from error
+    _log.info(
+        "dispatching the stream %s, group %s, to %s",
+        settings.event_stream,
+        group or to,
+        _destination(settings, to, path),
+    )
     dispatcher.run()
 
 
-@events.command()
+@events.command(short_help="From this node's spool to the ledger and the remote sinks.")
 @click.option("--attached", is_flag=True, hidden=True, help="Started by a server: see there.")
 def ship(attached: bool) -> None:
-    """Bring the events of this node's workers to the remote sinks, until SIGTERM.
+    """Bring the events of this node's workers to the ledger and the remote sinks, until SIGTERM.
 
     A server does this by itself, unless EVENT_SHIPPER=off.
     """
+    # Whoever asks all children of a server for a profile must not end this one.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     settings = load_settings(serving=False)
+    settings.make_data_dir()
     _configure_log(settings)
     ended = threading.Event()
     if attached:
@@ -115,6 +126,7 @@ def ship(attached: bool) -> None:
     else:
         _stop_at_signal(ended.set)
     root = settings.data_dir.absolute() / "spool"
+    _log.info("reading the spool %s", root)
     with only_one(root, ended.wait) as mine:
         if mine:
             carriers = [_ledger_carrier(settings, root), *remote_carriers(settings, root)]
@@ -145,6 +157,22 @@ def _check(settings: Settings, to: str, path: str | None) -> None:
         raise SettingsError([f"{name}: needed by events dispatch --to {to}" for name in missing])
     if (to == "file") != (path is not None):
         raise click.UsageError("--path goes with --to file, and is needed there")
+
+
+def _host_and_port(value: str) -> tuple[str, int]:
+    host, colon, port = value.rpartition(":")
+    if not (colon and port.isascii() and port.isdigit() and int(port[:6]) <= 65535):
+        raise click.BadParameter(f"{value}: expected HOST:PORT", param_hint="--listen")
+    return host.strip("[]"), int(port)
+
+
+def _destination(settings: Settings, to: str, path: str | None) -> str:
+    """For the log: of a URL the host alone, the rest may be a secret."""
+    if to == "file":
+        return f"the file {path}"
+    if to == "cloudwatch":
+        return f"the log group {settings.cloudwatch_log_group}"
+    return urlsplit(settings.logging_url).netloc
 
 
 def _configure_log(settings: Settings) -> None:

@@ -54,7 +54,10 @@ def stop(pid_file: Path | None, timeout: float | None) -> None:
     pid_file = pid_file or Path(lookup("DATA_DIR", "data")).expanduser() / _PID_NAME
     pid = server.read_pid(pid_file)
     if pid is None:
-        raise click.ClickException(f"{pid_file}: no process id there; is the proxy running?")
+        raise click.ClickException(
+            f"{pid_file}: no process id there; is the proxy running?"
+            " (only servers started with `serve --daemon` have one)"
+        )
     if not server.is_ours(pid):
         pid_file.unlink(missing_ok=True)
         raise click.ClickException(
@@ -98,7 +101,7 @@ def health(base_url_given: str | None, json_wanted: bool) -> None:
 
 def _serve_in_background(pid_file: Path | None) -> None:
     settings = load_settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.make_data_dir()
     pid_file = _not_running(pid_file or settings.data_dir / _PID_NAME)
     server.refuse_busy_port(settings.host, settings.port)
     log_path = settings.data_dir / "proxy.log"

@@ -25,7 +25,8 @@ _QUESTIONS = (
 
 @click.command()
 @click.option("--interactive", is_flag=True, help="Ask for address, database and upstream too.")
-def setup(interactive: bool) -> None:
+@click.option("--part-of-run", is_flag=True, hidden=True, help="What comes next is done anyway.")
+def setup(interactive: bool, part_of_run: bool) -> None:
     """Write .env (mode 0600) with a MANAGEMENT_TOKEN and an ENCRYPTION_KEY.
 
     Values that are set already, there or in the environment, are never changed.
@@ -44,7 +45,8 @@ def setup(interactive: bool) -> None:
         click.echo("Nothing to do: MANAGEMENT_TOKEN and ENCRYPTION_KEY are set.")
     if "ENCRYPTION_KEY" in values:
         click.echo("Keep a copy of ENCRYPTION_KEY: without it the stored keys cannot be read.")
-    click.echo("\nNext:\n  python manage.py db migrate\n  python manage.py serve")
+    if not part_of_run:
+        click.echo("\nNext:\n  python manage.py db migrate\n  python manage.py serve")
 
 
 def _asked(secrets: dict[str, str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import click
 
 from proxy.cli import server
 from proxy.cli.client import Api, Refused, default_base_url
-from proxy.cli.envfile import lookup
+from proxy.cli.envfile import PATH, lookup, read
 from proxy.cli.installation import load_settings
 from proxy.settings import Settings
 
@@ -65,13 +65,14 @@ def greeting(api: Api) -> str:
     if not projects and (key := lookup("OPENAI_API_KEY")):
         body = {"name": "default", "api_key": key, "description": "made by make run"}
         projects = [api.call("POST", "/manage/projects", body)]
+    there = _option(api.base_url)
     active = [project for project in projects if project["is_active"]]
     if not active:
         return (
             f"\nServing on {api.base_url}. There is no project yet; this makes one and asks for"
             " its OpenAI key:\n\n"
-            "  .venv/bin/python manage.py project create --name default\n"
-            "  .venv/bin/python manage.py token mint --project-id <its id>\n"
+            f"  .venv/bin/python manage.py project create --name default{there}\n"
+            f"  .venv/bin/python manage.py token mint --project-id <its id>{there}\n"
         )
     wanted = {"project_id": active[0]["id"], "duration_minutes": 1440, "name": "make run"}
     access_token = api.call("POST", "/manage/tokens", wanted)["token"]
@@ -84,3 +85,10 @@ def greeting(api: Api) -> str:
         f'    -d \'{{"model": "{_MODEL}", "messages":'
         ' [{"role": "user", "content": "Say hello"}]}\'\n'
     )
+
+
+def _option(where: str) -> str:
+    """What a command needs in another terminal, which has ``.env`` but not this environment."""
+    stored = read(PATH)
+    default = default_base_url(lambda name, default: stored.get(name) or default)
+    return "" if default == where else f" --base-url {where}"

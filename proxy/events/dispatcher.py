@@ -27,6 +27,12 @@ _BATCH: Final = 500
 _WAIT: Final = 1.0
 #: Entries tried alone, one after the other and in vain, before the sink is taken to be away.
 _ENOUGH: Final = 3
+_REDIS: Final = "Redis"
+_SINK: Final = "the sink"
+_FAILS: Final = {
+    _REDIS: "Redis does not answer, waiting for it: %s",
+    _SINK: "the sink fails, its events are kept: %s",
+}
 
 
 class Dispatcher:
@@ -59,6 +65,8 @@ class Dispatcher:
         # Own pending is read once only: every reading counts as a delivery.
         self._recovered = False
         self._recovered_to = "0"
+        # Who fails, as the log knows it.
+        self._told: str | None = None
         #: What went wrong last; None while everything goes well.
         self.trouble: str | None = "not connected yet"
         self.delivered = 0
@@ -94,14 +102,14 @@ class Dispatcher:
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            well = self._tried("Redis", self._fetch) and self._tried("the sink", self._deliver)
-            well = self._tried("Redis", self._acknowledge) and well
+            well = self._tried(_REDIS, self._fetch) and self._tried(_SINK, self._deliver)
+            well = self._tried(_REDIS, self._acknowledge) and well
             if well:
                 self._note_success()
             else:
                 self._stopping.wait(self._backoff.pause())
-        self._tried("Redis", self._acknowledge)
-        self._tried("Redis", self._hand_back)
+        self._tried(_REDIS, self._acknowledge)
+        self._tried(_REDIS, self._hand_back)
         self._sink.close()
         self._group.close()
 
@@ -109,8 +117,9 @@ class Dispatcher:
         try:
             step()
         except Exception as error:  # noqa: BLE001
-            if self.trouble is None:
-                _log.error("%s fails, its events are kept: %s", what, error)
+            if self._told != what:
+                _log.error(_FAILS[what], error)
+            self._told = what
             self.trouble = f"{what}: {type(error).__name__}"
             self.errors += 1
             return False
@@ -118,8 +127,9 @@ class Dispatcher:
 
     def _note_success(self) -> None:
         if self.trouble is not None:
-            _log.info("events are dispatched")
-        self.trouble = None
+            again = f", {self._told} works again" if self._told else ""
+            _log.info("events are dispatched%s", again)
+        self.trouble = self._told = None
         self._backoff.reset()
 
     def _fetch(self) -> None:

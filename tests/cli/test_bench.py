@@ -146,6 +146,8 @@ def test_direct_and_proxied_in_turns(bench: Bench, proxy: ProxyServer, upstream:
         *("--endpoint", "/v1/models", "--output", "results.json", "--plot", "picture.svg"),
     )
     assert code == 0, output
+    assert "Wrote results.json." in output
+    assert "Wrote picture.svg." in output
     assert len(upstream.received) == 40
     # Each side was asked with its own bearer; the upstream sees the project's key from both.
     assert {value for r in upstream.received for value in r.values("Authorization")} == {
@@ -204,6 +206,7 @@ def test_nobody_there(bench: Bench) -> None:
         ["--token", "a b"],
         ["--output", "/does/not/exist/results.json"],
         ["--compare-url", "http://127.0.0.1:9", "--compare-token-env", "NOT_SET"],
+        ["--plot", "picture.png"],
         ["--nothing"],
     ],
 )

@@ -14,6 +14,7 @@ import requests
 
 from proxy.events.folders import register_sinks
 from proxy.events.sinks.redis import RedisSink
+from tests import middleman
 from tests.events import spooling
 from tests.ports import free_port
 from tests.receiver import Receiver
@@ -136,6 +137,8 @@ def test_a_shipper_alone_delivers_what_is_there_before_it_ends(
     running.append(second)
     wait_until(lambda: "another shipper" in second.output.read_text())
     assert second.end() == 0
+    assert f"reading the spool {root}" in first.output.read_text()
+    first.process.send_signal(signal.SIGUSR2)  # for workers; it must not end a shipper
     spooling.append(writer, range(100, 5000))
     assert first.end() == 0
     assert sorted(int(event["event_id"][1:]) for event in receiver.events) == list(range(5000))
@@ -162,12 +165,39 @@ def test_status_and_a_clean_stop(
             return False
 
     wait_until(ready)
+    started = f"dispatching the stream {stream}, group file, to the file {tmp_path}/events.jsonl"
+    assert started in dispatch.output.read_text()
     metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
     assert "\nproxy_dispatcher_delivered_total 0\n" in metrics
     assert dispatch.end(signal.SIGINT) == 0
     assert redis_server.password not in dispatch.output.read_text()
     with redis_server.client() as client:
         assert client.xinfo_consumers(stream, "file") == []
+
+
+def test_a_redis_that_is_away_is_said_once(
+    redis_server: RedisServer, stream: str, tmp_path: Path, running: list[Running]
+) -> None:
+    between = middleman.Middleman(redis_server.port)
+    between.meet(middleman.refused)
+    path = tmp_path / "events.jsonl"
+    url = redis_server.url.replace(str(redis_server.port), str(between.port))
+    dispatch = Running(
+        tmp_path,
+        *("dispatch", "--to", "file", "--path", str(path)),
+        REDIS_URL=url,
+        EVENT_STREAM=stream,
+    )
+    running.append(dispatch)
+    wait_until(lambda: between.hindered > 2)
+    assert "Redis does not answer, waiting for it: " in dispatch.output.read_text()
+    between.meet(None)
+    wait_until(lambda: "Redis works again" in dispatch.output.read_text())
+    assert dispatch.end() == 0
+    between.close()
+    said = dispatch.output.read_text()
+    assert said.count("Redis does not answer") == 1
+    assert redis_server.password not in said
 
 
 @pytest.mark.parametrize(
@@ -180,7 +210,7 @@ def test_status_and_a_clean_stop(
         (
             ["--to", "file", "--path", "x", "--listen", "nowhere"],
             {"EVENT_STREAM": "s", "REDIS_URL": "redis://h"},
-            "--listen",
+            "--listen: nowhere: expected HOST:PORT",
         ),
     ],
 )

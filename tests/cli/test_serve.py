@@ -49,7 +49,9 @@ def test_background(run: Run, port: int) -> None:
     assert not Path("data/proxy.pid").exists()
     assert not server.is_ours(pid)
     assert run("health").exit_code == 1
-    assert run("stop").exit_code == 1
+    nobody = run("stop")
+    assert nobody.exit_code == 1
+    assert "serve --daemon" in nobody.stderr
 
 
 def test_a_background_server_that_does_not_start_says_why(
@@ -89,6 +91,20 @@ def test_foreground_with_bad_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.returncode == 2
     for name in ("PORT", "MANAGEMENT_TOKEN", "ENCRYPTION_KEY"):
         assert f"{name}: " in done.stderr
+
+
+def test_a_data_folder_that_cannot_be_used_is_said(
+    run: Run, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_DIR", "/dev/null/data")
+    problem = "DATA_DIR: /dev/null/data cannot be made or written: Not a directory"
+    for command in (["serve"], ["serve", "--daemon"], ["events", "ship"]):
+        done = subprocess.run(
+            [*MANAGE, *command], capture_output=True, text=True, check=False, timeout=30
+        )
+        assert done.returncode == 2, command
+        assert problem in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_stop_leaves_a_stranger_alone(run: Run) -> None:

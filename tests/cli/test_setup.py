@@ -21,6 +21,11 @@ def test_writes_what_the_server_needs(run: Run) -> None:
     assert Path(".env").stat().st_mode & 0o777 == 0o600
 
 
+def test_make_run_goes_on_by_itself(run: Run) -> None:
+    assert "manage.py serve" in run("setup").output
+    assert "manage.py serve" not in run("setup", "--part-of-run").output
+
+
 def test_a_second_time_changes_nothing(run: Run) -> None:
     run("setup")
     before = Path(".env").read_text()

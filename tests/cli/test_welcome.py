@@ -61,6 +61,27 @@ def test_without_a_project_the_command_that_makes_one(
     assert "project create" in greeting(Api(BASE, "t"))
 
 
+@pytest.mark.parametrize(
+    ("stored", "where", "expected"),
+    [
+        ("", "http://127.0.0.1:18480", " --base-url http://127.0.0.1:18480\n"),
+        ("PORT=18480\n", "http://127.0.0.1:18480", "--name default\n"),
+        ("PORT=9000\n", BASE, f" --base-url {BASE}\n"),
+    ],
+)
+def test_the_commands_find_the_server_from_another_terminal(
+    monkeypatch: pytest.MonkeyPatch, stored: str, where: str, expected: str
+) -> None:
+    """Which has ``.env``, and not this one's PORT."""
+    Path(".env").write_text(stored)
+    monkeypatch.setenv("PORT", where.rpartition(":")[2])
+    with responses.RequestsMock() as mock:
+        mock.get(f"{where}/manage/projects", json=[])
+        text = greeting(Api(where, "t"))
+    assert expected in text
+    assert text.count("--base-url") == 2 * expected.count("--base-url")
+
+
 def test_a_server_that_refuses_serves_on(
     run: Run,
     api: responses.RequestsMock,

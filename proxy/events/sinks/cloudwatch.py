@@ -32,14 +32,17 @@ _BATCH_SPAN: Final = 24 * 3600 * 1000  # milliseconds
 #: Of a message. watchtower counts the overhead twice before it cuts, and it would cut the JSON.
 _EVENT_BYTES: Final = _BATCH_BYTES - 2 * _OVERHEAD
 
+#: At info and debug they tell of every call, and of where the credentials come from.
+_CHATTY: Final = ("boto3", "botocore", "urllib3")
+
 _Event = dict[str, Any]
 
 
 class CloudWatchSink:
     """To ``stream`` of ``group``; both are created when they are missing.
 
-    ``{hostname}`` and ``{pid}`` in ``stream`` are those of this process. Region, credentials and
-    endpoint are what boto3 finds in the environment.
+    ``{hostname}`` and ``{pid}`` in ``stream`` are those of this process. Credentials and endpoint
+    are what boto3 finds in the environment, and so is the region, ``AWS_REGION`` included.
     """
 
     @classmethod
@@ -103,13 +106,17 @@ class _Handler(watchtower.CloudWatchLogHandler):
             # Else what is wrong with an event would be told in a third way.
             parameter_validation=False,
         )
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        # Containers have it, and the other SDKs read it; boto3 itself knows AWS_DEFAULT_REGION.
+        region = os.environ.get("AWS_REGION") or None
         self._made: list[_Event] = []
         super().__init__(
             log_group_name=group,
             log_stream_name=stream.replace("{", "{{").replace("}", "}}"),
             use_queues=False,
             max_message_size=_BATCH_BYTES,
-            boto3_client=boto3.client("logs", config=config),
+            boto3_client=boto3.client("logs", region_name=region, config=config),
             # Made when it turns out to be missing: looking for it takes rights of its own.
             create_log_group=False,
         )

@@ -8,6 +8,7 @@ is halved until the bad event is found).
 import gzip
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 import requests
 
@@ -34,6 +35,8 @@ class HttpSink:
     def __init__(self, url: str, token: str, dead: DeadLetters) -> None:
         """``token`` empty: no ``Authorization``."""
         self._url = url
+        # For messages: the rest may hold a secret.
+        self._where = urlsplit(url).netloc.rpartition("@")[2]
         self._dead = dead
         self._sieve = Sieve(self._send, dead)
         self._session = requests.Session()
@@ -68,13 +71,23 @@ class HttpSink:
             ) as answer:
                 status = answer.status_code
         except (requests.RequestException, OSError, ValueError) as error:
-            # Its text has the URL, whose query may be a secret.
-            raise NotTaken(type(error).__name__) from None
+            raise NotTaken(f"{self._where}: {_reason(error)}") from None
         if status in _BAD:
             raise Refused(f"HTTP {status}")
         if not 200 <= status < 300:
-            raise NotTaken(f"HTTP {status}")
+            raise NotTaken(f"{self._where}: HTTP {status}")
 
     def close(self) -> None:
         self._session.close()
         self._dead.close()
+
+
+def _reason(error: Exception) -> str:
+    """What the system says, or what kind of error it is: its text has the URL, secrets included."""
+    inner: BaseException | None = error
+    # Not beyond this call: it may be the second try, made while the first one's error is handled.
+    while inner is not None and not isinstance(inner, NotTaken | Refused):
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return type(error).__name__

@@ -1,6 +1,7 @@
 """CloudWatch Logs over HTTP (``proxy/events/sinks/cloudwatch.py``); moto stands in for it."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -83,6 +84,37 @@ def test_group_and_stream_are_made(sink: CloudWatchSink, moto: Moto, group: str)
     assert names(moto, group) == ["a", "b", "c"]
     (stream,) = moto.client().describe_log_streams(logGroupName=group)["logStreams"]
     assert stream["logStreamName"] == f"node-{os.uname().nodename}-{os.getpid()}"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"AWS_REGION": "eu-west-3"}, "eu-west-3"),
+        ({"AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-2"),
+        ({"AWS_REGION": "eu-west-3", "AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-3"),
+        ({"AWS_REGION": "", "AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-2"),
+    ],
+)
+def test_the_region_of_the_environment(
+    sink: CloudWatchSink,
+    monkeypatch: pytest.MonkeyPatch,
+    environ: dict[str, str],
+    expected: str,
+) -> None:
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    sink.write([line("a")])
+    assert sink._handler is not None
+    assert sink._handler.cwl_client.meta.region_name == expected
+
+
+def test_the_libraries_are_quiet(sink: CloudWatchSink, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        sink.write([line("a")])
+    libraries = ("boto3", "botocore", "urllib3")
+    assert [each for each in caplog.records if each.name.startswith(libraries)] == []
 
 
 def test_made_again_when_somebody_deletes_them(
