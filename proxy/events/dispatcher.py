@@ -27,11 +27,9 @@ _BATCH: Final = 500
 _WAIT: Final = 1.0
 #: Entries tried alone, one after the other and in vain, before the sink is taken to be away.
 _ENOUGH: Final = 3
-_REDIS: Final = "Redis"
-_SINK: Final = "the sink"
 _FAILS: Final = {
-    _REDIS: "Redis does not answer, waiting for it: %s",
-    _SINK: "the sink fails, its events are kept: %s",
+    "Redis": "Redis does not answer, waiting for it: %s",
+    "the sink": "the sink fails, its events are kept: %s",
 }
 
 
@@ -65,12 +63,12 @@ class Dispatcher:
         # Own pending is read once only: every reading counts as a delivery.
         self._recovered = False
         self._recovered_to = "0"
-        # Who fails, as the log knows it.
-        self._told: str | None = None
         #: What went wrong last; None while everything goes well.
         self.trouble: str | None = "not connected yet"
         self.delivered = 0
         self.errors = 0
+        # Who fails, as the log knows it.
+        self._told: str | None = None
 
     def metrics(self) -> str:
         """Prometheus exposition; the lag is asked for, and left out when there is no answer."""
@@ -102,14 +100,14 @@ class Dispatcher:
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            well = self._tried(_REDIS, self._fetch) and self._tried(_SINK, self._deliver)
-            well = self._tried(_REDIS, self._acknowledge) and well
+            well = self._tried("Redis", self._fetch) and self._tried("the sink", self._deliver)
+            well = self._tried("Redis", self._acknowledge) and well
             if well:
                 self._note_success()
             else:
                 self._stopping.wait(self._backoff.pause())
-        self._tried(_REDIS, self._acknowledge)
-        self._tried(_REDIS, self._hand_back)
+        self._tried("Redis", self._acknowledge)
+        self._tried("Redis", self._hand_back)
         self._sink.close()
         self._group.close()
 
