@@ -46,8 +46,6 @@ class Observation:
         self._access_log = AccessLog() if settings.access_log else None
 
     def start(self) -> None:
-        if self._access_log is not None:
-            self._access_log.start()
         self._reporter.start()
 
     def events(self, events: Sequence[UsageEvent]) -> None:
@@ -65,10 +63,8 @@ class Observation:
         """Those of all workers. BackendError: not to be had right now."""
         return self._reporter.read()
 
-    def close(self, deadline: float) -> None:
+    def close(self) -> None:
         """Idempotent; after the last event."""
-        if self._access_log is not None:
-            self._access_log.close(deadline)
         self._reporter.close()
 
 
