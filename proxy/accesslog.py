@@ -1,23 +1,14 @@
 """The access log (``ACCESS_LOG=on``): a line in the application log for each finished request.
 
-The thing to get wrong: whoever reads the log may stall. Lines are written on a thread of their own
-and what it does not get through is dropped and counted, so that neither a request nor the way of
-the usage events waits.
+The thing to get wrong: what a client made up goes into a line of text. And nothing here waits, as
+long as the log's handler does not (see :mod:`proxy.logwriter`).
 """
 
 import logging
-from collections import deque
 from collections.abc import Iterable
-from typing import Any, Final, Protocol
-
-import gevent
-from gevent.event import Event
-from gevent.threadpool import ThreadPool
+from typing import Any, Protocol
 
 _log = logging.getLogger(__name__)
-
-_MOST_WAITING: Final = 10_000
-_BATCH: Final = 500
 
 
 class Finished(Protocol):
@@ -42,16 +33,6 @@ class AccessLog:
 
     def __init__(self, log: logging.Logger = _log) -> None:
         self._log = log
-        self._waiting: deque[logging.LogRecord] = deque()
-        self._wake = Event()
-        self._greenlet: gevent.Greenlet[..., None] | None = None
-        self._thread: Any = None
-        # Lines that found too many waiting, since the last that was written.
-        self._dropped = 0
-
-    def start(self) -> None:
-        self._thread = ThreadPool(1)
-        self._greenlet = gevent.spawn(self._run)
 
     def events(self, events: Iterable[Finished]) -> None:
         """Requests on ``/v1``. Neither waits nor raises."""
@@ -88,51 +69,16 @@ class AccessLog:
             }
         )
 
-    def close(self, deadline: float) -> None:
-        """Write what waits, for ``deadline`` seconds at the most. Idempotent."""
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is None:
-            return
-        greenlet.kill(block=False)
-        with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
-            while self._waiting:
-                self._write()
-        # In a greenlet of its own: it waits for the thread, which may hang.
-        gevent.spawn(self._thread.kill)
-
     def _add(self, fields: dict[str, Any]) -> None:
-        if len(self._waiting) >= _MOST_WAITING:
-            self._dropped += 1
-            return
         text = "{method} {path} {status} {duration_ms} ms".format(
             **{**fields, "path": _printable(fields["path"])}
         )
-        self._waiting.append(self._record(text, fields))
-        self._wake.set()
-
-    def _record(self, text: str, fields: dict[str, Any]) -> logging.LogRecord:
-        return self._log.makeRecord(
-            self._log.name, logging.INFO, __file__, 0, text, (), None, extra=fields
+        # `handle` asks for no level, so that LOG_LEVEL does not silence it.
+        self._log.handle(
+            self._log.makeRecord(
+                self._log.name, logging.INFO, __file__, 0, text, (), None, extra=fields
+            )
         )
-
-    def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                self._write()
-
-    def _write(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-        if self._dropped:
-            batch.append(self._record(f"{self._dropped} lines of the access log were dropped", {}))
-            self._dropped = 0
-        self._thread.apply(self._handle, (batch,))
-
-    def _handle(self, batch: list[logging.LogRecord]) -> None:
-        """On the thread. ``handle`` asks for no level, so that LOG_LEVEL does not silence it."""
-        for record in batch:
-            self._log.handle(record)
 
 
 def _printable(path: str) -> str:

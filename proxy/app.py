@@ -223,7 +223,7 @@ class Application:
         self._leases.close(deadline / 3)
         self._counts.close(deadline / 3)  # milliseconds, unless the database hangs
         drain.close(deadline - (time.monotonic() - started))
-        self._observation.close(deadline / 3)
+        self._observation.close()
         self._transport.close()
         self._database.close()
 

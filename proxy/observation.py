@@ -4,8 +4,8 @@ Beside :mod:`proxy.app`, which hands over the parts that are looked at; nobody e
 """
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from proxy import __version__
@@ -19,6 +19,8 @@ from proxy.metrics.tally import Tally
 from proxy.metrics.vitals import Parts, Vitals
 from proxy.settings import Settings
 from proxy.web import Answered
+
+T = TypeVar("T")
 
 
 class Observation:
@@ -46,8 +48,6 @@ class Observation:
         self._access_log = AccessLog() if settings.access_log else None
 
     def start(self) -> None:
-        if self._access_log is not None:
-            self._access_log.start()
         self._reporter.start()
 
     def events(self, events: Sequence[UsageEvent]) -> None:
@@ -61,14 +61,13 @@ class Observation:
         if self._access_log is not None:
             self._access_log.page(*answered[1:])
 
-    def read(self) -> Figures:
-        """Those of all workers. BackendError: not to be had right now."""
-        return self._reporter.read()
+    def read(self, make: Callable[[Figures], T]) -> T:
+        """What ``make`` makes of those of all workers, on a thread. BackendError: not to be had
+        right now."""
+        return self._reporter.read(make)
 
-    def close(self, deadline: float) -> None:
+    def close(self) -> None:
         """Idempotent; after the last event."""
-        if self._access_log is not None:
-            self._access_log.close(deadline)
         self._reporter.close()
 
 

@@ -1,11 +1,11 @@
 """gunicorn's gevent worker, and what of it must be ours.
 
-Five things, each verified against gunicorn 27.0.1: the error shape for what the HTTP parser itself
+Six things, each verified against gunicorn 27.0.1: the error shape for what the HTTP parser itself
 refuses; a keep-alive loop that tells an idle connection (closed silently, and at once at a stop)
 from a slow one (408); request bodies that come as they arrive and whose failures are ours; and a
 stop that ends within the time gunicorn gives it, since after ``graceful_timeout`` the arbiter kills
 the worker and nothing is flushed; and no hooks for each request, no ``max_requests``, no PROXY
-protocol.
+protocol; and a log whose reader may stall.
 
 The thing to get wrong: gunicorn's own messages quote what the client sent, header lines included.
 They are logged nowhere and sent to nobody.
@@ -27,7 +27,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.http.wsgi import create
 from gunicorn.workers.ggevent import GeventWorker
 
-from proxy import profiling
+from proxy import logwriter, profiling
 from proxy.errors import ClientError, ProxyError
 from proxy.http1.answer import Answer, relay_environ, run
 from proxy.http1.head import Heads, RequestHead, head_class
@@ -68,6 +68,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
     the targets begin for which it reads no more of an environ than :func:`relay_environ` gives."""
 
     def init_process(self) -> None:
+        logwriter.install()
         # Connections that wait for a request → whether they have served one before, and since
         # when they wait (monotonic seconds).
         self._idle: dict[Any, tuple[bool, float]] = {}

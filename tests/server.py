@@ -76,16 +76,17 @@ class ProxyServer:
             file.parent.mkdir(mode=0o700, exist_ok=True)
             file.write_bytes(ProxyServer._migrated)
 
-    def spawn(self, prefix: Sequence[str] = ()) -> None:
-        """Start without waiting for it to be ready; ``prefix`` is a command that runs it."""
+    def spawn(self, prefix: Sequence[str] = (), output: int | None = None) -> None:
+        """Start without waiting for it to be ready; ``prefix`` is a command that runs it, and
+        ``output`` a descriptor for stdout and stderr instead of :attr:`log`."""
         gunicorn = str(Path(sys.executable).with_name("gunicorn"))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*prefix, gunicorn, "-c", str(ROOT / "gunicorn.conf.py")],
                 cwd=self.folder,
                 env=self.environ,
-                stdout=log,
-                stderr=log,
+                stdout=log if output is None else output,
+                stderr=log if output is None else output,
             )
 
     def start(self) -> "ProxyServer":

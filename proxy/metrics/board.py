@@ -42,7 +42,7 @@ _SUFFIX: Final = ".figures"
 _ABANDONED_SECONDS: Final = 120.0
 #: Of one family, of those that have ended: workers that come and go, each with other model names,
 #: must not fill the disk.
-_MOST_SERIES: Final = 5000
+_MOST_SERIES: Final = 1000
 #: How long a scrape waits for another one that is just adding up those who have ended.
 _PATIENCE: Final = 1.0
 

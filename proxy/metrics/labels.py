@@ -26,7 +26,7 @@ _STATUSES: Final = frozenset({str(status.value) for status in HTTPStatus} | {"49
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,79}", re.ASCII)
 #: Far more than anybody serves; and what an attacker with a good token can make of it.
 _MOST_MODELS: Final = 100
-_MOST_PAIRS: Final = 1000
+_MOST_PAIRS: Final = 200
 
 
 def route(path: str) -> str:

@@ -1,7 +1,7 @@
 """Once in a while a worker writes its figures to the board; a scrape reads everybody's.
 
-Writing and reading wait for a disk, so they happen on a thread: no stream stops because somebody
-looks at the figures.
+Writing and reading wait for a disk, and a page of many series takes its time, so they happen on a
+thread: no stream stops because somebody looks at the figures.
 """
 
 import logging
@@ -53,12 +53,16 @@ class Reporter:
         self._thread = ThreadPool(1)
         self._greenlet = gevent.spawn(self._run)
 
-    def read(self) -> Figures:
-        """Everybody's figures now. BackendError: the disk does not answer, or it is not started."""
+    def read(self, make: Callable[[Figures], T]) -> T:
+        """What ``make``, on the thread, makes of everybody's figures now.
+
+        BackendError: the disk does not answer, or it is not started.
+        """
         if self._thread is None:
             raise BackendError("The figures cannot be read yet.")
         self._measure()
-        return self._on_thread(self._write_and_read, self._figures.dump())
+        dumped = self._figures.dump()
+        return self._on_thread(lambda: make(self._write_and_read(dumped)))
 
     def close(self) -> None:
         """Write the last ones; what cannot be written within moments is left. Idempotent."""
@@ -91,8 +95,8 @@ class Reporter:
         except Exception as error:  # noqa: BLE001  (the other figures are still good)
             self._tell("some figures cannot be read", error)
 
-    def _on_thread(self, work: Callable[[bytes], T], dumped: bytes) -> T:
-        job = self._thread.spawn(work, dumped)
+    def _on_thread(self, work: Callable[[], T]) -> T:
+        job = self._thread.spawn(work)
         try:
             result: T = job.get(timeout=_PATIENCE)
         except gevent.Timeout as error:

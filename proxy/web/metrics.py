@@ -1,7 +1,7 @@
 """``/metrics`` for Prometheus and ``/stats`` for people: the figures of all workers together."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import flask
 
@@ -10,23 +10,34 @@ from proxy.metrics.figures import Figures
 from proxy.metrics.summary import summarise
 from proxy.web.replies import json_reply
 
+T = TypeVar("T")
 
-def create_blueprint(read: Callable[[], Figures], facts: Mapping[str, Any]) -> flask.Blueprint:
+
+class Read(Protocol):
+    """Hands everybody's figures to ``make``, on a thread of its own, and returns what it made."""
+
+    def __call__(self, make: Callable[[Figures], T], /) -> T: ...
+
+
+def create_blueprint(read: Read, facts: Mapping[str, Any]) -> flask.Blueprint:
     """``read`` may raise ProxyError; ``facts`` are settings that ``/stats`` repeats."""
     blueprint = flask.Blueprint("metrics", __name__)
 
     def metrics() -> flask.Response:
         accept = flask.request.headers.get("Accept", "")
-        page, content_type = exposition.render(read(), accept)
+        page, content_type = read(lambda figures: exposition.render(figures, accept))
         return flask.Response(page, content_type=content_type)
 
     def stats() -> flask.Response:
-        figures = read()
-        summary = summarise(figures)
-        entries = sum(figures.values.get("proxy_token_cache_entries", {}).values())
+        summary, entries = read(_summary)
         cache = {"item_count": entries, **facts["cache"], **summary.pop("token_cache")}
         return json_reply({**facts, "cache": cache, **summary})
 
     blueprint.add_url_rule("/metrics", "metrics", metrics)
     blueprint.add_url_rule("/stats", "stats", stats)
     return blueprint
+
+
+def _summary(figures: Figures) -> tuple[dict[str, Any], float]:
+    """It, and how many tokens are remembered."""
+    return summarise(figures), sum(figures.values.get("proxy_token_cache_entries", {}).values())

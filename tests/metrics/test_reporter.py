@@ -47,7 +47,7 @@ class Worker:
         self.figures.count(REQUESTS, KEY, number)
 
     def seen(self) -> Any:
-        return self.reporter.read().values[REQUESTS][KEY]
+        return self.reporter.read(lambda figures: figures).values[REQUESTS][KEY]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_whoever_is_asked_knows_of_all(workers: list[Worker]) -> None:
     wait_until(lambda: written(workers[0]) == 11)
     assert [worker.seen() for worker in workers] == [11, 11]
     wait_until(lambda: "proxy_data_dir_free_bytes" in workers[1].figures.values)
-    values = workers[1].reporter.read().values
+    values = workers[1].reporter.read(lambda figures: figures).values
     assert values["proxy_open_streams"] == {(): 2.0}
     assert values["proxy_data_dir_free_bytes"] == {(): 10}
     assert values["proxy_event_loop_lag_seconds"][()] >= 0
@@ -93,8 +93,27 @@ def test_the_nodes_own_figures_are_in_it(workers: list[Worker]) -> None:
     shipper = Figures()
     shipper.set("proxy_sink_delivered_total", 5, ("cloudwatch",))
     workers[0].node.writer("shipper").publish(shipper)
-    values = workers[1].reporter.read().values
+    values = workers[1].reporter.read(lambda figures: figures).values
     assert values["proxy_sink_delivered_total"] == {("cloudwatch",): 5}
+
+
+def test_the_page_is_made_while_the_loop_goes_on(workers: list[Worker]) -> None:
+    turns = 0
+
+    def page(figures: Figures) -> int:
+        before = turns
+        block(0.2)
+        return turns - before
+
+    def turn() -> None:
+        nonlocal turns
+        while True:
+            gevent.sleep(0.002)
+            turns += 1
+
+    greenlet = gevent.spawn(turn)
+    assert workers[0].reporter.read(page) > 3
+    greenlet.kill()
 
 
 def test_a_worker_that_leaves_still_counts(workers: list[Worker], tmp_path: Path) -> None:
@@ -104,7 +123,7 @@ def test_a_worker_that_leaves_still_counts(workers: list[Worker], tmp_path: Path
     first.reporter.close()
     first.reporter.close()
     assert second.seen() == 7
-    values = second.reporter.read().values
+    values = second.reporter.read(lambda figures: figures).values
     assert values["proxy_open_streams"] == {(): 1.0}
     # Whoever starts next adds it up.
     third = Worker(tmp_path / "metrics")
@@ -118,7 +137,7 @@ def test_a_worker_that_leaves_still_counts(workers: list[Worker], tmp_path: Path
 def test_not_started() -> None:
     reporter = Worker(Path("/nonexistent")).reporter
     with pytest.raises(BackendError):
-        reporter.read()
+        reporter.read(lambda figures: figures)
     reporter.close()
 
 
@@ -163,7 +182,7 @@ def test_a_disk_that_hangs_stops_no_event_loop(
         patch.setattr(Writer, "write", hang)
         gevent.sleep(0.05)
         with pytest.raises(BackendError) as caught:
-            workers[0].reporter.read()
+            workers[0].reporter.read(lambda figures: figures)
         hangs = False
     assert caught.value.status == 503
     workers[0].count(1)

@@ -117,6 +117,18 @@ def test_a_thousand_models_are_no_thousand_series() -> None:
     assert sum(tokens.values()) == 1000 * (9 + 12 + 3)
 
 
+def test_the_series_of_many_projects_and_models_are_bounded() -> None:
+    made = [
+        event(project_id=f"p{project}", metadata={**USAGE, "model": f"model-{model}"})
+        for project in range(60)
+        for model in range(20)
+    ]
+    values = counted(*made)
+    assert 3 * 200 <= len(values["proxy_tokens_total"]) <= 3 * 201
+    assert sum(len(series) for series in values.values()) < 700
+    assert sum(values["proxy_tokens_total"].values()) == len(made) * (9 + 12 + 3)
+
+
 @pytest.mark.parametrize("metadata", [{}, {"model": "asked-for-but-not-counted"}])
 def test_a_model_without_counts_is_nothing(metadata: dict[str, object]) -> None:
     assert "proxy_tokens_total" not in counted(event(metadata=metadata))

@@ -18,7 +18,7 @@ def client(*tokens: str, read: Any = None, seen: list[Answered] | None = None) -
     figures = Figures()
     figures.set("proxy_token_cache_entries", 4)
     figures.set("proxy_token_cache_lookups_total", 9, ("hit",))
-    blueprint = metrics.create_blueprint(read or (lambda: figures), FACTS)
+    blueprint = metrics.create_blueprint(read or (lambda make: make(figures)), FACTS)
     rooms = [Room(blueprint, None, MetricsGuard(tokens))]
     return create_flask_app(rooms, (seen if seen is not None else []).append).test_client()
 
@@ -62,7 +62,7 @@ def test_with_the_token(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/metrics", "/stats"])
 def test_figures_that_cannot_be_had(path: str) -> None:
-    def fail() -> Figures:
+    def fail(make: object) -> Figures:
         raise BackendError("Not now.")
 
     refused = client(read=fail).get(path)
