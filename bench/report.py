@@ -1,7 +1,7 @@
-"""The newest result into `docs/performance.md`: `python -m bench.report [RESULT.json]`.
+"""The newest results into `docs/performance.md`: `python -m bench.report [RESULT.json ...]`.
 
-Only the block between the markers is written; the prose around it is by hand. A quick run is a
-trial and gets into the docs only when it is named.
+For each scenario the newest result that has it. Only the block between the markers is written; the
+prose around it is by hand. A quick run is a trial and gets into the docs only when it is named.
 """
 
 import sys
@@ -22,19 +22,26 @@ END: Final = "<!-- end -->"
 
 
 def main(arguments: Sequence[str]) -> int:
-    source = Path(arguments[0]) if arguments else newest(RESULTS)
-    if source is None:
+    named = [(path, Result.read(path)) for path in map(Path, arguments)]
+    found = named or newest(RESULTS)
+    if not found:
         sys.stderr.write(f"No result in {RESULTS}: run `make bench` first.\n")
         return 2
-    result = Result.read(source)
-    PAGE.write_text(replaced(PAGE.read_text(), block(result, source.name)))
-    PICTURE.write_text(picture(result))
-    sys.stdout.write(f"{PAGE} and {PICTURE.name}: from {source}\n")
+    PAGE.write_text(replaced(PAGE.read_text(), blocks(found)))
+    PICTURE.write_text(picture(found[0][1]))
+    sources = ", ".join(path.name for path, _ in found)
+    sys.stdout.write(f"{PAGE} and {PICTURE.name}: from {sources}\n")
     return 0
 
 
+def blocks(found: Sequence[tuple[Path, Result]]) -> str:
+    """What stands between the markers: the picture, then machine and tables of each result."""
+    parts = ["![CPU and latency of each contender](performance.svg)"]
+    return "\n\n".join([*parts, *(block(result, path.name) for path, result in found)])
+
+
 def block(result: Result, source: str) -> str:
-    """What stands between the markers: picture, machine, tables."""
+    """Machine and tables of one result."""
     machine = result.machine
     others = "".join(
         f", {name} {machine[name]}" for name in ("litellm", "portkey") if name in machine
@@ -47,8 +54,7 @@ def block(result: Result, source: str) -> str:
         f"{_changed(result)}; medians of {result.options['rounds']} round(s); every round is in "
         f"`bench/results/{source}`."
     )
-    parts = ["![CPU and latency of each contender](performance.svg)", where]
-    return "\n\n".join([*parts, markdown(result)])
+    return f"{where}\n\n{markdown(result)}"
 
 
 def _changed(result: Result) -> str:

@@ -1,8 +1,8 @@
 """A result of the race: what was measured, where, and what was left out."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -43,6 +43,10 @@ class Result:
     def problems(self, scenario: str, contender: str) -> list[str]:
         return [each.problem for each in self._of(scenario, contender) if each.problem]
 
+    def only(self, scenarios: Sequence[str]) -> Self:
+        """The same with the rounds of these scenarios."""
+        return replace(self, rounds=[r for r in self.rounds if r.scenario in scenarios])
+
     def _of(self, scenario: str, contender: str) -> Iterable[Round]:
         return (r for r in self.rounds if (r.scenario, r.contender) == (scenario, contender))
 
@@ -56,7 +60,18 @@ class Result:
         return cls(**found, rounds=rounds)
 
 
-def newest(folder: Path) -> Path | None:
-    """The result that was written last (names are times); trials are no results."""
-    found = (path for path in folder.glob("*.json") if not path.stem.endswith("-quick"))
-    return max(found, default=None)
+def newest(folder: Path) -> list[tuple[Path, Result]]:
+    """The newest figures of every scenario: results with what no later one has, oldest first.
+
+    Names are times; trials are no results.
+    """
+    chosen: list[tuple[Path, Result]] = []
+    seen: set[str] = set()
+    paths = [path for path in folder.glob("*.json") if not path.stem.endswith("-quick")]
+    for path in sorted(paths, reverse=True):
+        result = Result.read(path)
+        fresh = [name for name in result.scenarios() if name not in seen]
+        if fresh:
+            chosen.insert(0, (path, result.only(fresh)))
+            seen.update(fresh)
+    return chosen

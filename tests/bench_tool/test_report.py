@@ -1,11 +1,12 @@
 """The page: only the block between the markers is written, from the newest real result."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.picture import picture
-from bench.report import BEGIN, END, PAGE, PICTURE, RESULTS, block, replaced
+from bench.report import BEGIN, END, PAGE, PICTURE, RESULTS, blocks, replaced
 from bench.result import Result, newest
 from tests.bench_tool.results import buffered, result
 
@@ -32,19 +33,26 @@ def test_a_result_survives_writing_and_reading(tmp_path: Path) -> None:
 
 
 def test_trials_are_not_the_newest_result(tmp_path: Path) -> None:
-    assert newest(tmp_path) is None
+    assert newest(tmp_path) == []
     for name in ("20260101-000000", "20260201-000000", "20260301-000000-quick"):
-        (tmp_path / f"{name}.json").touch()
-    found = newest(tmp_path)
-    assert found is not None
+        result(buffered("floor", 1, 200)).write(tmp_path / f"{name}.json")
+    ((found, _),) = newest(tmp_path)
     assert found.stem == "20260201-000000"
 
 
+def test_a_scenario_is_from_the_newest_result_that_has_it(tmp_path: Path) -> None:
+    other = replace(buffered("ours", 3, 100), scenario="events")
+    result(buffered("ours", 1, 200), other).write(tmp_path / "20260101-000000.json")
+    result(buffered("ours", 2, 300)).write(tmp_path / "20260201-000000.json")
+    (older, first), (newer, second) = newest(tmp_path)
+    assert (older.stem, first.scenarios()) == ("20260101-000000", ["events"])
+    assert (newer.stem, second.scenarios()) == ("20260201-000000", ["buffered"])
+
+
 def test_the_page_is_that_of_the_newest_result() -> None:
-    source = newest(RESULTS)
-    if source is None:
+    found = newest(RESULTS)
+    if not found:
         assert "No result yet" in PAGE.read_text()
         return
-    found = Result.read(source)
-    assert replaced(PAGE.read_text(), block(found, source.name)) == PAGE.read_text()
-    assert PICTURE.read_text() == picture(found)
+    assert replaced(PAGE.read_text(), blocks(found)) == PAGE.read_text()
+    assert PICTURE.read_text() == picture(found[0][1])
