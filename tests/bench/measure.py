@@ -65,17 +65,24 @@ def _blocks_that_stay(warm: WarmWorker) -> float:
     and the like grow at first."""
 
     def blocks() -> int:
-        wait_until(lambda: not len(warm.app._queue))  # the drain's time, not ours
+        wait_until(lambda: _drained(warm))  # its time and its memory are not the path's
         gc.collect()
         return sys.getallocatedblocks()
 
     rounds = []
-    for _ in range(6):
+    for _ in range(12):
         before = blocks()
         for _ in range(_REQUESTS):
             warm.ask()
         rounds.append((blocks() - before) / _REQUESTS)
     return min(rounds)
+
+
+def _drained(warm: WarmWorker) -> bool:
+    drain = warm.app._drain
+    assert drain is not None
+    waiting = sum(delivery.pending for delivery in drain.deliveries)
+    return not (len(warm.app._queue) or drain._in_hand or waiting)
 
 
 def _publish(warm: WarmWorker) -> int:
