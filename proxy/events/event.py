@@ -9,8 +9,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import orjson
+
+
+class Intent(NamedTuple):
+    """What is known of a request when it goes upstream: the beginning of its event."""
+
+    event_id: str
+    started: float
+    request_id: str
+    project_id: str | None
+    token_id: str | None
+    token: str | None
+    endpoint: str
+    method: str
+    client_ip: str
 
 
 @dataclass(slots=True)

@@ -2,9 +2,9 @@
 
 Before a request goes upstream its intent is copied into a slot; its event goes into the same slot
 when it ends (one that was refused gets a slot only then); the slot is free again once the spool has
-the event. Whoever finds the file of a
-killed worker reads what is left: the event, or, where only the intent stands, that there was a
-request (:func:`leftover_records`). Nothing here enters the kernel, and nothing waits.
+the event. Whoever finds the file of a killed worker reads what is left: the event, or, where only
+the intent stands, that there was a request (:func:`leftover_records`). Nothing here enters the
+kernel, and nothing waits.
 
 The thing to get wrong: the process may end between any two instructions. Intent and event have
 areas of their own, and the slot's state is changed last, when what it speaks of is whole; both are
@@ -18,7 +18,7 @@ from typing import Final
 
 import orjson
 
-from proxy.events.event import UsageEvent
+from proxy.events.event import Intent, UsageEvent
 from proxy.events.folders import INTENTS
 from proxy.events.records import framed, line_of
 
@@ -102,23 +102,13 @@ class Intents:
             self._path.unlink(missing_ok=True)
 
 
-def intent_record(
-    event_id: str,
-    started: float,
-    request_id: str,
-    project_id: str | None,
-    token_id: str | None,
-    token: str | None,
-    endpoint: str,
-    method: str,
-    client_ip: str,
-) -> bytes:
+def intent_record(intent: Intent) -> bytes:
     """What an event needs of which nothing but its beginning is known."""
+    *ours, endpoint, method, client_ip = intent
     if len(endpoint) + len(method) + len(client_ip) > 200:
         # Cut, so that every request fits: what the client sends may be of any length.
         endpoint, method, client_ip = endpoint[:120], method[:32], client_ip[:48]
-    known = (event_id, started, request_id, project_id, token_id, token)
-    return framed(orjson.dumps((*known, endpoint, method, client_ip)) + b"\n")
+    return framed(orjson.dumps((*ours, endpoint, method, client_ip)) + b"\n")
 
 
 def leftover_records(folder: Path) -> tuple[list[bytes], int]:
@@ -157,19 +147,8 @@ def _line_in(area: bytes) -> bytes | None:
 
 
 def _unknown(intent: bytes) -> bytes:
-    event_id, started, request_id, project, token_id, token, endpoint, method, client_ip = (
-        orjson.loads(intent)
-    )
     return UsageEvent(
-        event_id=event_id,
-        started=started,
-        request_id=request_id,
-        project_id=project,
-        token_id=token_id,
-        token=token,
-        endpoint=endpoint,
-        method=method,
-        client_ip=client_ip,
+        **Intent(*orjson.loads(intent))._asdict(),
         status_code=None,
         outcome="unknown",
         duration_ms=None,

@@ -9,7 +9,7 @@ import logging
 
 from gevent.queue import Empty, Full, Queue
 
-from proxy.events.event import UsageEvent
+from proxy.events.event import Intent, UsageEvent
 from proxy.events.intents import NO_SLOT, Intents, intent_record
 from proxy.events.records import framed
 
@@ -33,24 +33,12 @@ class EventQueue:
     def __len__(self) -> int:
         return int(self._queue.qsize())
 
-    def begin(
-        self,
-        event_id: str,
-        started: float,
-        request_id: str,
-        project_id: str | None,
-        token_id: str | None,
-        token: str | None,
-        endpoint: str,
-        method: str,
-        client_ip: str,
-    ) -> int:
+    def begin(self, intent: Intent) -> int:
         """Note that a request goes upstream; the slot is its event's. Never blocks or raises."""
         if self.intents is None:
             return NO_SLOT
-        ours = (event_id, started, request_id, project_id, token_id, token)
         try:
-            return self.intents.begin(intent_record(*ours, endpoint, method, client_ip))
+            return self.intents.begin(intent_record(intent))
         except Exception as error:  # noqa: BLE001
             _log.error("an intent cannot be written", exc_info=error)
             return NO_SLOT

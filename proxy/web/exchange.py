@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from proxy.auth.authenticator import Principal
 from proxy.errors import ProxyError, UpstreamError
-from proxy.events.event import UsageEvent
+from proxy.events.event import Intent, UsageEvent
 from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
 from proxy.relay.tunnel import Tunnel, UpgradeAnswer
@@ -30,18 +30,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 class Events(Protocol):
     """The event queue, as seen from here. Neither method waits or raises."""
 
-    def begin(
-        self,
-        event_id: str,
-        started: float,
-        request_id: str,
-        project_id: str | None,
-        token_id: str | None,
-        token: str | None,
-        endpoint: str,
-        method: str,
-        client_ip: str,
-    ) -> int: ...
+    def begin(self, intent: Intent) -> int: ...
 
     def publish(self, event: UsageEvent) -> None: ...
 
@@ -91,15 +80,17 @@ class Exchange:
         """The request goes upstream now: from here on there is an event of it, whatever happens."""
         inbound = self.inbound
         self._slot = self._events.begin(
-            self._event_id,
-            self.timing.started_unix,
-            inbound.request_id,
-            principal.project_id,
-            principal.token_id,
-            principal.token_mask,
-            inbound.path[:_ENDPOINT_LENGTH],
-            inbound.method,
-            inbound.client_ip,
+            Intent(
+                self._event_id,
+                self.timing.started_unix,
+                inbound.request_id,
+                principal.project_id,
+                principal.token_id,
+                principal.token_mask,
+                inbound.path[:_ENDPOINT_LENGTH],
+                inbound.method,
+                inbound.client_ip,
+            )
         )
 
     def watch_client(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 from proxy.events import delivery as delivery_module
 from proxy.events import drain as drain_module
 from proxy.events.drain import Drain
+from proxy.events.event import Intent
 from proxy.events.folders import LOCAL, writer_folders
 from proxy.events.intents import leftover_records
 from proxy.events.journal import Journal, SpoolSettings
@@ -260,7 +261,7 @@ class SpooledLine(Line):
         for _ in range(count):
             name = str(self._next)
             ids = (name.rjust(32, "0"), 1.5, name, "p", "t", "sk-a...b")
-            slot = self.queue.begin(*ids, "/v1/models", "GET", "::1")
+            slot = self.queue.begin(Intent(*ids, "/v1/models", "GET", "::1"))
             self.queue.publish(event(name, event_id=ids[0], slot=slot))
             self._next += 1
         return [str(number) for number in range(self._next)]

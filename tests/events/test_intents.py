@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.events import intents as intents_module
+from proxy.events.event import Intent
 from proxy.events.folders import INTENTS
 from proxy.events.intents import NO_SLOT, Intents, intent_record, leftover_records
 from proxy.events.records import framed, line_of
@@ -24,9 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def intent(name: str = "r", endpoint: str = "/v1/chat/completions", method: str = "POST") -> bytes:
     mask = "sk-JHjW...fQIZ"
-    return intent_record(
-        name.rjust(32, "0"), 1_779_235_380.1239, name, "p1", "t1", mask, endpoint, method, "::1"
-    )
+    ids = (name.rjust(32, "0"), 1_779_235_380.1239, name, "p1", "t1", mask)
+    return intent_record(Intent(*ids, endpoint, method, "::1"))
 
 
 def left(folder: Path) -> list[dict[str, Any]]:

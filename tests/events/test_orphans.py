@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from proxy.events.event import Intent
 from proxy.events.folders import INTENTS, LOCAL, writer_folders
 from proxy.events.intents import Intents, intent_record
 from proxy.events.orphans import Orphan, orphans
@@ -19,7 +20,7 @@ from tests.events.samples import event, names
 
 def intent(name: str) -> bytes:
     ids = (name.rjust(32, "0"), 1.5, name, "p", "t", "sk-a...b")
-    return intent_record(*ids, "/v1/models", "GET", "::1")
+    return intent_record(Intent(*ids, "/v1/models", "GET", "::1"))
 
 
 def record(name: str, **changes: Any) -> bytes:

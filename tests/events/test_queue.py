@@ -8,6 +8,7 @@ from pathlib import Path
 import gevent
 import pytest
 
+from proxy.events.event import Intent
 from proxy.events.intents import NO_SLOT, Intents, leftover_records
 from proxy.events.queue import Entry, EventQueue
 from proxy.events.records import line_of
@@ -19,7 +20,8 @@ def asked_for(entries: Sequence[Entry]) -> list[str]:
 
 
 def begin(queue: EventQueue, name: str = "r") -> int:
-    return queue.begin("e" * 32, 1.5, name, "p1", "t1", "sk-a...b", "/v1/models", "GET", "::1")
+    ids = ("e" * 32, 1.5, name, "p1", "t1", "sk-a...b")
+    return queue.begin(Intent(*ids, "/v1/models", "GET", "::1"))
 
 
 def test_in_order_and_in_batches() -> None:

@@ -11,7 +11,7 @@ import flask
 
 from proxy.auth.authenticator import Principal
 from proxy.errors import ClientError
-from proxy.events.event import UsageEvent
+from proxy.events.event import Intent, UsageEvent
 from proxy.providers.base import PreparedCall, Target
 from proxy.providers.openai import OpenAIProvider
 from proxy.relay.relay import Relay
@@ -238,7 +238,7 @@ class Events(list[UsageEvent]):
         super().__init__()
         self.begun: list[tuple[Any, ...]] = []
 
-    def begin(self, *intent: Any) -> int:
+    def begin(self, intent: Intent) -> int:
         self.begun.append(intent)
         return len(self.begun) - 1
 
