@@ -80,7 +80,9 @@ class ShipperProcess:
                 [sys.executable, str(_MANAGE), "events", "ship", "--attached"],
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0), *_closed()],
-                setsid=True,  # Ctrl-C in a terminal is for the master
+                # Ctrl-C in a terminal is for the master. No session of its own, where Linux groups
+                # by sessions: it would get as much of a core as all workers, whatever its nice.
+                setpgroup=0,
             )
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds for which an ending shipper goes on with what it finds in the spool.
 _FINISH: Final = 5.0
-_NICE: Final = 5
+_NICE: Final = 10
 #: Remote destination → what the settings must have for it.
 _NEEDED: Final[Mapping[str, Mapping[str, str]]] = {
     "cloudwatch": {"cloudwatch_log_group": "CLOUDWATCH_LOG_GROUP"},

@@ -31,6 +31,10 @@ _BATCH: Final = 500
 #: Seconds between two batches. What waits meanwhile stands in its slots and cannot be lost.
 _LINGER: Final = 0.05
 _TEND_SECONDS: Final = 1.0
+#: Events observed at a stretch, which is as long as a request may have to wait for it.
+_OBSERVED: Final = 5
+#: Lets the loop look at its sockets once; after a sleep of 0 gevent would go on without that.
+_MOMENT: Final = 1e-6
 
 
 class Drain:
@@ -103,7 +107,6 @@ class Drain:
     def _run(self) -> None:
         while True:
             self._take(None)
-            self._idle.clear()
             self._hand_on()
             self._idle.set()
             if len(self._queue) < _BATCH:
@@ -113,7 +116,10 @@ class Drain:
     def _take(self, wait: float | None) -> None:
         batch = self._queue.take(_BATCH, wait)
         self._in_hand += batch
-        self._observe([event for _, _, event in batch])
+        self._idle.clear()
+        for start in range(0, len(batch), _OBSERVED):
+            self._observe([event for _, _, event in batch[start : start + _OBSERVED]])
+            gevent.sleep(_MOMENT)
 
     def _hand_on(self) -> None:
         position = None

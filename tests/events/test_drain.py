@@ -3,17 +3,18 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.socket
 import pytest
 
 from proxy.events import delivery as delivery_module
 from proxy.events import drain as drain_module
 from proxy.events.drain import Drain
-from proxy.events.event import Intent
+from proxy.events.event import Intent, UsageEvent
 from proxy.events.folders import LOCAL, writer_folders
 from proxy.events.intents import leftover_records
 from proxy.events.journal import Journal, SpoolSettings
@@ -68,6 +69,35 @@ def test_everything_goes_to_every_sink_in_order(lines: list[Line]) -> None:
     wait_for(lambda: all(len(sink.lines) == 1300 for sink in sinks))
     assert [names(sink.lines) for sink in sinks] == [expected, expected]
     assert max(sinks[0].batches) <= 500
+
+
+def test_a_batch_is_observed_in_turns_with_what_comes_over_the_network() -> None:
+    ours, theirs = gevent.socket.socketpair()
+    seen: list[int] = []
+    answered_after: list[int] = []
+
+    def answer() -> None:
+        ours.recv(1)
+        answered_after.append(len(seen))
+
+    def observe(events: Sequence[UsageEvent]) -> None:
+        if not seen:
+            theirs.send(b".")
+        seen.extend(1 for _ in events)
+
+    waiting = gevent.spawn(answer)
+    gevent.sleep(0)
+    queue = EventQueue(1000)
+    for number in range(200):
+        queue.publish(event(str(number)))
+    drain = Drain(queue, [], backlog=10, observe=observe)
+    waiting.join(5)
+    wait_for(lambda: len(seen) == 200)
+    drain.close(0.2)
+    ours.close()
+    theirs.close()
+    assert answered_after
+    assert answered_after[0] < 50
 
 
 def test_without_sinks_the_queue_is_emptied_all_the_same(lines: list[Line]) -> None:
