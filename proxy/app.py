@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from proxy import rooms
 from proxy.assembly import session_transport, spool_settings, upstream_adapter
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.counts import RequestCounts
@@ -32,20 +33,11 @@ from proxy.store.health import DatabaseHealth
 from proxy.store.migrate import check_schema
 from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
-from proxy.store.usage import UsageLedger
-from proxy.web import (
-    Room,
-    create_flask_app,
-    doors,
-    metrics,
-    projects,
-    status,
-    tokens,
-    usage,
-)
+from proxy.web import Room, create_flask_app, doors, metrics, status
+from proxy.web.admission import Admission
 from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
-from proxy.web.guards import ManagementGuard, MetricsGuard
+from proxy.web.guards import MetricsGuard
 from proxy.web.inbound import request_id
 from proxy.web.relay import RelayEndpoint, StartResponse
 from proxy.web.replies import Reply, error_reply
@@ -87,7 +79,7 @@ class Application:
             Changes(self._database), self._forget, interval=settings.revocation_interval
         )
         self._endpoint = RelayEndpoint(
-            authenticator,
+            Admission(authenticator),
             Relay(
                 PROVIDERS["openai"](),
                 Target.from_url(settings.upstream_base_url),
@@ -116,19 +108,10 @@ class Application:
             database_up=lambda: self._health.state == "ok",
             permits=lambda: self._leases.outstanding,
         )
-        guard = ManagementGuard(settings.management_token)
         self.flask = create_flask_app(
             [
                 Room(doors.create_blueprint(self._endpoint), "/v1", None),
-                Room(
-                    projects.create_blueprint(project_store, token_store), "/manage/projects", guard
-                ),
-                Room(tokens.create_blueprint(project_store, token_store), "/manage/tokens", guard),
-                Room(
-                    usage.create_blueprint(UsageLedger(self._database), settings.prices_file),
-                    "/manage/usage",
-                    guard,
-                ),
+                *rooms.management(settings, self._database, project_store, token_store),
                 Room(status.create_blueprint(self), None, None),
                 Room(
                     metrics.create_blueprint(self._observation.read, facts(settings)),

@@ -115,6 +115,10 @@ class StoreError(BackendError):
     """The database did not answer, or not in time."""
 
 
+class LimiterError(BackendError):
+    """Nobody can tell whether a rate limit still has permits."""
+
+
 class SchemaOutdated(StoreError):
     """The database answers, but its tables are not those of this version (older, or newer)."""
 

@@ -1,43 +1,31 @@
 """The configuration: environment variables and ``.env`` become one frozen :class:`Settings`.
 
 Every problem is found in one pass and reported by name with what is expected, so that nobody fixes
-a deployment one restart at a time. The thing to get wrong: a setting that this version does not
-implement is refused, never ignored, because whoever sets a limit believes that it holds.
+a deployment one restart at a time. The thing to get wrong: a limit that somebody sets must hold, so
+what cannot be read is refused and never replaced by a default.
 """
 
 import base64
 import dataclasses
 import errno
 import tempfile
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from os.path import isdir, isfile
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
 
+from proxy import consistency, prices
 from proxy import parsers as parse
-from proxy import prices
 from proxy.errors import SettingsError
 from proxy.parsers import Parser
 
-#: Names that have a meaning, but whose feature this version lacks.
-NOT_YET: Final[frozenset[str]] = frozenset(
-    {
-        "RATE_LIMIT",
-        "RATE_LIMIT_GLOBAL_RPM",
-        "RATE_LIMIT_ON_ERROR",
-        "RATE_LIMIT_PER_IP_RPM",
-        "RATE_LIMIT_PER_KEY_RPM",
-        "RATE_LIMIT_PER_PROJECT_RPM",
-        "RATE_LIMIT_PER_TOKEN_RPM",
-    }
-)
-
 _REQUIRED: Final = object()
+#: Requests per minute; 0: no limit.
+_RPM: Final = parse.integer(0, 1_000_000_000)
 
 
 def _setting(
@@ -104,6 +92,15 @@ class Settings:
     trusted_proxies: int = _setting(parse.integer(0, 32), 0)
     #: The content of the file, so that a bad one is found with all other problems.
     prices_file: prices.PriceList | None = _setting(prices.from_file, None)
+    rate_limit_global_rpm: int = _setting(_RPM, 0)
+    rate_limit_per_ip_rpm: int = _setting(_RPM, 0, "RATE_LIMIT")
+    rate_limit_per_token_rpm: int = _setting(_RPM, 0, "RATE_LIMIT_PER_KEY_RPM")
+    rate_limit_per_project_rpm: int = _setting(_RPM, 0)
+    rate_limit_on_error: str = _setting(parse.choice("open", "closed"), "open")
+    auth_mode: str = _setting(parse.choice("tokens", "passthrough"), "tokens")
+    #: Days; 0: for ever.
+    audit_retention_days: int = _setting(parse.integer(0, 36_500), 0)
+    usage_retention_days: int = _setting(parse.integer(0, 36_500), 0)
     metrics_token: tuple[str, ...] = _setting(parse.secrets(16, most=2), (), secret=True)
     access_log: bool = _setting(parse.switch, False)
     log_level: str = _setting(parse.choice("debug", "info", "warning", "error", "critical"), "info")
@@ -122,11 +119,6 @@ class Settings:
         """
         values, problems = _read(environ, dotenv)
         unknown: set[str] = set()
-        problems += [
-            f"{name}: this version does not have this feature; remove the setting"
-            for name in sorted(NOT_YET)
-            if values.get(name)
-        ]
         chosen: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             given = _given(values, field)
@@ -147,7 +139,9 @@ class Settings:
                 problems.append(
                     f"{field.name.upper()}: required; `python manage.py setup` makes one"
                 )
-        problems += _contradictions(chosen, unknown) + _wrong_paths(chosen)
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        problems += consistency.contradictions(chosen, defaults, unknown)
+        problems += consistency.wrong_paths(chosen)
         if problems:
             raise SettingsError(problems)
         if chosen.get("cloudwatch_log_group"):
@@ -204,47 +198,3 @@ def _read(environ: Mapping[str, str], dotenv: Path | None) -> tuple[dict[str, st
 def _given(values: Mapping[str, str], field: "dataclasses.Field[Any]") -> list[tuple[str, str]]:
     names = (field.name.upper(), *field.metadata["aliases"])
     return [(name, values[name].strip()) for name in names if values.get(name, "").strip()]
-
-
-def _contradictions(chosen: Mapping[str, Any], unknown: Set[str]) -> list[str]:
-    """Valid alone but not together; nothing about those of ``unknown``, a problem already."""
-
-    def value(name: str) -> Any:
-        defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
-        return chosen.get(name, defaults[name])
-
-    found = [
-        (
-            {"max_concurrent_requests", "worker_connections"},
-            value("max_concurrent_requests") >= value("worker_connections"),
-            "MAX_CONCURRENT_REQUESTS: must be smaller than WORKER_CONNECTIONS, so that a full node"
-            " can still answer",
-        ),
-        (
-            {"max_json_bytes", "max_request_bytes"},
-            # Left at its default, the smaller of the two simply holds.
-            chosen.get("max_json_bytes", 0) > value("max_request_bytes"),
-            "MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES",
-        ),
-        (
-            {"redis_url"},
-            value("event_stream") and not value("redis_url"),
-            "EVENT_STREAM: needs REDIS_URL, where the stream lies",
-        ),
-        (
-            {"logging_url"},
-            value("logging_token") and not value("logging_url"),
-            "LOGGING_TOKEN: needs LOGGING_URL, where it is sent",
-        ),
-    ]
-    return [problem for names, wrong, problem in found if wrong and names.isdisjoint(unknown)]
-
-
-def _wrong_paths(chosen: Mapping[str, Any]) -> list[str]:
-    problems = []
-    log = chosen.get("event_log", "off")
-    if log not in ("stdout", "off") and isdir(log):  # noqa: PTH112  (Path's may raise)
-        problems.append(f"EVENT_LOG: {log} is a folder, expected a file")
-    if isfile(folder := chosen.get("profile_dir", "")):  # noqa: PTH113
-        problems.append(f"PROFILE_DIR: {folder} is a file, expected a folder")
-    return problems

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import SettingsError
-from proxy.settings import NOT_YET, Settings
+from proxy.settings import Settings
 from proxy.store.sqlite import path_from_url
 
 KEY = base64.b64encode(bytes(32)).decode()
@@ -98,21 +98,6 @@ def test_a_price_list_is_checked_with_everything_else(tmp_path: Path) -> None:
     settings = Settings.load({**NEEDED, "PRICES_FILE": str(file)})
     assert settings.prices_file is not None
     assert Settings.load(NEEDED).prices_file is None
-
-
-@pytest.mark.parametrize("name", sorted(NOT_YET))
-def test_a_feature_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
-    assert problems({**NEEDED, name: "1"}) == [
-        f"{name}: this version does not have this feature; remove the setting"
-    ]
-    dotenv = tmp_path / ".env"
-    dotenv.write_text(f"{name}=1\n")
-    assert len(problems(NEEDED, dotenv)) == 1
-    assert Settings.load({**NEEDED, name: " "})
-
-
-def test_no_setting_is_both_there_and_not_yet() -> None:
-    assert not NOT_YET & {field.name.upper() for field in dataclasses.fields(Settings)}
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:

@@ -5,44 +5,18 @@ verdict; activity and expiry are judged again on every request, also while the d
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from proxy.auth import credentials
 from proxy.auth.cache import GrantCache
+from proxy.auth.principal import Principal, TokenRefused
 from proxy.errors import ClientError
+from proxy.policy.accounts import Account
+from proxy.policy.policy import Policy
 from proxy.store.records import Grant
 
 _QUOTA_HEADERS: Final = (("x-should-retry", "false"),)
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who is asking, and what the proxy needs to serve them. ``expires_at`` in unix seconds."""
-
-    token_id: str
-    token_mask: str
-    project_id: str
-    upstream_key: str = field(repr=False)
-    expires_at: float
-    token_active: bool
-    project_active: bool
-    max_requests: int | None
-    #: Whether an answer is read to its end after the client has left, for its usage.
-    drain_on_disconnect: bool = False
-    #: Whether streamed chats are made to report their usage.
-    inject_usage: bool = False
-
-
-class TokenRefused(ClientError):
-    """A known token that may not be used now; ``principal`` says whose it is, for the record."""
-
-    def __init__(
-        self, code: str, principal: Principal, headers: Sequence[tuple[str, str]] = ()
-    ) -> None:
-        super().__init__(code=code, headers=headers)
-        self.principal = principal
 
 
 class GrantSource(Protocol):
@@ -114,19 +88,21 @@ class Authenticator:
 
         Raises :class:`ClientError` ``quota_exceeded``: nothing was counted then.
         """
-        if principal.max_requests is None:
-            self._counter.add(principal.token_id)
-        elif not self._permits.take_permit(principal.token_id):
-            raise ClientError(code="quota_exceeded", headers=_QUOTA_HEADERS)
+        for account in principal.accounts:
+            if account.kind == "project":
+                continue
+            if account.max_requests is None:
+                self._counter.add(account.id)
+            elif not self._permits.take_permit(account.id):
+                raise ClientError(code="quota_exceeded", headers=_QUOTA_HEADERS)
 
     def forget(self, ids: Collection[str] | None) -> None:
         """Ask the store again about these tokens, and the tokens of these projects; None: all."""
         if ids is None:
             self.cache.evict(lambda principal: True)
         else:
-            self.cache.evict(
-                lambda principal: principal.token_id in ids or principal.project_id in ids
-            )
+            chosen = frozenset(ids)
+            self.cache.evict(lambda principal: principal.concerned_by(chosen))
 
     def _look_up(self, token_hash: str) -> Principal | None:
         grant = self._grants.find(token_hash)
@@ -141,9 +117,12 @@ class Authenticator:
             expires_at=token.expires_at.timestamp(),
             token_active=token.is_active,
             project_active=project.is_active,
-            max_requests=token.max_requests,
-            drain_on_disconnect=project.policy.get("on_disconnect") == "drain",
-            inject_usage=project.policy.get("stream_usage") == "inject",
+            policy=Policy.compile(project.policy, [token.policy]),
+            accounts=(
+                Account(kind="project", id=project.id),
+                Account(kind="token", id=token.id, max_requests=token.max_requests),
+            ),
+            token_hash=token_hash,
         )
 
 

@@ -22,7 +22,7 @@ import orjson
 from proxy.cli import server
 from proxy.cli.client import Api
 from proxy.cli.db import bring_up_to_date
-from proxy.settings import NOT_YET, Settings
+from proxy.settings import Settings
 
 #: Seconds until the usage events must have been written, and until the server must have stopped.
 _EVENTS_TIMEOUT: Final = 10.0
@@ -102,7 +102,7 @@ def _events(path: Path, count: int) -> list[dict[str, Any]]:
 
 def _environment(directory: Path, upstream: Upstream) -> dict[str, str]:
     """The caller's environment without any setting of the proxy or gunicorn, and ours instead."""
-    known = {"GUNICORN_CMD_ARGS", *NOT_YET}
+    known = {"GUNICORN_CMD_ARGS"}
     for field in dataclasses.fields(Settings):
         known |= {field.name.upper(), *field.metadata["aliases"]}
     return {name: value for name, value in os.environ.items() if name not in known} | {

@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Any, Final, Protocol
 
-from proxy.auth.authenticator import Principal
+from proxy.auth.principal import Principal
 from proxy.errors import ProxyError, UpstreamError
 from proxy.events.event import Intent, UsageEvent
 from proxy.relay.stream import Outcome, RelayStream
@@ -74,7 +74,7 @@ class Exchange:
     @property
     def drains(self) -> bool:
         """Whether answers are read to their end after the client has left."""
-        return self.principal is not None and self.principal.drain_on_disconnect
+        return self.principal is not None and self.principal.policy.drain_on_disconnect
 
     def intend(self, principal: Principal) -> None:
         """The request goes upstream now: from here on there is an event of it, whatever happens."""

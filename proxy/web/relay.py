@@ -10,10 +10,9 @@ shape; everything after it can only break the connection.
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from proxy import current
-from proxy.auth.authenticator import Principal, TokenRefused
 from proxy.errors import ProxyError
 from proxy.relay.filtered import FilteredAnswer
 from proxy.relay.headers import content_of, downstream_headers, is_plain, without_length
@@ -25,10 +24,11 @@ from proxy.relay.tunnel import UpgradeAnswer
 from proxy.relay.watch import ClientGone, Drained, LiveRequests
 from proxy.usage.meter import UsageMeter
 from proxy.usage.unasked import UnaskedUsage
+from proxy.web.admission import Admission
 from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
 from proxy.web.exchange import Events, EventStream, Exchange, is_event_stream
-from proxy.web.inbound import Inbound, check_path
+from proxy.web.inbound import Inbound
 from proxy.web.outbound import asking_for_usage, outbound_request, outbound_upgrade
 from proxy.web.replies import Headers, error_reply
 
@@ -40,27 +40,19 @@ PING: Final = b": ping\n\n"
 StartResponse = Callable[[str, Headers], Any]
 
 
-class AccessCheck(Protocol):
-    """The authenticator, as seen from here."""
-
-    def authenticate(self, authorization: str | None) -> Principal: ...
-
-    def admit(self, principal: Principal) -> None: ...
-
-
 class RelayEndpoint:
     """The WSGI callable. ``draining`` is set once running answers have been cut at a stop."""
 
     def __init__(
         self,
-        access: AccessCheck,
+        admission: Admission,
         relay: Relay,
         events: Events,
         live: LiveRequests,
         cors: Cors,
         bounds: Bounds,
     ) -> None:
-        self._access = access
+        self._admission = admission
         self._relay = relay
         self._events = events
         self._live = live
@@ -109,18 +101,9 @@ class RelayEndpoint:
         self, exchange: Exchange, slot: object, start_response: StartResponse
     ) -> Iterable[bytes]:
         inbound, timing = exchange.inbound, exchange.timing
-        try:
-            principal = self._access.authenticate(inbound.authorization)
-        except TokenRefused as refusal:
-            exchange.principal = refusal.principal
-            raise
-        timing.mark_authenticated()
-        exchange.principal = principal
-        check_path(inbound.path)
+        principal = self._admission.enter(exchange)
         if inbound.upgrades:
-            self._access.admit(principal)
-            exchange.intend(principal)
-            exchange.watch_client()
+            self._admission.admit(exchange, principal)
             request = outbound_upgrade(inbound)
             opened = self._relay.upgrade(request, principal.upstream_key, timing)
             if isinstance(opened, UpgradeAnswer):
@@ -129,10 +112,8 @@ class RelayEndpoint:
         outbound = outbound_request(
             inbound, request_bytes=self._bounds.request_bytes, json_bytes=self._bounds.json_bytes
         )
-        self._access.admit(principal)
-        exchange.intend(principal)
-        exchange.watch_client()
-        asking = asking_for_usage(outbound) if principal.inject_usage else None
+        self._admission.admit(exchange, principal)
+        asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
         upstream = self._relay.handle(asking or outbound, principal.upstream_key, timing)
         return self._answer(exchange, slot, upstream, start_response, asking is not None)
 

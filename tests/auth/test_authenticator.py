@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from proxy.auth import credentials
-from proxy.auth.authenticator import Authenticator, Principal, bearer
+from proxy.auth.authenticator import Authenticator, bearer
+from proxy.auth.principal import Principal
 from proxy.errors import ClientError, ProxyError, StoreError
+from proxy.policy.accounts import Account
+from proxy.policy.policy import Policy
 from proxy.store.records import AccessToken, Grant, Project
 
 SECRET = "sk-JHjWabcdefghijklmnfQIZ"
@@ -109,32 +112,14 @@ def test_a_good_token_becomes_a_principal() -> None:
         expires_at=TOKEN.expires_at.timestamp(),
         token_active=True,
         project_active=True,
-        max_requests=5,
-        drain_on_disconnect=False,
+        policy=Policy(),
+        accounts=(
+            Account(kind="project", id="project-1"),
+            Account(kind="token", id="token-1", max_requests=5),
+        ),
+        token_hash=credentials.hash_token(SECRET),
     )
     assert "sk-upstream" not in repr(principal)
-
-
-@pytest.mark.parametrize(
-    ("policy", "drains"),
-    [({}, False), ({"on_disconnect": "cancel"}, False), ({"on_disconnect": "drain"}, True)],
-)
-def test_the_project_says_what_happens_when_a_client_leaves(
-    policy: dict[str, object], drains: bool
-) -> None:
-    store = Store(project_policy=policy, policy={"on_disconnect": "drain"})
-    assert make(store).authenticate(f"Bearer {SECRET}").drain_on_disconnect is drains
-
-
-@pytest.mark.parametrize(
-    ("policy", "injects"),
-    [({}, False), ({"stream_usage": "off"}, False), ({"stream_usage": "inject"}, True)],
-)
-def test_the_project_says_whether_usage_is_asked_for(
-    policy: dict[str, object], injects: bool
-) -> None:
-    store = Store(project_policy=policy, policy={"stream_usage": "inject"})
-    assert make(store).authenticate(f"Bearer {SECRET}").inject_usage is injects
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,18 @@ from typing import Any
 
 import flask
 
-from proxy.auth.authenticator import Principal
+from proxy.auth.principal import Principal
 from proxy.errors import ClientError
 from proxy.events.event import Intent, UsageEvent
+from proxy.policy.accounts import Account
+from proxy.policy.policy import Policy
 from proxy.providers.base import PreparedCall, Target
 from proxy.providers.openai import OpenAIProvider
 from proxy.relay.relay import Relay
 from proxy.relay.timing import Timing
 from proxy.relay.watch import LiveRequests
 from proxy.web import Room, create_flask_app
+from proxy.web.admission import Admission
 from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
 from proxy.web.doors import create_blueprint
@@ -33,7 +36,12 @@ PRINCIPAL = Principal(
     expires_at=4e9,
     token_active=True,
     project_active=True,
-    max_requests=None,
+    policy=Policy(),
+    accounts=(
+        Account(kind="project", id="project-1"),
+        Account(kind="token", id="token-1"),
+    ),
+    token_hash="0" * 64,
 )
 JSON = [("Content-Type", "application/json"), ("X-Twice", "1"), ("X-Twice", "2")]
 CHAT = (
@@ -263,7 +271,7 @@ class World:
         self.events = Events()
         self.live = LiveRequests()
         self.endpoint = RelayEndpoint(
-            self.access,
+            Admission(self.access),
             Relay(OpenAIProvider(), Target.from_url("http://upstream.test"), self.transport),
             self.events,
             self.live,

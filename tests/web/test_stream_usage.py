@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from proxy.policy.policy import Policy
 from proxy.relay.stream import Outcome
 from proxy.relay.watch import Drained
 from tests.usage.streams import LATE_CHUNK, chat_chunk, sse
@@ -27,7 +28,9 @@ PLAIN = [sse(chat_chunk(b"One", None)), sse(chat_chunk(b"two", None)), sse(b"[DO
 
 
 def world(answer: Any, *, inject: bool = True) -> World:
-    return World(answer, access=Access(principal=replace(PRINCIPAL, inject_usage=inject)))
+    return World(
+        answer, access=Access(principal=replace(PRINCIPAL, policy=Policy(inject_usage=inject)))
+    )
 
 
 def chat(world: World, body: bytes = BODY, **more: Any) -> Any:
@@ -106,7 +109,7 @@ def test_a_client_that_leaves() -> None:
     it = world(Answer(ASKED, headers=SSE))
     chat(it, stop_after=2)
     assert (it.event.outcome, it.event.usage_source) == (Outcome.CLIENT_GONE, "none")
-    drains = replace(PRINCIPAL, inject_usage=True, drain_on_disconnect=True)
+    drains = replace(PRINCIPAL, policy=Policy(inject_usage=True, drain_on_disconnect=True))
     it = World(Answer(ASKED, headers=SSE), access=Access(principal=drains))
     chat(it, stop_after=2)
     assert (it.event.outcome, it.event.usage_source) == (Outcome.CLIENT_GONE, "reported")

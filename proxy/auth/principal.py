@@ -1,0 +1,46 @@
+"""Who is asking, as it was last read from the store.
+
+The thing to get wrong: this is kept for a while, so it says what the token *is*. Whether it may be
+used is judged on every request.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from proxy.errors import ClientError
+from proxy.policy.accounts import Account
+from proxy.policy.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An access token, its project, and what the proxy needs to serve it. ``expires_at`` in unix
+    seconds: its own, or that of an ancestor if that comes first."""
+
+    token_id: str
+    token_mask: str
+    project_id: str
+    upstream_key: str = field(repr=False)
+    expires_at: float
+    #: It and all its ancestors.
+    token_active: bool
+    project_active: bool
+    policy: Policy
+    #: The project's first, then the token's, then those of its ancestors.
+    accounts: tuple[Account, ...]
+    #: What it is found by in the cache.
+    token_hash: str = field(repr=False)
+
+    def concerned_by(self, ids: "frozenset[str] | set[str]") -> bool:
+        """Whether a change of one of these projects and tokens may change this."""
+        return any(account.id in ids for account in self.accounts)
+
+
+class TokenRefused(ClientError):
+    """A known token that may not be used now; ``principal`` says whose it is, for the record."""
+
+    def __init__(
+        self, code: str, principal: Principal, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(code=code, headers=headers)
+        self.principal = principal

@@ -1,0 +1,55 @@
+"""Settings that are valid alone but cannot hold together, or with what is on the disk.
+
+``chosen`` has what was set, by the name of its field, as the parsers made it. The thing to get
+wrong: a setting that is a problem already is not in it, and must not become a second problem.
+"""
+
+from collections.abc import Mapping, Set
+from os.path import isdir, isfile
+from typing import Any
+
+
+def contradictions(
+    chosen: Mapping[str, Any], defaults: Mapping[str, Any], unknown: Set[str]
+) -> list[str]:
+    """Valid alone but not together; nothing about those of ``unknown``, a problem already."""
+
+    def value(name: str) -> Any:
+        return chosen.get(name, defaults[name])
+
+    found = [
+        (
+            {"max_concurrent_requests", "worker_connections"},
+            value("max_concurrent_requests") >= value("worker_connections"),
+            "MAX_CONCURRENT_REQUESTS: must be smaller than WORKER_CONNECTIONS, so that a full node"
+            " can still answer",
+        ),
+        (
+            {"max_json_bytes", "max_request_bytes"},
+            # Left at its default, the smaller of the two simply holds.
+            chosen.get("max_json_bytes", 0) > value("max_request_bytes"),
+            "MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES",
+        ),
+        (
+            {"redis_url"},
+            value("event_stream") and not value("redis_url"),
+            "EVENT_STREAM: needs REDIS_URL, where the stream lies",
+        ),
+        (
+            {"logging_url"},
+            value("logging_token") and not value("logging_url"),
+            "LOGGING_TOKEN: needs LOGGING_URL, where it is sent",
+        ),
+    ]
+    return [problem for names, wrong, problem in found if wrong and names.isdisjoint(unknown)]
+
+
+def wrong_paths(chosen: Mapping[str, Any]) -> list[str]:
+    """Folders where files are expected, and the other way round."""
+    problems = []
+    log = chosen.get("event_log", "off")
+    if log not in ("stdout", "off") and isdir(log):  # noqa: PTH112  (Path's may raise)
+        problems.append(f"EVENT_LOG: {log} is a folder, expected a file")
+    if isfile(folder := chosen.get("profile_dir", "")):  # noqa: PTH113
+        problems.append(f"PROFILE_DIR: {folder} is a file, expected a folder")
+    return problems

@@ -1,0 +1,50 @@
+"""What every rate limiter does: token buckets, taken from together or not at all.
+
+A bucket holds one minute's worth of permits, loses one per request (or as many as LLM tokens were
+used) and fills steadily. The thing to get wrong: a request that one of its buckets refuses must
+take nothing from the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class Bucket(NamedTuple):
+    """``key`` means the same bucket in every worker, and over nodes where they share."""
+
+    key: str
+    #: Permits that come back per minute, and the most that are saved up.
+    per_minute: int
+
+
+class Demand(NamedTuple):
+    """What a request takes. 0 permits: nothing now, but there must be some; see `settle`."""
+
+    bucket: Bucket
+    permits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """``levels``: permits in each bucket after it, in the order of the demands; may be negative.
+
+    ``refused`` is the index of the first demand that was refused, None when all were met.
+    """
+
+    levels: Sequence[float]
+    refused: int | None = None
+
+
+class RateLimiter(Protocol):
+    """One per worker. LimiterError: whether there are permits cannot be told."""
+
+    def take(self, demands: Sequence[Demand]) -> Decision:
+        """Meet all demands, or none."""
+        ...
+
+    def settle(self, charges: Sequence[Demand]) -> None:
+        """Charge what has been used already, also below zero."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,45 @@
+"""Who may pass: the checks of one request, in the order in which their errors win.
+
+The thing to get wrong: what refuses without reading the body comes first, and what counts (rates,
+quotas) comes last, so that a request that is refused for another reason costs its token nothing.
+"""
+
+from typing import Protocol
+
+from proxy.auth.principal import Principal, TokenRefused
+from proxy.web.exchange import Exchange
+from proxy.web.inbound import check_path
+
+
+class AccessCheck(Protocol):
+    """The authenticator, as seen from here."""
+
+    def authenticate(self, authorization: str | None) -> Principal: ...
+
+    def admit(self, principal: Principal) -> None: ...
+
+
+class Admission:
+    """All methods raise ClientError, or BackendError where nobody can tell."""
+
+    def __init__(self, access: AccessCheck) -> None:
+        self._access = access
+
+    def enter(self, exchange: Exchange) -> Principal:
+        """Before anything of the body is read: the token, and what its head may ask for."""
+        inbound = exchange.inbound
+        try:
+            principal = self._access.authenticate(inbound.authorization)
+        except TokenRefused as refusal:
+            exchange.principal = refusal.principal
+            raise
+        exchange.timing.mark_authenticated()
+        exchange.principal = principal
+        check_path(inbound.path)
+        return principal
+
+    def admit(self, exchange: Exchange, principal: Principal) -> None:
+        """Last before the upstream: what is counted. From here on there is an event of it."""
+        self._access.admit(principal)
+        exchange.intend(principal)
+        exchange.watch_client()

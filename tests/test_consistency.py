@@ -1,0 +1,36 @@
+"""Settings together, and with the disk."""
+
+from pathlib import Path
+from typing import Any
+
+from proxy.consistency import contradictions, wrong_paths
+
+DEFAULTS: dict[str, Any] = {
+    "max_concurrent_requests": 10,
+    "worker_connections": 20,
+    "max_request_bytes": 100,
+    "event_stream": "",
+    "redis_url": "",
+    "logging_token": "",
+    "logging_url": "",
+}
+
+
+def test_what_was_set_is_held_against_the_defaults_of_the_rest() -> None:
+    assert contradictions({}, DEFAULTS, set()) == []
+    (problem,) = contradictions({"worker_connections": 10}, DEFAULTS, set())
+    assert problem.startswith("MAX_CONCURRENT_REQUESTS: ")
+
+
+def test_nothing_more_is_said_of_a_setting_that_is_a_problem_already() -> None:
+    wrong = {"worker_connections": 1, "event_stream": "events"}
+    assert len(contradictions(wrong, DEFAULTS, set())) == 2
+    assert len(contradictions(wrong, DEFAULTS, {"max_concurrent_requests", "redis_url"})) == 0
+
+
+def test_a_folder_where_a_file_is_expected_and_the_other_way_round(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert wrong_paths({"event_log": str(file), "profile_dir": str(tmp_path)}) == []
+    problems = wrong_paths({"event_log": str(tmp_path), "profile_dir": str(file)})
+    assert [problem.partition(":")[0] for problem in problems] == ["EVENT_LOG", "PROFILE_DIR"]

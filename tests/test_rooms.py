@@ -1,0 +1,32 @@
+"""Everything below ``/manage`` stands behind one guard."""
+
+import base64
+from pathlib import Path
+
+from proxy import rooms
+from proxy.cipher import Cipher
+from proxy.settings import Settings
+from proxy.store.database import Database
+from proxy.store.projects import Projects
+from proxy.store.tokens import Tokens
+from proxy.web.guards import ManagementGuard
+
+KEY = bytes(range(32))
+
+
+def test_every_room_of_the_management_api_is_guarded(tmp_path: Path) -> None:
+    settings = Settings.load(
+        {
+            "MANAGEMENT_TOKEN": "management-token-1",
+            "ENCRYPTION_KEY": base64.b64encode(KEY).decode(),
+            "DATA_DIR": str(tmp_path),
+        }
+    )
+    database = Database.from_url(settings.database_url, pool_size=1)
+    made = rooms.management(
+        settings, database, Projects(database, Cipher(KEY, ())), Tokens(database)
+    )
+    database.close()
+    assert {"/manage/projects", "/manage/tokens", "/manage/usage"} <= {room.prefix for room in made}
+    assert all((room.prefix or "").startswith("/manage/") for room in made)
+    assert all(isinstance(room.guard, ManagementGuard) for room in made)
