@@ -24,6 +24,6 @@ def test_a_refused_token_is_told_in_the_event() -> None:
 
 def test_what_counts_comes_last() -> None:
     world = World(access=UsedUp())
-    assert world.ask("/v1/a/../b").code == 400
+    assert world.ask("GET", "/v1/a/../b").code == 400
     assert world.ask().code == 429
     assert not world.events.begun
