@@ -17,7 +17,8 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server import ROOT, ProxyServer
-from tests.services import Prometheus, _program, missing
+from tests.services import Prometheus
+from tests.services.process import require
 from tests.upstream import Upstream
 from tests.waiting import wait_until
 
@@ -130,12 +131,9 @@ def test_every_name_and_label_is_in_the_scraped_page(served: ProxyServer, title:
 
 
 @pytest.fixture(scope="module")
-def prometheus(
-    tmp_path_factory: pytest.TempPathFactory, served: ProxyServer
-) -> Iterator[Prometheus]:
-    folder = tmp_path_factory.mktemp("prometheus")
+def prometheus(served: ProxyServer) -> Iterator[Prometheus]:
     target = f"127.0.0.1:{served.port}"
-    with Prometheus(folder, [target], RULES, TOKEN) as running:
+    with Prometheus([target], RULES, TOKEN) as running:
         wait_until(lambda: enough(running), seconds=60)
         yield running
 
@@ -184,15 +182,12 @@ def test_an_alert_can_fire(prometheus: Prometheus, name: str) -> None:
 
 
 def test_promtool_agrees(served: ProxyServer, tmp_path: Path) -> None:
-    program = _program("promtool")
-    if program is None:
-        missing("promtool", "apt-get install --no-install-recommends prometheus")
-    assert program is not None
+    promtool = require("promtool", package="--no-install-recommends prometheus")
     checked = subprocess.run(
-        [program, "check", "rules", str(RULES)], capture_output=True, text=True, check=False
+        [promtool, "check", "rules", str(RULES)], capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
     linted = subprocess.run(
-        [program, "check", "metrics"], input=page(served), capture_output=True, check=False
+        [promtool, "check", "metrics"], input=page(served), capture_output=True, check=False
     )
     assert linted.returncode == 0, linted.stdout + linted.stderr

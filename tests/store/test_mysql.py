@@ -8,7 +8,8 @@ import pytest
 from proxy.errors import StoreError
 from proxy.store.database import Database
 from proxy.store.mysql import options_from_url
-from tests.services import MariaDB, write_certificate
+from tests.services import MariaDB
+from tests.services.certificate import write_certificate
 
 
 class TestUrl:

@@ -21,7 +21,8 @@ from proxy.errors import StoreError
 from proxy.store.database import Database, Session
 from proxy.store.migrate import Migrator
 from proxy.store.postgres import options_from_url
-from tests.services import Postgres, write_certificate
+from tests.services import Postgres
+from tests.services.certificate import write_certificate
 
 ROOT = Path(__file__).parents[2]
 
