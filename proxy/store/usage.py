@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import add
 from typing import Final, TypeVar
 
 from proxy.store.database import Conflict, Database, Session, Value
@@ -157,12 +158,12 @@ class UsageLedger:
 
 def _summed(entries: Sequence[Entry]) -> list[tuple[Value, ...]]:
     """Rows with each key once: no INSERT may meet a row of its own."""
-    sums: dict[tuple[int, str, str, str], list[int]] = {}
-    for hour, project_id, token_id, model, *counts in entries:
-        known = sums.setdefault((to_micros(hour), project_id, token_id, model), [0] * len(_SUMS))
-        for index, count in enumerate(counts):
-            known[index] += count
-    return [(*key, *counts) for key, counts in sums.items()]
+    sums: dict[tuple[datetime, str, str, str], tuple[int, ...]] = {}
+    for entry in entries:
+        key, counts = entry[:4], entry[4:]
+        known = sums.get(key)
+        sums[key] = counts if known is None else tuple(map(add, known, counts))
+    return [(to_micros(hour), *names, *counts) for (hour, *names), counts in sums.items()]
 
 
 def _move(session: Session, source: str, after: Position | None, upto: Position) -> bool:

@@ -12,6 +12,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import orjson
@@ -117,9 +118,9 @@ def entry_from(event: Any) -> Entry | None:
     project_id, token_id = event["project_id"], event["token_id"]
     if project_id is None or token_id is None:
         return None
-    if not _ID.fullmatch(project_id) or not _ID.fullmatch(token_id):
+    if not _is_id(project_id) or not _is_id(token_id):
         raise ValueError("ids are UUIDs in lower case")
-    hour = datetime.fromisoformat(f"{event['timestamp'][:13]}:00:00+00:00")
+    hour = _hour(event["timestamp"][:13])
     status, outcome, metadata = event["status_code"], event["outcome"], event["metadata"]
     if not isinstance(metadata, dict):
         raise TypeError("metadata is an object")
@@ -140,13 +141,28 @@ def entry_from(event: Any) -> Entry | None:
     )
 
 
+# Most lines are of the few tokens and models that are in use right now.
+
+
+@lru_cache(4096)
+def _is_id(given: str) -> bool:
+    return _ID.fullmatch(given) is not None
+
+
+@lru_cache(64)
+def _hour(text: str) -> datetime:
+    return datetime.fromisoformat(f"{text}:00:00+00:00")
+
+
 def _model(name: object) -> str:
+    return _shown(name[:MAX_MODEL]) if isinstance(name, str) else ""
+
+
+@lru_cache(1024)
+def _shown(name: str) -> str:
     """As every database keeps and compares it: MySQL ignores spaces at the end, PostgreSQL has no
     room for NUL. The rest would be for terminals to obey."""
-    if not isinstance(name, str):
-        return ""
-    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in name[:MAX_MODEL])
-    return shown.strip()
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name).strip()
 
 
 def _count(value: object) -> int:
