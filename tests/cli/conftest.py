@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 
 from proxy.cli import root
 from proxy.settings import Settings
+from tests.server import ProxyServer
+from tests.upstream import Upstream
 
 BASE = "http://127.0.0.1:8080"
 TOKEN = "management-token-1"
@@ -46,3 +48,26 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[responses.RequestsMock]:
     monkeypatch.setenv("MANAGEMENT_TOKEN", TOKEN)
     with responses.RequestsMock() as mock:
         yield mock
+
+
+# A real proxy, for the commands that ask one.
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    server = Upstream()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterator[ProxyServer]:
+    server = ProxyServer(tmp_path_factory.mktemp("proxy"), upstream.url).start()
+    yield server
+    assert server.stop() == 0, server.log_text()
+
+
+@pytest.fixture(scope="module")
+def token(proxy: ProxyServer) -> str:
+    minted: str = proxy.mint(proxy.create_project()["id"])["token"]
+    return minted

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +36,6 @@ FIELDS = {
     "error_rate",
     "errors",
 }
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    server = Upstream()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterator[ProxyServer]:
-    server = ProxyServer(tmp_path_factory.mktemp("proxy"), upstream.url).start()
-    yield server
-    assert server.stop() == 0, server.log_text()
-
-
-@pytest.fixture(scope="module")
-def token(proxy: ProxyServer) -> str:
-    minted: str = proxy.mint(proxy.create_project()["id"])["token"]
-    return minted
 
 
 @pytest.fixture

@@ -19,26 +19,6 @@ Verify = Callable[..., tuple[int, str]]
 Tamper = Callable[[bytes], bytes]
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    server = Upstream()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterator[ProxyServer]:
-    server = ProxyServer(tmp_path_factory.mktemp("proxy"), upstream.url).start()
-    yield server
-    assert server.stop() == 0, server.log_text()
-
-
-@pytest.fixture(scope="module")
-def token(proxy: ProxyServer) -> str:
-    minted: str = proxy.mint(proxy.create_project()["id"])["token"]
-    return minted
-
-
 class Meddler:
     """In front of the proxy: waits for the whole answer and passes on what ``tamper`` makes of it.
 
