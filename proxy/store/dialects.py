@@ -69,7 +69,7 @@ class Dialect(ABC):
 
     def deleting(self, table: str, keys: Sequence[str], condition: str) -> str:
         """Deletes of the rows with ``condition`` the first by ``keys`` (the primary key); the last
-        parameter says how many at the most. It reads no more rows than it deletes."""
+        parameter says how many at the most. It reads those, and such as share their first key."""
         names = ", ".join(keys)
         return (
             f"DELETE FROM {table} WHERE ({names}) IN "  # noqa: S608 - fixed names
