@@ -187,7 +187,10 @@ class Application:
         self._observation.start()
         if self._pass_through is not None:
             self._pass_through.start()
-            return
+        else:
+            self._start_with_database()
+
+    def _start_with_database(self) -> None:
         self._counts.start()
         self._leases.start()
         self._revocation.start()

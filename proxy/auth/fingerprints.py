@@ -1,12 +1,12 @@
 """What a log may know of a key that is not ours: the same name for the same key, and no way back.
 
-A plain hash would do neither: whoever has a list of leaked keys could look for them in a leaked
+A plain hash would not do: whoever has a list of leaked keys could look for them in a leaked
 log. So it is keyed, with a secret of this installation that is good for nothing else: were it made
 of ``MANAGEMENT_TOKEN``, a log and one known key would be enough to guess at that offline.
 """
 
 import contextlib
-import hmac
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -17,8 +17,8 @@ _log = logging.getLogger(__name__)
 #: In ``DATA_DIR``. Nodes that shall give a key the same name have copies of one file.
 FILE: Final = "fingerprint.key"
 _SECRET_BYTES: Final = 32
-#: Of 64; two of a million keys meet with a chance of one to forty million.
-_SHOWN: Final = 16
+#: Two of a million keys meet with a chance of one to forty million.
+_NAME_BYTES: Final = 8
 
 
 class Fingerprints:
@@ -46,7 +46,8 @@ class Fingerprints:
 
     def of(self, key: str) -> str:
         """``key-`` and 16 hexadecimal digits. ``key`` is text as it came in a header (latin-1)."""
-        return f"key-{hmac.digest(self._secret, key.encode('latin-1'), 'sha256').hex()[:_SHOWN]}"
+        hashed = hashlib.blake2b(key.encode("latin-1"), key=self._secret, digest_size=_NAME_BYTES)
+        return f"key-{hashed.hexdigest()}"
 
 
 def _secret_in(path: Path) -> bytes:
