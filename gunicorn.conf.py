@@ -60,7 +60,8 @@ try:
     _settings = wsgi.configure(os.environ, Path(".env"))
 except SettingsError as error:
     _exit(*error.problems)
-if not _reloading and (_problem := _check_schema(_settings.database_url)):
+_passes_through = _settings.auth_mode == "passthrough"  # and then uses no database
+if not (_reloading or _passes_through) and (_problem := _check_schema(_settings.database_url)):
     _exit(_problem)
 _file_limit = _raise_file_limit()
 
@@ -101,11 +102,20 @@ logconfig_dict = logs.config(
 )
 
 
+def _tell_mode(server):
+    if _passes_through:
+        server.log.warning(
+            "AUTH_MODE=passthrough: whoever reaches this server uses the upstream with a key of"
+            " their own; no access token is asked for or known, and the database is not used"
+        )
+
+
 def when_ready(server):
     # All that is imported stays for good: workers share it, and no collector looks through it.
     gc.collect()
     gc.freeze()
     master.shipper.follow(_settings)
+    _tell_mode(server)
     if _settings.event_shipper == "off":
         server.log.info(
             "EVENT_SHIPPER=off: run `manage.py events ship` beside this server; without it nothing"
@@ -122,6 +132,7 @@ def when_ready(server):
 
 
 def on_reload(server):
+    _tell_mode(server)
     master.shipper.follow(_settings)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from proxy import rooms
-from proxy.assembly import session_transport, spool_settings, upstream_adapter
+from proxy.assembly import housekeeper, session_transport, spool_settings, upstream_adapter
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.counts import RequestCounts
 from proxy.auth.leases import PermitLeases
+from proxy.auth.passthrough import PassThrough
 from proxy.auth.revocation import Revocation
 from proxy.cipher import Cipher
 from proxy.errors import ClientError, ProxyError
@@ -78,8 +79,14 @@ class Application:
         self._revocation = Revocation(
             Changes(self._database), self._forget, interval=settings.revocation_interval
         )
+        #: Set where clients bring keys of their own: then nothing here uses the database.
+        self._pass_through = (
+            PassThrough(settings.data_dir.absolute())
+            if settings.auth_mode == "passthrough"
+            else None
+        )
         self._endpoint = RelayEndpoint(
-            Admission(authenticator),
+            Admission(self._pass_through or authenticator),
             Relay(
                 PROVIDERS["openai"](),
                 Target.from_url(settings.upstream_base_url),
@@ -96,6 +103,7 @@ class Application:
                 sse_keepalive=settings.sse_keepalive,
             ),
         )
+        self._housekeeper = housekeeper(settings, self._database)
         self._observation = Observation(
             settings,
             "openai",
@@ -104,9 +112,10 @@ class Application:
             pools=adapter.pools.values,
             queue=self._queue,
             drain=lambda: self._drain,
-            revocation=self._revocation,
-            database_up=lambda: self._health.state == "ok",
+            revocation=None if self._pass_through else self._revocation,
+            database_up=None if self._pass_through else lambda: self._health.state == "ok",
             permits=lambda: self._leases.outstanding,
+            chores=self._housekeeper.rows,
         )
         self.flask = create_flask_app(
             [
@@ -141,7 +150,7 @@ class Application:
 
     @property
     def database_seen(self) -> bool:
-        return self._health.ready
+        return self._pass_through is not None or self._health.ready
 
     @property
     def revocation_lag(self) -> float | None:
@@ -149,7 +158,7 @@ class Application:
 
     @property
     def database_state(self) -> str:
-        return self._health.state
+        return "not used" if self._pass_through else self._health.state
 
     # The worker's side.
 
@@ -176,10 +185,17 @@ class Application:
             journal=Journal(spool_settings(settings, readers)),
         )
         self._observation.start()
+        if self._pass_through is not None:
+            self._pass_through.start()
+        else:
+            self._start_with_database()
+
+    def _start_with_database(self) -> None:
         self._counts.start()
         self._leases.start()
         self._revocation.start()
         self._health.start()
+        self._housekeeper.start()
 
     def _forget(self, ids: Collection[str] | None) -> None:
         self._authenticator.forget(ids)
@@ -203,6 +219,7 @@ class Application:
         started = time.monotonic()
         self._revocation.close()
         self._health.close()
+        self._housekeeper.close(min(0.5, deadline / 10))
         self._leases.close(deadline / 3)
         self._counts.close(deadline / 3)  # milliseconds, unless the database hangs
         drain.close(deadline - (time.monotonic() - started))

@@ -1,11 +1,19 @@
 """Parts that are made of several settings. Beside :mod:`proxy.app`, for it alone."""
 
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
 import requests
 
 from proxy.events.journal import SpoolSettings
+from proxy.housekeeping import Chore, Housekeeper
 from proxy.relay.adapter import UpstreamAdapter
 from proxy.relay.transport import SessionTransport
 from proxy.settings import Settings
+from proxy.store.chores import Chores
+from proxy.store.database import Database
+from proxy.store.expiry import ExpiredTokens
+from proxy.store.usage import UsageLedger
 
 
 def spool_settings(settings: Settings, readers: frozenset[str]) -> SpoolSettings:
@@ -39,3 +47,16 @@ def session_transport(settings: Settings, adapter: UpstreamAdapter) -> SessionTr
         connect_timeout=settings.upstream_connect_timeout,
         read_timeout=settings.upstream_read_timeout,
     )
+
+
+def housekeeper(settings: Settings, database: Database) -> Housekeeper:
+    """What is kept for ever has no chore."""
+    chores: dict[str, Chore] = {"tokens": ExpiredTokens(database).deactivate}
+    if settings.usage_retention_days:
+        chores["usage"] = _pruning(UsageLedger(database).prune, settings.usage_retention_days)
+    return Housekeeper(Chores(database), chores)
+
+
+def _pruning(prune: Callable[[datetime, int], int], days: int) -> Chore:
+    """``prune(before, most)`` of what is older than ``days``."""
+    return lambda most: prune(datetime.now(UTC) - timedelta(days=days), most)

@@ -36,6 +36,13 @@ def contradictions(
             "EVENT_STREAM: needs REDIS_URL, where the stream lies",
         ),
         (
+            {"auth_mode", "rate_limit_per_token_rpm", "rate_limit_per_project_rpm"},
+            value("auth_mode") == "passthrough"
+            and (value("rate_limit_per_token_rpm") or value("rate_limit_per_project_rpm")),
+            "AUTH_MODE: passthrough knows no tokens and projects, so RATE_LIMIT_PER_TOKEN_RPM and"
+            " RATE_LIMIT_PER_PROJECT_RPM cannot hold",
+        ),
+        (
             {"logging_url"},
             value("logging_token") and not value("logging_url"),
             "LOGGING_TOKEN: needs LOGGING_URL, where it is sent",

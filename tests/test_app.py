@@ -183,6 +183,19 @@ def test_ready(app: Application) -> None:
     assert code(ask(app)) == "draining"
 
 
+def test_where_clients_bring_their_keys_no_database_is_asked(tmp_path: Path) -> None:
+    away = "mysql://u:p@127.0.0.1:9/none"
+    app = create_app(settings(tmp_path, AUTH_MODE="passthrough", DATABASE_URL=away))
+    app.start()
+    ready = ask(app, target="/ready")
+    assert (ready.code, json.loads(ready.body)["database"]) == (200, "not used")
+    assert code(ask(app)) == "upstream_unreachable"
+    assert code(ask(app, target="/manage/projects", headers=BEARER)) == "not_found"
+    app.close(1)
+    (event,) = events(tmp_path)
+    assert (event["project_id"], event["token_id"], event["token"]) == (None, None, None)
+
+
 def test_close_is_idempotent_and_keeps_its_deadline(
     app: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

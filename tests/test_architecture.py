@@ -46,13 +46,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auth": ROW_0 | {"store", "policy"},
     "relay": ROW_0 | {"providers", "usage"},
     "web": ROW_0 | ROW_2 | {"auth", "relay", "usage", "policy"},
-    "assembly": ROW_0 | {"events", "relay", "settings"},
+    "assembly": ROW_0 | {"events", "relay", "settings", "store", "housekeeping"},
     "observation": ROW_0 | {"accesslog", "events", "metrics", "settings", "web"},
     "rooms": {"settings", "store", "web"},
+    "housekeeping": ROW_0,
     "app": ROW_0
     | ROW_2
     | {"auth", "relay", "usage", "web", "settings", "logs", "cipher", "observation", "assembly"}
-    | {"policy", "rooms"},
+    | {"policy", "rooms", "housekeeping"},
     "wsgi": {"app", "settings", "errors", "logs"},
     "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"},
     "worker": {"errors", "http1", "logwriter", "profiling"},
@@ -88,6 +89,7 @@ FENCES: dict[str, set[str]] = {
         "worker",
         "http1.head",
         "profiling",
+        "housekeeping",
         "logwriter",
         "metrics.reporter",
         "master",

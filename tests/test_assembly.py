@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from proxy.assembly import session_transport, spool_settings, upstream_adapter
+import pytest
+
+from proxy.assembly import housekeeper, session_transport, spool_settings, upstream_adapter
+from proxy.store.database import Database
 from tests.test_app import settings
 
 
@@ -22,3 +25,18 @@ def test_both_schemes_go_through_our_adapter(tmp_path: Path) -> None:
     for url in ("http://a/v1/x", "https://b/v1/x"):
         assert transport._session.get_adapter(url) is adapter
     transport.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"tokens"}),
+        ({"USAGE_RETENTION_DAYS": "30"}, {"tokens", "usage"}),
+    ],
+)
+def test_what_is_kept_for_ever_has_no_chore(
+    tmp_path: Path, changes: dict[str, str], expected: set[str]
+) -> None:
+    made = settings(tmp_path, **changes)
+    keeper = housekeeper(made, Database.from_url(made.database_url))
+    assert keeper.rows == dict.fromkeys(expected, 0)

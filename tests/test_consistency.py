@@ -13,6 +13,9 @@ DEFAULTS: dict[str, Any] = {
     "redis_url": "",
     "logging_token": "",
     "logging_url": "",
+    "auth_mode": "tokens",
+    "rate_limit_per_token_rpm": 0,
+    "rate_limit_per_project_rpm": 0,
 }
 
 
@@ -20,6 +23,15 @@ def test_what_was_set_is_held_against_the_defaults_of_the_rest() -> None:
     assert contradictions({}, DEFAULTS, set()) == []
     (problem,) = contradictions({"worker_connections": 10}, DEFAULTS, set())
     assert problem.startswith("MAX_CONCURRENT_REQUESTS: ")
+
+
+def test_a_limit_that_cannot_hold_is_refused() -> None:
+    passing = {"auth_mode": "passthrough"}
+    assert contradictions(passing, DEFAULTS, set()) == []
+    for name in ("rate_limit_per_token_rpm", "rate_limit_per_project_rpm"):
+        assert contradictions({name: 5}, DEFAULTS, set()) == []
+        (problem,) = contradictions({**passing, name: 5}, DEFAULTS, set())
+        assert problem.startswith("AUTH_MODE: ")
 
 
 def test_nothing_more_is_said_of_a_setting_that_is_a_problem_already() -> None:

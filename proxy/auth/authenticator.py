@@ -115,7 +115,8 @@ class Authenticator:
             project_id=project.id,
             upstream_key=grant.upstream_key,
             expires_at=token.expires_at.timestamp(),
-            token_active=token.is_active,
+            # One that has run out is told that, also when it has been deactivated for it.
+            token_active=token.is_active or token.ran_out(self._clock()),
             project_active=project.is_active,
             policy=Policy.compile(project.policy, [token.policy]),
             accounts=(

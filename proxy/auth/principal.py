@@ -15,12 +15,17 @@ from proxy.policy.policy import Policy
 @dataclass(frozen=True, slots=True)
 class Principal:
     """An access token, its project, and what the proxy needs to serve it. ``expires_at`` in unix
-    seconds: its own, or that of an ancestor if that comes first."""
+    seconds: its own, or that of an ancestor if that comes first.
 
-    token_id: str
-    token_mask: str
-    project_id: str
-    upstream_key: str = field(repr=False)
+    Of whoever passes with a key of their own (see :mod:`proxy.auth.passthrough`) there are no ids
+    and no accounts, and ``token_mask`` is what the events call that key.
+    """
+
+    token_id: str | None
+    token_mask: str | None
+    project_id: str | None
+    #: None: the request keeps its own ``Authorization``.
+    upstream_key: str | None = field(repr=False)
     expires_at: float
     #: It and all its ancestors.
     token_active: bool

@@ -25,7 +25,7 @@ from proxy.events.dispatcher import open_dispatcher
 from proxy.events.positions import Position
 from proxy.events.segments import Batch
 from proxy.events.shipper import Shipper, only_one, remote_carriers
-from proxy.events.sinks import LEDGER
+from proxy.events.sinks import LEDGER, shipped
 from proxy.events.sinks.ledger import LedgerSink
 from proxy.events.statusserver import StatusServer
 from proxy.settings import Settings
@@ -129,7 +129,9 @@ def ship(attached: bool) -> None:
     _log.info("reading the spool %s", root)
     with only_one(root, ended.wait) as mine:
         if mine:
-            carriers = [_ledger_carrier(settings, root), *remote_carriers(settings, root)]
+            carriers = remote_carriers(settings, root)
+            if LEDGER in shipped(settings):
+                carriers.insert(0, _ledger_carrier(settings, root))
             with closing(SinkFigures(settings.data_dir.absolute(), carriers)) as figures:
                 Shipper(carriers, figures.publish).run(ended, _FINISH)
     # Not by a return: a sink that hangs has a thread which nobody can end.

@@ -49,6 +49,9 @@ def _pass_signals_on(process: "subprocess.Popen[bytes]") -> None:
 def _greet(process: "subprocess.Popen[bytes]", where: str, settings: Settings) -> None:
     if not server.wait_until_serving(where, lambda: process.poll() is not None):
         return
+    if settings.auth_mode == "passthrough":
+        click.echo(own_key_greeting(where))
+        return
     with Api(where, settings.management_token[0]) as api:
         try:
             click.echo(greeting(api))
@@ -79,8 +82,23 @@ def greeting(api: Api) -> str:
     return (
         f"\nServing on {api.base_url}. Paste this (the token is good for a day, project"
         f" {active[0]['name']}):\n\n"
-        f"  curl {api.base_url}/v1/chat/completions \\\n"
-        f"    -H 'Authorization: Bearer {access_token}' \\\n"
+        + _call(api.base_url, f"'Authorization: Bearer {access_token}'")
+    )
+
+
+def own_key_greeting(where: str) -> str:
+    """The call of somebody who has a key of the upstream's."""
+    return (
+        f"\nServing on {where}, and relaying its clients' own keys (AUTH_MODE=passthrough). Paste"
+        " this where OPENAI_API_KEY is yours:\n\n"
+        + _call(where, '"Authorization: Bearer $OPENAI_API_KEY"')
+    )
+
+
+def _call(where: str, header: str) -> str:
+    return (
+        f"  curl {where}/v1/chat/completions \\\n"
+        f"    -H {header} \\\n"
         "    -H 'Content-Type: application/json' \\\n"
         f'    -d \'{{"model": "{_MODEL}", "messages":'
         ' [{"role": "user", "content": "Say hello"}]}\'\n'

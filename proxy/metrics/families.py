@@ -124,6 +124,11 @@ _ALL: Final = (
     ),
     _gauge("proxy_database_up", "1 while every worker reaches the database.", merge=min),
     _gauge("proxy_permits_leased", "Requests of limited tokens leased to workers and unspent."),
+    _counter(
+        "proxy_housekeeping_rows_total",
+        "Rows that the housekeeping has deactivated or deleted.",
+        "chore",
+    ),
     _gauge("proxy_data_dir_free_bytes", "Free space where DATA_DIR lies.", merge=min),
     _gauge("proxy_data_dir_size_bytes", "Size of the file system of DATA_DIR.", merge=min),
     _gauge(

@@ -64,13 +64,17 @@ def summarise(figures: Figures) -> dict[str, Any]:
             },
         },
         "revocation_lag_seconds": total("proxy_revocation_lag_seconds"),
-        "database_up": bool(total("proxy_database_up")),
+        "database_up": _switch(total("proxy_database_up")),
         "workers": {
             "alive": total("proxy_workers"),
             "expected": total("proxy_workers_expected"),
             "started": series("proxy_process_starts_total").get(("worker",), 0),
         },
     }
+
+
+def _switch(value: float | None) -> bool | None:
+    return None if value is None else bool(value)
 
 
 def quantiles(name: str, figures: Figures) -> dict[str, float | None]:

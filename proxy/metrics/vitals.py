@@ -5,7 +5,7 @@ None of it is counted twice: the parts keep plain numbers, and this takes them.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -105,9 +105,12 @@ class Parts:
     queue: Queue
     queue_limit: int
     drain: Callable[[], Drain | None]
-    revocation: Revocation
-    database_up: Callable[[], bool]
+    #: None, as the next: nothing of this worker needs the database.
+    revocation: Revocation | None
+    database_up: Callable[[], bool] | None
     permits: Callable[[], int]
+    #: Name of a chore → rows that this worker has dealt with.
+    chores: Mapping[str, int]
     data_dir: Path
     workers_expected: int
     server_started: float
@@ -130,8 +133,11 @@ class Vitals:
         figures.set("proxy_start_time_seconds", parts.server_started)
         figures.set("proxy_open_streams", len(parts.live))
         figures.set("proxy_open_streams_limit", parts.live_limit)
-        figures.set("proxy_database_up", float(parts.database_up()))
+        if parts.database_up is not None:
+            figures.set("proxy_database_up", float(parts.database_up()))
         figures.set("proxy_permits_leased", parts.permits())
+        for chore, rows in parts.chores.items():
+            figures.set("proxy_housekeeping_rows_total", rows, (chore,))
         self._cache(figures)
         self._connections(figures)
         self._events(figures)
@@ -200,6 +206,8 @@ class Vitals:
 
     def _revocation(self, figures: Figures) -> None:
         revocation = self._parts.revocation
+        if revocation is None:
+            return
         if revocation.lag is not None:
             figures.set("proxy_revocation_lag_seconds", revocation.lag)
         seen = self._began if revocation.looked_at is None else revocation.looked_at

@@ -56,6 +56,8 @@ class PreparedCall:
 class Provider(Protocol):
     """One kind of upstream."""
 
-    def prepare(self, request: OutboundRequest, target: Target, upstream_key: str) -> PreparedCall:
-        """``request`` as ``target`` wants it, authorised by ``upstream_key``."""
+    def prepare(
+        self, request: OutboundRequest, target: Target, upstream_key: str | None
+    ) -> PreparedCall:
+        """``request`` as ``target`` wants it, authorised by ``upstream_key``; None: as it came."""
         ...

@@ -45,30 +45,33 @@ _TOKEN_PROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105  (a name, no s
 _METERED_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 
 
-def upstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:
+def upstream_headers(headers: Sequence[tuple[str, str]], *, with_key: bool = False) -> Headers:
     """Client's lines (names in upper case) → lines for the upstream, without host, length and key.
 
     ``Accept-Encoding`` is cut to what we can meter; names get the usual ``Title-Case``.
+    ``with_key``: ``Authorization`` goes on, because it is the client's own.
     """
     named = _named_by_connection(headers)
+    name_of = _upstream_name_with_key if with_key else _upstream_name
     return [
         (outgoing, metered(value) if name == "ACCEPT-ENCODING" else value)
         for name, value in headers
-        if (outgoing := _upstream_name(name)) and name not in named
+        if (outgoing := name_of(name)) and name not in named
     ]
 
 
-def upgrade_headers(headers: Sequence[tuple[str, str]]) -> Headers:
+def upgrade_headers(headers: Sequence[tuple[str, str]], *, with_key: bool = False) -> Headers:
     """The same for a WebSocket's opening handshake (RFC 6455 §4.1).
 
     Extensions are not offered on, since compressed frames could not be metered. The subprotocol
-    that carries the token of a browser is taken out: a server echoes what it accepts.
+    that carries the token of a browser is taken out: a server echoes what it accepts. The client's
+    own key (``with_key``) stays there.
     """
     kept = []
-    for name, value in upstream_headers(headers):
+    for name, value in upstream_headers(headers, with_key=with_key):
         if name == "Sec-Websocket-Extensions":
             continue
-        if name == "Sec-Websocket-Protocol":
+        if name == "Sec-Websocket-Protocol" and not with_key:
             value = ", ".join(item for item in _items(value) if not _token_in(item))
             if not value:
                 continue
@@ -146,6 +149,10 @@ def _upstream_name(name: str) -> str:
     if name in _NOT_UPSTREAM or name.startswith(_NOT_UPSTREAM_PREFIXES):
         return ""
     return name.title()
+
+
+def _upstream_name_with_key(name: str) -> str:
+    return "Authorization" if name == "AUTHORIZATION" else _upstream_name(name)
 
 
 @lru_cache(maxsize=1024)

@@ -15,7 +15,7 @@ class Relay:
         self._transport = transport
 
     def handle(
-        self, request: OutboundRequest, upstream_key: str, timing: Timing
+        self, request: OutboundRequest, upstream_key: str | None, timing: Timing
     ) -> UpstreamResponse:
         """The answer's head, its body still to be read.
 
@@ -25,7 +25,7 @@ class Relay:
         return self._transport.handle(call, timing)
 
     def upgrade(
-        self, request: OutboundRequest, upstream_key: str, timing: Timing
+        self, request: OutboundRequest, upstream_key: str | None, timing: Timing
     ) -> UpgradeAnswer | UpstreamResponse:
         """The same for a WebSocket's opening handshake: switched, or an ordinary answer."""
         call = self._provider.prepare(request, self._target, upstream_key)

@@ -67,6 +67,15 @@ class Dialect(ABC):
         added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in sums)
         return f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {added}"
 
+    def deleting(self, table: str, keys: Sequence[str], condition: str) -> str:
+        """Deletes of the rows with ``condition`` the first by ``keys`` (the primary key); the last
+        parameter says how many at the most. It reads those, and such as share their first key."""
+        names = ", ".join(keys)
+        return (
+            f"DELETE FROM {table} WHERE ({names}) IN "  # noqa: S608 - fixed names
+            f"(SELECT {names} FROM {table} WHERE {condition} ORDER BY {names} LIMIT ?)"
+        )
+
     def translate(self, error: Exception) -> StoreError:
         """The driver's ``error`` as one of ours, to be raised ``from error``.
 
@@ -137,6 +146,10 @@ class MysqlDialect(Dialect):
         added = ", ".join(f"{name} = {table}.{name} + VALUES({name})" for name in sums)
         return f" ON DUPLICATE KEY UPDATE {added}"
 
+    def deleting(self, table: str, keys: Sequence[str], condition: str) -> str:
+        # A subquery may not have a LIMIT here, and the statement itself may.
+        return f"DELETE FROM {table} WHERE {condition} ORDER BY {', '.join(keys)} LIMIT ?"  # noqa: S608
+
 
 class PostgresDialect(Dialect):
     """PostgreSQL 13 and newer."""
@@ -174,6 +187,13 @@ class PostgresDialect(Dialect):
 
     def is_deadlock(self, error: Exception) -> bool:
         return isinstance(error, self._deadlock_detected)
+
+    def deleting(self, table: str, keys: Sequence[str], condition: str) -> str:
+        # By where the rows lie: to join them by key the planner may read the whole table.
+        return (
+            f"DELETE FROM {table} WHERE ctid = ANY (ARRAY("  # noqa: S608 - fixed names
+            f"SELECT ctid FROM {table} WHERE {condition} ORDER BY {', '.join(keys)} LIMIT ?))"
+        )
 
 
 #: Name (also the folder of its migrations, and the URL's scheme) → dialect.

@@ -49,6 +49,10 @@ class AccessToken:
     created_at: datetime
     updated_at: datetime
 
+    def ran_out(self, now: float) -> bool:
+        """Whether its time was over, and nothing else ended it. ``now`` in unix seconds."""
+        return self.revoked_at is None and self.expires_at.timestamp() <= now
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from proxy.errors import ClientError
 from proxy.store.database import Conflict, Database, Session, Value
+from proxy.store.expiry import activity
 from proxy.store.records import AccessToken, Revoked
 from proxy.store.rows import TOKEN_COLUMNS, assignments, to_micros, token_from
 
@@ -92,7 +93,7 @@ class Tokens:
     ) -> list[AccessToken]:
         """Newest first; those older than the token with the id ``after``, ``limit`` at most.
 
-        ``active`` is the field ``is_active``: an expired token that nobody revoked is active.
+        ``active`` is the field ``is_active``: that of an expired token changes a moment later.
         """
         conditions: list[tuple[str, Value]] = []
         if project_id is not None:
@@ -113,24 +114,22 @@ class Tokens:
         return [token_from(row) for row in rows]
 
     def update(self, token_id: str, changes: Mapping[str, Any]) -> AccessToken:
-        """Changes what ``changes`` names: ``name``, ``is_active`` (False revokes, True brings
-        back), ``max_requests``, ``expires_at``. ClientError ``not_found``."""
+        """Changes what ``changes`` names: ``name``, ``is_active`` (False revokes, True revives),
+        ``max_requests``, ``expires_at`` (revives what ran out). ClientError ``not_found``."""
         if unknown := changes.keys() - _EDITABLE:
             raise ValueError(f"not a field of a token: {sorted(unknown)}")
         values: dict[str, Value] = {
             name: value for name, value in changes.items() if name != "is_active"
         }
-        if "expires_at" in changes:
-            values["expires_at"] = to_micros(changes["expires_at"])
+        expires = to_micros(changes["expires_at"]) if "expires_at" in changes else None
+        if expires is not None:
+            values["expires_at"] = expires
         active: bool | None = changes.get("is_active")
 
         def work(session: Session) -> AccessToken:
             before = _read(session, token_id, session.dialect.for_update)
             now = session.now()
-            columns = dict(values)
-            if active is not None and active != before.is_active:
-                columns["is_active"] = int(active)
-                columns["revoked_at"] = None if active else now
+            columns = values | activity(before, active, expires, now)
             if columns:
                 columns["updated_at"] = now
                 session.execute(
@@ -226,10 +225,11 @@ class Tokens:
 
 
 def revoke_tokens_of(session: Session, project_id: str, now: int) -> int:
-    """Revokes what is active, inside the caller's transaction; answers how many that were."""
+    """Revokes what is active, or has only run out, inside the caller's transaction; answers how
+    many that were."""
     return session.execute(
         "UPDATE tokens SET is_active = 0, revoked_at = ?, updated_at = ? "
-        "WHERE project_id = ? AND is_active = 1",
+        "WHERE project_id = ? AND (is_active = 1 OR revoked_at IS NULL)",
         (now, now, project_id),
     )
 

@@ -139,6 +139,13 @@ class UsageLedger:
             for row in rows
         ]
 
+    def prune(self, before: datetime, most: int) -> int:
+        """Deletes of the hours that had ended ``before`` the oldest rows, ``most`` at once; answers
+        how many."""
+        sql = self._database.dialect.deleting("usage_hourly", _KEYS, "hour <= ?")
+        params = (to_micros(before - timedelta(hours=1)), most)
+        return self._database.run(lambda session: session.execute(sql, params))
+
     def _forget_sources(self) -> None:
         def work(session: Session) -> None:
             before = session.now() - _FORGOTTEN_AFTER // timedelta(microseconds=1)

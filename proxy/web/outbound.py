@@ -9,13 +9,16 @@ from proxy.usage.asking import ask_for_usage
 from proxy.web.inbound import Inbound
 
 
-def outbound_request(inbound: Inbound, *, request_bytes: int, json_bytes: int) -> OutboundRequest:
-    """``request_bytes`` bounds any body, ``json_bytes`` one that is held whole.
+def outbound_request(
+    inbound: Inbound, *, request_bytes: int, json_bytes: int, with_key: bool = False
+) -> OutboundRequest:
+    """``request_bytes`` bounds any body, ``json_bytes`` one that is held whole. ``with_key``: the
+    client's own key goes on.
 
     Raises ClientError: 413 by the announced length before a byte is read, or by count; 400; 408.
     """
     body = inbound.body
-    headers = upstream_headers(inbound.headers)
+    headers = upstream_headers(inbound.headers, with_key=with_key)
     target = inbound.target.encode("latin-1")
     if not body.exists:
         return OutboundRequest(inbound.method, target, headers, None)
@@ -51,10 +54,10 @@ def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
     return OutboundRequest(request.method, request.target, headers, body)
 
 
-def outbound_upgrade(inbound: Inbound) -> OutboundRequest:
-    """The opening handshake of a WebSocket."""
-    target = inbound.target.encode("latin-1")
-    return OutboundRequest(inbound.method, target, upgrade_headers(inbound.headers), None)
+def outbound_upgrade(inbound: Inbound, *, with_key: bool = False) -> OutboundRequest:
+    """The opening handshake of a WebSocket; ``with_key`` as above."""
+    headers = upgrade_headers(inbound.headers, with_key=with_key)
+    return OutboundRequest(inbound.method, inbound.target.encode("latin-1"), headers, None)
 
 
 def is_json(content_type: str | None) -> bool:

@@ -102,19 +102,23 @@ class RelayEndpoint:
     ) -> Iterable[bytes]:
         inbound, timing = exchange.inbound, exchange.timing
         principal = self._admission.enter(exchange)
+        upstream_key = principal.upstream_key
         if inbound.upgrades:
             self._admission.admit(exchange, principal)
-            request = outbound_upgrade(inbound)
-            opened = self._relay.upgrade(request, principal.upstream_key, timing)
+            request = outbound_upgrade(inbound, with_key=upstream_key is None)
+            opened = self._relay.upgrade(request, upstream_key, timing)
             if isinstance(opened, UpgradeAnswer):
                 return self._tunnel(exchange, slot, opened)
             return self._answer(exchange, slot, opened, start_response)
         outbound = outbound_request(
-            inbound, request_bytes=self._bounds.request_bytes, json_bytes=self._bounds.json_bytes
+            inbound,
+            request_bytes=self._bounds.request_bytes,
+            json_bytes=self._bounds.json_bytes,
+            with_key=upstream_key is None,
         )
         self._admission.admit(exchange, principal)
         asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
-        upstream = self._relay.handle(asking or outbound, principal.upstream_key, timing)
+        upstream = self._relay.handle(asking or outbound, upstream_key, timing)
         return self._answer(exchange, slot, upstream, start_response, asking is not None)
 
     def _tunnel(self, exchange: Exchange, slot: object, opened: UpgradeAnswer) -> Iterable[bytes]:

@@ -169,7 +169,9 @@ PAST = START - timedelta(seconds=1)
         ({"expires_at": START}, 401, "token_expired"),
         ({"project_active": False}, 403, "project_inactive"),
         # The first of several reasons is told.
-        ({"is_active": False, "expires_at": PAST, "project_active": False}, 401, "token_inactive"),
+        ({"is_active": False, "revoked_at": PAST, "expires_at": PAST}, 401, "token_inactive"),
+        # Deactivated by nobody but the housekeeping.
+        ({"is_active": False, "expires_at": PAST, "project_active": False}, 401, "token_expired"),
         ({"expires_at": PAST, "project_active": False}, 401, "token_expired"),
     ],
 )

@@ -130,6 +130,24 @@ def test_serve_and_greet_for_real(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         requests.get(url, timeout=1)
 
 
+def test_where_clients_bring_their_keys_the_call_uses_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Run
+) -> None:
+    """Nothing is asked of the management API, and the key itself is not printed."""
+    run("setup")
+    monkeypatch.setenv("AUTH_MODE", "passthrough")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(server, "wait_until_serving", lambda base_url, ended: True)
+    capsys.readouterr()
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        _greet(process, BASE, Settings.load(os.environ, Path(".env")))
+    told = capsys.readouterr()
+    assert '-H "Authorization: Bearer $OPENAI_API_KEY"' in told.out
+    assert f"curl {BASE}/v1/chat/completions" in told.out
+    assert KEY not in told.out + told.err
+    assert told.err == ""
+
+
 def test_a_server_that_does_not_start_ends_it_too(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

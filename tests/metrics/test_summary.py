@@ -13,7 +13,7 @@ def test_nothing_yet() -> None:
     assert summary["requests"]["total"] == 0
     assert summary["latency_ms"]["total"] == {"p50": None, "p90": None, "p99": None}
     assert summary["events"]["sinks"] == {}
-    assert summary["database_up"] is False
+    assert summary["database_up"] is None
 
 
 def test_sums() -> None:

@@ -45,6 +45,7 @@ def parts(**changes: Any) -> Parts:
         "revocation": SimpleNamespace(lag=None, looked_at=None),
         "database_up": lambda: True,
         "permits": lambda: 9,
+        "chores": {"tokens": 10, "usage": 0},
         "data_dir": Path("/"),
         "workers_expected": 2,
         "server_started": 1e9,
@@ -73,6 +74,8 @@ def test_everything_is_asked() -> None:
         "open_streams_limit": 3000,
         "database_up": 1.0,
         "permits_leased": 9,
+        "housekeeping_rows_total{tokens}": 10,
+        "housekeeping_rows_total{usage}": 0,
         "token_cache_entries": 4,
         "token_cache_lookups_total{hit}": 10,
         "token_cache_lookups_total{refresh}": 1,
@@ -103,6 +106,11 @@ def test_before_the_start_and_without_a_database() -> None:
     values = measured(Vitals(parts(drain=lambda: None, database_up=lambda: False)))
     assert values["database_up"] == 0.0
     assert not [name for name in values if name.startswith("sink")]
+
+
+def test_where_no_database_is_used_nothing_is_said_of_it() -> None:
+    values = measured(Vitals(parts(database_up=None, revocation=None)))
+    assert not [name for name in values if name.startswith(("database", "revocation"))]
 
 
 def test_lag_is_the_time_since_a_sink_had_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,13 @@ def test_prepare() -> None:
     assert request.headers == [("Accept", "a"), ("Cookie", "1"), ("Cookie", "2")]
 
 
+def test_without_a_key_to_swap_in_the_lines_stay_as_they_are() -> None:
+    lines = [("Accept", "a"), ("Authorization", "whatever it is")]
+    request = OutboundRequest("GET", b"/v1/x", lines, None)
+    call = OpenAIProvider().prepare(request, Target.from_url("https://h"), None)
+    assert call.request.headers == [("Host", "h"), *lines]
+
+
 @pytest.mark.parametrize("body", [None, b"", iter([b"a"])])
 @pytest.mark.parametrize("chunked", [True, False])
 def test_the_body_is_handed_on(body: Any, chunked: bool) -> None:

@@ -9,6 +9,7 @@ from proxy.relay.headers import (
     downstream_headers,
     is_plain,
     metered,
+    upgrade_headers,
     upstream_headers,
     without_length,
 )
@@ -54,6 +55,16 @@ def test_upstream_drops_and_keeps() -> None:
         ("Openai-Organization", "org-1"),
         ("X-Stainless-Lang", "python"),
     ]
+
+
+def test_a_key_of_the_client_s_own_keeps_its_place() -> None:
+    lines = [("A", "1"), ("AUTHORIZATION", " b "), ("X-API-KEY", "c"), ("HOST", "h")]
+    kept = [("A", "1"), ("Authorization", " b "), ("X-Api-Key", "c")]
+    assert upstream_headers(lines, with_key=True) == kept
+    assert upstream_headers(lines) == [kept[0], kept[2]]
+    protocols = ("SEC-WEBSOCKET-PROTOCOL", "realtime,openai-insecure-api-key.k ,  x")
+    sent = upgrade_headers([lines[1], protocols], with_key=True)
+    assert sent[:2] == [("Authorization", " b "), ("Sec-Websocket-Protocol", protocols[1])]
 
 
 def test_downstream_drops_and_keeps() -> None:

@@ -39,8 +39,12 @@ def configured(settings: SinkSettings) -> list[str]:
 
 
 def shipped(settings: SinkSettings) -> list[str]:
-    """The names of all sinks that the shipper brings events to: the ledger's is always there."""
-    return [LEDGER, *configured(settings)]
+    """The names of all sinks that the shipper brings events to.
+
+    The ledger's is there wherever there are projects to keep it for.
+    """
+    ledger = [] if settings.auth_mode == "passthrough" else [LEDGER]
+    return [*ledger, *configured(settings)]
 
 
 def open_remote(name: str, settings: SinkSettings, dead: DeadLetters) -> Sink:

@@ -40,6 +40,7 @@ def test_settings_ask_for_remote_sinks() -> None:
     every = {name: value for each in EACH.values() for name, value in each.items()}
     assert configured(Settings.load({**NEEDED, **every})) == list(EACH) == list(REMOTE)
     assert shipped(Settings.load(NEEDED)) == ["ledger"]
+    assert shipped(Settings.load({**NEEDED, "AUTH_MODE": "passthrough"})) == []
     assert shipped(Settings.load({**NEEDED, **every})) == ["ledger", *REMOTE]
 
 
