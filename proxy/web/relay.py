@@ -104,14 +104,18 @@ class RelayEndpoint:
         principal = self._admission.enter(exchange)
         if inbound.upgrades:
             self._admission.admit(exchange, principal)
-            request = outbound_upgrade(inbound)
+            request = outbound_upgrade(inbound, principal.policy)
             opened = self._relay.upgrade(request, principal.upstream_key, timing)
             if isinstance(opened, UpgradeAnswer):
                 return self._tunnel(exchange, slot, opened)
             return self._answer(exchange, slot, opened, start_response)
         outbound = outbound_request(
-            inbound, request_bytes=self._bounds.request_bytes, json_bytes=self._bounds.json_bytes
+            inbound,
+            principal.policy,
+            request_bytes=self._bounds.request_bytes,
+            json_bytes=self._bounds.json_bytes,
         )
+        self._admission.check_body(exchange, principal, outbound)
         self._admission.admit(exchange, principal)
         asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
         upstream = self._relay.handle(asking or outbound, principal.upstream_key, timing)
