@@ -18,7 +18,7 @@ _LONGEST_HEAD: Final = 4096
 
 _BOUNDARY: Final = re.compile(
     r"""multipart/form-data\s*;\s*boundary=(?:"([A-Za-z0-9'()+_,./:=?-]{1,70})"|"""
-    r"""([A-Za-z0-9'+_.-]{1,70}))\s*(?:;\s*charset="?utf-?8"?\s*)?""",
+    r"""([A-Za-z0-9'+_.-]{1,70}))\s*(?:;\s*charset=utf-?8\s*)?""",
     re.IGNORECASE | re.ASCII,
 )
 # Names are plain: no quotes, escapes or percent signs, which parsers undo in different ways.
@@ -27,7 +27,7 @@ _DISPOSITION: Final = re.compile(
     rb'((?:; *filename="[^"\\\r\n]*")?(?:; *filename\*=[A-Za-z0-9!#$&+.^_`|~%\'-]+)?)',
     re.IGNORECASE,
 )
-_PLAIN: Final = re.compile(rb'text/plain(?:; *charset="?(?:utf-?8|us-ascii)"?)?', re.IGNORECASE)
+_PLAIN: Final = re.compile(rb'text/plain(?:; *charset=("?)(?:utf-?8|us-ascii)\1)?', re.IGNORECASE)
 _HEADER: Final = re.compile(rb"(content-disposition|content-type|content-length): *(.*)", re.I)
 
 

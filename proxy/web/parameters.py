@@ -23,7 +23,7 @@ MOST_PARAMETERS: Final = 1000
 
 # A visible ASCII letter as an escape, which nobody writes but to spell a name a second time.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[2-7]")
-_CHARSET: Final = re.compile(r'[^;]*;\s*charset="?(?:utf-?8|us-ascii)"?\s*;?\s*')
+_CHARSET: Final = re.compile(r'[^;]*;\s*charset=("?)(?:utf-?8|us-ascii)\1\s*;?\s*')
 
 
 def parameters_of(inbound: Inbound, body: bytes, wanted: frozenset[str]) -> Mapping[str, Any]:

@@ -138,3 +138,55 @@ def test_a_streamed_chat_is_made_to_ask(target: bytes) -> None:
 )
 def test_others_are_not(method: str, target: bytes, body: Any) -> None:
     assert asking_for_usage(OutboundRequest(method, target, [], body)) is None
+
+
+def test_a_body_that_a_policy_reads_is_held() -> None:
+    policy = Policy.compile({"allowed_models": ["m"]})
+    for content_type in ("text/plain", "multipart/form-data; boundary=x"):
+        lines = [("CONTENT-TYPE", content_type), ("CONTENT-LENGTH", "2")]
+        request = outbound_request(inbound(lines, b"hi"), policy, request_bytes=10, json_bytes=10)
+        assert request.body == b"hi"
+        assert ("Content-Length", "2") in request.headers
+    lines = [("CONTENT-TYPE", "audio/wav"), ("TRANSFER-ENCODING", "chunked")]
+    request = outbound_request(inbound(lines, b"hi"), policy, request_bytes=10, json_bytes=10)
+    assert (request.body, request.chunked) == (b"hi", False)
+    assert ("Content-Length", "2") in request.headers
+    with pytest.raises(ClientError) as caught:
+        outbound_request(inbound(lines, b"hi"), policy, request_bytes=10, json_bytes=1)
+    assert caught.value.code == "request_too_large"
+
+
+def test_only_headers_that_may_pass() -> None:
+    policy = Policy.compile({"forwarded_headers": ["openai-beta", "X-Stainless-*"]})
+    lines = [
+        ("CONTENT-TYPE", "application/json"),
+        ("ACCEPT", "*/*"),
+        ("ACCEPT-ENCODING", "gzip"),
+        ("OPENAI-BETA", "a"),
+        ("OPENAI-BETA", "b"),
+        ("X-STAINLESS-LANG", "python"),
+        ("COOKIE", "secret"),
+        ("USER-AGENT", "me"),
+        ("X-REQUEST-ID", "1"),
+        ("CONTENT-LENGTH", "2"),
+    ]
+    sent = outbound_request(inbound(lines, b"{}"), policy, request_bytes=10, json_bytes=10)
+    assert sent.headers == [
+        ("Content-Type", "application/json"),
+        ("Accept", "*/*"),
+        ("Accept-Encoding", "gzip"),
+        ("Openai-Beta", "a"),
+        ("Openai-Beta", "b"),
+        ("X-Stainless-Lang", "python"),
+        ("Content-Length", "2"),
+    ]
+    lines = [("TRANSFER-ENCODING", "chunked"), ("COOKIE", "secret")]
+    sent = outbound_request(inbound(lines, b"hi"), policy, request_bytes=10, json_bytes=10)
+    assert sent.headers == [("Transfer-Encoding", "chunked")]
+    handshake = inbound([*UPGRADE, ("COOKIE", "secret"), ("OPENAI-BETA", "a")], method="GET")
+    assert outbound_upgrade(handshake, policy).headers == [
+        ("Sec-Websocket-Key", "k"),
+        ("Openai-Beta", "a"),
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+    ]
