@@ -1,8 +1,12 @@
 """Which models: in a body, in a query, in a path."""
 
+import re
 from typing import Any
+from urllib.parse import unquote_plus
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.errors import ClientError
 from proxy.policy.models import Models, models_in_target
@@ -99,3 +103,68 @@ def test_what_could_be_read_in_two_ways(path: str, query: str, code: str) -> Non
     with pytest.raises(ClientError) as caught:
         models_in_target(path, query)
     assert caught.value.code == code
+
+
+PIECES = st.sampled_from(
+    [
+        *("models", "Models", "engines", "deployments", "%65ngines", "chat", "ok", "evil", "%6fk"),
+        *(
+            "/",
+            "//",
+            "%2F",
+            "%252f",
+            "\\",
+            "%5c",
+            ";",
+            "%3b",
+            "?",
+            "&",
+            "=",
+            "%26",
+            "%3d",
+            "+",
+            "%00",
+        ),
+        *(
+            "model",
+            "MODEL",
+            "mod%65l",
+            "mod%2565l",
+            "model[]",
+            "model=ok",
+            "model=evil",
+            "%20",
+            "#",
+        ),
+    ]
+)
+
+
+def named_by_anybody(target: str) -> set[str]:
+    """Every model that the most generous reader of a target would find in it."""
+    for _ in range(5):
+        # Plus and percent signs in the path, too.
+        target = unquote_plus(target)
+    path, _, query = target.lower().partition("?")
+    found = set(re.findall(r"(?:models|engines|deployments)[/\\;]+([^/\\;?&#\0]+)", path))
+    for item in re.split("[&;#]", query):
+        name, _, value = item.partition("=")
+        if name.strip(" \0").partition("[")[0] == "model":
+            found.add(value)
+    return {name.strip(" \0") for name in found} - {""}
+
+
+@settings(max_examples=1500)
+@given(st.lists(PIECES, max_size=10))
+def test_no_target_hides_a_model(pieces: list[str]) -> None:
+    target = "/v1/" + "".join(pieces)
+    path, _, query = target.partition("?")
+    models = Models(["ok", "ok/*"])
+    try:
+        for name in models_in_target(path, query):
+            models.check(name)
+    except ClientError:
+        return
+    assert not any(
+        "evil" in name and not name.startswith("ok") for name in named_by_anybody(target)
+    )
