@@ -7,6 +7,7 @@ IPv6 address (``::ffff:192.0.2.1``). It is the same client, so both are read as 
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
@@ -29,17 +30,24 @@ class Addresses:
 
     def allow(self, client_ip: str) -> bool:
         """What is no address (a Unix socket's peer has none) is not allowed."""
-        with_port = _WITH_PORT.fullmatch(client_ip)
-        try:
-            address = ipaddress.ip_address(
-                (with_port[1] or with_port[2]) if with_port else client_ip
-            )
-        except ValueError:
+        known = _number(client_ip)
+        if known is None:
             return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        version, number = address.version, int(address)
+        version, number = known
         return any(version == kind and number & mask == base for kind, base, mask in self._ranges)
+
+
+@lru_cache(maxsize=4096)
+def _number(client_ip: str) -> tuple[int, int] | None:
+    """Version and value of an address as text; None: it is none."""
+    with_port = _WITH_PORT.fullmatch(client_ip)
+    try:
+        address = ipaddress.ip_address((with_port[1] or with_port[2]) if with_port else client_ip)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.version, int(address)
 
 
 def address_range(value: str) -> str:

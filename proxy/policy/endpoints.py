@@ -11,6 +11,7 @@ one escape each.
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
@@ -57,6 +58,7 @@ def endpoint_pattern(value: str) -> str:
     return value
 
 
+@lru_cache(maxsize=512)
 def plain_segments(path: str) -> tuple[str, ...] | None:
     """The segments of a raw path, unescaped; None where it can be read in more than one way."""
     if "%" not in path:

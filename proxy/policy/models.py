@@ -76,18 +76,25 @@ def models_in_target(path: str, query: str) -> list[str]:
 
 
 def _models_in_query(query: str) -> list[str]:
-    found = []
-    for item in re.split("[&;]", query):
-        name, _, value = item.partition("=")
-        if _parameter(name) == "model":
-            found.append(unquote_plus(value, errors="replace"))
-    if len(found) > 1 or any("%" in name for name in found):
+    found = _values_of_model(query)
+    # As somebody would read it who decodes first and splits then, or decodes twice.
+    for _ in range(3):
+        query = unquote_plus(query, errors="replace")
+    if len(found) > 1 or len(_values_of_model(query)) != len(found):
         raise ClientError("`model` must be in the query once, and plainly.", param="model")
-    return found
+    names = [unquote_plus(value, errors="replace") for value in found]
+    if any("%" in name for name in names):
+        raise ClientError("`model` in the query must not be escaped twice.", param="model")
+    return names
+
+
+def _values_of_model(query: str) -> list[str]:
+    """Raw, of every parameter that a generous server takes for ``model``."""
+    pairs = [item.partition("=") for item in re.split("[&;?#]", query)]
+    return [value for name, _, value in pairs if _parameter(name) == "model"]
 
 
 def _parameter(name: str) -> str:
-    """What the most generous of servers takes a parameter's name for."""
     for _ in range(3):
         name = unquote_plus(name, errors="replace")
     return name.strip("\0\t\r\n ").partition("[")[0].casefold()

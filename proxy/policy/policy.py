@@ -77,6 +77,8 @@ class Policy:
     @classmethod
     def compile(cls, project: Document, tokens: Sequence[Document] = ()) -> "Policy":
         """``tokens``: the token's own first, then those of its ancestors. Never raises."""
+        if all(document == {} for document in (project, *tokens)):
+            return cls()
         try:
             own = read_document(project, "project")
             minted = [read_document(token, "token") for token in tokens]

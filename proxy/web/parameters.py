@@ -36,12 +36,15 @@ def parameters_of(inbound: Inbound, body: bytes, wanted: frozenset[str]) -> Mapp
     encodings = [value for name, value in inbound.headers if name == "CONTENT-ENCODING"]
     if any(value.strip().lower() not in ("", "identity") for value in encodings):
         raise _unreadable("not be compressed (`Content-Encoding`)")
-    content_type = (inbound.header("CONTENT-TYPE") or "").lower()
+    said = [value for name, value in inbound.headers if name == "CONTENT-TYPE"]
+    content_type = ",".join(said).lower()
+    if len(said) > 1 or "form-urlencoded" in content_type:
+        # A string in JSON may hold `&model=…&`, which a reader of such forms takes for a field.
+        raise _unreadable("be JSON or a multipart form (`Content-Type`)")
     if "charset" in content_type and not _CHARSET.fullmatch(content_type):
         raise _unreadable("be in UTF-8 (`charset`)")
     if content_type.partition(";")[0].strip() == "multipart/form-data":
-        # Its boundary has a case.
-        found: Mapping[str, Any] = form_fields(body, inbound.header("CONTENT-TYPE") or "", wanted)
+        found: Mapping[str, Any] = form_fields(body, said[0], wanted)
     else:
         found = _json_members(body, wanted)
     folded = {name.casefold() for name in wanted}

@@ -1,5 +1,6 @@
 """The table of policy fields: what each takes, and what it says otherwise."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +149,12 @@ def test_choices(name: str) -> None:
 def test_places() -> None:
     assert set(fields_of("project")) | set(fields_of("token")) == set(FIELDS)
     assert set(fields_of("token")) - set(fields_of("project")) == {"max_tokens_total", "can_mint"}
+
+
+def test_every_field_is_documented() -> None:
+    for page in ("governance.md", "management-api.md"):
+        text = (Path(__file__).parents[2] / "docs" / page).read_text()
+        assert not [name for name in FIELDS if f"`{name}`" not in text], page
 
 
 def test_documents() -> None:
