@@ -21,10 +21,12 @@ _BOUNDARY: Final = re.compile(
     r"""([A-Za-z0-9'+_.-]{1,70}))\s*(?:;\s*charset=utf-?8\s*)?""",
     re.IGNORECASE | re.ASCII,
 )
-# Names are plain: no quotes, escapes or percent signs, which parsers undo in different ways.
+# Names are plain: no escapes or percent signs, which parsers undo in different ways. Some clients
+# (.NET) leave out the quotes.
 _DISPOSITION: Final = re.compile(
-    rb'form-data; *name="([A-Za-z0-9_.\[\]-]{1,100})"'
-    rb'((?:; *filename="[^"\\\r\n]*")?(?:; *filename\*=[A-Za-z0-9!#$&+.^_`|~%\'-]+)?)',
+    rb'form-data; *name=(?:"(?P<quoted>[A-Za-z0-9_.\[\]-]{1,100})"|(?P<token>[A-Za-z0-9_.-]+))'
+    rb'(?P<file>(?:; *filename=(?:"[^"\\\r\n]*"|[A-Za-z0-9_.-]+))?'
+    rb"(?:; *filename\*=[A-Za-z0-9!#$&+.^_`|~%'-]+)?)",
     re.IGNORECASE,
 )
 _PLAIN: Final = re.compile(rb'text/plain(?:; *charset=("?)(?:utf-?8|us-ascii)\1)?', re.IGNORECASE)
@@ -94,7 +96,8 @@ def _head(body: bytes, start: int, end: int) -> tuple[str, bool, int]:
     if disposition is None:
         raise _odd("the name of a part")
     kind = _PLAIN.fullmatch(headers.get(b"content-type", b"text/plain"))
-    return disposition[1].decode(), not disposition[2] and kind is not None, value_start
+    name = (disposition["quoted"] or disposition["token"]).decode()
+    return name, not disposition["file"] and kind is not None, value_start
 
 
 def _text(value: bytes, name: str) -> str:

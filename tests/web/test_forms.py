@@ -42,6 +42,11 @@ def test_a_transcription() -> None:
     assert read(FILE + END) == {"file": ""}
 
 
+def test_as_dot_net_writes_it() -> None:
+    body = MODEL.replace('"', "") + FILE.replace('"', "") + END
+    assert read(body, 'multipart/form-data; boundary="BB"') == {"model": "whisper-1", "file": ""}
+
+
 def test_values_are_taken_as_they_are() -> None:
     assert read(part("model", "") + END) == {"model": ""}
     assert read(part("model", "a\r\nb") + END) == {"model": "a\r\nb"}
@@ -106,7 +111,9 @@ def test_boundaries_in_quotes_and_capitals() -> None:
         MODEL + part("model[]", "other") + END,
         part("model[0]", "m") + END,
         part("_charset_", "utf-7") + MODEL + END,
-        MODEL.replace('name="model"', "name=model") + END,
+        MODEL.replace('name="model"', "name=mod el") + END,
+        MODEL.replace('name="model"', "name=model[]") + END,
+        MODEL.replace('name="model"', "name=model; filename=x") + END,
         MODEL.replace('name="model"', "name='model'") + END,
         MODEL.replace('name="model"', 'name="mod%65l"') + END,
         MODEL.replace('name="model"', 'name="mo\\del"') + END,
