@@ -4,6 +4,7 @@ A warm token costs no I/O. The thing to get wrong: what is cached is what the to
 verdict; activity and expiry are judged again on every request, also while the database is away.
 """
 
+import logging
 import time
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
@@ -12,9 +13,11 @@ from proxy.auth import credentials
 from proxy.auth.cache import GrantCache
 from proxy.auth.principal import Principal, TokenRefused
 from proxy.errors import ClientError
-from proxy.policy.accounts import Account
+from proxy.policy.accounts import account_of
 from proxy.policy.policy import Policy
 from proxy.store.records import Grant
+
+_log = logging.getLogger(__name__)
 
 _QUOTA_HEADERS: Final = (("x-should-retry", "false"),)
 
@@ -109,6 +112,11 @@ class Authenticator:
         if grant is None:
             return None
         token, project = grant.token, grant.project
+        policy = Policy.compile(project.policy, [token.policy])
+        if policy.unreadable:
+            _log.error(
+                "token %s is refused, its rules cannot be read: %s", token.id, policy.unreadable
+            )
         return Principal(
             token_id=token.id,
             token_mask=token.token,
@@ -118,10 +126,10 @@ class Authenticator:
             # One that has run out is told that, also when it has been deactivated for it.
             token_active=token.is_active or token.ran_out(self._clock()),
             project_active=project.is_active,
-            policy=Policy.compile(project.policy, [token.policy]),
+            policy=policy,
             accounts=(
-                Account(kind="project", id=project.id),
-                Account(kind="token", id=token.id, max_requests=token.max_requests),
+                account_of("project", project.id, project.policy),
+                account_of("token", token.id, token.policy, token.max_requests),
             ),
             token_hash=token_hash,
         )

@@ -4,8 +4,9 @@ The thing to get wrong: each has limits of its own and all of them hold. A child
 its parent for nothing still spends what its parent may spend.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +23,30 @@ class Account:
     #: Over its whole life, tokens only: requests, and LLM tokens.
     max_requests: int | None = None
     max_tokens_total: int | None = None
+
+
+def account_of(
+    kind: Literal["project", "token"],
+    account_id: str,
+    document: Mapping[str, Any],
+    max_requests: int | None = None,
+) -> Account:
+    """What the policy ``document`` of a project or a token says of its limits.
+
+    Never raises: a document that cannot be read has no limits here, and its policy refuses.
+    """
+    stored = document if isinstance(document, Mapping) else {}
+
+    def limit(name: str) -> int | None:
+        value = stored.get(name)
+        return value if type(value) is int else None
+
+    return Account(
+        kind=kind,
+        id=account_id,
+        rate_limit_rpm=limit("rate_limit_rpm"),
+        rate_limit_tpm=limit("rate_limit_tpm"),
+        max_concurrent=limit("max_concurrent"),
+        max_requests=max_requests,
+        max_tokens_total=limit("max_tokens_total") if kind == "token" else None,
+    )

@@ -2,28 +2,188 @@
 
 Documents are the policy fields of the project, of the tokens that the token was minted from, and of
 the token itself, as the management API took them. Each can only narrow: a request must satisfy all.
+
+The thing to get wrong: a rule that is not understood (written by a newer version, or by hand) must
+never be ignored. One such document, and the policy refuses every request.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+from proxy.errors import ClientError, ProxyError
+from proxy.policy.addresses import Addresses
+from proxy.policy.endpoints import AMBIGUOUS, Endpoints, plain_segments
+from proxy.policy.fields import read_document
+from proxy.policy.headers import ForwardedHeaders, RequiredHeaders
+from proxy.policy.models import Models, models_in_target
+from proxy.policy.origins import Origins
+from proxy.policy.params import Params
 
 Document = Mapping[str, Any]
+
+#: Frameworks take the method, or the path, from these; then a rule about it would be void.
+_OTHER_METHODS = frozenset({"X-HTTP-METHOD-OVERRIDE", "X-HTTP-METHOD", "X-METHOD-OVERRIDE"})
+_OTHER_PATHS = frozenset({"X-ORIGINAL-URL", "X-REWRITE-URL"})
+
+
+class Head(Protocol):
+    """A request's head, as seen from here: header names in upper case, the target raw."""
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    client_ip: str
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def upgrades(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a request must satisfy, and what becomes of its answer."""
+    """What a request must satisfy, and what becomes of its answer.
+
+    A rule of which there is none is an empty tuple; else each of its members must hold.
+    """
 
     #: Whether an answer is read to its end after the client has left, for its usage.
     drain_on_disconnect: bool = False
     #: Whether streamed chats are made to report their usage.
     inject_usage: bool = False
+    #: Whether answers under way end when the token is revoked or expires, and when its
+    #: ``max_tokens_total`` is used up.
+    cut_on_revoke: bool = True
+    cut_in_flight: bool = False
+    #: Whether tokens may be minted from this one.
+    can_mint: bool = False
+    #: Whether :meth:`check_head` has anything to do.
+    restricts: bool = False
+    #: The top-level parameters that :meth:`check_values` wants to see; if empty, none.
+    reads: frozenset[str] = frozenset()
+    addresses: tuple[Addresses, ...] = ()
+    origins: tuple[Origins, ...] = ()
+    required: tuple[RequiredHeaders, ...] = ()
+    methods: tuple[frozenset[str], ...] = ()
+    endpoints: tuple[Endpoints, ...] = ()
+    models: tuple[Models, ...] = ()
+    params: tuple[Params, ...] = ()
+    forwarded: tuple[ForwardedHeaders, ...] = ()
+    #: Why the documents cannot be read, or "".
+    unreadable: str = ""
 
     @classmethod
     def compile(cls, project: Document, tokens: Sequence[Document] = ()) -> "Policy":
-        """``tokens``: the token's own first, then those of its ancestors."""
+        """``tokens``: the token's own first, then those of its ancestors. Never raises."""
+        if all(document == {} for document in (project, *tokens)):
+            return cls()
+        try:
+            own = read_document(project, "project")
+            minted = [read_document(token, "token") for token in tokens]
+        except ValueError as error:
+            return cls(restricts=True, unreadable=str(error))
+        layers = [own, *minted]
+
+        def every(field: str) -> list[Any]:
+            return [layer[field] for layer in layers if field in layer]
+
         return cls(
-            drain_on_disconnect=project.get("on_disconnect") == "drain",
-            inject_usage=project.get("stream_usage") == "inject",
+            drain_on_disconnect=own.get("on_disconnect") == "drain",
+            inject_usage=own.get("stream_usage") == "inject",
+            cut_on_revoke=own.get("on_revoke") != "finish",
+            cut_in_flight=own.get("cut_in_flight", False),
+            can_mint=bool(minted) and all(token.get("can_mint", False) for token in minted),
+            restricts=any(field in layer for layer in layers for field in _OF_THE_HEAD),
+            reads=frozenset(["model"] if every("allowed_models") else []).union(
+                *every("allowed_params")
+            ),
+            addresses=tuple(map(Addresses, every("allowed_ips"))),
+            origins=tuple(map(Origins, every("allowed_origins"))),
+            required=tuple(map(RequiredHeaders, every("required_headers"))),
+            methods=tuple(map(frozenset, every("allowed_methods"))),
+            endpoints=tuple(map(Endpoints, every("allowed_endpoints"))),
+            models=tuple(map(Models, every("allowed_models"))),
+            params=tuple(map(Params, every("allowed_params"))),
+            forwarded=tuple(map(ForwardedHeaders, every("forwarded_headers"))),
         )
+
+    def check_client(self, head: Head) -> None:
+        """Who asks: address, origin, required headers.
+
+        Raises ClientError ``ip_not_allowed``, ``origin_required``, ``origin_not_allowed``,
+        ``invalid_request``; ProxyError ``internal_error`` when the rules cannot be read.
+        """
+        if self.unreadable:
+            raise ProxyError(f"the rules of an access token cannot be read: {self.unreadable}")
+        if not all(addresses.allow(head.client_ip) for addresses in self.addresses):
+            raise ClientError(code="ip_not_allowed")
+        if self.origins:
+            given = [value for name, value in head.headers if name == "ORIGIN"]
+            for origins in self.origins:
+                origins.check(given)
+        for required in self.required:
+            required.check(head.headers)
+
+    def check_head(self, head: Head) -> None:
+        """:meth:`check_client`, then what is asked for, as far as the head says it.
+
+        Raises ClientError ``method_not_allowed``, ``endpoint_not_found``, ``model_not_allowed``
+        besides.
+        """
+        self.check_client(head)
+        if self.methods:
+            self._check_method(head)
+        if self.endpoints:
+            self._check_endpoint(head)
+        if self.models:
+            named = models_in_target(head.path, head.target.partition("?")[2])
+            if head.upgrades and not named:
+                named = [""]  # a WebSocket has no body that could name one
+            for models in self.models:
+                for name in named:
+                    models.check(name)
+
+    def check_values(self, values: Mapping[str, Any]) -> None:
+        """The top-level parameters of a body, those in :attr:`reads` at least.
+
+        Raises ClientError ``model_not_allowed``, ``param_not_allowed``.
+        """
+        if self.models:
+            name = values.get("model")
+            for models in self.models:
+                models.check("" if name is None else name)
+        for params in self.params:
+            params.check(values)
+
+    def forwards(self, name: str) -> bool:
+        """Whether a request header may go upstream; ask only if there is :attr:`forwarded`."""
+        return all(names.allow(name) for names in self.forwarded)
+
+    def _check_method(self, head: Head) -> None:
+        allowed = frozenset.intersection(*self.methods)
+        if head.method in allowed and not _has(head, _OTHER_METHODS):
+            return
+        methods = ", ".join(sorted(allowed))
+        raise ClientError(code="method_not_allowed", headers=[("Allow", methods)])
+
+    def _check_endpoint(self, head: Head) -> None:
+        if _has(head, _OTHER_PATHS) or not all(one.allow(head.path) for one in self.endpoints):
+            said = AMBIGUOUS if plain_segments(head.path) is None else ""
+            raise ClientError(said, code="endpoint_not_found")
+
+
+#: Fields for which :meth:`Policy.check_head` has work.
+_OF_THE_HEAD = (
+    "allowed_ips",
+    "allowed_origins",
+    "required_headers",
+    "allowed_methods",
+    "allowed_endpoints",
+    "allowed_models",
+)
+
+
+def _has(head: Head, names: frozenset[str]) -> bool:
+    return any(name in names for name, _ in head.headers)

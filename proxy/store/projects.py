@@ -14,8 +14,7 @@ from proxy.store.records import Project
 from proxy.store.rows import (
     PROJECT_COLUMNS,
     assignments,
-    merged_policy,
-    policy_to_json,
+    changed_policy,
     project_from,
     to_json,
 )
@@ -51,7 +50,7 @@ class Projects:
         project_id = str(uuid.uuid4())
         sealed = self._seal(upstream_key, project_id)
         document = to_json(metadata)
-        rules = policy_to_json(merged_policy({}, policy or {}))
+        rules = changed_policy({}, policy or {})
 
         def work(session: Session) -> Project:
             now = session.now()
@@ -130,7 +129,7 @@ class Projects:
             columns = dict(values)
             if "policy" in changes:
                 # Merged under the row's lock: two changes of different fields both last.
-                columns["policy"] = policy_to_json(merged_policy(before.policy, changes["policy"]))
+                columns["policy"] = changed_policy(before.policy, changes["policy"])
             if active is not None and active != before.is_active:
                 columns["is_active"] = int(active)
                 columns["deactivated_at"] = None if active else now

@@ -60,6 +60,11 @@ def policy_to_json(policy: Mapping[str, Any]) -> str | None:
     return json.dumps(policy, separators=(",", ":")) if policy else None
 
 
+def changed_policy(policy: Mapping[str, Any], changes: Mapping[str, Any]) -> str | None:
+    """:func:`merged_policy`, as it is stored."""
+    return policy_to_json(merged_policy(policy, changes))
+
+
 def _policy_from(stored: str | None) -> dict[str, Any]:
     policy: dict[str, Any] = {} if stored is None else json.loads(stored)
     return policy

@@ -12,11 +12,11 @@ from proxy.errors import ClientError
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.expiry import activity
 from proxy.store.records import AccessToken, Revoked
-from proxy.store.rows import TOKEN_COLUMNS, assignments, to_micros, token_from
+from proxy.store.rows import TOKEN_COLUMNS, assignments, changed_policy, to_micros, token_from
 
 _SELECT: Final = f"SELECT {TOKEN_COLUMNS} FROM tokens t "  # noqa: S608 - a constant
 #: What :meth:`Tokens.update` may change.
-_EDITABLE: Final = frozenset({"name", "is_active", "max_requests", "expires_at"})
+_EDITABLE: Final = frozenset({"name", "is_active", "max_requests", "expires_at", "policy"})
 #: Two nodes may report out of order: the later moment stays.
 _USED: Final = (
     "last_used_at = CASE WHEN last_used_at IS NULL OR last_used_at < ? THEN ? ELSE last_used_at END"
@@ -43,12 +43,16 @@ class Tokens:
         expires_at: datetime,
         name: str | None = None,
         max_requests: int | None = None,
+        policy: Mapping[str, Any] | None = None,
     ) -> AccessToken:
         """A new, active token. ``token_id`` is a UUIDv7: its order is the order of creation.
+
+        A ``policy`` field that is None is one that was not set.
 
         ClientError: ``not_found`` (no such project), ``project_inactive``, ``conflict``.
         """
         expires = to_micros(expires_at)
+        rules = changed_policy({}, policy or {})
 
         def work(session: Session) -> AccessToken:
             # Locked, so that a deactivation running now either sees this token or refuses it.
@@ -57,21 +61,12 @@ class Tokens:
                     "The project is inactive: it can have no new tokens.", code="project_inactive"
                 )
             now = session.now()
+            who = (token_id, token_hash, token_mask, name, project_id)
             session.execute(
                 "INSERT INTO tokens (id, token_hash, token_mask, name, project_id, expires_at, "
-                "is_active, max_requests, created_at, updated_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?)",
-                (
-                    token_id,
-                    token_hash,
-                    token_mask,
-                    name,
-                    project_id,
-                    expires,
-                    max_requests,
-                    now,
-                    now,
-                ),
+                "is_active, max_requests, policy, created_at, updated_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
+                (*who, expires, max_requests, rules, now, now),
             )
             return _read(session, token_id)
 
@@ -115,11 +110,12 @@ class Tokens:
 
     def update(self, token_id: str, changes: Mapping[str, Any]) -> AccessToken:
         """Changes what ``changes`` names: ``name``, ``is_active`` (False revokes, True revives),
-        ``max_requests``, ``expires_at`` (revives what ran out). ClientError ``not_found``."""
+        ``max_requests``, ``expires_at`` (revives what ran out), ``policy`` (the fields to change;
+        one that is None is removed). ClientError ``not_found``."""
         if unknown := changes.keys() - _EDITABLE:
             raise ValueError(f"not a field of a token: {sorted(unknown)}")
         values: dict[str, Value] = {
-            name: value for name, value in changes.items() if name != "is_active"
+            name: value for name, value in changes.items() if name not in ("is_active", "policy")
         }
         expires = to_micros(changes["expires_at"]) if "expires_at" in changes else None
         if expires is not None:
@@ -130,6 +126,9 @@ class Tokens:
             before = _read(session, token_id, session.dialect.for_update)
             now = session.now()
             columns = values | activity(before, active, expires, now)
+            if "policy" in changes:
+                # Merged under the row's lock: two changes of different fields both last.
+                columns["policy"] = changed_policy(before.policy, changes["policy"])
             if columns:
                 columns["updated_at"] = now
                 session.execute(

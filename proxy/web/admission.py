@@ -7,8 +7,10 @@ quotas) comes last, so that a request that is refused for another reason costs i
 from typing import Protocol
 
 from proxy.auth.principal import Principal, TokenRefused
+from proxy.providers.base import OutboundRequest
 from proxy.web.exchange import Exchange
 from proxy.web.inbound import check_path
+from proxy.web.parameters import parameters_of
 
 
 class AccessCheck(Protocol):
@@ -35,8 +37,21 @@ class Admission:
             raise
         exchange.timing.mark_authenticated()
         exchange.principal = principal
+        if principal.policy.restricts:
+            principal.policy.check_head(inbound)
         check_path(inbound.path)
         return principal
+
+    def check_body(
+        self, exchange: Exchange, principal: Principal, outbound: OutboundRequest
+    ) -> None:
+        """Once the body is there: the model and the parameters that it names."""
+        wanted = principal.policy.reads
+        body = outbound.body
+        if wanted and body:
+            if not isinstance(body, bytes):
+                raise TypeError("a body that must be read is held whole")
+            principal.policy.check_values(parameters_of(exchange.inbound, body, wanted))
 
     def admit(self, exchange: Exchange, principal: Principal) -> None:
         """Last before the upstream: what is counted. From here on there is an event of it."""

@@ -1,8 +1,10 @@
 """What goes out: the client's request without what is between the client and us.
 
-JSON bodies are read whole here; all others are read while they are sent.
+JSON bodies are read whole here, and those that a policy must read; all others are read while they
+are sent.
 """
 
+from proxy.policy.policy import Policy
 from proxy.providers.base import OutboundRequest
 from proxy.relay.headers import Headers, upgrade_headers, upstream_headers
 from proxy.usage.asking import ask_for_usage
@@ -10,7 +12,12 @@ from proxy.web.inbound import Inbound
 
 
 def outbound_request(
-    inbound: Inbound, *, request_bytes: int, json_bytes: int, with_key: bool = False
+    inbound: Inbound,
+    policy: Policy,
+    *,
+    request_bytes: int,
+    json_bytes: int,
+    with_key: bool = False,
 ) -> OutboundRequest:
     """``request_bytes`` bounds any body, ``json_bytes`` one that is held whole. ``with_key``: the
     client's own key goes on.
@@ -18,11 +25,11 @@ def outbound_request(
     Raises ClientError: 413 by the announced length before a byte is read, or by count; 400; 408.
     """
     body = inbound.body
-    headers = upstream_headers(inbound.headers, with_key=with_key)
+    headers = _forwarded(upstream_headers(inbound.headers, with_key=with_key), policy)
     target = inbound.target.encode("latin-1")
     if not body.exists:
         return OutboundRequest(inbound.method, target, headers, None)
-    if is_json(inbound.header("CONTENT-TYPE")):
+    if policy.reads or is_json(inbound.header("CONTENT-TYPE")):
         data = body.read_all(min(json_bytes, request_bytes))
         headers.append(("Content-Length", str(len(data))))
         return OutboundRequest(inbound.method, target, headers, data)
@@ -42,7 +49,7 @@ def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
     path = request.target.partition(b"?")[0]
     if not (path.endswith(b"/chat/completions") or path == b"/v1/completions"):
         return None
-    # Bytes are JSON: other bodies are not held. Compressed ones are not JSON yet.
+    # Other bodies are not held. Compressed ones, and forms, are not JSON: they stay as they are.
     if request.method != "POST" or not isinstance(request.body, bytes):
         return None
     body = ask_for_usage(request.body)
@@ -54,10 +61,18 @@ def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
     return OutboundRequest(request.method, request.target, headers, body)
 
 
-def outbound_upgrade(inbound: Inbound, *, with_key: bool = False) -> OutboundRequest:
+def outbound_upgrade(
+    inbound: Inbound, policy: Policy, *, with_key: bool = False
+) -> OutboundRequest:
     """The opening handshake of a WebSocket; ``with_key`` as above."""
-    headers = upgrade_headers(inbound.headers, with_key=with_key)
+    headers = _forwarded(upgrade_headers(inbound.headers, with_key=with_key), policy)
     return OutboundRequest(inbound.method, inbound.target.encode("latin-1"), headers, None)
+
+
+def _forwarded(headers: Headers, policy: Policy) -> Headers:
+    if not policy.forwarded:
+        return headers
+    return [line for line in headers if policy.forwards(line[0])]
 
 
 def is_json(content_type: str | None) -> bool:

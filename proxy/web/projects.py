@@ -15,7 +15,7 @@ from proxy.errors import ClientError
 from proxy.store.projects import Projects
 from proxy.store.records import Project
 from proxy.store.tokens import Tokens
-from proxy.web import fields
+from proxy.web import fields, rules
 from proxy.web.replies import json_reply
 
 MAX_KEY_LENGTH: Final = 4096
@@ -23,14 +23,13 @@ MAX_DESCRIPTION_LENGTH: Final = 4096
 
 #: It becomes a header value: visible ASCII, no spaces (RFC 9110, 5.5).
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
-#: What is done with an answer when its client leaves; the default first.
-_ON_DISCONNECT: Final = ("cancel", "drain")
-#: Whether streamed chats are made to report their usage.
-_STREAM_USAGE: Final = ("off", "inject")
-_POLICY: Final = {"on_disconnect": _ON_DISCONNECT, "stream_usage": _STREAM_USAGE}
-_CREATE: Final = frozenset(
-    {"name", "api_key", "openai_api_key", "description", "metadata", *_POLICY}
-)
+_CREATE: Final = rules.names("project") | {
+    "name",
+    "api_key",
+    "openai_api_key",
+    "description",
+    "metadata",
+}
 _CHANGE: Final = _CREATE | {"is_active", "revoke_tokens"}
 
 
@@ -105,7 +104,7 @@ def as_json(project: Project) -> dict[str, Any]:
         "description": project.description,
         "metadata": project.metadata,
         "api_key": project.api_key,
-        **{field: project.policy.get(field, known[0]) for field, known in _POLICY.items()},
+        **rules.shown(project.policy, "project"),
         "is_active": project.is_active,
         "deactivated_at": fields.rfc3339(project.deactivated_at),
         "created_at": fields.rfc3339(project.created_at),
@@ -142,12 +141,7 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
     if "metadata" in body:
         metadata = body["metadata"]
         changes["metadata"] = {} if metadata is None else fields.json_object(metadata, "metadata")
-    policy = {
-        field: body[field] if body[field] is None else fields.choice(body[field], field, known)
-        for field, known in _POLICY.items()
-        if field in body
-    }
-    if policy:
+    if policy := rules.read(body, "project"):
         changes["policy"] = policy
     param = fields.alias(body, "api_key", "openai_api_key")
     if param in body:

@@ -105,17 +105,19 @@ class RelayEndpoint:
         upstream_key = principal.upstream_key
         if inbound.upgrades:
             self._admission.admit(exchange, principal)
-            request = outbound_upgrade(inbound, with_key=upstream_key is None)
+            request = outbound_upgrade(inbound, principal.policy, with_key=upstream_key is None)
             opened = self._relay.upgrade(request, upstream_key, timing)
             if isinstance(opened, UpgradeAnswer):
                 return self._tunnel(exchange, slot, opened)
             return self._answer(exchange, slot, opened, start_response)
         outbound = outbound_request(
             inbound,
+            principal.policy,
             request_bytes=self._bounds.request_bytes,
             json_bytes=self._bounds.json_bytes,
             with_key=upstream_key is None,
         )
+        self._admission.check_body(exchange, principal, outbound)
         self._admission.admit(exchange, principal)
         asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
         upstream = self._relay.handle(asking or outbound, upstream_key, timing)

@@ -15,15 +15,16 @@ from proxy.errors import ClientError
 from proxy.store.projects import Projects
 from proxy.store.records import AccessToken
 from proxy.store.tokens import Tokens
-from proxy.web import fields
+from proxy.web import fields, rules
 from proxy.web.replies import json_reply
 
 #: A year: tokens are meant to wither.
 MAX_MINUTES: Final = 525_600
 
 _LIFETIMES: Final = ("duration_minutes", "duration_hours", "expires_at")
-_CREATE: Final = frozenset({"project_id", "name", "max_requests", *_LIFETIMES})
-_CHANGE: Final = frozenset({"name", "is_active", "max_requests", "expires_at"})
+_POLICY: Final = rules.names("token")
+_CREATE: Final = _POLICY | {"project_id", "name", "max_requests", *_LIFETIMES}
+_CHANGE: Final = _POLICY | {"name", "is_active", "max_requests", "expires_at"}
 _FILTERS: Final = frozenset({"project_id", "projectId", "active", "limit", "after"})
 
 
@@ -54,6 +55,7 @@ def create_blueprint(
             expires_at=expires_at,
             name=None if name is None else fields.name(name),
             max_requests=_max_requests(body.get("max_requests")),
+            policy=rules.read(body, "token"),
         )
         # RFC 9111, 5.2.2.5: nobody on the way may keep the secret.
         return json_reply(
@@ -115,6 +117,7 @@ def as_json(token: AccessToken) -> dict[str, Any]:
         "is_active": token.is_active,
         "revoked_at": fields.rfc3339(token.revoked_at),
         "max_requests": token.max_requests,
+        **rules.shown(token.policy, "token"),
         "request_count": token.request_count,
         "cache_hit_count": token.cache_hit_count,
         "last_used_at": fields.rfc3339(token.last_used_at),
@@ -165,6 +168,8 @@ def _changes(body: dict[str, Any], now: datetime) -> dict[str, Any]:
         changes["max_requests"] = _max_requests(body["max_requests"])
     if "expires_at" in body:
         changes["expires_at"] = _expires_at(body["expires_at"], now)
+    if policy := rules.read(body, "token"):
+        changes["policy"] = policy
     if not changes:
         raise ClientError("There is no field to change.")
     return changes

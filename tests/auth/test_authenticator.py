@@ -290,3 +290,22 @@ def test_a_quota_is_taken_from_the_store_each_time() -> None:
 )
 def test_bearer(value: str | None, expected: str | None) -> None:
     assert bearer(value) == expected
+
+
+def test_limits_and_rules_of_both_are_in_the_principal() -> None:
+    project = {"rate_limit_rpm": 60, "on_revoke": "finish"}
+    rules = {"max_concurrent": 2, "max_tokens_total": 1000, "can_mint": True}
+    principal = make(Store(project_policy=project, policy=rules)).authenticate(f"Bearer {SECRET}")
+    assert principal.accounts == (
+        Account(kind="project", id="project-1", rate_limit_rpm=60),
+        Account(kind="token", id="token-1", max_concurrent=2, max_tokens_total=1000),
+    )
+    assert principal.policy.can_mint
+    assert not principal.policy.cut_on_revoke
+
+
+def test_rules_that_cannot_be_read_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    principal = make(Store(policy={"from_the_future": 1})).authenticate(f"Bearer {SECRET}")
+    assert principal.policy.unreadable
+    assert "token-1" in caplog.text
+    assert "from_the_future" in caplog.text

@@ -248,6 +248,23 @@ class TestTokens:
         assert (made.revoked_at, made.last_used_at) == (None, None)
         assert (made.request_count, made.cache_hit_count) == (0, 0)
 
+    def test_a_policy_changes_field_by_field(self, store: Store) -> None:
+        made = store.token(store.project(), policy={"a": ["☃", 1], "b": None})
+        assert made.policy == {"a": ["☃", 1]}
+        changed = store.tokens.update(made.id, {"policy": {"a": None, "c": False}})
+        assert (changed.policy, changed.name) == ({"c": False}, made.name)
+        assert changed.updated_at > made.updated_at, "the workers must hear of it"
+        assert store.tokens.update(made.id, {"name": "x"}).policy == {"c": False}
+        assert store.tokens.update(made.id, {"policy": {"c": None}}).policy == {}
+        assert store.cell("SELECT policy FROM tokens") is None
+
+    def test_policy_changes_at_once_are_all_kept(self, store: Store) -> None:
+        made, names = store.token(store.project()), [f"field{number}" for number in range(10)]
+        update = store.tokens.update
+        jobs = [gevent.spawn(update, made.id, {"policy": {name: 1}}) for name in names]
+        gevent.joinall(jobs, timeout=60)
+        assert store.tokens.get(made.id).policy == dict.fromkeys(names, 1)
+
     def test_needs_an_active_project(self, store: Store) -> None:
         project = store.project()
         store.projects.deactivate(project.id)

@@ -48,6 +48,11 @@ def test_a_policy_changes_field_by_field() -> None:
     assert before == {"a": 1, "b": [2]}
 
 
+def test_a_changed_policy_as_it_is_stored() -> None:
+    assert rows.changed_policy({"a": 1}, {"a": None, "b": 2}) == '{"b":2}'
+    assert rows.changed_policy({"a": 1}, {"a": None}) is None
+
+
 def test_an_empty_policy_is_stored_as_nothing() -> None:
     assert rows.policy_to_json({}) is None
     assert rows.policy_to_json({"a": ["☃"]}) == '{"a":["\\u2603"]}'

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import ClientError
+from proxy.policy.policy import Policy
 from proxy.providers.base import OutboundRequest
 from proxy.web.inbound import Inbound
 from proxy.web.outbound import (
@@ -39,11 +40,11 @@ def inbound(lines: list[tuple[str, str]], body: bytes = b"", method: str = "POST
 
 def test_json_is_held_and_other_bodies_are_streamed() -> None:
     lines = [("CONTENT-TYPE", "application/json"), ("CONTENT-LENGTH", "2")]
-    request = outbound_request(inbound(lines, b"{}"), request_bytes=10, json_bytes=10)
+    request = outbound_request(inbound(lines, b"{}"), Policy(), request_bytes=10, json_bytes=10)
     assert (request.target, request.body) == (b"/v1/x?a=%2F", b"{}")
     assert request.headers == [("Content-Type", "application/json"), ("Content-Length", "2")]
     lines = [("CONTENT-TYPE", "text/plain"), ("CONTENT-LENGTH", "2")]
-    request = outbound_request(inbound(lines, b"hi"), request_bytes=10, json_bytes=10)
+    request = outbound_request(inbound(lines, b"hi"), Policy(), request_bytes=10, json_bytes=10)
     assert not isinstance(request.body, bytes | None)
     assert b"".join(request.body) == b"hi"
 
@@ -53,7 +54,7 @@ def test_too_large_by_its_own_word(content_type: str) -> None:
     lines = [("CONTENT-TYPE", content_type), ("CONTENT-LENGTH", "11")]
     given = inbound(lines, b"x" * 11)
     with pytest.raises(ClientError) as caught:
-        outbound_request(given, request_bytes=10, json_bytes=20)
+        outbound_request(given, Policy(), request_bytes=10, json_bytes=20)
     assert caught.value.code == "request_too_large"
     assert given.body.received == 0
 
@@ -72,7 +73,7 @@ def test_a_websocket_s_handshake() -> None:
     given = inbound([*UPGRADE, protocols], method="GET")
     assert given.upgrades
     assert given.authorization == f"Bearer {token}"
-    assert outbound_upgrade(given).headers == [
+    assert outbound_upgrade(given, Policy()).headers == [
         ("Sec-Websocket-Key", "k"),
         ("Sec-Websocket-Protocol", "realtime, beta"),
         ("Connection", "Upgrade"),
@@ -82,7 +83,7 @@ def test_a_websocket_s_handshake() -> None:
 
 def test_a_protocol_that_is_only_the_token_is_not_offered() -> None:
     protocols = ("SEC-WEBSOCKET-PROTOCOL", "openai-insecure-api-key.sk-x")
-    headers = outbound_upgrade(inbound([*UPGRADE, protocols], method="GET")).headers
+    headers = outbound_upgrade(inbound([*UPGRADE, protocols], method="GET"), Policy()).headers
     assert "Sec-Websocket-Protocol" not in dict(headers)
 
 
@@ -137,3 +138,55 @@ def test_a_streamed_chat_is_made_to_ask(target: bytes) -> None:
 )
 def test_others_are_not(method: str, target: bytes, body: Any) -> None:
     assert asking_for_usage(OutboundRequest(method, target, [], body)) is None
+
+
+def test_a_body_that_a_policy_reads_is_held() -> None:
+    policy = Policy.compile({"allowed_models": ["m"]})
+    for content_type in ("text/plain", "multipart/form-data; boundary=x"):
+        lines = [("CONTENT-TYPE", content_type), ("CONTENT-LENGTH", "2")]
+        request = outbound_request(inbound(lines, b"hi"), policy, request_bytes=10, json_bytes=10)
+        assert request.body == b"hi"
+        assert ("Content-Length", "2") in request.headers
+    lines = [("CONTENT-TYPE", "audio/wav"), ("TRANSFER-ENCODING", "chunked")]
+    request = outbound_request(inbound(lines, b"hi"), policy, request_bytes=10, json_bytes=10)
+    assert (request.body, request.chunked) == (b"hi", False)
+    assert ("Content-Length", "2") in request.headers
+    with pytest.raises(ClientError) as caught:
+        outbound_request(inbound(lines, b"hi"), policy, request_bytes=10, json_bytes=1)
+    assert caught.value.code == "request_too_large"
+
+
+def test_only_headers_that_may_pass() -> None:
+    policy = Policy.compile({"forwarded_headers": ["openai-beta", "X-Stainless-*"]})
+    lines = [
+        ("CONTENT-TYPE", "application/json"),
+        ("ACCEPT", "*/*"),
+        ("ACCEPT-ENCODING", "gzip"),
+        ("OPENAI-BETA", "a"),
+        ("OPENAI-BETA", "b"),
+        ("X-STAINLESS-LANG", "python"),
+        ("COOKIE", "secret"),
+        ("USER-AGENT", "me"),
+        ("X-REQUEST-ID", "1"),
+        ("CONTENT-LENGTH", "2"),
+    ]
+    sent = outbound_request(inbound(lines, b"{}"), policy, request_bytes=10, json_bytes=10)
+    assert sent.headers == [
+        ("Content-Type", "application/json"),
+        ("Accept", "*/*"),
+        ("Accept-Encoding", "gzip"),
+        ("Openai-Beta", "a"),
+        ("Openai-Beta", "b"),
+        ("X-Stainless-Lang", "python"),
+        ("Content-Length", "2"),
+    ]
+    lines = [("TRANSFER-ENCODING", "chunked"), ("COOKIE", "secret")]
+    sent = outbound_request(inbound(lines, b"hi"), policy, request_bytes=10, json_bytes=10)
+    assert sent.headers == [("Transfer-Encoding", "chunked")]
+    handshake = inbound([*UPGRADE, ("COOKIE", "secret"), ("OPENAI-BETA", "a")], method="GET")
+    assert outbound_upgrade(handshake, policy).headers == [
+        ("Sec-Websocket-Key", "k"),
+        ("Openai-Beta", "a"),
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+    ]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.auth import credentials
+from proxy.policy.fields import fields_of
 from tests.web.management import ABSENT, UPSTREAM_KEY, Management
 
 
@@ -22,6 +23,7 @@ FIELDS = [
     "is_active",
     "revoked_at",
     "max_requests",
+    *fields_of("token"),
     "request_count",
     "cache_hit_count",
     "last_used_at",
@@ -112,7 +114,7 @@ def test_max_requests(api: Management, value: int | None, stored: int | None) ->
         ({"name": ""}, "name"),
         ({"name": 5}, "name"),
         ({"project_id": 5}, "project_id"),
-        ({"allowed_models": ["x"]}, "allowed_models"),
+        ({"allowed_model": ["x"]}, "allowed_model"),
         ({"token": "sk-" + "a" * 22}, "token"),
     ],
 )

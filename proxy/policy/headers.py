@@ -1,0 +1,84 @@
+"""Request headers: which must be there, and which may go upstream.
+
+Names are compared without their case. The thing to get wrong: what describes the body, and what
+the connection needs, is not a matter of permission; without it the upstream could not read what is
+sent. So those lines pass whatever ``forwarded_headers`` says.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from proxy.errors import ClientError
+from proxy.policy.globs import Globs
+
+_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'.^`|~+-]{1,100}", re.ASCII)
+_NAME_OR_GLOB: Final = re.compile(r"[A-Za-z0-9!#$%&'.^`|~+*-]{1,100}", re.ASCII)
+#: Always sent on. ``Authorization``, ``Host`` and the framing are the proxy's own.
+ALWAYS_FORWARDED: Final = frozenset(
+    {
+        "ACCEPT",
+        "ACCEPT-ENCODING",
+        "CONNECTION",
+        "CONTENT-ENCODING",
+        "CONTENT-LENGTH",
+        "CONTENT-TYPE",
+        "SEC-WEBSOCKET-KEY",
+        "SEC-WEBSOCKET-PROTOCOL",
+        "SEC-WEBSOCKET-VERSION",
+        "TRANSFER-ENCODING",
+        "UPGRADE",
+    }
+)
+
+
+class RequiredHeaders:
+    """``required``: name → globs, one of which each value must match."""
+
+    __slots__ = ("_required",)
+
+    def __init__(self, required: Mapping[str, Iterable[str]]) -> None:
+        self._required = tuple(
+            (name, name.upper(), Globs(patterns)) for name, patterns in required.items()
+        )
+
+    def check(self, headers: Iterable[tuple[str, str]]) -> None:
+        """``headers``: lines, names in upper case. Raises ClientError, which names the header."""
+        lines = list(headers)
+        for name, upper, globs in self._required:
+            values = [value for given, value in lines if given == upper]
+            # What is expected is not told: it may be all that keeps a stranger out.
+            if not values:
+                raise ClientError(f"This access token needs the header `{name}`.", param=name)
+            if not all(map(globs.match, values)):
+                raise ClientError(
+                    f"This access token needs another value of the header `{name}`.", param=name
+                )
+
+
+class ForwardedHeaders:
+    """The names, or globs of names, that one rule lets pass."""
+
+    __slots__ = ("_globs",)
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._globs = Globs(name.upper() for name in names)
+
+    def allow(self, name: str) -> bool:
+        upper = name.upper()
+        return upper in ALWAYS_FORWARDED or self._globs.match(upper)
+
+
+def header_name(value: str) -> str:
+    """``value`` if it can be a header's name here. Raises ValueError."""
+    if not _NAME.fullmatch(value):
+        # One with an underscore never arrives: the server refuses it.
+        raise ValueError("a header name such as `X-Team`, without underscores")
+    return value
+
+
+def header_glob(value: str) -> str:
+    """The same, in which ``*`` may stand for any run of characters. Raises ValueError."""
+    if not _NAME_OR_GLOB.fullmatch(value):
+        raise ValueError("a header name such as `OpenAI-Beta`, or a glob such as `X-Stainless-*`")
+    return value

@@ -1,0 +1,83 @@
+"""The top-level parameters of a request's body, for a policy that must know them.
+
+The thing to get wrong: what counts is what the upstream will read. So the body is read strictly and
+whatever its content type says, and where two readers could disagree (a name twice, or in another
+case; another charset; an encoding) it is refused instead of guessed at.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from proxy.errors import ClientError
+from proxy.usage.members import top_members
+from proxy.web.forms import form_fields
+from proxy.web.inbound import Inbound
+
+#: Parts (names, values, brackets) of a body that is taken apart: more would hold up the worker.
+MOST_PARTS: Final = 512 * 1024
+#: No request has as many top-level parameters.
+MOST_PARAMETERS: Final = 1000
+
+# A visible ASCII letter as an escape, which nobody writes but to spell a name a second time.
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00[2-7]")
+_CHARSET: Final = re.compile(r'[^;]*;\s*charset=("?)(?:utf-?8|us-ascii)\1\s*;?\s*')
+
+
+def parameters_of(inbound: Inbound, body: bytes, wanted: frozenset[str]) -> Mapping[str, Any]:
+    """The parameters of a whole ``body``, those ``wanted`` beyond doubt; of an empty body, none.
+
+    Raises ClientError ``invalid_request``.
+    """
+    if not body:
+        return {}
+    encodings = [value for name, value in inbound.headers if name == "CONTENT-ENCODING"]
+    if any(value.strip().lower() not in ("", "identity") for value in encodings):
+        raise _unreadable("not be compressed (`Content-Encoding`)")
+    said = [value for name, value in inbound.headers if name == "CONTENT-TYPE"]
+    content_type = ",".join(said).lower()
+    if len(said) > 1 or "form-urlencoded" in content_type:
+        # A string in JSON may hold `&model=…&`, which a reader of such forms takes for a field.
+        raise _unreadable("be JSON or a multipart form (`Content-Type`)")
+    if "charset" in content_type and not _CHARSET.fullmatch(content_type):
+        raise _unreadable("be in UTF-8 (`charset`)")
+    if content_type.partition(";")[0].strip() == "multipart/form-data":
+        found: Mapping[str, Any] = form_fields(body, said[0], wanted)
+    else:
+        found = _json_members(body, wanted)
+    folded = {name.casefold() for name in wanted}
+    for name in found:
+        # Some upstreams' readers of JSON (Go's) take `Model` for `model`.
+        if name not in wanted and name.casefold() in folded:
+            raise ClientError(f"{name!r} must be written in lower case.", param=name)
+    return found
+
+
+def _json_members(body: bytes, wanted: frozenset[str]) -> dict[str, Any]:
+    if len(body) > MOST_PARTS < sum(map(body.count, (b",", b":", b"{", b"["))):
+        raise _unreadable(f"have {MOST_PARTS} parts at most")
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _unreadable(f"be valid JSON in UTF-8: {error.msg}") from error
+    if not isinstance(found, dict) or len(found) > MOST_PARAMETERS:
+        raise _unreadable(f"be a JSON object of {MOST_PARAMETERS} members at most")
+    if _may_repeat(body, wanted):
+        names = [orjson.loads(member.name) for member in top_members(body)]
+        for name in wanted:
+            if names.count(name) > 1:
+                raise ClientError(f"`{name}` is in the body twice.", param=name)
+    return found
+
+
+def _may_repeat(body: bytes, wanted: frozenset[str]) -> bool:
+    """Whether a name could be there twice, for all that can be seen without taking it apart."""
+    return _ESCAPED_LETTER.search(body) is not None or any(
+        body.count(b'"%b"' % name.encode()) > 1 for name in wanted
+    )
+
+
+def _unreadable(expected: str) -> ClientError:
+    return ClientError(f"The rules of this access token read the body, so it must {expected}.")
