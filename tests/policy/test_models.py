@@ -150,7 +150,7 @@ def named_by_anybody(target: str) -> set[str]:
         # Plus and percent signs in the path, too.
         target = unquote_plus(target)
     path, _, query = target.lower().partition("?")
-    found = set(re.findall(r"(?:models|engines|deployments)[/\\;]+([^/\\;?&#\0]+)", path))
+    found = set(re.findall(r"[/\\;](?:models|engines|deployments)[/\\;]+([^/\\;?&#\0]+)", path))
     for item in re.split("[&;#]", query):
         name, _, value = item.partition("=")
         if name.strip(" \0").partition("[")[0] == "model":
