@@ -6,7 +6,7 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local settles = ARGV[1] == 'settle'
 local kept = redis.call('MGET', unpack(KEYS))
-local refused, levels = 0, {}
+local refused, levels, went_back = 0, {}, {}
 for i = 1, #KEYS do
   local per_minute, permits = tonumber(ARGV[2 * i + 1]), tonumber(ARGV[2 * i + 2])
   local level, moment
@@ -23,7 +23,7 @@ for i = 1, #KEYS do
   if not (level < per_minute) then
     level = per_minute
   end
-  levels[i] = level
+  levels[i], went_back[i] = level, now < moment
   local is_met = level >= permits
   if permits == 0 then
     is_met = level > 0
@@ -41,8 +41,11 @@ for i = 1, #KEYS do
     if settles then
       level = math.max(level, -tonumber(ARGV[2]) * per_minute)
     end
+  end
+  -- Of a clock that went back, the earlier moment is kept also when nothing is taken.
+  if refused == 0 and permits > 0 or went_back[i] then
     -- Gone when it is full again.
-    local idle = math.ceil((per_minute - level) * 60000 / per_minute)
+    local idle = math.max(math.ceil((per_minute - level) * 60000 / per_minute), 1)
     local state = string.format('%.17g %.17g', level, now)
     redis.call('SET', KEYS[i], state, 'PX', string.format('%d', idle))
   end

@@ -1,8 +1,9 @@
 """The arithmetic of token buckets, for whatever keeps their levels; no clock, no lock.
 
 The thing to get wrong: a clock that goes backwards. The level then stays as it is and time counts
-from the earlier moment on: waiting for the later one again would shut the bucket for as long as the
-clock was wrong. Nothing is given twice as long as all callers read the clock one after another.
+from the earlier moment on, which is kept also when nothing is taken: waiting for the later one
+would shut the bucket for as long as the clock was wrong. So all callers have to read the clock one
+after another, or the same second would count twice.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ class Buckets(Protocol):
     """Levels of buckets. Whoever calls sees to it that nobody else does meanwhile."""
 
     def level(self, bucket: Bucket, now: float) -> float:
-        """Permits in it now; a bucket that is not known is full."""
+        """Permits in it now; one that is not known is full. A moment after ``now`` is not kept."""
         ...
 
     def keep(self, bucket: Bucket, level: float, now: float) -> None: ...

@@ -26,10 +26,9 @@ _HEADER: Final = struct.Struct("<16sQ16s")
 #: Bytes in front of what users keep in it.
 HEADER_SIZE: Final = 64
 _EXCLUSIVE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
-#: Tries without waiting: a holder needs microseconds. Each offers it the processor.
-_TRIES: Final = 8
-_PATIENCE: Final = 0.005
-_PAUSE: Final = 0.0005
+#: Seconds before each further try, or none: a holder needs microseconds, unless it has lost the
+#: processor. Counted, not timed: on a busy machine the time may be over before the first pause.
+_PAUSES: Final = (*[None] * 8, 0.0, *[0.0005] * 9)
 #: Seconds between two looks whether the file still has its name.
 _LOOK_EVERY: Final = 1.0
 
@@ -37,7 +36,8 @@ _LOOK_EVERY: Final = 1.0
 class MappedFile:
     """Lazy: opened, or made, by the first :meth:`lock`.
 
-    ``kind`` is at most 16 bytes and changes with the layout; ``size`` is without the header.
+    ``kind`` is at most 16 bytes and changes with the layout; ``size`` is without the header,
+    in whole words of 8 bytes.
     """
 
     def __init__(self, path: Path, kind: bytes, size: int) -> None:
@@ -65,12 +65,9 @@ class MappedFile:
                 self._look()
             if self._try():
                 return
-            for _ in range(_TRIES):
-                os.sched_yield()
-                if self._try():
-                    return
-            while time.monotonic() < now + _PATIENCE:
-                time.sleep(_PAUSE)  # of gevent, where there is gevent
+            for pause in _PAUSES:
+                if pause is not None:
+                    time.sleep(pause)  # of gevent, where there is gevent
                 if self._try():
                     return
         except OSError as error:

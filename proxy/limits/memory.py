@@ -7,7 +7,7 @@ request waits or fails for a full table, and nobody loses a bucket that is not f
 
 The thing to get wrong: the clock is read under the lock. Times read before it would come out of
 order, and permits of the same second would be given twice. It is the clock since the machine's
-start: what the file says from before that lies in the future, and counts as free.
+start: what the file says from before that lies in the future, and is forgotten.
 """
 
 import time
@@ -75,7 +75,10 @@ class NodeLimiter:
                 return self._left_over.level(bucket, now)
         at = place[1]
         doubles = self._doubles
-        return arithmetic.refilled(doubles[at + 1], doubles[at + 2], now, per_minute)
+        moment = doubles[at + 2]
+        if moment > now:
+            doubles[at + 1], doubles[at + 2], doubles[at + 3] = per_minute, now, now
+        return arithmetic.refilled(doubles[at + 1], moment, now, per_minute)
 
     def keep(self, bucket: Bucket, level: float, now: float) -> None:
         key, per_minute = bucket

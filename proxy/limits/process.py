@@ -39,7 +39,10 @@ class ProcessBuckets:
         kept = self._kept.get(bucket.key)
         if kept is None:
             return bucket.per_minute
-        return arithmetic.refilled(kept[0], kept[1], now, bucket.per_minute)
+        level, moment, _ = kept
+        if moment > now:
+            self.keep(bucket, level, now)
+        return arithmetic.refilled(level, moment, now, bucket.per_minute)
 
     def keep(self, bucket: Bucket, level: float, now: float) -> None:
         key, per_minute = bucket
