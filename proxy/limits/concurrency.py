@@ -42,9 +42,11 @@ class NodeConcurrency:
         self._file = MappedFile(path, b"proxy lanes 1", 8 + _ROWS * _ROW_SIZE)
         self._generation = 0
         self._column = 0
-        #: Key → requests of this worker; and the offset of its row, where there is one.
+        #: Key → requests of this worker; and the offset of the row in which they stand.
         self._own: dict[str, int] = {}
         self._rows: dict[str, int] = {}
+        #: Key → its hash and where its row was. Believed only while that hash stands there.
+        self._places: dict[str, tuple[int, int]] = {}
 
     def enter(self, limits: Sequence[tuple[str, int]]) -> int | None:
         """``limits``: keys and their most. None: all are entered; else none, and which refuses."""
@@ -100,6 +102,7 @@ class NodeConcurrency:
     def _take_column(self) -> None:
         """A file that was not open before: another worker's, perhaps; then what is held now."""
         self._rows.clear()
+        self._places.clear()
         for column in range(_COLUMNS):
             if self._try_column(column, fcntl.F_WRLCK):
                 self._file.halves[_USED] = max(self._file.halves[_USED], column + 1)
@@ -150,28 +153,42 @@ class NodeConcurrency:
         columns = self._columns(row)
         return sum(columns) - int(columns[self._column]) + own
 
-    def _window(self, key: str) -> tuple[int, list[int]]:
-        digest = blake2b(key.encode(), digest_size=8, key=self._file.hash_key).digest()
-        hashed = int.from_bytes(digest, "little")
+    def _rows_of(self, hashed: int) -> list[int]:
         rows = ((hashed + step) % _ROWS for step in range(_WINDOW))
-        return hashed, [_FIRST_ROW + row * _ROW_SIZE for row in rows]
+        return [_FIRST_ROW + row * _ROW_SIZE for row in rows]
 
     def _row(self, key: str) -> int | None:
-        if key in self._rows:
-            return self._rows[key]
-        hashed, rows = self._window(key)
-        return next((row for row in rows if self._file.words[row // 8] == hashed), None)
+        words = self._file.words
+        place = self._places.get(key)
+        if place is not None and words[place[1] // 8] == place[0]:
+            return place[1]
+        hashed = self._hash(key)
+        for row in self._rows_of(hashed):
+            if words[row // 8] == hashed:
+                return self._remember(key, hashed, row)
+        return None
 
     def _claim(self, key: str) -> None:
         """Its row, or one where all have left. There may be none: it is then counted here alone."""
         row = self._row(key)
         if row is None:
-            hashed, rows = self._window(key)
-            row = next((row for row in rows if not any(self._columns(row))), None)
+            hashed = self._hash(key)
+            row = next((row for row in self._rows_of(hashed) if not any(self._columns(row))), None)
             if row is None:
                 return
             self._file.words[row // 8] = hashed
+            self._remember(key, hashed, row)
         self._rows[key] = row
+
+    def _hash(self, key: str) -> int:
+        digest = blake2b(key.encode(), digest_size=8, key=self._file.hash_key).digest()
+        return int.from_bytes(digest, "little") or 1  # 0 is a row that was never used
+
+    def _remember(self, key: str, hashed: int, row: int) -> int:
+        if len(self._places) >= _ROWS:
+            self._places.clear()
+        self._places[key] = (hashed, row)
+        return row
 
     def _write(self, key: str, own: int) -> None:
         row = self._rows.get(key)

@@ -114,7 +114,9 @@ def test_a_new_worker_begins_with_nothing(
     assert [other.enter([("a", 2)]) for _ in range(3)] == [None, None, 0]
     other.close()
     after = NodeConcurrency(place)
-    assert [after.enter([("a", 2)]) for _ in range(3)] == [None, None, 0]
+    assert after.enter([("b", 1)]) is None  # has its column, and nobody takes it for the former's
+    another = NodeConcurrency(place)
+    assert [another.enter([("a", 2)]) for _ in range(3)] == [None, None, 0]
 
 
 def test_a_stopped_holder_of_the_lock_leaves_each_worker_its_own(place: Path) -> None:

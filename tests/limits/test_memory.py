@@ -102,6 +102,19 @@ def test_one_call_claims_no_slot_twice(place: Path, clock: Clock) -> None:
     assert [level(found, key) for key in keys] == [60 - number for number in range(1, 17)]
 
 
+def test_killed_while_it_claims_it_leaves_the_former_bucket_full(place: Path, clock: Clock) -> None:
+    limiter = NodeLimiter(place, slots=16, clock=clock)
+    for number in range(16):
+        took(limiter, f"{number}", 60)
+    clock.now += 60
+    limiter._lock()
+    claimed = limiter._claim("new", clock.now)
+    assert claimed is not None
+    limiter._doubles[claimed[1] + 1] = -1000.0  # and no further
+    limiter.close()
+    assert [level(limiter, f"{number}") for number in range(16)] == [60] * 16
+
+
 def test_what_is_remembered_of_slots_is_bounded(place: Path, clock: Clock) -> None:
     limiter = NodeLimiter(place, clock=clock)
     for number in range(10_000):
