@@ -21,7 +21,7 @@ def open_limiter(*, redis_url: str, on_error: str, folder: Path) -> FailoverLimi
     Nothing is connected or opened before the first call.
     """
     node = FailoverLimiter(
-        NodeLimiter(folder / "buckets"), ProcessLimiter(), name="the table of this node"
+        NodeLimiter(folder / "buckets-1"), ProcessLimiter(), name="the table of this node"
     )
     if not redis_url:
         return node

@@ -36,8 +36,9 @@ _LOOK_EVERY: Final = 1.0
 class MappedFile:
     """Lazy: opened, or made, by the first :meth:`lock`.
 
-    ``kind`` is at most 16 bytes and changes with the layout; ``size`` is without the header,
-    in whole words of 8 bytes.
+    ``kind`` is at most 16 bytes. It changes with the layout, and so must the path: during an upgrade
+    both versions run, and would replace each other's file. ``size`` is without the header, in whole
+    words of 8 bytes.
     """
 
     def __init__(self, path: Path, kind: bytes, size: int) -> None:

@@ -51,7 +51,7 @@ def test_redis_away_and_closed_nobody_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("on_error", ["open", "closed"])
 def test_when_all_fails_each_process_limits(tmp_path: Path, on_error: str) -> None:
     """Neither everything passes nor nothing: the table is ours to lose, not the operator's."""
-    holder = MappedFile(tmp_path / "buckets", b"other", 64)
+    holder = MappedFile(tmp_path / "buckets-1", b"other", 64)
     holder.lock()
     workers = [open_limiter(redis_url="", on_error=on_error, folder=tmp_path) for _ in range(2)]
     for worker in workers:
