@@ -6,7 +6,7 @@ itself: a lock (``flock``) belongs to the opened file, so that a descriptor that
 lock nobody out. For the same reason one process uses it from one thread.
 
 The thing to get wrong: whoever holds the lock may have been stopped. Nobody waits for it longer
-than a few milliseconds, and waiting gives other greenlets their turn.
+than some 50 ms, and who waits gives other greenlets their turn; a blocking lock would stop them.
 """
 
 import contextlib
@@ -27,8 +27,9 @@ _HEADER: Final = struct.Struct("<16sQ16s")
 HEADER_SIZE: Final = 64
 _EXCLUSIVE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
 #: Seconds before each further try, or none: a holder needs microseconds, unless it has lost the
-#: processor. Counted, not timed: on a busy machine the time may be over before the first pause.
-_PAUSES: Final = (*[None] * 8, 0.0, *[0.0005] * 9)
+#: processor, for some milliseconds on a busy machine. Counted, not timed: there, the time might be
+#: over before the first pause. What follows a failure is less exact, and so worth avoiding.
+_PAUSES: Final = (*[None] * 8, 0.0, *[0.0005] * 8, *[0.005] * 8)
 #: Seconds between two looks whether the file still has its name.
 _LOOK_EVERY: Final = 1.0
 
@@ -36,9 +37,9 @@ _LOOK_EVERY: Final = 1.0
 class MappedFile:
     """Lazy: opened, or made, by the first :meth:`lock`.
 
-    ``kind`` is at most 16 bytes. It changes with the layout, and so must the path: during an upgrade
-    both versions run, and would replace each other's file. ``size`` is without the header, in whole
-    words of 8 bytes.
+    ``kind`` is at most 16 bytes. It changes with the layout, and so must the path: during an
+    upgrade both versions run, and would replace each other's file. ``size`` is without the header,
+    in whole words of 8 bytes.
     """
 
     def __init__(self, path: Path, kind: bytes, size: int) -> None:
@@ -58,7 +59,7 @@ class MappedFile:
         self.doubles = empty.cast("d")
 
     def lock(self) -> None:
-        """LimiterError, after some 5 ms: somebody else keeps it, or there can be no such file."""
+        """LimiterError, after some 50 ms: somebody else keeps it, or there can be no such file."""
         try:
             now = time.monotonic()
             if now >= self._look_at:

@@ -28,8 +28,8 @@ _TIMEOUT: Final = 0.25
 #: For all of it. The timeout above knows nothing of the wait for a connection, nor of a name that
 #: is looked up, several addresses behind it, or bytes that come one by one.
 _DEADLINE: Final = 0.5
-#: Of one worker; a call has one for less than a millisecond. If a hundred requests that come at
-#: once opened a hundred connections, that alone would take longer than the timeout: they take turns.
+#: Of one worker, in turns; a call has one for less than a millisecond. If a hundred requests that
+#: come at once opened a hundred connections, that alone would take longer than the timeout.
 _CONNECTIONS: Final = 16
 
 

@@ -217,15 +217,21 @@ def test_never_more_than_the_limit(
 
 
 def test_workers_that_enter_at_once(place: Path) -> None:
-    """Each says when it is in and when it is out; never are more in than may be."""
+    """Never are more in than may be, but for those that did not get the lock in time."""
     program = (
         "import sys; from pathlib import Path\n"
         "from proxy.limits.concurrency import NodeConcurrency\n"
-        "table, inside = NodeConcurrency(Path(sys.argv[1])), 0\n"
+        "from proxy.errors import LimiterError\n"
+        "class Counting(NodeConcurrency):\n"
+        "    alone = 0\n"
+        "    def _lock(self):\n"
+        "        try: super()._lock()\n"
+        "        except LimiterError: self.alone += 1; raise\n"
+        "table, inside = Counting(Path(sys.argv[1])), 0\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for _ in range(300):\n"
         "    if table.enter([('a', 100)]) is None: inside += 1\n"
-        "print(inside, flush=True); sys.stdin.readline()\n"
+        "print(inside, table.alone, flush=True); sys.stdin.readline()\n"
         "table.leave(['a'] * inside)\n"
         "print(0, flush=True); sys.stdin.readline()\n"
     )
@@ -252,7 +258,8 @@ def test_workers_that_enter_at_once(place: Path) -> None:
 
         assert turn() == ["ready"] * 3
         go()
-        assert sum(int(inside) for inside in turn()) == 100
+        inside, alone = zip(*(map(int, line.split()) for line in turn()), strict=True)
+        assert 100 <= sum(inside) <= 100 + sum(alone)
         assert NodeConcurrency(place).enter([("a", 100)]) == 0
         go()
         assert turn() == ["0"] * 3
