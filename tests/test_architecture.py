@@ -100,6 +100,7 @@ FENCES: dict[str, set[str]] = {
         "relay.transport",
         "relay.tunnel",
         "relay.watch",
+        "limits.redis",
         "events.queue",
         "events.adoption",
         "events.delivery",

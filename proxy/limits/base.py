@@ -6,7 +6,6 @@ take nothing from the others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 
@@ -14,7 +13,7 @@ class Bucket(NamedTuple):
     """``key`` means the same bucket in every worker, and over nodes where they share."""
 
     key: str
-    #: Permits that come back per minute, and the most that are saved up.
+    #: Permits that come back per minute, and the most that are saved up. At least 1.
     per_minute: int
 
 
@@ -25,8 +24,7 @@ class Demand(NamedTuple):
     permits: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """``levels``: permits in each bucket after it, in the order of the demands; may be negative.
 
     ``refused`` is the index of the first demand that was refused, None when all were met.
@@ -37,14 +35,17 @@ class Decision:
 
 
 class RateLimiter(Protocol):
-    """One per worker. LimiterError: whether there are permits cannot be told."""
+    """One per worker, made after the fork and used from one thread; calls may give others a turn.
+
+    LimiterError: whether there are permits cannot be told.
+    """
 
     def take(self, demands: Sequence[Demand]) -> Decision:
-        """Meet all demands, or none."""
+        """Meet all demands, or none. No bucket may be in them twice."""
         ...
 
     def settle(self, charges: Sequence[Demand]) -> None:
-        """Charge what has been used already, also below zero."""
+        """Charge what has been used already, also below zero: to a day's worth of debt at most."""
         ...
 
     def close(self) -> None: ...

@@ -1,0 +1,138 @@
+"""The buckets of a node: a table in a file that all its workers have in memory.
+
+A bucket is looked for in the few slots after the place that the hash of its key names. A slot is
+free when its bucket is full again, which is as good as no bucket: idle ones need no sweeping. When
+all slots of a key are busy, its bucket is kept by each process for itself until there is room: no
+request waits or fails for a full table, and nobody loses a bucket that is not full.
+
+The thing to get wrong: the clock is read under the lock. Times read before it would come out of
+order, and permits of the same second would be given twice. It is the clock since the machine's
+start: what the file says from before that lies in the future, and is forgotten.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+from proxy.limits import bucket as arithmetic
+from proxy.limits.base import Bucket, Decision, Demand
+from proxy.limits.mapped import HEADER_SIZE, MappedFile
+from proxy.limits.process import ProcessBuckets
+
+#: A power of two. With them the file has 2 MiB.
+_SLOTS: Final = 65_536
+#: How many slots a key may have its bucket in: more than enough while half of them are free.
+_WINDOW: Final = 16
+#: Of one slot, in words of 8 bytes: hash of the key, level, its moment, when it will be full.
+_SLOT_WORDS: Final = 4
+_HEADER_WORDS: Final = HEADER_SIZE // 8
+#: Keys whose slot a process remembers.
+_REMEMBERED: Final = 8192
+since_boot: Final = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+
+
+class NodeLimiter:
+    """LimiterError: the table is locked by somebody who does not go on, or it cannot be made."""
+
+    def __init__(
+        self, path: Path, *, slots: int = _SLOTS, clock: Callable[[], float] = since_boot
+    ) -> None:
+        self._file = MappedFile(path, b"proxy buckets 1", slots * _SLOT_WORDS * 8)
+        self._mask = slots - 1
+        self._clock = clock
+        self._generation = 0
+        #: Key → its hash and where its slot was. Believed only while that hash stands there.
+        self._places: dict[str, tuple[int, int]] = {}
+        self._left_over = ProcessBuckets()
+
+    def take(self, demands: Sequence[Demand]) -> Decision:
+        self._lock()
+        try:
+            return arithmetic.take(self, demands, self._clock())
+        finally:
+            self._file.unlock()
+
+    def settle(self, charges: Sequence[Demand]) -> None:
+        self._lock()
+        try:
+            arithmetic.settle(self, charges, self._clock())
+        finally:
+            self._file.unlock()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def level(self, bucket: Bucket, now: float) -> float:
+        """While it is locked, as :meth:`keep`: see :class:`Buckets`."""
+        key, per_minute = bucket
+        place = self._places.get(key)
+        if place is None or self._words[place[1]] != place[0]:
+            place = self._find(key)
+            if place is None:
+                return self._left_over.level(bucket, now)
+        at = place[1]
+        doubles = self._doubles
+        moment = doubles[at + 2]
+        if moment > now:
+            doubles[at + 1], doubles[at + 2], doubles[at + 3] = per_minute, now, now
+        return arithmetic.refilled(doubles[at + 1], moment, now, per_minute)
+
+    def keep(self, bucket: Bucket, level: float, now: float) -> None:
+        key, per_minute = bucket
+        place = self._places.get(key)
+        if place is None or self._words[place[1]] != place[0]:
+            place = self._find(key)
+            if place is None and not self._left_over.is_busy(key, now):
+                place = self._claim(key, now)
+            if place is None:
+                self._left_over.keep(bucket, level, now)
+                return
+        at = place[1]
+        doubles = self._doubles
+        doubles[at + 1] = level
+        doubles[at + 2] = now
+        doubles[at + 3] = arithmetic.full_at(level, now, per_minute)
+        self._words[at] = place[0]
+
+    def _lock(self) -> None:
+        self._file.lock()
+        if self._generation != self._file.generation:
+            self._generation = self._file.generation
+            self._words, self._doubles = self._file.words, self._file.doubles
+            self._places.clear()
+
+    def _hash(self, key: str) -> int:
+        digest = blake2b(key.encode(), digest_size=8, key=self._file.hash_key).digest()
+        return int.from_bytes(digest, "little") or 1  # 0 is a slot that was never used
+
+    def _window(self, hashed: int) -> list[int]:
+        return [
+            _HEADER_WORDS + _SLOT_WORDS * ((hashed + step) & self._mask) for step in range(_WINDOW)
+        ]
+
+    def _find(self, key: str) -> tuple[int, int] | None:
+        hashed = self._hash(key)
+        for at in self._window(hashed):
+            if self._words[at] == hashed:
+                return self._remember(key, hashed, at)
+        return None
+
+    def _claim(self, key: str, now: float) -> tuple[int, int] | None:
+        """A free slot for a key that has none."""
+        hashed = self._hash(key)
+        for at in self._window(hashed):
+            is_busy = self._doubles[at + 3] > now and self._doubles[at + 2] <= now
+            if not is_busy:
+                # Killed before it is written, this process must not leave it to the former key.
+                self._words[at] = 0
+                return self._remember(key, hashed, at)
+        return None
+
+    def _remember(self, key: str, hashed: int, at: int) -> tuple[int, int]:
+        if len(self._places) >= _REMEMBERED:
+            self._places.clear()
+        place = self._places[key] = (hashed, at)
+        return place

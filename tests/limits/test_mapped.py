@@ -1,0 +1,95 @@
+"""A file in the memory of many processes, and its lock (``proxy/limits/mapped.py``).
+
+What becomes of files that are damaged, and of holders that are, is in test_memory.py.
+"""
+
+import time
+from pathlib import Path
+
+import gevent
+import pytest
+
+from proxy.errors import LimiterError
+from proxy.limits.mapped import HEADER_SIZE, MappedFile
+
+
+def make(path: Path, kind: bytes = b"kind", size: int = 64) -> MappedFile:
+    return MappedFile(path, kind, size)
+
+
+def test_one_writes_what_the_other_reads(tmp_path: Path) -> None:
+    one, two = make(tmp_path / "file"), make(tmp_path / "file")
+    one.lock()
+    one.words[HEADER_SIZE // 8] = 7
+    one.unlock()
+    two.lock()
+    assert two.words[HEADER_SIZE // 8] == 7
+    assert two.hash_key == one.hash_key != bytes(16)
+    two.unlock()
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    one, two = make(tmp_path / "file"), make(tmp_path / "file")
+    one.lock()
+    with pytest.raises(LimiterError):
+        two.lock()
+    one.unlock()
+    two.lock()
+    with pytest.raises(LimiterError):
+        one.lock()
+    two.close()  # as good as unlocked
+    one.lock()
+    one.unlock()
+
+
+def test_waiting_gives_others_a_turn(tmp_path: Path) -> None:
+    one, two = make(tmp_path / "file"), make(tmp_path / "file")
+    one.lock()
+    gevent.spawn(one.unlock)
+    two.lock()
+    two.unlock()
+
+
+def test_another_kind_takes_its_place_and_the_old_one_harms_nobody(tmp_path: Path) -> None:
+    old, new = make(tmp_path / "file"), make(tmp_path / "file", b"other", 128)
+    old.lock()
+    old.unlock()
+    new.lock()
+    old.words[HEADER_SIZE // 8] = 9  # still a file of its own, of its old size
+    assert new.words[HEADER_SIZE // 8] == 0
+    new.unlock()
+
+
+def test_closing_is_idempotent_and_not_for_ever(tmp_path: Path) -> None:
+    file = make(tmp_path / "file")
+    file.close()
+    file.lock()
+    generation = file.generation
+    file.close()
+    file.close()
+    file.lock()
+    assert file.generation != generation
+    file.unlock()
+
+
+def test_greenlets_that_wait_while_another_opens_anew(tmp_path: Path) -> None:
+    """The file goes while some wait for its lock: they go on with the new one."""
+    holder, file = make(tmp_path / "file"), make(tmp_path / "file")
+    file.lock()
+    file.unlock()
+    holder.lock()
+
+    def use() -> int:
+        file.lock()
+        at = HEADER_SIZE // 8
+        file.words[at] += 1
+        count = file.words[at]
+        file.unlock()
+        return count
+
+    waiting = [gevent.spawn(use) for _ in range(3)]
+    gevent.sleep(0)
+    (tmp_path / "file").unlink()
+    file._look_at = time.monotonic() - 1
+    assert use() == 1
+    assert sorted(greenlet.get() for greenlet in waiting) == [2, 3, 4]
