@@ -10,6 +10,7 @@ from typing import Any
 from proxy import rooms
 from proxy.assembly import housekeeper, session_transport, spool_settings, upstream_adapter
 from proxy.auth.authenticator import Authenticator
+from proxy.auth.budgets import Budgets
 from proxy.auth.counts import RequestCounts
 from proxy.auth.leases import PermitLeases
 from proxy.auth.passthrough import PassThrough
@@ -28,18 +29,20 @@ from proxy.relay.relay import Relay
 from proxy.relay.watch import Drained, LiveRequests
 from proxy.settings import Settings
 from proxy.store.changes import Changes
+from proxy.store.counters import Counters
 from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.health import DatabaseHealth
 from proxy.store.migrate import check_schema
 from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
-from proxy.web import Room, create_flask_app, doors, metrics, status
+from proxy.web import Room, create_flask_app, doors, metrics, minting, status
 from proxy.web.admission import Admission
 from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
 from proxy.web.guards import MetricsGuard
 from proxy.web.inbound import request_id
+from proxy.web.minting import MintingEndpoint
 from proxy.web.relay import RelayEndpoint, StartResponse
 from proxy.web.replies import Reply, error_reply
 
@@ -60,18 +63,21 @@ class Application:
         cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
         project_store = Projects(self._database, cipher)
         token_store = Tokens(self._database)
-        self._counts = RequestCounts(token_store)
+        counters = Counters(self._database)
+        self._counts = RequestCounts(counters)
+        self._budgets = Budgets(counters, self._counts.unwritten)
         self._health = DatabaseHealth(lambda: check_schema(self._database))
         self._queue = EventQueue(settings.event_queue_size)
         self._drain: Drain | None = None
         self._live = LiveRequests()
         adapter = upstream_adapter(settings)
         self._transport = session_transport(settings, adapter)
-        self._leases = PermitLeases(token_store, self._counts)
+        self._leases = PermitLeases(counters, self._counts)
         self._authenticator = authenticator = Authenticator(
             Grants(self._database, cipher),
             self._leases,
             self._counts,
+            self._budgets,
             cache_size=settings.auth_cache_size,
             cache_ttl=settings.auth_cache_ttl,
             stale_grace=settings.auth_stale_grace,
@@ -85,8 +91,10 @@ class Application:
             if settings.auth_mode == "passthrough"
             else None
         )
+        admission = Admission(self._pass_through or authenticator)
+        cors = Cors(settings.cors_allowed_origins)
         self._endpoint = RelayEndpoint(
-            Admission(self._pass_through or authenticator),
+            admission,
             Relay(
                 PROVIDERS["openai"](),
                 Target.from_url(settings.upstream_base_url),
@@ -94,7 +102,7 @@ class Application:
             ),
             self._queue,
             self._live,
-            Cors(settings.cors_allowed_origins),
+            cors,
             Bounds(
                 concurrent=settings.max_concurrent_requests,
                 request_bytes=settings.max_request_bytes,
@@ -117,9 +125,17 @@ class Application:
             permits=lambda: self._leases.outstanding,
             chores=self._housekeeper.rows,
         )
+        self._minting = MintingEndpoint(
+            admission,
+            token_store,
+            cors,
+            trusted_proxies=settings.trusted_proxies,
+            observe=self._observation.page,
+        )
         self.flask = create_flask_app(
             [
                 Room(doors.create_blueprint(self._endpoint), "/v1", None),
+                Room(doors.create_minting_blueprint(self._minting), minting.PATH, None),
                 *rooms.management(settings, self._database, project_store, token_store),
                 Room(status.create_blueprint(self), None, None),
                 Room(
@@ -135,7 +151,8 @@ class Application:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         target: str = environ.get("RAW_URI", "/")
         if target.startswith(self.relayed):
-            return self._endpoint(environ, start_response)
+            ours = target.startswith(minting.PATH) and minting.takes(target)
+            return (self._minting if ours else self._endpoint)(environ, start_response)
         if not target.startswith("/"):
             # Absolute-form and authority-form: we are no forward proxy, and which of the two host
             # names would be meant is nothing to guess about.
@@ -191,7 +208,7 @@ class Application:
             self._start_with_database()
 
     def _start_with_database(self) -> None:
-        self._counts.start()
+        self._counts.start(self._budgets.refresh)
         self._leases.start()
         self._revocation.start()
         self._health.start()

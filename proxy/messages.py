@@ -32,7 +32,7 @@ BY_CODE: Final[Mapping[str, str]] = {
     "conflict": "This conflicts with something that exists already.",
     "request_too_large": "The request body is larger than this proxy accepts.",
     "rate_limit_exceeded": "Too many requests: slow down and try again.",
-    "quota_exceeded": "This access token has used up its requests.",
+    "quota_exceeded": "This access token has used up its quota.",
     "internal_error": "The proxy made a mistake. It has been logged.",
     "upstream_unreachable": "The upstream could not be reached.",
     "upstream_broken": "The upstream did not give a valid answer.",

@@ -84,6 +84,9 @@ def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
         ("/v1/models", {"method": "PURGE"}, 401, "invalid_token"),
         ("/v1/%2e%2e/manage/projects", {"headers": BEARER}, 401, "invalid_token"),
         ("/v1", {}, 401, "invalid_token"),
+        ("/v1/proxy/tokens", {"method": "POST"}, 401, "invalid_token"),
+        ("/v1/proxy/tokens?x=1", {}, 401, "invalid_token"),
+        ("/v1/proxy/other", {}, 401, "invalid_token"),
         ("/nowhere", {}, 404, "not_found"),
         ("//v1/models", {}, 401, "invalid_token"),  # Flask routes it, the relay refuses it
         ("//v1/models", {"token": "sk-" + "a" * 22}, 401, "token_not_found"),

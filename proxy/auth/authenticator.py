@@ -13,7 +13,7 @@ from proxy.auth import credentials
 from proxy.auth.cache import GrantCache
 from proxy.auth.principal import Principal, TokenRefused
 from proxy.errors import ClientError
-from proxy.policy.accounts import account_of
+from proxy.policy.accounts import Account, account_of
 from proxy.policy.policy import Policy
 from proxy.store.records import Grant
 
@@ -33,11 +33,29 @@ class Permits(Protocol):
 
     def take_permit(self, token_id: str) -> bool: ...
 
+    def put_back(self, token_id: str) -> None: ...
+
 
 class UseCounter(Protocol):
-    """Where requests of tokens without a limit are counted, off the path."""
+    """Where requests of tokens without a limit, and LLM tokens, are counted, off the path."""
 
     def add(self, token_id: str) -> None: ...
+
+    def spend(self, token_id: str, tokens: int) -> None: ...
+
+
+class TokenBudgets(Protocol):
+    """What is left to those with ``max_tokens_total``."""
+
+    def learn(self, token_id: str, used: int, total: int | None, *, cuts: bool) -> None: ...
+
+    def forget(self, token_ids: Collection[str] | None) -> None: ...
+
+    def has_left(self, token_id: str, total: int) -> bool: ...
+
+    def enter(self, token_id: str) -> None: ...
+
+    def leave(self, token_id: str, tokens: int) -> None: ...
 
 
 class Authenticator:
@@ -48,6 +66,7 @@ class Authenticator:
         grants: GrantSource,
         permits: Permits,
         counter: UseCounter,
+        budgets: TokenBudgets,
         *,
         cache_size: int,
         cache_ttl: float,
@@ -59,6 +78,7 @@ class Authenticator:
         self._grants = grants
         self._permits = permits
         self._counter = counter
+        self._budgets = budgets
         self._clock = clock
         self.cache = GrantCache(
             self._look_up, size=cache_size, ttl=cache_ttl, grace=stale_grace, clock=cache_clock
@@ -87,20 +107,44 @@ class Authenticator:
         return principal
 
     def admit(self, principal: Principal) -> None:
-        """Count one request, against the quota if there is one; the last check before upstream.
+        """Count one request, against the quotas if there are any; the last check before upstream.
 
-        Raises :class:`ClientError` ``quota_exceeded``: nothing was counted then.
+        The token and all its ancestors, or none of them. Raises :class:`ClientError`
+        ``quota_exceeded``: nothing was counted then. Who was admitted is settled, once.
         """
-        for account in principal.accounts:
-            if account.kind == "project":
-                continue
+        tokens = principal.accounts[1:]
+        for account in tokens:
+            total = account.max_tokens_total
+            if total is not None and not self._budgets.has_left(account.id, total):
+                raise _used_up("LLM tokens", principal, account)
+        taken = []
+        try:
+            for account in tokens:
+                if account.max_requests is not None:
+                    if not self._permits.take_permit(account.id):
+                        raise _used_up("requests", principal, account)
+                    taken.append(account.id)
+        except BaseException:
+            for token_id in taken:
+                self._permits.put_back(token_id)
+            raise
+        for account in tokens:
             if account.max_requests is None:
                 self._counter.add(account.id)
-            elif not self._permits.take_permit(account.id):
-                raise ClientError(code="quota_exceeded", headers=_QUOTA_HEADERS)
+            if account.max_tokens_total is not None:
+                self._budgets.enter(account.id)
+
+    def settle(self, principal: Principal, tokens: int) -> None:
+        """A request that was admitted has ended, and cost so many LLM tokens. Does not wait."""
+        for account in principal.accounts[1:]:
+            if tokens:
+                self._counter.spend(account.id, tokens)
+            if account.max_tokens_total is not None:
+                self._budgets.leave(account.id, tokens)
 
     def forget(self, ids: Collection[str] | None) -> None:
         """Ask the store again about these tokens, and the tokens of these projects; None: all."""
+        self._budgets.forget(ids)
         if ids is None:
             self.cache.evict(lambda principal: True)
         else:
@@ -112,31 +156,42 @@ class Authenticator:
         if grant is None:
             return None
         token, project = grant.token, grant.project
-        policy = Policy.compile(project.policy, [token.policy])
+        chain = (token, *grant.ancestors)
+        policy = Policy.compile(project.policy, [each.policy for each in chain])
         if policy.unreadable:
             _log.error(
                 "token %s is refused, its rules cannot be read: %s", token.id, policy.unreadable
             )
+        accounts = [account_of("token", each.id, each.policy, each.max_requests) for each in chain]
+        for each, account in zip(chain, accounts, strict=True):
+            total = account.max_tokens_total
+            self._budgets.learn(each.id, each.tokens_used, total, cuts=policy.cut_in_flight)
         return Principal(
             token_id=token.id,
             token_mask=token.token,
             project_id=project.id,
             upstream_key=grant.upstream_key,
-            expires_at=token.expires_at.timestamp(),
-            # One that has run out is told that, also when it has been deactivated for it.
-            token_active=token.is_active or token.ran_out(self._clock()),
+            expires_at=min(each.expires_at for each in chain).timestamp(),
+            # One that has run out is told that, also when it has been deactivated for it. A child
+            # whose parent cannot be found has nobody to answer for it.
+            token_active=grant.rooted
+            and all(each.is_active or each.ran_out(self._clock()) for each in chain),
             project_active=project.is_active,
             policy=policy,
-            accounts=(
-                account_of("project", project.id, project.policy),
-                account_of("token", token.id, token.policy, token.max_requests),
-            ),
+            accounts=(account_of("project", project.id, project.policy), *accounts),
             token_hash=token_hash,
         )
 
 
 #: RFC 9110 §11.6.1: a 401 says how to authenticate.
 _CHALLENGE: Final = (("WWW-Authenticate", 'Bearer realm="openai-proxy"'),)
+
+
+def _used_up(what: str, principal: Principal, account: Account) -> ClientError:
+    whose = "This access token" if account.id == principal.token_id else "A parent of this token"
+    return ClientError(
+        f"{whose} has used up its {what}.", code="quota_exceeded", headers=_QUOTA_HEADERS
+    )
 
 
 def bearer(authorization: str | None) -> str | None:

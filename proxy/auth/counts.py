@@ -1,12 +1,12 @@
-"""How often tokens were used: added up in memory, written in batches off the path.
+"""What tokens have used: added up in memory, written in batches off the path.
 
-Only tokens without ``max_requests`` are counted here; those with one are counted exactly, where
-their limit is kept.
+Requests are counted here only of tokens without ``max_requests``; those with one are counted
+exactly, where their limit is kept. LLM tokens are counted here always.
 """
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -18,12 +18,13 @@ _log = logging.getLogger(__name__)
 _INTERVAL: Final = 1.0
 #: At most this many tokens a transaction, so that none holds its locks for long.
 _BATCH: Final = 500
+_NOTHING: Final = (0, 0, datetime.min.replace(tzinfo=UTC))
 
 
 class CountsStore(Protocol):
     """The store, as seen from here."""
 
-    def add_counts(self, entries: Sequence[tuple[str, int, datetime]]) -> None: ...
+    def add_counts(self, entries: Sequence[tuple[str, int, int, datetime]]) -> None: ...
 
 
 class RequestCounts:
@@ -31,23 +32,37 @@ class RequestCounts:
 
     def __init__(self, store: CountsStore) -> None:
         self._store = store
-        # Token id → (uses not written yet, time of the last). Merged, so bounded by tokens in use.
-        self._pending: dict[str, tuple[int, datetime]] = {}
+        # Token id → (requests and LLM tokens not written yet, time of the last). Merged, so bounded
+        # by tokens in use.
+        self._pending: dict[str, tuple[int, int, datetime]] = {}
         self._greenlet: gevent.Greenlet[..., None] | None = None
         self._closing = Event()
         self._failing = False
 
     def add(self, token_id: str) -> None:
-        count, _ = self._pending.get(token_id, (0, None))
-        self._pending[token_id] = (count + 1, datetime.now(UTC))
+        requests, tokens, _ = self._pending.get(token_id, _NOTHING)
+        self._pending[token_id] = (requests + 1, tokens, datetime.now(UTC))
 
     def touch(self, token_id: str) -> None:
         """Note a use that is counted elsewhere."""
-        count, _ = self._pending.get(token_id, (0, None))
-        self._pending[token_id] = (count, datetime.now(UTC))
+        requests, tokens, _ = self._pending.get(token_id, _NOTHING)
+        self._pending[token_id] = (requests, tokens, datetime.now(UTC))
 
-    def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+    def spend(self, token_id: str, tokens: int) -> None:
+        """Note LLM tokens of a request whose use has been noted."""
+        pending = self._pending.get(token_id)
+        if pending is None:
+            self._pending[token_id] = (0, tokens, datetime.now(UTC))
+        else:
+            self._pending[token_id] = (pending[0], pending[1] + tokens, pending[2])
+
+    def unwritten(self, token_id: str) -> int:
+        """LLM tokens that the store has not been told of; exact between two flushes."""
+        return self._pending.get(token_id, _NOTHING)[1]
+
+    def start(self, then: Callable[[], None] = lambda: None) -> None:
+        """``then`` is called each time that all has been written, before anything else is."""
+        self._greenlet = gevent.spawn(self._run, then)
 
     def close(self, deadline: float) -> None:
         """Write what is left, for ``deadline`` seconds at the most; what then remains is logged."""
@@ -67,7 +82,7 @@ class RequestCounts:
         while self._pending:
             batch = [self._pending.popitem() for _ in range(min(_BATCH, len(self._pending)))]
             try:
-                self._store.add_counts([(token, count, at) for token, (count, at) in batch])
+                self._store.add_counts([(token, *used) for token, used in batch])
             except BaseException as error:
                 self._restore(batch)
                 if not isinstance(error, Exception):
@@ -78,12 +93,14 @@ class RequestCounts:
                 return
             self._failing = False
 
-    def _run(self) -> None:
+    def _run(self, then: Callable[[], None]) -> None:
         while not self._closing.wait(_INTERVAL):
             self.flush()
+            if not self._failing:
+                then()
 
-    def _restore(self, batch: list[tuple[str, tuple[int, datetime]]]) -> None:
+    def _restore(self, batch: list[tuple[str, tuple[int, int, datetime]]]) -> None:
         """Merge ``batch`` with what has come in since it was taken out."""
-        for token, (count, at) in batch:
-            newer, newer_at = self._pending.get(token, (0, at))
-            self._pending[token] = (count + newer, max(at, newer_at))
+        for token, (requests, tokens, at) in batch:
+            newer, spent, newer_at = self._pending.get(token, (0, 0, at))
+            self._pending[token] = (requests + newer, tokens + spent, max(at, newer_at))

@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 #: A block that was not used for so many seconds goes back: another worker may need it.
 IDLE_SECONDS: Final = 2.0
 _INTERVAL: Final = 1.0
+#: How long "it is used up" is believed, unless its token changes: a flood of refused requests is no
+#: flood of queries.
+USED_UP_SECONDS: Final = 1.0
 
 
 class PermitStore(Protocol):
@@ -57,6 +60,8 @@ class PermitLeases:
         self._store = store
         self._uses = uses
         self._leases: dict[str, _Lease] = {}
+        # Tokens with nothing left → the monotonic time before which nobody asks about them.
+        self._used_up: dict[str, float] = {}
         # Questions to the store under way, one per token.
         self._asking: dict[str, AsyncResult[int]] = {}
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -77,15 +82,25 @@ class PermitLeases:
                 return True
             flight = self._asking.get(token_id)
             if flight is None:
+                if self._used_up.get(token_id, 0.0) > time.monotonic():
+                    return False
                 return self._ask(token_id)
             if not flight.get():
                 return False
 
+    def put_back(self, token_id: str) -> None:
+        """What was taken last is not needed. It waits here for another request."""
+        lease = self._leases.setdefault(token_id, _Lease())
+        lease.left += 1
+
     def give_back(self, token_ids: Collection[str] | None) -> None:
         """Return what is left of the leases of these tokens; None: of all."""
+        if token_ids is None:
+            self._used_up.clear()
         chosen = list(self._leases) if token_ids is None else token_ids
         permits = {}
         for token_id in chosen:
+            self._used_up.pop(token_id, None)
             lease = self._leases.pop(token_id, None)
             if lease is not None and lease.left:
                 permits[token_id] = lease.left
@@ -120,11 +135,15 @@ class PermitLeases:
             # What another question brought meanwhile is kept, too.
             lease = self._leases.setdefault(token_id, _Lease())
             lease.left += granted - 1
+        if not granted:
+            self._used_up[token_id] = time.monotonic() + USED_UP_SECONDS
         flight.set(granted)
         return granted > 0
 
     def _run(self) -> None:
         while True:
             gevent.sleep(_INTERVAL)
-            before = time.monotonic() - IDLE_SECONDS
+            now = time.monotonic()
+            self._used_up = {t: until for t, until in self._used_up.items() if until > now}
+            before = now - IDLE_SECONDS
             self.give_back([t for t, lease in self._leases.items() if lease.used_at < before])

@@ -46,3 +46,6 @@ class PassThrough:
 
     def admit(self, principal: Principal) -> None:
         """There is nothing to count against."""
+
+    def settle(self, principal: Principal, tokens: int) -> None:
+        """Nor anything to be charged."""

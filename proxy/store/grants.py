@@ -1,7 +1,8 @@
 """The one question of the request path: what does this access token grant?
 
-One query answers it, and this is the only place that decrypts an upstream key. A grant says what
-is stored, inactive and expired tokens included: judging is the authenticator's work.
+One query answers it, a second one where the token comes from others; and this is the only place
+that decrypts an upstream key. A grant says what is stored, inactive and expired tokens included:
+judging is the authenticator's work.
 """
 
 import logging
@@ -9,7 +10,7 @@ from typing import Final
 
 from proxy.cipher import Cipher
 from proxy.errors import StoreError
-from proxy.store.database import Database, Session
+from proxy.store.database import Database, Row, Session
 from proxy.store.records import Grant
 from proxy.store.rows import (
     PROJECT_COLUMNS,
@@ -28,6 +29,20 @@ _QUERY: Final = (
 )
 
 
+_PARENT: Final = TOKEN_COLUMNS.split(", ").index("t.parent_id")
+
+#: How many ancestors a token may have. Who mints looks to it; here it bounds what is read.
+MOST_ANCESTORS: Final = 4
+
+_ANCESTORS: Final = (
+    "WITH RECURSIVE chain (id, parent_id, height) AS ("  # noqa: S608
+    "SELECT a.id, a.parent_id, 1 FROM tokens a WHERE a.id = ? "
+    "UNION ALL SELECT a.id, a.parent_id, c.height + 1 FROM chain c "
+    "JOIN tokens a ON a.id = c.parent_id WHERE c.height < ?"
+    f") SELECT {TOKEN_COLUMNS} FROM chain c JOIN tokens t ON t.id = c.id ORDER BY c.height"
+)
+
+
 class Grants:
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
@@ -38,7 +53,9 @@ class Grants:
 
         StoreError: the database did not answer. CipherError: the key cannot be decrypted.
         """
-        row = self._database.run(lambda session: session.one(_QUERY, (token_hash,)), readonly=True)
+        row, ancestors = self._database.run(
+            lambda session: _read(session, token_hash), readonly=True
+        )
         if row is None:
             return None
         token = token_from(row[:TOKEN_WIDTH])
@@ -47,7 +64,8 @@ class Grants:
         if not self._cipher.is_encrypted(stored):
             self._encrypt_stored(project.id, stored)
         place = {"table": "projects", "column": "upstream_key", "row_id": project.id}
-        return Grant(token, project, self._cipher.decrypt(stored, **place))
+        upstream_key = self._cipher.decrypt(stored, **place)
+        return Grant(token, project, upstream_key, tuple(map(token_from, ancestors)))
 
     def _encrypt_stored(self, project_id: str, plaintext: str) -> None:
         # From before encryption, or put there by hand. The comparison keeps a key that was
@@ -67,3 +85,11 @@ class Grants:
         except StoreError:
             # The request has its key; the next one tries again.
             _log.warning("the upstream key of project %s is still stored in plaintext", project_id)
+
+
+def _read(session: Session, token_hash: str) -> tuple[Row | None, list[Row]]:
+    row = session.one(_QUERY, (token_hash,))
+    parent_id = None if row is None else row[_PARENT]
+    if parent_id is None:
+        return row, []
+    return row, session.all(_ANCESTORS, (parent_id, MOST_ANCESTORS))

@@ -5,7 +5,7 @@ are JSON in a string (parsed and written again, a number or the order of names m
 thing to get right: nothing here may depend on which database a row came from or goes to.
 
 A migration that adds a column adds a field here, with its own number as ``since``: a line of an
-older export may lack it and gets NULL.
+older export may lack it and gets NULL, or what the field says.
 """
 
 import re
@@ -45,6 +45,8 @@ class Field:
     check: Check
     #: The migration that brought the column.
     since: int = 1
+    #: What a line of an older export gets.
+    absent: Value = None
 
 
 def _text(most: int = _TEXT_BYTES, pattern: re.Pattern[str] | None = None, what: str = "") -> Check:
@@ -135,7 +137,7 @@ class Kind:
     def _column(self, field: Field, content: Mapping[str, Any], schema: int) -> Value:
         if field.name not in content:
             if field.since > schema:
-                return None
+                return field.absent
             raise ValueError(f"the field {field.name!r} is missing")
         try:
             return field.check(content[field.name])
@@ -179,6 +181,8 @@ TOKEN: Final = Kind(
         Field("last_used_at", _optional(_moment)),
         Field("created_at", _moment),
         Field("updated_at", _moment),
+        Field("parent_id", _optional(_uuid), since=4),
+        Field("tokens_used", _count, since=4, absent=0),
     ),
 )
 #: In the order of an export: a row comes after what it refers to.

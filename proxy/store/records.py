@@ -48,6 +48,10 @@ class AccessToken:
     last_used_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    #: The token it was minted from; None: it was made by the management API.
+    parent_id: str | None = None
+    #: LLM tokens, as upstreams reported them; those of its descendants, too.
+    tokens_used: int = 0
 
     def ran_out(self, now: float) -> bool:
         """Whether its time was over, and nothing else ended it. ``now`` in unix seconds."""
@@ -56,11 +60,18 @@ class AccessToken:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """All that a token check needs, from one query: the token, its project, the key to swap in."""
+    """All that a token check needs: the token, its project, the key to swap in."""
 
     token: AccessToken
     project: Project
     upstream_key: str = field(repr=False)
+    #: Those it comes from, its parent first.
+    ancestors: tuple[AccessToken, ...] = ()
+
+    @property
+    def rooted(self) -> bool:
+        """Whether the ancestors are all there: a token with a parent that is not is nobody's."""
+        return (self.ancestors or (self.token,))[-1].parent_id is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ PROJECT_WIDTH: Final = 10
 TOKEN_COLUMNS: Final = (
     "t.id, t.token_mask, t.name, t.project_id, t.expires_at, t.is_active, t.revoked_at, "  # noqa: S105
     "t.max_requests, t.policy, t.request_count, t.cache_hit_count, t.last_used_at, t.created_at, "
-    "t.updated_at"
+    "t.updated_at, t.parent_id, t.tokens_used"
 )
-TOKEN_WIDTH: Final = 14
+TOKEN_WIDTH: Final = 16
 
 
 def to_micros(moment: datetime) -> int:
@@ -106,4 +106,6 @@ def token_from(row: Sequence[Any]) -> AccessToken:
         last_used_at=_optional(row[11]),
         created_at=from_micros(row[12]),
         updated_at=from_micros(row[13]),
+        parent_id=row[14],
+        tokens_used=row[15],
     )

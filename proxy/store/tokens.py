@@ -1,7 +1,7 @@
-"""Access tokens: hashes, limits, counts. The secret itself never comes here.
+"""Access tokens: hashes and limits. The secret itself never comes here.
 
-Counting (``lease_permits``, ``add_counts``) never touches ``updated_at``: that column answers "what
-was revoked or changed since?", and counting would drown it.
+A token may have a parent, from which it was minted. What that means is judged where a token is
+used: here a child of a revoked token is a row like any other, and stays when its parent goes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,18 @@ from proxy.store.rows import TOKEN_COLUMNS, assignments, changed_policy, to_micr
 _SELECT: Final = f"SELECT {TOKEN_COLUMNS} FROM tokens t "  # noqa: S608 - a constant
 #: What :meth:`Tokens.update` may change.
 _EDITABLE: Final = frozenset({"name", "is_active", "max_requests", "expires_at", "policy"})
-#: Two nodes may report out of order: the later moment stays.
-_USED: Final = (
-    "last_used_at = CASE WHEN last_used_at IS NULL OR last_used_at < ? THEN ? ELSE last_used_at END"
+#: A token that was minted here, and all that come from it, may have so many living descendants: who
+#: holds one of them can fill the database no further.
+MOST_DESCENDANTS: Final = 1000
+
+#: Whatever descends from a living token and lives. UNION, not UNION ALL: it ends even in a circle.
+_LIVING_DESCENDANTS: Final = (
+    "WITH RECURSIVE family (id) AS ("
+    "SELECT t.id FROM tokens t WHERE t.parent_id = ? AND t.expires_at > ? AND t.is_active = 1 "
+    "UNION SELECT t.id FROM family f JOIN tokens t ON t.parent_id = f.id "
+    "WHERE t.expires_at > ? AND t.is_active = 1"
+    ") SELECT COUNT(*) FROM family"
 )
-
-
-#: The last permits of a token are leased singly; before them, in blocks of so many at the most.
-ONE_BY_ONE: Final = 100
-MOST_LEASED: Final = 50
 
 
 class Tokens:
@@ -44,12 +47,13 @@ class Tokens:
         name: str | None = None,
         max_requests: int | None = None,
         policy: Mapping[str, Any] | None = None,
+        lineage: Sequence[str] = (),
     ) -> AccessToken:
         """A new, active token. ``token_id`` is a UUIDv7: its order is the order of creation.
 
-        A ``policy`` field that is None is one that was not set.
-
-        ClientError: ``not_found`` (no such project), ``project_inactive``, ``conflict``.
+        A ``policy`` field that is None is one that was not set. ``lineage``: the ids of its
+        ancestors, its parent's first. ClientError: ``not_found`` (no such project),
+        ``project_inactive``, ``conflict``; ``rate_limit_exceeded``: the family is too large.
         """
         expires = to_micros(expires_at)
         rules = changed_policy({}, policy or {})
@@ -61,12 +65,26 @@ class Tokens:
                     "The project is inactive: it can have no new tokens.", code="project_inactive"
                 )
             now = session.now()
-            who = (token_id, token_hash, token_mask, name, project_id)
+            if lineage:
+                # Under the project's lock: no two at once take the last place.
+                _check_family(session, lineage[-1], now)
             session.execute(
                 "INSERT INTO tokens (id, token_hash, token_mask, name, project_id, expires_at, "
-                "is_active, max_requests, policy, created_at, updated_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
-                (*who, expires, max_requests, rules, now, now),
+                "is_active, max_requests, policy, created_at, updated_at, parent_id) "
+                "VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)",
+                (
+                    token_id,
+                    token_hash,
+                    token_mask,
+                    name,
+                    project_id,
+                    expires,
+                    max_requests,
+                    rules,
+                    now,
+                    now,
+                    lineage[0] if lineage else None,
+                ),
             )
             return _read(session, token_id)
 
@@ -85,6 +103,7 @@ class Tokens:
         active: bool | None = None,
         limit: int | None = None,
         after: str | None = None,
+        parent_id: str | None = None,
     ) -> list[AccessToken]:
         """Newest first; those older than the token with the id ``after``, ``limit`` at most.
 
@@ -93,6 +112,8 @@ class Tokens:
         conditions: list[tuple[str, Value]] = []
         if project_id is not None:
             conditions.append(("t.project_id = ?", project_id))
+        if parent_id is not None:
+            conditions.append(("t.parent_id = ?", parent_id))
         if active is not None:
             conditions.append(("t.is_active = ?", int(active)))
         if after is not None:
@@ -167,61 +188,6 @@ class Tokens:
 
         return self._database.run(work)
 
-    def lease_permits(self, token_id: str, now: datetime) -> int:
-        """Counts a block of requests against ``max_requests``; answers how many, 0: used up.
-
-        The row is locked in between, so any number of nodes admit exactly as many as there are.
-        """
-        used = to_micros(now)
-
-        def work(session: Session) -> int:
-            query = "SELECT max_requests, request_count FROM tokens WHERE id = ?"
-            row = session.one(query + session.dialect.for_update, (token_id,))
-            if row is None:
-                return 0
-            remaining = ONE_BY_ONE if row[0] is None else int(row[0]) - int(row[1])
-            if remaining <= 0:
-                return 0
-            block = min(MOST_LEASED, max(1, (remaining - ONE_BY_ONE) // 8))
-            session.execute(
-                f"UPDATE tokens SET request_count = request_count + ?, {_USED} WHERE id = ?",  # noqa: S608
-                (block, used, used, token_id),
-            )
-            return block
-
-        return self._database.run(work)
-
-    def return_permits(self, permits: Mapping[str, int]) -> None:
-        """Uncounts what was leased and not used. Never to be tried again: it may have been done."""
-
-        def work(session: Session) -> None:
-            for token_id, count in sorted(permits.items()):
-                session.execute(
-                    "UPDATE tokens SET request_count = request_count - ? WHERE id = ?",
-                    (count, token_id),
-                )
-
-        self._database.run(work)
-
-    def add_counts(self, entries: Sequence[tuple[str, int, datetime]]) -> None:
-        """Adds (token id, requests, last used at) in one transaction; unknown ids are nothing."""
-        sums: dict[str, tuple[int, int]] = {}
-        for token_id, count, last_used_at in entries:
-            known, latest = sums.get(token_id, (0, 0))
-            sums[token_id] = (known + count, max(latest, to_micros(last_used_at)))
-        if not sums:
-            return
-
-        def work(session: Session) -> None:
-            # In one order everywhere: two nodes flushing the same tokens must not deadlock.
-            for token_id, (count, used) in sorted(sums.items()):
-                session.execute(
-                    f"UPDATE tokens SET request_count = request_count + ?, {_USED} WHERE id = ?",  # noqa: S608
-                    (count, used, used, token_id),
-                )
-
-        self._database.run(work)
-
 
 def revoke_tokens_of(session: Session, project_id: str, now: int) -> int:
     """Revokes what is active, or has only run out, inside the caller's transaction; answers how
@@ -247,3 +213,14 @@ def _read(session: Session, token_id: str, suffix: str = "") -> AccessToken:
     if row is None:
         raise ClientError("There is no token with this id.", code="not_found")
     return token_from(row)
+
+
+def _check_family(session: Session, root_id: str, now: int) -> None:
+    row = session.one(_LIVING_DESCENDANTS, (root_id, now, now))
+    if row is not None and int(row[0]) >= MOST_DESCENDANTS:
+        raise ClientError(
+            f"There are {MOST_DESCENDANTS} living tokens that come from this one: wait until some "
+            "have expired.",
+            code="rate_limit_exceeded",
+            retry_after=60,
+        )

@@ -179,6 +179,7 @@ def _read(session: Session, file: BinaryIO, key_ids: Collection[str] | None) -> 
             raise TransferError(
                 f"the file is not whole: {seen[name]} {name} lines, and its header says {expected}."
             )
+    _check_parents(session)
     return header
 
 
@@ -204,6 +205,19 @@ def _check_row(
         raise ValueError("project_id: no earlier line has this project")
     if kind is PROJECT and Cipher.key_id_of(content["upstream_key"]) not in header.key_ids:
         raise ValueError("upstream_key: it needs a key that the header does not name")
+
+
+def _check_parents(session: Session) -> None:
+    # At the end, since by its id a child may come before its parent: the clocks of two nodes.
+    orphan = session.one(
+        "SELECT t.id FROM tokens t "
+        "LEFT JOIN tokens a ON a.id = t.parent_id AND a.project_id = t.project_id "
+        "WHERE t.parent_id IS NOT NULL AND a.id IS NULL ORDER BY t.id LIMIT 1"
+    )
+    if orphan is not None:
+        raise TransferError(
+            f"token {orphan[0]}: parent_id: the file has no such token in the same project."
+        )
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:

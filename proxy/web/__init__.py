@@ -3,6 +3,7 @@
 | blueprint | prefix             | guard                                           |
 |-----------|--------------------|-------------------------------------------------|
 | v1        | ``/v1``            | access token, checked by the relay itself       |
+| minting   | ``/v1/proxy/tokens`` | access token with ``can_mint``, checked by itself |
 | projects  | ``/manage/projects`` | management token                              |
 | tokens    | ``/manage/tokens`` | management token                                |
 | usage     | ``/manage/usage``  | management token                                |
@@ -32,7 +33,7 @@ _CODE_BY_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "req
 class Answered(NamedTuple):
     """One answer of our own pages, for the metrics and the access log. ``ms`` is its duration."""
 
-    #: `management`, `status`, or `other` where there is nothing.
+    #: `management`, `minting`, `status`, or `other` where there is nothing.
     route: str
     request_id: str
     method: str
@@ -106,7 +107,7 @@ def _name_request() -> None:
 
 def _tell_answer(response: flask.Response, observe: Callable[[Answered], None]) -> flask.Response:
     request = flask.request
-    if request.blueprint != "v1":
+    if request.blueprint not in ("v1", "minting"):  # they tell themselves
         if request.path.startswith("/manage/"):
             route = "management"
         else:

@@ -20,6 +20,8 @@ class AccessCheck(Protocol):
 
     def admit(self, principal: Principal) -> None: ...
 
+    def settle(self, principal: Principal, tokens: int) -> None: ...
+
 
 class Admission:
     """All methods raise ClientError, or BackendError where nobody can tell."""
@@ -29,17 +31,18 @@ class Admission:
 
     def enter(self, exchange: Exchange) -> Principal:
         """Before anything of the body is read: the token, and what its head may ask for."""
-        inbound = exchange.inbound
-        try:
-            principal = self._access.authenticate(inbound.authorization)
-        except TokenRefused as refusal:
-            exchange.principal = refusal.principal
-            raise
-        exchange.timing.mark_authenticated()
-        exchange.principal = principal
+        principal = self._recognise(exchange)
         if principal.policy.restricts:
-            principal.policy.check_head(inbound)
-        check_path(inbound.path)
+            principal.policy.check_head(exchange.inbound)
+        check_path(exchange.inbound.path)
+        return principal
+
+    def enter_ours(self, exchange: Exchange) -> Principal:
+        """The same where nobody upstream is asked: rules about methods, endpoints and models are
+        about the upstream's."""
+        principal = self._recognise(exchange)
+        if principal.policy.restricts:
+            principal.policy.check_client(exchange.inbound)
         return principal
 
     def check_body(
@@ -56,5 +59,16 @@ class Admission:
     def admit(self, exchange: Exchange, principal: Principal) -> None:
         """Last before the upstream: what is counted. From here on there is an event of it."""
         self._access.admit(principal)
+        exchange.settlement = self._access
         exchange.intend(principal)
         exchange.watch_client()
+
+    def _recognise(self, exchange: Exchange) -> Principal:
+        try:
+            principal = self._access.authenticate(exchange.inbound.authorization)
+        except TokenRefused as refusal:
+            exchange.principal = refusal.principal
+            raise
+        exchange.timing.mark_authenticated()
+        exchange.principal = principal
+        return principal

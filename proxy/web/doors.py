@@ -2,11 +2,11 @@
 
 The first door is in front of Flask (``app.py``), for speed and for what Flask cannot route. This
 one is there so that the URL map and the table of guards show the relay; a test proves that both
-answer alike.
+answer alike. ``/v1/proxy/tokens`` has the same two doors.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import flask
 
@@ -28,14 +28,27 @@ class RelayResponse(flask.Response):
         return self._endpoint(environ, start_response)
 
 
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+
+
 def create_blueprint(endpoint: WSGICallable) -> flask.Blueprint:
     """``v1``: every path below it, in the nine standard methods."""
     blueprint = flask.Blueprint("v1", __name__)
-    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"]
 
-    @blueprint.route("/", methods=methods, provide_automatic_options=False)
-    @blueprint.route("/<path:path>", methods=methods, provide_automatic_options=False)
+    @blueprint.route("/", methods=METHODS, provide_automatic_options=False)
+    @blueprint.route("/<path:path>", methods=METHODS, provide_automatic_options=False)
     def relay(path: str = "") -> RelayResponse:
+        return RelayResponse(endpoint)
+
+    return blueprint
+
+
+def create_minting_blueprint(endpoint: WSGICallable) -> flask.Blueprint:
+    """``minting``: one path, of which the endpoint itself says what may be done with it."""
+    blueprint = flask.Blueprint("minting", __name__)
+
+    @blueprint.route("", methods=METHODS, provide_automatic_options=False)
+    def mint() -> RelayResponse:
         return RelayResponse(endpoint)
 
     return blueprint

@@ -35,6 +35,12 @@ class Events(Protocol):
     def publish(self, event: UsageEvent) -> None: ...
 
 
+class Settlement(Protocol):
+    """Who admitted a request and is told once what it cost; does not wait."""
+
+    def settle(self, principal: Principal, tokens: int) -> None: ...
+
+
 class EventStream(Protocol):
     """What the client has been sent so far, as the one who follows it sees it."""
 
@@ -54,6 +60,7 @@ class Exchange:
         "_watcher",
         "inbound",
         "principal",
+        "settlement",
         "timing",
     )
 
@@ -62,6 +69,8 @@ class Exchange:
         self.timing = Timing()
         #: Set as soon as the token has been recognised.
         self.principal: Principal | None = None
+        #: Set as soon as it has been admitted.
+        self.settlement: Settlement | None = None
         self._events = events
         self._event_id = os.urandom(16).hex()
         # Where a note of this request outlives a killed worker, once it has one.
@@ -164,6 +173,7 @@ class Exchange:
         event.usage_source = reading.source
         if reading.usage is not None:
             event.metadata = reading.usage.as_metadata()
+        self._settle(0 if reading.usage is None else reading.usage.total)
         self._events.publish(event)
 
     def refused(self, error: ProxyError, bytes_out: int) -> None:
@@ -211,8 +221,13 @@ class Exchange:
             slot=self._slot,
         )
         if publish:
+            self._settle(0)
             self._events.publish(event)
         return event
+
+    def _settle(self, tokens: int) -> None:
+        if self.settlement is not None and self.principal is not None:
+            self.settlement.settle(self.principal, tokens)
 
 
 def is_event_stream(content_type: str) -> bool:

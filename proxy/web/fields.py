@@ -34,7 +34,13 @@ _TRUTH: Final[Mapping[str, bool]] = {"true": True, "1": True, "false": False, "0
 
 def read_object(request: flask.Request, known: Collection[str]) -> dict[str, Any]:
     """The request's JSON object; every name in it is ``known``. A name given twice: the last."""
-    raw = _read_body(request)
+    return parse_object(_read_body(request), known)
+
+
+def parse_object(raw: bytes, known: Collection[str]) -> dict[str, Any]:
+    """A JSON object, every name in which is ``known``. A name given twice: the last."""
+    if not raw:
+        raise ClientError("A JSON object is expected in the body.")
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -65,8 +71,6 @@ def _read_body(request: flask.Request) -> bytes:
         raise ClientError("The body ended early.") from error
     if len(raw) > MAX_BODY_BYTES:
         raise too_large
-    if not raw:
-        raise ClientError("A JSON object is expected in the body.")
     return raw
 
 

@@ -18,6 +18,12 @@ Headers = list[tuple[str, str]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _PIECE: Final = 64 * 1024
+#: The first segment below `/v1` that is ours. With what may follow it in a longer name, it is
+#: another one; with anything else, some server takes it for this one.
+_OURS: Final = re.compile(r"proxy(?![\w~.-])", re.ASCII)
+#: How often an escape may have been escaped.
+_DECODED_BY: Final = 4
+_BLANK: Final = "".join(map(chr, range(0x21)))
 
 
 class Inbound:
@@ -170,16 +176,39 @@ def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: i
 
 def check_path(path: str) -> None:
     """Only ``/v1/…``, and no dot segments: what ``..`` means is decided by whoever resolves it.
+    Nothing that anybody could take for ``/v1/proxy/…``, which is ours.
 
     Raises ClientError. ``%2F`` and ``//`` are the upstream's to understand and pass as they are.
     """
     if not path.startswith("/v1/"):
         raise ClientError(code="endpoint_not_found")
+    if ("%" in path or "proxy" in path.lower()) and _is_ours(path):
+        raise ClientError("Below `/v1/proxy` nothing is relayed.", code="endpoint_not_found")
     if "." in path or "%" in path:
         for segment in unquote(path, "latin-1").replace("\\", "/").split("/"):
             # Servlet containers cut off `;…` before they resolve: `..;` is a `..` to them.
             if segment.partition(";")[0] in (".", ".."):
                 raise ClientError("The path must not contain `.` or `..` segments.")
+
+
+def _is_ours(path: str) -> bool:
+    """Whether any reading of the path lies below ``/v1/proxy``."""
+    for _ in range(_DECODED_BY):
+        found: list[str] = []
+        for segment in path.lower().replace("\\", "/").split("/"):
+            name = segment.strip(_BLANK)
+            plain = name.partition(";")[0]
+            if plain == "..":
+                del found[-1:]
+            elif plain not in ("", "."):
+                found.append(name)
+        if len(found) > 1 and _OURS.match(found[1]):
+            return True
+        decoded = unquote(path, "latin-1")
+        if decoded == path:
+            return False
+        path = decoded
+    return False
 
 
 def _header_lines(environ: dict[str, Any]) -> Headers:

@@ -25,7 +25,7 @@ _LIFETIMES: Final = ("duration_minutes", "duration_hours", "expires_at")
 _POLICY: Final = rules.names("token")
 _CREATE: Final = _POLICY | {"project_id", "name", "max_requests", *_LIFETIMES}
 _CHANGE: Final = _POLICY | {"name", "is_active", "max_requests", "expires_at"}
-_FILTERS: Final = frozenset({"project_id", "projectId", "active", "limit", "after"})
+_FILTERS: Final = frozenset({"project_id", "projectId", "parent_id", "active", "limit", "after"})
 
 
 def _now() -> datetime:
@@ -68,6 +68,7 @@ def create_blueprint(
         limit = fields.query_limit(query)
         found = tokens.list(
             project_id=fields.query_id(query, fields.alias(query, "project_id", "projectId")),
+            parent_id=fields.query_id(query, "parent_id"),
             active=fields.query_boolean(query, "active"),
             limit=limit and limit + 1,
             after=fields.query_id(query, "after"),
@@ -113,12 +114,14 @@ def as_json(token: AccessToken) -> dict[str, Any]:
         "token": token.token,
         "name": token.name,
         "project_id": token.project_id,
+        "parent_id": token.parent_id,
         "expires_at": fields.rfc3339(token.expires_at),
         "is_active": token.is_active,
         "revoked_at": fields.rfc3339(token.revoked_at),
         "max_requests": token.max_requests,
         **rules.shown(token.policy, "token"),
         "request_count": token.request_count,
+        "tokens_used": token.tokens_used,
         "cache_hit_count": token.cache_hit_count,
         "last_used_at": fields.rfc3339(token.last_used_at),
         "created_at": fields.rfc3339(token.created_at),

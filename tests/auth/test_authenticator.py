@@ -1,6 +1,6 @@
 """The token check: its order, its codes, what is cached and what is never cached."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +9,7 @@ import pytest
 
 from proxy.auth import credentials
 from proxy.auth.authenticator import Authenticator, bearer
+from proxy.auth.budgets import Budgets
 from proxy.auth.principal import Principal
 from proxy.errors import ClientError, ProxyError, StoreError
 from proxy.policy.accounts import Account
@@ -47,6 +48,9 @@ class Store:
         self.permits = 0
         self.taken: list[str] = []
         self.counted: list[str] = []
+        self.put_back_: list[str] = []
+        self.limits: dict[str, int] = {}
+        self.spent: dict[str, int] = {}
         self.put(**changes)
 
     def put(
@@ -54,11 +58,13 @@ class Store:
         *,
         project_active: bool = True,
         project_policy: dict[str, object] | None = None,
+        ancestors: tuple[AccessToken, ...] = (),
         **changes: object,
     ) -> None:
         token = replace(TOKEN, **changes)  # type: ignore[arg-type]
         project = replace(PROJECT, is_active=project_active, policy=project_policy or {})
-        self.found[credentials.hash_token(SECRET)] = Grant(token, project, "sk-upstream")
+        grant = Grant(token, project, "sk-upstream", ancestors)
+        self.found[credentials.hash_token(SECRET)] = grant
 
     def find(self, token_hash: str) -> Grant | None:
         self.asked.append(token_hash)
@@ -69,11 +75,23 @@ class Store:
 
     def take_permit(self, token_id: str) -> bool:
         self.taken.append(token_id)
+        if token_id in self.limits:
+            self.limits[token_id] -= 1
+            return self.limits[token_id] >= 0
         self.permits -= 1
         return self.permits >= 0
 
+    def put_back(self, token_id: str) -> None:
+        self.put_back_.append(token_id)
+
     def add(self, token_id: str) -> None:
         self.counted.append(token_id)
+
+    def spend(self, token_id: str, tokens: int) -> None:
+        self.spent[token_id] = self.spent.get(token_id, 0) + tokens
+
+    def tokens_used(self, token_ids: Collection[str]) -> dict[str, int]:
+        return {}
 
 
 class Clock:
@@ -88,7 +106,13 @@ def make(
     store: Store, clock: Clock | None = None, ttl: float = 1000, size: int = 10
 ) -> Authenticator:
     return Authenticator(
-        store, store, store, cache_size=size, cache_ttl=ttl, clock=clock or Clock()
+        store,
+        store,
+        store,
+        Budgets(store, lambda token_id: 0),
+        cache_size=size,
+        cache_ttl=ttl,
+        clock=clock or Clock(),
     )
 
 
@@ -309,3 +333,138 @@ def test_rules_that_cannot_be_read_are_logged(caplog: pytest.LogCaptureFixture) 
     assert principal.policy.unreadable
     assert "token-1" in caplog.text
     assert "from_the_future" in caplog.text
+
+
+PARENT = replace(TOKEN, id="parent", expires_at=START + timedelta(minutes=30), parent_id="root")
+ROOT = replace(TOKEN, id="root", expires_at=START + timedelta(hours=2))
+
+
+def family(**more: Any) -> Store:
+    """A token with a parent and a grandparent."""
+    return Store(**{"parent_id": "parent", "ancestors": (PARENT, ROOT), **more})
+
+
+def test_a_child_is_charged_with_all_it_comes_from() -> None:
+    principal = make(family()).authenticate(f"Bearer {SECRET}")
+    assert [account.id for account in principal.accounts] == [
+        *("project-1", "token-1", "parent", "root")
+    ]
+    assert principal.expires_at == PARENT.expires_at.timestamp()
+    for one in ("project-1", "token-1", "parent", "root"):
+        assert principal.concerned_by({one})
+
+
+@pytest.mark.parametrize(
+    ("ancestors", "code"),
+    [
+        ((PARENT, replace(ROOT, is_active=False)), "token_inactive"),
+        ((replace(PARENT, is_active=False), ROOT), "token_inactive"),
+        ((PARENT, replace(ROOT, expires_at=START)), "token_expired"),
+        ((PARENT, replace(ROOT, is_active=False, expires_at=START)), "token_expired"),
+        ((PARENT,), "token_inactive"),  # its parent is nowhere to be found
+        ((), "token_inactive"),
+    ],
+)
+def test_a_child_dies_with_what_it_comes_from(
+    ancestors: tuple[AccessToken, ...], code: str
+) -> None:
+    assert check(family(ancestors=ancestors)).code == code
+
+
+def test_a_child_is_bound_by_every_policy() -> None:
+    allowing = {"can_mint": True}
+    ancestors = (replace(PARENT, policy=allowing), replace(ROOT, policy=allowing))
+    store = family(ancestors=ancestors, policy=allowing)
+    assert make(store).authenticate(f"Bearer {SECRET}").policy.can_mint
+    store = family(ancestors=(replace(PARENT, policy=allowing), ROOT), policy=allowing)
+    assert not make(store).authenticate(f"Bearer {SECRET}").policy.can_mint
+
+
+def test_permits_of_all_or_of_none() -> None:
+    ancestors = (replace(PARENT, max_requests=5), replace(ROOT, max_requests=1))
+    store = family(max_requests=3, ancestors=ancestors)
+    store.limits = {"token-1": 3, "parent": 5, "root": 1}
+    authenticator = make(store)
+    principal = authenticator.authenticate(f"Bearer {SECRET}")
+    authenticator.admit(principal)
+    assert (store.taken, store.put_back_) == (["token-1", "parent", "root"], [])
+    error = refused(lambda: authenticator.admit(principal))
+    assert (error.code, "parent" in str(error)) == ("quota_exceeded", True)
+    assert store.put_back_ == ["token-1", "parent"]
+    assert store.counted == []
+
+
+def test_a_store_that_fails_half_way_gets_back_what_was_taken() -> None:
+    class Failing(Store):
+        def take_permit(self, token_id: str) -> bool:
+            if token_id == "root":
+                raise StoreError
+            return super().take_permit(token_id)
+
+    ancestors = (PARENT, replace(ROOT, max_requests=1))
+    store = Failing(parent_id="parent", ancestors=ancestors, max_requests=3)
+    store.permits = 3
+    authenticator = make(store)
+    principal = authenticator.authenticate(f"Bearer {SECRET}")
+    assert refused(lambda: authenticator.admit(principal)).code == "store_unavailable"
+    assert (store.put_back_, store.counted) == (["token-1"], [])
+
+
+def test_requests_are_counted_of_all() -> None:
+    store = family(max_requests=3)
+    store.permits = 3
+    authenticator = make(store)
+    authenticator.admit(authenticator.authenticate(f"Bearer {SECRET}"))
+    assert (store.taken, store.counted) == (["token-1"], ["parent", "root"])
+
+
+def test_llm_tokens_are_spent_by_all_and_the_smallest_total_ends_it() -> None:
+    ancestors = (replace(PARENT, policy={"max_tokens_total": 30}, tokens_used=9), ROOT)
+    store = family(ancestors=ancestors)
+    authenticator = make(store)
+    principal = authenticator.authenticate(f"Bearer {SECRET}")
+    authenticator.admit(principal)
+    authenticator.settle(principal, 20)
+    authenticator.admit(principal)
+    authenticator.settle(principal, 1)
+    assert store.spent == {"token-1": 21, "parent": 21, "root": 21}
+    error = refused(lambda: authenticator.admit(principal))
+    assert (error.status, error.code, error.retry_after) == (429, "quota_exceeded", None)
+    assert error.headers == (("x-should-retry", "false"),)
+    assert "LLM tokens" in str(error)
+    assert store.taken == []
+
+
+def test_a_total_that_was_raised_counts() -> None:
+    store = Store(policy={"max_tokens_total": 10}, tokens_used=10)
+    authenticator = make(store)
+    assert refused(
+        lambda: authenticator.admit(authenticator.authenticate(f"Bearer {SECRET}"))
+    ).code == ("quota_exceeded")
+    store.put(policy={"max_tokens_total": 11}, tokens_used=10)
+    authenticator.forget({"token-1"})
+    authenticator.admit(authenticator.authenticate(f"Bearer {SECRET}"))
+
+
+def test_nothing_is_cut_by_a_total_that_may_have_changed() -> None:
+    store = Store(policy={"max_tokens_total": 10}, project_policy={"cut_in_flight": True})
+    spent: list[str] = []
+    budgets = Budgets(store, lambda token_id: 0, spent.append)
+    authenticator = Authenticator(
+        *(store, store, store, budgets), cache_size=9, cache_ttl=9, clock=Clock()
+    )
+    principal = authenticator.authenticate(f"Bearer {SECRET}")
+    for _ in range(3):
+        authenticator.admit(principal)
+    authenticator.settle(principal, 9)
+    authenticator.forget({"another"})
+    authenticator.forget({"token-1"})
+    authenticator.settle(principal, 1)
+    assert spent == []
+    authenticator.authenticate(f"Bearer {SECRET}")
+    authenticator.settle(principal, 1)
+    assert spent == [], "nothing is under way any more"
+    for _ in range(2):
+        budgets.enter("token-1")
+    authenticator.settle(principal, 1)
+    assert spent == ["token-1"]

@@ -12,20 +12,22 @@ from gevent.event import Event
 from proxy.auth import counts as counts_module
 from proxy.auth.counts import RequestCounts
 from proxy.errors import StoreError
+from tests.waiting import wait_until
 
 
 class Store:
     """Adds up; ``failing`` is raised instead, ``gate`` is waited for before anything is kept."""
 
     def __init__(self) -> None:
-        self.batches: list[list[tuple[str, int, datetime]]] = []
+        self.batches: list[list[tuple[str, int, int, datetime]]] = []
         self.sums: Counter[str] = Counter()
+        self.spent: Counter[str] = Counter()
         self.last: dict[str, datetime] = {}
         self.failing: BaseException | None = None
         self.gate: Event | None = None
         self.entered = Event()
 
-    def add_counts(self, entries: Sequence[tuple[str, int, datetime]]) -> None:
+    def add_counts(self, entries: Sequence[tuple[str, int, int, datetime]]) -> None:
         self.entered.set()
         if self.failing is not None:
             raise self.failing
@@ -37,15 +39,16 @@ class Store:
             return
         self._keep(batch)
 
-    def _keep_later(self, batch: list[tuple[str, int, datetime]]) -> None:
+    def _keep_later(self, batch: list[tuple[str, int, int, datetime]]) -> None:
         assert self.gate is not None
         self.gate.wait()
         self._keep(batch)
 
-    def _keep(self, batch: list[tuple[str, int, datetime]]) -> None:
+    def _keep(self, batch: list[tuple[str, int, int, datetime]]) -> None:
         self.batches.append(batch)
-        for token, count, at in batch:
+        for token, count, tokens, at in batch:
             self.sums[token] += count
+            self.spent[token] += tokens
             self.last[token] = max(at, self.last.get(token, at))
 
 
@@ -69,8 +72,8 @@ def test_uses_are_merged(store: Store, counts: RequestCounts) -> None:
         counts.add(token)
     counts.flush()
     (batch,) = store.batches
-    assert {token: count for token, count, _ in batch} == {"a": 3, "b": 1}
-    assert all(before <= at <= datetime.now(UTC) for _, _, at in batch)
+    assert {token: count for token, count, *_ in batch} == {"a": 3, "b": 1}
+    assert all(before <= at <= datetime.now(UTC) for *_, at in batch)
     counts.flush()
     assert len(store.batches) == 1
 
@@ -178,3 +181,35 @@ def test_close_tells_what_a_failing_store_did_not_take(
     counts.add("a")
     counts.close(1)
     assert "could not be counted" in caplog.text
+
+
+def test_llm_tokens_are_added_up_and_kept_while_the_store_fails(
+    store: Store, counts: RequestCounts
+) -> None:
+    counts.add("a")
+    counts.spend("a", 30)
+    counts.spend("b", 5)
+    assert (counts.unwritten("a"), counts.unwritten("b"), counts.unwritten("c")) == (30, 5, 0)
+    store.failing = StoreError()
+    counts.flush()
+    counts.spend("a", 12)
+    assert counts.unwritten("a") == 42
+    store.failing = None
+    counts.flush()
+    assert counts.unwritten("a") == 0
+    assert (store.sums, store.spent) == ({"a": 1, "b": 0}, {"a": 42, "b": 5})
+
+
+def test_what_comes_after_a_flush_comes_only_when_all_is_written(
+    store: Store, counts: RequestCounts
+) -> None:
+    unwritten: list[int] = []
+    store.failing = StoreError()
+    counts.spend("a", 7)
+    counts.start(then=lambda: unwritten.append(counts.unwritten("a")))
+    assert store.entered.wait(2)
+    gevent.sleep(0.05)
+    assert unwritten == []
+    store.failing = None
+    wait_until(lambda: unwritten != [])
+    assert unwritten[0] == 0

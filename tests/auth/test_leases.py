@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.auth import leases as leases_module
 from proxy.auth.leases import PermitLeases
 from proxy.errors import StoreError
-from proxy.store.tokens import MOST_LEASED, ONE_BY_ONE
+from proxy.store.counters import MOST_LEASED, ONE_BY_ONE
 from tests.waiting import wait_until
 
 
@@ -159,11 +159,53 @@ def test_a_return_that_fails_is_not_repeated() -> None:
     assert store.counted == MOST_LEASED, "counted as used: never more than the limit"
 
 
+def test_what_was_not_needed_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(2)
+    leases = make(store)
+    assert leases.take_permit("t")
+    leases.put_back("t")
+    assert (leases.outstanding, store.counted) == (1, 1)
+    assert leases.take_permit("t")
+    assert store.asked == 1
+    leases.put_back("t")
+    leases.give_back(None)
+    assert store.counted == 0
+
+
+def test_what_is_used_up_is_remembered_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(1)
+    leases = make(store)
+    assert leases.take_permit("t")
+    assert [leases.take_permit("t") for _ in range(5)] == [False] * 5
+    assert store.asked == 2, "a flood of refused requests is no flood of queries"
+    store.limit = 2  # which is a change
+    leases.give_back({"another"})
+    assert not leases.take_permit("t")
+    leases.give_back({"t"})
+    assert leases.take_permit("t")
+    assert not leases.take_permit("t")
+    leases.give_back(None)
+    assert not leases.take_permit("t")
+    assert store.asked == 5
+    monkeypatch.setattr(leases_module, "USED_UP_SECONDS", 0.0)
+    leases.give_back(None)
+    assert [leases.take_permit("t"), leases.take_permit("t")] == [False, False]
+    assert store.asked == 7, "and for a moment only"
+
+
+def test_a_permit_that_is_put_back_is_not_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    leases = make(Store(1))
+    assert leases.take_permit("t")
+    assert not leases.take_permit("t")
+    leases.put_back("t")
+    assert leases.take_permit("t")
+
+
 STEPS = st.lists(
     st.tuples(
         st.integers(min_value=0, max_value=3),
         st.sampled_from(
-            ["take", "take", "take", "take many", "give back", "crash", "away", "back"]
+            ["take", "take", "take", "take many", "put back", "give back", "crash", "away", "back"]
         ),
     ),
     max_size=60,
@@ -185,6 +227,12 @@ def test_never_more_than_the_limit(limit: int, steps: list[tuple[int, str]]) -> 
         elif step == "crash":
             lost += sum(lease.left for lease in worker._leases.values())
             workers[number] = make(store)
+        elif step == "put back":
+            try:
+                if worker.take_permit("t"):
+                    worker.put_back("t")
+            except StoreError:
+                pass
         elif step == "give back":
             if store.away:
                 lost += sum(lease.left for lease in worker._leases.values())

@@ -20,6 +20,7 @@ def access(tmp_path: Path) -> PassThrough:
 def test_everybody_passes_as_nobody(access: PassThrough, given: str | None) -> None:
     principal = access.authenticate(given)
     access.admit(principal)
+    access.settle(principal, 7)
     assert (principal.token_id, principal.project_id, principal.upstream_key) == (None, None, None)
     assert principal.accounts == ()
     assert not principal.concerned_by({"x"})

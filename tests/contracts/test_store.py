@@ -10,12 +10,14 @@ import pytest
 from proxy.auth.credentials import new_token_id
 from proxy.cipher import Cipher
 from proxy.errors import CipherError, ClientError
+from proxy.store import tokens as tokens_module
+from proxy.store.counters import MOST_LEASED, ONE_BY_ONE, Counters
 from proxy.store.database import Conflict, Database
-from proxy.store.grants import Grants
+from proxy.store.grants import MOST_ANCESTORS, Grants
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
 from proxy.store.records import AccessToken, Project
-from proxy.store.tokens import MOST_LEASED, ONE_BY_ONE, Tokens
+from proxy.store.tokens import Tokens
 
 NOW = datetime.now(UTC).replace(microsecond=123456)
 LATER = NOW + timedelta(hours=1)
@@ -29,6 +31,7 @@ class Store:
         self.cipher = Cipher(b"k" * 32)
         self.projects = Projects(self.database, self.cipher)
         self.tokens = Tokens(self.database)
+        self.counters = Counters(self.database)
         self.grants = Grants(self.database, self.cipher)
         self._made = 0
 
@@ -246,7 +249,13 @@ class TestTokens:
         assert (made.token, made.max_requests) == ("sk-0001...mask", 2**63 - 1)
         assert made.is_active
         assert (made.revoked_at, made.last_used_at) == (None, None)
-        assert (made.request_count, made.cache_hit_count) == (0, 0)
+        assert (made.request_count, made.cache_hit_count, made.tokens_used) == (0, 0, 0)
+        assert (made.policy, made.parent_id) == ({}, None)
+
+    def test_a_policy_of_its_own(self, store: Store) -> None:
+        made = store.token(store.project(), policy={"can_mint": True, "allowed_ips": None})
+        assert made.policy == {"can_mint": True}
+        assert store.tokens.get(made.id) == made
 
     def test_a_policy_changes_field_by_field(self, store: Store) -> None:
         made = store.token(store.project(), policy={"a": ["☃", 1], "b": None})
@@ -347,20 +356,20 @@ class TestTokens:
 class TestCounting:
     def test_permits_run_out_and_do_not_look_like_changes(self, store: Store) -> None:
         made = store.token(store.project(), max_requests=2)
-        assert [store.tokens.lease_permits(made.id, NOW) for _ in range(3)] == [1, 1, 0]
+        assert [store.counters.lease_permits(made.id, NOW) for _ in range(3)] == [1, 1, 0]
         used = store.tokens.get(made.id)
         assert (used.request_count, used.last_used_at) == (2, NOW)
         assert used.updated_at == made.updated_at
-        assert store.tokens.lease_permits(ABSENT, NOW) == 0
+        assert store.counters.lease_permits(ABSENT, NOW) == 0
 
     def test_without_a_limit_there_is_always_one(self, store: Store) -> None:
         made = store.token(store.project())
-        assert [store.tokens.lease_permits(made.id, NOW) for _ in range(3)] == [1, 1, 1]
+        assert [store.counters.lease_permits(made.id, NOW) for _ in range(3)] == [1, 1, 1]
         assert store.tokens.get(made.id).request_count == 3
 
     def test_twenty_at_once_get_exactly_what_is_left(self, store: Store) -> None:
         made = store.token(store.project(), max_requests=5)
-        jobs = [gevent.spawn(store.tokens.lease_permits, made.id, NOW) for _ in range(20)]
+        jobs = [gevent.spawn(store.counters.lease_permits, made.id, NOW) for _ in range(20)]
         gevent.joinall(jobs, raise_error=True)
         assert sum(job.value for job in jobs) == 5
         assert store.tokens.get(made.id).request_count == 5
@@ -368,7 +377,7 @@ class TestCounting:
     def test_blocks_while_many_remain_and_never_more_than_there_are(self, store: Store) -> None:
         made = store.token(store.project(), max_requests=600)
         granted = []
-        while block := store.tokens.lease_permits(made.id, NOW):
+        while block := store.counters.lease_permits(made.id, NOW):
             granted.append(block)
         assert granted[0] == MOST_LEASED
         assert granted[-ONE_BY_ONE:] == [1] * ONE_BY_ONE
@@ -376,8 +385,8 @@ class TestCounting:
 
     def test_what_is_returned_can_be_leased_again(self, store: Store) -> None:
         made = store.token(store.project(), max_requests=1000)
-        block = store.tokens.lease_permits(made.id, NOW)
-        store.tokens.return_permits({made.id: block - 1, ABSENT: 3})
+        block = store.counters.lease_permits(made.id, NOW)
+        store.counters.return_permits({made.id: block - 1, ABSENT: 3})
         after = store.tokens.get(made.id)
         assert after.request_count == 1
         assert after.updated_at == made.updated_at
@@ -388,11 +397,11 @@ class TestCounting:
 
         def worker() -> None:
             nonlocal used
-            while block := store.tokens.lease_permits(made.id, NOW):
+            while block := store.counters.lease_permits(made.id, NOW):
                 spent = (block + 1) // 2
                 used += spent
                 if block > spent:
-                    store.tokens.return_permits({made.id: block - spent})
+                    store.counters.return_permits({made.id: block - spent})
 
         gevent.joinall([gevent.spawn(worker) for _ in range(8)], raise_error=True)
         assert used == store.tokens.get(made.id).request_count == 400
@@ -400,24 +409,30 @@ class TestCounting:
     def test_counts_add_up_and_the_latest_use_stays(self, store: Store) -> None:
         project = store.project()
         one, two = store.token(project), store.token(project)
-        store.tokens.add_counts([(one.id, 2, LATER), (two.id, 1, NOW), (one.id, 3, NOW)])
-        store.tokens.add_counts([(one.id, 1, NOW), (ABSENT, 1, NOW)])
-        store.tokens.add_counts([])
+        entries = [(one.id, 2, 30, LATER), (two.id, 1, 0, NOW), (one.id, 3, 2**40, NOW)]
+        store.counters.add_counts(entries)
+        store.counters.add_counts([(one.id, 1, 5, NOW), (ABSENT, 1, 1, NOW)])
+        store.counters.add_counts([])
         first, second = store.tokens.get(one.id), store.tokens.get(two.id)
         assert (first.request_count, first.last_used_at) == (6, LATER)
         assert (second.request_count, second.last_used_at) == (1, NOW)
         assert first.updated_at == one.updated_at
+        assert (first.tokens_used, second.tokens_used) == (2**40 + 35, 0)
+        used = store.counters.tokens_used([one.id, ABSENT, two.id])
+        assert used == {one.id: 2**40 + 35, two.id: 0}
+        assert store.counters.tokens_used([]) == {}
 
     def test_many_flushes_of_the_same_tokens_do_not_deadlock(self, store: Store) -> None:
         project = store.project()
         made = [store.token(project) for _ in range(5)]
-        entries = [(token.id, 1, NOW) for token in made]
+        entries = [(token.id, 1, 7, NOW) for token in made]
         jobs = [
-            gevent.spawn(store.tokens.add_counts, entries if turn % 2 else entries[::-1])
+            gevent.spawn(store.counters.add_counts, entries if turn % 2 else entries[::-1])
             for turn in range(20)
         ]
         gevent.joinall(jobs, raise_error=True)
-        assert {store.tokens.get(token.id).request_count for token in made} == {20}
+        found = [store.tokens.get(token.id) for token in made]
+        assert {(token.request_count, token.tokens_used) for token in found} == {(20, 140)}
 
     def test_no_token_slips_through_a_deactivation(self, store: Store) -> None:
         project = store.project()
@@ -481,3 +496,86 @@ class TestGrants:
         store.database.run(lambda session: session.execute(swap, (stored, one.id)))
         with pytest.raises(CipherError):
             store.grants.find(f"{1:064x}")
+
+
+class TestFamilies:
+    def family(self, store: Store, generations: int) -> list[AccessToken]:
+        """A token, its child, its grandchild, …"""
+        made = [store.token(store.project())]
+        while len(made) < generations:
+            lineage = [token.id for token in reversed(made)]
+            made.append(store.token(store.projects.get(made[0].project_id), lineage=lineage))
+        return made
+
+    def test_a_grant_has_the_ancestors_nearest_first(self, store: Store) -> None:
+        made = self.family(store, 3)
+        assert [token.parent_id for token in made] == [None, made[0].id, made[1].id]
+        store.tokens.revoke(made[0].id)
+        for generation, token in enumerate(made):
+            grant = store.grants.find(f"{generation + 1:064x}")
+            assert grant is not None
+            assert grant.token == store.tokens.get(token.id)
+            ancestors = [store.tokens.get(older.id) for older in reversed(made[:generation])]
+            assert list(grant.ancestors) == ancestors
+            assert grant.rooted
+            assert grant.token.is_active == (generation > 0), "a child stays a row like any other"
+
+    def test_what_is_read_is_bounded_even_in_a_circle(self, store: Store) -> None:
+        made = self.family(store, MOST_ANCESTORS + 1)
+        store.database.run(
+            lambda session: session.execute(
+                "UPDATE tokens SET parent_id = ? WHERE id = ?", (made[-1].id, made[0].id)
+            )
+        )
+        grant = store.grants.find(f"{1:064x}")
+        assert grant is not None
+        assert len(grant.ancestors) == MOST_ANCESTORS
+        assert not grant.rooted
+
+    def test_a_parent_that_is_gone_is_missed(self, store: Store) -> None:
+        made = self.family(store, 3)
+        store.database.run(
+            lambda session: session.execute("DELETE FROM tokens WHERE id = ?", (made[0].id,))
+        )
+        for generation in (2, 3):
+            grant = store.grants.find(f"{generation:064x}")
+            assert grant is not None
+            assert not grant.rooted
+
+    def test_children_are_listed(self, store: Store) -> None:
+        made = self.family(store, 3)
+        assert store.tokens.list(parent_id=made[0].id) == [made[1]]
+        assert store.tokens.list(parent_id=made[2].id) == []
+
+    def test_a_family_has_a_bound(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tokens_module, "MOST_DESCENDANTS", 3)
+        root, child, _ = self.family(store, 3)
+        project = store.projects.get(root.project_id)
+        expired = store.token(project, lineage=[root.id], expires_at=NOW - timedelta(hours=1))
+        store.token(project, lineage=[root.id])
+        store.token(project)  # of another family
+        error = refused(
+            "rate_limit_exceeded", lambda: store.token(project, lineage=[child.id, root.id])
+        )
+        assert error.retry_after
+        store.tokens.revoke(child.id)  # and its child is dead, too
+        store.token(project, lineage=[root.id])
+        assert expired.parent_id == root.id
+
+    def test_the_last_place_is_taken_once(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tokens_module, "MOST_DESCENDANTS", 5)
+        (root,) = self.family(store, 1)
+        project = store.projects.get(root.project_id)
+
+        def mint() -> bool:
+            try:
+                store.token(project, lineage=[root.id])
+            except ClientError:
+                return False
+            return True
+
+        jobs = [gevent.spawn(mint) for _ in range(12)]
+        gevent.joinall(jobs, raise_error=True)
+        assert [job.value for job in jobs].count(True) == 5

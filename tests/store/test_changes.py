@@ -7,6 +7,7 @@ import pytest
 from proxy.cipher import Cipher
 from proxy.store import changes as changes_module
 from proxy.store.changes import Changes
+from proxy.store.counters import Counters
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
@@ -36,8 +37,9 @@ def test_changes_and_only_changes(database: Database, monkeypatch: pytest.Monkey
 
     after = max(change.updated_at for change in found.changes)
     assert changes.since(after).changes == []
-    tokens.add_counts([(token.id, 3, datetime.now(UTC))])
-    tokens.lease_permits(token.id, datetime.now(UTC))
+    counters = Counters(database)
+    counters.add_counts([(token.id, 3, 9, datetime.now(UTC))])
+    counters.lease_permits(token.id, datetime.now(UTC))
     assert changes.since(after).changes == [], "counting is no change"
     tokens.revoke(token.id)
     assert [change.id for change in changes.since(after).changes] == [token.id]

@@ -15,10 +15,10 @@ SEALED = Cipher(b"k" * 32).encrypt("sk", table="t", column="c", row_id=PROJECT_I
 PROJECT_ROW = [PROJECT_ID, "Acme ☃", None, '{"b":1.0,"a":2}', None, SEALED, "m", 1, None, 7, 8]
 TOKEN_ROW = [
     *("01a1fcad-83dd-735c-b3be-932b2d9c521a", "a" * 64, "mask", None, PROJECT_ID, 2**50, 0, 9),
-    *(None, '{"c":[]}', 3, 0, None, 10, 11),
+    *(None, '{"c":[]}', 3, 0, None, 10, 11, "01a1fcad-83dd-735c-b3be-932b2d9c521b", 2**40),
 ]
 ROWS = {"project": PROJECT_ROW, "token": TOKEN_ROW}
-SCHEMA = 2
+SCHEMA = 4
 MISSING = object()
 
 
@@ -52,9 +52,9 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
     )
     found = database.run(lambda session: session.all(sql, ("table", "schema_migrations")))
     ours = {(kind.table, column) for kind in KINDS for column in kind.columns}
-    # What was used stays where it was used, as the events do.
-    ledger = {"usage_hourly", "usage_positions"}
-    assert {(table, column) for table, column in found if table not in ledger} == ours
+    # What was used and done stays where that was, as the events do.
+    stays = {"usage_hourly", "usage_positions", "audit_events", "audit_chain", "chores"}
+    assert {(table, column) for table, column in found if table not in stays} == ours
     assert {kind.columns[0] for kind in KINDS} == {"id"}
 
 
@@ -90,6 +90,10 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
         (TOKEN, "max_requests", "5"),
         (TOKEN, "name", MISSING),
         (TOKEN, "policy", MISSING),
+        (TOKEN, "parent_id", MISSING),
+        (TOKEN, "parent_id", "parent"),
+        (TOKEN, "tokens_used", None),
+        (TOKEN, "tokens_used", 1.5),
         (TOKEN, "secret", "x"),
     ],
 )
@@ -104,3 +108,8 @@ def test_a_column_that_an_older_export_did_not_have_is_null() -> None:
     assert row[PROJECT.columns.index("policy")] is None
     with pytest.raises(ValueError, match="created_at"):
         PROJECT.to_row(line(PROJECT, created_at=MISSING), 1)
+
+
+def test_what_an_older_export_did_not_count_is_zero() -> None:
+    row = TOKEN.to_row(line(TOKEN, parent_id=MISSING, tokens_used=MISSING), 3)
+    assert row == [*TOKEN_ROW[:-2], None, 0]

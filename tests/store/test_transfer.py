@@ -15,6 +15,7 @@ from proxy.auth.credentials import hash_token, new_token_id
 from proxy.cipher import Cipher
 from proxy.errors import SchemaOutdated, StoreError
 from proxy.store import transfer
+from proxy.store.counters import Counters
 from proxy.store.database import Database, Session
 from proxy.store.dialects import DIALECTS
 from proxy.store.grants import Grants
@@ -63,9 +64,13 @@ def fill(database: Database) -> Database:
     third = new.create("Gone ", "sk-3", "sk-3...", "")
     for number, project in enumerate((first, second, third, first, second)):
         token_id = new_token_id()
-        tokens.create(token_id, project.id, hash_token(str(number)), f"m{number}", LATER)
+        lineage = [tokens.list()[-1].id] if number == 3 else []
+        tokens.create(
+            token_id, project.id, hash_token(str(number)), f"m{number}", LATER, lineage=lineage
+        )
         if number % 2:
-            tokens.add_counts([(token_id, number, LATER - timedelta(days=1))])
+            used = (token_id, number, 2**50, LATER - timedelta(days=1))
+            Counters(database).add_counts([used])
             tokens.update(token_id, {"name": f"ci {number}", "max_requests": 2**63 - 1})
     policy = "UPDATE tokens SET policy = ?, cache_hit_count = ? WHERE name IS NOT NULL"
     database.run(lambda session: session.execute(policy, ('{"z": 1e2,  "a":1}', 2**62)))
@@ -282,6 +287,21 @@ class TestImport:
     def test_a_token_twice(self, database: Database, data: bytes, field: str) -> None:
         value = json.loads(data.splitlines()[4])[field]
         self.refused(database, change(data, 8, **{field: value}), "line 8: .*id or token_hash")
+
+    @pytest.mark.parametrize("parent", ["nobody", "of another project"])
+    def test_a_parent_must_be_there(self, database: Database, data: bytes, parent: str) -> None:
+        tokens = [json.loads(line) for line in data.splitlines()[4:]]
+        stranger = tokens[1]["id"] if parent == "of another project" else tokens[1]["project_id"]
+        wrong = change(data, 8, parent_id=stranger)
+        self.refused(database, wrong, f"token {tokens[3]['id']}: parent_id")
+
+    def test_a_child_may_come_first(self, database: Database, data: bytes) -> None:
+        """By the clocks of two nodes it can be the older one."""
+        tokens = [json.loads(line) for line in data.splitlines()[4:]]
+        older = change(data, 8, parent_id=None)
+        older = change(older, 5, parent_id=tokens[3]["id"])
+        put(database, older)
+        assert Tokens(database).get(tokens[0]["id"]).parent_id == tokens[3]["id"]
 
     @pytest.mark.parametrize("field", ["id", "name"])
     def test_a_project_twice(self, database: Database, data: bytes, field: str) -> None:

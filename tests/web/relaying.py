@@ -122,6 +122,8 @@ class Access:
     quota: BaseException | None = None
     principal: Principal = PRINCIPAL
     steps: list[str] = field(default_factory=list)
+    #: LLM tokens of each request that was admitted, once it has ended.
+    settled: list[int] = field(default_factory=list)
 
     def authenticate(self, authorization: str | None) -> Principal:
         self.steps.append("authenticate")
@@ -135,6 +137,9 @@ class Access:
         self.steps.append("admit")
         if self.quota is not None:
             raise self.quota
+
+    def settle(self, principal: Principal, tokens: int) -> None:
+        self.settled.append(tokens)
 
 
 class Input:

@@ -140,6 +140,61 @@ def test_other_paths_are_no_endpoints(path: str) -> None:
     assert (caught.value.status, caught.value.code) == (404, "endpoint_not_found")
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/proxy",
+        "/v1/proxy/",
+        "/v1/proxy/tokens",
+        "/v1/proxy/tokens/",
+        "/v1/proxy/anything",
+        "/v1//proxy/tokens",
+        "/v1/proxy//tokens",
+        "/v1/%70roxy/tokens",
+        "/v1/proxy%2Ftokens",
+        "/v1/proxy%2ftokens",
+        "/v1%2Fproxy/tokens/../x",
+        "/v1/%2Fproxy/tokens",
+        "/v1/Proxy/tokens",
+        "/v1/PROXY/TOKENS",
+        "/v1/proxy;x/tokens",
+        "/v1/proxy;/tokens",
+        "/v1/;x/proxy/tokens",
+        "/v1/proxy%3Bx/tokens",
+        "/v1/proxy%3Fx/tokens",
+        "/v1/proxy%23/tokens",
+        "/v1/proxy%00/tokens",
+        "/v1/proxy%20/tokens",
+        "/v1/%09proxy/tokens",
+        "/v1/proxy\\tokens",
+        "/v1\\proxy\\tokens".replace("\\", "/", 1),
+        "/v1/%5cproxy/tokens",
+        "/v1/%2570roxy/tokens",
+        "/v1/%252570roxy/tokens",
+        "/v1/%252e/proxy/tokens",
+        "/v1/x/%252e%252e/proxy/tokens",
+        "/v1/%252e%252e/v1/proxy",
+        "/v1/%E2/../proxy",
+    ],
+)
+def test_what_could_be_taken_for_ours_is_not_relayed(path: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        check_path(path)
+    assert (caught.value.status, caught.value.code) == (404, "endpoint_not_found")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/proxies", "/v1/proxy-models", "/v1/proxy_x", "/v1/proxy.json", "/v1/proxy~"),
+        *("/v1/files/proxy", "/v1/files/proxy/tokens", "/v1/a%2Fproxy", "/v1/models/proxy/x"),
+        *("/v1/v1/proxy/tokens", "/v1/%2570roxies", "/v1/xproxy/tokens"),
+    ],
+)
+def test_other_names_are_not_ours(path: str) -> None:
+    check_path(path)
+
+
 def body(pieces: list[Any], *, length: int | None = None, chunked: bool = False) -> InboundBody:
     return InboundBody(Input([], pieces), length=length, chunked=chunked)
 

@@ -11,6 +11,7 @@ import gevent.socket
 import pytest
 
 from proxy.auth.authenticator import Authenticator
+from proxy.auth.budgets import Budgets
 from proxy.errors import (
     CipherError,
     ClientError,
@@ -248,7 +249,8 @@ def test_the_real_token_check(
     changes: dict[str, object], authorization: str | None, status: int, expected: str
 ) -> None:
     store = Store(**changes)
-    access = Authenticator(store, store, store, cache_size=9, cache_ttl=9, clock=Clock())
+    budgets = Budgets(store, lambda token_id: 0)
+    access = Authenticator(store, store, store, budgets, cache_size=9, cache_ttl=9, clock=Clock())
     world = World(access=access)
     headers = [] if authorization is None else [("Authorization", authorization)]
     result = world.ask("POST", headers=headers, token=None)

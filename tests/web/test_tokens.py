@@ -19,12 +19,14 @@ FIELDS = [
     "token",
     "name",
     "project_id",
+    "parent_id",
     "expires_at",
     "is_active",
     "revoked_at",
     "max_requests",
     *fields_of("token"),
     "request_count",
+    "tokens_used",
     "cache_hit_count",
     "last_used_at",
     "created_at",
@@ -203,3 +205,25 @@ def test_what_is_not_there(api: Management, token_id: str) -> None:
     assert api.call("GET", path, status=404)["error"]["code"] == "not_found"
     api.call("PATCH", path, {"name": "x"}, 404)
     api.call("DELETE", path, status=404)
+
+
+def test_children_are_found_by_their_parent(api: Management) -> None:
+    project = api.project()
+    parent, stranger = api.token(project["id"]), api.token(project["id"])
+    child = api.tokens.create(
+        credentials.new_token_id(),
+        project["id"],
+        "c" * 64,
+        "mask",
+        api.tokens.get(parent["id"]).expires_at,
+        lineage=[parent["id"]],
+    )
+    (shown,) = api.call("GET", f"/tokens?parent_id={parent['id'].upper()}")
+    assert (shown["id"], shown["parent_id"]) == (child.id, parent["id"])
+    assert api.call("GET", f"/tokens?parent_id={stranger['id']}") == []
+    assert api.call("GET", f"/tokens/{parent['id']}")["parent_id"] is None
+    api.refused("GET", "/tokens?parent_id=x", None, 400, "parent_id")
+    # Who made it is no field to be given or changed.
+    given = {"project_id": project["id"], "duration_minutes": 5, "parent_id": parent["id"]}
+    api.refused("POST", "/tokens", given, 400, "parent_id")
+    api.refused("PATCH", f"/tokens/{child.id}", {"parent_id": None}, 400, "parent_id")

@@ -10,7 +10,7 @@ SET @missing = NOT EXISTS (
 SET @change = IF(@missing, 'ALTER TABLE tokens
     ADD COLUMN parent_id CHAR(36) CHARACTER SET ascii COLLATE ascii_bin,
     ADD COLUMN tokens_used BIGINT NOT NULL DEFAULT 0,
-    ADD KEY tokens_by_parent (parent_id),
+    ADD KEY tokens_by_parent (parent_id, expires_at),
     ADD KEY tokens_by_expiry (is_active, expires_at)', 'DO 0');
 PREPARE change_tokens FROM @change;
 EXECUTE change_tokens;

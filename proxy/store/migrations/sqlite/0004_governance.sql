@@ -5,7 +5,7 @@ ALTER TABLE tokens ADD COLUMN parent_id TEXT;
 
 ALTER TABLE tokens ADD COLUMN tokens_used INTEGER NOT NULL DEFAULT 0;
 
-CREATE INDEX tokens_by_parent ON tokens (parent_id);
+CREATE INDEX tokens_by_parent ON tokens (parent_id, expires_at);
 CREATE INDEX tokens_by_expiry ON tokens (is_active, expires_at);
 
 -- Who changed what. Each row's hash covers the row and the hash of the row before it, so that a

@@ -1,0 +1,135 @@
+"""What is left of ``max_tokens_total``: what the store said, and what was spent here since.
+
+Every worker judges by a number of its own, without asking, and corrects it about once a second by
+what all of them have written. So nodes agree within about two seconds, and answers that are under
+way when the last token is spent go over the total: they are counted, or cut where the project wants
+it.
+
+The thing to get wrong: the store's number must be read when nothing of ours is on its way there, or
+it is counted twice, or not at all. So :meth:`Budgets.refresh` runs between two flushes.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, Protocol
+
+from proxy.errors import StoreError
+
+_log = logging.getLogger(__name__)
+
+#: So many seconds after its last request the number of a token is still kept up to date. Later its
+#: grant is read again anyway, with the number in it.
+_IN_USE_SECONDS: Final = 30.0
+_FORGET_AFTER_SECONDS: Final = 600.0
+
+
+class UsedTokens(Protocol):
+    """The store, as seen from here."""
+
+    def tokens_used(self, token_ids: Collection[str]) -> Mapping[str, int]: ...
+
+
+class _Budget:
+    __slots__ = ("cuts", "seen_at", "total", "under_way", "used")
+
+    def __init__(self) -> None:
+        self.used = 0
+        # None: not known at the moment, since it was changed.
+        self.total: int | None = None
+        # Whether answers under way are cut when the total is reached.
+        self.cuts = False
+        # Requests that have not ended yet, and the monotonic time of the last one that began.
+        self.under_way = 0
+        self.seen_at = 0.0
+
+
+class Budgets:
+    """One per worker. ``unwritten(token_id)``: LLM tokens the store has not been told of."""
+
+    def __init__(
+        self,
+        store: UsedTokens,
+        unwritten: Callable[[str], int],
+        spent: Callable[[str], None] = lambda token_id: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``spent`` is called with a token that has nothing left while requests that are charged to
+        it are under way and to be cut; perhaps more than once. It must not wait."""
+        self._store = store
+        self._unwritten = unwritten
+        self._spent = spent
+        self._clock = clock
+        self._budgets: dict[str, _Budget] = {}
+
+    def learn(self, token_id: str, used: int, total: int | None, *, cuts: bool) -> None:
+        """What the store said of a token; ``total`` None: it has none."""
+        if total is None:
+            self._budgets.pop(token_id, None)
+            return
+        budget = self._budget(token_id)
+        # It may be older than what is known.
+        budget.used = max(budget.used, used)
+        budget.total, budget.cuts = total, cuts
+
+    def forget(self, token_ids: Collection[str] | None) -> None:
+        """Their totals may have changed; None: of all. What they used is kept."""
+        for token_id in self._budgets if token_ids is None else token_ids:
+            if (budget := self._budgets.get(token_id)) is not None:
+                budget.total = None
+
+    def has_left(self, token_id: str, total: int) -> bool:
+        budget = self._budget(token_id)
+        budget.seen_at = self._clock()
+        return budget.used < total
+
+    def enter(self, token_id: str) -> None:
+        """A request begins that is charged to this token."""
+        self._budget(token_id).under_way += 1
+
+    def leave(self, token_id: str, tokens: int) -> None:
+        """It has ended, and cost so many LLM tokens."""
+        budget = self._budgets.get(token_id)
+        if budget is None:
+            return
+        budget.under_way = max(0, budget.under_way - 1)
+        budget.used += tokens
+        if tokens:
+            self._judge(token_id, budget)
+
+    def refresh(self) -> None:
+        """Read again what tokens in use have used. Between two flushes; never raises."""
+        now = self._clock()
+        in_use = []
+        for token_id, budget in list(self._budgets.items()):
+            if budget.under_way or now - budget.seen_at < _IN_USE_SECONDS:
+                in_use.append(token_id)
+            elif now - budget.seen_at > _FORGET_AFTER_SECONDS:
+                del self._budgets[token_id]
+        if not in_use:
+            return
+        try:
+            found = self._store.tokens_used(in_use)
+        except StoreError:
+            return  # the next one covers it
+        except Exception:  # noqa: BLE001
+            _log.exception("what access tokens have used could not be read")
+            return
+        for token_id, used in found.items():
+            # Spent here, and not written, while the store was asked.
+            current = self._budgets.get(token_id)
+            if current is not None:
+                current.used = used + self._unwritten(token_id)
+                self._judge(token_id, current)
+
+    def _judge(self, token_id: str, budget: _Budget) -> None:
+        total = budget.total
+        if budget.cuts and budget.under_way and total is not None and budget.used >= total:
+            self._spent(token_id)
+
+    def _budget(self, token_id: str) -> _Budget:
+        budget = self._budgets.get(token_id)
+        if budget is None:
+            budget = self._budgets[token_id] = _Budget()
+            budget.seen_at = self._clock()
+        return budget

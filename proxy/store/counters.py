@@ -1,0 +1,106 @@
+"""What access tokens have used: permits, requests and LLM tokens.
+
+Nothing here touches ``updated_at``: that column answers "what was revoked or changed since?", and
+counting would drown it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from proxy.store.database import Database, Session
+from proxy.store.rows import to_micros
+
+#: The last permits of a token are leased singly; before them, in blocks of so many at the most.
+ONE_BY_ONE: Final = 100
+MOST_LEASED: Final = 50
+
+#: Two nodes may report out of order: the later moment stays.
+_USED: Final = (
+    "last_used_at = CASE WHEN last_used_at IS NULL OR last_used_at < ? THEN ? ELSE last_used_at END"
+)
+#: Ids in one query.
+_PAGE: Final = 500
+
+
+class Counters:
+    """All methods: StoreError when the database does not answer. Times are aware datetimes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def lease_permits(self, token_id: str, now: datetime) -> int:
+        """Counts a block of requests against ``max_requests``; answers how many, 0: used up.
+
+        The row is locked in between, so any number of nodes admit exactly as many as there are.
+        """
+        used = to_micros(now)
+
+        def work(session: Session) -> int:
+            query = "SELECT max_requests, request_count FROM tokens WHERE id = ?"
+            row = session.one(query + session.dialect.for_update, (token_id,))
+            if row is None:
+                return 0
+            remaining = ONE_BY_ONE if row[0] is None else int(row[0]) - int(row[1])
+            if remaining <= 0:
+                return 0
+            block = min(MOST_LEASED, max(1, (remaining - ONE_BY_ONE) // 8))
+            session.execute(
+                f"UPDATE tokens SET request_count = request_count + ?, {_USED} WHERE id = ?",  # noqa: S608
+                (block, used, used, token_id),
+            )
+            return block
+
+        return self._database.run(work)
+
+    def return_permits(self, permits: Mapping[str, int]) -> None:
+        """Uncounts what was leased and not used. Never to be tried again: it may have been done."""
+
+        def work(session: Session) -> None:
+            for token_id, count in sorted(permits.items()):
+                session.execute(
+                    "UPDATE tokens SET request_count = request_count - ? WHERE id = ?",
+                    (count, token_id),
+                )
+
+        self._database.run(work)
+
+    def add_counts(self, entries: Sequence[tuple[str, int, int, datetime]]) -> None:
+        """Adds (token id, requests, LLM tokens, last used at) in one transaction; unknown ids are
+        nothing."""
+        sums: dict[str, tuple[int, int, int]] = {}
+        for token_id, requests, tokens, last_used_at in entries:
+            known, spent, latest = sums.get(token_id, (0, 0, 0))
+            moment = max(latest, to_micros(last_used_at))
+            sums[token_id] = (known + requests, spent + tokens, moment)
+        if not sums:
+            return
+
+        def work(session: Session) -> None:
+            # In one order everywhere: two nodes flushing the same tokens must not deadlock.
+            for token_id, (requests, tokens, used) in sorted(sums.items()):
+                session.execute(
+                    "UPDATE tokens SET request_count = request_count + ?, "  # noqa: S608
+                    f"tokens_used = tokens_used + ?, {_USED} WHERE id = ?",
+                    (requests, tokens, used, used, token_id),
+                )
+
+        self._database.run(work)
+
+    def tokens_used(self, token_ids: Collection[str]) -> dict[str, int]:
+        """Token id → the LLM tokens it has used so far; without those that do not exist."""
+        ids = list(token_ids)
+
+        def work(session: Session) -> dict[str, int]:
+            found: dict[str, int] = {}
+            for start in range(0, len(ids), _PAGE):
+                page = ids[start : start + _PAGE]
+                marks = ", ".join("?" * len(page))
+                rows = session.all(
+                    f"SELECT id, tokens_used FROM tokens WHERE id IN ({marks})",  # noqa: S608
+                    page,
+                )
+                found.update((str(row[0]), int(row[1])) for row in rows)
+            return found
+
+        return self._database.run(work, readonly=True) if ids else {}

@@ -1,0 +1,197 @@
+"""``POST /v1/proxy/tokens``: an access token makes another one, without the management token.
+
+A WSGI callable beside the relay and behind the same two doors: it is entered with an access token,
+by browsers too, and counts as a request of that token.
+
+The thing to get wrong: a child is not compared with its parent. Whatever its own fields say, all
+rules and limits of the tokens it comes from hold for it as well, so a wider field widens nothing.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import orjson
+
+from proxy import current
+from proxy.auth import credentials
+from proxy.auth.principal import Principal
+from proxy.errors import ClientError, ProxyError
+from proxy.events.event import Intent, UsageEvent
+from proxy.relay.stream import Outcome
+from proxy.store.grants import MOST_ANCESTORS
+from proxy.store.records import AccessToken
+from proxy.store.tokens import Tokens
+from proxy.web import Answered, fields, rules
+from proxy.web.admission import Admission
+from proxy.web.cors import Cors
+from proxy.web.exchange import Exchange
+from proxy.web.inbound import Inbound
+from proxy.web.relay import StartResponse
+from proxy.web.replies import Reply, error_reply, status_line
+from proxy.web.tokens import MAX_MINUTES, as_json
+
+_log = logging.getLogger(__name__)
+
+PATH: Final = "/v1/proxy/tokens"
+_KNOWN: Final = rules.names("token") | {"duration_minutes", "name", "max_requests"}
+
+
+class _NoEvents:
+    """Nobody upstream is asked, so there is no usage to tell of."""
+
+    def begin(self, intent: Intent) -> int:
+        return -1
+
+    def publish(self, event: UsageEvent) -> None:
+        pass
+
+
+def takes(target: str) -> bool:
+    """Whether this raw target is ours to answer; others below ``/v1/proxy`` exist nowhere."""
+    return target.partition("?")[0] == PATH
+
+
+class MintingEndpoint:
+    """The WSGI callable."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        tokens: Tokens,
+        cors: Cors,
+        *,
+        trusted_proxies: int,
+        observe: Callable[[Answered], None] = lambda answered: None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """``observe`` is told each answer."""
+        self._admission = admission
+        self._tokens = tokens
+        self._cors = cors
+        self._trusted_proxies = trusted_proxies
+        self._observe = observe
+        self._now = now
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        began = time.perf_counter()
+        inbound = Inbound(environ, self._trusted_proxies)
+        current.request_id.set(inbound.request_id)
+        status, headers, body = self._answer(inbound)
+        origin = inbound.header("ORIGIN")
+        start_response(
+            status,
+            [
+                ("X-Proxy-Request-ID", inbound.request_id),
+                *(self._cors.answer_headers(origin) if body else ()),
+                *headers,
+            ],
+        )
+        self._observe(
+            Answered(
+                route="minting",
+                request_id=inbound.request_id,
+                method=inbound.method,
+                path=inbound.path,
+                status=int(status[:3]),
+                ms=(time.perf_counter() - began) * 1e3,
+                client_ip=inbound.client_ip,
+            )
+        )
+        return [body] if body and inbound.method != "HEAD" else []
+
+    def _answer(self, inbound: Inbound) -> Reply:
+        origin = inbound.header("ORIGIN")
+        if inbound.method == "OPTIONS" and self._cors.preflight(
+            origin, inbound.header("ACCESS-CONTROL-REQUEST-METHOD")
+        ):
+            inbound.abandon_body()
+            asked = inbound.header("ACCESS-CONTROL-REQUEST-HEADERS")
+            return Reply(status_line(204), self._cors.preflight_headers(origin or "", asked), b"")
+        # Without the socket: a client that leaves must not end a transaction half way.
+        exchange = Exchange(inbound, {}, _NoEvents())
+        try:
+            token, secret = self._mint(exchange)
+        except ProxyError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001  (a defect of ours: told as a 500)
+            failure = ProxyError()
+            failure.__cause__ = error
+        except BaseException:
+            # The worker is being killed: nobody is left to answer to.
+            exchange.end(503, Outcome.ABORTED, "draining")
+            raise
+        else:
+            exchange.end(201, Outcome.COMPLETED)
+            body = orjson.dumps({**as_json(token), "token": secret})
+            # RFC 9111, 5.2.2.5: nobody on the way may keep the secret.
+            return Reply(
+                status_line(201),
+                [
+                    ("Content-Type", "application/json"),
+                    ("Content-Length", str(len(body))),
+                    ("Cache-Control", "no-store"),
+                ],
+                body,
+            )
+        inbound.abandon_body()
+        exchange.refused(failure, 0)
+        if failure.code == "internal_error":
+            _log.error("minting failed", exc_info=failure, extra={"request_id": inbound.request_id})
+        return error_reply(failure)
+
+    def _mint(self, exchange: Exchange) -> tuple[AccessToken, str]:
+        inbound = exchange.inbound
+        principal = self._admission.enter_ours(exchange)
+        if inbound.path != PATH:
+            raise ClientError(code="endpoint_not_found")
+        if inbound.method != "POST":
+            raise ClientError(code="method_not_allowed", headers=[("Allow", "POST")])
+        lineage = [account.id for account in principal.accounts if account.kind == "token"]
+        project_id, allowed = principal.project_id, principal.policy.can_mint
+        if project_id is None or not allowed or len(lineage) > MOST_ANCESTORS:
+            raise ClientError(
+                "This access token may not mint others: it lacks `can_mint`.",
+                code="endpoint_not_found",
+            )
+        raw = inbound.body.read_all(fields.MAX_BODY_BYTES)
+        chosen = self._chosen(fields.parse_object(raw, _KNOWN), principal, len(lineage))
+        self._admission.admit(exchange, principal)
+        secret = credentials.mint()
+        token = self._tokens.create(
+            token_id=credentials.new_token_id(),
+            project_id=project_id,
+            token_hash=credentials.hash_token(secret),
+            token_mask=credentials.mask_token(secret),
+            lineage=lineage,
+            **chosen,
+        )
+        return token, secret
+
+    def _chosen(self, body: dict[str, Any], principal: Principal, height: int) -> dict[str, Any]:
+        """What the child is to be; ``height``: how many ancestors it will have."""
+        if "duration_minutes" not in body:
+            raise ClientError("`duration_minutes` is required.", param="duration_minutes")
+        minutes = fields.integer(body["duration_minutes"], "duration_minutes", 1, MAX_MINUTES)
+        name, most = body.get("name"), body.get("max_requests")
+        policy = rules.read(body, "token")
+        if policy.get("can_mint") and height >= MOST_ANCESTORS:
+            raise ClientError(
+                f"A token with {MOST_ANCESTORS} ancestors cannot mint.", param="can_mint"
+            )
+        return {
+            # Nobody can ask when a token ends: so what is asked for is cut, and the answer tells.
+            "expires_at": min(
+                self._now() + timedelta(minutes=minutes),
+                datetime.fromtimestamp(principal.expires_at, UTC),
+            ),
+            "name": None if name is None else fields.name(name),
+            "max_requests": (
+                None
+                if most is None
+                else fields.integer(most, "max_requests", 0, fields.MAX_INTEGER) or None
+            ),
+            "policy": policy,
+        }
