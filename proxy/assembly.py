@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import requests
 
+from proxy.auth.revocation import Revocation
 from proxy.events.journal import SpoolSettings
 from proxy.housekeeping import Chore, Housekeeper
 from proxy.relay.adapter import UpstreamAdapter
@@ -14,6 +16,9 @@ from proxy.store.chores import Chores
 from proxy.store.database import Database
 from proxy.store.expiry import ExpiredTokens
 from proxy.store.usage import UsageLedger
+
+if TYPE_CHECKING:
+    from proxy.auth.redis import ChangeChannel
 
 
 def spool_settings(settings: Settings, readers: frozenset[str]) -> SpoolSettings:
@@ -60,3 +65,13 @@ def housekeeper(settings: Settings, database: Database) -> Housekeeper:
 def _pruning(prune: Callable[[datetime, int], int], days: int) -> Chore:
     """``prune(before, most)`` of what is older than ``days``."""
     return lambda most: prune(datetime.now(UTC) - timedelta(days=days), most)
+
+
+def change_channel(settings: Settings, revocation: Revocation) -> "ChangeChannel | None":
+    """By which workers tell each other what they changed; None without ``REDIS_URL``."""
+    if not settings.redis_url:
+        return None
+    # The library is 10 MB that nobody else needs.
+    from proxy.auth.redis import ChangeChannel
+
+    return ChangeChannel(settings.redis_url, revocation)
