@@ -36,7 +36,7 @@ class Principal:
     #: What it is found by in the cache.
     token_hash: str = field(repr=False)
     #: Monotonic seconds: the store was asked after this.
-    read_at: float = 0.0
+    read_at: float = field(default=0.0, compare=False)
 
     def concerned_by(self, ids: "frozenset[str] | set[str]") -> bool:
         """Whether a change of one of these projects and tokens may change this."""

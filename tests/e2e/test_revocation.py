@@ -67,7 +67,7 @@ class Streams:
                 client = RawClient(server.port)
                 clients.append(client)
                 client.request("GET", self.target, [("Authorization", f"Bearer {self.token}")])
-                client.wait_for(b"chatcmpl")
+                client.wait_for(b"data: ")
         return clients
 
     def _read(self, client: RawClient) -> None:
@@ -147,16 +147,23 @@ def assert_cut(answers: list[RawAnswer], code: str) -> None:
         assert b"[DONE]" not in answer.body
 
 
-def refusals(nodes: Nodes, count: int = 12) -> set[tuple[int, str]]:
-    """Of new connections to each node."""
-    found = set()
+def new_requests(nodes: Nodes, count: int = 12) -> list[RawAnswer]:
+    """On connections of their own, to each node."""
+    answers = []
     for server in nodes.servers:
         for _ in range(count):
             with RawClient(server.port) as client:
                 client.request("GET", "/v1/models", [nodes.access.bearer])
-                answer = client.read_answer()
-                found.add((answer.status, error_of(answer)))
-    return found
+                answers.append(client.read_answer())
+    return answers
+
+
+def statuses(nodes: Nodes) -> set[int]:
+    return {answer.status for answer in new_requests(nodes)}
+
+
+def refusals(nodes: Nodes) -> set[tuple[int, str]]:
+    return {(answer.status, error_of(answer)) for answer in new_requests(nodes)}
 
 
 def events_of(nodes: Nodes, streams: Streams) -> list[dict[str, Any]]:
@@ -224,6 +231,7 @@ def test_a_deactivated_project_and_one_that_lets_them_finish(
     assert_cut(streams.answers, "project_inactive")
     assert refusals(announcing) == {(403, "project_inactive")}
     first.manage("PATCH", path, {"is_active": True})
+    wait_until(lambda: statuses(announcing) == {200})
     # Half an event is no place for last words: only broken.
     halves = announcing.stream("/v1/behave/half-event")
     first.manage("DELETE", f"/tokens/{announcing.access.token_id}")
@@ -247,7 +255,7 @@ def test_what_may_finish_does(polling: Nodes, upstream: Upstream) -> None:
     for client in clients:
         client.read_head()
     polling.servers[0].manage("DELETE", f"/tokens/{polling.access.token_id}")
-    wait_until(lambda: refusals(polling) == {(401, "token_inactive")})
+    wait_until(lambda: statuses(polling) == {401})
     # Every worker has judged them by now, and will once more.
     gevent.sleep(1.5)
     for _ in range(20 * len(clients)):
