@@ -100,10 +100,12 @@ class Tunnel:
         lines = [*opened.headers(), *our_headers]
         head = "".join(f"{name}: {value}\r\n" for name, value in lines)
         status_line = opened.head.split(b"\r\n", 1)[0]
+        self._sending.add(self._client)
         self._client.sendall(status_line + b"\r\n" + head.encode("latin-1") + b"\r\n")
         if opened.rest:
             self._client.sendall(opened.rest)
             self._sent_down(opened.rest)
+        self._sending.discard(self._client)
         if early:
             self._upstream.sendall(early)
             self._sent_up(early)
