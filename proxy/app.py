@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy import rooms
 from proxy.assembly import (
+    bounds,
     change_channel,
     housekeeper,
     session_transport,
@@ -45,7 +46,6 @@ from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
 from proxy.web import Room, create_flask_app, doors, metrics, minting, status
 from proxy.web.admission import Admission
-from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
 from proxy.web.guards import MetricsGuard
 from proxy.web.inbound import request_id
@@ -112,13 +112,7 @@ class Application:
             self._queue,
             self._live,
             cors,
-            Bounds(
-                concurrent=settings.max_concurrent_requests,
-                request_bytes=settings.max_request_bytes,
-                json_bytes=settings.max_json_bytes,
-                trusted_proxies=settings.trusted_proxies,
-                sse_keepalive=settings.sse_keepalive,
-            ),
+            bounds(settings),
         )
         self._housekeeper = housekeeper(settings, self._database)
         self._observation = Observation(
@@ -223,8 +217,7 @@ class Application:
         self._leases.start()
         self._review.start()
         self._revocation.start()
-        if self._channel is not None:
-            self._channel.start()
+        self._channel.start()
         self._health.start()
         self._housekeeper.start()
 
@@ -237,8 +230,7 @@ class Application:
     def _announce(self, identifier: str) -> None:
         """A project or token was changed through the management API, and that is committed."""
         self._revocation.announced([identifier])
-        if self._channel is not None:
-            self._channel.publish([identifier])
+        self._channel.publish([identifier])
 
     def begin_stop(self) -> None:
         """``/ready`` answers 503 from now on; everything else goes on."""
@@ -255,8 +247,7 @@ class Application:
         if drain is None:
             return
         started = time.monotonic()
-        if self._channel is not None:
-            self._channel.close()
+        self._channel.close()
         self._revocation.close()
         self._review.close()
         self._health.close()

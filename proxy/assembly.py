@@ -1,6 +1,6 @@
 """Parts that are made of several settings. Beside :mod:`proxy.app`, for it alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from proxy.store.chores import Chores
 from proxy.store.database import Database
 from proxy.store.expiry import ExpiredTokens
 from proxy.store.usage import UsageLedger
+from proxy.web.bounds import Bounds
 
 if TYPE_CHECKING:
     from proxy.auth.redis import ChangeChannel
@@ -43,6 +44,16 @@ def upstream_adapter(settings: Settings) -> UpstreamAdapter:
     )
 
 
+def bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        concurrent=settings.max_concurrent_requests,
+        request_bytes=settings.max_request_bytes,
+        json_bytes=settings.max_json_bytes,
+        trusted_proxies=settings.trusted_proxies,
+        sse_keepalive=settings.sse_keepalive,
+    )
+
+
 def session_transport(settings: Settings, adapter: UpstreamAdapter) -> SessionTransport:
     session = requests.Session()
     session.mount("http://", adapter)
@@ -67,10 +78,20 @@ def _pruning(prune: Callable[[datetime, int], int], days: int) -> Chore:
     return lambda most: prune(datetime.now(UTC) - timedelta(days=days), most)
 
 
-def change_channel(settings: Settings, revocation: Revocation) -> "ChangeChannel | None":
-    """By which workers tell each other what they changed; None without ``REDIS_URL``."""
+class NoChannel:
+    """Without Redis nobody else can be told at once."""
+
+    def start(self) -> None: ...
+
+    def publish(self, ids: Collection[str]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def change_channel(settings: Settings, revocation: Revocation) -> "ChangeChannel | NoChannel":
+    """By which workers tell each other what they changed."""
     if not settings.redis_url:
-        return None
+        return NoChannel()
     # The library is 10 MB that nobody else needs.
     from proxy.auth.redis import ChangeChannel
 

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auth": ROW_0 | {"store", "policy"},
     "relay": ROW_0 | {"providers", "usage"},
     "web": ROW_0 | ROW_2 | {"auth", "relay", "usage", "policy"},
-    "assembly": ROW_0 | {"auth", "events", "relay", "settings", "store", "housekeeping"},
+    "assembly": ROW_0 | {"auth", "events", "relay", "settings", "store", "housekeeping", "web"},
     "observation": ROW_0 | {"accesslog", "events", "metrics", "settings", "web"},
     "rooms": {"settings", "store", "web"},
     "housekeeping": ROW_0,

@@ -47,8 +47,8 @@ def test_what_is_kept_for_ever_has_no_chore(
 def test_redis_is_loaded_by_whom_it_concerns(tmp_path: Path) -> None:
     script = (
         "import sys; from types import SimpleNamespace as N; from proxy.assembly import "
-        "change_channel; assert change_channel(N(redis_url=''), None) is None; "
+        "change_channel; change_channel(N(redis_url=''), None).publish(['a']); "
         "assert 'redis' not in sys.modules; "
-        "assert change_channel(N(redis_url='redis://h'), None); assert 'redis' in sys.modules"
+        "change_channel(N(redis_url='redis://h'), None).close(); assert 'redis' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

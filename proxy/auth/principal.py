@@ -45,8 +45,8 @@ class Principal:
     def older_than(self, changes: Mapping[str, float]) -> bool:
         """Whether one of its accounts changed since it was read; ``changes``: id → monotonic
         seconds."""
-        # A loop: many are asked at once, and a generator for each would cost as much again.
-        for account in self.accounts:
+        # Many are asked at once, and a generator for each would cost as much again.
+        for account in self.accounts:  # noqa: SIM110
             if changes.get(account.id, -1.0) >= self.read_at:
                 return True
         return False
