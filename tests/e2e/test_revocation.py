@@ -12,9 +12,6 @@ import pytest
 import requests
 from wsproto.events import AcceptConnection, CloseConnection
 
-from proxy.cipher import Cipher
-from proxy.store.database import Database
-from proxy.store.projects import Projects
 from tests.e2e.conftest import Maker
 from tests.e2e.test_refusals import error_of
 from tests.e2e.test_websocket import Client, Realtime, opening
@@ -88,7 +85,6 @@ class Streams:
 
 class Nodes:
     def __init__(self, own_proxy: Maker, url: str, **settings: str) -> None:
-        self.url = url
         first, self.access = own_proxy.started(DATABASE_URL=url, **settings)
         self.servers = [first, own_proxy(DATABASE_URL=url, **settings).start()]
         self._streams: list[Streams] = []
@@ -241,10 +237,9 @@ def test_a_deactivated_project_and_one_that_lets_them_finish(
 
 
 def test_what_may_finish_does(polling: Nodes, upstream: Upstream) -> None:
-    database = Database.from_url(polling.url)
-    projects = Projects(database, Cipher(b"k" * 32))
-    projects.update(polling.access.project_id, {"policy": {"on_revoke": "finish"}})
-    database.close()
+    path = f"/projects/{polling.access.project_id}"
+    changed = polling.servers[0].manage("PATCH", path, {"on_revoke": "finish"})
+    assert changed.status_code == 200
     body = b'{"model": "gated", "stream": true}'
     clients = [RawClient(server.port) for server in polling.servers for _ in range(6)]
     for client in clients:

@@ -71,7 +71,7 @@ def test_the_project_says_what_happens_when_a_client_leaves(
 def test_the_project_says_what_a_revocation_does_to_answers_under_way(
     project: dict[str, object], cuts: bool
 ) -> None:
-    assert Policy.compile(project, [{"on_revoke": "finish"}]).cut_on_revoke is cuts
+    assert Policy.compile(project, [{}]).cut_on_revoke is cuts
 
 
 @pytest.mark.parametrize(
