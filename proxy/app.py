@@ -8,12 +8,20 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from proxy import rooms
-from proxy.assembly import housekeeper, session_transport, spool_settings, upstream_adapter
+from proxy.assembly import (
+    bounds,
+    change_channel,
+    housekeeper,
+    session_transport,
+    spool_settings,
+    upstream_adapter,
+)
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.budgets import Budgets
 from proxy.auth.counts import RequestCounts
 from proxy.auth.leases import PermitLeases
 from proxy.auth.passthrough import PassThrough
+from proxy.auth.review import Review
 from proxy.auth.revocation import Revocation
 from proxy.cipher import Cipher
 from proxy.errors import ClientError, ProxyError
@@ -38,7 +46,6 @@ from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
 from proxy.web import Room, create_flask_app, doors, metrics, minting, status
 from proxy.web.admission import Admission
-from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
 from proxy.web.guards import MetricsGuard
 from proxy.web.inbound import request_id
@@ -93,6 +100,8 @@ class Application:
         )
         admission = Admission(self._pass_through or authenticator)
         cors = Cors(settings.cors_allowed_origins)
+        self._channel = change_channel(settings, self._revocation)
+        self._review = Review(self._live, authenticator.look_again)
         self._endpoint = RelayEndpoint(
             admission,
             Relay(
@@ -103,13 +112,7 @@ class Application:
             self._queue,
             self._live,
             cors,
-            Bounds(
-                concurrent=settings.max_concurrent_requests,
-                request_bytes=settings.max_request_bytes,
-                json_bytes=settings.max_json_bytes,
-                trusted_proxies=settings.trusted_proxies,
-                sse_keepalive=settings.sse_keepalive,
-            ),
+            bounds(settings),
         )
         self._housekeeper = housekeeper(settings, self._database)
         self._observation = Observation(
@@ -136,7 +139,9 @@ class Application:
             [
                 Room(doors.create_blueprint(self._endpoint), "/v1", None),
                 Room(doors.create_minting_blueprint(self._minting), minting.PATH, None),
-                *rooms.management(settings, self._database, project_store, token_store),
+                *rooms.management(
+                    settings, self._database, project_store, token_store, self._announce
+                ),
                 Room(status.create_blueprint(self), None, None),
                 Room(
                     metrics.create_blueprint(self._observation.read, facts(settings)),
@@ -210,14 +215,22 @@ class Application:
     def _start_with_database(self) -> None:
         self._counts.start(self._budgets.refresh)
         self._leases.start()
+        self._review.start()
         self._revocation.start()
+        self._channel.start()
         self._health.start()
         self._housekeeper.start()
 
     def _forget(self, ids: Collection[str] | None) -> None:
         self._authenticator.forget(ids)
+        self._review.changed(ids)
         # Their limits may have changed; the store's own must be what counts.
         self._leases.give_back(ids)
+
+    def _announce(self, identifier: str) -> None:
+        """A project or token was changed through the management API, and that is committed."""
+        self._revocation.announced([identifier])
+        self._channel.publish([identifier])
 
     def begin_stop(self) -> None:
         """``/ready`` answers 503 from now on; everything else goes on."""
@@ -234,7 +247,9 @@ class Application:
         if drain is None:
             return
         started = time.monotonic()
+        self._channel.close()
         self._revocation.close()
+        self._review.close()
         self._health.close()
         self._housekeeper.close(min(0.5, deadline / 10))
         self._leases.close(deadline / 3)

@@ -1,10 +1,12 @@
 """Parts that are made of several settings. Beside :mod:`proxy.app`, for it alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import requests
 
+from proxy.auth.revocation import Revocation
 from proxy.events.journal import SpoolSettings
 from proxy.housekeeping import Chore, Housekeeper
 from proxy.relay.adapter import UpstreamAdapter
@@ -14,6 +16,10 @@ from proxy.store.chores import Chores
 from proxy.store.database import Database
 from proxy.store.expiry import ExpiredTokens
 from proxy.store.usage import UsageLedger
+from proxy.web.bounds import Bounds
+
+if TYPE_CHECKING:
+    from proxy.auth.redis import ChangeChannel
 
 
 def spool_settings(settings: Settings, readers: frozenset[str]) -> SpoolSettings:
@@ -35,6 +41,16 @@ def upstream_adapter(settings: Settings) -> UpstreamAdapter:
         pool_size=settings.upstream_pool_size,
         connect_timeout=settings.upstream_connect_timeout,
         proxy_url=settings.upstream_proxy_url,
+    )
+
+
+def bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        concurrent=settings.max_concurrent_requests,
+        request_bytes=settings.max_request_bytes,
+        json_bytes=settings.max_json_bytes,
+        trusted_proxies=settings.trusted_proxies,
+        sse_keepalive=settings.sse_keepalive,
     )
 
 
@@ -60,3 +76,23 @@ def housekeeper(settings: Settings, database: Database) -> Housekeeper:
 def _pruning(prune: Callable[[datetime, int], int], days: int) -> Chore:
     """``prune(before, most)`` of what is older than ``days``."""
     return lambda most: prune(datetime.now(UTC) - timedelta(days=days), most)
+
+
+class NoChannel:
+    """Without Redis nobody else can be told at once."""
+
+    def start(self) -> None: ...
+
+    def publish(self, ids: Collection[str]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def change_channel(settings: Settings, revocation: Revocation) -> "ChangeChannel | NoChannel":
+    """By which workers tell each other what they changed."""
+    if not settings.redis_url:
+        return NoChannel()
+    # The library is 10 MB that nobody else needs.
+    from proxy.auth.redis import ChangeChannel
+
+    return ChangeChannel(settings.redis_url, revocation)

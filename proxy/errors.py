@@ -43,6 +43,18 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "upstream_timeout": 504,
 }
 
+#: With these we end what is under way already: at a stop, or when its access token may not go on.
+CUT_CODES: Final = frozenset(
+    {
+        "draining",
+        "token_not_found",
+        "token_inactive",
+        "token_expired",
+        "project_inactive",
+        "quota_exceeded",
+    }
+)
+
 
 class ProxyError(Exception):
     """Base of all. ``str(error)`` is the message for the client; empty means the code's usual one.

@@ -1,5 +1,6 @@
 """The management API as a list of rooms, on one screen. Beside :mod:`proxy.app`, for it alone."""
 
+from collections.abc import Callable
 from typing import Final
 
 from proxy.settings import Settings
@@ -17,15 +18,28 @@ _NOTHING_TO_MANAGE: Final = (
 
 
 def management(
-    settings: Settings, database: Database, project_store: Projects, token_store: Tokens
+    settings: Settings,
+    database: Database,
+    project_store: Projects,
+    token_store: Tokens,
+    announce: Callable[[str], None],
 ) -> list[Room]:
-    """Everything below ``/manage``, behind one guard."""
+    """Everything below ``/manage``, behind one guard. ``announce`` is told the id of a project or
+    token that was changed."""
     guard = ManagementGuard(settings.management_token)
     if settings.auth_mode == "passthrough":
         return [Room(absent.create_blueprint("absent", _NOTHING_TO_MANAGE), "/manage", guard)]
     return [
-        Room(projects.create_blueprint(project_store, token_store), "/manage/projects", guard),
-        Room(tokens.create_blueprint(project_store, token_store), "/manage/tokens", guard),
+        Room(
+            projects.create_blueprint(project_store, token_store, announce=announce),
+            "/manage/projects",
+            guard,
+        ),
+        Room(
+            tokens.create_blueprint(project_store, token_store, announce=announce),
+            "/manage/tokens",
+            guard,
+        ),
         Room(
             usage.create_blueprint(UsageLedger(database), settings.prices_file),
             "/manage/usage",

@@ -155,6 +155,27 @@ def test_a_project_and_a_token_come_to_be_and_count(app: Application, tmp_path: 
     assert json.loads(listed.body)["request_count"] == 1
 
 
+def test_a_change_is_felt_at_once_where_it_was_made(tmp_path: Path, closing: None) -> None:
+    made = settings(tmp_path, REVOCATION_INTERVAL="600", AUTH_CACHE_TTL="3600")
+    Migrator(Database.from_url(made.database_url)).migrate()
+    app = create_app(made)
+    app.start()
+    body = {"name": "Acme", "api_key": "sk-upstream-canary-0123456789"}
+    project = json.loads(ask(app, "POST", "/manage/projects", headers=BEARER, body=body).body)
+    body = {"project_id": project["id"], "duration_minutes": 5}
+    token = json.loads(ask(app, "POST", "/manage/tokens", headers=BEARER, body=body).body)
+    changes: list[tuple[str, str, Any, str]] = [
+        ("PATCH", f"/manage/projects/{project['id']}", {"is_active": False}, "project_inactive"),
+        ("PATCH", f"/manage/projects/{project['id']}", {"is_active": True}, "upstream_unreachable"),
+        ("DELETE", f"/manage/tokens/{token['id']}", None, "token_inactive"),
+    ]
+    assert code(ask(app, token=token["token"])) == "upstream_unreachable"
+    for method, target, change, expected in changes:
+        assert ask(app, method, target, headers=BEARER, body=change).code < 300
+        assert code(ask(app, token=token["token"])) == expected
+    app.close(2)
+
+
 def test_usage_is_priced_by_the_file_of_the_settings(tmp_path: Path, closing: None) -> None:
     file = tmp_path / "prices.json"
     file.write_text('{"currency": "EUR", "models": {"*": {"input": 1, "output": 2}}}')

@@ -1,5 +1,7 @@
 """Parts that are made of several settings."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,13 @@ def test_what_is_kept_for_ever_has_no_chore(
     made = settings(tmp_path, **changes)
     keeper = housekeeper(made, Database.from_url(made.database_url))
     assert keeper.rows == dict.fromkeys(expected, 0)
+
+
+def test_redis_is_loaded_by_whom_it_concerns(tmp_path: Path) -> None:
+    script = (
+        "import sys; from types import SimpleNamespace as N; from proxy.assembly import "
+        "change_channel; change_channel(N(redis_url=''), None).publish(['a']); "
+        "assert 'redis' not in sys.modules; "
+        "change_channel(N(redis_url='redis://h'), None).close(); assert 'redis' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

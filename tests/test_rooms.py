@@ -26,7 +26,7 @@ def rooms_of(folder: Path, **changes: str) -> list[Room]:
     )
     database = Database.from_url(settings.database_url, pool_size=1)
     made = rooms.management(
-        settings, database, Projects(database, Cipher(KEY, ())), Tokens(database)
+        settings, database, Projects(database, Cipher(KEY, ())), Tokens(database), print
     )
     database.close()
     return made

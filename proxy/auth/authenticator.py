@@ -94,8 +94,14 @@ class Authenticator:
         secret = bearer(authorization)
         if secret is None or not credentials.is_well_formed(secret):
             raise ClientError(code="invalid_token", headers=_CHALLENGE)
-        token_hash = credentials.hash_token(secret)
-        principal = self.cache.get(token_hash)
+        return self._judged(self.cache.get(credentials.hash_token(secret)))
+
+    def look_again(self, token_hash: str) -> Principal:
+        """What the store says now of a token that has been let in. Raises as
+        :meth:`authenticate`; StoreError: nobody can tell."""
+        return self._judged(self.cache.renew(token_hash))
+
+    def _judged(self, principal: Principal | None) -> Principal:
         if principal is None:
             raise ClientError(code="token_not_found", headers=_CHALLENGE)
         if not principal.token_active:
@@ -152,6 +158,7 @@ class Authenticator:
             self.cache.evict(lambda principal: principal.concerned_by(chosen))
 
     def _look_up(self, token_hash: str) -> Principal | None:
+        read_at = time.monotonic()
         grant = self._grants.find(token_hash)
         if grant is None:
             return None
@@ -180,6 +187,7 @@ class Authenticator:
             policy=policy,
             accounts=(account_of("project", project.id, project.policy), *accounts),
             token_hash=token_hash,
+            read_at=read_at,
         )
 
 

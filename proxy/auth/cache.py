@@ -93,6 +93,10 @@ class GrantCache(Generic[T]):
         self.refreshes += 1
         return self._refresh(key, entry)
 
+    def renew(self, key: str) -> T | None:
+        """What the store says now, whatever is known. StoreError."""
+        return self._fly(key, AsyncResult())
+
     def _refresh(self, key: str, entry: _Entry[T]) -> T | None:
         """Ask again, but go on with the old one when the answer fails or is long in coming."""
         if not self._grace:

@@ -4,7 +4,7 @@ The thing to get wrong: this is kept for a while, so it says what the token *is*
 used is judged on every request.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.errors import ClientError
@@ -35,10 +35,21 @@ class Principal:
     accounts: tuple[Account, ...]
     #: What it is found by in the cache.
     token_hash: str = field(repr=False)
+    #: Monotonic seconds: the store was asked after this.
+    read_at: float = field(default=0.0, compare=False)
 
     def concerned_by(self, ids: "frozenset[str] | set[str]") -> bool:
         """Whether a change of one of these projects and tokens may change this."""
         return any(account.id in ids for account in self.accounts)
+
+    def older_than(self, changes: Mapping[str, float]) -> bool:
+        """Whether one of its accounts changed since it was read; ``changes``: id → monotonic
+        seconds."""
+        # Many are asked at once, and a generator for each would cost as much again.
+        for account in self.accounts:  # noqa: SIM110
+            if changes.get(account.id, -1.0) >= self.read_at:
+                return True
+        return False
 
 
 class TokenRefused(ClientError):

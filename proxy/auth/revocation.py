@@ -1,8 +1,10 @@
 """Every worker asks once a second what was changed, and forgets what it knew about it.
 
 So a revocation, a deactivation, a new limit or a new upstream key made on any node is felt within
-about two seconds, whatever the cache's own time. While the database is away nothing can be learned;
-what was missed is asked for when it is back.
+about two seconds, whatever the cache's own time. What is announced (this worker made the change, or
+Redis told of it) is felt at once; the question is asked all the same, since an announcement may get
+lost. While the database is away nothing else can be learned; what was missed is asked for when it
+is back.
 """
 
 import logging
@@ -12,15 +14,20 @@ from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 import gevent
+from gevent.event import Event
 
 from proxy.errors import StoreError
-from proxy.store.changes import ChangeList
+from proxy.store.changes import Change, ChangeList
 
 _log = logging.getLogger(__name__)
 
 #: How far each question reaches back, in microseconds: longer than a transaction can last.
 _OVERLAP: Final = 15_000_000
 _LONGEST_PAUSE: Final = 5.0
+#: Seconds between two questions at the least, however much is announced.
+_GAP: Final = 0.05
+#: Announced changes that are remembered until they are found.
+_MOST_FELT: Final = 10_000
 
 
 class ChangeSource(Protocol):
@@ -49,13 +56,18 @@ class Revocation:
         self._seen_until: int | None = None
         # Changes within the overlap that have been acted upon: id → its time.
         self._known: dict[str, int] = {}
+        # What was announced and acted upon and has not been found yet: id → monotonic time.
+        self._felt: dict[str, float] = {}
+        self._hurry = Event()
         self._greenlet: gevent.Greenlet[..., None] | None = None
         self._failing = False
-        #: Seconds from the newest change to its being seen here, of the last question that found
+        #: Seconds from the newest change to its being felt here, of the last question that found
         #: one; None before the first.
         self.lag: float | None = None
         #: Monotonic time of the last question that was answered.
         self.looked_at: float | None = None
+        #: Whether announcements of other workers are heard; None: there is nothing to hear them by.
+        self.listening: bool | None = None
 
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)
@@ -64,6 +76,23 @@ class Revocation:
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill()
+
+    def announced(self, ids: Collection[str]) -> None:
+        """These changed just now: forget them before they are found."""
+        self._forget(ids)
+        if len(self._felt) < _MOST_FELT:
+            self._felt.update(dict.fromkeys(ids, time.monotonic()))
+
+    def heard(self, ids: Collection[str]) -> None:
+        """Another worker announced it. It may be nonsense: what is true the next question tells."""
+        self.announced(ids)
+        self._hurry.set()
+
+    def listens(self, listening: bool) -> None:
+        """Announcements of other workers are heard from now on, or are not any longer."""
+        self.listening = listening
+        # What was announced in between is to be found.
+        self._hurry.set()
 
     def look(self) -> None:
         """Ask once. StoreError: nothing was learned, the next question covers it."""
@@ -80,10 +109,17 @@ class Revocation:
             fresh = [c for c in answer.changes if self._known.get(c.id) != c.updated_at]
             if fresh:
                 self._forget({change.id for change in fresh})
-                newest = max(change.updated_at for change in fresh)
-                self.lag = max(0.0, (answer.now - newest) / 1e6)
+                self._measure(fresh, answer.now)
             self._known = {change.id: change.updated_at for change in answer.changes}
         self._seen_until = answer.now
+
+    def _measure(self, fresh: list[Change], now: int) -> None:
+        """How late the newest of these was felt, when the database's time is ``now``."""
+        felt = {change.id: self._felt.pop(change.id, None) for change in fresh}
+        newest = max(fresh, key=lambda change: change.updated_at)
+        announced = felt[newest.id]
+        since = 0.0 if announced is None else time.monotonic() - announced
+        self.lag = max(0.0, (now - newest.updated_at) / 1e6 - since)
 
     def _run(self) -> None:
         pause = self._interval
@@ -105,4 +141,6 @@ class Revocation:
                 self._failing = False
                 self.looked_at = time.monotonic()
                 pause = self._interval
-            gevent.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311  (no secret)
+            gevent.sleep(_GAP)
+            self._hurry.wait(pause * random.uniform(0.9, 1.1) - _GAP)  # noqa: S311  (no secret)
+            self._hurry.clear()

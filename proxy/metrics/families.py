@@ -78,6 +78,9 @@ _ALL: Final = (
         "Requests that were sent to an upstream, by what came of them.",
         *("provider", "result"),
     ),
+    _counter(
+        "proxy_requests_cut_total", "Requests under way that the proxy itself has ended.", "reason"
+    ),
     _counter("proxy_rate_limited_total", "Requests refused because of a limit.", "reason"),
     _counter(
         "proxy_tokens_total",
@@ -121,6 +124,11 @@ _ALL: Final = (
         "proxy_revocation_blind_seconds",
         "Since a worker last could ask the database what was changed.",
         merge=max,
+    ),
+    _gauge(
+        "proxy_revocation_listening",
+        "1 while every worker hears through Redis what others change; absent without Redis.",
+        merge=min,
     ),
     _gauge("proxy_database_up", "1 while every worker reaches the database.", merge=min),
     _gauge("proxy_permits_leased", "Requests of limited tokens leased to workers and unspent."),

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-from proxy.errors import STATUS_BY_CODE
+from proxy.errors import CUT_CODES, STATUS_BY_CODE
 from proxy.metrics import labels
 from proxy.metrics.figures import Figures
 
@@ -54,6 +54,8 @@ class Tally:
         # From the start, so that the first one shows as a rise from 0.
         for code in sorted(_LIMITS):
             figures.count("proxy_rate_limited_total", (code,), 0)
+        for code in sorted(CUT_CODES):
+            figures.count("proxy_requests_cut_total", (code,), 0)
 
     def observe(self, events: Iterable[Finished]) -> None:
         """Count ``events``. Never raises: whoever hands them on has more to do with them."""
@@ -101,6 +103,8 @@ class Tally:
             figures.count("proxy_errors_total", (known,))
             if code in _LIMITS:
                 figures.count("proxy_rate_limited_total", (code,))
+            if code in CUT_CODES and event.outcome == "aborted":
+                figures.count("proxy_requests_cut_total", (code,))
         if event.bytes_in:
             figures.count("proxy_body_bytes_total", ("in",), event.bytes_in)
         if event.bytes_out:

@@ -92,6 +92,7 @@ class Revocation(Protocol):
     #: Seconds; monotonic time. None: not yet.
     lag: float | None
     looked_at: float | None
+    listening: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,5 +211,7 @@ class Vitals:
             return
         if revocation.lag is not None:
             figures.set("proxy_revocation_lag_seconds", revocation.lag)
+        if revocation.listening is not None:
+            figures.set("proxy_revocation_listening", float(revocation.listening))
         seen = self._began if revocation.looked_at is None else revocation.looked_at
         figures.set("proxy_revocation_blind_seconds", time.monotonic() - seen)

@@ -69,6 +69,13 @@ def read_upgrade(sock: Any) -> UpgradeAnswer:
         buffer = rest
 
 
+def close_frame(code: int, reason: str) -> bytes:
+    """The frame by which a server ends a WebSocket (RFC 6455 §5.5.1); ``reason``: at most 123
+    bytes."""
+    payload = code.to_bytes(2) + reason.encode()
+    return bytes((0x88, len(payload))) + payload
+
+
 class Tunnel:
     """Pumps bytes between a client and an upstream until both directions have ended."""
 
@@ -79,6 +86,8 @@ class Tunnel:
         self._client = client
         self._upstream = upstream
         self._on_server_bytes = on_server_bytes
+        # The sockets on which something is half sent.
+        self._sending: set[Any] = set()
         self.bytes_in = 0
         self.bytes_out = 0
         #: Which side ended first: "client", "upstream", or None while both are there.
@@ -91,10 +100,12 @@ class Tunnel:
         lines = [*opened.headers(), *our_headers]
         head = "".join(f"{name}: {value}\r\n" for name, value in lines)
         status_line = opened.head.split(b"\r\n", 1)[0]
+        self._sending.add(self._client)
         self._client.sendall(status_line + b"\r\n" + head.encode("latin-1") + b"\r\n")
         if opened.rest:
             self._client.sendall(opened.rest)
             self._sent_down(opened.rest)
+        self._sending.discard(self._client)
         if early:
             self._upstream.sendall(early)
             self._sent_up(early)
@@ -112,6 +123,13 @@ class Tunnel:
         finally:
             gevent.killall(pumps)
 
+    def send_last(self, data: bytes) -> None:
+        """To the client, after :meth:`run` has been interrupted; where it would have to wait, or
+        something else is half sent, nothing."""
+        if self._client not in self._sending:
+            with contextlib.suppress(OSError):
+                self._client._sock.send(data, socket.MSG_DONTWAIT)  # noqa: SLF001
+
     def _pump_up(self) -> None:
         self._pump(self._client, self._upstream, "client", self._sent_up)
 
@@ -121,7 +139,9 @@ class Tunnel:
     def _pump(self, source: Any, sink: Any, name: str, sent: Callable[[bytes], None]) -> None:
         try:
             while data := source.recv(_READ_SIZE):
+                self._sending.add(sink)
                 sink.sendall(data)
+                self._sending.discard(sink)
                 sent(data)
         except OSError:
             # One side is gone for good: the other direction cannot go on either.

@@ -9,11 +9,17 @@ between holds anything that must not be dropped.
 """
 
 import socket
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
 
 import gevent
 from gevent import GreenletExit, get_hub
+
+from proxy.errors import ClientError, ProxyError
+
+#: Cutting many requests goes on for so many seconds, then everybody else has a turn for as long.
+_TURN: Final = 0.002
 
 
 class Interruption(GreenletExit):
@@ -24,6 +30,12 @@ class Interruption(GreenletExit):
 
     #: Our error code, as events tell it; None when nobody but the client ended it.
     code: str | None = None
+    #: How a WebSocket is told (RFC 6455 §7.4.1): here "policy violation".
+    close_code = 1008
+
+    def refusal(self) -> ProxyError:
+        """What a client is answered that has not been answered yet."""
+        return ProxyError(code=self.code)
 
 
 class ClientGone(Interruption):
@@ -34,6 +46,31 @@ class Drained(Interruption):
     """The server is stopping and the time for running answers is over."""
 
     code = "draining"
+    close_code = 1001  # "going away"
+
+    def refusal(self) -> ProxyError:
+        return ProxyError(code=self.code, retry_after=1)
+
+
+class Withdrawn(Interruption):
+    """The access token may not be used any longer. ``refusal``: what its next request is told."""
+
+    def __init__(self, refusal: ClientError) -> None:
+        super().__init__()
+        self.code = refusal.code
+        self._refusal = refusal
+
+    def refusal(self) -> ProxyError:
+        return self._refusal
+
+
+class QuotaSpent(Interruption):
+    """The access token has used up what it may use."""
+
+    code = "quota_exceeded"
+
+    def refusal(self) -> ProxyError:
+        return ClientError(code=self.code, headers=[("x-should-retry", "false")])
 
 
 class ClientWatcher:
@@ -80,31 +117,87 @@ class ClientWatcher:
             self._greenlet.throw(ClientGone())
 
 
+class Owner(Protocol):
+    """Whose a request is: a principal, as seen from here."""
+
+    def concerned_by(self, ids: frozenset[str] | set[str]) -> bool: ...
+
+
+#: A request, by the greenlet that serves it, and whose it is.
+Claim = tuple[Any, Any]
+
+
 class LiveRequests:
-    """The requests under way in this worker: how many, and a way to end them all."""
+    """The requests under way in this worker: how many, whose, and a way to end them."""
 
     def __init__(self) -> None:
-        # Greenlets between `enter` and `leave`; each serves one request at a time.
-        self._greenlets: set[Any] = set()
+        # Greenlets between `enter` and `leave`; each serves one request at a time. None: not known
+        # yet whose it is, or ending.
+        self._owners: dict[Any, Owner | None] = {}
 
     def __len__(self) -> int:
-        return len(self._greenlets)
+        return len(self._owners)
 
     def enter(self) -> Any:
-        """Register the current greenlet; returns what :meth:`leave` takes."""
+        """Register the current greenlet; returns what the other methods take."""
         greenlet = gevent.getcurrent()
-        self._greenlets.add(greenlet)
+        self._owners[greenlet] = None
         return greenlet
 
+    def claim(self, greenlet: Any, owner: Owner) -> None:
+        """From now on it is known whose request this is, and it is cut with the others of his."""
+        self._owners[greenlet] = owner
+
     def leave(self, greenlet: Any) -> None:
-        self._greenlets.discard(greenlet)
+        self._owners.pop(greenlet, None)
+
+    def claims(self) -> list[Claim]:
+        """Those of which it is known whose they are."""
+        return [(greenlet, owner) for greenlet, owner in self._owners.items() if owner is not None]
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether that request is still under way, and still that owner's."""
+        return self._owners.get(claim[0]) is claim[1]
+
+    def replace(self, claims: Iterable[Claim], owner: Owner) -> None:
+        """More is known now of the owner of these."""
+        for claim in claims:
+            if self.holds(claim):
+                self._owners[claim[0]] = owner
+
+    def withdraw(self, claims: Iterable[Claim], refusal: ClientError) -> None:
+        """Their access token may not be used any longer. Does not wait."""
+        gevent.spawn(self._cut, claims, lambda: Withdrawn(refusal))
+
+    def cut_account(self, account_id: str, interruption: Callable[[], Interruption]) -> None:
+        """End all that are charged to this project or token. Does not wait."""
+        ids = frozenset((account_id,))
+        chosen = [claim for claim in self.claims() if claim[1].concerned_by(ids)]
+        gevent.spawn(self._cut, chosen, interruption)
 
     def interrupt_all(self, interruption: Callable[[], Interruption]) -> None:
         """Throw a fresh ``interruption()`` into each, from the hub."""
         loop = get_hub().loop
-        for greenlet in list(self._greenlets):
+        for greenlet in list(self._owners):
             loop.run_callback(self._throw, greenlet, interruption)
 
+    def _cut(self, claims: Iterable[Claim], interruption: Callable[[], Interruption]) -> None:
+        """One after the other: each of them says its last words when it is its turn."""
+        loop = get_hub().loop
+        began = time.monotonic()
+        for claim in claims:
+            loop.run_callback(self._end, claim, interruption)
+            gevent.sleep(0)
+            if time.monotonic() - began > _TURN:
+                gevent.sleep(_TURN)
+                began = time.monotonic()
+
+    def _end(self, claim: Claim, interruption: Callable[[], Interruption]) -> None:
+        if self.holds(claim):
+            # Once only: its last words may take a while to be written.
+            self._owners[claim[0]] = None
+            self._throw(claim[0], interruption)
+
     def _throw(self, greenlet: Any, interruption: Callable[[], Interruption]) -> None:
-        if greenlet in self._greenlets:  # it may have ended since
+        if greenlet in self._owners:  # it may have ended since
             greenlet.throw(interruption())

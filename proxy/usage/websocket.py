@@ -39,6 +39,11 @@ class FrameReader:
         #: Whether a close frame went by.
         self.closed = False
 
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the last frame is whole, and another may follow it."""
+        return not (self._buffer or self._skip or self.closed)
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The text messages that ``data`` completes. Raises ValueError on what is no frame."""
         if self._skip:
@@ -113,6 +118,11 @@ class WebSocketMeter:
                 self._read(message)
         except Exception:  # noqa: BLE001  (no WebSocket, or a defect: the bytes pass all the same)
             self._frames = None
+
+    @property
+    def at_frame_boundary(self) -> bool:
+        """Whether a frame of our own may follow what has gone out."""
+        return self._frames is not None and self._frames.at_boundary
 
     def result(self) -> Reading:
         usage = self._usage

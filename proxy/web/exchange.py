@@ -10,11 +10,11 @@ import struct
 from typing import Any, Final, Protocol
 
 from proxy.auth.principal import Principal
-from proxy.errors import ProxyError, UpstreamError
+from proxy.errors import CUT_CODES, ProxyError, UpstreamError
 from proxy.events.event import Intent, UsageEvent
 from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
-from proxy.relay.tunnel import Tunnel, UpgradeAnswer
+from proxy.relay.tunnel import Tunnel, UpgradeAnswer, close_frame
 from proxy.relay.watch import ClientWatcher, Interruption
 from proxy.usage.meter import Reading, UsageMeter
 from proxy.usage.websocket import WebSocketMeter
@@ -133,6 +133,8 @@ class Exchange:
             tunnel.run()
         except Interruption as interruption:
             outcome, code = Outcome.ABORTED, interruption.code
+            if code is not None and meter.at_frame_boundary:
+                tunnel.send_last(close_frame(interruption.close_code, code))
         except OSError:
             outcome = Outcome.CLIENT_GONE
         finally:
@@ -178,11 +180,11 @@ class Exchange:
 
     def refused(self, error: ProxyError, bytes_out: int) -> None:
         """We answered in the upstream's stead."""
-        # At a stop, what has asked the upstream is cut, and what has not is refused.
+        # What has asked the upstream already is cut, and what has not is refused.
         aborted = (
             isinstance(error, UpstreamError)
             or error.code == "internal_error"
-            or (error.code == "draining" and self.timing.upstream_asked > 0)
+            or (error.code in CUT_CODES and self.timing.upstream_asked > 0)
         )
         outcome = Outcome.ABORTED if aborted else Outcome.REJECTED
         self.end(error.status, outcome, error.code, bytes_out=bytes_out)

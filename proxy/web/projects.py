@@ -6,6 +6,7 @@ an answer would otherwise overwrite the real key with it.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import flask
@@ -33,8 +34,11 @@ _CREATE: Final = rules.names("project") | {
 _CHANGE: Final = _CREATE | {"is_active", "revoke_tokens"}
 
 
-def create_blueprint(projects: Projects, tokens: Tokens) -> flask.Blueprint:
-    """To be registered at ``/manage/projects``, behind the management guard."""
+def create_blueprint(
+    projects: Projects, tokens: Tokens, *, announce: Callable[[str], None] = lambda _: None
+) -> flask.Blueprint:
+    """To be registered at ``/manage/projects``, behind the management guard. ``announce`` is told
+    the id of a project that was changed, or whose tokens were."""
     blueprint = flask.Blueprint("projects", __name__)
 
     @blueprint.post("")
@@ -65,26 +69,34 @@ def create_blueprint(projects: Projects, tokens: Tokens) -> flask.Blueprint:
     @blueprint.patch("/<project_id>")
     def change(project_id: str) -> flask.Response:
         known_id = fields.path_id(project_id, "project")
-        return _change(projects, known_id, fields.read_object(flask.request, _CHANGE))
+        answer = _change(projects, known_id, fields.read_object(flask.request, _CHANGE))
+        announce(known_id)
+        return answer
 
     @blueprint.patch("")
     def change_by_body() -> flask.Response:
         body = fields.read_object(flask.request, _CHANGE | {"project_id"})
-        return _change(projects, _id_from(body), body)
+        known_id = _id_from(body)
+        answer = _change(projects, known_id, body)
+        announce(known_id)
+        return answer
 
     @blueprint.delete("/<project_id>")
     def delete(project_id: str) -> flask.Response:
-        projects.deactivate(fields.path_id(project_id, "project"))
+        announce(projects.deactivate(fields.path_id(project_id, "project")).id)
         return flask.Response(status=204)
 
     @blueprint.delete("")
     def delete_by_body() -> flask.Response:
-        projects.deactivate(_id_from(fields.read_object(flask.request, {"project_id"})))
+        known_id = _id_from(fields.read_object(flask.request, {"project_id"}))
+        announce(projects.deactivate(known_id).id)
         return flask.Response(status=204)
 
     @blueprint.post("/<project_id>/tokens/revoke")
     def revoke_tokens(project_id: str) -> flask.Response:
-        revoked = tokens.revoke_all(fields.path_id(project_id, "project"))
+        known_id = fields.path_id(project_id, "project")
+        revoked = tokens.revoke_all(known_id)
+        announce(known_id)
         return json_reply(
             {
                 "revoked_count": revoked.revoked_count,

@@ -21,7 +21,7 @@ from proxy.relay.stream import Outcome, RelayStream, Source, Watcher
 from proxy.relay.timing import Timing
 from proxy.relay.transport import UpstreamResponse
 from proxy.relay.tunnel import UpgradeAnswer
-from proxy.relay.watch import ClientGone, Drained, LiveRequests
+from proxy.relay.watch import ClientGone, Interruption, LiveRequests
 from proxy.usage.meter import UsageMeter
 from proxy.usage.unasked import UnaskedUsage
 from proxy.web.admission import Admission
@@ -78,12 +78,12 @@ class RelayEndpoint:
             return self._serve(exchange, slot, start_response)
         except ProxyError as error:
             failure = error
-        except Drained:
-            failure = ProxyError(code="draining", retry_after=1)
         except ClientGone:
             self._leave(slot)
             exchange.end(499, Outcome.CLIENT_GONE)
             raise
+        except Interruption as interruption:
+            failure = interruption.refusal()
         except StopIteration:
             raise  # a tunnel has ended
         except Exception as error:  # noqa: BLE001  (a defect of ours: told as a 500)
@@ -102,6 +102,7 @@ class RelayEndpoint:
     ) -> Iterable[bytes]:
         inbound, timing = exchange.inbound, exchange.timing
         principal = self._admission.enter(exchange)
+        self._live.claim(slot, principal)
         upstream_key = principal.upstream_key
         if inbound.upgrades:
             self._admission.admit(exchange, principal)

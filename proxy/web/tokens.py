@@ -33,9 +33,14 @@ def _now() -> datetime:
 
 
 def create_blueprint(
-    projects: Projects, tokens: Tokens, now: Callable[[], datetime] = _now
+    projects: Projects,
+    tokens: Tokens,
+    now: Callable[[], datetime] = _now,
+    *,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> flask.Blueprint:
-    """To be registered at ``/manage/tokens``, behind the management guard."""
+    """To be registered at ``/manage/tokens``, behind the management guard. ``announce`` is told
+    the id of a token that was changed."""
     blueprint = flask.Blueprint("tokens", __name__)
 
     @blueprint.post("")
@@ -88,11 +93,13 @@ def create_blueprint(
     def change(token_id: str) -> flask.Response:
         known_id = fields.path_id(token_id, "token")
         changes = _changes(fields.read_object(flask.request, _CHANGE), now())
-        return json_reply(as_json(tokens.update(known_id, changes)))
+        changed = tokens.update(known_id, changes)
+        announce(known_id)
+        return json_reply(as_json(changed))
 
     @blueprint.delete("/<token_id>")
     def revoke(token_id: str) -> flask.Response:
-        tokens.revoke(fields.path_id(token_id, "token"))
+        announce(tokens.revoke(fields.path_id(token_id, "token")).id)
         return flask.Response(status=204)
 
     @blueprint.delete("")
@@ -101,7 +108,7 @@ def create_blueprint(
         secret = body.get("token")
         if not isinstance(secret, str) or not credentials.is_well_formed(secret):
             raise ClientError("`token` must be an access token, `sk-…`.", param="token")
-        tokens.revoke_secret(credentials.hash_token(secret))
+        announce(tokens.revoke_secret(credentials.hash_token(secret)).id)
         return flask.Response(status=204)
 
     return blueprint

@@ -11,6 +11,9 @@ from proxy.auth import credentials
 from proxy.auth.authenticator import Authenticator, bearer
 from proxy.auth.budgets import Budgets
 from proxy.auth.principal import Principal
+
+
+from proxy.auth.principal import Principal, TokenRefused
 from proxy.errors import ClientError, ProxyError, StoreError
 from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
@@ -468,3 +471,27 @@ def test_nothing_is_cut_by_a_total_that_may_have_changed() -> None:
         budgets.enter("token-1")
     authenticator.settle(principal, 1)
     assert spent == ["token-1"]
+
+
+def test_looking_again_asks_the_store_and_judges_as_at_the_door() -> None:
+    store, clock = Store(), Clock()
+    authenticator = make(store, clock)
+    first = authenticator.authenticate(f"Bearer {SECRET}")
+    again = authenticator.look_again(first.token_hash)
+    assert (again, len(store.asked)) == (first, 2)
+    assert again.read_at > first.read_at
+    for changes, code in (
+        ({"is_active": False}, "token_inactive"),
+        ({"expires_at": PAST}, "token_expired"),
+        ({"project_active": False, "project_policy": {"on_revoke": "finish"}}, "project_inactive"),
+    ):
+        store.put(**changes)  # type: ignore[arg-type]
+        error = refused(lambda: authenticator.look_again(first.token_hash))
+        assert isinstance(error, TokenRefused)
+        assert error.code == code
+        assert error.principal.policy.cut_on_revoke is (code != "project_inactive")
+        assert error.principal.read_at > first.read_at
+    store.found.clear()
+    assert refused(lambda: authenticator.look_again(first.token_hash)).code == "token_not_found"
+    store.found[first.token_hash] = StoreError()
+    assert isinstance(refused(lambda: authenticator.look_again(first.token_hash)), StoreError)

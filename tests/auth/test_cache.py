@@ -209,3 +209,19 @@ def test_lookups_are_counted_by_what_they_found() -> None:
         cache.get("nobody")
     assert (cache.misses, cache.hits, cache.refreshes, cache.refusals) == (2, 2, 1, 3)
     assert len(cache) == 1
+
+
+def test_renewing_asks_whatever_is_known() -> None:
+    source, clock = Source(), Clock()
+    cache = make(source, clock)
+    assert cache.get("k") == "one"
+    source.value = "two"
+    assert cache.renew("k") == "two"
+    assert (cache.get("k"), source.asked) == ("two", 2)
+    source.value = StoreError()
+    with pytest.raises(StoreError):
+        cache.renew("k")
+    assert cache.get("k") == "two"
+    source.value = None
+    assert cache.renew("k") is None
+    assert cache.get("k") is None

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import gevent
 import pytest
 
-from proxy.auth.revocation import _OVERLAP, Revocation
+from proxy.auth.revocation import _MOST_FELT, _OVERLAP, Revocation
 from proxy.errors import StoreError
 from proxy.store.changes import Change, ChangeList
 from tests.waiting import wait_until
@@ -154,4 +154,46 @@ def test_it_knows_since_when_it_is_blind() -> None:
     assert world.revocation.looked_at == looked_at
     world.source.away = False
     wait_until(lambda: world.revocation.looked_at != looked_at)
+    world.revocation.close()
+
+
+def test_what_is_announced_is_felt_before_it_is_found() -> None:
+    world = World()
+    world.revocation.announced(["a"])
+    assert world.forgotten == [["a"]]
+    world.source.change("a")
+    gevent.sleep(0.05)
+    assert world.look(0.75) == [{"a"}], (
+        "found all the same: the announcement may have come too soon"
+    )
+    assert world.revocation.lag is not None
+    assert world.revocation.lag <= 0.7, "it was felt before it was found"
+    world.source.change("a", world.source.clock + 1)
+    world.look(0.75)
+    assert world.revocation.lag == pytest.approx(0.75, abs=0.001), "this one was not announced"
+
+
+def test_what_is_announced_and_never_found_is_bounded() -> None:
+    world = World()
+    for number in range(300):
+        world.revocation.announced([f"{number}-{other}" for other in range(100)])
+    assert len(world.revocation._felt) <= _MOST_FELT + 100
+
+
+@pytest.mark.parametrize("how", ["heard", "listens"])
+def test_it_does_not_wait_for_its_time_when_there_is_news(how: str) -> None:
+    world = World(interval=600)
+    world.revocation.start()
+    wait_until(lambda: len(world.source.asked) == 1)
+    assert world.revocation.listening is None
+    world.source.change("a", world.source.clock + 1)
+    if how == "heard":
+        for _ in range(100):
+            world.revocation.heard(["b"])
+            gevent.sleep(0.002)
+    else:
+        world.revocation.listens(True)
+    wait_until(lambda: {"a"} in world.forgotten)
+    assert len(world.source.asked) < 50, "however much is announced"
+    assert world.revocation.listening is (None if how == "heard" else True)
     world.revocation.close()

@@ -262,6 +262,9 @@ def test_a_stop_ends_tunnels(own_proxy: Maker, realtime: Realtime) -> None:
     client.next()
     client.text()
     server.terminate()
+    last = client.next()
+    assert isinstance(last, CloseConnection)
+    assert (last.code, last.reason) == (1001, "draining")
     assert client.sock.recv(100) == b""
     assert server.wait() == 0
     (event,) = server.events(1)

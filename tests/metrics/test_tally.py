@@ -65,6 +65,17 @@ def test_a_refusal_asks_no_upstream() -> None:
         assert f"proxy_{name}" not in values
 
 
+def test_what_was_cut_is_told_from_what_was_refused() -> None:
+    values = counted(
+        event(status_code=401, outcome="rejected", error_code="token_inactive"),
+        event(outcome="aborted", error_code="token_inactive"),
+        event(outcome="aborted", error_code="upstream_timeout"),
+    )
+    cut = values["proxy_requests_cut_total"]
+    assert {reason: count for (reason,), count in cut.items() if count} == {"token_inactive": 1}
+    assert ("project_inactive",) in cut
+
+
 @pytest.mark.parametrize(
     ("changes", "result"),
     [

@@ -42,7 +42,7 @@ def parts(**changes: Any) -> Parts:
         "queue": Counted(length=5, dropped=6, unwritable=7),
         "queue_limit": 10_000,
         "drain": lambda: drain(delivery()),
-        "revocation": SimpleNamespace(lag=None, looked_at=None),
+        "revocation": SimpleNamespace(lag=None, looked_at=None, listening=None),
         "database_up": lambda: True,
         "permits": lambda: 9,
         "chores": {"tokens": 10, "usage": 0},
@@ -128,7 +128,7 @@ def test_lag_is_the_time_since_a_sink_had_nothing_to_do(monkeypatch: pytest.Monk
 def test_revocation(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(vitals_module.time, "monotonic", lambda: now)
-    revocation = SimpleNamespace(lag=None, looked_at=None)
+    revocation = SimpleNamespace(lag=None, looked_at=None, listening=None)
     source = Vitals(parts(revocation=revocation))
     now = 103.0
     values = measured(source)
@@ -138,6 +138,10 @@ def test_revocation(monkeypatch: pytest.MonkeyPatch) -> None:
     revocation.lag, revocation.looked_at = 0.7, 102.5
     values = measured(source)
     assert (values["revocation_blind_seconds"], values["revocation_lag_seconds"]) == (0.5, 0.7)
+    assert "revocation_listening" not in values
+    for listening in (True, False):
+        revocation.listening = listening
+        assert measured(source)["revocation_listening"] == float(listening)
 
 
 def test_free_space(tmp_path: Path) -> None:

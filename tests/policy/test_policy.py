@@ -65,6 +65,16 @@ def test_the_project_says_what_happens_when_a_client_leaves(
 
 
 @pytest.mark.parametrize(
+    ("project", "cuts"),
+    [({}, True), ({"on_revoke": "cut"}, True), ({"on_revoke": "finish"}, False)],
+)
+def test_the_project_says_what_a_revocation_does_to_answers_under_way(
+    project: dict[str, object], cuts: bool
+) -> None:
+    assert Policy.compile(project, [{}]).cut_on_revoke is cuts
+
+
+@pytest.mark.parametrize(
     ("project", "injects"),
     [({}, False), ({"stream_usage": "off"}, False), ({"stream_usage": "inject"}, True)],
 )

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import gevent
 import gevent.socket
 import pytest
+from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from proxy.relay import tunnel as tunnel_module
-from proxy.relay.tunnel import MAX_HEAD_BYTES, Tunnel, read_upgrade
+from proxy.relay.tunnel import MAX_HEAD_BYTES, Tunnel, UpgradeAnswer, close_frame, read_upgrade
 from proxy.relay.watch import Drained
 from proxy.relay.wire import BadAnswer
 
@@ -133,3 +134,49 @@ def test_an_interruption_comes_out() -> None:
     gevent.sleep(0)
     ends.running.kill(Drained())
     assert isinstance(ends.running.value, Drained)
+
+
+def test_a_close_frame_is_one_for_others() -> None:
+    protocol = FrameProtocol(client=True, extensions=[])
+    protocol.receive_bytes(close_frame(1008, "token_inactive"))
+    (frame,) = protocol.received_frames()
+    assert (frame.opcode, frame.payload) == (Opcode.CLOSE, (1008, "token_inactive"))
+
+
+def test_no_last_words_within_a_head() -> None:
+    (client, ours), (theirs, _upstream) = pair(), pair()
+    tunnel = Tunnel(ours, theirs, lambda _: None)
+    opened = UpgradeAnswer(theirs, b"HTTP/1.1 101 Switching", b"x" * 8 * 1024 * 1024)
+    opening = gevent.spawn(tunnel.open, opened, [], b"")
+    gevent.sleep(0.1)
+    opening.kill(Drained())
+    rest = client.recv(65536)  # there is room now
+    tunnel.send_last(b"bye")
+    ours.close()
+    while data := client.recv(65536):
+        rest += data
+    assert rest.endswith(b"x")
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_last_words_only_where_nothing_is_half_sent(stuck: bool) -> None:
+    (client, ours), (theirs, upstream) = pair(), pair()
+    tunnel = Tunnel(ours, theirs, lambda _: None)
+    running = gevent.spawn(tunnel.run)
+    if stuck:  # the client does not read
+        writing = gevent.spawn(upstream.sendall, b"x" * 8 * 1024 * 1024)
+        gevent.sleep(0.1)
+        assert not writing.ready()
+    else:
+        upstream.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+    running.kill(Drained())
+    rest = client.recv(65536) if stuck else b""  # there is room now
+    tunnel.send_last(b"bye")
+    ours.close()
+    theirs.close()
+    while data := client.recv(65536):
+        rest += data
+    assert rest.endswith(b"bye") is not stuck
+    if stuck:
+        writing.kill()

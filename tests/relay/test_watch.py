@@ -1,6 +1,7 @@
 """Waking whoever waits: at once, once, and never after `stop`."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -8,8 +9,18 @@ import gevent.socket
 import pytest
 from gevent.event import Event
 
-from proxy.relay.watch import ClientGone, ClientWatcher, Drained, Interruption, LiveRequests
+from proxy.errors import ClientError
+from proxy.relay.watch import (
+    ClientGone,
+    ClientWatcher,
+    Drained,
+    Interruption,
+    LiveRequests,
+    QuotaSpent,
+    Withdrawn,
+)
 from tests.relay.wireserver import pause
+from tests.waiting import wait_until
 
 Pair = tuple[Any, Any]
 
@@ -196,3 +207,150 @@ def test_the_caller_may_be_one_of_them() -> None:
 def test_no_foreign_handler_takes_it_for_its_own() -> None:
     """`except Exception` and `except OSError` on the way out let it pass."""
     assert not issubclass(Interruption, Exception)
+
+
+class Owner:
+    def __init__(self, *accounts: str) -> None:
+        self.accounts = accounts
+
+    def concerned_by(self, ids: frozenset[str] | set[str]) -> bool:
+        return any(account in ids for account in self.accounts)
+
+
+class Served:
+    """Requests that wait until they are cut, and then take a while for their last words."""
+
+    def __init__(self, last_words: Callable[[], object] = lambda: None) -> None:
+        self.live = LiveRequests()
+        self.last_words = last_words
+        self.cut: list[tuple[Owner | None, Interruption]] = []
+
+    def serve(self, owner: Owner | None) -> Any:
+        greenlet = gevent.spawn(self._run, owner)
+        gevent.sleep(0)
+        return greenlet
+
+    def _run(self, owner: Owner | None) -> None:
+        slot = self.live.enter()
+        if owner is not None:
+            self.live.claim(slot, owner)
+        try:
+            Event().wait(20)
+        except Interruption as error:
+            self.cut.append((owner, error))
+            try:
+                self.last_words()
+            except Interruption as again:
+                self.cut.append((owner, again))
+        finally:
+            self.live.leave(slot)
+
+
+def test_only_those_of_an_account_are_cut() -> None:
+    served = Served()
+    child, parent, other = Owner("p", "parent", "child"), Owner("p", "parent"), Owner("p", "other")
+    chosen = [served.serve(child), served.serve(parent)]
+    left = [served.serve(other), served.serve(None)]
+    served.live.cut_account("parent", QuotaSpent)
+    gevent.joinall(chosen, timeout=20)
+    assert [owner for owner, _ in served.cut] == [child, parent]
+    for _, error in served.cut:
+        assert (error.code, error.refusal().status) == ("quota_exceeded", 429)
+        assert error.refusal().headers == (("x-should-retry", "false"),)
+    assert len(served.live) == 2
+    served.live.interrupt_all(Drained)
+    gevent.joinall(left, timeout=20)
+
+
+def test_last_words_are_not_cut_short_by_a_second_cut() -> None:
+    go = Event()
+    served = Served(lambda: go.wait(20))
+    owner = Owner("a")
+    greenlet = served.serve(owner)
+    claims = served.live.claims()
+    error = ClientError(code="token_inactive", headers=[("A", "b")])
+    for _ in range(3):
+        served.live.withdraw(claims, error)
+        served.live.withdraw(served.live.claims(), error)
+        pause()
+    assert len(served.live) == 1
+    assert served.live.claims() == []
+    go.set()
+    greenlet.join(20)
+    ((_, cut),) = served.cut
+    assert isinstance(cut, Withdrawn)
+    assert cut.code == "token_inactive"
+    assert cut.refusal() is error
+
+
+def test_a_claim_on_what_has_ended_meanwhile_cuts_no_other_request() -> None:
+    live = LiveRequests()
+    first, second = Owner("a"), Owner("a")
+    caught = []
+    go, ended = Event(), Event()
+
+    def requests() -> None:
+        live.leave(live.enter())
+        for owner in (first, second):
+            slot = live.enter()
+            live.claim(slot, owner)
+            try:
+                (go if owner is first else ended).wait(20)
+            except Interruption as error:
+                caught.append(error)
+            live.leave(slot)
+
+    greenlet = gevent.spawn(requests)
+    gevent.sleep(0)
+    claims = live.claims()
+    go.set()
+    wait_until(lambda: live.claims() != claims)
+    assert not any(map(live.holds, claims))
+    live.withdraw(claims, ClientError())
+    live.replace(claims, first)
+    pause()
+    assert [owner for _, owner in live.claims()] == [second]
+    ended.set()
+    greenlet.join(20)
+    assert caught == []
+
+
+def test_more_is_known_of_an_owner() -> None:
+    served = Served()
+    old, new = Owner("a"), Owner("a")
+    greenlet = served.serve(old)
+    claims = served.live.claims()
+    served.live.replace(claims, new)
+    assert [owner for _, owner in served.live.claims()] == [new]
+    served.live.withdraw(claims, ClientError())
+    pause()
+    assert served.cut == [], "what was to be cut is an owner's of before"
+    served.live.withdraw(served.live.claims(), ClientError())
+    greenlet.join(20)
+    assert len(served.cut) == 1
+
+
+def test_cutting_many_leaves_the_others_their_turn() -> None:
+    """Sockets and timers are looked at in between, and not only at the end."""
+
+    def work() -> None:
+        until = time.perf_counter() + 0.0005
+        while time.perf_counter() < until:
+            pass
+
+    served = Served(work)
+    owner = Owner("a")
+    greenlets = [served.serve(owner) for _ in range(300)]
+    turns: list[int] = []
+
+    def beside() -> None:
+        while len(served.cut) < 300:
+            gevent.sleep(0.0001)
+            turns.append(len(served.cut))
+
+    other = gevent.spawn(beside)
+    served.live.withdraw(served.live.claims(), ClientError(code="token_inactive"))
+    gevent.joinall([*greenlets, other], timeout=20)
+    assert len(served.cut) == 300
+    steps = [after - before for before, after in zip([0, *turns], turns, strict=False)]
+    assert max(steps) <= 12, "cut between two turns of somebody else"

@@ -150,3 +150,20 @@ def test_hostile_bytes_never_raise(data: bytes) -> None:
     meter = WebSocketMeter()
     meter.feed(data)
     meter.result()
+
+
+def test_where_a_frame_of_our_own_may_stand() -> None:
+    meter = WebSocketMeter(max_message=20)
+    places = []
+    data = message(b"hello") + message(b"x" * 50) + message(b"\0" * 8, Opcode.BINARY)
+    for number in range(len(data)):
+        meter.feed(data[number : number + 1])
+        if meter.at_frame_boundary:
+            places.append(number + 1)
+    assert places == [7, 59, 69]
+    meter.feed(message(b"", Opcode.CLOSE))
+    assert not meter.at_frame_boundary, "it has been closed"
+    other = WebSocketMeter()
+    assert other.at_frame_boundary
+    other.feed(b"\xff\xff no frames at all")
+    assert not other.at_frame_boundary

@@ -41,12 +41,15 @@ class Management:
         app = flask.Flask("test")
         app.url_map.strict_slashes = False
         now: Callable[[], datetime] = lambda: self.clock  # noqa: E731
+        #: The ids of which the others would have been told.
+        self.announced: list[str] = []
+        announce = self.announced.append
         app.register_blueprint(
-            projects_page.create_blueprint(self.projects, self.tokens),
+            projects_page.create_blueprint(self.projects, self.tokens, announce=announce),
             url_prefix="/manage/projects",
         )
         app.register_blueprint(
-            tokens_page.create_blueprint(self.projects, self.tokens, now),
+            tokens_page.create_blueprint(self.projects, self.tokens, now, announce=announce),
             url_prefix="/manage/tokens",
         )
         app.register_blueprint(

@@ -21,7 +21,7 @@ from proxy.errors import (
     StoreError,
     UpstreamTimeout,
 )
-from proxy.relay.watch import ClientGone, Drained
+from proxy.relay.watch import ClientGone, Drained, Withdrawn
 from tests.auth.test_authenticator import PAST, Clock, Store
 from tests.auth.test_authenticator import SECRET as STORED_SECRET
 from tests.web.relaying import (
@@ -38,6 +38,7 @@ from tests.web.relaying import (
     USAGE,
     Access,
     Answer,
+    Input,
     Result,
     World,
     chunked,
@@ -428,6 +429,46 @@ def test_a_stop_that_runs_out_of_time(answer: Any, status: int, words: bool | No
     assert (event.status_code, event.outcome) == (status, "aborted")
     assert (event.error_code, event.bytes_out) == ("draining", len(result.body))
     assert len(world.live) == 0
+
+
+@pytest.mark.parametrize("error", ["token_inactive", "project_inactive"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_token_that_is_withdrawn_meanwhile(begun: bool, error: str) -> None:
+    world = World(Answer([EVENT, waiting()], headers=SSE) if begun else waiting())
+    refusal = ClientError(code=error, headers=[("WWW-Authenticate", "Bearer")])
+    result, _ = in_greenlet(world, lambda *_: world.live.withdraw(world.live.claims(), refusal))
+    if not begun:
+        assert (result.code, code(result), result.error) == (refusal.status, error, None)
+        assert result.one("WWW-Authenticate") == "Bearer"
+    else:
+        assert result.code == 200
+        assert isinstance(result.error, Withdrawn)
+        assert result.body.endswith(b"\n\n")
+        assert f'"code":"{error}"'.encode() in result.body
+    event = world.event
+    assert (event.status_code, event.outcome) == (result.code, "aborted")
+    assert (event.error_code, event.bytes_out) == (error, len(result.body))
+    assert len(world.live) == 0
+
+
+def test_a_token_that_is_withdrawn_during_the_upload() -> None:
+    class Slow(Input):
+        def read_arrived(self, most: int) -> bytes:
+            gevent.sleep(5)
+            return b""
+
+    world = World()
+    headers = [*JSON_BODY, ("Transfer-Encoding", "chunked"), ("Authorization", f"Bearer {SECRET}")]
+    result, _ = in_greenlet(
+        world,
+        lambda *_: world.live.withdraw(world.live.claims(), ClientError(code="token_inactive")),
+        method="POST",
+        headers=headers[:-1],
+        **{"wsgi.input": Slow(headers)},
+    )
+    assert (result.code, code(result)) == (401, "token_inactive")
+    assert (world.event.outcome, world.event.error_code) == ("rejected", "token_inactive")
+    assert (world.transport.calls, len(world.live)) == ([], 0)
 
 
 def test_a_stop_while_the_token_is_looked_up_is_a_refusal() -> None:

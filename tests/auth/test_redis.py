@@ -1,0 +1,183 @@
+"""Announcements through a real Redis: heard, bounded, and found again after it was away."""
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from uuid import uuid4
+
+import gevent
+import pytest
+
+from proxy.auth import redis as redis_module
+from proxy.auth.redis import CHANNEL, MOST_BYTES, ChangeChannel, ids_in
+from tests.ports import free_port
+from tests.services import RedisServer
+from tests.waiting import wait_until
+
+
+class Heard:
+    """One worker's side of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[set[str]] = []
+        self.listening: list[bool] = []
+
+    @property
+    def ids(self) -> set[str]:
+        return set().union(*self.calls)
+
+    def heard(self, ids: Collection[str]) -> None:
+        self.calls.append(set(ids))
+
+    def listens(self, listening: bool) -> None:
+        self.listening.append(listening)
+
+
+Start = Callable[..., tuple[ChangeChannel, Heard]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    made: list[ChangeChannel] = []
+
+    def begin(
+        url: str, listening: bool = True, silence: float = 5.0
+    ) -> tuple[ChangeChannel, Heard]:
+        heard = Heard()
+        channel = ChangeChannel(url, heard, silence=silence)
+        made.append(channel)
+        channel.start()
+        if listening:
+            wait_until(lambda: heard.listening == [True])
+        return channel, heard
+
+    yield begin
+    for channel in made:
+        channel.close()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+def new_id() -> str:
+    return str(uuid4())
+
+
+def test_all_hear_it_the_one_who_said_it_too(start: Start, redis_server: RedisServer) -> None:
+    (first, at_first), (_, at_second) = start(redis_server.url), start(redis_server.url)
+    id_ = new_id()
+    first.publish([id_])
+    wait_until(lambda: at_first.ids == at_second.ids == {id_})
+
+
+def test_much_at_once_is_acted_upon_in_few_steps(start: Start, redis_server: RedisServer) -> None:
+    (first, heard) = start(redis_server.url)
+    ids = [new_id() for _ in range(800)]
+    for id_ in ids[:400]:
+        first.publish([id_])
+    with redis_server.client() as client, client.pipeline(transaction=False) as pipeline:
+        for id_ in ids[400:]:
+            pipeline.publish(CHANNEL, id_)
+        pipeline.execute()
+    wait_until(lambda: heard.ids == set(ids))
+    assert len(heard.calls) < 100
+
+
+def test_what_strangers_say(start: Start, redis_server: RedisServer) -> None:
+    (_, heard) = start(redis_server.url)
+    id_ = new_id()
+    with redis_server.client() as client:
+        for nonsense in ("", "x" * 100, "\x00\xff", '{"ids": ["a"]}', "A" * 10_000_000):
+            client.publish(CHANNEL, nonsense)
+        for _ in range(5000):
+            client.publish(CHANNEL, " ".join(new_id() for _ in range(3)))
+        wait_until(lambda: len(heard.ids) > 0)
+        gevent.sleep(0.2)
+        client.publish(CHANNEL, f"nonsense {id_} ../..")
+    wait_until(lambda: id_ in heard.ids)
+    assert all(len(call) <= 1100 for call in heard.calls)
+
+
+@pytest.mark.parametrize(
+    ("message", "count"),
+    [
+        (b"", 0),
+        (b"' OR 1=1 --", 0),
+        (b"0190a1b2-0000-7000-8000-000000000001", 1),
+        (b"0190A1B2-0000-7000-8000-000000000001", 0),
+        (b" 0190a1b2-0000-7000-8000-000000000001\nx 0190a1b2-0000-7000-8000-000000000002 ", 2),
+        (b"0190a1b2-0000-7000-8000-000000000001 " * 400, 100),
+        (b"0190a1b2-0000-7000-8000-000000000001 " * (MOST_BYTES // 30), 0),
+    ],
+)
+def test_ids_in(message: bytes, count: int) -> None:
+    assert len(ids_in(message)) == count
+
+
+def test_a_redis_that_goes_away_and_comes_back(
+    start: Start, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    channel, heard = start(own_redis.url)
+    own_redis.halt()
+    wait_until(lambda: heard.listening == [True, False])
+    for _ in range(5):
+        channel.publish([new_id()])
+        gevent.sleep(0.05)
+    wait_until(lambda: "cannot be announced" in caplog.text)
+    own_redis.run()
+    wait_until(lambda: heard.listening == [True, False, True])
+    id_ = new_id()
+    channel.publish([id_])
+    wait_until(lambda: id_ in heard.ids)
+    for once in ("cannot be announced", "are not heard", "are heard through Redis again"):
+        assert caplog.text.count(once) == 1
+    assert own_redis.password not in caplog.text
+
+
+def test_a_redis_that_hangs_is_noticed(start: Start, own_redis: RedisServer) -> None:
+    channel, heard = start(own_redis.url, silence=0.2)
+    gevent.sleep(1)
+    assert heard.listening == [True], "silence alone is no failure"
+    own_redis.pause()
+    wait_until(lambda: heard.listening == [True, False])
+    own_redis.resume()
+    wait_until(lambda: heard.listening == [True, False, True])
+    id_ = new_id()
+    channel.publish([id_])
+    wait_until(lambda: id_ in heard.ids)
+
+
+def test_one_that_was_never_there(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_module, "_LONGEST_PAUSE", 0.05)
+    channel, heard = start(f"redis://127.0.0.1:{free_port()}/0", listening=False)
+    for _ in range(5000):
+        channel.publish([new_id()])
+    wait_until(lambda: heard.listening == [False])
+    gevent.sleep(0.5)
+    assert heard.listening == [False]
+    assert len(channel._to_send) <= 1000
+    channel.close()
+    channel.close()
+
+
+def test_what_cannot_be_acted_upon_does_not_end_it(
+    start: Start, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    (channel, heard) = start(redis_server.url)
+    hear = heard.heard
+
+    def defect(_: Collection[str]) -> None:
+        raise ZeroDivisionError
+
+    heard.heard = defect  # type: ignore[method-assign]
+    channel.publish([new_id()])
+    wait_until(lambda: "could not be acted upon" in caplog.text)
+    heard.heard = hear  # type: ignore[method-assign]
+    id_ = new_id()
+    channel.publish([id_])
+    wait_until(lambda: id_ in heard.ids)
