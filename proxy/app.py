@@ -21,6 +21,7 @@ from proxy.events.folders import LOCAL
 from proxy.events.journal import Journal
 from proxy.events.queue import EventQueue
 from proxy.events.sinks import from_event_log, shipped
+from proxy.limiting import Limits
 from proxy.observation import Observation, facts
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
@@ -67,6 +68,7 @@ class Application:
         self._live = LiveRequests()
         adapter = upstream_adapter(settings)
         self._transport = session_transport(settings, adapter)
+        self._limits = Limits(settings)
         self._leases = PermitLeases(token_store, self._counts)
         self._authenticator = authenticator = Authenticator(
             Grants(self._database, cipher),
@@ -86,7 +88,7 @@ class Application:
             else None
         )
         self._endpoint = RelayEndpoint(
-            Admission(self._pass_through or authenticator),
+            Admission(self._pass_through or authenticator, self._limits.throttle),
             Relay(
                 PROVIDERS["openai"](),
                 Target.from_url(settings.upstream_base_url),
@@ -116,11 +118,14 @@ class Application:
             database_up=None if self._pass_through else lambda: self._health.state == "ok",
             permits=lambda: self._leases.outstanding,
             chores=self._housekeeper.rows,
+            limits=self._limits,
         )
         self.flask = create_flask_app(
             [
                 Room(doors.create_blueprint(self._endpoint), "/v1", None),
-                *rooms.management(settings, self._database, project_store, token_store),
+                *rooms.management(
+                    settings, self._database, project_store, token_store, self._limits.throttle
+                ),
                 Room(status.create_blueprint(self), None, None),
                 Room(
                     metrics.create_blueprint(self._observation.read, facts(settings)),
@@ -185,6 +190,7 @@ class Application:
             journal=Journal(spool_settings(settings, readers)),
         )
         self._observation.start()
+        self._limits.start()
         if self._pass_through is not None:
             self._pass_through.start()
         else:
@@ -222,6 +228,7 @@ class Application:
         self._housekeeper.close(min(0.5, deadline / 10))
         self._leases.close(deadline / 3)
         self._counts.close(deadline / 3)  # milliseconds, unless the database hangs
+        self._limits.close(deadline / 6)
         drain.close(deadline - (time.monotonic() - started))
         self._observation.close()
         self._transport.close()

@@ -8,7 +8,7 @@ from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
 from proxy.store.usage import UsageLedger
 from proxy.web import Room, absent, projects, tokens, usage
-from proxy.web.guards import ManagementGuard
+from proxy.web.guards import Logins, ManagementGuard
 
 _NOTHING_TO_MANAGE: Final = (
     "This node relays its clients' own keys (AUTH_MODE=passthrough): it keeps no projects, access"
@@ -17,10 +17,14 @@ _NOTHING_TO_MANAGE: Final = (
 
 
 def management(
-    settings: Settings, database: Database, project_store: Projects, token_store: Tokens
+    settings: Settings,
+    database: Database,
+    project_store: Projects,
+    token_store: Tokens,
+    logins: Logins,
 ) -> list[Room]:
     """Everything below ``/manage``, behind one guard."""
-    guard = ManagementGuard(settings.management_token)
+    guard = ManagementGuard(settings.management_token, logins, settings.trusted_proxies)
     if settings.auth_mode == "passthrough":
         return [Room(absent.create_blueprint("absent", _NOTHING_TO_MANAGE), "/manage", guard)]
     return [

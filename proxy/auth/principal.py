@@ -35,6 +35,11 @@ class Principal:
     accounts: tuple[Account, ...]
     #: What it is found by in the cache.
     token_hash: str = field(repr=False)
+    #: Whether any of its accounts is; asked on every request.
+    throttled: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "throttled", any(a.throttled for a in self.accounts))
 
     def concerned_by(self, ids: "frozenset[str] | set[str]") -> bool:
         """Whether a change of one of these projects and tokens may change this."""

@@ -58,6 +58,13 @@ class Usage:
             or self.total_tokens is not None
         )
 
+    @property
+    def total(self) -> int:
+        """All tokens; the sum of both sides where no total was told, 0 where nothing was."""
+        if self.total_tokens is not None:
+            return self.total_tokens
+        return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
+
     def named_by(self, other: Usage | None) -> Usage:
         """The same counts, with the name that `other` gives where this one has none."""
         if other is None or (self.model and self.response_id and self.created):

@@ -168,6 +168,13 @@ def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: i
     return chain[max(0, len(chain) - 1 - trusted_proxies)]
 
 
+def client_of(environ: dict[str, Any], trusted_proxies: int) -> str:
+    """:func:`client_address` of a request that is no :class:`Inbound`."""
+    lines = getattr(environ["wsgi.input"], "header_lines", None)
+    headers = _header_lines(environ) if lines is None else lines
+    return client_address(headers, environ, trusted_proxies)
+
+
 def check_path(path: str) -> None:
     """Only ``/v1/…``, and no dot segments: what ``..`` means is decided by whoever resolves it.
 
