@@ -23,14 +23,9 @@ from tests.waiting import wait_until
 
 _EVENTS = 20
 #: Three that are not reached.
-_LIMITS = {
-    name: "1000000"
-    for name in (
-        "RATE_LIMIT_PER_IP_RPM",
-        "RATE_LIMIT_PER_TOKEN_RPM",
-        "RATE_LIMIT_PER_PROJECT_RPM",
-    )
-}
+_LIMITS = dict.fromkeys(
+    ("RATE_LIMIT_PER_IP_RPM", "RATE_LIMIT_PER_TOKEN_RPM", "RATE_LIMIT_PER_PROJECT_RPM"), "1000000"
+)
 _REQUESTS = 200
 
 
