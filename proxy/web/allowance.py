@@ -29,12 +29,9 @@ _WHOSE: Final[dict[str, str]] = {
 
 def passed(requests: Level | None, tokens: Level | None) -> Headers:
     """Of an answer that passes; the tightest bucket of each kind."""
-    headers = []
-    if requests is not None:
-        headers += _told(_OURS, "requests", requests)
-    if tokens is not None:
-        headers += _told(_OURS, "tokens", tokens)
-    return headers
+    if tokens is None:
+        return [] if requests is None else _told(_OURS, "requests", requests)
+    return passed(requests, None) + _told(_OURS, "tokens", tokens)
 
 
 def refusal(
@@ -84,9 +81,10 @@ def duration(seconds: float) -> str:
     """As OpenAI writes it: ``20ms``, ``1s``, ``6m0s``, ``1h0m0s``; rounded up."""
     if seconds <= 0:
         return "0s"
+    # No call of `ceil` here: this is made for every answer.
     if seconds <= 0.999:
-        return f"{math.ceil(seconds * 1e3)}ms"
-    whole = math.ceil(seconds)
+        return f"{-(seconds * -1e3 // 1):.0f}ms"
+    whole = int(-(-seconds // 1))
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:

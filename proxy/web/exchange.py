@@ -168,7 +168,7 @@ class Exchange:
         event.usage_source = reading.source
         if reading.usage is not None:
             event.metadata = reading.usage.as_metadata()
-            if self.passage is not None:
+            if self.passage is not None and self.passage.spending:
                 self.passage.spend(reading.usage.total)
         self._events.publish(event)
 

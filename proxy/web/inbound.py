@@ -18,6 +18,8 @@ Headers = list[tuple[str, str]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _PIECE: Final = 64 * 1024
+#: More than any address with a zone and a port.
+_LONGEST_ADDRESS: Final = 100
 
 
 class Inbound:
@@ -165,7 +167,8 @@ def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: i
         for item in value.split(",")
     ]
     chain = [*said, peer]
-    return chain[max(0, len(chain) - 1 - trusted_proxies)]
+    # Cut, should the number of proxies be wrong and this be the client's own words.
+    return chain[max(0, len(chain) - 1 - trusted_proxies)][:_LONGEST_ADDRESS]
 
 
 def client_of(environ: dict[str, Any], trusted_proxies: int) -> str:

@@ -8,14 +8,11 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from proxy.limits.base import Bucket, Demand
 from proxy.policy.accounts import Account
 from proxy.web.allowance import Limit
-
-#: Longer than any address with a zone and a port.
-_LONGEST_ADDRESS: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +65,9 @@ def compile_plan(accounts: Sequence[Account], rates: Rates) -> Plan:
     )
 
 
+@lru_cache(maxsize=10_000)
 def address_demand(address: str, per_minute: int, prefix: str = "ip:") -> tuple[Demand]:
     """One request of a client address, as :func:`proxy.web.inbound.client_address` gives it."""
-    return _address_demand(address[:_LONGEST_ADDRESS], per_minute, prefix)
-
-
-@lru_cache(maxsize=10_000)
-def _address_demand(address: str, per_minute: int, prefix: str) -> tuple[Demand]:
     return (Demand(Bucket(prefix + _network(address), per_minute), 1),)
 
 

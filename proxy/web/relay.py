@@ -226,5 +226,6 @@ class RelayEndpoint:
         """Idempotent, whichever way the request ended."""
         if slot is not None:
             self._live.leave(slot)
-        if exchange.passage is not None:
-            exchange.passage.end()
+        passage = exchange.passage
+        if passage is not None and (passage.places or passage.owed):
+            passage.end()

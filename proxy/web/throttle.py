@@ -50,37 +50,36 @@ class Limiters:
 class Passage:
     """One request's way through its limits. :meth:`end` is idempotent."""
 
-    __slots__ = ("_limiters", "address", "owed", "places", "requests", "spending", "tokens")
-
-    def __init__(self, limiters: Limiters) -> None:
-        self._limiters = limiters
-        #: Of the address, where nothing else will take from its bucket.
-        self.address: Level | None = None
-        #: What the shared limiter has not been asked for yet.
-        self.owed: Sequence[Demand] = ()
-        self.places: Sequence[tuple[str, int]] = ()
-        #: Demands that wait for the number of LLM tokens.
-        self.spending: Sequence[Demand] = ()
-        #: The tightest bucket of each kind, once all were taken from.
-        self.requests: Level | None = None
-        self.tokens: Level | None = None
+    # Defaults instead of an `__init__`, since one is made for every request.
+    #: Of the address, where nothing else will take from its bucket.
+    address: Level | None = None
+    #: What the shared limiter has not been asked for yet.
+    owed: Sequence[Demand] = ()
+    #: (key, most) of what is under way with it.
+    places: Sequence[tuple[str, int]] = ()
+    #: Demands that wait for the number of LLM tokens.
+    spending: Sequence[Demand] = ()
+    #: The tightest bucket of each kind, once all were taken from.
+    requests: Level | None = None
+    tokens: Level | None = None
+    limiters: Limiters
 
     def headers(self) -> Headers:
         return allowance.passed(self.requests, self.tokens)
 
     def spend(self, tokens: int) -> None:
         """LLM tokens that the answer has reported. Does not wait."""
-        if self.spending and tokens:
-            self._limiters.settle([Demand(bucket, tokens) for bucket, _ in self.spending])
+        if tokens:
+            self.limiters.settle([Demand(bucket, tokens) for bucket, _ in self.spending])
 
     def end(self) -> None:
-        """The request has ended; what it spent may still become known."""
+        """The request has ended; what it spent may still become known. Does not wait."""
         places, self.places = self.places, ()
         if places:
-            self._limiters.places.leave([key for key, _ in places])
+            self.limiters.places.leave([key for key, _ in places])
         owed, self.owed = self.owed, ()
         if owed:
-            self._limiters.settle(owed)
+            self.limiters.settle(owed)
 
 
 class Throttle:
@@ -89,6 +88,7 @@ class Throttle:
     def __init__(self, rates: Rates, limiters: Limiters) -> None:
         self._rates = rates
         self._limiters = limiters
+        self._near_prefix = "ip:" if limiters.shared is None else _NEAR
         #: Whether addresses have a limit, and whether requests without limits of their own have.
         self.by_address = rates.address > 0
         self.always = rates != Rates()
@@ -100,49 +100,48 @@ class Throttle:
 
     def enter(self, address: str) -> Passage:
         """Count one request of a client address. ClientError 429: none of it was counted."""
-        limiters, rate = self._limiters, self._rates.address
-        passage = Passage(limiters)
-        if limiters.shared is None:
-            demands = address_demand(address, rate)
-        else:
-            passage.owed = address_demand(address, rate)
-            demands = address_demand(address, rate, _NEAR)
+        limiters, per_minute = self._limiters, self._rates.address
+        demands = address_demand(address, per_minute, self._near_prefix)
         decision = limiters.near.take(demands)
         if decision.refused is not None:
             raise self._refusal("address", demands, decision.levels, 0, 1)
+        passage = Passage()
+        passage.limiters = limiters
         if limiters.shared is None:
             passage.address = (decision.levels[0], demands[0].bucket)
+        else:
+            passage.owed = address_demand(address, per_minute)
         return passage
 
     def passage(self) -> Passage:
         """Of a request whose address nobody counts."""
-        return Passage(self._limiters)
+        passage = Passage()
+        passage.limiters = self._limiters
+        return passage
 
     def admit(self, passage: Passage, principal: Principal) -> None:
         """Take what a request of ``principal`` demands, and its place among those under way.
 
         ClientError 429; LimiterError: nobody can tell.
         """
-        plan = self._plan(principal)
-        limiters = self._limiters
+        plans, token_id = self._plans, principal.token_id
+        if token_id in plans and plans[token_id][0] is principal.accounts:
+            plan = plans[token_id][1]
+        else:
+            plan = self._compile(principal)
         if plan.places:
-            full = limiters.places.enter(plan.places)
-            if full is not None:
-                self.refused["concurrency"] += 1
-                raise allowance.crowded(plan.crowds[full], plan.places[full][1])
-            passage.places = plan.places
-        demands, requests = plan.demands, plan.requests
-        owed = passage.owed
+            self._enter(passage, plan)
+        demands, requests, owed = plan.demands, plan.requests, passage.owed
         if owed:
             demands, requests = (*owed, *demands), requests + 1
         if not demands:
             passage.requests = passage.address
             return
+        limiter = self._limiters.shared or self._limiters.near
         try:
-            decision = (limiters.shared or limiters.near).take(demands)
+            levels, refused = limiter.take(demands)
         except LimiterError as error:
             raise LimiterError("Rate limits cannot be checked right now.") from error
-        levels, refused = decision.levels, decision.refused
         if refused is not None:
             if owed and refused == 0:
                 passage.owed = ()  # an address that is refused is not counted
@@ -151,16 +150,15 @@ class Throttle:
                 limits[refused], demands, levels, refused, requests, passage.address
             )
         passage.owed = ()
-        passage.spending = plan.demands[plan.requests :]
         tightest = passage.address
-        for at in range(len(demands)):
-            level = (levels[at], demands[at].bucket)
-            if at < requests:
-                if tightest is None or level < tightest:
-                    tightest = level
-            elif passage.tokens is None or level < passage.tokens:
-                passage.tokens = level
+        for level, (bucket, _) in zip(levels[:requests], demands, strict=False):
+            if tightest is None or level < tightest[0]:
+                tightest = (level, bucket)
         passage.requests = tightest
+        if requests < len(demands):
+            passage.spending = spending = demands[requests:]
+            pairs = zip(levels[requests:], spending, strict=True)
+            passage.tokens = min((level, bucket) for level, (bucket, _) in pairs)
 
     def check_login(self, address: str) -> None:
         """Whether a management login from there may be tried. ClientError 429."""
@@ -179,13 +177,16 @@ class Throttle:
                 self._limiters.settle(address_demand(address, self._rates.address))
 
     def _login(self, address: str) -> tuple[Demand]:
-        prefix = "ip:" if self._limiters.shared is None else _NEAR
-        return address_demand(address, self._rates.address, prefix)
+        return address_demand(address, self._rates.address, self._near_prefix)
 
-    def _plan(self, principal: Principal) -> Plan:
-        known = self._plans.get(principal.token_id)
-        if known is not None and known[0] is principal.accounts:
-            return known[1]
+    def _enter(self, passage: Passage, plan: Plan) -> None:
+        full = self._limiters.places.enter(plan.places)
+        if full is not None:
+            self.refused["concurrency"] += 1
+            raise allowance.crowded(plan.crowds[full], plan.places[full][1])
+        passage.places = plan.places
+
+    def _compile(self, principal: Principal) -> Plan:
         if len(self._plans) >= _MOST_PLANS:
             self._plans.clear()
         plan = compile_plan(principal.accounts, self._rates)

@@ -60,7 +60,7 @@ def test_a_request_that_is_refused_elsewhere_is_charged_for_its_address() -> Non
     # By its token's limit as well, of which the shared limiter took nothing.
     limited.shared.levels.update(dict.fromkeys(limited.shared.levels, 0.0))
     passage = limited.throttle.enter("192.0.2.2")
-    limited.shared.levels[limited.throttle._plan(PRINCIPAL).demands[0].bucket] = 0.0
+    limited.shared.levels[limited.throttle._compile(PRINCIPAL).demands[0].bucket] = 0.0
     with pytest.raises(ClientError):
         limited.throttle.admit(passage, PRINCIPAL)
     passage.end()
@@ -94,7 +94,7 @@ def test_a_flood_ends_at_this_node(shared: bool) -> None:
 @pytest.mark.parametrize(("empty", "limit"), [(0, "token"), (1, "project"), (2, "global")])
 def test_the_refusal_says_which_limit(empty: int, limit: str) -> None:
     limited = Limited(RATES)
-    bucket = limited.throttle._plan(PRINCIPAL).demands[empty].bucket
+    bucket = limited.throttle._compile(PRINCIPAL).demands[empty].bucket
     limited.near.levels[bucket] = 0.0
     passage = limited.throttle.enter(ADDRESS)
     with pytest.raises(ClientError, match=f": {bucket.per_minute} requests per minute"):
@@ -172,14 +172,17 @@ def test_a_plan_is_made_once_for_a_principal_and_again_when_it_changed(
 
     monkeypatch.setattr(throttle_module, "compile_plan", noting)
     monkeypatch.setattr(throttle_module, "_MOST_PLANS", 2)
-    throttle = Limited(RATES).throttle
+    limited = Limited(RATES)
+    throttle = limited.throttle
     for _ in range(3):
-        throttle._plan(PRINCIPAL)
+        throttle.admit(throttle.passage(), PRINCIPAL)
     assert len(made) == 1
-    assert throttle._plan(LLM).demands[-1].bucket.key == "token-tpm:token-1"
+    throttle.admit(throttle.passage(), LLM)
+    assert limited.near.calls[-1][-1] == "token-tpm:token-1"
     assert len(made) == 2
     for number in range(5):
-        throttle._plan(dataclasses.replace(PRINCIPAL, token_id=f"token-{number}"))
+        other = dataclasses.replace(PRINCIPAL, token_id=f"token-{number}")
+        throttle.admit(throttle.passage(), other)
     assert len(throttle._plans) <= 2
 
 
