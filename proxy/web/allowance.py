@@ -17,8 +17,15 @@ Limit = Literal["address", "token", "project", "global", "concurrency"]
 #: How a limit came to be filled: its permits, and its bucket.
 Level = tuple[float, Bucket]
 
-_OURS: Final = "x-proxy-ratelimit"
-_REFUSED: Final = "x-ratelimit"
+
+def _names(prefix: str, kind: str) -> tuple[str, str, str]:
+    return f"{prefix}-limit-{kind}", f"{prefix}-remaining-{kind}", f"{prefix}-reset-{kind}"
+
+
+_OUR_REQUESTS: Final = _names("x-proxy-ratelimit", "requests")
+_OUR_TOKENS: Final = _names("x-proxy-ratelimit", "tokens")
+_REQUESTS: Final = _names("x-ratelimit", "requests")
+_TOKENS: Final = _names("x-ratelimit", "tokens")
 _WHOSE: Final[dict[str, str]] = {
     "address": "your client address",
     "token": "this access token",
@@ -30,8 +37,8 @@ _WHOSE: Final[dict[str, str]] = {
 def passed(requests: Level | None, tokens: Level | None) -> Headers:
     """Of an answer that passes; the tightest bucket of each kind."""
     if tokens is None:
-        return [] if requests is None else _told(_OURS, "requests", requests)
-    return passed(requests, None) + _told(_OURS, "tokens", tokens)
+        return [] if requests is None else _told(_OUR_REQUESTS, requests)
+    return passed(requests, None) + _told(_OUR_TOKENS, tokens)
 
 
 def refusal(
@@ -52,11 +59,11 @@ def refusal(
     if refused >= requests:
         met = [(levels[at], demands[at].bucket) for at in range(requests)]
         tightest = min([*met, *([others] if others else [])], default=None)
-        headers = _told(_REFUSED, "requests", tightest) if tightest else []
-        headers += _told(_REFUSED, "tokens", level)
+        headers = _told(_REQUESTS, tightest) if tightest else []
+        headers += _told(_TOKENS, level)
         kind = "tokens"
     else:
-        headers = _told(_REFUSED, "requests", level)
+        headers = _told(_REQUESTS, level)
         kind = "requests"
     return ClientError(
         f"Rate limit reached for {_WHOSE[limit]}: {bucket.per_minute} {kind} per minute."
@@ -92,12 +99,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60}m{whole % 60}s"
 
 
-def _told(prefix: str, kind: str, filled: Level) -> Headers:
+def _told(names: tuple[str, str, str], filled: Level) -> Headers:
     level, (_, most) = filled
+    limit, remaining, reset = names
     return [
-        (f"{prefix}-limit-{kind}", f"{most}"),
-        (f"{prefix}-remaining-{kind}", f"{int(level) if level > 0 else 0}"),
-        (f"{prefix}-reset-{kind}", duration((most - level) * 60 / most)),
+        (limit, f"{most}"),
+        (remaining, f"{level // 1:.0f}" if level > 0 else "0"),
+        (reset, duration((most - level) * 60 / most)),
     ]
 
 
