@@ -294,3 +294,12 @@ def test_management_logins(own_proxy: Maker) -> None:
     with RawClient(server.port) as client:
         client.request("GET", "/v1/models", bad)
         assert client.read_answer().status == 429
+
+
+def test_who_brings_a_key_of_their_own_has_an_address_too(own_proxy: Maker) -> None:
+    server = own_proxy(AUTH_MODE="passthrough", RATE_LIMIT="2").start()
+    statuses = []
+    for number in range(4):
+        answer = ask(server, Access("", "", f"sk-somebody-s-own-key-{number}"))
+        statuses.append(answer.status)
+    assert statuses == [200, 200, 429, 429]
