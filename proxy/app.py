@@ -30,6 +30,7 @@ from proxy.events.folders import LOCAL
 from proxy.events.journal import Journal
 from proxy.events.queue import EventQueue
 from proxy.events.sinks import from_event_log, shipped
+from proxy.limiting import Limits
 from proxy.observation import Observation, facts
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
@@ -79,6 +80,7 @@ class Application:
         self._live = LiveRequests()
         adapter = upstream_adapter(settings)
         self._transport = session_transport(settings, adapter)
+        self._limits = Limits(settings)
         self._leases = PermitLeases(counters, self._counts)
         self._authenticator = authenticator = Authenticator(
             Grants(self._database, cipher),
@@ -98,7 +100,7 @@ class Application:
             if settings.auth_mode == "passthrough"
             else None
         )
-        admission = Admission(self._pass_through or authenticator)
+        admission = Admission(self._pass_through or authenticator, self._limits.throttle)
         cors = Cors(settings.cors_allowed_origins)
         self._channel = change_channel(settings, self._revocation)
         self._review = Review(self._live, authenticator.look_again)
@@ -127,6 +129,7 @@ class Application:
             database_up=None if self._pass_through else lambda: self._health.state == "ok",
             permits=lambda: self._leases.outstanding,
             chores=self._housekeeper.rows,
+            limits=self._limits,
         )
         self._minting = MintingEndpoint(
             admission,
@@ -140,7 +143,12 @@ class Application:
                 Room(doors.create_blueprint(self._endpoint), "/v1", None),
                 Room(doors.create_minting_blueprint(self._minting), minting.PATH, None),
                 *rooms.management(
-                    settings, self._database, project_store, token_store, self._announce
+                    settings,
+                    self._database,
+                    project_store,
+                    token_store,
+                    self._announce,
+                    self._limits.throttle,
                 ),
                 Room(status.create_blueprint(self), None, None),
                 Room(
@@ -207,6 +215,7 @@ class Application:
             journal=Journal(spool_settings(settings, readers)),
         )
         self._observation.start()
+        self._limits.start()
         if self._pass_through is not None:
             self._pass_through.start()
         else:
@@ -254,6 +263,7 @@ class Application:
         self._housekeeper.close(min(0.5, deadline / 10))
         self._leases.close(deadline / 3)
         self._counts.close(deadline / 3)  # milliseconds, unless the database hangs
+        self._limits.close(deadline / 6)
         drain.close(deadline - (time.monotonic() - started))
         self._observation.close()
         self._transport.close()

@@ -43,6 +43,12 @@ def contradictions(
             " RATE_LIMIT_PER_PROJECT_RPM cannot hold",
         ),
         (
+            {"redis_url", "rate_limit_on_error"},
+            value("rate_limit_on_error") == "closed" and not value("redis_url"),
+            "RATE_LIMIT_ON_ERROR: closed needs REDIS_URL; without it there is nothing that could be"
+            " away",
+        ),
+        (
             {"logging_url"},
             value("logging_token") and not value("logging_url"),
             "LOGGING_TOKEN: needs LOGGING_URL, where it is sent",

@@ -81,6 +81,13 @@ def facts(settings: Settings) -> dict[str, Any]:
         "proxy_url": f"{proxy.scheme}://{proxy.netloc.rpartition('@')[2]}"
         if proxy.netloc
         else None,
-        "rate_limit": None,
+        "rate_limit": {
+            "per_ip_rpm": settings.rate_limit_per_ip_rpm,
+            "per_token_rpm": settings.rate_limit_per_token_rpm,
+            "per_project_rpm": settings.rate_limit_per_project_rpm,
+            "global_rpm": settings.rate_limit_global_rpm,
+            "on_error": settings.rate_limit_on_error,
+            "shared": bool(settings.redis_url),
+        },
         "cache": {"ttl": settings.auth_cache_ttl},
     }

@@ -9,7 +9,7 @@ from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
 from proxy.store.usage import UsageLedger
 from proxy.web import Room, absent, projects, tokens, usage
-from proxy.web.guards import ManagementGuard
+from proxy.web.guards import Logins, ManagementGuard
 
 _NOTHING_TO_MANAGE: Final = (
     "This node relays its clients' own keys (AUTH_MODE=passthrough): it keeps no projects, access"
@@ -23,10 +23,11 @@ def management(
     project_store: Projects,
     token_store: Tokens,
     announce: Callable[[str], None],
+    logins: Logins,
 ) -> list[Room]:
     """Everything below ``/manage``, behind one guard. ``announce`` is told the id of a project or
-    token that was changed."""
-    guard = ManagementGuard(settings.management_token)
+    token that was changed, ``logins`` of each that is refused."""
+    guard = ManagementGuard(settings.management_token, logins, settings.trusted_proxies)
     if settings.auth_mode == "passthrough":
         return [Room(absent.create_blueprint("absent", _NOTHING_TO_MANAGE), "/manage", guard)]
     return [

@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auth": ROW_0 | {"store", "policy"},
     "relay": ROW_0 | {"providers", "usage"},
     "web": ROW_0 | ROW_2 | {"auth", "relay", "usage", "policy"},
+    "limiting": {"limits", "settings", "web"},
     "assembly": ROW_0 | {"auth", "events", "relay", "settings", "store", "housekeeping", "web"},
     "observation": ROW_0 | {"accesslog", "events", "metrics", "settings", "web"},
     "rooms": {"settings", "store", "web"},
@@ -53,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": ROW_0
     | ROW_2
     | {"auth", "relay", "usage", "web", "settings", "logs", "cipher", "observation", "assembly"}
-    | {"policy", "rooms", "housekeeping"},
+    | {"policy", "rooms", "housekeeping", "limiting"},
     "wsgi": {"app", "settings", "errors", "logs"},
     "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"},
     "worker": {"errors", "http1", "logwriter", "profiling"},
@@ -105,6 +106,7 @@ FENCES: dict[str, set[str]] = {
         "events.adoption",
         "events.delivery",
         "events.drain",
+        "limits.charges",
         "auth.cache",
         "auth.counts",
         "auth.leases",

@@ -11,6 +11,7 @@ DEFAULTS: dict[str, Any] = {
     "max_request_bytes": 100,
     "event_stream": "",
     "redis_url": "",
+    "rate_limit_on_error": "open",
     "logging_token": "",
     "logging_url": "",
     "auth_mode": "tokens",
@@ -38,6 +39,13 @@ def test_nothing_more_is_said_of_a_setting_that_is_a_problem_already() -> None:
     wrong = {"worker_connections": 1, "event_stream": "events"}
     assert len(contradictions(wrong, DEFAULTS, set())) == 2
     assert len(contradictions(wrong, DEFAULTS, {"max_concurrent_requests", "redis_url"})) == 0
+
+
+def test_a_limiter_that_cannot_be_away() -> None:
+    (problem,) = contradictions({"rate_limit_on_error": "closed"}, DEFAULTS, set())
+    assert problem.startswith("RATE_LIMIT_ON_ERROR: ")
+    chosen = {"rate_limit_on_error": "closed", "redis_url": "redis://h"}
+    assert contradictions(chosen, DEFAULTS, set()) == []
 
 
 def test_a_folder_where_a_file_is_expected_and_the_other_way_round(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
 from proxy.web import Room
 from proxy.web.guards import ManagementGuard
+from tests.web.limiting import Limited
 
 KEY = bytes(range(32))
 
@@ -26,7 +27,12 @@ def rooms_of(folder: Path, **changes: str) -> list[Room]:
     )
     database = Database.from_url(settings.database_url, pool_size=1)
     made = rooms.management(
-        settings, database, Projects(database, Cipher(KEY, ())), Tokens(database), print
+        settings,
+        database,
+        Projects(database, Cipher(KEY, ())),
+        Tokens(database),
+        print,
+        Limited().throttle,
     )
     database.close()
     return made

@@ -37,6 +37,11 @@ class Principal:
     token_hash: str = field(repr=False)
     #: Monotonic seconds: the store was asked after this.
     read_at: float = field(default=0.0, compare=False)
+    #: Whether any of its accounts is; asked on every request.
+    throttled: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "throttled", any(a.throttled for a in self.accounts))
 
     def concerned_by(self, ids: "frozenset[str] | set[str]") -> bool:
         """Whether a change of one of these projects and tokens may change this."""

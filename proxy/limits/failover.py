@@ -49,8 +49,8 @@ class FailoverLimiter:
         self._try_at = 0.0
 
     def take(self, demands: Sequence[Demand]) -> Decision:
-        if self._is_due():
-            was_failing = self.failing
+        was_failing = self.failing
+        if not was_failing or self._is_due():
             try:
                 decision = self._primary.take(demands)
             except LimiterError as error:
@@ -58,7 +58,8 @@ class FailoverLimiter:
                 if self._net is None:
                     raise
             else:
-                self._worked(was_failing)
+                if was_failing:
+                    self._worked()
                 return decision
         if self._net is None:
             raise LimiterError
@@ -66,14 +67,15 @@ class FailoverLimiter:
 
     def settle(self, charges: Sequence[Demand]) -> None:
         """What cannot be charged is lost when there is no net: nothing is left to be refused."""
-        if self._is_due():
-            was_failing = self.failing
+        was_failing = self.failing
+        if not was_failing or self._is_due():
             try:
                 self._primary.settle(charges)
             except LimiterError as error:
                 self._failed(error, was_failing)
             else:
-                self._worked(was_failing)
+                if was_failing:
+                    self._worked()
                 return
         if self._net is not None:
             self._net.settle(charges)
@@ -84,9 +86,7 @@ class FailoverLimiter:
             self._net.close()
 
     def _is_due(self) -> bool:
-        """Whether to ask the primary. While it fails: once per pause, which begins here."""
-        if not self.failing:
-            return True
+        """Whether to ask the primary while it fails: once per pause, which begins here."""
         now = self._clock()
         if now < self._try_at:
             return False
@@ -106,7 +106,7 @@ class FailoverLimiter:
             _log.error("limits: %s fails, %s meanwhile: %r", self._name, meanwhile, error.__cause__)
         self._try_at = self._clock() + self._pause
 
-    def _worked(self, was_failing: bool) -> None:
-        if was_failing and self.failing:
+    def _worked(self) -> None:
+        if self.failing:
             self.failing = False
             _log.warning("limits: %s decides again after %d errors", self._name, self.errors)

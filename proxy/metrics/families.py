@@ -82,6 +82,7 @@ _ALL: Final = (
         "proxy_requests_cut_total", "Requests under way that the proxy itself has ended.", "reason"
     ),
     _counter("proxy_rate_limited_total", "Requests refused because of a limit.", "reason"),
+    _counter("proxy_limit_refusals_total", "Refusals by a rate or concurrency limit.", "limit"),
     _counter(
         "proxy_tokens_total",
         "Tokens that upstreams reported. Prompt contains cached, completion contains reasoning.",
@@ -131,6 +132,7 @@ _ALL: Final = (
         merge=min,
     ),
     _gauge("proxy_database_up", "1 while every worker reaches the database.", merge=min),
+    _gauge("proxy_limiter_up", "1 while every worker's rate limits are exact.", merge=min),
     _gauge("proxy_permits_leased", "Requests of limited tokens leased to workers and unspent."),
     _counter(
         "proxy_housekeeping_rows_total",

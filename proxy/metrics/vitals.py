@@ -95,6 +95,18 @@ class Revocation(Protocol):
     listening: bool | None
 
 
+class Throttle(Protocol):
+    @property
+    def refused(self) -> Mapping[str, int]: ...
+
+
+class Limits(Protocol):
+    @property
+    def is_up(self) -> bool: ...
+    @property
+    def throttle(self) -> Throttle: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """Of one worker. Functions where the part is made later, or made anew."""
@@ -112,6 +124,7 @@ class Parts:
     permits: Callable[[], int]
     #: Name of a chore → rows that this worker has dealt with.
     chores: Mapping[str, int]
+    limits: Limits
     data_dir: Path
     workers_expected: int
     server_started: float
@@ -139,6 +152,9 @@ class Vitals:
         figures.set("proxy_permits_leased", parts.permits())
         for chore, rows in parts.chores.items():
             figures.set("proxy_housekeeping_rows_total", rows, (chore,))
+        figures.set("proxy_limiter_up", float(parts.limits.is_up))
+        for limit, count in parts.limits.throttle.refused.items():
+            figures.set("proxy_limit_refusals_total", count, (limit,))
         self._cache(figures)
         self._connections(figures)
         self._events(figures)

@@ -24,6 +24,11 @@ class Account:
     max_requests: int | None = None
     max_tokens_total: int | None = None
 
+    @property
+    def throttled(self) -> bool:
+        """Whether it has a limit of its own on how fast, or on how many at once."""
+        return bool(self.rate_limit_rpm or self.rate_limit_tpm or self.max_concurrent)
+
 
 def account_of(
     kind: Literal["project", "token"],

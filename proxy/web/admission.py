@@ -11,6 +11,7 @@ from proxy.providers.base import OutboundRequest
 from proxy.web.exchange import Exchange
 from proxy.web.inbound import check_path
 from proxy.web.parameters import parameters_of
+from proxy.web.throttle import Throttle
 
 
 class AccessCheck(Protocol):
@@ -26,8 +27,9 @@ class AccessCheck(Protocol):
 class Admission:
     """All methods raise ClientError, or BackendError where nobody can tell."""
 
-    def __init__(self, access: AccessCheck) -> None:
+    def __init__(self, access: AccessCheck, throttle: Throttle) -> None:
         self._access = access
+        self._throttle = throttle
 
     def enter(self, exchange: Exchange) -> Principal:
         """Before anything of the body is read: the token, and what its head may ask for."""
@@ -58,14 +60,21 @@ class Admission:
 
     def admit(self, exchange: Exchange, principal: Principal) -> None:
         """Last before the upstream: what is counted. From here on there is an event of it."""
+        if self._throttle.always or principal.throttled:
+            if exchange.passage is None:
+                exchange.passage = self._throttle.passage()
+            self._throttle.admit(exchange.passage, principal)
         self._access.admit(principal)
         exchange.settlement = self._access
         exchange.intend(principal)
         exchange.watch_client()
 
     def _recognise(self, exchange: Exchange) -> Principal:
+        inbound = exchange.inbound
+        if self._throttle.by_address:
+            exchange.passage = self._throttle.enter(inbound.client_ip)
         try:
-            principal = self._access.authenticate(exchange.inbound.authorization)
+            principal = self._access.authenticate(inbound.authorization)
         except TokenRefused as refusal:
             exchange.principal = refusal.principal
             raise

@@ -20,6 +20,7 @@ from proxy.usage.meter import Reading, UsageMeter
 from proxy.usage.websocket import WebSocketMeter
 from proxy.web.inbound import Inbound
 from proxy.web.replies import Headers, error_body
+from proxy.web.throttle import Passage
 
 #: Longer paths are cut in the event: a line must stay small enough to be written in one piece.
 _ENDPOINT_LENGTH: Final = 1024
@@ -59,6 +60,7 @@ class Exchange:
         "_socket",
         "_watcher",
         "inbound",
+        "passage",
         "principal",
         "settlement",
         "timing",
@@ -71,6 +73,8 @@ class Exchange:
         self.principal: Principal | None = None
         #: Set as soon as it has been admitted.
         self.settlement: Settlement | None = None
+        #: What it was granted of its limits, if it has any.
+        self.passage: Passage | None = None
         self._events = events
         self._event_id = os.urandom(16).hex()
         # Where a note of this request outlives a killed worker, once it has one.
@@ -175,6 +179,8 @@ class Exchange:
         event.usage_source = reading.source
         if reading.usage is not None:
             event.metadata = reading.usage.as_metadata()
+            if self.passage is not None and self.passage.spending:
+                self.passage.spend(reading.usage.total)
         self._settle(0 if reading.usage is None else reading.usage.total)
         self._events.publish(event)
 

@@ -5,11 +5,21 @@
 
 import hmac
 from collections.abc import Sequence
+from typing import Protocol
 
 import flask
 
 from proxy.auth.authenticator import bearer
 from proxy.errors import ClientError
+from proxy.web.inbound import client_of
+
+
+class Logins(Protocol):
+    """The throttle, as seen from here."""
+
+    def check_login(self, address: str) -> None: ...
+
+    def count_login(self, address: str) -> None: ...
 
 
 class _BearerGuard:
@@ -37,10 +47,25 @@ class _BearerGuard:
 
 
 class ManagementGuard(_BearerGuard):
-    """By ``MANAGEMENT_TOKEN``; refuses with ``invalid_management_token``."""
+    """By ``MANAGEMENT_TOKEN``; refuses with ``invalid_management_token``, and with 429 an address
+    that was refused too often: before anything is compared, so that guessing tells nothing."""
 
     _realm = "openai-proxy management"
     _code = "invalid_management_token"
+
+    def __init__(self, tokens: Sequence[str], logins: Logins, trusted_proxies: int) -> None:
+        super().__init__(tokens)
+        self._logins = logins
+        self._trusted_proxies = trusted_proxies
+
+    def __call__(self) -> None:
+        address = client_of(flask.request.environ, self._trusted_proxies)
+        self._logins.check_login(address)
+        try:
+            super().__call__()
+        except ClientError:
+            self._logins.count_login(address)
+            raise
 
 
 class MetricsGuard(_BearerGuard):

@@ -24,6 +24,8 @@ _OURS: Final = re.compile(r"proxy(?![\w~.-])", re.ASCII)
 #: How often an escape may have been escaped.
 _DECODED_BY: Final = 4
 _BLANK: Final = "".join(map(chr, range(0x21)))
+#: More than any address with a zone and a port.
+_LONGEST_ADDRESS: Final = 100
 
 
 class Inbound:
@@ -171,7 +173,15 @@ def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: i
         for item in value.split(",")
     ]
     chain = [*said, peer]
-    return chain[max(0, len(chain) - 1 - trusted_proxies)]
+    # Cut, should the number of proxies be wrong and this be the client's own words.
+    return chain[max(0, len(chain) - 1 - trusted_proxies)][:_LONGEST_ADDRESS]
+
+
+def client_of(environ: dict[str, Any], trusted_proxies: int) -> str:
+    """:func:`client_address` of a request that is no :class:`Inbound`."""
+    lines = getattr(environ["wsgi.input"], "header_lines", None)
+    headers = _header_lines(environ) if lines is None else lines
+    return client_address(headers, environ, trusted_proxies)
 
 
 def check_path(path: str) -> None:

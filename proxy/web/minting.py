@@ -113,6 +113,14 @@ class MintingEndpoint:
         # Without the socket: a client that leaves must not end a transaction half way.
         exchange = Exchange(inbound, {}, _NoEvents())
         try:
+            return self._answer_of(exchange)
+        finally:
+            if exchange.passage is not None:
+                exchange.passage.end()
+
+    def _answer_of(self, exchange: Exchange) -> Reply:
+        inbound = exchange.inbound
+        try:
             token, secret = self._mint(exchange)
         except ProxyError as error:
             failure = error
@@ -133,6 +141,7 @@ class MintingEndpoint:
                     ("Content-Type", "application/json"),
                     ("Content-Length", str(len(body))),
                     ("Cache-Control", "no-store"),
+                    *(exchange.passage.headers() if exchange.passage else ()),
                 ],
                 body,
             )

@@ -18,7 +18,6 @@ from proxy.relay.filtered import FilteredAnswer
 from proxy.relay.headers import content_of, downstream_headers, is_plain, without_length
 from proxy.relay.relay import Relay
 from proxy.relay.stream import Outcome, RelayStream, Source, Watcher
-from proxy.relay.timing import Timing
 from proxy.relay.transport import UpstreamResponse
 from proxy.relay.tunnel import UpgradeAnswer
 from proxy.relay.watch import ClientGone, Interruption, LiveRequests
@@ -79,7 +78,7 @@ class RelayEndpoint:
         except ProxyError as error:
             failure = error
         except ClientGone:
-            self._leave(slot)
+            self._leave(exchange, slot)
             exchange.end(499, Outcome.CLIENT_GONE)
             raise
         except Interruption as interruption:
@@ -91,10 +90,10 @@ class RelayEndpoint:
             failure.__cause__ = error
         except BaseException:
             # The worker is being killed: nobody is left to answer to.
-            self._leave(slot)
+            self._leave(exchange, slot)
             exchange.end(503, Outcome.ABORTED, "draining")
             raise
-        self._leave(slot)
+        self._leave(exchange, slot)
         return self._refuse(exchange, failure, start_response)
 
     def _serve(
@@ -126,9 +125,9 @@ class RelayEndpoint:
 
     def _tunnel(self, exchange: Exchange, slot: object, opened: UpgradeAnswer) -> Iterable[bytes]:
         try:
-            exchange.tunnel(opened, self._our_headers(exchange.inbound, exchange.timing))
+            exchange.tunnel(opened, self._our_headers(exchange))
         finally:
-            self._leave(slot)
+            self._leave(exchange, slot)
         # How gunicorn is told that there is nothing more to write or read on this connection.
         raise StopIteration
 
@@ -161,7 +160,7 @@ class RelayEndpoint:
             )
 
             def on_close(stream: RelayStream) -> None:
-                self._leave(slot)
+                self._leave(exchange, slot)
                 exchange.end_stream(stream, upstream.status, meter, content_type)
 
             stream = RelayStream(
@@ -178,7 +177,7 @@ class RelayEndpoint:
                 f"{upstream.status} {upstream.reason}",
                 [
                     *self._cors.replaced(headers),
-                    *self._our_headers(inbound, timing),
+                    *self._our_headers(exchange),
                 ],
             )
         except BaseException:
@@ -195,7 +194,7 @@ class RelayEndpoint:
     ) -> Iterable[bytes]:
         inbound = exchange.inbound
         inbound.abandon_body()
-        status, headers, body = error_reply(error, self._our_headers(inbound, exchange.timing))
+        status, headers, body = error_reply(error, self._our_headers(exchange))
         if inbound.method == "HEAD":
             body = b""
         exchange.refused(error, len(body))
@@ -215,13 +214,19 @@ class RelayEndpoint:
         start_response("204 No Content", [("X-Proxy-Request-ID", inbound.request_id), *headers])
         return []
 
-    def _our_headers(self, inbound: Inbound, timing: Timing) -> Headers:
+    def _our_headers(self, exchange: Exchange) -> Headers:
+        inbound, passage = exchange.inbound, exchange.passage
         return [
             ("X-Proxy-Request-ID", inbound.request_id),
-            *timing.headers(),
+            *exchange.timing.headers(),
+            *(() if passage is None else passage.headers()),
             *self._cors.answer_headers(inbound.header("ORIGIN")),
         ]
 
-    def _leave(self, slot: object) -> None:
+    def _leave(self, exchange: Exchange, slot: object) -> None:
+        """Idempotent, whichever way the request ended."""
         if slot is not None:
             self._live.leave(slot)
+        passage = exchange.passage
+        if passage is not None and (passage.places or passage.owed):
+            passage.end()

@@ -22,6 +22,10 @@ from tests.bench.warm import EVENT, STREAM_HEAD, WarmWorker, chunk
 from tests.waiting import wait_until
 
 _EVENTS = 20
+#: Three that are not reached.
+_LIMITS = dict.fromkeys(
+    ("RATE_LIMIT_PER_IP_RPM", "RATE_LIMIT_PER_TOKEN_RPM", "RATE_LIMIT_PER_PROJECT_RPM"), "1000000"
+)
 _REQUESTS = 200
 
 
@@ -35,6 +39,10 @@ def main() -> None:
             "event": _event(warm),
             "publish": _publish(warm),
         }
+    with tempfile.TemporaryDirectory() as folder, WarmWorker(Path(folder), **_LIMITS) as warm:
+        for _ in range(50):
+            warm.ask()
+        figures["limited"] = _request(warm)
     print(json.dumps(figures))
 
 

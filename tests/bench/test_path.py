@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 #: Calls of Python and C functions for one buffered chat, from the first byte of the request until
 #: the worker waits for the next. Other versions of Python count some operations otherwise.
 CALLS_OF_A_REQUEST = 650
+#: So many more with limits of the address, the token and the project, in the node's table.
+CALLS_OF_LIMITS = 60
 #: The same for one event of a stream, from the upstream's bytes to the next wait for them.
 CALLS_OF_AN_EVENT = 35
 #: With its line made and put into its slot.
@@ -52,6 +54,19 @@ def test_calls_of_a_request(measured: Any) -> None:
     assert calls["C:send"] == 2
     assert "C:sendall" not in calls
     assert calls["C:recv"] == 3
+
+
+def test_calls_of_limits(measured: Any) -> None:
+    calls, without = measured["limited"], measured["request"]
+    more = {name: n - without.get(name, 0) for name, n in calls.items()}
+    more = {name: n for name, n in more.items() if n}
+    assert sum(calls.values()) - sum(without.values()) <= CALLS_OF_LIMITS, report(more)
+    # The address, then the rest together; each time the table's lock is taken and given back.
+    assert more["memory.py:take"] == 2
+    assert more["C:flock"] == 4
+    assert more["allowance.py:_told"] == 1
+    # Without limits there is one look at whether there are any, and no call.
+    assert not [name for name in without if name.startswith(("throttle.py", "allowance.py"))]
 
 
 def test_calls_of_an_event(measured: Any) -> None:

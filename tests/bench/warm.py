@@ -64,7 +64,8 @@ def chunk(data: bytes) -> bytes:
 class WarmWorker:
     """Started and ended by ``with``; then :meth:`ask` and :meth:`counting`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes: str) -> None:
+        """``changes``: settings."""
         self.upstream = StreamServer(("127.0.0.1", 0), self._upstream)
         self.upstream.start()
         #: What the upstream sends for a request, piece by piece; a piece waits for `go`.
@@ -77,6 +78,7 @@ class WarmWorker:
                 "DATA_DIR": str(folder),
                 "EVENT_LOG": str(folder / "events.jsonl"),
                 "UPSTREAM_BASE_URL": f"http://127.0.0.1:{self.upstream.server_port}",
+                **changes,
             }
         )
         Migrator(Database.from_url(settings.database_url)).migrate()

@@ -29,3 +29,19 @@ def test_nothing_is_no_limit() -> None:
 @pytest.mark.parametrize("document", [None, [], {"rate_limit_rpm": "x"}, {"rate_limit_rpm": True}])
 def test_what_cannot_be_read_raises_nothing(document: Any) -> None:
     assert account_of("project", "p", document) == Account(kind="project", id="p")
+
+
+@pytest.mark.parametrize(
+    ("limits", "throttled"),
+    [
+        ({}, False),
+        ({"max_requests": 3, "max_tokens_total": 3}, False),
+        ({"rate_limit_rpm": 1}, True),
+        ({"rate_limit_tpm": 1}, True),
+        ({"max_concurrent": 1}, True),
+    ],
+)
+def test_which_limits_have_to_be_asked_on_every_request(
+    limits: dict[str, int], throttled: bool
+) -> None:
+    assert Account(kind="token", id="t", **limits).throttled is throttled  # type: ignore[arg-type]

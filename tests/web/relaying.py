@@ -25,6 +25,7 @@ from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
 from proxy.web.doors import create_blueprint
 from proxy.web.relay import RelayEndpoint
+from tests.web.limiting import Limited
 
 SECRET = "sk-" + "a" * 22
 UPSTREAM_KEY = "sk-upstream-canary-0123456789"
@@ -269,6 +270,7 @@ class World:
         access: Any = None,
         origins: Iterable[str] = (),
         bounds: Bounds | None = None,
+        limited: Limited | None = None,
     ) -> None:
         self.answer = answer if answer is not None else Answer()
         self.transport = FakeTransport(self.answer)
@@ -276,7 +278,7 @@ class World:
         self.events = Events()
         self.live = LiveRequests()
         self.endpoint = RelayEndpoint(
-            Admission(self.access),
+            Admission(self.access, (limited or Limited()).throttle),
             Relay(OpenAIProvider(), Target.from_url("http://upstream.test"), self.transport),
             self.events,
             self.live,

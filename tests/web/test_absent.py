@@ -5,11 +5,12 @@ import pytest
 
 from proxy.web import Room, absent, create_flask_app
 from proxy.web.guards import ManagementGuard
+from tests.web.limiting import Limited
 
 
 @pytest.fixture
 def app() -> flask.Flask:
-    guard = ManagementGuard(["management-token-1"])
+    guard = ManagementGuard(["management-token-1"], Limited().throttle, 0)
     return create_flask_app([Room(absent.create_blueprint("x", "Because."), "/manage", guard)])
 
 

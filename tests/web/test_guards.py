@@ -12,10 +12,37 @@ from proxy.web.guards import ManagementGuard
 OLD, NEW = "old-management-token", "new-management-token"
 
 
-def enter(tokens: tuple[str, ...], authorization: str | None) -> None:
-    headers = {} if authorization is None else {"Authorization": authorization}
-    with flask.Flask("test").test_request_context("/manage/projects", headers=headers):
-        ManagementGuard(tokens)()
+class Logins:
+    """``asked`` and ``refused`` are addresses."""
+
+    def __init__(self, refusal: ClientError | None = None) -> None:
+        self.refusal = refusal
+        self.asked: list[str] = []
+        self.refused: list[str] = []
+
+    def check_login(self, address: str) -> None:
+        self.asked.append(address)
+        if self.refusal is not None:
+            raise self.refusal
+
+    def count_login(self, address: str) -> None:
+        self.refused.append(address)
+
+
+def enter(
+    tokens: tuple[str, ...],
+    authorization: str | None,
+    logins: Logins | None = None,
+    trusted_proxies: int = 0,
+    **headers: str,
+) -> None:
+    if authorization is not None:
+        headers["Authorization"] = authorization
+    environ = {"REMOTE_ADDR": "192.0.2.1"}
+    with flask.Flask("test").test_request_context(
+        "/manage/projects", headers=headers, environ_overrides=environ
+    ):
+        ManagementGuard(tokens, logins or Logins(), trusted_proxies)()
 
 
 @pytest.mark.parametrize("token", [OLD, NEW])
@@ -66,3 +93,23 @@ def test_all_tokens_are_compared_in_constant_time(
     except ClientError:
         assert given == "wrong"
     assert compared == [(given.encode(), OLD.encode()), (given.encode(), NEW.encode())]
+
+
+def test_only_refused_logins_are_counted_by_their_client() -> None:
+    logins = Logins()
+    enter((OLD,), f"Bearer {OLD}", logins)
+    with pytest.raises(ClientError):
+        enter((OLD,), "Bearer wrong", logins)
+    with pytest.raises(ClientError):
+        enter((OLD,), None, logins, 1, **{"X-Forwarded-For": "198.51.100.7, 203.0.113.9"})
+    assert logins.asked == ["192.0.2.1", "192.0.2.1", "203.0.113.9"]
+    assert logins.refused == ["192.0.2.1", "203.0.113.9"]
+
+
+def test_beyond_the_limit_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "hmac", None)
+    logins = Logins(ClientError(code="rate_limit_exceeded"))
+    with pytest.raises(ClientError) as caught:
+        enter((OLD,), f"Bearer {OLD}", logins)
+    assert caught.value.code == "rate_limit_exceeded"
+    assert logins.refused == []

@@ -25,13 +25,17 @@ from proxy.web import Answered, Room, create_flask_app, doors
 from proxy.web.admission import Admission
 from proxy.web.cors import Cors
 from proxy.web.minting import PATH, MintingEndpoint, takes
+from proxy.web.plan import Rates
+from tests.web.limiting import Limited
 from tests.web.relaying import ASKED, ORIGIN, Input, Result, environ, serve
 
 
 class World:
     """The endpoint on a real store, with one token that may mint."""
 
-    def __init__(self, url: str, origins: tuple[str, ...] = (), **fields: Any) -> None:
+    def __init__(
+        self, url: str, origins: tuple[str, ...] = (), rates: Rates | None = None, **fields: Any
+    ) -> None:
         database = Database.from_url(url)
         Migrator(database).migrate()
         cipher = Cipher(b"k" * 32)
@@ -47,9 +51,10 @@ class World:
             cache_ttl=100,
         )
         self.now = datetime.now(UTC)
+        self.limited = Limited(rates)
         self.answered: list[Answered] = []
         self.endpoint = MintingEndpoint(
-            Admission(self.access),
+            Admission(self.access, self.limited.throttle),
             self.tokens,
             Cors(origins),
             trusted_proxies=0,
@@ -235,6 +240,18 @@ def test_minting_is_a_request_of_the_parent(world: World) -> None:
     world.mint(secret)
     world.refused(429, "quota_exceeded", FIVE, secret=secret)
     assert world.tokens.get(parent.id).request_count == 2
+
+
+def test_minting_is_under_the_limits_of_a_request(sqlite_url: str) -> None:
+    world = World(sqlite_url, rates=Rates(address=3, token=2), max_concurrent=1)
+    result = world.ask(FIVE)
+    assert result.code == 201
+    assert result.one("x-proxy-ratelimit-limit-requests") == "2"
+    world.mint()
+    assert set(world.limited.places.taken.values()) == {0}, "the place is free again"
+    world.refused(429, "rate_limit_exceeded", FIVE)
+    world.refused(429, "rate_limit_exceeded", FIVE, secret="sk-" + "z" * 22)
+    assert set(world.limited.places.taken.values()) == {0}
 
 
 def test_a_dead_parent_has_no_more_children(world: World) -> None:

@@ -12,6 +12,7 @@ from proxy.errors import CipherError, ClientError, StoreError
 from proxy.web import Room, create_flask_app
 from proxy.web.guards import ManagementGuard
 from proxy.web.replies import json_reply
+from tests.web.limiting import Limited
 
 TOKEN = "management-token-1"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -37,9 +38,8 @@ def app() -> flask.Flask:
         things.add_url_rule(f"/{name}", name, lambda error=error: raising(error))
     open_room = flask.Blueprint("open", __name__)
     open_room.add_url_rule("/open", "open", lambda: json_reply({}))
-    return create_flask_app(
-        [Room(things, "/manage/things", ManagementGuard((TOKEN,))), Room(open_room, None, None)]
-    )
+    guard = ManagementGuard((TOKEN,), Limited().throttle, 0)
+    return create_flask_app([Room(things, "/manage/things", guard), Room(open_room, None, None)])
 
 
 def test_a_guard_stands_before_its_room_only(app: flask.Flask) -> None:

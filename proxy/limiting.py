@@ -1,0 +1,57 @@
+"""The limits of one worker, put together: limiters, their files, what waits to be charged.
+
+Beside :mod:`proxy.app`, for it alone. The thing to get wrong: with Redis there are two of them. The
+one of this node is asked about an address before anything else is done for it, without I/O.
+"""
+
+from proxy.limits import open_limiter
+from proxy.limits.charges import Charges
+from proxy.limits.concurrency import NodeConcurrency
+from proxy.settings import Settings
+from proxy.web.plan import Rates
+from proxy.web.throttle import Limiters, Throttle
+
+
+class Limits:
+    """Nothing is opened or connected before the first request that has a limit."""
+
+    def __init__(self, settings: Settings) -> None:
+        # One folder of a node: a server that takes over from another takes its buckets, too.
+        folder = settings.data_dir.absolute() / "limits"
+        self._near = open_limiter(redis_url="", on_error="open", folder=folder)
+        self._shared = self._charges = None
+        settle = self._near.settle
+        if settings.redis_url:
+            self._shared = open_limiter(
+                redis_url=settings.redis_url, on_error=settings.rate_limit_on_error, folder=folder
+            )
+            self._charges = Charges(self._shared)
+            settle = self._charges.settle
+        self._places = NodeConcurrency(folder / "concurrency")
+        rates = Rates(
+            everybody=settings.rate_limit_global_rpm,
+            address=settings.rate_limit_per_ip_rpm,
+            token=settings.rate_limit_per_token_rpm,
+            project=settings.rate_limit_per_project_rpm,
+        )
+        self.throttle = Throttle(
+            rates,
+            Limiters(near=self._near, shared=self._shared, settle=settle, places=self._places),
+        )
+
+    @property
+    def is_up(self) -> bool:
+        """Whether limits are as exact as they can be: nothing is answered by a net."""
+        return not (self._near.failing or (self._shared is not None and self._shared.failing))
+
+    def start(self) -> None:
+        if self._charges is not None:
+            self._charges.start()
+
+    def close(self, deadline: float) -> None:
+        """Charge what is left, for ``deadline`` seconds at the most."""
+        if self._charges is not None:
+            self._charges.close(deadline)
+        for part in (self._shared, self._near, self._places):
+            if part is not None:
+                part.close()

@@ -1,0 +1,206 @@
+"""The limits of one request, from its address to its last LLM token.
+
+The address is asked first, before the token is looked at, so that a flood of bad tokens ends here;
+the rest is taken last, together. ``near`` is what the workers of this node know, without I/O. With
+a ``shared`` limiter the address is taken there too, in the one call that takes everything.
+
+The thing to get wrong: a request that never comes to that call has been counted on this node only.
+It owes the rest, and pays when it ends: off the path, since a flood must not become one of calls.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, get_args
+
+from proxy.auth.principal import Principal
+from proxy.errors import ClientError, LimiterError
+from proxy.limits.base import Demand, RateLimiter
+from proxy.policy.accounts import Account
+from proxy.web import allowance
+from proxy.web.allowance import Headers, Level, Limit
+from proxy.web.plan import Plan, Rates, address_demand, compile_plan
+
+#: Principals whose plans are kept; beyond it all are made again.
+_MOST_PLANS: Final = 10_000
+#: This node's own bucket of an address beside the shared one, which a limiter that stands in for
+#: the shared one may keep on this node as well.
+_NEAR: Final = "near-ip:"
+
+
+class Places(Protocol):
+    """Requests under way at once, over all workers of the node."""
+
+    def enter(self, bounds: Sequence[tuple[str, int]]) -> int | None:
+        """Take a place for each (key, most), or none: then the index of the first that is full."""
+        ...
+
+    def leave(self, keys: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limiters:
+    """``settle`` charges without waiting. ``shared`` None: ``near`` is all there is."""
+
+    near: RateLimiter
+    shared: RateLimiter | None = None
+    settle: Callable[[Sequence[Demand]], None]
+    places: Places
+
+
+class Passage:
+    """One request's way through its limits. :meth:`end` is idempotent."""
+
+    # Defaults instead of an `__init__`, since one is made for every request.
+    #: Of the address, where nothing else will take from its bucket.
+    address: Level | None = None
+    #: What the shared limiter has not been asked for yet.
+    owed: Sequence[Demand] = ()
+    #: (key, most) of what is under way with it.
+    places: Sequence[tuple[str, int]] = ()
+    #: Demands that wait for the number of LLM tokens.
+    spending: Sequence[Demand] = ()
+    #: The tightest bucket of each kind, once all were taken from.
+    requests: Level | None = None
+    tokens: Level | None = None
+    limiters: Limiters
+
+    def headers(self) -> Headers:
+        return allowance.passed(self.requests, self.tokens)
+
+    def spend(self, tokens: int) -> None:
+        """LLM tokens that the answer has reported. Does not wait."""
+        if tokens:
+            self.limiters.settle([Demand(bucket, tokens) for bucket, _ in self.spending])
+
+    def end(self) -> None:
+        """The request has ended; what it spent may still become known. Does not wait."""
+        places, self.places = self.places, ()
+        if places:
+            self.limiters.places.leave([key for key, _ in places])
+        owed, self.owed = self.owed, ()
+        if owed:
+            self.limiters.settle(owed)
+
+
+class Throttle:
+    """One per worker."""
+
+    def __init__(self, rates: Rates, limiters: Limiters) -> None:
+        self._rates = rates
+        self._limiters = limiters
+        self._near_prefix = "ip:" if limiters.shared is None else _NEAR
+        #: Whether addresses have a limit, and whether requests without limits of their own have.
+        self.by_address = rates.address > 0
+        self.always = rates != Rates()
+        # Token id → the accounts of its principal, and what they come to. Compared by identity:
+        # whatever changes makes a new principal.
+        self._plans: dict[str | None, tuple[Sequence[Account], Plan]] = {}
+        #: Refusals, by limit.
+        self.refused: dict[Limit, int] = dict.fromkeys(get_args(Limit), 0)
+
+    def enter(self, address: str) -> Passage:
+        """Count one request of a client address. ClientError 429: none of it was counted."""
+        limiters, per_minute = self._limiters, self._rates.address
+        demands = address_demand(address, per_minute, self._near_prefix)
+        decision = limiters.near.take(demands)
+        if decision.refused is not None:
+            raise self._refusal("address", demands, decision.levels, 0, 1)
+        passage = Passage()
+        passage.limiters = limiters
+        if limiters.shared is None:
+            passage.address = (decision.levels[0], demands[0].bucket)
+        else:
+            passage.owed = address_demand(address, per_minute)
+        return passage
+
+    def passage(self) -> Passage:
+        """Of a request whose address nobody counts."""
+        passage = Passage()
+        passage.limiters = self._limiters
+        return passage
+
+    def admit(self, passage: Passage, principal: Principal) -> None:
+        """Take what a request of ``principal`` demands, and its place among those under way.
+
+        ClientError 429; LimiterError: nobody can tell.
+        """
+        plans, token_id = self._plans, principal.token_id
+        if token_id in plans and plans[token_id][0] is principal.accounts:
+            plan = plans[token_id][1]
+        else:
+            plan = self._compile(principal)
+        if plan.places:
+            self._enter(passage, plan)
+        demands, requests, owed = plan.demands, plan.requests, passage.owed
+        if owed:
+            demands, requests = (*owed, *demands), requests + 1
+        if not demands:
+            passage.requests = passage.address
+            return
+        limiter = self._limiters.shared or self._limiters.near
+        try:
+            levels, refused = limiter.take(demands)
+        except LimiterError as error:
+            raise LimiterError("Rate limits cannot be checked right now.") from error
+        if refused is not None:
+            if owed and refused == 0:
+                passage.owed = ()  # an address that is refused is not counted
+            limits: tuple[Limit, ...] = ("address", *plan.limits) if owed else plan.limits
+            raise self._refusal(
+                limits[refused], demands, levels, refused, requests, passage.address
+            )
+        passage.owed = ()
+        tightest = passage.address
+        for level, (bucket, _) in zip(levels[:requests], demands, strict=False):
+            if tightest is None or level < tightest[0]:
+                tightest = (level, bucket)
+        passage.requests = tightest
+        if requests < len(demands):
+            passage.spending = spending = demands[requests:]
+            pairs = zip(levels[requests:], spending, strict=True)
+            passage.tokens = min((level, bucket) for level, (bucket, _) in pairs)
+
+    def check_login(self, address: str) -> None:
+        """Whether a management login from there may be tried. ClientError 429."""
+        if self.by_address:
+            (demand,) = self._login(address)
+            nothing = [demand._replace(permits=0)]
+            decision = self._limiters.near.take(nothing)
+            if decision.refused is not None:
+                raise self._refusal("address", nothing, decision.levels, 0, 1)
+
+    def count_login(self, address: str) -> None:
+        """A management login from there was refused."""
+        if self.by_address:
+            self._limiters.near.settle(self._login(address))
+            if self._limiters.shared is not None:
+                self._limiters.settle(address_demand(address, self._rates.address))
+
+    def _login(self, address: str) -> tuple[Demand]:
+        return address_demand(address, self._rates.address, self._near_prefix)
+
+    def _enter(self, passage: Passage, plan: Plan) -> None:
+        full = self._limiters.places.enter(plan.places)
+        if full is not None:
+            self.refused["concurrency"] += 1
+            raise allowance.crowded(plan.crowds[full], plan.places[full][1])
+        passage.places = plan.places
+
+    def _compile(self, principal: Principal) -> Plan:
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.clear()
+        plan = compile_plan(principal.accounts, self._rates)
+        self._plans[principal.token_id] = (principal.accounts, plan)
+        return plan
+
+    def _refusal(
+        self,
+        limit: Limit,
+        demands: Sequence[Demand],
+        levels: Sequence[float],
+        refused: int,
+        requests: int,
+        others: Level | None = None,
+    ) -> ClientError:
+        self.refused[limit] += 1
+        return allowance.refusal(limit, demands, levels, refused, requests, others)

@@ -1,0 +1,86 @@
+"""Charges on their way to a limiter that does I/O."""
+
+from collections.abc import Sequence
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from proxy.errors import LimiterError
+from proxy.limits import charges as charges_module
+from proxy.limits.base import Bucket, Decision, Demand
+from proxy.limits.charges import Charges
+from tests.waiting import wait_until
+
+A, B = Bucket("a", 10), Bucket("b", 10)
+
+
+class Limiter:
+    """Answers when ``free``."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, int]] = []
+        self.error: Exception | None = None
+        self.free = Event()
+        self.free.set()
+
+    def take(self, demands: Sequence[Demand]) -> Decision:
+        raise AssertionError
+
+    def settle(self, charges: Sequence[Demand]) -> None:
+        self.free.wait()
+        if self.error is not None:
+            raise self.error
+        self.batches.append({bucket.key: permits for bucket, permits in charges})
+
+    def close(self) -> None:
+        pass
+
+
+def test_nobody_waits_and_what_comes_meanwhile_is_one_batch() -> None:
+    limiter = Limiter()
+    limiter.free.clear()
+    charges = Charges(limiter)
+    charges.start()
+    charges.settle([Demand(A, 1)])
+    gevent.sleep(0)  # it is being charged
+    for _ in range(100):
+        charges.settle([Demand(A, 1), Demand(B, 2)])
+    limiter.free.set()
+    wait_until(lambda: len(limiter.batches) == 2)
+    assert limiter.batches == [{"a": 1}, {"a": 100, "b": 200}]
+    charges.close(1)
+
+
+def test_a_batch_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charges_module, "_BATCH", 2)
+    limiter = Limiter()
+    charges = Charges(limiter)
+    charges.settle([Demand(Bucket(str(number), 1), 1) for number in range(5)])
+    charges.close(1)
+    assert [len(batch) for batch in limiter.batches] == [2, 2, 1]
+
+
+def test_a_failure_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    limiter = Limiter()
+    limiter.error = LimiterError()
+    charges = Charges(limiter)
+    charges.start()
+    charges.settle([Demand(A, 1)])
+    wait_until(lambda: "1 charges were lost" in caplog.text)
+    limiter.error = None
+    charges.settle([Demand(B, 1)])
+    wait_until(lambda: limiter.batches == [{"b": 1}])
+    charges.close(1)
+
+
+def test_the_rest_is_charged_at_the_stop_within_its_time() -> None:
+    limiter = Limiter()
+    charges = Charges(limiter)
+    charges.settle([Demand(A, 1)])
+    charges.close(1)
+    assert limiter.batches == [{"a": 1}]
+    charges.settle([Demand(A, 1)])
+    limiter.free.clear()
+    charges.close(0.01)
+    assert len(limiter.batches) == 1

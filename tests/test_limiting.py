@@ -1,0 +1,81 @@
+"""The limits of a worker from its settings, with real tables and a Redis that is not there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import ClientError, LimiterError
+from proxy.limiting import Limits
+from proxy.settings import Settings
+from tests.ports import free_port
+from tests.waiting import wait_until
+from tests.web.relaying import PRINCIPAL
+
+
+def settings(folder: Path, **changes: str) -> Settings:
+    return Settings.load(
+        {
+            "MANAGEMENT_TOKEN": "management-token-1",
+            "ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            "DATA_DIR": str(folder),
+            "RATE_LIMIT": "3",
+            "RATE_LIMIT_PER_TOKEN_RPM": "2",
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def away() -> Iterator[str]:
+    return f"redis://127.0.0.1:{free_port()}"
+
+
+def ask(limits: Limits, address: str = "192.0.2.1") -> None:
+    passage = limits.throttle.enter(address)
+    try:
+        limits.throttle.admit(passage, PRINCIPAL)
+    finally:
+        passage.end()
+
+
+def test_nothing_is_opened_before_it_is_needed(tmp_path: Path) -> None:
+    limits = Limits(settings(tmp_path / "data", REDIS_URL="redis://127.0.0.1:1"))
+    limits.start()
+    assert limits.is_up
+    limits.close(1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_workers_share_what_a_setting_says(tmp_path: Path) -> None:
+    first, second = (Limits(settings(tmp_path)) for _ in range(2))
+    ask(first)
+    ask(second)
+    for limits in (first, second):
+        with pytest.raises(ClientError, match="this access token: 2 requests"):
+            ask(limits, "192.0.2.2")
+        limits.close(1)
+
+
+def test_redis_away_the_node_s_own_table_decides(tmp_path: Path, away: str) -> None:
+    limits = Limits(settings(tmp_path, REDIS_URL=away))
+    limits.start()
+    ask(limits)
+    assert not limits.is_up
+    ask(limits)
+    with pytest.raises(ClientError, match="this access token: 2 requests"):
+        ask(limits)
+    # That an address is counted twice on this node, before and with the rest, costs it nothing.
+    with pytest.raises(ClientError, match="your client address: 3 requests"):
+        ask(limits)
+    limits.close(1)
+
+
+def test_redis_away_nobody_passes_where_that_is_wanted(tmp_path: Path, away: str) -> None:
+    limits = Limits(settings(tmp_path, REDIS_URL=away, RATE_LIMIT_ON_ERROR="closed"))
+    limits.start()
+    for _ in range(2):
+        with pytest.raises(LimiterError):
+            ask(limits)
+    wait_until(lambda: not limits.is_up)
+    limits.close(1)
