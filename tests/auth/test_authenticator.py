@@ -10,9 +10,6 @@ import pytest
 from proxy.auth import credentials
 from proxy.auth.authenticator import Authenticator, bearer
 from proxy.auth.budgets import Budgets
-from proxy.auth.principal import Principal
-
-
 from proxy.auth.principal import Principal, TokenRefused
 from proxy.errors import ClientError, ProxyError, StoreError
 from proxy.policy.accounts import Account
