@@ -11,9 +11,9 @@ from proxy import rooms
 from proxy.assembly import (
     bounds,
     change_channel,
+    event_drain,
     housekeeper,
     session_transport,
-    spool_settings,
     upstream_adapter,
 )
 from proxy.auth.authenticator import Authenticator
@@ -26,16 +26,13 @@ from proxy.auth.revocation import Revocation
 from proxy.cipher import Cipher
 from proxy.errors import ClientError, ProxyError
 from proxy.events.drain import Drain
-from proxy.events.folders import LOCAL
-from proxy.events.journal import Journal
 from proxy.events.queue import EventQueue
-from proxy.events.sinks import from_event_log, shipped
 from proxy.limiting import Limits
 from proxy.observation import Observation, facts
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
 from proxy.relay.relay import Relay
-from proxy.relay.watch import Drained, LiveRequests
+from proxy.relay.watch import Drained, LiveRequests, QuotaSpent
 from proxy.settings import Settings
 from proxy.store.changes import Changes
 from proxy.store.counters import Counters
@@ -73,7 +70,7 @@ class Application:
         token_store = Tokens(self._database)
         counters = Counters(self._database)
         self._counts = RequestCounts(counters)
-        self._budgets = Budgets(counters, self._counts.unwritten)
+        self._budgets = Budgets(counters, self._counts.unwritten, self._cut_spent)
         self._health = DatabaseHealth(lambda: check_schema(self._database))
         self._queue = EventQueue(settings.event_queue_size)
         self._drain: Drain | None = None
@@ -199,21 +196,7 @@ class Application:
 
     def start(self) -> None:
         """Called once in the worker, before it accepts."""
-        settings = self._settings
-        sinks = from_event_log(
-            settings.event_log,
-            max_bytes=settings.event_log_max_bytes,
-            backups=settings.event_log_backups,
-        )
-        # Each is the name of a sink for which the spool keeps what it has not got yet.
-        readers = frozenset(shipped(settings)) | ({LOCAL} if sinks else set())
-        self._drain = Drain(
-            self._queue,
-            sinks,
-            backlog=settings.event_queue_size,
-            observe=self._observation.events,
-            journal=Journal(spool_settings(settings, readers)),
-        )
+        self._drain = event_drain(self._settings, self._queue, self._observation.events)
         self._observation.start()
         self._limits.start()
         if self._pass_through is not None:
@@ -240,6 +223,9 @@ class Application:
         """A project or token was changed through the management API, and that is committed."""
         self._revocation.announced([identifier])
         self._channel.publish([identifier])
+
+    def _cut_spent(self, token_id: str) -> None:
+        self._live.cut_account(token_id, QuotaSpent)
 
     def begin_stop(self) -> None:
         """``/ready`` answers 503 from now on; everything else goes on."""

@@ -1,13 +1,18 @@
 """Parts that are made of several settings. Beside :mod:`proxy.app`, for it alone."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import requests
 
 from proxy.auth.revocation import Revocation
-from proxy.events.journal import SpoolSettings
+from proxy.events.drain import Drain
+from proxy.events.event import UsageEvent
+from proxy.events.folders import LOCAL
+from proxy.events.journal import Journal, SpoolSettings
+from proxy.events.queue import EventQueue
+from proxy.events.sinks import from_event_log, shipped
 from proxy.housekeeping import Chore, Housekeeper
 from proxy.relay.adapter import UpstreamAdapter
 from proxy.relay.transport import SessionTransport
@@ -33,6 +38,26 @@ def spool_settings(settings: Settings, readers: frozenset[str]) -> SpoolSettings
         max_bytes=settings.spool_max_bytes,
         fsync_interval=settings.spool_fsync_interval,
         slots=settings.max_concurrent_requests + waiting,
+    )
+
+
+def event_drain(
+    settings: Settings, queue: EventQueue, observe: Callable[[Sequence[UsageEvent]], None]
+) -> Drain:
+    """To the sinks of the worker itself, and to the spool for all others. Opens files."""
+    sinks = from_event_log(
+        settings.event_log,
+        max_bytes=settings.event_log_max_bytes,
+        backups=settings.event_log_backups,
+    )
+    # Each is the name of a sink for which the spool keeps what it has not got yet.
+    readers = frozenset(shipped(settings)) | ({LOCAL} if sinks else set())
+    return Drain(
+        queue,
+        sinks,
+        backlog=settings.event_queue_size,
+        observe=observe,
+        journal=Journal(spool_settings(settings, readers)),
     )
 
 
