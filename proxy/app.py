@@ -7,8 +7,7 @@ import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from proxy import rooms
-from proxy.assembly import housekeeper, session_transport, spool_settings, upstream_adapter
+from proxy import assembly, rooms
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.budgets import Budgets
 from proxy.auth.counts import RequestCounts
@@ -30,7 +29,6 @@ from proxy.relay.watch import Drained, LiveRequests
 from proxy.settings import Settings
 from proxy.store.changes import Changes
 from proxy.store.counters import Counters
-from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.health import DatabaseHealth
 from proxy.store.migrate import check_schema
@@ -45,6 +43,7 @@ from proxy.web.inbound import request_id
 from proxy.web.minting import MintingEndpoint
 from proxy.web.relay import RelayEndpoint, StartResponse
 from proxy.web.replies import Reply, error_reply
+from proxy.web.trail import Trail
 
 
 class Application:
@@ -57,9 +56,7 @@ class Application:
         self._settings = settings
         self.client_timeout = settings.client_timeout
         self.profile_dir = settings.profile_dir
-        self._database = Database.from_url(
-            settings.database_url, pool_size=settings.database_pool_size
-        )
+        self._database = assembly.open_database(settings)
         cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
         project_store = Projects(self._database, cipher)
         token_store = Tokens(self._database)
@@ -68,10 +65,12 @@ class Application:
         self._budgets = Budgets(counters, self._counts.unwritten)
         self._health = DatabaseHealth(lambda: check_schema(self._database))
         self._queue = EventQueue(settings.event_queue_size)
+        self._recorder = assembly.audit_recorder(self._database, self._queue)
+        trail = Trail(self._recorder, settings.trusted_proxies)
         self._drain: Drain | None = None
         self._live = LiveRequests()
-        adapter = upstream_adapter(settings)
-        self._transport = session_transport(settings, adapter)
+        adapter = assembly.upstream_adapter(settings)
+        self._transport = assembly.session_transport(settings, adapter)
         self._leases = PermitLeases(counters, self._counts)
         self._authenticator = authenticator = Authenticator(
             Grants(self._database, cipher),
@@ -86,11 +85,8 @@ class Application:
             Changes(self._database), self._forget, interval=settings.revocation_interval
         )
         #: Set where clients bring keys of their own: then nothing here uses the database.
-        self._pass_through = (
-            PassThrough(settings.data_dir.absolute())
-            if settings.auth_mode == "passthrough"
-            else None
-        )
+        without = settings.auth_mode == "passthrough"
+        self._pass_through = PassThrough(settings.data_dir.absolute()) if without else None
         admission = Admission(self._pass_through or authenticator)
         cors = Cors(settings.cors_allowed_origins)
         self._endpoint = RelayEndpoint(
@@ -111,10 +107,11 @@ class Application:
                 sse_keepalive=settings.sse_keepalive,
             ),
         )
-        self._housekeeper = housekeeper(settings, self._database)
+        self._housekeeper = assembly.housekeeper(settings, self._database)
         self._observation = Observation(
             settings,
             "openai",
+            [self._recorder.refusals.events],
             live=self._live,
             cache=authenticator.cache,
             pools=adapter.pools.values,
@@ -129,6 +126,7 @@ class Application:
             admission,
             token_store,
             cors,
+            trail,
             trusted_proxies=settings.trusted_proxies,
             observe=self._observation.page,
         )
@@ -136,7 +134,7 @@ class Application:
             [
                 Room(doors.create_blueprint(self._endpoint), "/v1", None),
                 Room(doors.create_minting_blueprint(self._minting), minting.PATH, None),
-                *rooms.management(settings, self._database, project_store, token_store),
+                *rooms.management(settings, self._database, project_store, token_store, trail),
                 Room(status.create_blueprint(self), None, None),
                 Room(
                     metrics.create_blueprint(self._observation.read, facts(settings)),
@@ -199,7 +197,7 @@ class Application:
             sinks,
             backlog=settings.event_queue_size,
             observe=self._observation.events,
-            journal=Journal(spool_settings(settings, readers)),
+            journal=Journal(assembly.spool_settings(settings, readers)),
         )
         self._observation.start()
         if self._pass_through is not None:
@@ -208,6 +206,7 @@ class Application:
             self._start_with_database()
 
     def _start_with_database(self) -> None:
+        self._recorder.start()
         self._counts.start(self._budgets.refresh)
         self._leases.start()
         self._revocation.start()
@@ -239,6 +238,7 @@ class Application:
         self._housekeeper.close(min(0.5, deadline / 10))
         self._leases.close(deadline / 3)
         self._counts.close(deadline / 3)  # milliseconds, unless the database hangs
+        self._recorder.close(deadline / 10)
         drain.close(deadline - (time.monotonic() - started))
         self._observation.close()
         self._transport.close()

@@ -4,12 +4,13 @@
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flask
 
 from proxy.auth.authenticator import bearer
 from proxy.errors import ClientError
+from proxy.web.trail import actors
 
 
 class _BearerGuard:
@@ -28,19 +29,44 @@ class _BearerGuard:
         # All of them are compared, in constant time: neither which one matched nor how much of it
         # may show in the time this takes.
         matches = [hmac.compare_digest(given, token) for token in self._tokens]
-        if not any(matches):
+        if any(matches):
+            self._enter(matches.index(True))
+        else:
+            self._refuse()
             raise ClientError(
                 self._message,
                 code=self._code,
                 headers=[("WWW-Authenticate", f'Bearer realm="{self._realm}"')],
             )
 
+    def _enter(self, number: int) -> None:
+        """Let in by the token with this number."""
+
+    def _refuse(self) -> None:
+        """Told before the refusal."""
+
 
 class ManagementGuard(_BearerGuard):
-    """By ``MANAGEMENT_TOKEN``; refuses with ``invalid_management_token``."""
+    """By ``MANAGEMENT_TOKEN``; refuses with ``invalid_management_token``.
+
+    Who was let in is ``flask.g.actor``; ``refused`` is called with the code of each refusal.
+    """
 
     _realm = "openai-proxy management"
     _code = "invalid_management_token"
+
+    def __init__(
+        self, tokens: Sequence[str], refused: Callable[[str], None] = lambda code: None
+    ) -> None:
+        super().__init__(tokens)
+        self._actors = actors(tokens)
+        self._refused = refused
+
+    def _enter(self, number: int) -> None:
+        flask.g.actor = self._actors[number]
+
+    def _refuse(self) -> None:
+        self._refused(self._code)
 
 
 class MetricsGuard(_BearerGuard):

@@ -12,11 +12,13 @@ import flask
 
 from proxy.auth import credentials
 from proxy.errors import ClientError
+from proxy.store.audit import Draft
 from proxy.store.projects import Projects
 from proxy.store.records import Project
 from proxy.store.tokens import Tokens
 from proxy.web import fields, rules
 from proxy.web.replies import json_reply
+from proxy.web.trail import Trail
 
 MAX_KEY_LENGTH: Final = 4096
 MAX_DESCRIPTION_LENGTH: Final = 4096
@@ -33,18 +35,19 @@ _CREATE: Final = rules.names("project") | {
 _CHANGE: Final = _CREATE | {"is_active", "revoke_tokens"}
 
 
-def create_blueprint(projects: Projects, tokens: Tokens) -> flask.Blueprint:
+def create_blueprint(projects: Projects, tokens: Tokens, trail: Trail) -> flask.Blueprint:
     """To be registered at ``/manage/projects``, behind the management guard."""
     blueprint = flask.Blueprint("projects", __name__)
 
     @blueprint.post("")
-    def create() -> flask.Response:
+    @trail.noted("project.create")
+    def create(audit: Draft) -> flask.Response:
         body = fields.read_object(flask.request, _CREATE)
         changes = _changes(body)
         for required, param in (("name", "name"), ("upstream_key", "api_key")):
             if required not in changes:
                 raise ClientError(f"`{param}` is required.", param=param)
-        return json_reply(as_json(projects.create(**changes)), 201)
+        return json_reply(as_json(projects.create(**changes, audit=audit)), 201)
 
     @blueprint.get("")
     def list_all() -> flask.Response:
@@ -63,28 +66,34 @@ def create_blueprint(projects: Projects, tokens: Tokens) -> flask.Blueprint:
         return json_reply(as_json(projects.get(fields.path_id(project_id, "project"))))
 
     @blueprint.patch("/<project_id>")
-    def change(project_id: str) -> flask.Response:
+    @trail.noted("project.update")
+    def change(project_id: str, audit: Draft) -> flask.Response:
         known_id = fields.path_id(project_id, "project")
-        return _change(projects, known_id, fields.read_object(flask.request, _CHANGE))
+        return _change(projects, known_id, fields.read_object(flask.request, _CHANGE), audit)
 
     @blueprint.patch("")
-    def change_by_body() -> flask.Response:
+    @trail.noted("project.update")
+    def change_by_body(audit: Draft) -> flask.Response:
         body = fields.read_object(flask.request, _CHANGE | {"project_id"})
-        return _change(projects, _id_from(body), body)
+        return _change(projects, _id_from(body), body, audit)
 
     @blueprint.delete("/<project_id>")
-    def delete(project_id: str) -> flask.Response:
-        projects.deactivate(fields.path_id(project_id, "project"))
+    @trail.noted("project.delete")
+    def delete(project_id: str, audit: Draft) -> flask.Response:
+        projects.deactivate(fields.path_id(project_id, "project"), audit)
         return flask.Response(status=204)
 
     @blueprint.delete("")
-    def delete_by_body() -> flask.Response:
-        projects.deactivate(_id_from(fields.read_object(flask.request, {"project_id"})))
+    @trail.noted("project.delete")
+    def delete_by_body(audit: Draft) -> flask.Response:
+        body = fields.read_object(flask.request, {"project_id"})
+        projects.deactivate(_id_from(body), audit)
         return flask.Response(status=204)
 
     @blueprint.post("/<project_id>/tokens/revoke")
-    def revoke_tokens(project_id: str) -> flask.Response:
-        revoked = tokens.revoke_all(fields.path_id(project_id, "project"))
+    @trail.noted("token.revoke_batch")
+    def revoke_tokens(project_id: str, audit: Draft) -> flask.Response:
+        revoked = tokens.revoke_all(fields.path_id(project_id, "project"), audit)
         return json_reply(
             {
                 "revoked_count": revoked.revoked_count,
@@ -112,7 +121,9 @@ def as_json(project: Project) -> dict[str, Any]:
     }
 
 
-def _change(projects: Projects, project_id: str, body: dict[str, Any]) -> flask.Response:
+def _change(
+    projects: Projects, project_id: str, body: dict[str, Any], audit: Draft
+) -> flask.Response:
     changes = _changes(body)
     revoke = False
     if "is_active" in body:
@@ -125,7 +136,8 @@ def _change(projects: Projects, project_id: str, body: dict[str, Any]) -> flask.
             )
     if not changes:
         raise ClientError("There is no field to change.")
-    return json_reply(as_json(projects.update(project_id, changes, revoke_tokens=revoke)))
+    changed = projects.update(project_id, changes, revoke_tokens=revoke, audit=audit)
+    return json_reply(as_json(changed))
 
 
 def _changes(body: dict[str, Any]) -> dict[str, Any]:
