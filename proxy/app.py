@@ -4,26 +4,11 @@ Made in each worker, after the fork; nothing connects, spawns or listens before 
 """
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from proxy import rooms
-from proxy.assembly import (
-    bounds,
-    change_channel,
-    event_drain,
-    housekeeper,
-    session_transport,
-    upstream_adapter,
-)
-from proxy.auth.authenticator import Authenticator
-from proxy.auth.budgets import Budgets
-from proxy.auth.counts import RequestCounts
-from proxy.auth.leases import PermitLeases
+from proxy import assembly, rooms
 from proxy.auth.passthrough import PassThrough
-from proxy.auth.review import Review
-from proxy.auth.revocation import Revocation
-from proxy.cipher import Cipher
 from proxy.errors import ClientError, ProxyError
 from proxy.events.drain import Drain
 from proxy.events.queue import EventQueue
@@ -31,17 +16,10 @@ from proxy.limiting import Limits
 from proxy.observation import Observation, facts
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
+from proxy.registry import Registry
 from proxy.relay.relay import Relay
-from proxy.relay.watch import Drained, LiveRequests, QuotaSpent
+from proxy.relay.watch import Drained, LiveRequests
 from proxy.settings import Settings
-from proxy.store.changes import Changes
-from proxy.store.counters import Counters
-from proxy.store.database import Database
-from proxy.store.grants import Grants
-from proxy.store.health import DatabaseHealth
-from proxy.store.migrate import check_schema
-from proxy.store.projects import Projects
-from proxy.store.tokens import Tokens
 from proxy.web import Room, create_flask_app, doors, metrics, minting, status
 from proxy.web.admission import Admission
 from proxy.web.cors import Cors
@@ -50,6 +28,7 @@ from proxy.web.inbound import request_id
 from proxy.web.minting import MintingEndpoint
 from proxy.web.relay import RelayEndpoint, StartResponse
 from proxy.web.replies import Reply, error_reply
+from proxy.web.trail import Trail
 
 
 class Application:
@@ -62,45 +41,18 @@ class Application:
         self._settings = settings
         self.client_timeout = settings.client_timeout
         self.profile_dir = settings.profile_dir
-        self._database = Database.from_url(
-            settings.database_url, pool_size=settings.database_pool_size
-        )
-        cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
-        project_store = Projects(self._database, cipher)
-        token_store = Tokens(self._database)
-        counters = Counters(self._database)
-        self._counts = RequestCounts(counters)
-        self._budgets = Budgets(counters, self._counts.unwritten, self._cut_spent)
-        self._health = DatabaseHealth(lambda: check_schema(self._database))
         self._queue = EventQueue(settings.event_queue_size)
         self._drain: Drain | None = None
         self._live = LiveRequests()
-        adapter = upstream_adapter(settings)
-        self._transport = session_transport(settings, adapter)
         self._limits = Limits(settings)
-        self._leases = PermitLeases(counters, self._counts)
-        self._authenticator = authenticator = Authenticator(
-            Grants(self._database, cipher),
-            self._leases,
-            self._counts,
-            self._budgets,
-            cache_size=settings.auth_cache_size,
-            cache_ttl=settings.auth_cache_ttl,
-            stale_grace=settings.auth_stale_grace,
-        )
-        self._revocation = Revocation(
-            Changes(self._database), self._forget, interval=settings.revocation_interval
-        )
+        self._registry = registry = Registry(settings, self._live, self._queue)
         #: Set where clients bring keys of their own: then nothing here uses the database.
-        self._pass_through = (
-            PassThrough(settings.data_dir.absolute())
-            if settings.auth_mode == "passthrough"
-            else None
-        )
-        admission = Admission(self._pass_through or authenticator, self._limits.throttle)
+        without = settings.auth_mode == "passthrough"
+        self._pass_through = PassThrough(settings.data_dir.absolute()) if without else None
+        admission = Admission(self._pass_through or registry.authenticator, self._limits.throttle)
         cors = Cors(settings.cors_allowed_origins)
-        self._channel = change_channel(settings, self._revocation)
-        self._review = Review(self._live, authenticator.look_again)
+        adapter = assembly.upstream_adapter(settings)
+        self._transport = assembly.session_transport(settings, adapter)
         self._endpoint = RelayEndpoint(
             admission,
             Relay(
@@ -111,27 +63,29 @@ class Application:
             self._queue,
             self._live,
             cors,
-            bounds(settings),
+            assembly.bounds(settings),
         )
-        self._housekeeper = housekeeper(settings, self._database)
         self._observation = Observation(
             settings,
             "openai",
+            [registry.recorder.refusals.events],
             live=self._live,
-            cache=authenticator.cache,
+            cache=registry.authenticator.cache,
             pools=adapter.pools.values,
             queue=self._queue,
             drain=lambda: self._drain,
-            revocation=None if self._pass_through else self._revocation,
-            database_up=None if self._pass_through else lambda: self._health.state == "ok",
-            permits=lambda: self._leases.outstanding,
-            chores=self._housekeeper.rows,
+            revocation=None if without else registry.revocation,
+            database_up=None if without else lambda: registry.health.state == "ok",
+            permits=lambda: registry.leases.outstanding,
+            chores=registry.housekeeper.rows,
             limits=self._limits,
         )
+        trail = Trail(registry.recorder, settings.trusted_proxies)
         self._minting = MintingEndpoint(
             admission,
-            token_store,
+            registry.tokens,
             cors,
+            trail,
             trusted_proxies=settings.trusted_proxies,
             observe=self._observation.page,
         )
@@ -139,14 +93,7 @@ class Application:
             [
                 Room(doors.create_blueprint(self._endpoint), "/v1", None),
                 Room(doors.create_minting_blueprint(self._minting), minting.PATH, None),
-                *rooms.management(
-                    settings,
-                    self._database,
-                    project_store,
-                    token_store,
-                    self._announce,
-                    self._limits.throttle,
-                ),
+                *rooms.management(settings, registry, trail, self._limits.throttle),
                 Room(status.create_blueprint(self), None, None),
                 Room(
                     metrics.create_blueprint(self._observation.read, facts(settings)),
@@ -177,15 +124,15 @@ class Application:
 
     @property
     def database_seen(self) -> bool:
-        return self._pass_through is not None or self._health.ready
+        return self._pass_through is not None or self._registry.health.ready
 
     @property
     def revocation_lag(self) -> float | None:
-        return self._revocation.lag
+        return self._registry.revocation.lag
 
     @property
     def database_state(self) -> str:
-        return "not used" if self._pass_through else self._health.state
+        return "not used" if self._pass_through else self._registry.health.state
 
     # The worker's side.
 
@@ -196,36 +143,10 @@ class Application:
 
     def start(self) -> None:
         """Called once in the worker, before it accepts."""
-        self._drain = event_drain(self._settings, self._queue, self._observation.events)
+        self._drain = assembly.event_drain(self._settings, self._queue, self._observation.events)
         self._observation.start()
         self._limits.start()
-        if self._pass_through is not None:
-            self._pass_through.start()
-        else:
-            self._start_with_database()
-
-    def _start_with_database(self) -> None:
-        self._counts.start(self._budgets.refresh)
-        self._leases.start()
-        self._review.start()
-        self._revocation.start()
-        self._channel.start()
-        self._health.start()
-        self._housekeeper.start()
-
-    def _forget(self, ids: Collection[str] | None) -> None:
-        self._authenticator.forget(ids)
-        self._review.changed(ids)
-        # Their limits may have changed; the store's own must be what counts.
-        self._leases.give_back(ids)
-
-    def _announce(self, identifier: str) -> None:
-        """A project or token was changed through the management API, and that is committed."""
-        self._revocation.announced([identifier])
-        self._channel.publish([identifier])
-
-    def _cut_spent(self, token_id: str) -> None:
-        self._live.cut_account(token_id, QuotaSpent)
+        (self._pass_through or self._registry).start()
 
     def begin_stop(self) -> None:
         """``/ready`` answers 503 from now on; everything else goes on."""
@@ -242,18 +163,12 @@ class Application:
         if drain is None:
             return
         started = time.monotonic()
-        self._channel.close()
-        self._revocation.close()
-        self._review.close()
-        self._health.close()
-        self._housekeeper.close(min(0.5, deadline / 10))
-        self._leases.close(deadline / 3)
-        self._counts.close(deadline / 3)  # milliseconds, unless the database hangs
-        self._limits.close(deadline / 6)
+        self._registry.flush(deadline * 0.75)
+        self._limits.close(deadline / 8)
         drain.close(deadline - (time.monotonic() - started))
         self._observation.close()
         self._transport.close()
-        self._database.close()
+        self._registry.close()
 
 
 def create_app(settings: Settings) -> Application:

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import requests
 
+from proxy.auth.recorder import Recorder
+from proxy.auth.refusals import Refusals
 from proxy.auth.revocation import Revocation
+from proxy.events.audit import audit_line
 from proxy.events.drain import Drain
 from proxy.events.event import UsageEvent
 from proxy.events.folders import LOCAL
@@ -17,6 +20,7 @@ from proxy.housekeeping import Chore, Housekeeper
 from proxy.relay.adapter import UpstreamAdapter
 from proxy.relay.transport import SessionTransport
 from proxy.settings import Settings
+from proxy.store.audit import AuditEntry, AuditLog
 from proxy.store.chores import Chores
 from proxy.store.database import Database
 from proxy.store.expiry import ExpiredTokens
@@ -90,11 +94,27 @@ def session_transport(settings: Settings, adapter: UpstreamAdapter) -> SessionTr
     )
 
 
+def open_database(settings: Settings) -> Database:
+    """Made without I/O."""
+    return Database.from_url(settings.database_url, pool_size=settings.database_pool_size)
+
+
+def audit_recorder(database: Database, queue: EventQueue) -> Recorder:
+    """Tells the event sinks of every entry that was committed."""
+
+    def tell(entry: AuditEntry) -> None:
+        queue.publish_line(audit_line(entry))
+
+    return Recorder(AuditLog(database), Refusals(), tell)
+
+
 def housekeeper(settings: Settings, database: Database) -> Housekeeper:
     """What is kept for ever has no chore."""
     chores: dict[str, Chore] = {"tokens": ExpiredTokens(database).deactivate}
     if settings.usage_retention_days:
         chores["usage"] = _pruning(UsageLedger(database).prune, settings.usage_retention_days)
+    if settings.audit_retention_days:
+        chores["audit"] = _pruning(AuditLog(database).prune, settings.audit_retention_days)
     return Housekeeper(Chores(database), chores)
 
 

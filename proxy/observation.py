@@ -26,8 +26,15 @@ T = TypeVar("T")
 class Observation:
     """One per worker: :meth:`events` and :meth:`page` are told what has ended."""
 
-    def __init__(self, settings: Settings, provider: str, **parts: Any) -> None:
-        """``parts``: those of :class:`Parts` that are no settings."""
+    def __init__(
+        self,
+        settings: Settings,
+        provider: str,
+        watchers: Sequence[Callable[[Sequence[UsageEvent]], None]],
+        **parts: Any,
+    ) -> None:
+        """``watchers`` see all events, too, and neither wait nor raise; ``parts``: those of
+        :class:`Parts` that are no settings."""
         # In a worker this is gunicorn's master.
         master = os.getppid()
         folder = settings.data_dir.absolute() / "metrics"
@@ -43,6 +50,7 @@ class Observation:
             )
         )
         boards = [Board(folder / server_name(master)), Board(folder / NODE)]
+        self._watchers = watchers
         self._tally = Tally(figures, provider)
         self._reporter = Reporter(figures, vitals, boards)
         self._access_log = AccessLog() if settings.access_log else None
@@ -53,6 +61,8 @@ class Observation:
     def events(self, events: Sequence[UsageEvent]) -> None:
         """Neither waits nor raises."""
         self._tally.observe(events)
+        for watch in self._watchers:
+            watch(events)
         if self._access_log is not None:
             self._access_log.events(events)
 

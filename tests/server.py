@@ -154,13 +154,14 @@ class ProxyServer:
     # What it left behind.
 
     def events(self, count: int, timeout: float = 20) -> list[dict[str, Any]]:
-        """The next ``count`` events since the last call, in the order of their requests; waits for
-        them. (Each worker writes its own, so that in the file they come in any order.)"""
+        """The next ``count`` usage events since the last call, in the order of their requests;
+        waits for them. (Each worker writes its own, so that in the file they come in any order.)"""
         deadline = time.monotonic() + timeout
         while True:
             text = self.event_log.read_text() if self.event_log.exists() else ""
             # A line is only there once it is whole: a read may come in the middle of a write.
-            lines = text[: text.rfind("\n") + 1].splitlines()
+            whole = text[: text.rfind("\n") + 1].splitlines()
+            lines = [line for line in whole if '"event":"audit"' not in line]
             fresh = lines[self._events_read :]
             if len(fresh) >= count or time.monotonic() > deadline:
                 break

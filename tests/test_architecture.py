@@ -49,12 +49,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "limiting": {"limits", "settings", "web"},
     "assembly": ROW_0 | {"auth", "events", "relay", "settings", "store", "housekeeping", "web"},
     "observation": ROW_0 | {"accesslog", "events", "metrics", "settings", "web"},
-    "rooms": {"settings", "store", "web"},
+    "registry": {"assembly", "auth", "cipher", "events", "relay", "settings", "store"},
+    "rooms": {"registry", "settings", "store", "web"},
     "housekeeping": ROW_0,
     "app": ROW_0
-    | ROW_2
-    | {"auth", "relay", "usage", "web", "settings", "logs", "cipher", "observation", "assembly"}
-    | {"policy", "rooms", "housekeeping", "limiting"},
+    | {"auth", "events", "providers", "relay", "web", "settings"}
+    | {"assembly", "limiting", "observation", "registry", "rooms"},
     "wsgi": {"app", "settings", "errors", "logs"},
     "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"},
     "worker": {"errors", "http1", "logwriter", "profiling"},
@@ -112,6 +112,7 @@ FENCES: dict[str, set[str]] = {
         "auth.leases",
         "auth.redis",
         "auth.review",
+        "auth.recorder",
         "auth.revocation",
         "store",
     },

@@ -34,6 +34,7 @@ def test_both_schemes_go_through_our_adapter(tmp_path: Path) -> None:
     [
         ({}, {"tokens"}),
         ({"USAGE_RETENTION_DAYS": "30"}, {"tokens", "usage"}),
+        ({"AUDIT_RETENTION_DAYS": "30"}, {"tokens", "audit"}),
     ],
 )
 def test_what_is_kept_for_ever_has_no_chore(

@@ -4,13 +4,13 @@ import base64
 from pathlib import Path
 
 from proxy import rooms
-from proxy.cipher import Cipher
+from proxy.events.queue import EventQueue
+from proxy.registry import Registry
+from proxy.relay.watch import LiveRequests
 from proxy.settings import Settings
-from proxy.store.database import Database
-from proxy.store.projects import Projects
-from proxy.store.tokens import Tokens
 from proxy.web import Room
 from proxy.web.guards import ManagementGuard
+from proxy.web.trail import Trail
 from tests.web.limiting import Limited
 
 KEY = bytes(range(32))
@@ -25,22 +25,16 @@ def rooms_of(folder: Path, **changes: str) -> list[Room]:
             **changes,
         }
     )
-    database = Database.from_url(settings.database_url, pool_size=1)
-    made = rooms.management(
-        settings,
-        database,
-        Projects(database, Cipher(KEY, ())),
-        Tokens(database),
-        print,
-        Limited().throttle,
-    )
-    database.close()
+    registry = Registry(settings, LiveRequests(), EventQueue(10))
+    made = rooms.management(settings, registry, Trail(registry.recorder, 0), Limited().throttle)
+    registry.close()
     return made
 
 
 def test_every_room_of_the_management_api_is_guarded(tmp_path: Path) -> None:
     made = rooms_of(tmp_path)
-    assert {"/manage/projects", "/manage/tokens", "/manage/usage"} <= {room.prefix for room in made}
+    prefixes = {room.prefix for room in made}
+    assert {f"/manage/{name}" for name in ("projects", "tokens", "usage", "audit")} <= prefixes
     assert all((room.prefix or "").startswith("/manage/") for room in made)
     assert all(isinstance(room.guard, ManagementGuard) for room in made)
 

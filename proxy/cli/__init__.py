@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "verify": ("verify:verify", "Compare the proxy's answers with the upstream's own."),
     "bench": ("bench:bench", "Measure requests/s and latencies, and what the proxy adds."),
     "chat": ("chat:chat", "Talk to a model through the proxy."),
+    "audit": ("audit:audit", "Who changed what: list, show, verify."),
     "db": ("db:db", "Database: migrate, status, export, import."),
     "events": ("events:events", "Usage events: ship, dispatch."),
     "keys": ("keys:keys", "Encryption keys: generate, rotate, status."),

@@ -19,6 +19,7 @@ from proxy.cli import output
 from proxy.cli.installation import load_settings, open_database
 from proxy.settings import Settings
 from proxy.store import transfer
+from proxy.store.audit import Draft
 from proxy.store.migrate import Migrator, Status
 
 
@@ -84,7 +85,7 @@ def import_(file: BinaryIO, allow_missing_keys: bool) -> None:
     cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
     key_ids = None if allow_missing_keys else cipher.key_ids
     with closing(open_database(settings)) as database:
-        header = transfer.import_all(database, file, key_ids)
+        header = transfer.import_all(database, file, key_ids, Draft("db.import", "cli"))
     click.echo(f"Imported {header.projects} projects and {header.tokens} tokens.")
 
 

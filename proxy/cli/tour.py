@@ -91,13 +91,15 @@ def _access_token(base_url: str, settings: Settings, upstream: Upstream) -> str:
 def _events(path: Path, count: int) -> list[dict[str, Any]]:
     """The ``count`` usage events, which come after the answers: they are written off the path."""
     deadline = time.monotonic() + _EVENTS_TIMEOUT
-    lines: list[bytes] = []
-    while len(lines) < count:
+    events: list[dict[str, Any]] = []
+    while len(events) < count:
         if time.monotonic() > deadline:
-            raise click.ClickException(f"{len(lines)} usage events came, not {count}")
+            raise click.ClickException(f"{len(events)} usage events came, not {count}")
         time.sleep(0.05)
         lines = path.read_bytes().splitlines() if path.exists() else []
-    return [orjson.loads(line) for line in lines]
+        # The others tell of the project and the token that were made.
+        events = [event for line in lines if "event" not in (event := orjson.loads(line))]
+    return events
 
 
 def _environment(directory: Path, upstream: Upstream) -> dict[str, str]:

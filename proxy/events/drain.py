@@ -118,7 +118,8 @@ class Drain:
         self._in_hand += batch
         self._idle.clear()
         for start in range(0, len(batch), _OBSERVED):
-            self._observe([event for _, _, event in batch[start : start + _OBSERVED]])
+            chosen = batch[start : start + _OBSERVED]
+            self._observe([event for _, _, event in chosen if event is not None])
             gevent.sleep(_MOMENT)
 
     def _hand_on(self) -> None:

@@ -15,8 +15,9 @@ from proxy.events.records import framed
 
 _log = logging.getLogger(__name__)
 
-#: A framed record, the slot that is to be freed once it is safe elsewhere, and what it tells.
-Entry = tuple[bytes, int, UsageEvent]
+#: A framed record, the slot that is to be freed once it is safe elsewhere, and what it tells; None
+#: where it tells of no request.
+Entry = tuple[bytes, int, UsageEvent | None]
 
 
 class EventQueue:
@@ -58,6 +59,14 @@ class EventQueue:
                 slot = self.intents.hold(record)
             else:
                 self.intents.finish(slot, record)
+        self._put(record, slot, event)
+
+    def publish_line(self, line: bytes) -> None:
+        """What is no usage event, as the JSON line that it is. Never blocks and never raises."""
+        record = framed(line)
+        self._put(record, NO_SLOT if self.intents is None else self.intents.hold(record), None)
+
+    def _put(self, record: bytes, slot: int, event: UsageEvent | None) -> None:
         try:
             self._queue.put_nowait((record, slot, event))
         except Full:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from proxy.cipher import Cipher
 from proxy.errors import ClientError
+from proxy.store.audit import Draft, record
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.records import Project
 from proxy.store.rows import (
@@ -42,6 +43,7 @@ class Projects:
         description: str | None = None,
         metadata: dict[str, Any] | None = None,
         policy: Mapping[str, Any] | None = None,
+        audit: Draft | None = None,
     ) -> Project:
         """A new, active project. ClientError ``conflict``: the name is taken.
 
@@ -70,7 +72,7 @@ class Projects:
                     now,
                 ),
             )
-            return _read(session, project_id)
+            return record(session, audit, None, _read(session, project_id))
 
         return self._run(work, name)
 
@@ -101,7 +103,12 @@ class Projects:
         return self._database.run(work, readonly=True)
 
     def update(
-        self, project_id: str, changes: Mapping[str, Any], *, revoke_tokens: bool = False
+        self,
+        project_id: str,
+        changes: Mapping[str, Any],
+        *,
+        revoke_tokens: bool = False,
+        audit: Draft | None = None,
     ) -> Project:
         """Changes what ``changes`` names: ``name``, ``description``, ``metadata``, ``is_active``,
         ``upstream_key`` (in clear) together with ``upstream_key_mask``, and ``policy``: a
@@ -138,15 +145,18 @@ class Projects:
                 f"UPDATE projects SET {assignments(columns)} WHERE id = ?",  # noqa: S608 - fixed names
                 (*columns.values(), project_id),
             )
+            more = {}
             if revoke_tokens:
-                revoke_tokens_of(session, project_id, now)
-            return _read(session, project_id)
+                more["revoked_tokens"] = revoke_tokens_of(session, project_id, now)
+            after = _read(session, project_id)
+            replaced = ("api_key",) if "upstream_key" in changes else ()
+            return record(session, audit, before, after, replaced=replaced, **more)
 
         return self._run(work, changes.get("name"))
 
-    def deactivate(self, project_id: str) -> Project:
+    def deactivate(self, project_id: str, audit: Draft | None = None) -> Project:
         """Inactive, and all its tokens revoked, or neither. Again: the same. ``not_found``."""
-        return self.update(project_id, {"is_active": False}, revoke_tokens=True)
+        return self.update(project_id, {"is_active": False}, revoke_tokens=True, audit=audit)
 
     def _seal(self, upstream_key: str, project_id: str) -> str:
         return self._cipher.encrypt(

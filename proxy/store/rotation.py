@@ -6,12 +6,13 @@ stays: the upstream key in clear is the same, so no worker has anything to learn
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from proxy.cipher import Cipher
 from proxy.errors import CipherError
+from proxy.store.audit import Draft, note
 from proxy.store.database import Database, Session
 
 #: Rows read at once.
@@ -60,8 +61,10 @@ class Rotated:
     failed: list[Unreadable] = field(default_factory=list)
 
 
-def rotate(database: Database, cipher: Cipher) -> Rotated:
+def rotate(database: Database, cipher: Cipher, draft: Callable[[], Draft] | None = None) -> Rotated:
     """Re-encrypts every upstream key under the current key of ``cipher``.
+
+    ``draft`` makes the audit entry of one row, which is written together with it.
 
     A row that cannot be read is told in the result, and the others are done. Running it again
     does what is left. StoreError: the database went away; what was done stays done.
@@ -69,7 +72,7 @@ def rotate(database: Database, cipher: Cipher) -> Rotated:
     result = Rotated()
     for project_id, name, stored in _rows(database):
         try:
-            outcome = _renew(database, cipher, project_id, stored)
+            outcome = _renew(database, cipher, project_id, stored, draft)
         except CipherError as error:
             result.failed.append(Unreadable(project_id, name, str(error)))
             continue
@@ -128,7 +131,13 @@ def _rows(database: Database) -> Iterator[tuple[str, str, str]]:
         last = page[-1][0]
 
 
-def _renew(database: Database, cipher: Cipher, project_id: str, stored: str) -> str:
+def _renew(
+    database: Database,
+    cipher: Cipher,
+    project_id: str,
+    stored: str,
+    draft: Callable[[], Draft] | None,
+) -> str:
     """One row. ``rotated``, ``encrypted``, ``current``, ``gone`` or ``busy``; CipherError."""
     place = {"table": "projects", "column": "upstream_key", "row_id": project_id}
     for _ in range(_ATTEMPTS):
@@ -136,7 +145,8 @@ def _renew(database: Database, cipher: Cipher, project_id: str, stored: str) -> 
         upstream_key = cipher.decrypt(stored, **place)
         if cipher.is_current(stored):
             return "current"
-        if _replace(database, project_id, stored, cipher.encrypt(upstream_key, **place)):
+        sealed = cipher.encrypt(upstream_key, **place)
+        if _replace(database, project_id, stored, sealed, draft and draft()):
             return "rotated" if cipher.is_encrypted(stored) else "encrypted"
         # Changed meanwhile, perhaps by a worker that still has the old key: look again.
         row = database.run(
@@ -151,12 +161,18 @@ def _renew(database: Database, cipher: Cipher, project_id: str, stored: str) -> 
     return "busy"
 
 
-def _replace(database: Database, project_id: str, stored: str, sealed: str) -> bool:
+def _replace(
+    database: Database, project_id: str, stored: str, sealed: str, audit: Draft | None
+) -> bool:
+    keys = {"before": Cipher.key_id_of(stored), "after": Cipher.key_id_of(sealed)}
+
     def work(session: Session) -> bool:
         matched = session.execute(
             "UPDATE projects SET upstream_key = ? WHERE id = ? AND upstream_key = ?",
             (sealed, project_id, stored),
         )
+        if matched == 1:
+            note(session, audit, project_id, {n: {"key_id": key} for n, key in keys.items()})
         return matched == 1
 
     return database.run(work)

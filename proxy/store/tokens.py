@@ -5,10 +5,12 @@ used: here a child of a revoked token is a row like any other, and stays when it
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
 from proxy.errors import ClientError
+from proxy.store.audit import Draft, note, record
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.expiry import activity
 from proxy.store.records import AccessToken, Revoked
@@ -48,6 +50,7 @@ class Tokens:
         max_requests: int | None = None,
         policy: Mapping[str, Any] | None = None,
         lineage: Sequence[str] = (),
+        audit: Draft | None = None,
     ) -> AccessToken:
         """A new, active token. ``token_id`` is a UUIDv7: its order is the order of creation.
 
@@ -86,7 +89,7 @@ class Tokens:
                     lineage[0] if lineage else None,
                 ),
             )
-            return _read(session, token_id)
+            return record(session, audit, None, _read(session, token_id))
 
         try:
             return self._database.run(work)
@@ -129,7 +132,9 @@ class Tokens:
         rows = self._database.run(lambda session: session.all(sql, params), readonly=True)
         return [token_from(row) for row in rows]
 
-    def update(self, token_id: str, changes: Mapping[str, Any]) -> AccessToken:
+    def update(
+        self, token_id: str, changes: Mapping[str, Any], audit: Draft | None = None
+    ) -> AccessToken:
         """Changes what ``changes`` names: ``name``, ``is_active`` (False revokes, True revives),
         ``max_requests``, ``expires_at`` (revives what ran out), ``policy`` (the fields to change;
         one that is None is removed). ClientError ``not_found``."""
@@ -156,15 +161,15 @@ class Tokens:
                     f"UPDATE tokens SET {assignments(columns)} WHERE id = ?",  # noqa: S608 - fixed names
                     (*columns.values(), token_id),
                 )
-            return _read(session, token_id)
+            return record(session, audit, before, _read(session, token_id))
 
         return self._database.run(work)
 
-    def revoke(self, token_id: str) -> AccessToken:
+    def revoke(self, token_id: str, audit: Draft | None = None) -> AccessToken:
         """Revoked now, or long ago: then its ``revoked_at`` stays. ClientError ``not_found``."""
-        return self.update(token_id, {"is_active": False})
+        return self.update(token_id, {"is_active": False}, audit)
 
-    def revoke_secret(self, token_hash: str) -> AccessToken:
+    def revoke_secret(self, token_hash: str, audit: Draft | None = None) -> AccessToken:
         """:meth:`revoke` for who has only the secret (its hash). ClientError ``not_found``."""
 
         def work(session: Session) -> str | None:
@@ -174,9 +179,9 @@ class Tokens:
         token_id = self._database.run(work, readonly=True)
         if token_id is None:
             raise ClientError("There is no such token.", code="not_found")
-        return self.revoke(token_id)
+        return self.revoke(token_id, audit)
 
-    def revoke_all(self, project_id: str) -> Revoked:
+    def revoke_all(self, project_id: str, audit: Draft | None = None) -> Revoked:
         """Every token of a project, in one transaction. ClientError ``not_found``."""
 
         def work(session: Session) -> Revoked:
@@ -184,7 +189,9 @@ class Tokens:
             revoked = revoke_tokens_of(session, project_id, session.now())
             row = session.one("SELECT COUNT(*) FROM tokens WHERE project_id = ?", (project_id,))
             total = int(row[0]) if row is not None else 0
-            return Revoked(revoked, total - revoked, total)
+            answer = Revoked(revoked, total - revoked, total)
+            note(session, audit, project_id, asdict(answer))
+            return answer
 
         return self._database.run(work)
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from proxy.cipher import Cipher
+from proxy.store.audit import Draft, append
 from proxy.store.database import Conflict, Database, Session
 from proxy.store.header import Header
 from proxy.store.migrate import check_schema, load
@@ -63,7 +64,12 @@ def export_all(database: Database, write: Callable[[bytes], object]) -> Header:
     return database.run(work, readonly=True, timeout=TRANSFER_TIMEOUT)
 
 
-def import_all(database: Database, file: BinaryIO, key_ids: Collection[str] | None) -> Header:
+def import_all(
+    database: Database,
+    file: BinaryIO,
+    key_ids: Collection[str] | None,
+    audit: Draft | None = None,
+) -> Header:
     """Reads an export into an empty database at the newest schema; all of it or nothing.
 
     ``key_ids`` are those that can be decrypted here; a file that needs another is refused. None:
@@ -78,9 +84,13 @@ def import_all(database: Database, file: BinaryIO, key_ids: Collection[str] | No
                     f"the database is not empty, it has {kind.table}: an import needs a new one."
                 )
         try:
-            return _read(session, file, key_ids)
+            header = _read(session, file, key_ids)
         except OSError as error:
             raise TransferError(f"cannot read the file: {error.strerror or error}") from error
+        if audit is not None:
+            audit.details = {"projects": header.projects, "tokens": header.tokens}
+            append(session, audit)
+        return header
 
     return database.run(work, timeout=TRANSFER_TIMEOUT)
 

@@ -7,6 +7,7 @@
 | projects  | ``/manage/projects`` | management token                              |
 | tokens    | ``/manage/tokens`` | management token                                |
 | usage     | ``/manage/usage``  | management token                                |
+| audit     | ``/manage/audit``  | management token                                |
 | status    | none               | open                                            |
 | metrics   | none               | metrics token, where one is set                 |
 """

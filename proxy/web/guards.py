@@ -4,7 +4,7 @@
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import flask
@@ -12,6 +12,7 @@ import flask
 from proxy.auth.authenticator import bearer
 from proxy.errors import ClientError
 from proxy.web.inbound import client_of
+from proxy.web.trail import actors
 
 
 class Logins(Protocol):
@@ -38,25 +39,45 @@ class _BearerGuard:
         # All of them are compared, in constant time: neither which one matched nor how much of it
         # may show in the time this takes.
         matches = [hmac.compare_digest(given, token) for token in self._tokens]
-        if not any(matches):
+        if any(matches):
+            self._enter(matches.index(True))
+        else:
+            self._refuse()
             raise ClientError(
                 self._message,
                 code=self._code,
                 headers=[("WWW-Authenticate", f'Bearer realm="{self._realm}"')],
             )
 
+    def _enter(self, number: int) -> None:
+        """Let in by the token with this number."""
+
+    def _refuse(self) -> None:
+        """Told before the refusal."""
+
 
 class ManagementGuard(_BearerGuard):
     """By ``MANAGEMENT_TOKEN``; refuses with ``invalid_management_token``, and with 429 an address
-    that was refused too often: before anything is compared, so that guessing tells nothing."""
+    that was refused too often: before anything is compared, so that guessing tells nothing.
+
+    Who was let in is ``flask.g.actor``; ``refused`` is called with the code of each refused token.
+    """
 
     _realm = "openai-proxy management"
     _code = "invalid_management_token"
 
-    def __init__(self, tokens: Sequence[str], logins: Logins, trusted_proxies: int) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        logins: Logins,
+        trusted_proxies: int,
+        refused: Callable[[str], None] = lambda code: None,
+    ) -> None:
         super().__init__(tokens)
+        self._actors = actors(tokens)
         self._logins = logins
         self._trusted_proxies = trusted_proxies
+        self._refused = refused
 
     def __call__(self) -> None:
         address = client_of(flask.request.environ, self._trusted_proxies)
@@ -66,6 +87,12 @@ class ManagementGuard(_BearerGuard):
         except ClientError:
             self._logins.count_login(address)
             raise
+
+    def _enter(self, number: int) -> None:
+        flask.g.actor = self._actors[number]
+
+    def _refuse(self) -> None:
+        self._refused(self._code)
 
 
 class MetricsGuard(_BearerGuard):

@@ -32,6 +32,7 @@ from proxy.web.inbound import Inbound
 from proxy.web.relay import StartResponse
 from proxy.web.replies import Reply, error_reply, status_line
 from proxy.web.tokens import MAX_MINUTES, as_json
+from proxy.web.trail import Trail
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class MintingEndpoint:
         admission: Admission,
         tokens: Tokens,
         cors: Cors,
+        trail: Trail,
         *,
         trusted_proxies: int,
         observe: Callable[[Answered], None] = lambda answered: None,
@@ -71,6 +73,7 @@ class MintingEndpoint:
         self._admission = admission
         self._tokens = tokens
         self._cors = cors
+        self._trail = trail
         self._trusted_proxies = trusted_proxies
         self._observe = observe
         self._now = now
@@ -147,6 +150,7 @@ class MintingEndpoint:
             )
         inbound.abandon_body()
         exchange.refused(failure, 0)
+        self._trail.refused_mint(exchange.principal, inbound, failure)
         if failure.code == "internal_error":
             _log.error("minting failed", exc_info=failure, extra={"request_id": inbound.request_id})
         return error_reply(failure)
@@ -169,14 +173,17 @@ class MintingEndpoint:
         chosen = self._chosen(fields.parse_object(raw, _KNOWN), principal, len(lineage))
         self._admission.admit(exchange, principal)
         secret = credentials.mint()
+        audit = self._trail.mint(principal, inbound)
         token = self._tokens.create(
             token_id=credentials.new_token_id(),
             project_id=project_id,
             token_hash=credentials.hash_token(secret),
             token_mask=credentials.mask_token(secret),
             lineage=lineage,
+            audit=audit,
             **chosen,
         )
+        self._trail.committed(audit)
         return token, secret
 
     def _chosen(self, body: dict[str, Any], principal: Principal, height: int) -> dict[str, Any]:

@@ -13,11 +13,13 @@ import flask
 
 from proxy.auth import credentials
 from proxy.errors import ClientError
+from proxy.store.audit import Draft
 from proxy.store.projects import Projects
 from proxy.store.records import Project
 from proxy.store.tokens import Tokens
 from proxy.web import fields, rules
 from proxy.web.replies import json_reply
+from proxy.web.trail import Trail
 
 MAX_KEY_LENGTH: Final = 4096
 MAX_DESCRIPTION_LENGTH: Final = 4096
@@ -35,20 +37,25 @@ _CHANGE: Final = _CREATE | {"is_active", "revoke_tokens"}
 
 
 def create_blueprint(
-    projects: Projects, tokens: Tokens, *, announce: Callable[[str], None] = lambda _: None
+    projects: Projects,
+    tokens: Tokens,
+    trail: Trail,
+    *,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> flask.Blueprint:
     """To be registered at ``/manage/projects``, behind the management guard. ``announce`` is told
     the id of a project that was changed, or whose tokens were."""
     blueprint = flask.Blueprint("projects", __name__)
 
     @blueprint.post("")
-    def create() -> flask.Response:
+    @trail.noted("project.create")
+    def create(audit: Draft) -> flask.Response:
         body = fields.read_object(flask.request, _CREATE)
         changes = _changes(body)
         for required, param in (("name", "name"), ("upstream_key", "api_key")):
             if required not in changes:
                 raise ClientError(f"`{param}` is required.", param=param)
-        return json_reply(as_json(projects.create(**changes)), 201)
+        return json_reply(as_json(projects.create(**changes, audit=audit)), 201)
 
     @blueprint.get("")
     def list_all() -> flask.Response:
@@ -67,35 +74,40 @@ def create_blueprint(
         return json_reply(as_json(projects.get(fields.path_id(project_id, "project"))))
 
     @blueprint.patch("/<project_id>")
-    def change(project_id: str) -> flask.Response:
+    @trail.noted("project.update")
+    def change(project_id: str, audit: Draft) -> flask.Response:
         known_id = fields.path_id(project_id, "project")
-        answer = _change(projects, known_id, fields.read_object(flask.request, _CHANGE))
+        answer = _change(projects, known_id, fields.read_object(flask.request, _CHANGE), audit)
         announce(known_id)
         return answer
 
     @blueprint.patch("")
-    def change_by_body() -> flask.Response:
+    @trail.noted("project.update")
+    def change_by_body(audit: Draft) -> flask.Response:
         body = fields.read_object(flask.request, _CHANGE | {"project_id"})
         known_id = _id_from(body)
-        answer = _change(projects, known_id, body)
+        answer = _change(projects, known_id, body, audit)
         announce(known_id)
         return answer
 
     @blueprint.delete("/<project_id>")
-    def delete(project_id: str) -> flask.Response:
-        announce(projects.deactivate(fields.path_id(project_id, "project")).id)
+    @trail.noted("project.delete")
+    def delete(project_id: str, audit: Draft) -> flask.Response:
+        announce(projects.deactivate(fields.path_id(project_id, "project"), audit).id)
         return flask.Response(status=204)
 
     @blueprint.delete("")
-    def delete_by_body() -> flask.Response:
+    @trail.noted("project.delete")
+    def delete_by_body(audit: Draft) -> flask.Response:
         known_id = _id_from(fields.read_object(flask.request, {"project_id"}))
-        announce(projects.deactivate(known_id).id)
+        announce(projects.deactivate(known_id, audit).id)
         return flask.Response(status=204)
 
     @blueprint.post("/<project_id>/tokens/revoke")
-    def revoke_tokens(project_id: str) -> flask.Response:
+    @trail.noted("token.revoke_batch")
+    def revoke_tokens(project_id: str, audit: Draft) -> flask.Response:
         known_id = fields.path_id(project_id, "project")
-        revoked = tokens.revoke_all(known_id)
+        revoked = tokens.revoke_all(known_id, audit)
         announce(known_id)
         return json_reply(
             {
@@ -124,7 +136,9 @@ def as_json(project: Project) -> dict[str, Any]:
     }
 
 
-def _change(projects: Projects, project_id: str, body: dict[str, Any]) -> flask.Response:
+def _change(
+    projects: Projects, project_id: str, body: dict[str, Any], audit: Draft
+) -> flask.Response:
     changes = _changes(body)
     revoke = False
     if "is_active" in body:
@@ -137,7 +151,8 @@ def _change(projects: Projects, project_id: str, body: dict[str, Any]) -> flask.
             )
     if not changes:
         raise ClientError("There is no field to change.")
-    return json_reply(as_json(projects.update(project_id, changes, revoke_tokens=revoke)))
+    changed = projects.update(project_id, changes, revoke_tokens=revoke, audit=audit)
+    return json_reply(as_json(changed))
 
 
 def _changes(body: dict[str, Any]) -> dict[str, Any]:

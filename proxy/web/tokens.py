@@ -12,11 +12,13 @@ import flask
 
 from proxy.auth import credentials
 from proxy.errors import ClientError
+from proxy.store.audit import Draft
 from proxy.store.projects import Projects
 from proxy.store.records import AccessToken
 from proxy.store.tokens import Tokens
 from proxy.web import fields, rules
 from proxy.web.replies import json_reply
+from proxy.web.trail import Trail
 
 #: A year: tokens are meant to wither.
 MAX_MINUTES: Final = 525_600
@@ -35,6 +37,7 @@ def _now() -> datetime:
 def create_blueprint(
     projects: Projects,
     tokens: Tokens,
+    trail: Trail,
     now: Callable[[], datetime] = _now,
     *,
     announce: Callable[[str], None] = lambda _: None,
@@ -44,7 +47,8 @@ def create_blueprint(
     blueprint = flask.Blueprint("tokens", __name__)
 
     @blueprint.post("")
-    def create() -> flask.Response:
+    @trail.noted("token.create")
+    def create(audit: Draft) -> flask.Response:
         body = fields.read_object(flask.request, _CREATE)
         if "project_id" not in body:
             raise ClientError("`project_id` is required.", param="project_id")
@@ -61,6 +65,7 @@ def create_blueprint(
             name=None if name is None else fields.name(name),
             max_requests=_max_requests(body.get("max_requests")),
             policy=rules.read(body, "token"),
+            audit=audit,
         )
         # RFC 9111, 5.2.2.5: nobody on the way may keep the secret.
         return json_reply(
@@ -90,25 +95,28 @@ def create_blueprint(
         return json_reply(as_json(tokens.get(fields.path_id(token_id, "token"))))
 
     @blueprint.patch("/<token_id>")
-    def change(token_id: str) -> flask.Response:
+    @trail.noted("token.update")
+    def change(token_id: str, audit: Draft) -> flask.Response:
         known_id = fields.path_id(token_id, "token")
         changes = _changes(fields.read_object(flask.request, _CHANGE), now())
-        changed = tokens.update(known_id, changes)
+        changed = tokens.update(known_id, changes, audit)
         announce(known_id)
         return json_reply(as_json(changed))
 
     @blueprint.delete("/<token_id>")
-    def revoke(token_id: str) -> flask.Response:
-        announce(tokens.revoke(fields.path_id(token_id, "token")).id)
+    @trail.noted("token.revoke")
+    def revoke(token_id: str, audit: Draft) -> flask.Response:
+        announce(tokens.revoke(fields.path_id(token_id, "token"), audit).id)
         return flask.Response(status=204)
 
     @blueprint.delete("")
-    def revoke_by_secret() -> flask.Response:
+    @trail.noted("token.revoke")
+    def revoke_by_secret(audit: Draft) -> flask.Response:
         body = fields.read_object(flask.request, {"token"})
         secret = body.get("token")
         if not isinstance(secret, str) or not credentials.is_well_formed(secret):
             raise ClientError("`token` must be an access token, `sk-…`.", param="token")
-        announce(tokens.revoke_secret(credentials.hash_token(secret)).id)
+        announce(tokens.revoke_secret(credentials.hash_token(secret), audit).id)
         return flask.Response(status=204)
 
     return blueprint

@@ -4,7 +4,6 @@ The ledger knows hours and nothing finer, so a range is widened to whole hours, 
 to which. Costs are reckoned while reading, by the price list of now.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,16 +16,13 @@ from proxy.errors import ClientError
 from proxy.prices import Price, PriceList
 from proxy.store.usage import GROUPS, UsageLedger, UsageSums
 from proxy.web import fields
+from proxy.web.moments import moment
 from proxy.web.replies import json_reply
 
 #: Groups of one answer: reading many more would hold up this worker's streams (5000: 0.2 s).
 MAX_ROWS: Final = 5_000
 _DEFAULT_RANGE: Final = timedelta(hours=24)
 _HOUR: Final = timedelta(hours=1)
-_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
-_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_SPACE_FOR_PLUS: Final = re.compile(r" (\d\d:\d\d)$", re.ASCII)
 _PARAMETERS: Final = frozenset({"from", "to", "group_by", "project_id", "token_id", "model"})
 _COUNTS: Final = (
     "requests",
@@ -160,31 +156,12 @@ def _rfc3339(hour: datetime) -> str:
 
 def _range(query: Mapping[str, str], now: datetime) -> tuple[datetime, datetime]:
     """Whole hours, from the one in which ``from`` lies to the one in which ``to`` does not."""
-    end = _ceiling(_moment(query, "to") or now)
-    start = _floor(_moment(query, "from") or end - _DEFAULT_RANGE)
+    end = _ceiling(moment(query, "to") or now)
+    start = _floor(moment(query, "from") or end - _DEFAULT_RANGE)
     if start >= end:
         param = "to" if "to" in query else "from"
         raise ClientError("`to` must be later than `from`; it is not included.", param=param)
     return start, end
-
-
-def _moment(query: Mapping[str, str], param: str) -> datetime | None:
-    """A time with its offset, or a date: its midnight in UTC. None: it was not given."""
-    if param not in query:
-        return None
-    # The + of an offset arrives as a space unless it was escaped.
-    given = _SPACE_FOR_PLUS.sub(r"+\1", query[param])
-    try:
-        moment = fields.moment(f"{given}T00:00:00Z" if _DATE.fullmatch(given) else given, param)
-    except ClientError as error:
-        raise ClientError(
-            f"`{param}` must be a date, such as 2026-05-20, or an RFC 3339 time with an offset, "
-            "such as 2026-05-20T00:03:00Z.",
-            param=param,
-        ) from error
-    if not _FIRST <= moment < _LAST:
-        raise ClientError(f"`{param}` must be from {_FIRST.year} to {_LAST.year - 1}.", param=param)
-    return moment
 
 
 def _floor(moment: datetime) -> datetime:

@@ -66,7 +66,7 @@ class Clients:
 
 def events_of(server: ProxyServer) -> list[dict[str, Any]]:
     text = server.event_log.read_text() if server.event_log.exists() else ""
-    return [json.loads(line) for line in text.splitlines()]
+    return [event for line in text.splitlines() if "event" not in (event := json.loads(line))]
 
 
 def spool_of(server: ProxyServer) -> Path:

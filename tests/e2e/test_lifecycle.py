@@ -168,8 +168,9 @@ def test_events_on_stdout(own_proxy: Maker) -> None:
         client.request("GET", "/v1/models", [access.bearer])
         client.read_answer()
     assert server.stop() == 0
-    (line,) = server.log_text().splitlines()
-    assert json.loads(line)["endpoint"] == "/v1/models"
+    *audit, event = (json.loads(line) for line in server.log_text().splitlines())
+    assert event["endpoint"] == "/v1/models"
+    assert sorted(entry["action"] for entry in audit) == ["project.create", "token.create"]
 
 
 def test_cors_on_the_wire(own_proxy: Maker, upstream: Upstream) -> None:

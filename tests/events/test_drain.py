@@ -71,6 +71,19 @@ def test_everything_goes_to_every_sink_in_order(lines: list[Line]) -> None:
     assert max(sinks[0].batches) <= 500
 
 
+def test_what_is_no_usage_event_is_carried_and_not_observed() -> None:
+    seen: list[UsageEvent] = []
+    queue, sink = EventQueue(10), Sink()
+    drain = Drain(queue, [sink], backlog=10, observe=seen.extend)
+    queue.publish(event("a"))
+    queue.publish_line(b'{"request_id":"b","event":"audit"}\n')
+    queue.publish(event("c"))
+    wait_for(lambda: len(sink.lines) == 3)
+    drain.close(1)
+    assert names(sink.lines) == ["a", "b", "c"]
+    assert [known.request_id for known in seen] == ["a", "c"]
+
+
 def test_a_batch_is_observed_in_turns_with_what_comes_over_the_network() -> None:
     ours, theirs = gevent.socket.socketpair()
     seen: list[int] = []

@@ -125,3 +125,20 @@ def test_an_intent_that_cannot_be_written_stops_nobody(
     assert begin(queue, "\ud800") == NO_SLOT
     assert queue.intents.open == 0
     assert "an intent cannot be written" in caplog.text
+
+
+def test_a_line_that_is_no_usage_event(tmp_path: Path) -> None:
+    """It is carried like one, survives a killed worker like one, and is counted as none."""
+    queue = EventQueue(1)
+    queue.intents = Intents.create(tmp_path, 2)
+    queue.publish_line(b'{"event":"audit"}\n')
+    assert [line_of(record) for record in leftover_records(tmp_path)[0]] == [b'{"event":"audit"}\n']
+    queue.publish_line(b'{"event":"audit"}\n')
+    assert (queue.dropped, queue.intents.open) == (1, 1)
+    ((record, slot, event),) = queue.take(10, 0)
+    assert (line_of(record), event) == (b'{"event":"audit"}\n', None)
+    queue.free(slot)
+    assert queue.intents.open == 0
+    queue.intents = None
+    queue.publish_line(b"{}\n")
+    assert len(queue) == 1

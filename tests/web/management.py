@@ -8,19 +8,24 @@ import flask
 from flask.testing import FlaskClient
 from werkzeug.exceptions import HTTPException
 
+from proxy.auth.recorder import Recorder
+from proxy.auth.refusals import Refusals
 from proxy.cipher import Cipher
 from proxy.errors import ProxyError
 from proxy.prices import PriceList
+from proxy.store.audit import AuditEntry, AuditLog
 from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
 from proxy.store.usage import UsageLedger
+from proxy.web import audit as audit_page
 from proxy.web import projects as projects_page
 from proxy.web import tokens as tokens_page
 from proxy.web import usage as usage_page
 from proxy.web.replies import flask_error
+from proxy.web.trail import Trail
 
 UPSTREAM_KEY = "sk-proj-0123456789abcdef"
 ABSENT = "00000000-0000-4000-8000-000000000000"
@@ -30,13 +35,18 @@ class Management:
     """The API over a test client, and the store behind it. ``clock`` is what the views see."""
 
     def __init__(self, url: str, prices: PriceList | None = None) -> None:
-        database = Database.from_url(url)
+        database = self.database = Database.from_url(url)
         Migrator(database).migrate()
         cipher = Cipher(b"k" * 32)
         self.projects = Projects(database, cipher)
         self.tokens = Tokens(database)
         self.grants = Grants(database, cipher)
         self.ledger = UsageLedger(database)
+        self.audit = AuditLog(database)
+        #: Entries as they were told to the event sinks.
+        self.told: list[AuditEntry] = []
+        self.recorder = Recorder(self.audit, Refusals(), self.told.append)
+        trail = self.trail = Trail(self.recorder, trusted_proxies=1)
         self.clock = datetime(2030, 1, 1, tzinfo=UTC)
         app = flask.Flask("test")
         app.url_map.strict_slashes = False
@@ -45,16 +55,17 @@ class Management:
         self.announced: list[str] = []
         announce = self.announced.append
         app.register_blueprint(
-            projects_page.create_blueprint(self.projects, self.tokens, announce=announce),
+            projects_page.create_blueprint(self.projects, self.tokens, trail, announce=announce),
             url_prefix="/manage/projects",
         )
         app.register_blueprint(
-            tokens_page.create_blueprint(self.projects, self.tokens, now, announce=announce),
+            tokens_page.create_blueprint(self.projects, self.tokens, trail, now, announce=announce),
             url_prefix="/manage/tokens",
         )
         app.register_blueprint(
             usage_page.create_blueprint(self.ledger, prices, now), url_prefix="/manage/usage"
         )
+        app.register_blueprint(audit_page.create_blueprint(self.audit), url_prefix="/manage/audit")
         app.register_error_handler(ProxyError, flask_error)
         self.client: FlaskClient = app.test_client()
 

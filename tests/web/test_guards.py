@@ -8,6 +8,7 @@ import pytest
 from proxy.errors import ClientError
 from proxy.web import guards
 from proxy.web.guards import ManagementGuard
+from proxy.web.trail import actors
 
 OLD, NEW = "old-management-token", "new-management-token"
 
@@ -113,3 +114,20 @@ def test_beyond_the_limit_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -
         enter((OLD,), f"Bearer {OLD}", logins)
     assert caught.value.code == "rate_limit_exceeded"
     assert logins.refused == []
+
+
+def test_who_was_let_in_and_who_was_not() -> None:
+    refused: list[str] = []
+    guard = ManagementGuard((OLD, NEW), Logins(), 0, refused.append)
+    seen = []
+    for token in (OLD, NEW, "wrong"):
+        headers = {"Authorization": f"Bearer {token}"}
+        with flask.Flask("test").test_request_context("/manage/projects", headers=headers):
+            try:
+                guard()
+            except ClientError:
+                assert "actor" not in flask.g
+            else:
+                seen.append(flask.g.actor)
+    assert seen == actors([OLD, NEW])
+    assert refused == ["invalid_management_token"]

@@ -11,9 +11,12 @@ from proxy.auth.authenticator import Authenticator
 from proxy.auth.budgets import Budgets
 from proxy.auth.counts import RequestCounts
 from proxy.auth.leases import PermitLeases
+from proxy.auth.recorder import Recorder
+from proxy.auth.refusals import Refusals
 from proxy.cipher import Cipher
 from proxy.errors import StoreError
 from proxy.store import tokens as tokens_module
+from proxy.store.audit import AuditLog
 from proxy.store.counters import Counters
 from proxy.store.database import Database
 from proxy.store.grants import MOST_ANCESTORS, Grants
@@ -26,6 +29,7 @@ from proxy.web.admission import Admission
 from proxy.web.cors import Cors
 from proxy.web.minting import PATH, MintingEndpoint, takes
 from proxy.web.plan import Rates
+from proxy.web.trail import Trail
 from tests.web.limiting import Limited
 from tests.web.relaying import ASKED, ORIGIN, Input, Result, environ, serve
 
@@ -53,10 +57,13 @@ class World:
         self.now = datetime.now(UTC)
         self.limited = Limited(rates)
         self.answered: list[Answered] = []
+        self.audit = AuditLog(database)
+        self.recorder = Recorder(self.audit, Refusals(), lambda entry: None)
         self.endpoint = MintingEndpoint(
             Admission(self.access, self.limited.throttle),
             self.tokens,
             Cors(origins),
+            Trail(self.recorder, 0),
             trusted_proxies=0,
             observe=self.answered.append,
             now=lambda: self.now,
@@ -362,3 +369,17 @@ def test_both_doors_answer_alike(world: World) -> None:
 )
 def test_what_it_takes(target: str, ours: bool) -> None:
     assert takes(target) is ours
+
+
+def test_the_audit_log_knows_who_minted_and_who_was_not_let(world: World) -> None:
+    child = world.mint(allowed_models=["gpt-4.1-mini"])
+    world.refused(404, "endpoint_not_found", FIVE, secret=child["token"])
+    world.refused(401, "token_not_found", FIVE, secret="sk-" + "x" * 22)
+    ((entry,), _) = world.audit.find({}, 10, 0)
+    assert (entry.action, entry.actor) == ("token.mint", f"token:{world.parent.id}")
+    assert (entry.project_id, entry.token_id) == (world.project.id, child["id"])
+    assert entry.details["after"]["parent_id"] == world.parent.id
+    assert entry.details["after"]["allowed_models"] == ["gpt-4.1-mini"]
+    (denied,) = world.recorder.refusals.due()
+    assert (denied.action, denied.actor) == ("token.mint", f"token:{child['id']}")
+    assert child["token"] not in str(entry)

@@ -17,6 +17,8 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from proxy.events.audit import AUDIT
+
 _log = logging.getLogger(__name__)
 
 #: Segment number and byte offset in it. They compare as tuples do.
@@ -92,8 +94,10 @@ class LedgerSink:
         for line in lines:
             try:
                 event = orjson.loads(line)
+                if event.get("event") == AUDIT:
+                    continue
                 entry, event_id = entry_from(event), str(event["event_id"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 # It would come again for ever, and all behind it would wait.
                 if not self.unreadable:
                     _log.error("a line of the spool is no usage event: it is not in the ledger")

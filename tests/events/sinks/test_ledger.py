@@ -276,6 +276,12 @@ class TestOnce:
         assert len(caplog.records) == 1
 
 
+def test_audit_entries_are_passed_over(ledger: Recorder, sink: LedgerSink) -> None:
+    audit = b'{"event_id":"e","event":"audit","project_id":"p","token_id":"t"}\n'
+    assert sink.write_from("w", START, (1, 40), [audit, line(), audit]) == (1, 40)
+    assert (ledger.requests, sink.unreadable, ledger.at["w"]) == (1, 0, (1, 40))
+
+
 def test_however_often_it_is_cut_off_the_database_has_each_line_once(database_url: str) -> None:
     """Shippers come and go, forget how far they were, and cut batches as they like."""
     database = Database.from_url(database_url)

@@ -1,0 +1,97 @@
+"""What one worker knows of projects and tokens: the database, and all that keeps up with it.
+
+Beside :mod:`proxy.app`, for it alone. Nothing connects or spawns before :meth:`Registry.start`,
+and in pass-through mode that is never called.
+"""
+
+from collections.abc import Collection
+
+from proxy import assembly
+from proxy.auth.authenticator import Authenticator
+from proxy.auth.budgets import Budgets
+from proxy.auth.counts import RequestCounts
+from proxy.auth.leases import PermitLeases
+from proxy.auth.review import Review
+from proxy.auth.revocation import Revocation
+from proxy.cipher import Cipher
+from proxy.events.queue import EventQueue
+from proxy.relay.watch import LiveRequests, QuotaSpent
+from proxy.settings import Settings
+from proxy.store.changes import Changes
+from proxy.store.counters import Counters
+from proxy.store.grants import Grants
+from proxy.store.health import DatabaseHealth
+from proxy.store.migrate import check_schema
+from proxy.store.projects import Projects
+from proxy.store.tokens import Tokens
+
+
+class Registry:
+    def __init__(self, settings: Settings, live: LiveRequests, queue: EventQueue) -> None:
+        """``live`` are the requests that a change may end; audit entries go to ``queue``, too."""
+        self.database = database = assembly.open_database(settings)
+        cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
+        self.projects = Projects(database, cipher)
+        self.tokens = Tokens(database)
+        self.health = DatabaseHealth(lambda: check_schema(database))
+        self.recorder = assembly.audit_recorder(database, queue)
+        counters = Counters(database)
+        self.counts = RequestCounts(counters)
+        self.leases = PermitLeases(counters, self.counts)
+        self._budgets = Budgets(
+            counters,
+            self.counts.unwritten,
+            lambda token_id: live.cut_account(token_id, QuotaSpent),
+        )
+        self.authenticator = Authenticator(
+            Grants(database, cipher),
+            self.leases,
+            self.counts,
+            self._budgets,
+            cache_size=settings.auth_cache_size,
+            cache_ttl=settings.auth_cache_ttl,
+            stale_grace=settings.auth_stale_grace,
+        )
+        self.revocation = Revocation(
+            Changes(database), self._forget, interval=settings.revocation_interval
+        )
+        self._channel = assembly.change_channel(settings, self.revocation)
+        self._review = Review(live, self.authenticator.look_again)
+        self.housekeeper = assembly.housekeeper(settings, database)
+
+    def start(self) -> None:
+        self.recorder.start()
+        self.counts.start(self._budgets.refresh)
+        self.leases.start()
+        self._review.start()
+        self.revocation.start()
+        self._channel.start()
+        self.health.start()
+        self.housekeeper.start()
+
+    def announce(self, identifier: str) -> None:
+        """A project or token was changed through the management API, and that is committed."""
+        self.revocation.announced([identifier])
+        self._channel.publish([identifier])
+
+    def flush(self, deadline: float) -> None:
+        """Stop watching, and write what is not written yet, for ``deadline`` seconds at the most:
+        milliseconds, unless the database hangs."""
+        self._channel.close()
+        self.revocation.close()
+        self._review.close()
+        self.health.close()
+        self.housekeeper.close(deadline / 8)
+        self.leases.close(deadline / 3)
+        self.counts.close(deadline / 3)
+        self.recorder.close(deadline / 8)
+
+    def close(self) -> None:
+        """After :meth:`flush`, when nobody needs the database any more."""
+        self.database.close()
+
+    def _forget(self, ids: Collection[str] | None) -> None:
+        self.authenticator.forget(ids)
+        self._review.changed(ids)
+        # Their limits may have changed; the store's own must be what counts.
+        self.leases.give_back(ids)

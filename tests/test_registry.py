@@ -1,0 +1,55 @@
+"""What a change is told to: whoever has remembered, or is serving, what it was before."""
+
+import base64
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from proxy.auth import credentials
+from proxy.events.queue import EventQueue
+from proxy.registry import Registry
+from proxy.relay.watch import LiveRequests
+from proxy.settings import Settings
+from proxy.store.migrate import Migrator
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    settings = Settings.load(
+        {
+            "MANAGEMENT_TOKEN": "management-token-1",
+            "ENCRYPTION_KEY": base64.b64encode(bytes(range(32))).decode(),
+            "DATA_DIR": str(tmp_path),
+        }
+    )
+    made = Registry(settings, LiveRequests(), EventQueue(10))
+    Migrator(made.database).migrate()
+    made.start()
+    yield made
+    made.flush(2)
+    made.close()
+
+
+def test_a_change_is_felt_at_once_where_it_was_made(registry: Registry) -> None:
+    project = registry.projects.create("Acme", "sk-upstream-canary-0123456789", "mask")
+    secret = credentials.mint()
+    token = registry.tokens.create(
+        credentials.new_token_id(),
+        project.id,
+        credentials.hash_token(secret),
+        credentials.mask_token(secret),
+        datetime.now(UTC) + timedelta(hours=1),
+        max_requests=500,
+    )
+    principal = registry.authenticator.authenticate(f"Bearer {secret}")
+    registry.authenticator.admit(principal)
+    assert registry.leases.outstanding
+    assert len(registry.authenticator.cache) == 1
+    registry.announce(project.id)
+    assert len(registry.authenticator.cache) == 0, "tokens of a project that was changed"
+    assert registry.authenticator.authenticate(f"Bearer {secret}") is not principal
+    registry.announce(token.id)
+    assert registry.leases.outstanding == 0
+    assert registry.tokens.get(token.id).request_count == 1
