@@ -55,7 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"auth", "relay", "usage", "web", "settings", "logs", "cipher", "observation", "assembly"}
     | {"policy", "rooms", "housekeeping"},
     "wsgi": {"app", "settings", "errors", "logs"},
-    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"},
+    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"}
+    | {"policy"},
     "worker": {"errors", "http1", "logwriter", "profiling"},
     "http1": {"errors"},
     "profiling": set(),
