@@ -56,6 +56,7 @@ def get(api: Api, project_id: str, json_wanted: bool) -> None:
 @click.option("--name", required=True)
 @_api_key_option
 @click.option("--description")
+@click.option("--raw", is_flag=True, help="Print its id alone.")
 @policy_options("project")
 @management_command
 @output.json_option
@@ -64,6 +65,7 @@ def create(
     name: str,
     api_key: str | None,
     description: str | None,
+    raw: bool,
     policy: dict[str, Any],
     json_wanted: bool,
 ) -> None:
@@ -71,7 +73,8 @@ def create(
     body = policy | {"name": name, "api_key": _secret(api_key or _ask())}
     if description is not None:
         body["description"] = description
-    _show(api.call("POST", "/manage/projects", body), json_wanted)
+    created = api.call("POST", "/manage/projects", body)
+    click.echo(created["id"]) if raw else _show(created, json_wanted)
 
 
 @project.command()

@@ -24,7 +24,7 @@ class Spelling:
 
 def _entries(values: Sequence[str]) -> list[str]:
     if "" in values:
-        raise ValueError("it is empty; to take the rule away use --unset")
+        raise ValueError("empty; --unset takes a rule away, --policy FILE takes empty patterns")
     return list(values)
 
 

@@ -53,6 +53,12 @@ def test_create(run: Run, api: responses.RequestsMock, option: str) -> None:
     assert json.loads(result.output) == PROJECT
 
 
+def test_create_for_scripts(run: Run, api: responses.RequestsMock) -> None:
+    api.post(URL, json=PROJECT, status=201)
+    arguments = ["--name", "demo", "--api-key", "-", "--raw"]
+    assert run("project", "create", *arguments, input=KEY).output == f"{PROJECT['id']}\n"
+
+
 def test_create_with_a_policy(run: Run, api: responses.RequestsMock) -> None:
     policy = {
         "allowed_models": ["gpt-4o*", "gpt-4.1-mini"],
