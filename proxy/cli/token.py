@@ -12,11 +12,11 @@ from typing import Any, Final
 import click
 
 from proxy.cli import output
-from proxy.cli.benchrequest import bearer
 from proxy.cli.client import (
     Api,
     base_url,
     base_url_option,
+    bearer,
     default_base_url,
     management_command,
     segment,
