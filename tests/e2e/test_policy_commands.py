@@ -12,12 +12,17 @@ from tests.server import ROOT, UPSTREAM_KEY, ProxyServer
 from tests.upstream import Upstream
 
 
-def manage(server: ProxyServer, *arguments: str, stdin: str = "") -> str:
+def manage(
+    server: ProxyServer,
+    *arguments: str,
+    stdin: str = "",
+    environ: dict[str, str] | None = None,
+) -> str:
     """What the command prints; it must end with 0."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "manage.py"), *arguments],
         cwd=server.folder,
-        env=server.environ,
+        env=server.environ if environ is None else environ,
         input=stdin,
         capture_output=True,
         text=True,
@@ -57,3 +62,28 @@ def test_a_model_that_is_not_allowed(proxy: ProxyServer, upstream: Upstream) -> 
     canaries.register(second["token"])
     manage(proxy, "token", "update", second["id"], "--unset", "allowed-model")
     ask(proxy, second["token"], "gpt-4.1")
+
+
+def test_a_child_by_its_parent_alone(proxy: ProxyServer, upstream: Upstream) -> None:
+    project = proxy.create_project("families")
+    mint = ["token", "mint", "--project-id", project["id"], "--can-mint", "--raw"]
+    parent = manage(proxy, *mint)
+    canaries.register(parent)
+    derive = ["token", "derive", "--allowed-model", "gpt-4*", "--max-requests", "2", "--raw"]
+    without = {key: value for key, value in proxy.environ.items() if key != "MANAGEMENT_TOKEN"}
+    child = manage(proxy, *derive, environ=without | {"PROXY_TOKEN": parent})
+    canaries.register(child)
+
+    ask(proxy, child, "gpt-4.1-mini")
+    with pytest.raises(openai.PermissionDeniedError):
+        ask(proxy, child, "o4-mini")
+    ask(proxy, child, "gpt-4.1-mini")
+    with pytest.raises(openai.RateLimitError) as refused:
+        ask(proxy, child, "gpt-4.1-mini")
+    assert refused.value.code == "quota_exceeded"
+    assert len(upstream.received) == 2
+
+    shown = json.loads(manage(proxy, "token", "list", "--project-id", project["id"], "--json"))
+    parents = [item["id"] for item in shown if item["can_mint"]]
+    children = manage(proxy, "token", "list", "--parent-id", *parents, "--json")
+    assert [item["parent_id"] for item in json.loads(children)] == parents
