@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"auth", "events", "providers", "relay", "web", "settings"}
     | {"assembly", "limiting", "observation", "registry", "rooms"},
     "wsgi": {"app", "settings", "errors", "logs"},
-    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"},
+    "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"}
+    | {"policy"},
     "worker": {"errors", "http1", "logwriter", "profiling"},
     "http1": {"errors"},
     "profiling": set(),

@@ -3,7 +3,7 @@
 import base64
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxy.cipher import Cipher
@@ -71,14 +71,15 @@ def test_an_unknown_key_is_named_by_its_id() -> None:
         Cipher(KEY).decrypt(stored, **CELL)
 
 
-@given(st.data())
-def test_any_changed_character_is_noticed(data: st.DataObject) -> None:
-    cipher = Cipher(KEY)
-    stored = cipher.encrypt(SECRET, **CELL)
-    position = data.draw(st.integers(len("v1:"), len(stored) - 1))
-    letter = data.draw(st.sampled_from("Aa0:/+=é").filter(lambda new: new != stored[position]))
+#: Once, since a nonce makes it another one each time, and examples must be the same when repeated.
+STORED = Cipher(KEY).encrypt(SECRET, **CELL)
+
+
+@given(st.integers(len("v1:"), len(STORED) - 1), st.sampled_from("Aa0:/+=é"))
+def test_any_changed_character_is_noticed(position: int, letter: str) -> None:
+    assume(letter != STORED[position])
     with pytest.raises(CipherError):
-        cipher.decrypt(stored[:position] + letter + stored[position + 1 :], **CELL)
+        Cipher(KEY).decrypt(STORED[:position] + letter + STORED[position + 1 :], **CELL)
 
 
 @pytest.mark.parametrize("stored", ["v1:", "v1:x", "v1:{}:", "v1:{}:AAAA", "v1:{}:not base64"])

@@ -30,7 +30,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "events": ("events:events", "Usage events: ship, dispatch."),
     "keys": ("keys:keys", "Encryption keys: generate, rotate, status."),
     "project": ("project:project", "Projects: list, get, create, update, deactivate."),
-    "token": ("token:token", "Access tokens: mint, list, get, revoke."),
+    "token": ("token:token", "Access tokens: mint, derive, list, get, update, revoke."),
     "usage": ("usage:usage", "What was used per project, token, model or hour, and its cost."),
 }
 

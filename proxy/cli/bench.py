@@ -12,8 +12,8 @@ import click
 import orjson
 
 from proxy.cli import benchrequest, benchtable, output
-from proxy.cli.benchrequest import CHAT, Request, bearer, endpoint_of
-from proxy.cli.client import Refused, base_url_option, default_base_url
+from proxy.cli.benchrequest import CHAT, Request, endpoint_of
+from proxy.cli.client import Refused, base_url_option, bearer, default_base_url
 from proxy.cli.figures import figures
 from proxy.cli.load import Load
 from proxy.cli.plot import svg

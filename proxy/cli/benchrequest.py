@@ -14,7 +14,6 @@ import orjson
 
 from proxy.cli.channel import Address
 from proxy.cli.client import base_url
-from proxy.cli.envfile import lookup
 from proxy.cli.exchange import Asked
 from proxy.cli.wirecall import Endpoint, Unreachable
 
@@ -75,16 +74,6 @@ def body(given: str | None, method: str, endpoint: str, *, stream: bool) -> byte
     if stream and isinstance(content, dict) and not content.get("stream"):
         return orjson.dumps({**content, "stream": True})
     return given.encode()
-
-
-def bearer(given: str | None, option: str, variable: str) -> str:
-    """``given``, else what ``variable`` holds. Raises UsageError."""
-    found = given or lookup(variable)
-    if not found:
-        raise click.UsageError(f"nothing to authorize with: give {option} or set {variable}")
-    if not _VISIBLE.fullmatch(found):
-        raise click.UsageError(f"{option}, {variable}: not valid in a header")
-    return found
 
 
 def endpoint_of(url: str, option: str) -> Endpoint:

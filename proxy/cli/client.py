@@ -7,6 +7,7 @@ travel to where they point.
 
 import functools
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -17,6 +18,7 @@ import requests
 from proxy.cli.envfile import lookup
 
 _TIMEOUT = (5, 30)
+_VISIBLE = re.compile(r"[!-~]+")
 
 
 class Refused(click.ClickException):
@@ -132,6 +134,16 @@ def base_url(value: str) -> str:
 def management_token() -> str:
     """The environment's or ``.env``'s; while two are valid, the first."""
     return lookup("MANAGEMENT_TOKEN").split(",")[0].strip()
+
+
+def bearer(given: str | None, option: str, variable: str) -> str:
+    """``given``, else what ``variable`` holds. Raises UsageError."""
+    found = given or lookup(variable)
+    if not found:
+        raise click.UsageError(f"nothing to authorize with: give {option} or set {variable}")
+    if not _VISIBLE.fullmatch(found):
+        raise click.UsageError(f"{option}, {variable}: not valid in a header")
+    return found
 
 
 def segment(value: str) -> str:

@@ -11,6 +11,7 @@ import click
 
 from proxy.cli import output
 from proxy.cli.client import Api, management_command, segment
+from proxy.cli.policy import policy_options, show
 
 _COLUMNS = {
     "id": "ID",
@@ -25,17 +26,6 @@ _api_key_option = click.option(
     "api_key",
     metavar="KEY",
     help="The upstream key; `-` reads it from stdin.",
-)
-_on_disconnect_option = click.option(
-    "--on-disconnect",
-    type=click.Choice(["cancel", "drain"]),
-    help="When a client leaves early: cancel the upstream's work (the default), or drain its "
-    "answer, so that the usage is known.",
-)
-_stream_usage_option = click.option(
-    "--stream-usage",
-    type=click.Choice(["off", "inject"]),
-    help="Ask for the usage of streamed chats that do not (inject), unseen by the client.",
 )
 
 
@@ -66,17 +56,25 @@ def get(api: Api, project_id: str, json_wanted: bool) -> None:
 @click.option("--name", required=True)
 @_api_key_option
 @click.option("--description")
-@_on_disconnect_option
-@_stream_usage_option
+@click.option("--raw", is_flag=True, help="Print its id alone.")
+@policy_options("project")
 @management_command
 @output.json_option
 def create(
-    api: Api, name: str, api_key: str | None, json_wanted: bool, **optional: str | None
+    api: Api,
+    name: str,
+    api_key: str | None,
+    description: str | None,
+    raw: bool,
+    policy: dict[str, Any],
+    json_wanted: bool,
 ) -> None:
     """A new project. Without --api-key the key is asked for, without echo."""
-    body = {"name": name, "api_key": _secret(api_key or _ask())}
-    body |= {field: value for field, value in optional.items() if value is not None}
-    _show(api.call("POST", "/manage/projects", body), json_wanted)
+    body = policy | {"name": name, "api_key": _secret(api_key or _ask())}
+    if description is not None:
+        body["description"] = description
+    created = api.call("POST", "/manage/projects", body)
+    click.echo(created["id"]) if raw else _show(created, json_wanted)
 
 
 @project.command()
@@ -84,14 +82,15 @@ def create(
 @click.option("--name")
 @_api_key_option
 @click.option("--description")
-@_on_disconnect_option
-@_stream_usage_option
 @click.option("--active/--inactive", "is_active", default=None, help="Switch it on or off.")
+@policy_options("project", removable=True)
 @management_command
 @output.json_option
-def update(api: Api, project_id: str, json_wanted: bool, **changes: Any) -> None:
-    """Change a project: only what is given."""
-    body = {field: value for field, value in changes.items() if value is not None}
+def update(
+    api: Api, project_id: str, policy: dict[str, Any], json_wanted: bool, **changes: Any
+) -> None:
+    """Change a project: only what is given. A rule is replaced as a whole."""
+    body = policy | {field: value for field, value in changes.items() if value is not None}
     if not body:
         raise click.UsageError("nothing to change: give --name, --api-key, --description, …")
     if "api_key" in body:
@@ -111,7 +110,7 @@ def deactivate(api: Api, project_id: str, revoke_tokens: bool, json_wanted: bool
 
 
 def _show(value: Any, json_wanted: bool) -> None:
-    output.as_json(value) if json_wanted else output.record(value)
+    output.as_json(value) if json_wanted else show(value, "project")
 
 
 def _ask() -> str:

@@ -1,15 +1,27 @@
 """``manage.py token``: access tokens, through the management API.
 
-The secret is shown once, by ``mint``; every other command knows the id and the mask.
+The secret is shown once, by ``mint`` and ``derive``; every other command knows the id and the mask.
+``derive`` alone goes to ``/v1`` and with an access token: whoever uses it has no management token.
 """
 
 import sys
-from typing import Any
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 import click
 
 from proxy.cli import output
-from proxy.cli.client import Api, management_command, segment
+from proxy.cli.client import (
+    Api,
+    base_url,
+    base_url_option,
+    bearer,
+    default_base_url,
+    management_command,
+    segment,
+)
+from proxy.cli.policy import policy_options, show
 
 _COLUMNS = {
     "id": "ID",
@@ -20,6 +32,14 @@ _COLUMNS = {
     "is_active": "Active",
     "requests": "Requests",
 }
+#: A year, the longest life of a token.
+_MAX_MINUTES: Final = 525_600
+
+_max_requests_option = click.option(
+    "--max-requests", type=click.IntRange(min=0), help="Requests it is good for; 0: no limit."
+)
+_name_option = click.option("--name", help="What it is for.")
+_raw_option = click.option("--raw", is_flag=True, help="Print the token alone.")
 
 
 @click.group()
@@ -37,36 +57,72 @@ def token() -> None:
     show_default=True,
     help="Minutes until it expires.",
 )
-@click.option("--max-requests", type=click.IntRange(min=0), help="Requests it is good for.")
-@click.option("--name", help="What it is for.")
-@click.option("--raw", is_flag=True, help="Print the token alone.")
+@_max_requests_option
+@_name_option
+@_raw_option
+@policy_options("token", also=["max_requests"])
 @management_command
 @output.json_option
-def mint(api: Api, raw: bool, json_wanted: bool, **fields: Any) -> None:
+def mint(api: Api, raw: bool, policy: dict[str, Any], json_wanted: bool, **fields: Any) -> None:
     """Mint an access token. Its secret is shown this once."""
-    body = {field: value for field, value in fields.items() if value is not None}
-    minted = api.call("POST", "/manage/tokens", body)
-    if raw:
-        click.echo(minted["token"])
-    elif json_wanted:
-        output.as_json(minted)
-    else:
-        output.record(minted)
-        click.echo("\nThe token is shown this once.", err=True)
+    minted = api.call("POST", "/manage/tokens", policy | _given(fields))
+    _show_secret(minted, raw, json_wanted)
 
 
 token.add_command(mint, "generate")
 
 
+@token.command()
+@base_url_option
+@click.option(
+    "--token", "secret", help="The parent; better in the environment, where `ps` is blind."
+)
+@click.option(
+    "--token-env", default="PROXY_TOKEN", show_default=True, help="Variable with the parent."
+)
+@click.option(
+    "--duration",
+    "duration_minutes",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Minutes until it expires; never later than its parent.",
+)
+@_max_requests_option
+@_name_option
+@_raw_option
+@policy_options("token", also=["max_requests"])
+@output.json_option
+def derive(
+    base_url_given: str | None,
+    secret: str | None,
+    token_env: str,
+    raw: bool,
+    policy: dict[str, Any],
+    json_wanted: bool,
+    **fields: Any,
+) -> None:
+    """Mint a child from an access token that has can_mint, without the management token.
+
+    Whatever the child is given, its parent's rules and limits hold for it as well.
+    """
+    parent = bearer(secret, "--token", token_env)
+    where = base_url(base_url_given) if base_url_given else default_base_url()
+    with Api(where, parent) as api:
+        minted = api.call("POST", "/v1/proxy/tokens", policy | _given(fields))
+    _show_secret(minted, raw, json_wanted)
+
+
 @token.command("list")
 @click.option("--project-id", help="Of this project only.")
+@click.option("--parent-id", help="Minted from this access token only.")
 @click.option("--active", is_flag=True, help="Only those that nobody revoked.")
 @management_command
 @output.json_option
-def list_tokens(api: Api, project_id: str | None, active: bool, json_wanted: bool) -> None:
+def list_tokens(api: Api, active: bool, json_wanted: bool, **chosen: str | None) -> None:
     """Access tokens, newest first."""
-    query = {"project_id": project_id} if project_id else {}
-    found = api.list("/manage/tokens", **query, **({"active": "true"} if active else {}))
+    query = _given(chosen) | ({"active": "true"} if active else {})
+    found = api.list("/manage/tokens", **query)
     if json_wanted:
         output.as_json(found)
     else:
@@ -80,7 +136,42 @@ def list_tokens(api: Api, project_id: str | None, active: bool, json_wanted: boo
 def get(api: Api, token_id: str, json_wanted: bool) -> None:
     """One access token, by its id."""
     found = api.call("GET", f"/manage/tokens/{segment(token_id)}")
-    output.as_json(found) if json_wanted else output.record(found)
+    output.as_json(found) if json_wanted else show(found, "token")
+
+
+@token.command()
+@click.argument("token_id")
+@_name_option
+@_max_requests_option
+@click.option(
+    "--duration",
+    type=click.IntRange(1, _MAX_MINUTES),
+    help="Minutes from now until it expires, by the clock of this machine.",
+)
+@click.option("--expires-at", metavar="TIME", help="When it expires: an RFC 3339 time.")
+@click.option("--active/--inactive", "is_active", default=None, help="Switch it on or off.")
+@policy_options("token", also=["max_requests"], removable=True)
+@management_command
+@output.json_option
+def update(
+    api: Api,
+    token_id: str,
+    duration: int | None,
+    policy: dict[str, Any],
+    json_wanted: bool,
+    **fields: Any,
+) -> None:
+    """Change an access token: only what is given. A rule is replaced as a whole."""
+    changes = _given(fields)
+    if duration is not None:
+        if "expires_at" in changes:
+            raise click.UsageError("--duration or --expires-at, not both")
+        changes["expires_at"] = (datetime.now(UTC) + timedelta(minutes=duration)).isoformat()
+    body = policy | changes
+    if not body:
+        raise click.UsageError("nothing to change: give --max-requests, --allowed-model, …")
+    changed = api.call("PATCH", f"/manage/tokens/{segment(token_id)}", body)
+    output.as_json(changed) if json_wanted else show(changed, "token")
 
 
 @token.command()
@@ -98,6 +189,20 @@ def revoke(api: Api, which: str, json_wanted: bool) -> None:
         api.call("DELETE", f"/manage/tokens/{segment(which)}")
         shown = which
     output.as_json({"revoked": shown}) if json_wanted else click.echo(f"Revoked {shown}.")
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in fields.items() if value is not None}
+
+
+def _show_secret(minted: dict[str, Any], raw: bool, json_wanted: bool) -> None:
+    if raw:
+        click.echo(minted["token"])
+    elif json_wanted:
+        output.as_json(minted)
+    else:
+        show(minted, "token")
+        click.echo("\nThe token is shown this once.", err=True)
 
 
 def _requests(item: dict[str, Any]) -> str:

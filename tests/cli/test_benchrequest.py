@@ -4,7 +4,7 @@ import click
 import orjson
 import pytest
 
-from proxy.cli.benchrequest import CHAT, Request, bearer, body, endpoint_of
+from proxy.cli.benchrequest import CHAT, Request, body, endpoint_of
 
 from .benchserver import OK, Serve, serve
 
@@ -54,17 +54,6 @@ def test_bodies() -> None:
 def test_no_second_line(method: str, path: str) -> None:
     with pytest.raises(click.BadParameter):
         Request(method, path, None)
-
-
-def test_bearers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_TOKEN", "sk-from-there")
-    assert bearer(None, "--token", "MY_TOKEN") == "sk-from-there"
-    assert bearer("sk-here", "--token", "MY_TOKEN") == "sk-here"
-    with pytest.raises(click.UsageError, match="--token or set OTHER"):
-        bearer(None, "--token", "OTHER")
-    with pytest.raises(click.UsageError) as error:
-        bearer("sk-a\r\nX: y", "--token", "MY_TOKEN")
-    assert "sk-a" not in str(error.value)
 
 
 @pytest.mark.parametrize(

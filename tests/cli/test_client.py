@@ -8,7 +8,7 @@ import requests
 import responses
 
 from proxy.cli import client
-from proxy.cli.client import Api, Refused
+from proxy.cli.client import Api, Refused, bearer
 
 from .conftest import BASE
 
@@ -128,3 +128,14 @@ def test_status_of() -> None:
     with Api(BASE) as api:
         assert api.status_of("/ready") == (503, {"status": "draining"})
         assert api.status_of("/health") == (200, None)
+
+
+def test_bearers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "sk-from-there")
+    assert bearer(None, "--token", "MY_TOKEN") == "sk-from-there"
+    assert bearer("sk-here", "--token", "MY_TOKEN") == "sk-here"
+    with pytest.raises(click.UsageError, match="--token or set OTHER"):
+        bearer(None, "--token", "OTHER")
+    with pytest.raises(click.UsageError) as error:
+        bearer("sk-a\r\nX: y", "--token", "MY_TOKEN")
+    assert "sk-a" not in str(error.value)

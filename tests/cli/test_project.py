@@ -53,21 +53,28 @@ def test_create(run: Run, api: responses.RequestsMock, option: str) -> None:
     assert json.loads(result.output) == PROJECT
 
 
-@pytest.mark.parametrize("value", ["cancel", "drain"])
-def test_create_says_what_to_do_when_a_client_leaves(
-    run: Run, api: responses.RequestsMock, value: str
-) -> None:
-    body = {"name": "demo", "api_key": KEY, "on_disconnect": value}
-    api.post(URL, json=PROJECT, status=201, match=sends(body))
-    arguments = ["--name", "demo", "--api-key", KEY, "--on-disconnect", value]
-    assert run("project", "create", *arguments).exit_code == 0
+def test_create_for_scripts(run: Run, api: responses.RequestsMock) -> None:
+    api.post(URL, json=PROJECT, status=201)
+    arguments = ["--name", "demo", "--api-key", "-", "--raw"]
+    assert run("project", "create", *arguments, input=KEY).output == f"{PROJECT['id']}\n"
 
 
-def test_create_says_whether_usage_is_asked_for(run: Run, api: responses.RequestsMock) -> None:
-    body = {"name": "demo", "api_key": KEY, "stream_usage": "inject"}
+def test_create_with_a_policy(run: Run, api: responses.RequestsMock) -> None:
+    policy = {
+        "allowed_models": ["gpt-4o*", "gpt-4.1-mini"],
+        "allowed_params": {"n": ["1"]},
+        "rate_limit_rpm": 60,
+        "on_revoke": "finish",
+        "cut_in_flight": True,
+        "on_disconnect": "drain",
+        "stream_usage": "inject",
+    }
+    body = {"name": "demo", "api_key": KEY} | policy
     api.post(URL, json=PROJECT, status=201, match=sends(body))
-    arguments = ["--name", "demo", "--api-key", KEY, "--stream-usage", "inject"]
-    assert run("project", "create", *arguments).exit_code == 0
+    arguments = ["--allowed-model", "gpt-4o*", "--allowed-model", "gpt-4.1-mini", "--rpm", "60"]
+    arguments += ["--allowed-param", "n=1", "--on-revoke", "finish", "--cut-in-flight"]
+    arguments += ["--on-disconnect", "drain", "--stream-usage", "inject"]
+    assert run("project", "create", "--name", "demo", "--api-key", KEY, *arguments).exit_code == 0
 
 
 @pytest.mark.parametrize("command", [["create", "--name", "n", "--api-key", KEY], ["update", "p"]])
@@ -76,7 +83,12 @@ def test_other_words_are_wrong_usage(
 ) -> None:
     result = run("project", *command, "--on-disconnect", "finish")
     assert result.exit_code == 2
-    assert "'cancel', 'drain'" in result.output
+    assert "`cancel`, `drain`" in result.output
+
+
+@pytest.mark.parametrize("option", ["--can-mint", "--max-tokens-total=1", "--max-requests=1"])
+def test_what_only_a_token_has(run: Run, api: responses.RequestsMock, option: str) -> None:
+    assert run("project", "update", "p", option).exit_code == 2
 
 
 def test_create_reads_the_key_from_stdin(run: Run, api: responses.RequestsMock) -> None:
@@ -115,6 +127,11 @@ def test_an_empty_key_is_not_sent(run: Run, api: responses.RequestsMock) -> None
         (["--description", ""], {"description": ""}),
         (["--on-disconnect", "cancel"], {"on_disconnect": "cancel"}),
         (["--stream-usage", "off"], {"stream_usage": "off"}),
+        (["--no-cut-in-flight"], {"cut_in_flight": False}),
+        (
+            ["--unset", "rpm", "--unset", "allowed_ips"],
+            {"rate_limit_rpm": None, "allowed_ips": None},
+        ),
         (["--active"], {"is_active": True}),
         (["--inactive", "--name", "n"], {"is_active": False, "name": "n"}),
     ],
