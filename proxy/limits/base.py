@@ -44,6 +44,11 @@ class RateLimiter(Protocol):
         """Meet all demands, or none. No bucket may be in them twice."""
         ...
 
+    def glance(self, bucket: Bucket) -> float:
+        """The level, as far as it is known here without a lock and without asking; full where
+        nothing is known. Never waits or raises."""
+        ...
+
     def settle(self, charges: Sequence[Demand]) -> None:
         """Charge what has been used already, also below zero: to a day's worth of debt at most."""
         ...

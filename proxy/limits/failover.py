@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy.errors import LimiterError
-from proxy.limits.base import Decision, Demand, RateLimiter
+from proxy.limits.base import Bucket, Decision, Demand, RateLimiter
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +64,10 @@ class FailoverLimiter:
         if self._net is None:
             raise LimiterError
         return self._net.take(demands)
+
+    def glance(self, bucket: Bucket) -> float:
+        net = self._net if self.failing else None
+        return (net or self._primary).glance(bucket)
 
     def settle(self, charges: Sequence[Demand]) -> None:
         """What cannot be charged is lost when there is no net: nothing is left to be refused."""

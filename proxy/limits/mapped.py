@@ -61,10 +61,7 @@ class MappedFile:
     def lock(self) -> None:
         """LimiterError, after some 50 ms: somebody else keeps it, or there can be no such file."""
         try:
-            now = time.monotonic()
-            if now >= self._look_at:
-                self._look_at = now + _LOOK_EVERY
-                self._look()
+            self.check()
             if self._try():
                 return
             for pause in _PAUSES:
@@ -75,6 +72,14 @@ class MappedFile:
         except OSError as error:
             raise LimiterError from error
         raise LimiterError from TimeoutError(f"{self._path} stays locked")
+
+    def check(self) -> None:
+        """Before anything of it is read, too: once a second, whether the mapped file is still the
+        one at its path; if not, it is closed. OSError."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_EVERY
+            self._look()
 
     def unlock(self) -> None:
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)

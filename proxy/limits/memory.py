@@ -55,6 +55,24 @@ class NodeLimiter:
         finally:
             self._file.unlock()
 
+    def glance(self, bucket: Bucket) -> float:
+        key, per_minute = bucket
+        file = self._file
+        try:
+            file.check()
+        except OSError:
+            return per_minute
+        if file.descriptor < 0 or self._generation != file.generation:
+            return per_minute
+        place = self._places.get(key)
+        if place is None or self._words[place[1]] != place[0]:
+            place = self._find(key)
+            if place is None:
+                return self._left_over.level(bucket, self._clock())
+        at, doubles = place[1], self._doubles
+        # Words are written whole; level and moment may be of two writes, some microseconds apart.
+        return arithmetic.refilled(doubles[at + 1], doubles[at + 2], self._clock(), per_minute)
+
     def settle(self, charges: Sequence[Demand]) -> None:
         self._lock()
         try:

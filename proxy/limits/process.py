@@ -66,6 +66,9 @@ class ProcessLimiter:
     def take(self, demands: Sequence[Demand]) -> Decision:
         return arithmetic.take(self._buckets, demands, self._clock())
 
+    def glance(self, bucket: Bucket) -> float:
+        return self._buckets.level(bucket, self._clock())
+
     def settle(self, charges: Sequence[Demand]) -> None:
         arithmetic.settle(self._buckets, charges, self._clock())
 

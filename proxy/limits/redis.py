@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from proxy.errors import LimiterError
-from proxy.limits.base import Decision, Demand
+from proxy.limits.base import Bucket, Decision, Demand
 from proxy.limits.bucket import DEBT_MINUTES
 
 #: In braces is what a cluster places keys by: all of a call have to lie on one node.
@@ -66,6 +66,9 @@ class RedisLimiter:
             return Decision([])
         refused, *levels = self._call("take", demands)
         return Decision([float(level) for level in levels], refused - 1 if refused else None)
+
+    def glance(self, bucket: Bucket) -> float:
+        return bucket.per_minute
 
     def settle(self, charges: Sequence[Demand]) -> None:
         if charges:

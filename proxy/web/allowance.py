@@ -47,10 +47,9 @@ def refusal(
     levels: Sequence[float],
     refused: int,
     requests: int,
-    others: Level | None = None,
 ) -> ClientError:
     """A 429. The first ``requests`` of ``demands`` count requests, the rest LLM tokens; ``refused``
-    is the index of the one that could not be met. ``others``: what was met before."""
+    is the index of the one that could not be met."""
     # A client that is told of the first alone would come back to be refused by the second.
     waits = [_wait(demand, level) for demand, level in zip(demands, levels, strict=True)]
     seconds = max(1, math.ceil(max(waits)))
@@ -58,7 +57,7 @@ def refusal(
     level = (levels[refused], bucket)
     if refused >= requests:
         met = [(levels[at], demands[at].bucket) for at in range(requests)]
-        tightest = min([*met, *([others] if others else [])], default=None)
+        tightest = min(met, default=None)
         headers = _told(_REQUESTS, tightest) if tightest else []
         headers += _told(_TOKENS, level)
         kind = "tokens"

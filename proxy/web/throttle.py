@@ -1,11 +1,12 @@
 """The limits of one request, from its address to its last LLM token.
 
-The address is asked first, before the token is looked at, so that a flood of bad tokens ends here;
-the rest is taken last, together. ``near`` is what the workers of this node know, without I/O. With
-a ``shared`` limiter the address is taken there too, in the one call that takes everything.
+The address is looked at first, before the token is, so that a flood of bad tokens ends here; all
+buckets are taken from last, together, in one call. ``near`` is what the workers of this node know,
+without I/O; with a ``shared`` limiter the call is made there.
 
-The thing to get wrong: a request that never comes to that call has been counted on this node only.
-It owes the rest, and pays when it ends: off the path, since a flood must not become one of calls.
+The thing to get wrong: a request that never comes to that call has still used its address. It owes
+that, and pays when it ends; to the shared one off the path, since a flood must not become one of
+calls.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,9 +52,7 @@ class Passage:
     """One request's way through its limits. :meth:`end` is idempotent."""
 
     # Defaults instead of an `__init__`, since one is made for every request.
-    #: Of the address, where nothing else will take from its bucket.
-    address: Level | None = None
-    #: What the shared limiter has not been asked for yet.
+    #: What the limiter has not been asked for yet.
     owed: Sequence[Demand] = ()
     #: (key, most) of what is under way with it.
     places: Sequence[tuple[str, int]] = ()
@@ -99,18 +98,19 @@ class Throttle:
         self.refused: dict[Limit, int] = dict.fromkeys(get_args(Limit), 0)
 
     def enter(self, address: str) -> Passage:
-        """Count one request of a client address. ClientError 429: none of it was counted."""
+        """A request of a client address. ClientError 429: it has no more; nothing is counted."""
         limiters, per_minute = self._limiters, self._rates.address
-        demands = address_demand(address, per_minute, self._near_prefix)
-        decision = limiters.near.take(demands)
-        if decision.refused is not None:
-            raise self._refusal("address", demands, decision.levels, 0, 1)
+        owed = address_demand(address, per_minute)
+        if limiters.shared is None:
+            self._look(owed)
+        else:
+            demands = self._nearest(address)
+            decision = limiters.near.take(demands)
+            if decision.refused is not None:
+                raise self._refusal("address", demands, decision.levels, 0, 1)
         passage = Passage()
         passage.limiters = limiters
-        if limiters.shared is None:
-            passage.address = (decision.levels[0], demands[0].bucket)
-        else:
-            passage.owed = address_demand(address, per_minute)
+        passage.owed = owed
         return passage
 
     def passage(self) -> Passage:
@@ -135,7 +135,6 @@ class Throttle:
         if owed:
             demands, requests = (*owed, *demands), requests + 1
         if not demands:
-            passage.requests = passage.address
             return
         limiter = self._limiters.shared or self._limiters.near
         try:
@@ -146,11 +145,9 @@ class Throttle:
             if owed and refused == 0:
                 passage.owed = ()  # an address that is refused is not counted
             limits: tuple[Limit, ...] = ("address", *plan.limits) if owed else plan.limits
-            raise self._refusal(
-                limits[refused], demands, levels, refused, requests, passage.address
-            )
+            raise self._refusal(limits[refused], demands, levels, refused, requests)
         passage.owed = ()
-        tightest = passage.address
+        tightest: Level | None = None
         for level, (bucket, _) in zip(levels[:requests], demands, strict=False):
             if tightest is None or level < tightest[0]:
                 tightest = (level, bucket)
@@ -163,21 +160,23 @@ class Throttle:
     def check_login(self, address: str) -> None:
         """Whether a management login from there may be tried. ClientError 429."""
         if self.by_address:
-            (demand,) = self._login(address)
-            nothing = [demand._replace(permits=0)]
-            decision = self._limiters.near.take(nothing)
-            if decision.refused is not None:
-                raise self._refusal("address", nothing, decision.levels, 0, 1)
+            self._look(self._nearest(address))
 
     def count_login(self, address: str) -> None:
         """A management login from there was refused."""
         if self.by_address:
-            self._limiters.near.settle(self._login(address))
+            self._limiters.near.settle(self._nearest(address))
             if self._limiters.shared is not None:
                 self._limiters.settle(address_demand(address, self._rates.address))
 
-    def _login(self, address: str) -> tuple[Demand]:
+    def _nearest(self, address: str) -> tuple[Demand]:
         return address_demand(address, self._rates.address, self._near_prefix)
+
+    def _look(self, demands: tuple[Demand]) -> None:
+        """Nothing is taken: those that come at the same moment are told apart later."""
+        level = self._limiters.near.glance(demands[0].bucket)
+        if level < 1:
+            raise self._refusal("address", demands, [level], 0, 1)
 
     def _enter(self, passage: Passage, plan: Plan) -> None:
         full = self._limiters.places.enter(plan.places)
@@ -200,7 +199,6 @@ class Throttle:
         levels: Sequence[float],
         refused: int,
         requests: int,
-        others: Level | None = None,
     ) -> ClientError:
         self.refused[limit] += 1
-        return allowance.refusal(limit, demands, levels, refused, requests, others)
+        return allowance.refusal(limit, demands, levels, refused, requests)

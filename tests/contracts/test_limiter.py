@@ -64,6 +64,16 @@ def calls(limiter: RateLimiter) -> Measured:
     return Measured(limiter)
 
 
+def test_a_glance_takes_nothing_and_never_tells_less_than_there_is(limiter: RateLimiter) -> None:
+    bucket = new(60)
+    assert limiter.glance(bucket) == 60
+    limiter.take([Demand(bucket, 50)])
+    assert limiter.glance(bucket) >= 10
+    assert limiter.glance(bucket) >= 10
+    if not isinstance(limiter, RedisLimiter):  # which would have to be asked
+        assert limiter.glance(bucket) < 60
+
+
 def test_a_new_bucket_holds_a_minutes_worth(calls: Measured) -> None:
     bucket = new(5)
     first = calls.take((bucket, 1))

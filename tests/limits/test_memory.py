@@ -56,6 +56,32 @@ def test_two_see_the_same_buckets_and_restarts_keep_them(place: Path, clock: Clo
     assert level(one, "a") == 10  # opened again
 
 
+def test_a_glance_sees_what_others_took_and_what_came_back(place: Path, clock: Clock) -> None:
+    one, two = NodeLimiter(place, clock=clock), NodeLimiter(place, clock=clock)
+    bucket = Bucket("a", 60)
+    assert two.glance(bucket) == 60, "nothing is open yet"
+    one.take([Demand(bucket, 40)])
+    two.take([Demand(Bucket("b", 1), 1)])
+    assert (one.glance(bucket), two.glance(bucket)) == (20, 20)
+    clock.now += 10
+    assert two.glance(bucket) == 30
+    clock.now -= 20
+    assert two.glance(bucket) == 20, "a clock that goes backwards gives and takes nothing"
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_glance_notices_a_file_that_goes(place: Path, clock: Clock, cut: bool) -> None:
+    limiter = NodeLimiter(place, slots=16, clock=clock)
+    bucket = Bucket("a", 60)
+    limiter.take([Demand(bucket, 40)])
+    if cut:
+        os.truncate(place, 0)
+    else:
+        place.unlink()
+    limiter._file._look_at = 0.0
+    assert limiter.glance(bucket) == 60, "and reads nothing behind the file's end"
+
+
 def test_full_buckets_give_their_slots_away_and_busy_ones_do_not(place: Path, clock: Clock) -> None:
     limiter = NodeLimiter(place, slots=16, clock=clock)
     for number in range(16):

@@ -29,6 +29,9 @@ class FakeLimiter:
             self.levels[bucket] = levels[at]
         return Decision(levels)
 
+    def glance(self, bucket: Bucket) -> float:
+        return self.levels.get(bucket, float(bucket.per_minute))
+
     def settle(self, charges: Sequence[Demand]) -> None:
         for bucket, permits in charges:
             self.charged[bucket.key] = self.charged.get(bucket.key, 0) + permits

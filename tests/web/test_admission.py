@@ -113,12 +113,10 @@ def test_rates_come_after_the_other_checks_and_before_the_quota() -> None:
     world = World(access=UsedUp(), limited=limited)
     assert world.ask("GET", "/v1/a/../b").code == 400
     assert world.ask("POST", "/v1/chat", **sized(b"x" * 5000)).code == 413
-    assert limited.near.calls == [["ip:192.0.2.1"]] * 2
+    assert (limited.near.calls, limited.near.charged) == ([], {"ip:192.0.2.1": 2})
     assert world.ask().code == 429
-    assert limited.near.calls[2:] == [
-        ["ip:192.0.2.1"],
-        ["token:token-1", "project:project-1", "all"],
-    ]
+    assert limited.near.calls == [["ip:192.0.2.1", "token:token-1", "project:project-1", "all"]]
+    assert limited.near.charged == {"ip:192.0.2.1": 2}
 
 
 def test_what_is_refused_before_the_rates_is_charged_to_its_address_where_it_is_shared() -> None:

@@ -63,8 +63,8 @@ def test_whoever_waits_for_one_limit_is_not_refused_by_the_next() -> None:
 
 
 def test_a_refusal_for_tokens_tells_of_both() -> None:
-    demands = [Demand(TOKEN, 1), Demand(LLM, 0)]
-    error = allowance.refusal("token", demands, [9.0, -500.0], 1, 1, (3.0, Bucket("ip:a", 10)))
+    demands = [Demand(Bucket("ip:a", 10), 1), Demand(TOKEN, 1), Demand(LLM, 0)]
+    error = allowance.refusal("token", demands, [3.0, 9.0, -500.0], 2, 2)
     assert "1000 tokens per minute" in str(error)
     assert error.retry_after == 31
     assert dict(error.headers) == {

@@ -23,13 +23,13 @@ LLM = dataclasses.replace(
 )
 
 
-def test_alone_the_address_is_asked_first_and_the_rest_together() -> None:
+def test_alone_the_address_is_looked_at_first_and_all_is_taken_together() -> None:
     limited = Limited(RATES)
     passage = limited.throttle.enter(ADDRESS)
     limited.throttle.admit(passage, PRINCIPAL)
-    assert limited.near.calls == [[f"ip:{ADDRESS}"], OTHERS]
+    assert limited.near.calls == [[f"ip:{ADDRESS}", *OTHERS]]
     passage.end()
-    assert limited.near.charged == {}
+    assert limited.near.charged == {}, "it has paid"
     assert dict(passage.headers()) == {
         "x-proxy-ratelimit-limit-requests": "3",
         "x-proxy-ratelimit-remaining-requests": "2",
