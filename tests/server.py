@@ -157,19 +157,23 @@ class ProxyServer:
         """The next ``count`` usage events since the last call, in the order of their requests;
         waits for them. (Each worker writes its own, so that in the file they come in any order.)"""
         deadline = time.monotonic() + timeout
-        while True:
-            text = self.event_log.read_text() if self.event_log.exists() else ""
-            # A line is only there once it is whole: a read may come in the middle of a write.
-            whole = text[: text.rfind("\n") + 1].splitlines()
-            lines = [line for line in whole if '"event":"audit"' not in line]
-            fresh = lines[self._events_read :]
-            if len(fresh) >= count or time.monotonic() > deadline:
-                break
+        while len(fresh := self._fresh_events()) < count and time.monotonic() <= deadline:
             gevent.sleep(0.02)
-        self._events_read = len(lines)
+        self._events_read += len(fresh)
         events = [json.loads(line) for line in fresh]
-        assert len(events) == count, events
+        assert len(events) == count, [(e["endpoint"], e["status_code"]) for e in events]
         return sorted(events, key=lambda event: str(event["timestamp"]))
+
+    def events_so_far(self) -> list[dict[str, Any]]:
+        """Those since the last call that are there."""
+        return self.events(len(self._fresh_events()))
+
+    def _fresh_events(self) -> list[str]:
+        text = self.event_log.read_text() if self.event_log.exists() else ""
+        # A line is only there once it is whole: a read may come in the middle of a write.
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        lines = [line for line in whole if '"event":"audit"' not in line]
+        return lines[self._events_read :]
 
     def worker_pids(self) -> list[int]:
         """Of the workers, from the kernel's list of the master's children."""

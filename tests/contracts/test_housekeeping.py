@@ -111,8 +111,8 @@ class TestExpiredTokens:
     def test_many_at_once_with_those_who_count_do_not_stop_each_other(self, store: Store) -> None:
         project = store.project()
         tokens = [store.token(project, expires_at=PAST) for _ in range(20)]
-        entries = [(token.id, 1, PAST) for token in tokens]
-        jobs = [gevent.spawn(store.tokens.add_counts, entries) for _ in range(5)]
+        entries = [(token.id, 1, 0, PAST) for token in tokens]
+        jobs = [gevent.spawn(store.counters.add_counts, entries) for _ in range(5)]
         jobs += [gevent.spawn(ExpiredTokens(store.database).deactivate, 4) for _ in range(5)]
         gevent.joinall(jobs, raise_error=True)
         ExpiredTokens(store.database).deactivate(20)

@@ -62,6 +62,7 @@ def test_a_model_that_is_not_allowed(proxy: ProxyServer, upstream: Upstream) -> 
     canaries.register(second["token"])
     manage(proxy, "token", "update", second["id"], "--unset", "allowed-model")
     ask(proxy, second["token"], "gpt-4.1")
+    assert [event["status_code"] for event in proxy.events(4)] == [200, 403, 403, 200]
 
 
 def test_a_child_by_its_parent_alone(proxy: ProxyServer, upstream: Upstream) -> None:
@@ -87,3 +88,4 @@ def test_a_child_by_its_parent_alone(proxy: ProxyServer, upstream: Upstream) -> 
     parents = [item["id"] for item in shown if item["can_mint"]]
     children = manage(proxy, "token", "list", "--parent-id", *parents, "--json")
     assert [item["parent_id"] for item in json.loads(children)] == parents
+    assert [event["status_code"] for event in proxy.events(4)] == [200, 403, 200, 429]

@@ -168,16 +168,11 @@ def events_of(nodes: Nodes, streams: Streams) -> list[dict[str, Any]]:
 
     def all_there() -> bool:
         for server in nodes.servers:
-            found.extend(_fresh(server))
+            found.extend(server.events_so_far())
         return len([e for e in found if e["endpoint"] == streams.target]) >= len(streams.clients)
 
     wait_until(all_there)
     return [event for event in found if event["endpoint"] == streams.target]
-
-
-def _fresh(server: ProxyServer) -> list[dict[str, Any]]:
-    lines = server.event_log.read_text().count("\n") if server.event_log.exists() else 0
-    return server.events(lines - server._events_read)
 
 
 def cut_everywhere(nodes: Nodes, name: str) -> None:

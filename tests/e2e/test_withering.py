@@ -173,6 +173,7 @@ def test_the_official_client_uses_a_child(
             client.models.list()
     assert caught.value.code == "quota_exceeded"
     assert upstream.received == []
+    assert [event["status_code"] for event in proxy.events(4)] == [200, 403, 200, 429]
 
 
 @pytest.mark.parametrize(
@@ -201,3 +202,5 @@ def test_our_path_never_reaches_the_upstream(call: Call, target: str, status: in
             answer = call.relayed(method, target)
             assert answer.status == status or (method == "PURGE" and answer.status == 405)
     assert call.upstream.received == []
+    if status == 404 and target.startswith("/v1/"):
+        call.proxy.events(3)
