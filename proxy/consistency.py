@@ -4,7 +4,8 @@
 wrong: a setting that is a problem already is not in it, and must not become a second problem.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
+from difflib import get_close_matches
 from os.path import isdir, isfile
 from typing import Any
 
@@ -55,6 +56,23 @@ def contradictions(
         ),
     ]
     return [problem for names, wrong, problem in found if wrong and names.isdisjoint(unknown)]
+
+
+def misspelled_limits(given: Iterable[str], known: Set[str]) -> list[str]:
+    """Of the variables ``given``, those that are nearly a limit of ours: it would not hold.
+
+    Others may begin alike and are left alone: Kubernetes gives every pod a ``RATE_LIMIT_PORT`` when
+    there is a service of that name.
+    """
+    prefix = "RATE_LIMIT_"
+    limits = sorted(name for name in known if name.startswith(prefix))
+    return [
+        f"{name}: no such setting; did you mean {close[0]}?"
+        for name in sorted(given)
+        if name.startswith(prefix)
+        and name not in known
+        and (close := get_close_matches(name, limits, n=1, cutoff=0.8))
+    ]
 
 
 def wrong_paths(chosen: Mapping[str, Any]) -> list[str]:

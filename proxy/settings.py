@@ -141,6 +141,8 @@ class Settings:
                 )
         defaults = {field.name: field.default for field in dataclasses.fields(cls)}
         problems += consistency.contradictions(chosen, defaults, unknown)
+        given_names = [name for name, value in values.items() if value.strip()]
+        problems += consistency.misspelled_limits(given_names, _names(cls))
         problems += consistency.wrong_paths(chosen)
         if problems:
             raise SettingsError(problems)
@@ -193,6 +195,11 @@ def _read(environ: Mapping[str, str], dotenv: Path | None) -> tuple[dict[str, st
             problems.append(f"{dotenv}: cannot be read: {error}")
     values.update({name: value for name, value in environ.items() if value.strip()})
     return values, problems
+
+
+def _names(settings: type[Settings]) -> set[str]:
+    fields = dataclasses.fields(settings)
+    return {name for field in fields for name in (field.name.upper(), *field.metadata["aliases"])}
 
 
 def _given(values: Mapping[str, str], field: "dataclasses.Field[Any]") -> list[tuple[str, str]]:

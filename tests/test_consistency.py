@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from proxy.consistency import contradictions, wrong_paths
+import pytest
+
+from proxy.consistency import contradictions, misspelled_limits, wrong_paths
 
 DEFAULTS: dict[str, Any] = {
     "max_concurrent_requests": 10,
@@ -17,6 +19,11 @@ DEFAULTS: dict[str, Any] = {
     "auth_mode": "tokens",
     "rate_limit_per_token_rpm": 0,
     "rate_limit_per_project_rpm": 0,
+}
+
+NAMES = {
+    *["RATE_LIMIT", "RATE_LIMIT_GLOBAL_RPM", "RATE_LIMIT_PER_IP_RPM", "RATE_LIMIT_ON_ERROR"],
+    *["RATE_LIMIT_PER_TOKEN_RPM", "RATE_LIMIT_PER_KEY_RPM", "RATE_LIMIT_PER_PROJECT_RPM", "PORT"],
 }
 
 
@@ -46,6 +53,24 @@ def test_a_limiter_that_cannot_be_away() -> None:
     assert problem.startswith("RATE_LIMIT_ON_ERROR: ")
     chosen = {"rate_limit_on_error": "closed", "redis_url": "redis://h"}
     assert contradictions(chosen, DEFAULTS, set()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RATE_LIMIT_PER_PROJET_RPM", "RATE_LIMIT_PER_PROJECT_RPM"),
+        ("RATE_LIMIT_PER_IP", "RATE_LIMIT_PER_IP_RPM"),
+        ("RATE_LIMIT_ONERROR", "RATE_LIMIT_ON_ERROR"),
+        ("RATE_LIMIT_GLOBAL", "RATE_LIMIT_GLOBAL_RPM"),
+    ],
+)
+def test_a_limit_with_a_wrong_name_would_not_hold(name: str, meant: str) -> None:
+    assert misspelled_limits([name], NAMES) == [f"{name}: no such setting; did you mean {meant}?"]
+
+
+def test_what_is_nobody_s_misspelling_is_left_alone() -> None:
+    others = ["RATE_LIMIT_PORT", "RATE_LIMIT_SERVICE_HOST", "RATE_LIMIT_PORT_8080_TCP_PROTO"]
+    assert misspelled_limits([*NAMES, *others, "PORT", "RATELIMIT_X"], NAMES) == []
 
 
 def test_a_folder_where_a_file_is_expected_and_the_other_way_round(tmp_path: Path) -> None:

@@ -186,6 +186,17 @@ def test_with_cloudwatch_the_lines_go_there_alone_unless_said_otherwise() -> Non
     assert Settings.load(group).cloudwatch_log_stream == "{hostname}-{pid}"
 
 
+def test_a_misspelled_limit_is_a_problem_in_either_source(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("RATE_LIMIT_TOKEN_RPM=5\nRATE_LIMIT_GLOBAL=\n")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({**NEEDED, "RATE_LIMIT_PER_IP": "5", "RATE_LIMIT_PORT": "tcp://x"}, dotenv)
+    assert caught.value.problems == [
+        "RATE_LIMIT_PER_IP: no such setting; did you mean RATE_LIMIT_PER_IP_RPM?",
+        "RATE_LIMIT_TOKEN_RPM: no such setting; did you mean RATE_LIMIT_PER_TOKEN_RPM?",
+    ]
+
+
 def test_sinks_need_a_place_to_go_to() -> None:
     found = problems({**NEEDED, "EVENT_STREAM": "events", "LOGGING_TOKEN": "secret"})
     assert [problem.partition(":")[0] for problem in found] == ["EVENT_STREAM", "LOGGING_TOKEN"]

@@ -71,9 +71,9 @@ def list_entries(api: Api, json_wanted: bool, **chosen: str | int | None) -> Non
     ]
     output.table(rows, _COLUMNS)
     pages = found["pagination"]
-    click.echo(
-        f"Page {pages['page']} of {pages['total_pages']}, {pages['total_items']} entries.", err=True
-    )
+    total = pages["total_items"]
+    where = f"Page {pages['page']} of {pages['total_pages']}, {total} entries."
+    click.echo(where if total else "No entries.", err=True)
 
 
 @audit.command()
@@ -86,7 +86,7 @@ def show(api: Api, entry_id: str, json_wanted: bool) -> None:
     output.as_json(found) if json_wanted else output.record(found)
 
 
-@audit.command()
+@audit.command(short_help="Whether entries were changed, removed, added or moved.")
 @click.option(
     "--expect",
     "expected",

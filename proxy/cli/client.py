@@ -150,6 +150,9 @@ def segment(value: str) -> str:
     """``value`` as one segment of a path, so that no id can address something else."""
     if not value.strip("."):
         raise click.BadParameter("expected an id")
+    if value.startswith("sk-"):
+        # A secret in a path would be in the log of everything between here and the server.
+        raise click.BadParameter("that is a secret; expected an id, as `list` shows it")
     return quote(value, safe="")
 
 

@@ -69,7 +69,7 @@ def export_(file: Path) -> None:
     click.echo(f"Exported {header.projects} projects and {header.tokens} tokens.", err=True)
 
 
-@db.command("import")
+@db.command("import", short_help="Read an export from FILE into an empty, migrated database.")
 @click.argument("file", type=click.File("rb"), default="-")
 @click.option(
     "--allow-missing-keys",

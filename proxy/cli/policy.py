@@ -86,7 +86,8 @@ class _FieldName(click.ParamType[str]):
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         found = self._by_spelling.get(_plain(value))
         if found is None:
-            self.fail(f"{value!r} is no field that can be unset", param, ctx)
+            names = ", ".join(dict.fromkeys(self._by_spelling.values()))
+            self.fail(f"{value!r} is no field that can be unset; one of: {names}", param, ctx)
         return found
 
 
@@ -132,7 +133,10 @@ def _from_file(file: BinaryIO, place: Place, also: Sequence[str]) -> dict[str, A
     """Null stays null: in a change it takes a rule away."""
     fields = fields_of(place)
     try:
-        found = orjson.loads(file.read())
+        try:
+            found = orjson.loads(file.read())
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error}") from error
         if not isinstance(found, dict):
             raise ValueError("expected a JSON object of policy fields")  # noqa: TRY004
         if unknown := sorted(found.keys() - fields.keys() - set(also)):
@@ -141,7 +145,7 @@ def _from_file(file: BinaryIO, place: Place, also: Sequence[str]) -> dict[str, A
             name: value if value is None or name in also else fields[name].read(name, value)
             for name, value in found.items()
         }
-    except (ClientError, ValueError) as error:  # orjson.JSONDecodeError is a ValueError
+    except (ClientError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint="--policy") from error
 
 
@@ -149,5 +153,6 @@ def _words(value: Any) -> Any:
     if isinstance(value, dict):
         return "; ".join(f"{name}: {_words(entries)}" for name, entries in value.items())
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        # The empty pattern has to be seen: it lets requests without a model pass.
+        return ", ".join(str(entry) or "''" for entry in value) or "none"
     return value

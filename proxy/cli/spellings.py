@@ -24,7 +24,10 @@ class Spelling:
 
 def _entries(values: Sequence[str]) -> list[str]:
     if "" in values:
-        raise ValueError("empty; --unset takes a rule away, --policy FILE takes empty patterns")
+        raise ValueError(
+            "empty; without the option there is no rule, `update --unset` takes one away,"
+            " a --policy file may hold empty patterns"
+        )
     return list(values)
 
 

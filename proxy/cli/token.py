@@ -72,7 +72,7 @@ def mint(api: Api, raw: bool, policy: dict[str, Any], json_wanted: bool, **field
 token.add_command(mint, "generate")
 
 
-@token.command()
+@token.command(short_help="Mint a child from an access token with can_mint.")
 @base_url_option
 @click.option(
     "--token", "secret", help="The parent; better in the environment, where `ps` is blind."
@@ -174,7 +174,7 @@ def update(
     output.as_json(changed) if json_wanted else show(changed, "token")
 
 
-@token.command()
+@token.command(short_help="Revoke an access token, by its id or secret.")
 @click.argument("which", metavar="ID_OR_TOKEN")
 @management_command
 @output.json_option

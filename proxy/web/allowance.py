@@ -13,7 +13,7 @@ from proxy.limits.base import Bucket, Demand
 
 Headers = list[tuple[str, str]]
 #: Which limit; also the values of a label.
-Limit = Literal["address", "token", "project", "global", "concurrency"]
+Limit = Literal["address", "token", "parent", "project", "global", "concurrency"]
 #: How a limit came to be filled: its permits, and its bucket.
 Level = tuple[float, Bucket]
 
@@ -29,6 +29,7 @@ _TOKENS: Final = _names("x-ratelimit", "tokens")
 _WHOSE: Final[dict[str, str]] = {
     "address": "your client address",
     "token": "this access token",
+    "parent": "a parent of this access token",
     "project": "this project",
     "global": "all clients together",
 }

@@ -164,7 +164,12 @@ class MintingEndpoint:
             raise ClientError(code="method_not_allowed", headers=[("Allow", "POST")])
         lineage = [account.id for account in principal.accounts if account.kind == "token"]
         project_id, allowed = principal.project_id, principal.policy.can_mint
-        if project_id is None or not allowed or len(lineage) > MOST_ANCESTORS:
+        if project_id is None:
+            raise ClientError(
+                "This node relays its clients' own keys (AUTH_MODE=passthrough) and mints none.",
+                code="endpoint_not_found",
+            )
+        if not allowed or len(lineage) > MOST_ANCESTORS:
             raise ClientError(
                 "This access token may not mint others: it lacks `can_mint`.",
                 code="endpoint_not_found",

@@ -40,13 +40,18 @@ class Plan(NamedTuple):
 def compile_plan(accounts: Sequence[Account], rates: Rates) -> Plan:
     """In the order in which refusals win: the token's, those before it, the project's, all's."""
     ordered = sorted(accounts, key=lambda account: account.kind == "project")
+    # Told apart, or who has one token alone would look for the limit in the wrong place.
+    whose: dict[Account, Limit] = {
+        account: account.kind if account.kind == "project" or at == 0 else "parent"
+        for at, account in enumerate(ordered)
+    }
     demands: list[tuple[Demand, Limit]] = []
     for account in ordered:
         default = rates.token if account.kind == "token" else rates.project
         own = account.rate_limit_rpm
         if per_minute := default if own is None else own:
             demands.append(
-                (Demand(Bucket(f"{account.kind}:{account.id}", per_minute), 1), account.kind)
+                (Demand(Bucket(f"{account.kind}:{account.id}", per_minute), 1), whose[account])
             )
     if rates.everybody:
         demands.append((Demand(Bucket("all", rates.everybody), 1), "global"))
@@ -54,14 +59,14 @@ def compile_plan(accounts: Sequence[Account], rates: Rates) -> Plan:
     for account in ordered:
         if account.rate_limit_tpm:
             bucket = Bucket(f"{account.kind}-tpm:{account.id}", account.rate_limit_tpm)
-            demands.append((Demand(bucket, 0), account.kind))
+            demands.append((Demand(bucket, 0), whose[account]))
     crowds = [account for account in ordered if account.max_concurrent]
     return Plan(
         demands=tuple(demand for demand, _ in demands),
         limits=tuple(limit for _, limit in demands),
         requests=requests,
         places=tuple((f"{a.kind}:{a.id}", a.max_concurrent or 0) for a in crowds),
-        crowds=tuple(account.kind for account in crowds),
+        crowds=tuple(whose[account] for account in crowds),
     )
 
 

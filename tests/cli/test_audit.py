@@ -71,6 +71,12 @@ def test_a_table(run: Run, api: responses.RequestsMock) -> None:
     assert result.stderr == "Page 2 of 2, 51 entries.\n"
 
 
+def test_nothing_found(run: Run, api: responses.RequestsMock) -> None:
+    pagination = {"page": 1, "page_size": 50, "total_items": 0, "total_pages": 0}
+    api.get(URL, json={"events": [], "pagination": pagination})
+    assert run("audit", "list").stderr == "No entries.\n"
+
+
 def test_show(run: Run, api: responses.RequestsMock) -> None:
     api.get(f"{URL}/{ENTRY['id']}", json=ENTRY)
     assert json.loads(run("audit", "show", ENTRY["id"], "--json").stdout) == ENTRY

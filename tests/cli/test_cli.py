@@ -1,5 +1,6 @@
 """proxy/cli/__init__.py: the table of commands holds, and failures become the right exit code."""
 
+import re
 import subprocess
 import sys
 
@@ -29,6 +30,12 @@ def test_help_lists_every_command_with_a_line(run: Run) -> None:
     for name, (_, text) in COMMANDS.items():
         assert name in output
         assert text in output
+
+
+def test_no_line_of_a_list_of_commands_is_cut_short(run: Run) -> None:
+    for name in COMMANDS:
+        listed = run(name, "--help").output.partition("\nCommands:\n")[2]
+        assert not re.search(r"\.\.\.$", listed, re.MULTILINE), name
 
 
 def test_an_unknown_command_is_wrong_usage(run: Run) -> None:

@@ -92,7 +92,8 @@ def test_a_file_holds_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "--policy"),
+        ("", "not JSON"),
+        ('{"rate_limit_rpm": 3,', "not JSON"),
         ("[]", "JSON object"),
         ('{"allowed_model": ["a"]}', "allowed_model'"),
         ('{"on_revoke": "cut"}', "not a policy field of a token"),
@@ -113,9 +114,13 @@ def test_unset_takes_every_spelling(spelled: str) -> None:
     assert chosen(f"--unset={spelled}") == {"rate_limit_rpm": None}
 
 
+def test_what_can_be_unset_is_told() -> None:
+    assert "one of: allowed_endpoints, " in refused("--unset=rate_limit")
+
+
 def test_rules_are_shown_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     value = {
-        "allowed_models": ["a*", "b"],
+        "allowed_models": ["a*", "b", ""],
         "allowed_params": {"n": ["1", "2"], "tools": []},
         "forwarded_headers": [],
         "rate_limit_rpm": 60,
@@ -130,7 +135,7 @@ def test_rules_are_shown_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert [" ".join(line.split()) for line in lines] == [
         "id i",
         "max_requests -",
-        "allowed_models a*, b",
+        "allowed_models a*, b, ''",
         "allowed_params n: 1, 2; tools: none",
         "forwarded_headers none",
         "rate_limit_rpm 60",

@@ -178,6 +178,16 @@ def test_update_wrong_usage(run: Run, api: responses.RequestsMock, arguments: li
     assert run("token", "update", "t", *arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("command", [["get"], ["update", "--rpm=3"]])
+def test_a_secret_does_not_go_into_a_path(
+    run: Run, api: responses.RequestsMock, command: list[str]
+) -> None:
+    result = run("token", *command, SECRET)
+    assert result.exit_code == 2
+    assert "expected an id" in result.stderr
+    assert SECRET not in result.stderr
+
+
 def test_get_shows_the_rules(run: Run, api: responses.RequestsMock) -> None:
     rules = {"allowed_models": ["gpt-4o*", "[x]"], "can_mint": False, "allowed_ips": None}
     api.get(f"{URL}/t", json=TOKEN | rules)

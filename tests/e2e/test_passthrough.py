@@ -98,6 +98,9 @@ def test_the_server_says_what_it_does_and_what_it_has_not(node: ProxyServer) -> 
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
         assert "AUTH_MODE=passthrough" in answer.json()["error"]["message"]
     assert requests.get(f"{node.url}/manage/projects", timeout=10).status_code == 401
+    minted = requests.post(f"{node.url}/v1/proxy/tokens", json={"duration_minutes": 5}, timeout=10)
+    assert (minted.status_code, minted.json()["error"]["code"]) == (404, "endpoint_not_found")
+    assert "AUTH_MODE=passthrough" in minted.json()["error"]["message"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "manage.py"), "project", "list"],
         env={**node.environ, "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN},

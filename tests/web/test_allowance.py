@@ -81,3 +81,4 @@ def test_too_many_at_once() -> None:
     error = allowance.crowded("project", 5)
     assert (error.code, error.retry_after) == ("rate_limit_exceeded", 1)
     assert "at once for this project: 5" in str(error)
+    assert "for a parent of this access token: 8 may" in str(allowance.crowded("parent", 8))

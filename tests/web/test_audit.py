@@ -96,6 +96,7 @@ def test_filters_reach_the_log(api: Management) -> None:
         ("search", "x" * 256),
         ("search", "\x00"),
         ("action", "\x00"),
+        ("outcome", "failed"),
     ],
 )
 def test_what_is_refused(api: Management, param: str, value: str) -> None:

@@ -23,10 +23,17 @@ def test_every_account_has_its_own_and_all_have_one_together() -> None:
         Demand(Bucket("token-tpm:t", 100), 0),
         Demand(Bucket("project-tpm:p", 1000), 0),
     )
-    assert plan.limits == ("token", "token", "project", "global", "token", "project")
+    assert plan.limits == ("token", "parent", "project", "global", "token", "project")
     assert plan.requests == 4
     assert plan.places == (("token:t", 2), ("project:p", 9))
     assert plan.crowds == ("token", "project")
+
+
+def test_a_parent_s_limits_are_told_as_a_parent_s() -> None:
+    parent = Account(kind="token", id="parent", rate_limit_tpm=50, max_concurrent=1)
+    plan = compile_plan([PROJECT, TOKEN, parent], Rates())
+    assert plan.limits == ("token", "token", "parent", "project")
+    assert plan.crowds == ("token", "parent", "project")
 
 
 def test_without_limits_there_is_nothing_to_ask() -> None:
