@@ -119,18 +119,22 @@ class Throttle:
         passage.limiters = self._limiters
         return passage
 
+    def hold(self, passage: Passage, principal: Principal) -> None:
+        """Take the place of a request among those under way. ClientError 429: there is none."""
+        plan = self._plan(principal)
+        if plan.places:
+            full = self._limiters.places.enter(plan.places)
+            if full is not None:
+                self.refused["concurrency"] += 1
+                raise allowance.crowded(plan.crowds[full], plan.places[full][1])
+            passage.places = plan.places
+
     def admit(self, passage: Passage, principal: Principal) -> None:
-        """Take what a request of ``principal`` demands, and its place among those under way.
+        """Take what a request of ``principal`` demands.
 
         ClientError 429; LimiterError: nobody can tell.
         """
-        plans, token_id = self._plans, principal.token_id
-        if token_id in plans and plans[token_id][0] is principal.accounts:
-            plan = plans[token_id][1]
-        else:
-            plan = self._compile(principal)
-        if plan.places:
-            self._enter(passage, plan)
+        plan = self._plan(principal)
         demands, requests, owed = plan.demands, plan.requests, passage.owed
         if owed:
             demands, requests = (*owed, *demands), requests + 1
@@ -178,12 +182,11 @@ class Throttle:
         if level < 1:
             raise self._refusal("address", demands, [level], 0, 1)
 
-    def _enter(self, passage: Passage, plan: Plan) -> None:
-        full = self._limiters.places.enter(plan.places)
-        if full is not None:
-            self.refused["concurrency"] += 1
-            raise allowance.crowded(plan.crowds[full], plan.places[full][1])
-        passage.places = plan.places
+    def _plan(self, principal: Principal) -> Plan:
+        known = self._plans.get(principal.token_id)
+        if known is not None and known[0] is principal.accounts:
+            return known[1]
+        return self._compile(principal)
 
     def _compile(self, principal: Principal) -> Plan:
         if len(self._plans) >= _MOST_PLANS:

@@ -135,11 +135,11 @@ def test_a_request_that_was_refused_spends_nothing() -> None:
 def test_places_are_given_back_once() -> None:
     limited = Limited()
     first, second = limited.throttle.passage(), limited.throttle.passage()
-    limited.throttle.admit(first, LLM)
+    limited.throttle.hold(first, LLM)
     with pytest.raises(ClientError, match="at once for this access token: 1") as caught:
-        limited.throttle.admit(second, LLM)
+        limited.throttle.hold(second, LLM)
     assert caught.value.retry_after == 1
-    assert limited.near.calls == [["token-tpm:token-1"]], "who has no place takes nothing"
+    assert limited.near.calls == []
     assert limited.throttle.refused["concurrency"] == 1
     second.end()
     assert limited.places.taken == {"token:token-1": 1}
@@ -153,6 +153,7 @@ def test_a_place_is_given_back_when_the_limiter_is_away() -> None:
     assert limited.shared is not None
     limited.shared.error = LimiterError()
     passage = limited.throttle.passage()
+    limited.throttle.hold(passage, LLM)
     with pytest.raises(LimiterError, match="Rate limits cannot be checked"):
         limited.throttle.admit(passage, LLM)
     assert limited.places.taken == {"token:token-1": 1}
