@@ -49,14 +49,18 @@ def record(value: Mapping[str, Any]) -> None:
 
 
 def text(value: Any) -> str:
-    """A JSON value as a person reads it. Brackets are escaped: rich would take them for markup."""
+    """A JSON value as a person reads it. Brackets are escaped: rich would take them for markup;
+    and so is what a terminal would obey."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict | list):
         value = orjson.dumps(value).decode()
-    return str(value).replace("[", "\\[")
+    plain = "".join(
+        one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in str(value)
+    )
+    return plain.replace("[", "\\[")
 
 
 def compact(value: Any) -> str:

@@ -54,8 +54,8 @@ class ArrivingBody(Body):  # type: ignore[misc]
         Raises ClientError: 400 malformed or truncated, 408 too slow.
         """
         reader = self.reader
-        self._begin_reading()
         try:
+            self._begin_reading()
             if isinstance(reader, LengthReader):
                 return self._of_known_length(reader, most)
             if isinstance(reader, ChunkedReader):
@@ -79,8 +79,8 @@ class ArrivingBody(Body):  # type: ignore[misc]
     def _read_reader(self, size: int) -> bytes:
         """Beneath every ``read`` and ``readline`` of the base class."""
         reader = self.reader
-        self._begin_reading()
         try:
+            self._begin_reading()
             expected = min(size, reader.length) if isinstance(reader, LengthReader) else 0
             data: bytes = reader.read(size)
             if len(data) < expected:

@@ -56,7 +56,8 @@ class Tokens:
 
         A ``policy`` field that is None is one that was not set. ``lineage``: the ids of its
         ancestors, its parent's first. ClientError: ``not_found`` (no such project),
-        ``project_inactive``, ``conflict``; ``rate_limit_exceeded``: the family is too large.
+        ``project_inactive``, ``conflict``; ``token_inactive``: an ancestor is not alive any more;
+        ``rate_limit_exceeded``: the family is too large.
         """
         expires = to_micros(expires_at)
         rules = changed_policy({}, policy or {})
@@ -69,6 +70,8 @@ class Tokens:
                 )
             now = session.now()
             if lineage:
+                # It may have been revoked since it was let in: a body can take its time.
+                _check_lineage(session, lineage, now)
                 # Under the project's lock: no two at once take the last place.
                 _check_family(session, lineage[-1], now)
             session.execute(
@@ -220,6 +223,16 @@ def _read(session: Session, token_id: str, suffix: str = "") -> AccessToken:
     if row is None:
         raise ClientError("There is no token with this id.", code="not_found")
     return token_from(row)
+
+
+def _check_lineage(session: Session, lineage: Sequence[str], now: int) -> None:
+    row = session.one(
+        f"SELECT COUNT(*) FROM tokens WHERE id IN ({', '.join('?' * len(lineage))}) "  # noqa: S608
+        "AND is_active = 1 AND expires_at > ?",
+        (*lineage, now),
+    )
+    if row is None or int(row[0]) < len(lineage):
+        raise ClientError(code="token_inactive")
 
 
 def _check_family(session: Session, root_id: str, now: int) -> None:

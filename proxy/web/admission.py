@@ -2,6 +2,8 @@
 
 The thing to get wrong: what refuses without reading the body comes first, and what counts (rates,
 quotas) comes last, so that a request that is refused for another reason costs its token nothing.
+A place under ``max_concurrent`` is given back anyway: it is taken before the body, or bodies that
+never end would take up the worker in spite of it.
 """
 
 from typing import Protocol
@@ -11,7 +13,7 @@ from proxy.providers.base import OutboundRequest
 from proxy.web.exchange import Exchange
 from proxy.web.inbound import check_path
 from proxy.web.parameters import parameters_of
-from proxy.web.throttle import Throttle
+from proxy.web.throttle import Passage, Throttle
 
 
 class AccessCheck(Protocol):
@@ -37,6 +39,7 @@ class Admission:
         if principal.policy.restricts:
             principal.policy.check_head(exchange.inbound)
         check_path(exchange.inbound.path)
+        self._hold(exchange, principal)
         return principal
 
     def enter_ours(self, exchange: Exchange) -> Principal:
@@ -45,6 +48,7 @@ class Admission:
         principal = self._recognise(exchange)
         if principal.policy.restricts:
             principal.policy.check_client(exchange.inbound)
+        self._hold(exchange, principal)
         return principal
 
     def check_body(
@@ -61,13 +65,20 @@ class Admission:
     def admit(self, exchange: Exchange, principal: Principal) -> None:
         """Last before the upstream: what is counted. From here on there is an event of it."""
         if self._throttle.always or principal.throttled:
-            if exchange.passage is None:
-                exchange.passage = self._throttle.passage()
-            self._throttle.admit(exchange.passage, principal)
+            self._throttle.admit(self._passage(exchange), principal)
         self._access.admit(principal)
         exchange.settlement = self._access
         exchange.intend(principal)
         exchange.watch_client()
+
+    def _hold(self, exchange: Exchange, principal: Principal) -> None:
+        if principal.throttled:
+            self._throttle.hold(self._passage(exchange), principal)
+
+    def _passage(self, exchange: Exchange) -> Passage:
+        if exchange.passage is None:
+            exchange.passage = self._throttle.passage()
+        return exchange.passage
 
     def _recognise(self, exchange: Exchange) -> Principal:
         inbound = exchange.inbound

@@ -37,6 +37,8 @@ from proxy.web.trail import Trail
 _log = logging.getLogger(__name__)
 
 PATH: Final = "/v1/proxy/tokens"
+#: Of a body: its rules are stored, told in the audit log and kept in memory, for each child.
+_MOST_BYTES: Final = 16 * 1024
 _KNOWN: Final = rules.names("token") | {"duration_minutes", "name", "max_requests"}
 
 
@@ -174,7 +176,7 @@ class MintingEndpoint:
                 "This access token may not mint others: it lacks `can_mint`.",
                 code="endpoint_not_found",
             )
-        raw = inbound.body.read_all(fields.MAX_BODY_BYTES)
+        raw = inbound.body.read_all(_MOST_BYTES)
         chosen = self._chosen(fields.parse_object(raw, _KNOWN), principal, len(lineage))
         self._admission.admit(exchange, principal)
         secret = credentials.mint()

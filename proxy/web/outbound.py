@@ -1,8 +1,11 @@
 """What goes out: the client's request without what is between the client and us.
 
 JSON bodies are read whole here, and those that a policy must read; all others are read while they
-are sent.
+are sent. The thing to get wrong: a client that wants its usage not to be known spells the path or
+the content type otherwise, in a way that its upstream understands all the same.
 """
+
+from urllib.parse import unquote
 
 from proxy.policy.policy import Policy
 from proxy.providers.base import OutboundRequest
@@ -29,7 +32,8 @@ def outbound_request(
     target = inbound.target.encode("latin-1")
     if not body.exists:
         return OutboundRequest(inbound.method, target, headers, None)
-    if policy.reads or is_json(inbound.header("CONTENT-TYPE")):
+    held = policy.reads or is_json(inbound.header("CONTENT-TYPE"))
+    if held or (policy.inject_usage and inbound.method == "POST" and _is_chat(inbound.path)):
         data = body.read_all(min(json_bytes, request_bytes))
         headers.append(("Content-Length", str(len(data))))
         return OutboundRequest(inbound.method, target, headers, data)
@@ -46,11 +50,11 @@ def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
 
     None when ``request`` goes out as it is.
     """
-    path = request.target.partition(b"?")[0]
-    if not (path.endswith(b"/chat/completions") or path == b"/v1/completions"):
-        return None
-    # Other bodies are not held. Compressed ones, and forms, are not JSON: they stay as they are.
+    # Bodies of other paths need not be held. Compressed ones, and forms, are not JSON: they stay
+    # as they are.
     if request.method != "POST" or not isinstance(request.body, bytes):
+        return None
+    if not _is_chat(request.target.partition(b"?")[0].decode("latin-1")):
         return None
     body = ask_for_usage(request.body)
     if body is None:
@@ -59,6 +63,12 @@ def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
     headers: Headers = [line for line in request.headers if line[0] not in replaced]
     headers += [("Accept-Encoding", "identity"), ("Content-Length", str(len(body)))]
     return OutboundRequest(request.method, request.target, headers, body)
+
+
+def _is_chat(path: str) -> bool:
+    if "%" in path:
+        path = unquote(path, "latin-1")
+    return path.endswith("/chat/completions") or path == "/v1/completions"
 
 
 def outbound_upgrade(

@@ -15,7 +15,7 @@ from typing import Final, Protocol, get_args
 
 from proxy.auth.principal import Principal
 from proxy.errors import ClientError, LimiterError
-from proxy.limits.base import Demand, RateLimiter
+from proxy.limits.base import Bucket, Demand, RateLimiter
 from proxy.policy.accounts import Account
 from proxy.web import allowance
 from proxy.web.allowance import Headers, Level, Limit
@@ -54,6 +54,8 @@ class Passage:
     # Defaults instead of an `__init__`, since one is made for every request.
     #: What the limiter has not been asked for yet.
     owed: Sequence[Demand] = ()
+    #: Where it is noted that an address owes, while it does: bucket → by how many requests.
+    owing: dict[Bucket, int] | None = None
     #: (key, most) of what is under way with it.
     places: Sequence[tuple[str, int]] = ()
     #: Demands that wait for the number of LLM tokens.
@@ -76,9 +78,21 @@ class Passage:
         places, self.places = self.places, ()
         if places:
             self.limiters.places.leave([key for key, _ in places])
-        owed, self.owed = self.owed, ()
+        owed = self.paid()
         if owed:
             self.limiters.settle(owed)
+
+    def paid(self) -> Sequence[Demand]:
+        """Nothing is owed any more; answers what was."""
+        owed, self.owed = self.owed, ()
+        if owed and self.owing is not None:
+            bucket = owed[0].bucket
+            left = self.owing[bucket] - 1
+            if left:
+                self.owing[bucket] = left
+            else:
+                del self.owing[bucket]
+        return owed
 
 
 class Throttle:
@@ -94,6 +108,9 @@ class Throttle:
         # Token id → the accounts of its principal, and what they come to. Compared by identity:
         # whatever changes makes a new principal.
         self._plans: dict[str | None, tuple[Sequence[Account], Plan]] = {}
+        # Address → its requests that have not paid yet, here; those of other workers show once
+        # they have paid.
+        self._owing: dict[Bucket, int] = {}
         #: Refusals, by limit.
         self.refused: dict[Limit, int] = dict.fromkeys(get_args(Limit), 0)
 
@@ -102,7 +119,13 @@ class Throttle:
         limiters, per_minute = self._limiters, self._rates.address
         owed = address_demand(address, per_minute)
         if limiters.shared is None:
-            self._look(owed)
+            # Those under way that have not paid count, or all that come at once would pass.
+            bucket, owing = owed[0].bucket, self._owing
+            unpaid = owing.get(bucket, 0)
+            level = limiters.near.glance(bucket) - unpaid
+            if level < 1:
+                raise self._refusal("address", owed, [level], 0, 1)
+            owing[bucket] = unpaid + 1
         else:
             demands = self._nearest(address)
             decision = limiters.near.take(demands)
@@ -111,6 +134,8 @@ class Throttle:
         passage = Passage()
         passage.limiters = limiters
         passage.owed = owed
+        if limiters.shared is None:
+            passage.owing = self._owing
         return passage
 
     def passage(self) -> Passage:
@@ -119,18 +144,22 @@ class Throttle:
         passage.limiters = self._limiters
         return passage
 
+    def hold(self, passage: Passage, principal: Principal) -> None:
+        """Take the place of a request among those under way. ClientError 429: there is none."""
+        plan = self._plan(principal)
+        if plan.places:
+            full = self._limiters.places.enter(plan.places)
+            if full is not None:
+                self.refused["concurrency"] += 1
+                raise allowance.crowded(plan.crowds[full], plan.places[full][1])
+            passage.places = plan.places
+
     def admit(self, passage: Passage, principal: Principal) -> None:
-        """Take what a request of ``principal`` demands, and its place among those under way.
+        """Take what a request of ``principal`` demands.
 
         ClientError 429; LimiterError: nobody can tell.
         """
-        plans, token_id = self._plans, principal.token_id
-        if token_id in plans and plans[token_id][0] is principal.accounts:
-            plan = plans[token_id][1]
-        else:
-            plan = self._compile(principal)
-        if plan.places:
-            self._enter(passage, plan)
+        plan = self._plan(principal)
         demands, requests, owed = plan.demands, plan.requests, passage.owed
         if owed:
             demands, requests = (*owed, *demands), requests + 1
@@ -143,10 +172,10 @@ class Throttle:
             raise LimiterError("Rate limits cannot be checked right now.") from error
         if refused is not None:
             if owed and refused == 0:
-                passage.owed = ()  # an address that is refused is not counted
+                passage.paid()  # an address that is refused is not counted
             limits: tuple[Limit, ...] = ("address", *plan.limits) if owed else plan.limits
             raise self._refusal(limits[refused], demands, levels, refused, requests)
-        passage.owed = ()
+        passage.paid()
         tightest: Level | None = None
         for level, (bucket, _) in zip(levels[:requests], demands, strict=False):
             if tightest is None or level < tightest[0]:
@@ -160,7 +189,12 @@ class Throttle:
     def check_login(self, address: str) -> None:
         """Whether a management login from there may be tried. ClientError 429."""
         if self.by_address:
-            self._look(self._nearest(address))
+            (demand,) = self._nearest(address)
+            level = self._limiters.near.glance(demand.bucket)
+            # Not below 1: who floods `/v1` from there must not keep out who would stop them.
+            if level <= 0:
+                nothing = [demand._replace(permits=0)]
+                raise self._refusal("address", nothing, [level], 0, 1)
 
     def count_login(self, address: str) -> None:
         """A management login from there was refused."""
@@ -172,18 +206,11 @@ class Throttle:
     def _nearest(self, address: str) -> tuple[Demand]:
         return address_demand(address, self._rates.address, self._near_prefix)
 
-    def _look(self, demands: tuple[Demand]) -> None:
-        """Nothing is taken: those that come at the same moment are told apart later."""
-        level = self._limiters.near.glance(demands[0].bucket)
-        if level < 1:
-            raise self._refusal("address", demands, [level], 0, 1)
-
-    def _enter(self, passage: Passage, plan: Plan) -> None:
-        full = self._limiters.places.enter(plan.places)
-        if full is not None:
-            self.refused["concurrency"] += 1
-            raise allowance.crowded(plan.crowds[full], plan.places[full][1])
-        passage.places = plan.places
+    def _plan(self, principal: Principal) -> Plan:
+        known = self._plans.get(principal.token_id)
+        if known is not None and known[0] is principal.accounts:
+            return known[1]
+        return self._compile(principal)
 
     def _compile(self, principal: Principal) -> Plan:
         if len(self._plans) >= _MOST_PLANS:

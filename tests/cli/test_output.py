@@ -18,6 +18,9 @@ from proxy.cli import output
         ("x", "x"),
         ({"a": 1}, '{"a":1}'),
         ("[red]x[/red]", "\\[red]x\\[/red]"),
+        ("two\nlines, caf\u00e9", "two\nlines, caf\u00e9"),
+        ("\x1b]0;title\x07\r\x9b2J\u202e", "\\x1b]0;title\\x07\\r\\x9b2J\\u202e"),
+        ({"a": "\x9b2J"}, '{"a":"\\x9b2J"}'),
     ],
 )
 def test_text(value: Any, expected: str) -> None:

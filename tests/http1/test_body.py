@@ -121,6 +121,27 @@ def test_continue_is_sent_at_the_first_read_only() -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConnectionResetError(), "invalid_request"), (TimeoutError(), "request_timeout")],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_client_that_is_gone_when_it_is_told_to_continue(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, code: str, whole: bool
+) -> None:
+    head = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    connection = Connection([head])
+
+    def fail(data: bytes) -> None:
+        raise error
+
+    monkeypatch.setattr(connection, "sendall", fail)
+    with pytest.raises(ClientError) as caught:
+        connection.body.read() if whole else connection.body.read_arrived(10)
+    assert caught.value.code == code
+    assert connection.body.unreadable
+
+
+@pytest.mark.parametrize(
     ("framing", "closes"),
     [
         (b"Content-Length: 10\r\n\r\n", False),

@@ -16,6 +16,7 @@ from tests.web.relaying import (
     CHAT,
     EVENT,
     JSON,
+    JSON_BODY,
     ORIGIN,
     PRINCIPAL,
     SSE,
@@ -117,6 +118,17 @@ def test_rates_come_after_the_other_checks_and_before_the_quota() -> None:
     assert world.ask().code == 429
     assert limited.near.calls == [["ip:192.0.2.1", "token:token-1", "project:project-1", "all"]]
     assert limited.near.charged == {"ip:192.0.2.1": 2}
+
+
+def test_a_place_is_taken_before_the_body_and_given_back_whatever_becomes_of_it() -> None:
+    limited = Limited()
+    world = World(access=Access(principal=BUSY), limited=limited)
+    cut = {"headers": [*JSON_BODY, ("Content-Length", "10")], "pieces": [b"{}"]}
+    assert world.ask("POST", "/v1/chat", **cut).code == 400
+    assert (limited.near.calls, limited.places.taken) == ([], {"project:project-1": 0})
+    limited.places.taken["project:project-1"] = 1
+    assert world.ask("POST", "/v1/chat", **cut).code == 429
+    assert [event.bytes_in for event in world.events] == [2, 0]
 
 
 def test_what_is_refused_before_the_rates_is_charged_to_its_address_where_it_is_shared() -> None:

@@ -196,7 +196,7 @@ def test_what_is_refused_by_its_name(world: World, body: Any, param: str | None)
 
 
 def test_a_body_that_is_too_large(world: World) -> None:
-    world.refused(413, "request_too_large", b" " * (256 * 1024 + 1))
+    world.refused(413, "request_too_large", b" " * (16 * 1024 + 1))
 
 
 def test_no_limit_may_be_said(world: World) -> None:
@@ -273,6 +273,24 @@ def test_a_dead_parent_has_no_more_children(world: World) -> None:
     world.tokens.update(world.parent.id, {"is_active": True})
     world.access.forget(None)
     world.refused(403, "project_inactive", FIVE)
+
+
+@pytest.mark.parametrize("change", [{"is_active": False}, {"expires_at": timedelta(seconds=-1)}])
+def test_a_parent_that_dies_while_its_request_is_read_has_no_child(
+    world: World, change: dict[str, Any]
+) -> None:
+    secret, middle = world.make(policy={"can_mint": True}, lineage=[world.parent.id])
+    assert world.ask(FIVE, secret).code == 201
+    if "expires_at" in change:
+        change = {"expires_at": world.now + change["expires_at"]}
+    for dying in (world.parent, middle):
+        # What was known of it when it came is all that the endpoint has.
+        world.tokens.update(dying.id, change)
+        world.refused(401, "token_inactive", FIVE, secret=secret)
+        world.tokens.update(
+            dying.id, {"is_active": True, "expires_at": world.now + timedelta(hours=1)}
+        )
+    assert world.ask(FIVE, secret).code == 201
 
 
 def test_who_asks_must_be_allowed_and_endpoints_are_another_matter(sqlite_url: str) -> None:

@@ -109,6 +109,8 @@ ASKING = b'{"stream":true,"stream_options":{"include_usage":true}}'
         b"/v1/chat/completions?a=%2F",
         b"/v1/deployments/x/chat/completions",
         b"/v1/completions",
+        b"/v1/chat/completion%73",
+        b"/v1/%63ompletions?a=b",
     ],
 )
 def test_a_streamed_chat_is_made_to_ask(target: bytes) -> None:
@@ -154,6 +156,21 @@ def test_a_body_that_a_policy_reads_is_held() -> None:
     with pytest.raises(ClientError) as caught:
         outbound_request(inbound(lines, b"hi"), policy, request_bytes=10, json_bytes=1)
     assert caught.value.code == "request_too_large"
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", None])
+def test_a_chat_that_is_to_ask_is_held_whatever_it_says_of_itself(content_type: str | None) -> None:
+    lines = [("CONTENT-LENGTH", str(len(STREAM)))]
+    lines += [("CONTENT-TYPE", content_type)] if content_type else []
+    for path, policy, held in (
+        ("/v1/chat/completion%73", Policy(inject_usage=True), True),
+        ("/v1/chat/completions", Policy(), False),
+        ("/v1/files", Policy(inject_usage=True), False),
+    ):
+        asked = Inbound(environ("POST", path, lines, [STREAM], token=None), 0)
+        request = outbound_request(asked, policy, request_bytes=99, json_bytes=99)
+        assert isinstance(request.body, bytes) is held
+        assert (asking_for_usage(request) is not None) is held
 
 
 def test_only_headers_that_may_pass() -> None:

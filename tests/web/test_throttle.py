@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from proxy.errors import ClientError, LimiterError
+from proxy.limits.base import Bucket
 from proxy.policy.accounts import Account
 from proxy.web import throttle as throttle_module
 from proxy.web.plan import Rates
@@ -135,11 +136,11 @@ def test_a_request_that_was_refused_spends_nothing() -> None:
 def test_places_are_given_back_once() -> None:
     limited = Limited()
     first, second = limited.throttle.passage(), limited.throttle.passage()
-    limited.throttle.admit(first, LLM)
+    limited.throttle.hold(first, LLM)
     with pytest.raises(ClientError, match="at once for this access token: 1") as caught:
-        limited.throttle.admit(second, LLM)
+        limited.throttle.hold(second, LLM)
     assert caught.value.retry_after == 1
-    assert limited.near.calls == [["token-tpm:token-1"]], "who has no place takes nothing"
+    assert limited.near.calls == []
     assert limited.throttle.refused["concurrency"] == 1
     second.end()
     assert limited.places.taken == {"token:token-1": 1}
@@ -153,6 +154,7 @@ def test_a_place_is_given_back_when_the_limiter_is_away() -> None:
     assert limited.shared is not None
     limited.shared.error = LimiterError()
     passage = limited.throttle.passage()
+    limited.throttle.hold(passage, LLM)
     with pytest.raises(LimiterError, match="Rate limits cannot be checked"):
         limited.throttle.admit(passage, LLM)
     assert limited.places.taken == {"token:token-1": 1}
@@ -211,3 +213,39 @@ def test_without_a_limit_logins_are_not_looked_at() -> None:
     for _ in range(3):
         throttle.check_login(ADDRESS)
         throttle.count_login(ADDRESS)
+
+
+def test_who_has_not_paid_yet_counts_and_is_forgotten_once_it_has() -> None:
+    limited = Limited(Rates(address=3))
+    passages = [limited.throttle.enter(ADDRESS) for _ in range(3)]
+    with pytest.raises(ClientError) as caught:
+        limited.throttle.enter(ADDRESS)
+    assert caught.value.code == "rate_limit_exceeded"
+    limited.throttle.enter("192.0.2.2").end()
+    passages[0].end()
+    passages[0].end()
+    limited.throttle.admit(passages[1], PRINCIPAL)
+    passages[1].end()
+    with pytest.raises(ClientError):
+        limited.throttle.enter(ADDRESS)
+    assert limited.near.levels[Bucket(f"ip:{ADDRESS}", 3)] == 1, "no debt, however many came"
+    limited.near.levels[Bucket(f"ip:{ADDRESS}", 3)] = 2
+    limited.throttle.enter(ADDRESS).end()
+    limited.near.levels[Bucket(f"ip:{ADDRESS}", 3)] = 0
+    with pytest.raises(ClientError):
+        limited.throttle.admit(passages[2], PRINCIPAL)
+    passages[2].end()
+    assert limited.near.levels[Bucket(f"ip:{ADDRESS}", 3)] == 0
+    limited.near.levels[Bucket(f"ip:{ADDRESS}", 3)] = 3
+    assert [limited.throttle.enter(ADDRESS) for _ in range(3)], "nobody owes any more"
+
+
+def test_a_flood_from_an_address_keeps_no_login_out() -> None:
+    limited = Limited(Rates(address=3))
+    limited.near.levels[Bucket(f"ip:{ADDRESS}", 3)] = 0.5
+    with pytest.raises(ClientError):
+        limited.throttle.enter(ADDRESS)
+    limited.throttle.check_login(ADDRESS)
+    limited.throttle.count_login(ADDRESS)
+    with pytest.raises(ClientError):
+        limited.throttle.check_login(ADDRESS)
