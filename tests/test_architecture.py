@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 LONGEST = 250
 
-ROW_0 = {"errors", "messages", "parsers", "prices", "current", "consistency"}
+ROW_0 = {"errors", "messages", "parsers", "prices", "current", "consistency", "redisoptions"}
 ROW_2 = {"store", "events", "providers", "metrics", "limits"}
 #: Package or module below `proxy` → which others it may import. Imports go down only; neighbours on
 #: a row do not import each other.
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prices": set(),
     "current": set(),
     "consistency": set(),
+    "redisoptions": set(),
     "settings": ROW_0,
     "logs": ROW_0,
     "accesslog": ROW_0,
@@ -81,7 +82,7 @@ FENCES: dict[str, set[str]] = {
     "boto3": {"events.sinks.cloudwatch"},
     "botocore": {"events.sinks.cloudwatch"},
     "watchtower": {"events.sinks.cloudwatch"},
-    "redis": {"events.sinks.redis", "events.redis", "limits.redis", "auth.redis"},
+    "redis": {"redisoptions", "events.sinks.redis", "events.redis", "limits.redis", "auth.redis"},
     "dotenv": {"settings", "cli"},
     "cachetools": {"auth"},
     "click": {"cli"},
