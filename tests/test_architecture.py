@@ -47,15 +47,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auth": ROW_0 | {"store", "policy"},
     "relay": ROW_0 | {"providers", "usage"},
     "web": ROW_0 | ROW_2 | {"auth", "relay", "usage", "policy"},
-    "limiting": {"limits", "settings", "web"},
-    "assembly": ROW_0 | {"auth", "events", "relay", "settings", "store", "housekeeping", "web"},
-    "observation": ROW_0 | {"accesslog", "events", "metrics", "settings", "web"},
-    "registry": {"assembly", "auth", "cipher", "events", "relay", "settings", "store"},
-    "rooms": {"registry", "settings", "store", "web"},
     "housekeeping": ROW_0,
-    "app": ROW_0
-    | {"auth", "events", "providers", "relay", "web", "settings"}
-    | {"assembly", "limiting", "observation", "registry", "rooms"},
+    # For `app` alone.
+    "composition": ROW_0
+    | {"accesslog", "cipher", "housekeeping", "settings"}
+    | {"auth", "events", "limits", "metrics", "relay", "store", "web"},
+    "app": ROW_0 | {"auth", "composition", "events", "providers", "relay", "settings", "web"},
     "wsgi": {"app", "settings", "errors", "logs"},
     "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"}
     | {"policy"},
@@ -69,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 FENCES: dict[str, set[str]] = {
     "flask": {"web", "app"},
     "werkzeug": {"web"},
-    "requests": {"relay", "assembly", "cli", "events.sinks.http"},
+    "requests": {"relay", "composition.relay", "cli", "events.sinks.http"},
     "urllib3": {"relay", "cli"},
     "geventhttpclient": {"relay"},
     "psycopg": {"store"},
