@@ -147,6 +147,16 @@ def test_imports_go_down_only(graph: grimp.ImportGraph) -> None:
     assert not wrong
 
 
+def test_every_room_stands_in_the_docs() -> None:
+    table = (
+        (ROOT / "docs" / "architecture.md").read_text().partition("## The way of one request")[0]
+    )
+    missing = {
+        room for room in MAY_IMPORT if f"`{room}`" not in table and f"`{room}/`" not in table
+    }
+    assert not missing
+
+
 def test_the_cli_takes_only_credentials_of_auth(graph: grimp.ImportGraph) -> None:
     for module in graph.find_descendants("proxy.cli"):
         imported = graph.find_modules_directly_imported_by(module)
