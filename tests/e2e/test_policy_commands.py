@@ -72,7 +72,6 @@ def test_a_child_by_its_parent_alone(proxy: ProxyServer, upstream: Upstream) -> 
         ask(proxy, child, "gpt-4.1-mini")
     assert refused.value.code == "quota_exceeded"
     assert len(upstream.received) == 2
-    assert [event["status_code"] for event in proxy.events(4)] == [200, 403, 200, 429]
 
     shown = json.loads(manage(proxy, "token", "list", "--project-id", project["id"], "--json"))
     parents = [item["id"] for item in shown if item["can_mint"]]
