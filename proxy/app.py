@@ -7,16 +7,18 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from proxy import assembly, rooms
 from proxy.auth.passthrough import PassThrough
+from proxy.composition.events import event_drain
+from proxy.composition.limits import Limits
+from proxy.composition.observation import Observation, facts
+from proxy.composition.registry import Registry
+from proxy.composition.relay import bounds, session_transport, upstream_adapter
+from proxy.composition.rooms import management
 from proxy.errors import ClientError, ProxyError
 from proxy.events.drain import Drain
 from proxy.events.queue import EventQueue
-from proxy.limiting import Limits
-from proxy.observation import Observation, facts
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
-from proxy.registry import Registry
 from proxy.relay.relay import Relay
 from proxy.relay.watch import Drained, LiveRequests
 from proxy.settings import Settings
@@ -51,8 +53,8 @@ class Application:
         self._pass_through = PassThrough(settings.data_dir.absolute()) if without else None
         admission = Admission(self._pass_through or registry.authenticator, self._limits.throttle)
         cors = Cors(settings.cors_allowed_origins)
-        adapter = assembly.upstream_adapter(settings)
-        self._transport = assembly.session_transport(settings, adapter)
+        adapter = upstream_adapter(settings)
+        self._transport = session_transport(settings, adapter)
         self._endpoint = RelayEndpoint(
             admission,
             Relay(
@@ -63,7 +65,7 @@ class Application:
             self._queue,
             self._live,
             cors,
-            assembly.bounds(settings),
+            bounds(settings),
         )
         self._observation = Observation(
             settings,
@@ -93,7 +95,7 @@ class Application:
             [
                 Room(doors.create_blueprint(self._endpoint), "/v1", None),
                 Room(doors.create_minting_blueprint(self._minting), minting.PATH, None),
-                *rooms.management(settings, registry, trail, self._limits.throttle),
+                *management(settings, registry, trail, self._limits.throttle),
                 Room(status.create_blueprint(self), None, None),
                 Room(
                     metrics.create_blueprint(self._observation.read, facts(settings)),
@@ -143,7 +145,7 @@ class Application:
 
     def start(self) -> None:
         """Called once in the worker, before it accepts."""
-        self._drain = assembly.event_drain(self._settings, self._queue, self._observation.events)
+        self._drain = event_drain(self._settings, self._queue, self._observation.events)
         self._observation.start()
         self._limits.start()
         (self._pass_through or self._registry).start()

@@ -94,6 +94,15 @@ class ClientError(ProxyError):
     code = "invalid_request"
 
 
+class QuotaExceeded(ClientError):
+    """A quota is used up. No waiting helps, which is told to SDKs that try a 429 again."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message, headers=[("x-should-retry", "false")])
+
+
 class UpstreamError(ProxyError):
     """The upstream could not be had, or did not give a valid answer."""
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,21 @@ class ProxyServer:
         if answer.status_code == 201 and path == "/tokens":
             canaries.register(answer.json()["token"])
         return answer
+
+    def command(
+        self, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """``manage.py`` with these, where this server is installed; ``environ``: instead of its."""
+        return subprocess.run(
+            [sys.executable, str(ROOT / "manage.py"), *arguments],
+            cwd=self.folder,
+            env=self.environ if environ is None else environ,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     def create_project(self, name: str = "project", api_key: str = UPSTREAM_KEY) -> dict[str, Any]:
         answer = self.manage("POST", "/projects", {"name": name, "api_key": api_key})

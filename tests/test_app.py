@@ -15,28 +15,14 @@ import pytest
 
 from proxy.app import Application, create_app
 from proxy.errors import ClientError
-from proxy.settings import Settings
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
 from proxy.store.usage import UsageLedger
 from tests.events.samples import Sink, block, event
+from tests.installation import MANAGEMENT, settings
 from tests.web.relaying import Result, environ, serve
 
-MANAGEMENT = "management-token-1"
 BEARER = [("Authorization", f"Bearer {MANAGEMENT}")]
-
-
-def settings(folder: Path, **changes: str) -> Settings:
-    return Settings.load(
-        {
-            "MANAGEMENT_TOKEN": MANAGEMENT,
-            "ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-            "DATA_DIR": str(folder / "data"),
-            "EVENT_LOG": str(folder / "events.jsonl"),
-            "UPSTREAM_BASE_URL": "http://127.0.0.1:9",  # nobody listens on the discard port
-            **changes,
-        }
-    )
 
 
 @pytest.fixture

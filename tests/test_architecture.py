@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 LONGEST = 250
 
-ROW_0 = {"errors", "messages", "parsers", "prices", "current", "consistency"}
+ROW_0 = {"errors", "messages", "parsers", "prices", "current", "consistency", "redisoptions"}
 ROW_2 = {"store", "events", "providers", "metrics", "limits"}
 #: Package or module below `proxy` → which others it may import. Imports go down only; neighbours on
 #: a row do not import each other.
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prices": set(),
     "current": set(),
     "consistency": set(),
+    "redisoptions": set(),
     "settings": ROW_0,
     "logs": ROW_0,
     "accesslog": ROW_0,
@@ -46,15 +47,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auth": ROW_0 | {"store", "policy"},
     "relay": ROW_0 | {"providers", "usage"},
     "web": ROW_0 | ROW_2 | {"auth", "relay", "usage", "policy"},
-    "limiting": {"limits", "settings", "web"},
-    "assembly": ROW_0 | {"auth", "events", "relay", "settings", "store", "housekeeping", "web"},
-    "observation": ROW_0 | {"accesslog", "events", "metrics", "settings", "web"},
-    "registry": {"assembly", "auth", "cipher", "events", "relay", "settings", "store"},
-    "rooms": {"registry", "settings", "store", "web"},
     "housekeeping": ROW_0,
-    "app": ROW_0
-    | {"auth", "events", "providers", "relay", "web", "settings"}
-    | {"assembly", "limiting", "observation", "registry", "rooms"},
+    # For `app` alone.
+    "composition": ROW_0
+    | {"accesslog", "cipher", "housekeeping", "settings"}
+    | {"auth", "events", "limits", "metrics", "relay", "store", "web"},
+    "app": ROW_0 | {"auth", "composition", "events", "providers", "relay", "settings", "web"},
     "wsgi": {"app", "settings", "errors", "logs"},
     "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"}
     | {"policy"},
@@ -68,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 FENCES: dict[str, set[str]] = {
     "flask": {"web", "app"},
     "werkzeug": {"web"},
-    "requests": {"relay", "assembly", "cli", "events.sinks.http"},
+    "requests": {"relay", "composition.relay", "cli", "events.sinks.http"},
     "urllib3": {"relay", "cli"},
     "geventhttpclient": {"relay"},
     "psycopg": {"store"},
@@ -81,7 +79,7 @@ FENCES: dict[str, set[str]] = {
     "boto3": {"events.sinks.cloudwatch"},
     "botocore": {"events.sinks.cloudwatch"},
     "watchtower": {"events.sinks.cloudwatch"},
-    "redis": {"events.sinks.redis", "events.redis", "limits.redis", "auth.redis"},
+    "redis": {"redisoptions", "events.sinks.redis", "events.redis", "limits.redis", "auth.redis"},
     "dotenv": {"settings", "cli"},
     "cachetools": {"auth"},
     "click": {"cli"},
@@ -147,6 +145,16 @@ def test_imports_go_down_only(graph: grimp.ImportGraph) -> None:
             if other and other != room and other not in MAY_IMPORT[room]:
                 wrong.append(f"{module} imports {imported}")
     assert not wrong
+
+
+def test_every_room_stands_in_the_docs() -> None:
+    table = (
+        (ROOT / "docs" / "architecture.md").read_text().partition("## The way of one request")[0]
+    )
+    missing = {
+        room for room in MAY_IMPORT if f"`{room}`" not in table and f"`{room}/`" not in table
+    }
+    assert not missing
 
 
 def test_the_cli_takes_only_credentials_of_auth(graph: grimp.ImportGraph) -> None:

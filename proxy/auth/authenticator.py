@@ -12,14 +12,12 @@ from typing import Final, Protocol
 from proxy.auth import credentials
 from proxy.auth.cache import GrantCache
 from proxy.auth.principal import Principal, TokenRefused
-from proxy.errors import ClientError
+from proxy.errors import ClientError, QuotaExceeded
 from proxy.policy.accounts import Account, account_of
 from proxy.policy.policy import Policy
 from proxy.store.records import Grant
 
 _log = logging.getLogger(__name__)
-
-_QUOTA_HEADERS: Final = (("x-should-retry", "false"),)
 
 
 class GrantSource(Protocol):
@@ -115,8 +113,8 @@ class Authenticator:
     def admit(self, principal: Principal) -> None:
         """Count one request, against the quotas if there are any; the last check before upstream.
 
-        The token and all its ancestors, or none of them. Raises :class:`ClientError`
-        ``quota_exceeded``: nothing was counted then. Who was admitted is settled, once.
+        The token and all its ancestors, or none of them. Raises
+        :class:`QuotaExceeded`: nothing was counted then. Who was admitted is settled, once.
         """
         tokens = principal.accounts[1:]
         for account in tokens:
@@ -195,11 +193,9 @@ class Authenticator:
 _CHALLENGE: Final = (("WWW-Authenticate", 'Bearer realm="openai-proxy"'),)
 
 
-def _used_up(what: str, principal: Principal, account: Account) -> ClientError:
+def _used_up(what: str, principal: Principal, account: Account) -> QuotaExceeded:
     whose = "This access token" if account.id == principal.token_id else "A parent of this token"
-    return ClientError(
-        f"{whose} has used up its {what}.", code="quota_exceeded", headers=_QUOTA_HEADERS
-    )
+    return QuotaExceeded(f"{whose} has used up its {what}.")
 
 
 def bearer(authorization: str | None) -> str | None:

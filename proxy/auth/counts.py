@@ -4,7 +4,6 @@ Requests are counted here only of tokens without ``max_requests``; those with on
 exactly, where their limit is kept. LLM tokens are counted here always.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -68,7 +67,7 @@ class RequestCounts:
         """Write what is left, for ``deadline`` seconds at the most; what then remains is logged."""
         self._closing.set()
         greenlet, self._greenlet = self._greenlet, None
-        with contextlib.suppress(gevent.Timeout), gevent.Timeout(deadline):
+        with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
             if greenlet is not None:
                 # Not killed: what it is just writing may be committed without it, and would be
                 # counted twice.

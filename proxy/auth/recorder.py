@@ -5,7 +5,6 @@ beyond it are counted and logged. The thing to get wrong: nobody may wait for an
 database that hangs would slow down whoever is refused.
 """
 
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -75,7 +74,7 @@ class Recorder:
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is None:
             return
-        with contextlib.suppress(gevent.Timeout), gevent.Timeout(deadline):
+        with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
             greenlet.join()
             self._gather(all_of_them=True)
             self.flush()

@@ -15,9 +15,9 @@ from typing import Any, Final, Protocol
 import gevent
 from gevent.event import Event
 from redis import Redis, RedisError
-from redis.backoff import NoBackoff
 from redis.client import PubSub
-from redis.retry import Retry
+
+from proxy.redisoptions import connection_options
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +53,9 @@ class ChangeChannel:
         self._silence = silence
         # Two clients, for what is sent must not wait for long. A connection that was idle may have
         # been closed by the other side; saying the same twice does no harm.
-        self._sender = _client(url, _SEND_TIMEOUT, retries=1)
-        self._receiver = _client(url, silence, retries=0)
+        sending = connection_options(_SEND_TIMEOUT, _SEND_TIMEOUT, retries=1)
+        self._sender: Redis = Redis.from_url(url, **sending)
+        self._receiver: Redis = Redis.from_url(url, **connection_options(silence, silence))
         self._to_send: set[str] = set()
         self._heard: set[str] = set()
         self._send, self._act = Event(), Event()
@@ -154,14 +155,3 @@ def ids_in(message: bytes) -> list[str]:
     if len(message) > MOST_BYTES:
         return []
     return [part.decode() for part in message.split()[:_BATCH] if _ID.fullmatch(part)]
-
-
-def _client(url: str, timeout: float, retries: int) -> Redis:
-    return Redis.from_url(
-        url,
-        protocol=2,  # whose answers have the same shape in every version
-        socket_connect_timeout=timeout,
-        socket_timeout=timeout,
-        retry=Retry(NoBackoff(), retries),
-        health_check_interval=0,
-    )

@@ -14,7 +14,6 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -162,7 +161,7 @@ class NodeConcurrency:
         place = self._places.get(key)
         if place is not None and words[place[1] // 8] == place[0]:
             return place[1]
-        hashed = self._hash(key)
+        hashed = self._file.hash_of(key)
         for row in self._rows_of(hashed):
             if words[row // 8] == hashed:
                 return self._remember(key, hashed, row)
@@ -172,17 +171,13 @@ class NodeConcurrency:
         """Its row, or one where all have left. There may be none: it is then counted here alone."""
         row = self._row(key)
         if row is None:
-            hashed = self._hash(key)
+            hashed = self._file.hash_of(key)
             row = next((row for row in self._rows_of(hashed) if not any(self._columns(row))), None)
             if row is None:
                 return
             self._file.words[row // 8] = hashed
             self._remember(key, hashed, row)
         self._rows[key] = row
-
-    def _hash(self, key: str) -> int:
-        digest = blake2b(key.encode(), digest_size=8, key=self._file.hash_key).digest()
-        return int.from_bytes(digest, "little") or 1  # 0 is a row that was never used
 
     def _remember(self, key: str, hashed: int, row: int) -> int:
         if len(self._places) >= _ROWS:

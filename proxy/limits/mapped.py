@@ -16,6 +16,7 @@ import os
 import secrets
 import struct
 import time
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -51,8 +52,8 @@ class MappedFile:
         self._look_at = 0.0
         #: Changes when the views become those of another file.
         self.generation = 0
-        #: So that nobody outside can choose keys that fall together. The same in all processes.
-        self.hash_key = b""
+        # So that nobody outside can choose keys that fall together. The same in all processes.
+        self._hash_key = b""
         empty = memoryview(bytearray())
         self.words = empty.cast("Q")
         self.halves = empty.cast("I")
@@ -94,6 +95,11 @@ class MappedFile:
             self.doubles.release()
             self._memory.close()
             os.close(descriptor)
+
+    def hash_of(self, key: str) -> int:
+        """Of 8 bytes, and never 0, which stands where none was ever written. While it is open."""
+        digest = blake2b(key.encode(), digest_size=8, key=self._hash_key).digest()
+        return int.from_bytes(digest, "little") or 1
 
     def _look(self) -> None:
         if self.descriptor < 0:
@@ -154,7 +160,7 @@ class MappedFile:
 
     def _map(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, self._size)
-        _, _, self.hash_key = _HEADER.unpack_from(self._memory)
+        _, _, self._hash_key = _HEADER.unpack_from(self._memory)
         self.words = memoryview(self._memory).cast("Q")
         self.halves = memoryview(self._memory).cast("I")
         self.doubles = memoryview(self._memory).cast("d")

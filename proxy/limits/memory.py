@@ -13,7 +13,6 @@ start: what the file says from before that lies in the future, and is forgotten.
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -122,17 +121,13 @@ class NodeLimiter:
             self._words, self._doubles = self._file.words, self._file.doubles
             self._places.clear()
 
-    def _hash(self, key: str) -> int:
-        digest = blake2b(key.encode(), digest_size=8, key=self._file.hash_key).digest()
-        return int.from_bytes(digest, "little") or 1  # 0 is a slot that was never used
-
     def _window(self, hashed: int) -> list[int]:
         return [
             _HEADER_WORDS + _SLOT_WORDS * ((hashed + step) & self._mask) for step in range(_WINDOW)
         ]
 
     def _find(self, key: str) -> tuple[int, int] | None:
-        hashed = self._hash(key)
+        hashed = self._file.hash_of(key)
         for at in self._window(hashed):
             if self._words[at] == hashed:
                 return self._remember(key, hashed, at)
@@ -140,7 +135,7 @@ class NodeLimiter:
 
     def _claim(self, key: str, now: float) -> tuple[int, int] | None:
         """A free slot for a key that has none."""
-        hashed = self._hash(key)
+        hashed = self._file.hash_of(key)
         for at in self._window(hashed):
             is_busy = self._doubles[at + 3] > now and self._doubles[at + 2] <= now
             if not is_busy:

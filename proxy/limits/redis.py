@@ -12,13 +12,12 @@ from typing import Any, Final
 import gevent
 from gevent.lock import Semaphore
 from redis import ConnectionPool, RedisError
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
-from redis.retry import Retry
 
 from proxy.errors import LimiterError
 from proxy.limits.base import Bucket, Decision, Demand
 from proxy.limits.bucket import DEBT_MINUTES
+from proxy.redisoptions import connection_options
 
 #: In braces is what a cluster places keys by: all of a call have to lie on one node.
 _PREFIX: Final = "proxy:{limits}:"
@@ -42,17 +41,8 @@ class RedisLimiter:
     @classmethod
     def from_url(cls, url: str, *, connections: int = _CONNECTIONS) -> "RedisLimiter":
         """``redis://`` or ``rediss://``. Nothing is connected before the first call."""
-        pool: ConnectionPool = ConnectionPool.from_url(
-            url,
-            protocol=2,  # whose answers have the same shape in every version
-            max_connections=connections,
-            socket_connect_timeout=_TIMEOUT,
-            socket_timeout=_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-            # No PING before a call: the pool sees by itself that an idle connection was closed.
-            health_check_interval=0,
-        )
-        return cls(pool)
+        options = connection_options(_TIMEOUT, _TIMEOUT)
+        return cls(ConnectionPool.from_url(url, max_connections=connections, **options))
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool

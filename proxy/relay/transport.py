@@ -62,12 +62,6 @@ class UpstreamResponse:
             raise UpstreamTimeout
         return None
 
-    @property
-    def upload_done(self) -> bool:
-        """Whether the request had been sent whole when last looked."""
-        upload = getattr(self._raw, "upload", None)
-        return upload is None or upload.done
-
     def close(self) -> None:
         """Idempotent. A connection with an unfinished answer on it is dropped."""
         self._raw.close()

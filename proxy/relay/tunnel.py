@@ -90,8 +90,6 @@ class Tunnel:
         self._sending: set[Any] = set()
         self.bytes_in = 0
         self.bytes_out = 0
-        #: Which side ended first: "client", "upstream", or None while both are there.
-        self.ended_by: str | None = None
 
     def open(
         self, opened: UpgradeAnswer, our_headers: Sequence[tuple[str, str]], early: bytes
@@ -131,12 +129,12 @@ class Tunnel:
                 self._client._sock.send(data, socket.MSG_DONTWAIT)  # noqa: SLF001
 
     def _pump_up(self) -> None:
-        self._pump(self._client, self._upstream, "client", self._sent_up)
+        self._pump(self._client, self._upstream, self._sent_up)
 
     def _pump_down(self) -> None:
-        self._pump(self._upstream, self._client, "upstream", self._sent_down)
+        self._pump(self._upstream, self._client, self._sent_down)
 
-    def _pump(self, source: Any, sink: Any, name: str, sent: Callable[[bytes], None]) -> None:
+    def _pump(self, source: Any, sink: Any, sent: Callable[[bytes], None]) -> None:
         try:
             while data := source.recv(_READ_SIZE):
                 self._sending.add(sink)
@@ -145,17 +143,12 @@ class Tunnel:
                 sent(data)
         except OSError:
             # One side is gone for good: the other direction cannot go on either.
-            self._end(name)
             for sock in (self._client, self._upstream):
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
             return
-        self._end(name)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
-
-    def _end(self, name: str) -> None:
-        self.ended_by = self.ended_by or name
 
     def _sent_up(self, data: bytes) -> None:
         self.bytes_in += len(data)

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import gevent
 from gevent import GreenletExit, get_hub
 
-from proxy.errors import ClientError, ProxyError
+from proxy.errors import ClientError, ProxyError, QuotaExceeded
 
 #: Cutting many requests goes on for so many seconds, then everybody else has a turn for as long.
 _TURN: Final = 0.002
@@ -67,10 +67,10 @@ class Withdrawn(Interruption):
 class QuotaSpent(Interruption):
     """The access token has used up what it may use."""
 
-    code = "quota_exceeded"
+    code = QuotaExceeded.code
 
     def refusal(self) -> ProxyError:
-        return ClientError(code=self.code, headers=[("x-should-retry", "false")])
+        return QuotaExceeded()
 
 
 class ClientWatcher:

@@ -26,7 +26,7 @@ _COUNTS = (
 class FrameReader:
     """Bytes of one direction in, whole text messages out."""
 
-    __slots__ = ("_buffer", "_max", "_message", "_skip", "closed")
+    __slots__ = ("_buffer", "_closed", "_max", "_message", "_skip")
 
     def __init__(self, max_message: int) -> None:
         """``max_message``: bytes; a longer message is skipped."""
@@ -36,13 +36,13 @@ class FrameReader:
         self._message: bytearray | None = None
         # Payload bytes of the current frame that go by unseen.
         self._skip = 0
-        #: Whether a close frame went by.
-        self.closed = False
+        # Whether a close frame went by: nothing may follow it.
+        self._closed = False
 
     @property
     def at_boundary(self) -> bool:
         """Whether the last frame is whole, and another may follow it."""
-        return not (self._buffer or self._skip or self.closed)
+        return not (self._buffer or self._skip or self._closed)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The text messages that ``data`` completes. Raises ValueError on what is no frame."""
@@ -83,7 +83,7 @@ class FrameReader:
 
     def _add(self, opcode: int, payload: bytes, final: bool, wanted: bool) -> bytes | None:
         if opcode >= _CLOSE:  # control frames may stand between the frames of a message
-            self.closed = self.closed or opcode == _CLOSE
+            self._closed = self._closed or opcode == _CLOSE
             return None
         if opcode != _CONTINUATION:
             self._message = bytearray() if opcode == _TEXT else None

@@ -6,12 +6,11 @@ from typing import Any, Final
 
 import flask
 
-from proxy.errors import ClientError
 from proxy.store.audit import AuditEntry, AuditLog
 from proxy.store.rows import to_micros
 from proxy.store.session import Value
 from proxy.web import fields
-from proxy.web.moments import moment
+from proxy.web.moments import query_moment
 from proxy.web.replies import json_reply
 
 MAX_PAGE_SIZE: Final = 200
@@ -33,8 +32,8 @@ def create_blueprint(log: AuditLog) -> flask.Blueprint:
     @blueprint.get("")
     def find() -> flask.Response:
         query = fields.read_query(flask.request, _PARAMETERS)
-        page = _number(query, "page", 1, _MAX_PAGE)
-        size = _number(query, "page_size", _PAGE_SIZE, MAX_PAGE_SIZE)
+        page = fields.query_integer(query, "page", _MAX_PAGE) or 1
+        size = fields.query_integer(query, "page_size", MAX_PAGE_SIZE) or _PAGE_SIZE
         found, total = log.find(_filters(query), size, (page - 1) * size)
         pages = -(-total // size)
         return json_reply(
@@ -75,14 +74,7 @@ def _filters(query: Mapping[str, str]) -> dict[str, Value]:
         if param in query:
             filters[param] = fields.query_id(query, param)
     for param, name in _TIMES.items():
-        when = moment(query, param)
+        when = query_moment(query, param)
         if when is not None:
             filters[name] = to_micros(when)
     return filters
-
-
-def _number(query: Mapping[str, str], param: str, default: int, most: int) -> int:
-    given = query.get(param, str(default))
-    if not (given.isascii() and given.isdigit() and len(given) < 10 and 1 <= int(given) <= most):
-        raise ClientError(f"`{param}` must be an integer from 1 to {most}.", param=param)
-    return int(given)

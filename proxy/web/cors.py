@@ -6,7 +6,7 @@ upstream's ``Access-Control-*`` lines are replaced by ours.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Headers = list[tuple[str, str]]
 
@@ -31,19 +31,23 @@ class Cors:
             len(origin) <= _LONGEST_ORIGIN and self._pattern.fullmatch(origin.lower()) is not None
         )
 
-    def preflight(self, origin: str | None, asked_method: str | None) -> bool:
-        """Whether an ``OPTIONS`` is a preflight that we answer (Fetch standard, CORS-preflight)."""
-        return self.enabled and bool(origin) and asked_method is not None
+    def preflight(self, header: Callable[[str], str | None]) -> Headers | None:
+        """Of the 204 to an ``OPTIONS`` with these request headers; None: it is no preflight (Fetch
+        standard, CORS-preflight), or none that we answer. ``header`` takes names in upper case.
 
-    def preflight_headers(self, origin: str, asked_headers: str | None) -> Headers:
-        """For the 204. An origin that is not allowed gets no permission, and no error either."""
+        An origin that is not allowed gets no permission, and no error either.
+        """
+        origin = header("ORIGIN")
+        if not self.enabled or not origin or header("ACCESS-CONTROL-REQUEST-METHOD") is None:
+            return None
         vary = ("Vary", "Origin, Access-Control-Request-Method, Access-Control-Request-Headers")
         if not self.allows(origin):
             return [vary]
+        asked = header("ACCESS-CONTROL-REQUEST-HEADERS")
         return [
             ("Access-Control-Allow-Origin", "*" if self._any else origin),
             ("Access-Control-Allow-Methods", _METHODS),
-            ("Access-Control-Allow-Headers", asked_headers or "Authorization, Content-Type"),
+            ("Access-Control-Allow-Headers", asked or "Authorization, Content-Type"),
             ("Access-Control-Max-Age", _MAX_AGE),
             vary,
         ]

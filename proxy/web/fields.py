@@ -189,14 +189,19 @@ def query_boolean(query: Mapping[str, str], param: str) -> bool | None:
     return value
 
 
-def query_limit(query: Mapping[str, str], param: str = "limit") -> int | None:
-    """How many rows the client wants, or None: all."""
+def query_integer(query: Mapping[str, str], param: str, most: int) -> int | None:
+    """From 1 to ``most``, or None when it is not there."""
     if param not in query:
         return None
     value = query[param]
-    if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= MAX_PAGE:
-        raise ClientError(f"`{param}` must be an integer from 1 to {MAX_PAGE}.", param=param)
+    if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= most:
+        raise ClientError(f"`{param}` must be an integer from 1 to {most}.", param=param)
     return int(value)
+
+
+def query_limit(query: Mapping[str, str]) -> int | None:
+    """How many rows the client wants, or None: all."""
+    return query_integer(query, "limit", MAX_PAGE)
 
 
 def alias(given: Mapping[str, Any], canonical: str, other: str) -> str:

@@ -10,7 +10,7 @@ rules and limits of the tokens it comes from hold for it as well, so a wider fie
 import logging
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
@@ -31,7 +31,7 @@ from proxy.web.exchange import Exchange
 from proxy.web.inbound import Inbound
 from proxy.web.relay import StartResponse
 from proxy.web.replies import Reply, error_reply, status_line
-from proxy.web.tokens import MAX_MINUTES, as_json
+from proxy.web.tokens import as_json, minutes, terms
 from proxy.web.trail import Trail
 
 _log = logging.getLogger(__name__)
@@ -108,13 +108,11 @@ class MintingEndpoint:
         return [body] if body and inbound.method != "HEAD" else []
 
     def _answer(self, inbound: Inbound) -> Reply:
-        origin = inbound.header("ORIGIN")
-        if inbound.method == "OPTIONS" and self._cors.preflight(
-            origin, inbound.header("ACCESS-CONTROL-REQUEST-METHOD")
-        ):
-            inbound.abandon_body()
-            asked = inbound.header("ACCESS-CONTROL-REQUEST-HEADERS")
-            return Reply(status_line(204), self._cors.preflight_headers(origin or "", asked), b"")
+        if inbound.method == "OPTIONS":
+            preflight = self._cors.preflight(inbound.header)
+            if preflight is not None:
+                inbound.abandon_body()
+                return Reply(status_line(204), preflight, b"")
         # Without the socket: a client that leaves must not end a transaction half way.
         exchange = Exchange(inbound, {}, _NoEvents())
         try:
@@ -197,24 +195,11 @@ class MintingEndpoint:
         """What the child is to be; ``height``: how many ancestors it will have."""
         if "duration_minutes" not in body:
             raise ClientError("`duration_minutes` is required.", param="duration_minutes")
-        minutes = fields.integer(body["duration_minutes"], "duration_minutes", 1, MAX_MINUTES)
-        name, most = body.get("name"), body.get("max_requests")
-        policy = rules.read(body, "token")
-        if policy.get("can_mint") and height >= MOST_ANCESTORS:
+        lifetime, chosen = minutes(body), terms(body)
+        if chosen["policy"].get("can_mint") and height >= MOST_ANCESTORS:
             raise ClientError(
                 f"A token with {MOST_ANCESTORS} ancestors cannot mint.", param="can_mint"
             )
-        return {
-            # Nobody can ask when a token ends: so what is asked for is cut, and the answer tells.
-            "expires_at": min(
-                self._now() + timedelta(minutes=minutes),
-                datetime.fromtimestamp(principal.expires_at, UTC),
-            ),
-            "name": None if name is None else fields.name(name),
-            "max_requests": (
-                None
-                if most is None
-                else fields.integer(most, "max_requests", 0, fields.MAX_INTEGER) or None
-            ),
-            "policy": policy,
-        }
+        # Nobody can ask when a token ends: so what is asked for is cut, and the answer tells.
+        last = datetime.fromtimestamp(principal.expires_at, UTC)
+        return {**chosen, "expires_at": min(self._now() + lifetime, last)}

@@ -17,7 +17,7 @@ _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SPACE_FOR_PLUS: Final = re.compile(r" (\d\d:\d\d)$", re.ASCII)
 
 
-def moment(query: Mapping[str, str], param: str) -> datetime | None:
+def query_moment(query: Mapping[str, str], param: str) -> datetime | None:
     """In UTC, of a date its midnight; None: it was not given. Raises ClientError."""
     if param not in query:
         return None

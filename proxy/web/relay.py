@@ -63,9 +63,9 @@ class RelayEndpoint:
         inbound = Inbound(environ, self._bounds.trusted_proxies)
         current.request_id.set(inbound.request_id)
         if inbound.method == "OPTIONS":
-            origin = inbound.header("ORIGIN")
-            if self._cors.preflight(origin, inbound.header("ACCESS-CONTROL-REQUEST-METHOD")):
-                return self._preflight(inbound, origin or "", start_response)
+            preflight = self._cors.preflight(inbound.header)
+            if preflight is not None:
+                return self._preflight(inbound, preflight, start_response)
         exchange = Exchange(inbound, environ, self._events)
         slot = None
         try:
@@ -206,11 +206,9 @@ class RelayEndpoint:
         return [body] if body else []
 
     def _preflight(
-        self, inbound: Inbound, origin: str, start_response: StartResponse
+        self, inbound: Inbound, headers: Headers, start_response: StartResponse
     ) -> Iterable[bytes]:
-        asked_headers = inbound.header("ACCESS-CONTROL-REQUEST-HEADERS")
         inbound.abandon_body()
-        headers = self._cors.preflight_headers(origin, asked_headers)
         start_response("204 No Content", [("X-Proxy-Request-ID", inbound.request_id), *headers])
         return []
 

@@ -4,7 +4,7 @@ The secret is in exactly one answer, the one to POST, and that answer must not b
 others carry the mask.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -54,7 +54,6 @@ def create_blueprint(
             raise ClientError("`project_id` is required.", param="project_id")
         project_id = fields.text(body["project_id"], "project_id", 100)
         expires_at = _lifetime(body, now())
-        name = body.get("name")
         secret = credentials.mint()
         token = tokens.create(
             token_id=credentials.new_token_id(),
@@ -62,10 +61,8 @@ def create_blueprint(
             token_hash=credentials.hash_token(secret),
             token_mask=credentials.mask_token(secret),
             expires_at=expires_at,
-            name=None if name is None else fields.name(name),
-            max_requests=_max_requests(body.get("max_requests")),
-            policy=rules.read(body, "token"),
             audit=audit,
+            **terms(body),
         )
         # RFC 9111, 5.2.2.5: nobody on the way may keep the secret.
         return json_reply(
@@ -143,6 +140,21 @@ def as_json(token: AccessToken) -> dict[str, Any]:
     }
 
 
+def terms(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a new token may be given besides its lifetime, as the store takes it."""
+    return {
+        "name": _name(body.get("name")),
+        "max_requests": _max_requests(body.get("max_requests")),
+        "policy": rules.read(body, "token"),
+    }
+
+
+def minutes(body: Mapping[str, Any]) -> timedelta:
+    """``duration_minutes``, which must be in ``body``."""
+    given = fields.integer(body["duration_minutes"], "duration_minutes", 1, MAX_MINUTES)
+    return timedelta(minutes=given)
+
+
 def _lifetime(body: dict[str, Any], now: datetime) -> datetime:
     """When the token withers, from exactly one of the three ways to say it."""
     given = [param for param in _LIFETIMES if param in body]
@@ -150,8 +162,8 @@ def _lifetime(body: dict[str, Any], now: datetime) -> datetime:
         ways = ", ".join(f"`{param}`" for param in _LIFETIMES)
         raise ClientError(f"Exactly one of {ways} is required.", param=(given or _LIFETIMES)[0])
     match given[0]:
-        case "duration_minutes" as param:
-            return now + timedelta(minutes=fields.integer(body[param], param, 1, MAX_MINUTES))
+        case "duration_minutes":
+            return now + minutes(body)
         case "duration_hours" as param:
             return now + timedelta(hours=fields.integer(body[param], param, 1, MAX_MINUTES // 60))
         case _:
@@ -169,6 +181,10 @@ def _expires_at(value: Any, now: datetime) -> datetime:
     return expires_at
 
 
+def _name(value: Any) -> str | None:
+    return None if value is None else fields.name(value)
+
+
 def _max_requests(value: Any) -> int | None:
     """0 and null: no limit."""
     if value is None:
@@ -179,7 +195,7 @@ def _max_requests(value: Any) -> int | None:
 def _changes(body: dict[str, Any], now: datetime) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if "name" in body:
-        changes["name"] = None if body["name"] is None else fields.name(body["name"])
+        changes["name"] = _name(body["name"])
     if "is_active" in body:
         changes["is_active"] = fields.boolean(body["is_active"], "is_active")
     if "max_requests" in body:

@@ -21,7 +21,7 @@ from proxy.auth.refusals import MINTING, RELAY
 from proxy.errors import ProxyError
 from proxy.store.audit import Draft
 from proxy.web import fields
-from proxy.web.inbound import Inbound, client_address
+from proxy.web.inbound import Inbound, client_of
 
 _View = Callable[..., flask.Response]
 #: Hex digits of a management token's hash: enough to tell two apart, too few to confirm a guess.
@@ -97,10 +97,7 @@ class Trail:
         )
 
     def _client_ip(self) -> str:
-        request = flask.request
-        said = request.headers.get("X-Forwarded-For")
-        lines = [] if said is None else [("X-FORWARDED-FOR", said)]
-        return client_address(lines, request.environ, self._trusted_proxies)
+        return client_of(flask.request.environ, self._trusted_proxies)
 
 
 def actors(management_tokens: Sequence[str]) -> list[str]:

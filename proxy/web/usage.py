@@ -16,7 +16,7 @@ from proxy.errors import ClientError
 from proxy.prices import Price, PriceList
 from proxy.store.usage import GROUPS, UsageLedger, UsageSums
 from proxy.web import fields
-from proxy.web.moments import moment
+from proxy.web.moments import query_moment
 from proxy.web.replies import json_reply
 
 #: Groups of one answer: reading many more would hold up this worker's streams (5000: 0.2 s).
@@ -156,8 +156,8 @@ def _rfc3339(hour: datetime) -> str:
 
 def _range(query: Mapping[str, str], now: datetime) -> tuple[datetime, datetime]:
     """Whole hours, from the one in which ``from`` lies to the one in which ``to`` does not."""
-    end = _ceiling(moment(query, "to") or now)
-    start = _floor(moment(query, "from") or end - _DEFAULT_RANGE)
+    end = _ceiling(query_moment(query, "to") or now)
+    start = _floor(query_moment(query, "from") or end - _DEFAULT_RANGE)
     if start >= end:
         param = "to" if "to" in query else "from"
         raise ClientError("`to` must be later than `from`; it is not included.", param=param)

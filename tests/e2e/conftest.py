@@ -7,6 +7,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.e2e.realtime import Realtime
 from tests.rawclient import RawAnswer, RawClient
 from tests.server import UPSTREAM_KEY, ProxyServer
 from tests.upstream import Received, Upstream
@@ -61,6 +62,13 @@ def access(proxy: ProxyServer) -> Access:
 def client(proxy: ProxyServer, access: Access) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=access.token, max_retries=0) as made:
         yield made
+
+
+@pytest.fixture
+def realtime() -> Iterator[Realtime]:
+    server = Realtime()
+    yield server
+    server.stop()
 
 
 @dataclass

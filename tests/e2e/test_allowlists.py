@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.test_refusals import error_of
+from tests.e2e.asking import error_of
 from tests.rawclient import RawAnswer, RawClient
 from tests.server import UPSTREAM_KEY, ProxyServer
 from tests.upstream import Upstream

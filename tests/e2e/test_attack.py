@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.e2e import oddities  # noqa: F401  (adds its behaviours)
-from tests.e2e.test_refusals import error_of
+from tests.e2e.asking import error_of
 from tests.ports import free_port
 from tests.rawclient import RawClient
 from tests.server import ProxyServer

@@ -1,8 +1,6 @@
 """A management session with API, CLI and attempts to get in: exactly its entries, everywhere."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,20 +10,13 @@ from proxy.store.chain import verify
 from proxy.store.database import Database
 from proxy.web.trail import actors
 from tests import canaries
-from tests.server import MANAGEMENT_TOKEN, ROOT, UPSTREAM_KEY, ProxyServer
+from tests.server import MANAGEMENT_TOKEN, UPSTREAM_KEY, ProxyServer
 from tests.waiting import wait_until
 
 from .conftest import Maker
 
 SECOND = "another-management-token-of-the-tests"
 NEW_KEY = "sk-upstream-canary-new-0123456789abcdef"
-
-
-def cli(server: ProxyServer, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(ROOT / "manage.py"), *arguments]
-    return subprocess.run(
-        command, env=server.environ, cwd=server.folder, capture_output=True, text=True, check=False
-    )
 
 
 def entries(server: ProxyServer, **filters: str) -> list[dict[str, Any]]:
@@ -54,10 +45,10 @@ def test_a_session_leaves_exactly_its_entries(own_proxy: Maker) -> None:
     assert call("PATCH", path, {"api_key": NEW_KEY}, **by_second).status_code == 200
     token = server.mint(project["id"])
     assert call("PATCH", path, {"name": ""}).status_code == 400
-    assert cli(server, "token", "revoke", token["id"]).returncode == 0
+    assert server.command("token", "revoke", token["id"]).returncode == 0
     assert call("POST", f"{path}/tokens/revoke").json()["already_revoked_count"] == 1
     assert call("DELETE", path).status_code == 204
-    assert cli(server, "keys", "rotate").returncode == 0  # nothing to do: no entry
+    assert server.command("keys", "rotate").returncode == 0  # nothing to do: no entry
 
     wanted = [
         ("project.create", first, "success"),
@@ -82,14 +73,14 @@ def test_a_session_leaves_exactly_its_entries(own_proxy: Maker) -> None:
     assert entries(server, action="project.update", outcome="failure")[0]["details"]["param"] == (
         "name"
     )
-    (shown,) = json.loads(cli(server, "audit", "list", "--actor", second, "--json").stdout)[
+    (shown,) = json.loads(server.command("audit", "list", "--actor", second, "--json").stdout)[
         "events"
     ]
     masks = ["sk-upstr...CDEF", "sk-upstr...cdef"]
     assert [shown["details"][when]["api_key"] for when in ("before", "after")] == masks
-    assert shown["id"] in cli(server, "audit", "show", shown["id"]).stdout
+    assert shown["id"] in server.command("audit", "show", shown["id"]).stdout
 
-    verified = cli(server, "audit", "verify")
+    verified = server.command("audit", "verify")
     assert (verified.returncode, verified.stderr) == (0, "")
     assert "7 entries, the chain is whole" in verified.stdout
     assert server.stop() == 0

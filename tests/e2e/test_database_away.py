@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
+from tests.e2e.asking import ask, error_of
 from tests.e2e.conftest import Maker
-from tests.e2e.test_refusals import error_of
-from tests.rawclient import RawAnswer, RawClient
+from tests.rawclient import RawClient
 from tests.server import ProxyServer
 from tests.services import MariaDB
 from tests.waiting import wait_until
@@ -17,12 +17,6 @@ from tests.waiting import wait_until
 def own_mariadb() -> Iterator[MariaDB]:
     with MariaDB() as server:
         yield server
-
-
-def ask(server: ProxyServer, token: str) -> RawAnswer:
-    with RawClient(server.port, timeout=60) as client:
-        client.request("GET", "/v1/models", [("Authorization", f"Bearer {token}")])
-        return client.read_answer()
 
 
 class Load:

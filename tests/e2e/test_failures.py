@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
+from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access, Call, Maker
-from tests.e2e.test_refusals import error_of
 from tests.ports import free_port
 from tests.rawclient import RawClient
 from tests.server import ProxyServer

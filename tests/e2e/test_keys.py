@@ -3,15 +3,13 @@
 import base64
 import json
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 
 import gevent
 import requests
 
 from proxy.cipher import Cipher
-from tests.server import ROOT, UPSTREAM_KEY, ProxyServer
+from tests.server import UPSTREAM_KEY, ProxyServer
 from tests.upstream import Upstream
 
 from .conftest import Maker
@@ -72,19 +70,13 @@ def test_rotating_while_serving(own_proxy: Maker, upstream: Upstream) -> None:
             answers.append(ask(server, access.token).status_code)
 
     clients = [gevent.spawn(go_on) for _ in range(4)]
-    manage = [sys.executable, str(ROOT / "manage.py"), "keys"]
     try:
-        rotated = subprocess.run(  # gevent's: the clients go on
-            [*manage, "rotate", "--json"],
-            cwd=server.folder,
-            env=server.environ,
-            capture_output=True,
-            check=True,
-        )
+        rotated = server.command("keys", "rotate", "--json")  # the clients go on
         gevent.sleep(0.5)
     finally:
         running = False
         gevent.joinall(clients, raise_error=True)
+    assert rotated.returncode == 0, rotated.stderr
     assert json.loads(rotated.stdout)["rotated"] == 21
     assert set(answers) == {200}
     assert upstream.received[-1].values("authorization") == [f"Bearer {UPSTREAM_KEY}"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import requests
 
+from tests.e2e.asking import error_of
 from tests.e2e.conftest import Maker
-from tests.e2e.test_refusals import error_of
 from tests.rawclient import RawClient
 from tests.upstream import Upstream
 from tests.waiting import wait_until

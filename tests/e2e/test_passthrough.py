@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,9 @@ from wsproto.events import AcceptConnection, Request
 
 from tests import canaries
 from tests.e2e.conftest import Maker
-from tests.e2e.test_websocket import DONE, Client, Realtime, opening
+from tests.e2e.realtime import DONE, Client, Realtime, opening
 from tests.rawclient import RawAnswer, RawClient
-from tests.server import MANAGEMENT_TOKEN, ROOT, ProxyServer
+from tests.server import MANAGEMENT_TOKEN, ProxyServer
 from tests.upstream import Upstream
 
 #: In no form that anybody would know a secret by; and one that a leak's first letters would show.
@@ -101,15 +99,8 @@ def test_the_server_says_what_it_does_and_what_it_has_not(node: ProxyServer) -> 
     minted = requests.post(f"{node.url}/v1/proxy/tokens", json={"duration_minutes": 5}, timeout=10)
     assert (minted.status_code, minted.json()["error"]["code"]) == (404, "endpoint_not_found")
     assert "AUTH_MODE=passthrough" in minted.json()["error"]["message"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "manage.py"), "project", "list"],
-        env={**node.environ, "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN},
-        cwd=node.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    environ = {**node.environ, "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN}
+    done = node.command("project", "list", environ=environ)
     assert done.returncode == 1
     assert "AUTH_MODE=passthrough" in done.stderr
 
@@ -134,34 +125,30 @@ def test_keys_stay_out_of_everything_that_is_written(node: ProxyServer, upstream
     assert None not in tokens
 
 
-def test_a_browser_s_key_stays_in_its_subprotocol(own_proxy: Maker) -> None:
+def test_a_browser_s_key_stays_in_its_subprotocol(own_proxy: Maker, realtime: Realtime) -> None:
     canaries.register(KEY)
-    realtime = Realtime()
-    try:
-        server = own_proxy(AUTH_MODE="passthrough", UPSTREAM_BASE_URL=realtime.url)
-        server.spawn()
-        server.wait_ready()
-        protocols = ["realtime", f"openai-insecure-api-key.{KEY}", "openai-beta.realtime-v1"]
-        request = Request(host="t", target="/v1/realtime", subprotocols=protocols)
-        for opened in (request, opening(KEY)):
-            client = Client(server.port, opened)
-            assert isinstance(client.next(), AcceptConnection)
-            client.text()
-            client.send("done")
-            assert json.loads(client.text()) == DONE
-            client.sock.close()
-            assert realtime.closed.wait(20)
-            realtime.closed.clear()
-        by_protocol, by_header = realtime.requests
-        assert by_protocol.subprotocols == protocols
-        assert "authorization" not in {name.lower() for name, _ in by_protocol.extra_headers}
-        lines = {name.lower(): value for name, value in by_header.extra_headers}
-        assert lines[b"authorization"] == f"Bearer {KEY}".encode()
-        first, second = server.events(2)
-        assert first["token"] == second["token"] is not None
-        assert first["metadata"]["total_tokens"] == 9
-    finally:
-        realtime.stop()
+    server = own_proxy(AUTH_MODE="passthrough", UPSTREAM_BASE_URL=realtime.url)
+    server.spawn()
+    server.wait_ready()
+    protocols = ["realtime", f"openai-insecure-api-key.{KEY}", "openai-beta.realtime-v1"]
+    request = Request(host="t", target="/v1/realtime", subprotocols=protocols)
+    for opened in (request, opening(KEY)):
+        client = Client(server.port, opened)
+        assert isinstance(client.next(), AcceptConnection)
+        client.text()
+        client.send("done")
+        assert json.loads(client.text()) == DONE
+        client.sock.close()
+        assert realtime.closed.wait(20)
+        realtime.closed.clear()
+    by_protocol, by_header = realtime.requests
+    assert by_protocol.subprotocols == protocols
+    assert "authorization" not in {name.lower() for name, _ in by_protocol.extra_headers}
+    lines = {name.lower(): value for name, value in by_header.extra_headers}
+    assert lines[b"authorization"] == f"Bearer {KEY}".encode()
+    first, second = server.events(2)
+    assert first["token"] == second["token"] is not None
+    assert first["metadata"]["total_tokens"] == 9
 
 
 def test_without_any_sink_the_spool_does_not_grow(own_proxy: Maker) -> None:

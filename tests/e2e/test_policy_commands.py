@@ -1,14 +1,12 @@
 """Rules given to ``manage.py`` hold for the very next request, and go as they came."""
 
 import json
-import subprocess
-import sys
 
 import openai
 import pytest
 
 from tests import canaries
-from tests.server import ROOT, UPSTREAM_KEY, ProxyServer
+from tests.server import UPSTREAM_KEY, ProxyServer
 from tests.upstream import Upstream
 
 
@@ -19,16 +17,7 @@ def manage(
     environ: dict[str, str] | None = None,
 ) -> str:
     """What the command prints; it must end with 0."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "manage.py"), *arguments],
-        cwd=server.folder,
-        env=server.environ if environ is None else environ,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = server.command(*arguments, stdin=stdin, environ=environ)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

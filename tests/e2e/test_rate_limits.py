@@ -18,7 +18,7 @@ import requests
 from wsproto.events import AcceptConnection, RejectConnection
 
 from tests.e2e.conftest import Access, Maker
-from tests.e2e.test_websocket import Client, Realtime, opening, realtime  # noqa: F401
+from tests.e2e.realtime import Client, Realtime, opening
 from tests.rawclient import RawAnswer, RawClient
 from tests.server import ProxyServer
 from tests.services import RedisServer
@@ -238,7 +238,7 @@ def test_one_stream_at_a_time(own_proxy: Maker, upstream: Upstream) -> None:
         wait_until(lambda: ask(server, access).status == 200)
 
 
-def test_one_websocket_at_a_time(own_proxy: Maker, realtime: Realtime) -> None:  # noqa: F811
+def test_one_websocket_at_a_time(own_proxy: Maker, realtime: Realtime) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url)
     narrow(server, "tokens", access.token_id, max_concurrent=1, rate_limit_tpm=100)
     first = Client(server.port, opening(access.token))

@@ -1,9 +1,8 @@
 """What we refuse: the shape, the status, one event, and not a byte upstream."""
 
-import json
-
 import pytest
 
+from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access, Call, Maker
 from tests.rawclient import RawAnswer, RawClient
 from tests.server import MANAGEMENT_TOKEN, ProxyServer
@@ -11,17 +10,6 @@ from tests.upstream import Upstream
 from tests.waiting import wait_until
 
 JSON = ("Content-Type", "application/json")
-
-
-def error_of(answer: RawAnswer) -> str:
-    """The code, once the shape has been checked."""
-    assert answer.values("Content-Type") == ["application/json"]
-    body = json.loads(answer.body)
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert body["error"]["message"]
-    code: str = body["error"]["code"]
-    return code
 
 
 def ask(port: int, request: bytes) -> RawAnswer:

@@ -12,9 +12,9 @@ import pytest
 import requests
 from wsproto.events import AcceptConnection, CloseConnection
 
+from tests.e2e.asking import error_of
 from tests.e2e.conftest import Maker
-from tests.e2e.test_refusals import error_of
-from tests.e2e.test_websocket import Client, Realtime, opening
+from tests.e2e.realtime import Client, Realtime, opening
 from tests.rawclient import RawAnswer, RawClient
 from tests.server import ProxyServer
 from tests.services import RedisServer
@@ -310,8 +310,7 @@ def test_what_has_not_been_answered_yet_is_refused(own_proxy: Maker, upstream: U
     assert (event["outcome"], event["error_code"]) == ("aborted", "token_inactive")
 
 
-def test_a_websocket_is_closed(own_proxy: Maker) -> None:
-    realtime = Realtime()
+def test_a_websocket_is_closed(own_proxy: Maker, realtime: Realtime) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url, WEB_CONCURRENCY="1")
     client = Client(server.port, opening(access.token))
     assert isinstance(client.next(), AcceptConnection)
@@ -324,7 +323,6 @@ def test_a_websocket_is_closed(own_proxy: Maker) -> None:
     assert realtime.closed.wait(20)
     (event,) = server.events(1)
     assert (event["outcome"], event["error_code"]) == ("aborted", "token_inactive")
-    realtime.stop()
 
 
 def test_nobody_reads_on_for_a_revoked_token(own_proxy: Maker, upstream: Upstream) -> None:

@@ -24,8 +24,8 @@ from cryptography.x509.oid import NameOID
 from gevent.server import StreamServer
 
 from tests.e2e import oddities  # noqa: F401  (adds its behaviours)
+from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access
-from tests.e2e.test_refusals import error_of
 from tests.rawclient import RawAnswer, RawClient
 from tests.server import ProxyServer
 from tests.upstream import Upstream

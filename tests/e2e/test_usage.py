@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import requests
 from proxy.events.sinks.ledger import LedgerSink
 from proxy.store.database import Database
 from proxy.store.usage import UsageLedger
-from tests.server import ROOT, ProxyServer
+from tests.server import ProxyServer
 from tests.upstream import CHAT
 from tests.waiting import wait_until
 
@@ -40,13 +38,6 @@ def fill(server: ProxyServer, events: int) -> None:
     database.close()
 
 
-def usage(server: ProxyServer, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(ROOT / "manage.py"), "usage", *arguments]
-    return subprocess.run(
-        command, env=server.environ, cwd=server.folder, capture_output=True, text=True, check=False
-    )
-
-
 def write_prices(file: Path, output: int) -> None:
     prices = {MODEL: {"input": 1, "cached_input": 1, "output": output}}
     file.write_text(json.dumps({"currency": "EUR", "models": prices}))
@@ -69,7 +60,7 @@ def test_what_was_used_and_what_it_cost(own_proxy: Maker, tmp_path: Path) -> Non
     assert ask(server, "sk-" + "a" * 22) == 401
     fill(server, events=4)
 
-    found = json.loads(usage(server, "--json").stdout)
+    found = json.loads(server.command("usage", "--json").stdout)
     (row,) = found["rows"]
     assert row == {
         "project_id": access.project_id,
@@ -84,12 +75,12 @@ def test_what_was_used_and_what_it_cost(own_proxy: Maker, tmp_path: Path) -> Non
         "unpriced_tokens": 0,
     }
     assert round(float(row["cost"]) * 1e6) == 2 * (PROMPT + 10 * COMPLETION)
-    table = usage(server, "--group-by", "token,model")
+    table = server.command("usage", "--group-by", "token,model")
     assert table.returncode == 0, table.stderr
     assert [line.split()[0] for line in table.stdout.splitlines()[-2:]] == ["ci", "TOTAL"]
     assert "no-such-model" not in table.stdout
-    assert len(usage(server, "--group-by", "model", "--csv").stdout.splitlines()) == 3
-    wrong = usage(server, "--from", "yesterday")
+    assert len(server.command("usage", "--group-by", "model", "--csv").stdout.splitlines()) == 3
+    wrong = server.command("usage", "--from", "yesterday")
     assert (wrong.returncode, "`from` must be" in wrong.stderr) == (1, True)
 
     write_prices(file, 0)

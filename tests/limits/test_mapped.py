@@ -24,8 +24,16 @@ def test_one_writes_what_the_other_reads(tmp_path: Path) -> None:
     one.unlock()
     two.lock()
     assert two.words[HEADER_SIZE // 8] == 7
-    assert two.hash_key == one.hash_key != bytes(16)
     two.unlock()
+
+
+def test_whose_hashes_are_the_same(tmp_path: Path) -> None:
+    files = [make(tmp_path / name) for name in ("file", "file", "other")]
+    for file in files:
+        file.lock()
+        file.unlock()
+    one, two, other = (file.hash_of("key") for file in files)
+    assert one == two != other, "nobody outside knows which keys fall together"
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

@@ -83,10 +83,11 @@ def test_a_ping_within_a_message() -> None:
     assert list(reader.feed(first + message(b"", Opcode.PING) + second)) == [b"ab"]
 
 
-def test_a_close_frame_is_noted() -> None:
+def test_nothing_may_follow_a_close_frame() -> None:
     reader = FrameReader(100)
+    assert reader.at_boundary
     assert list(reader.feed(message(b"\x03\xe8", Opcode.CLOSE))) == []
-    assert reader.closed
+    assert not reader.at_boundary
 
 
 def done(identifier: str, total: int) -> bytes:

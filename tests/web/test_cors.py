@@ -7,12 +7,13 @@ import pytest
 from proxy.web.cors import Cors
 
 PATTERN = "https://*.preview.example.com"
+ASKING = {"ORIGIN": "https://a.test", "ACCESS-CONTROL-REQUEST-METHOD": "POST"}
 
 
 def test_off_it_touches_nothing() -> None:
     cors = Cors(())
     assert not cors.enabled
-    assert not cors.preflight("https://a.test", "POST")
+    assert cors.preflight(ASKING.get) is None
     assert cors.answer_headers("https://a.test") == []
     headers = [("Access-Control-Allow-Origin", "*"), ("X", "1")]
     assert cors.replaced(headers) == headers
@@ -86,20 +87,24 @@ def test_a_long_origin_costs_no_time() -> None:
     ],
 )
 def test_what_is_a_preflight(origin: str | None, asked: str | None, expected: bool) -> None:
-    assert Cors(["https://a.test"]).preflight(origin, asked) is expected
+    sent = {"ORIGIN": origin, "ACCESS-CONTROL-REQUEST-METHOD": asked}
+    assert (Cors(["https://a.test"]).preflight(sent.get) is not None) is expected
 
 
 def test_a_preflight_s_answer() -> None:
     cors = Cors(["https://a.test"])
-    headers = dict(cors.preflight_headers("https://a.test", "authorization,x-stainless-os"))
+    asked = ASKING | {"ACCESS-CONTROL-REQUEST-HEADERS": "authorization,x-stainless-os"}
+    headers = dict(cors.preflight(asked.get) or [])
     assert headers["Access-Control-Allow-Origin"] == "https://a.test"
     assert "DELETE" in headers["Access-Control-Allow-Methods"]
     assert headers["Access-Control-Allow-Headers"] == "authorization,x-stainless-os"
     assert int(headers["Access-Control-Max-Age"]) > 0
     assert "Origin" in headers["Vary"]
-    refused = cors.preflight_headers("https://evil.test", "authorization")
-    assert [name for name, _ in refused] == ["Vary"]
-    assert ("Access-Control-Allow-Origin", "*") in Cors(["*"]).preflight_headers("null", None)
+    refused = cors.preflight((asked | {"ORIGIN": "https://evil.test"}).get)
+    assert [name for name, _ in refused or []] == ["Vary"]
+    anybody = dict(Cors(["*"]).preflight((ASKING | {"ORIGIN": "null"}).get) or [])
+    assert anybody["Access-Control-Allow-Origin"] == "*"
+    assert anybody["Access-Control-Allow-Headers"] == "Authorization, Content-Type"
 
 
 def test_an_answer_s_headers() -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from proxy.errors import ClientError
-from proxy.web.moments import moment
+from proxy.web.moments import query_moment
 
 MAY = datetime(2026, 5, 20, tzinfo=UTC)
 
@@ -20,15 +20,15 @@ MAY = datetime(2026, 5, 20, tzinfo=UTC)
     ],
 )
 def test_forms(given: str) -> None:
-    assert moment({"from": given}, "from") == MAY
+    assert query_moment({"from": given}, "from") == MAY
 
 
 def test_nothing_given() -> None:
-    assert moment({"to": "x"}, "from") is None
+    assert query_moment({"to": "x"}, "from") is None
 
 
 @pytest.mark.parametrize("given", ["", "yesterday", "2026-13-01", "1969-12-31", "9000-01-01"])
 def test_what_is_none(given: str) -> None:
     with pytest.raises(ClientError) as caught:
-        moment({"from": given}, "from")
+        query_moment({"from": given}, "from")
     assert caught.value.param == "from"

@@ -56,8 +56,6 @@ class CloudWatchSink:
         self._dead = dead
         self._sieve = Sieve(self._put, dead)
         self._handler: _Handler | None = None
-        #: Events that the service did not take because they were too old or too new.
-        self.rejected = 0
 
     def write(self, batch: Sequence[bytes]) -> None:
         """Raises botocore's errors; a part of the batch may then have been accepted."""
@@ -91,7 +89,6 @@ class CloudWatchSink:
         )
         if rejected := old + new:
             self._dead.keep([event["message"].encode() for event in rejected], "too old or too new")
-            self.rejected += len(rejected)
 
 
 class _Handler(watchtower.CloudWatchLogHandler):

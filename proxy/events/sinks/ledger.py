@@ -56,9 +56,8 @@ class LedgerSink:
         self._positions: dict[str, Position | None] = {}
         # The ids of the last events that were added, the oldest first.
         self._recent: OrderedDict[str, None] = OrderedDict()
-        #: Lines that were no event; events that had come before, from another source or place.
+        #: Lines that were no event.
         self.unreadable = 0
-        self.repeated = 0
 
     def write_from(
         self, source: str, start: Position, end: Position, lines: Sequence[bytes]
@@ -103,9 +102,8 @@ class LedgerSink:
                     _log.error("a line of the spool is no usage event: it is not in the ledger")
                 self.unreadable += 1
                 continue
-            if event_id in self._recent or event_id in ids:
-                self.repeated += 1
-            elif entry is not None:
+            # One may come from another source or place as well.
+            if entry is not None and event_id not in self._recent and event_id not in ids:
                 ids[event_id] = None
                 entries.append(entry)
         return entries, ids

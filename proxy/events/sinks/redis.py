@@ -1,17 +1,16 @@
 """Events to a Redis stream, from which dispatchers take them.
 
-The thing to get wrong: the library's own ten retries would hide an outage for minutes. There are
-none here; whoever calls tries again.
+The thing to get wrong: what failed may have been written all the same, or in part. Whoever calls
+tries again, and whoever reads knows an event by its id.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from proxy.events.sinks.base import DeadLetters, SinkSettings
+from proxy.redisoptions import connection_options
 
 #: The field of a stream's entry that holds the event's JSON, without its line end.
 FIELD: Final = "event"
@@ -21,14 +20,7 @@ _READ_TIMEOUT: Final = 10.0
 
 def connect(url: str) -> Redis:
     """A client that tells of every failure at once. Nothing is connected before the first call."""
-    return Redis.from_url(
-        url,
-        protocol=2,  # whose answers have the same shape in every version
-        socket_connect_timeout=_CONNECT_TIMEOUT,
-        socket_timeout=_READ_TIMEOUT,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
+    return Redis.from_url(url, **connection_options(_CONNECT_TIMEOUT, _READ_TIMEOUT))
 
 
 class RedisSink:

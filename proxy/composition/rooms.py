@@ -1,8 +1,8 @@
-"""The management API as a list of rooms, on one screen. Beside :mod:`proxy.app`, for it alone."""
+"""The management API as a list of rooms, on one screen: all of it stands behind one guard."""
 
 from typing import Final
 
-from proxy.registry import Registry
+from proxy.composition.registry import Registry
 from proxy.settings import Settings
 from proxy.store.audit import AuditLog
 from proxy.store.usage import UsageLedger

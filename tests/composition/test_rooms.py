@@ -1,32 +1,22 @@
 """Everything below ``/manage`` stands behind one guard."""
 
-import base64
 from pathlib import Path
 
-from proxy import rooms
+from proxy.composition import rooms
+from proxy.composition.registry import Registry
 from proxy.events.queue import EventQueue
-from proxy.registry import Registry
 from proxy.relay.watch import LiveRequests
-from proxy.settings import Settings
 from proxy.web import Room
 from proxy.web.guards import ManagementGuard
 from proxy.web.trail import Trail
+from tests.installation import settings
 from tests.web.limiting import Limited
-
-KEY = bytes(range(32))
 
 
 def rooms_of(folder: Path, **changes: str) -> list[Room]:
-    settings = Settings.load(
-        {
-            "MANAGEMENT_TOKEN": "management-token-1",
-            "ENCRYPTION_KEY": base64.b64encode(KEY).decode(),
-            "DATA_DIR": str(folder),
-            **changes,
-        }
-    )
-    registry = Registry(settings, LiveRequests(), EventQueue(10))
-    made = rooms.management(settings, registry, Trail(registry.recorder, 0), Limited().throttle)
+    chosen = settings(folder, **changes)
+    registry = Registry(chosen, LiveRequests(), EventQueue(10))
+    made = rooms.management(chosen, registry, Trail(registry.recorder, 0), Limited().throttle)
     registry.close()
     return made
 

@@ -1,6 +1,6 @@
 """The limits of one worker, put together: limiters, their files, what waits to be charged.
 
-Beside :mod:`proxy.app`, for it alone. The thing to get wrong: with Redis there are two of them. The
+The thing to get wrong: with Redis there are two of them. The
 one of this node is asked about an address before anything else is done for it, without I/O.
 """
 

@@ -1,33 +1,24 @@
 """The limits of a worker from its settings, with real tables and a Redis that is not there."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from proxy.composition.limits import Limits
 from proxy.errors import ClientError, LimiterError
-from proxy.limiting import Limits
-from proxy.settings import Settings
+from tests.installation import settings
 from tests.ports import free_port
 from tests.waiting import wait_until
 from tests.web.relaying import PRINCIPAL
 
 
-def settings(folder: Path, **changes: str) -> Settings:
-    return Settings.load(
-        {
-            "MANAGEMENT_TOKEN": "management-token-1",
-            "ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-            "DATA_DIR": str(folder),
-            "RATE_LIMIT": "3",
-            "RATE_LIMIT_PER_TOKEN_RPM": "2",
-            **changes,
-        }
-    )
+def limits_of(folder: Path, **changes: str) -> Limits:
+    rates = {"RATE_LIMIT": "3", "RATE_LIMIT_PER_TOKEN_RPM": "2"}
+    return Limits(settings(folder, **rates, **changes))
 
 
 @pytest.fixture
-def away() -> Iterator[str]:
+def away() -> str:
     return f"redis://127.0.0.1:{free_port()}"
 
 
@@ -40,7 +31,7 @@ def ask(limits: Limits, address: str = "192.0.2.1") -> None:
 
 
 def test_nothing_is_opened_before_it_is_needed(tmp_path: Path) -> None:
-    limits = Limits(settings(tmp_path / "data", REDIS_URL="redis://127.0.0.1:1"))
+    limits = limits_of(tmp_path, REDIS_URL="redis://127.0.0.1:1")
     limits.start()
     assert limits.is_up
     limits.close(1)
@@ -48,7 +39,7 @@ def test_nothing_is_opened_before_it_is_needed(tmp_path: Path) -> None:
 
 
 def test_two_workers_share_what_a_setting_says(tmp_path: Path) -> None:
-    first, second = (Limits(settings(tmp_path)) for _ in range(2))
+    first, second = (limits_of(tmp_path) for _ in range(2))
     ask(first)
     ask(second)
     for limits in (first, second):
@@ -58,7 +49,7 @@ def test_two_workers_share_what_a_setting_says(tmp_path: Path) -> None:
 
 
 def test_redis_away_the_node_s_own_table_decides(tmp_path: Path, away: str) -> None:
-    limits = Limits(settings(tmp_path, REDIS_URL=away))
+    limits = limits_of(tmp_path, REDIS_URL=away)
     limits.start()
     ask(limits)
     assert not limits.is_up
@@ -72,7 +63,7 @@ def test_redis_away_the_node_s_own_table_decides(tmp_path: Path, away: str) -> N
 
 
 def test_redis_away_nobody_passes_where_that_is_wanted(tmp_path: Path, away: str) -> None:
-    limits = Limits(settings(tmp_path, REDIS_URL=away, RATE_LIMIT_ON_ERROR="closed"))
+    limits = limits_of(tmp_path, REDIS_URL=away, RATE_LIMIT_ON_ERROR="closed")
     limits.start()
     for _ in range(2):
         with pytest.raises(LimiterError):

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from proxy.observation import facts
-from tests.test_app import settings
+from proxy.composition.observation import facts
+from tests.installation import settings
 
 
 def test_facts_hold_no_secret(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a worker tells about itself, put together: figures, their board, the access log.
 
-Beside :mod:`proxy.app`, which hands over the parts that are looked at; nobody else imports it.
+The thing to get wrong: it looks at parts that it does not own, and that are not started yet or are
+closed already; those come from :mod:`proxy.app`.
 """
 
 import os

@@ -1,6 +1,5 @@
 """What a change is told to: whoever has remembered, or is serving, what it was before."""
 
-import base64
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,23 +7,16 @@ from pathlib import Path
 import pytest
 
 from proxy.auth import credentials
+from proxy.composition.registry import Registry
 from proxy.events.queue import EventQueue
-from proxy.registry import Registry
 from proxy.relay.watch import LiveRequests
-from proxy.settings import Settings
 from proxy.store.migrate import Migrator
+from tests.installation import settings
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
-    settings = Settings.load(
-        {
-            "MANAGEMENT_TOKEN": "management-token-1",
-            "ENCRYPTION_KEY": base64.b64encode(bytes(range(32))).decode(),
-            "DATA_DIR": str(tmp_path),
-        }
-    )
-    made = Registry(settings, LiveRequests(), EventQueue(10))
+    made = Registry(settings(tmp_path), LiveRequests(), EventQueue(10))
     Migrator(made.database).migrate()
     made.start()
     yield made

@@ -1,24 +1,30 @@
 """What one worker knows of projects and tokens: the database, and all that keeps up with it.
 
-Beside :mod:`proxy.app`, for it alone. Nothing connects or spawns before :meth:`Registry.start`,
-and in pass-through mode that is never called.
+The thing to get wrong: in pass-through mode it is made and never started, and there may be no
+database; so nothing connects or spawns before :meth:`Registry.start`.
 """
 
 from collections.abc import Collection
 
-from proxy import assembly
 from proxy.auth.authenticator import Authenticator
 from proxy.auth.budgets import Budgets
 from proxy.auth.counts import RequestCounts
 from proxy.auth.leases import PermitLeases
+from proxy.auth.recorder import Recorder
+from proxy.auth.refusals import Refusals
 from proxy.auth.review import Review
 from proxy.auth.revocation import Revocation
 from proxy.cipher import Cipher
+from proxy.composition.channel import change_channel
+from proxy.composition.chores import housekeeper
+from proxy.events.audit import audit_line
 from proxy.events.queue import EventQueue
 from proxy.relay.watch import LiveRequests, QuotaSpent
 from proxy.settings import Settings
+from proxy.store.audit import AuditEntry, AuditLog
 from proxy.store.changes import Changes
 from proxy.store.counters import Counters
+from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.health import DatabaseHealth
 from proxy.store.migrate import check_schema
@@ -29,12 +35,13 @@ from proxy.store.tokens import Tokens
 class Registry:
     def __init__(self, settings: Settings, live: LiveRequests, queue: EventQueue) -> None:
         """``live`` are the requests that a change may end; audit entries go to ``queue``, too."""
-        self.database = database = assembly.open_database(settings)
+        url, pool_size = settings.database_url, settings.database_pool_size
+        self.database = database = Database.from_url(url, pool_size=pool_size)
         cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
         self.projects = Projects(database, cipher)
         self.tokens = Tokens(database)
         self.health = DatabaseHealth(lambda: check_schema(database))
-        self.recorder = assembly.audit_recorder(database, queue)
+        self.recorder = _recorder(database, queue)
         counters = Counters(database)
         self.counts = RequestCounts(counters)
         self.leases = PermitLeases(counters, self.counts)
@@ -55,9 +62,9 @@ class Registry:
         self.revocation = Revocation(
             Changes(database), self._forget, interval=settings.revocation_interval
         )
-        self._channel = assembly.change_channel(settings, self.revocation)
+        self._channel = change_channel(settings, self.revocation)
         self._review = Review(live, self.authenticator.look_again)
-        self.housekeeper = assembly.housekeeper(settings, database)
+        self.housekeeper = housekeeper(settings, database)
 
     def start(self) -> None:
         self.recorder.start()
@@ -95,3 +102,12 @@ class Registry:
         self._review.changed(ids)
         # Their limits may have changed; the store's own must be what counts.
         self.leases.give_back(ids)
+
+
+def _recorder(database: Database, queue: EventQueue) -> Recorder:
+    """Tells the event sinks of every entry that was committed."""
+
+    def tell(entry: AuditEntry) -> None:
+        queue.publish_line(audit_line(entry))
+
+    return Recorder(AuditLog(database), Refusals(), tell)

@@ -1,0 +1,45 @@
+"""Where the events of a worker go: its own sinks, and the spool for all others."""
+
+from collections.abc import Callable, Sequence
+
+from proxy.events.drain import Drain
+from proxy.events.event import UsageEvent
+from proxy.events.folders import LOCAL
+from proxy.events.journal import Journal, SpoolSettings
+from proxy.events.queue import EventQueue
+from proxy.events.sinks import from_event_log, shipped
+from proxy.settings import Settings
+
+
+def spool_settings(settings: Settings, readers: frozenset[str]) -> SpoolSettings:
+    """``readers``: the sinks for which the spool keeps what they have not got yet."""
+    # A slot for each request that runs and each event that waits; more waiting ones than these mean
+    # that the disk hangs.
+    waiting = min(settings.event_queue_size, 4096)
+    return SpoolSettings(
+        root=settings.data_dir.absolute() / "spool",
+        sinks=readers,
+        max_bytes=settings.spool_max_bytes,
+        fsync_interval=settings.spool_fsync_interval,
+        slots=settings.max_concurrent_requests + waiting,
+    )
+
+
+def event_drain(
+    settings: Settings, queue: EventQueue, observe: Callable[[Sequence[UsageEvent]], None]
+) -> Drain:
+    """Opens files. ``observe`` is told all events."""
+    sinks = from_event_log(
+        settings.event_log,
+        max_bytes=settings.event_log_max_bytes,
+        backups=settings.event_log_backups,
+    )
+    # Each is the name of a sink for which the spool keeps what it has not got yet.
+    readers = frozenset(shipped(settings)) | ({LOCAL} if sinks else set())
+    return Drain(
+        queue,
+        sinks,
+        backlog=settings.event_queue_size,
+        observe=observe,
+        journal=Journal(spool_settings(settings, readers)),
+    )
