@@ -115,7 +115,7 @@ def test_readers_do_not_take_each_other_for_the_writer(tmp_path: Path) -> None:
 def test_a_reader_that_loses_the_processor_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
-    """So much is written while it reads; the last of it is torn when it comes to the second slot."""
+    """So much is written while it reads; the second slot is torn when it comes there."""
     path = tmp_path / "a.figures"
     file = slots.SlotFile(path)
     file.write(b"0" * 1000)
