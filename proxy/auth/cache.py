@@ -25,8 +25,10 @@ T = TypeVar("T")
 
 #: How long "there is no such token" is believed; a token minted meanwhile waits at most that long.
 UNKNOWN_SECONDS: Final = 2.0
-#: How long a request waits for a refresh before it goes on with what was known.
+#: How long a request waits for a refresh before it goes on with what was known; and how long when
+#: the last one failed or was late, for then the store is away, and each token is asked for anew.
 _PATIENCE: Final = 0.5
+_LITTLE_PATIENCE: Final = 0.05
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 5.0
 
@@ -106,10 +108,12 @@ class GrantCache(Generic[T]):
             flight = self._flights[key] = AsyncResult()
             gevent.spawn(self._fly_quietly, key, flight)
         try:
-            return flight.get(timeout=_PATIENCE)
+            return flight.get(timeout=_LITTLE_PATIENCE if entry.pause else _PATIENCE)
         except (StoreError, gevent.Timeout):
-            entry.pause = min(max(_FIRST_PAUSE, 2 * entry.pause), _LONGEST_PAUSE)
-            entry.retry_at = self._clock() + entry.pause
+            now = self._clock()
+            if now >= entry.retry_at:  # of all that waited for it, the first one
+                entry.pause = min(max(_FIRST_PAUSE, 2 * entry.pause), _LONGEST_PAUSE)
+                entry.retry_at = now + entry.pause
             return entry.value
 
     def evict(self, matches: Callable[[T], bool]) -> int:

@@ -110,6 +110,9 @@ class PermitLeases:
             self._store.return_permits(permits)
         except StoreError:
             _log.warning("%d unused permits could not be returned", sum(permits.values()))
+        except Exception:  # noqa: BLE001
+            # A defect of ours must not end those who call this again and again.
+            _log.exception("%d unused permits could not be returned", sum(permits.values()))
 
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)

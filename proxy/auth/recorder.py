@@ -105,8 +105,12 @@ class Recorder:
 
     def _run(self) -> None:
         while not self._closing.wait(_INTERVAL):
-            self._gather()
-            self.flush()
+            try:
+                self._gather()
+                self.flush()
+            except Exception:  # noqa: BLE001
+                # A defect of ours must not end it: nothing would be written any more.
+                _log.exception("recording audit entries failed")
 
     def _gather(self, *, all_of_them: bool = False) -> None:
         for draft in self.refusals.due(all_of_them=all_of_them):

@@ -9,6 +9,7 @@ these", it is bounded, and many messages are one look.
 import logging
 import random
 import re
+import time
 from collections.abc import Collection
 from typing import Any, Final, Protocol
 
@@ -92,11 +93,15 @@ class ChangeChannel:
                     if not self._mute:
                         _log.warning("changes cannot be announced through Redis: %s", error)
                     self._mute = True
+                except Exception:  # noqa: BLE001
+                    # A defect of ours must not end it.
+                    _log.exception("announcing changes through Redis failed")
                 else:
                     self._mute = False
 
     def _run_listening(self) -> None:
         while True:
+            began = time.monotonic()
             try:
                 with self._receiver.pubsub() as subscription:  # type: ignore[no-untyped-call]
                     subscription.subscribe(CHANNEL)
@@ -110,6 +115,10 @@ class ChangeChannel:
                 # A defect of ours must not end it.
                 _log.exception("listening to Redis failed")
                 self._listener.listens(False)
+            if time.monotonic() - began > _LONGEST_PAUSE:
+                # It had worked, or was long in failing. One that lets us in and throws us out again
+                # is not asked ten times a second.
+                self._pause = _FIRST_PAUSE
             gevent.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311  (no secret)
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
@@ -129,7 +138,6 @@ class ChangeChannel:
                 if self._deaf:
                     _log.info("changes are heard through Redis again")
                 self._deaf = False
-                self._pause = _FIRST_PAUSE
                 self._listener.listens(True)
             elif message["type"] == "message" and len(self._heard) < _MOST_WAITING:
                 self._heard.update(ids_in(message["data"]))

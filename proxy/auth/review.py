@@ -95,7 +95,12 @@ class Review:
         while True:
             self._look.wait(_SWEEP)
             self._look.clear()
-            self._sweep()
+            try:
+                self._sweep()
+            except Exception:  # noqa: BLE001
+                # A defect of ours must not end it: nobody would be judged again any more.
+                _log.exception("requests under way could not be looked through")
+                gevent.sleep(_SWEEP)
             gevent.sleep(_GAP)
 
     def _sweep(self) -> None:

@@ -28,6 +28,8 @@ _WINDOW: Final = 16
 #: Of one slot, in words of 8 bytes: hash of the key, level, its moment, when it will be full.
 _SLOT_WORDS: Final = 4
 _HEADER_WORDS: Final = HEADER_SIZE // 8
+#: Seconds by which the clock of one who looks without the lock may be behind a moment.
+_APART: Final = 1.0
 #: Keys whose slot a process remembers.
 _REMEMBERED: Final = 8192
 since_boot: Final = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
@@ -68,9 +70,12 @@ class NodeLimiter:
             place = self._find(key)
             if place is None:
                 return self._left_over.level(bucket, self._clock())
-        at, doubles = place[1], self._doubles
+        at, doubles, now = place[1], self._doubles, self._clock()
         # Words are written whole; level and moment may be of two writes, some microseconds apart.
-        return arithmetic.refilled(doubles[at + 1], doubles[at + 2], self._clock(), per_minute)
+        level, moment = doubles[at + 1], doubles[at + 2]
+        if moment > now + _APART:
+            return per_minute  # of the time before the machine's start: nobody else would say so
+        return arithmetic.refilled(level, moment, now, per_minute)
 
     def settle(self, charges: Sequence[Demand]) -> None:
         self._lock()

@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 #: Sequence number (the larger one counts), length, checksum of number and payload.
 _HEAD: Final = struct.Struct("<QII")
 _SMALLEST: Final = 32 * 1024
+#: Looks at the most, one after the other, at a file that is written to all the while.
+_LOOKS: Final = 100
 
 
 class Slot(NamedTuple):
@@ -93,15 +95,32 @@ def read(path: Path) -> Slot | None:
             # Looked at first: what an ended process has written last is then what is read.
             live = not _lock(descriptor)
             status = os.fstat(descriptor)
-            data = os.pread(descriptor, status.st_size, 0)
+            halves = _halves(descriptor, status.st_size)
             # A writer that needs more room lets go of this file once another has taken its name.
             # Asked while it is open: its number may be that of a new file afterwards.
             current = live or os.path.samestat(status, path.stat())
         finally:
             os.close(descriptor)
-    half = len(data) // 2
-    found = [slot for offset in (0, half) if (slot := _slot(data[offset : offset + half]))]
+    found = [slot for half in halves if (slot := _slot(half))]
     return Slot(max(found)[1], live) if found else None
+
+
+def _halves(descriptor: int, size: int) -> tuple[bytes, bytes]:
+    """Both slots, as they were at one moment, but for one that is just being written.
+
+    A reader that loses the processor in the middle of it may find the first as it was before, and
+    the second torn two writes later; or both torn. So their heads are looked at again.
+    """
+    half = size // 2
+    for _ in range(_LOOKS):
+        data = os.pread(descriptor, size, 0)
+        halves = data[:half], data[half:]
+        if all(
+            os.pread(descriptor, _HEAD.size, offset) == read[: _HEAD.size]
+            for offset, read in zip((0, half), halves, strict=True)
+        ):
+            break
+    return halves
 
 
 def _slot(data: bytes) -> tuple[int, bytes] | None:

@@ -5,8 +5,13 @@ another has it now. So chores are such that two at once do no harm, and whoever 
 not go on for longer than it lasts.
 """
 
+from typing import Final
+
 from proxy.store.database import Conflict, Database, Session
 from proxy.store.dialects import Deadlock
+
+#: Seconds. One that has longer to go is nobody's.
+LONGEST: Final = 3600
 
 
 class Chores:
@@ -19,7 +24,8 @@ class Chores:
         self._database = database
 
     def take(self, name: str, holder: str, seconds: float) -> bool:
-        """Whether ``holder`` has it from now on for ``seconds``: it was free, or theirs already."""
+        """Whether ``holder`` has it from now on for ``seconds`` (far fewer than :data:`LONGEST`):
+        it was free, or theirs already."""
 
         def work(session: Session) -> bool:
             # If another one is waited for, this is too early: a lease is never taken too soon.
@@ -28,11 +34,14 @@ class Chores:
             if session.one("SELECT 1 FROM chores WHERE name = ?", (name,)) is None:
                 insert = "INSERT INTO chores (name, holder, held_until) VALUES (?, ?, ?)"
                 return session.execute(insert, (name, holder, until)) == 1
+            # One that ends later than any can is from before the clock went back.
             update = (
                 "UPDATE chores SET holder = ?, held_until = ? "
-                "WHERE name = ? AND (holder = ? OR held_until <= ?)"
+                "WHERE name = ? AND (holder = ? OR held_until <= ? OR held_until > ?)"
             )
-            return session.execute(update, (holder, until, name, holder, now)) == 1
+            latest = now + LONGEST * 1_000_000
+            params = (holder, until, name, holder, now, latest)
+            return session.execute(update, params) == 1
 
         try:
             return self._database.run(work)

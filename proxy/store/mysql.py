@@ -26,6 +26,12 @@ EXPECTED: Final = (
     "no options but ?charset=utf8mb4, ?unix_socket=/path and ?ssl_ca=/path"
 )
 
+#: How long MySQL keeps a connection that is idle.
+_IDLE_SECONDS: Final = 60
+#: Of the patience with one statement: how long MariaDB lets a transaction wait for its next one.
+#: It has to beat the patience of those who wait for its locks.
+_SERVER_SHARE: Final = 0.8
+
 
 def options_from_url(url: str) -> dict[str, Any]:
     """``url`` as PyMySQL's keyword arguments. ValueError never shows what was in it."""
@@ -94,6 +100,20 @@ class _Connection(_DriverConnection):
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp if isinstance(sslp, ssl.SSLContext) else _opportunistic_context()
 
+    #: Seconds, within one statement.
+    patience = 1.0
+
+    def connect(self, sock: Any = None) -> None:
+        super().connect(sock)
+        # Frees the locks of a node that froze or lost its network, which hold up all others: the
+        # server's own patience is eight hours. MySQL has such a limit for idle connections alone;
+        # a pooled one that it has closed is replaced.
+        if "MariaDB" in self.get_server_info():  # type: ignore[no-untyped-call]
+            limit = f"idle_transaction_timeout = {max(1, int(self.patience * _SERVER_SHARE))}"
+        else:
+            limit = f"wait_timeout = {_IDLE_SECONDS}"
+        self.query(f"SET SESSION {limit}")
+
     def discard(self) -> None:
         self._force_close()  # type: ignore[attr-defined]  # close() would write
 
@@ -118,4 +138,6 @@ class MysqlBackend(PooledBackend):
         super().__init__(MysqlDialect(), pool_size, timeouts)
 
     def _make(self, statement: float) -> _Connection:
-        return _Connection(**self._options, read_timeout=statement, write_timeout=statement)
+        made = _Connection(**self._options, read_timeout=statement, write_timeout=statement)
+        made.patience = statement
+        return made

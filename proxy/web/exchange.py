@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from proxy.auth.principal import Principal
@@ -126,14 +127,15 @@ class Exchange:
             self._watcher.stop()
             self.inbound.body.on_finished = _nothing
 
-    def tunnel(self, opened: UpgradeAnswer, our_headers: Headers) -> None:
-        """Hand on the upstream's 101, then bytes both ways until both have ended."""
+    def tunnel(self, opened: UpgradeAnswer, headers: Headers, leave: Callable[[], None]) -> None:
+        """Hand on the upstream's 101, then bytes both ways until both have ended. Then ``leave``
+        is called: nothing may be thrown in any more, while the event is made."""
         self.stop_watching()
         meter = WebSocketMeter()
         tunnel = Tunnel(self._socket, opened.sock, meter.feed)
         outcome, code = Outcome.COMPLETED, None
         try:
-            tunnel.open(opened, our_headers, self.inbound.take_buffered())
+            tunnel.open(opened, headers, self.inbound.take_buffered())
             tunnel.run()
         except Interruption as interruption:
             outcome, code = Outcome.ABORTED, interruption.code
@@ -142,6 +144,7 @@ class Exchange:
         except OSError:
             outcome = Outcome.CLIENT_GONE
         finally:
+            leave()
             opened.sock.close()
             self.timing.mark_upstream_done()
             self.inbound.body.received = tunnel.bytes_in
@@ -179,10 +182,11 @@ class Exchange:
         event.usage_source = reading.source
         if reading.usage is not None:
             event.metadata = reading.usage.as_metadata()
-            if self.passage is not None and self.passage.spending:
-                self.passage.spend(reading.usage.total)
-        self._settle(0 if reading.usage is None else reading.usage.total)
+        total = 0 if reading.usage is None else reading.usage.total
+        self._settle(total)
         self._events.publish(event)
+        if self.passage is not None and self.passage.spending:  # last, for it may have to wait
+            self.passage.spend(total)
 
     def refused(self, error: ProxyError, bytes_out: int) -> None:
         """We answered in the upstream's stead."""

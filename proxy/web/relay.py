@@ -124,10 +124,8 @@ class RelayEndpoint:
         return self._answer(exchange, slot, upstream, start_response, asking is not None)
 
     def _tunnel(self, exchange: Exchange, slot: object, opened: UpgradeAnswer) -> Iterable[bytes]:
-        try:
-            exchange.tunnel(opened, self._our_headers(exchange))
-        finally:
-            self._leave(exchange, slot)
+        headers = self._our_headers(exchange)
+        exchange.tunnel(opened, headers, lambda: self._leave(exchange, slot))
         # How gunicorn is told that there is nothing more to write or read on this connection.
         raise StopIteration
 

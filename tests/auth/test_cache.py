@@ -1,5 +1,6 @@
 """Fresh, stale and unknown; one question at a time; nothing kept that was read before a change."""
 
+import time
 from collections.abc import Callable
 
 import gevent
@@ -195,6 +196,39 @@ def test_a_refresh_that_is_long_in_coming_is_not_waited_for(
     source.open.set()
     gevent.sleep(0.01)
     assert cache.get("k") == "two", "its answer counts when it comes"
+
+
+def test_while_the_store_hangs_one_wait_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.auth.cache._PATIENCE", 0.01)
+    source, clock = Source(), Clock()
+    cache = make(source, clock)
+    cache.get("k")
+    source.open.clear()
+    clock.now += 11
+    assert cache.get("k") == "one"
+    monkeypatch.setattr("proxy.auth.cache._PATIENCE", 5)
+    began = time.monotonic()
+    clock.now += 11
+    assert cache.get("k") == "one"
+    assert time.monotonic() - began < 5
+    source.open.set()
+
+
+def test_those_who_wait_together_fail_once() -> None:
+    """Or ten requests at once would make a hiccup of the store a long pause."""
+    source, clock = Source(), Clock()
+    cache = make(source, clock)
+    cache.get("k")
+    clock.now += 11
+    source.open.clear()
+    source.value = StoreError()
+    waiting = [gevent.spawn(cache.get, "k") for _ in range(10)]
+    gevent.sleep(0)
+    source.open.set()
+    gevent.joinall(waiting, timeout=20, raise_error=True)
+    clock.now += 0.6
+    source.value = "two"
+    assert cache.get("k") == "two"
 
 
 def test_lookups_are_counted_by_what_they_found() -> None:

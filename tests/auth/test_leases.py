@@ -159,6 +159,27 @@ def test_a_return_that_fails_is_not_repeated() -> None:
     assert store.counted == MOST_LEASED, "counted as used: never more than the limit"
 
 
+def test_a_defect_does_not_end_the_returning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(leases_module, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(leases_module, "_INTERVAL", 0.01)
+    store = Store(10_000)
+    leases = make(store)
+
+    def defect(permits: Mapping[str, int]) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "return_permits", defect)
+        leases.take_permit("t")
+        leases.start()
+        wait_until(lambda: "could not be returned" in caplog.text)
+    leases.take_permit("t")
+    wait_until(lambda: store.counted == MOST_LEASED + 1)
+    leases.close(1)
+
+
 def test_what_was_not_needed_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(2)
     leases = make(store)

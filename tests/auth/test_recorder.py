@@ -120,6 +120,22 @@ def test_a_defect_does_not_stop_the_rest(
     assert "2 audit entries cannot be written, they are dropped" in caplog.text
 
 
+def test_nor_does_one_of_those_who_are_told(
+    recorder: Recorder, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell = recorder.tell
+
+    def defect(entry: AuditEntry) -> None:
+        raise ZeroDivisionError
+
+    recorder.tell = defect
+    put(recorder, 1)
+    wait_until(lambda: "recording audit entries failed" in caplog.text)
+    recorder.tell = tell
+    (draft,) = put(recorder, 1)
+    wait_until(lambda: draft in store.written)
+
+
 def test_a_stop_flushes(recorder: Recorder, store: Store) -> None:
     module._INTERVAL = 60  # type: ignore[misc]
     drafts = put(recorder, 3)

@@ -165,6 +165,35 @@ def test_one_that_was_never_there(
     channel.close()
 
 
+def test_one_that_lets_in_and_throws_out(own_redis: RedisServer, start: Start) -> None:
+    """It is asked less and less often, and the log does not tell of it ten times a second."""
+    channel, heard = start(own_redis.url)
+    with own_redis.client() as client:
+        for length in (3, 5, 7):
+            client.client_kill_filter(_type="pubsub")
+            wait_until(lambda length=length: len(heard.listening) == length)  # type: ignore[misc]
+    assert heard.listening[:4] == [True, False, True, False]
+    assert channel._pause >= 4 * redis_module._FIRST_PAUSE
+
+
+def test_a_defect_does_not_end_the_announcing(
+    start: Start, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    (channel, heard) = start(redis_server.url)
+    publish = channel._sender.publish
+
+    def defect(name: str, message: str) -> None:
+        raise ZeroDivisionError
+
+    channel._sender.publish = defect  # type: ignore[method-assign]
+    channel.publish([new_id()])
+    wait_until(lambda: "announcing changes through Redis failed" in caplog.text)
+    channel._sender.publish = publish  # type: ignore[method-assign]
+    id_ = new_id()
+    channel.publish([id_])
+    wait_until(lambda: id_ in heard.ids)
+
+
 def test_what_cannot_be_acted_upon_does_not_end_it(
     start: Start, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

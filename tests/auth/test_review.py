@@ -253,6 +253,23 @@ def test_changes_are_forgotten_in_time(world: World, monkeypatch: pytest.MonkeyP
     wait_until(lambda: not world.review._changed)
 
 
+def test_a_defect_does_not_end_the_looking(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(review_module, "_SWEEP", 0.01)
+
+    def defect() -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.live, "claims", defect)
+        wait_until(lambda: "could not be looked through" in caplog.text)
+    world.serve(owner := principal())
+    world.store[owner.token_hash] = TokenRefused("token_inactive", owner)
+    world.review.changed(["token-1"])
+    wait_until(lambda: len(world.ended) == 1)
+
+
 def test_after_the_end_nobody_looks(world: World) -> None:
     world.serve(principal(1))
     world.refuse(principal(1))

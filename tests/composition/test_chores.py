@@ -1,11 +1,15 @@
 """Which chores an installation has."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from proxy.composition.chores import housekeeper
-from proxy.store.database import Database
+from proxy.store.audit import AuditLog
+from proxy.store.database import Database, Session
+from proxy.store.rows import to_micros
+from proxy.store.usage import UsageLedger
 from tests.installation import settings
 
 
@@ -23,3 +27,18 @@ def test_what_is_kept_for_ever_has_no_chore(
     made = settings(tmp_path, **changes)
     keeper = housekeeper(made, Database.from_url(made.database_url))
     assert keeper.rows == dict.fromkeys(expected, 0)
+
+
+@pytest.mark.parametrize(("name", "store"), [("AUDIT", AuditLog), ("USAGE", UsageLedger)])
+def test_how_old_something_is_the_database_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, store: type
+) -> None:
+    """A node whose clock is years ahead would delete everything."""
+    made = settings(tmp_path, **{f"{name}_RETENTION_DAYS": "30"})
+    asked: list[tuple[datetime, int]] = []
+    monkeypatch.setattr(store, "prune", lambda self, *args: asked.append(args) or 0)
+    today = datetime(2020, 1, 31, tzinfo=UTC)
+    monkeypatch.setattr(Session, "now", lambda self: to_micros(today))
+    keeper = housekeeper(made, Database.from_url(made.database_url))
+    assert keeper._chores[name.lower()](500) == 0
+    assert asked == [(datetime(2020, 1, 1, tzinfo=UTC), 500)]

@@ -51,6 +51,14 @@ class TestChores:
         wait_until(lambda: chores.take("a", "two", 60))
         assert not chores.take("a", "dead", 60)
 
+    def test_one_from_before_the_clock_went_back_is_nobodys(self, store: Store) -> None:
+        chores = Chores(store.database)
+        assert chores.take("a", "dead", 60)
+        sql = "UPDATE chores SET held_until = held_until + ?"
+        for hours, free in ((0, False), (1, True)):
+            store.database.run(lambda s, n=hours: s.execute(sql, (n * 3_600_000_000,)))
+            assert chores.take("a", "two", 60) == free
+
     def test_of_many_at_once_one_gets_it(self, store: Store) -> None:
         chores = Chores(store.database)
         for free in range(5):

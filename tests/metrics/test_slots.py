@@ -111,6 +111,34 @@ def test_readers_do_not_take_each_other_for_the_writer(tmp_path: Path) -> None:
         assert slots.read(path) == (b"one", False)
 
 
+@pytest.mark.parametrize("written", [2, 3])
+def test_a_reader_that_loses_the_processor_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """So much is written while it reads; the second slot is torn when it comes there."""
+    path = tmp_path / "a.figures"
+    file = slots.SlotFile(path)
+    file.write(b"0" * 1000)
+    file.write(b"1" * 1000)
+    assert payload(path) == b"1" * 1000
+    read = os.pread
+    at_once = iter([True])
+
+    def slow(descriptor: int, size: int, offset: int) -> bytes:
+        if size < 10_000 or not next(at_once, False):
+            return read(descriptor, size, offset)
+        half = size // 2
+        first = read(descriptor, half, offset)
+        for number in range(2, 2 + written):
+            file.write(b"%d" % number * 1000)
+        second = bytearray(read(descriptor, size - half, offset + half))
+        second[500] ^= 1
+        return first + bytes(second)
+
+    monkeypatch.setattr(os, "pread", slow)
+    assert payload(path) == b"%d" % (1 + written) * 1000
+
+
 def test_a_writer_that_is_killed_leaves_what_is_whole(tmp_path: Path) -> None:
     """Read all the while; then killed, as often as makes it meet a write."""
     root = Path(__file__).resolve().parents[2]

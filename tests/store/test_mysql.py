@@ -1,13 +1,19 @@
 """MySQL: URLs, TLS and the session; the pool is in ``test_pooled.py``."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.errors import StoreError
+from proxy.store.audit import AuditLog, Draft
 from proxy.store.database import Database
+from proxy.store.migrate import Migrator
 from proxy.store.mysql import options_from_url
+from tests.server import ROOT
 from tests.services import MariaDB
 from tests.services.certificate import write_certificate
 
@@ -81,6 +87,37 @@ class TestTls:
         other, _ = write_certificate(tmp_path)
         with pytest.raises(StoreError):
             self.cipher(mysql_url.replace("127.0.0.1", "localhost") + f"?ssl_ca={other}")
+
+
+FREEZE = """
+import os, signal, sys
+from proxy.store.database import Database
+
+def work(session):
+    session.execute("UPDATE audit_chain SET seq = seq WHERE id = 1")
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+Database.from_url(sys.argv[1]).run(work)
+"""
+
+
+def test_a_node_that_freezes_does_not_hold_up_the_others(mysql_url: str) -> None:
+    """Its locks are free again before those who wait for them lose patience, or soon after."""
+    Migrator(database := Database.from_url(mysql_url)).migrate()
+    frozen = subprocess.Popen([sys.executable, "-c", FREEZE, mysql_url], cwd=ROOT)
+    try:
+        os.waitid(os.P_PID, frozen.pid, os.WSTOPPED | os.WNOWAIT)
+        # The first may have come too early for it.
+        for last in (False, True):
+            try:
+                AuditLog(database).write([Draft("project.update", "cli")])
+                break
+            except StoreError:
+                assert not last
+    finally:
+        frozen.kill()
+        frozen.wait()
+        database.close()
 
 
 def test_the_session_is_strict_and_speaks_utf8(mysql_url: str) -> None:

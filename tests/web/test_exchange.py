@@ -7,13 +7,18 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import GreenletExit
 
+from proxy.auth.principal import Principal
 from proxy.errors import ClientError, ConnectFailed, ProxyError, StoreError, UpstreamTimeout
+from proxy.limits.base import Bucket, Demand
 from proxy.relay.stream import Outcome
+from proxy.relay.tunnel import UpgradeAnswer
 from proxy.relay.watch import ClientGone, Drained
 from proxy.usage.meter import UsageMeter
 from proxy.web.exchange import Exchange
 from proxy.web.inbound import Inbound
+from proxy.web.throttle import Passage
 from tests.web.relaying import PRINCIPAL, SSE, UPSTREAM_KEY, Events, environ
 
 
@@ -47,6 +52,45 @@ def test_a_completed_answer() -> None:
     assert (event.status_code, event.outcome, event.error_code) == (201, "completed", None)
     assert (event.usage_source, event.bytes_out, event.stream) == ("reported", 42, False)
     assert (event.metadata["model"], event.metadata["prompt_tokens"]) == ("gpt-4", 1)
+
+
+def test_a_charge_that_has_to_wait_does_not_cost_the_event() -> None:
+    """At a stop it may be ended in that moment."""
+    events, settled = Events(), list[int]()
+    exchange = make(events)
+
+    class Limited(Passage):
+        spending = (Demand(Bucket("token:1", 60), 0),)
+
+        def spend(self, tokens: int) -> None:
+            raise GreenletExit
+
+    class Access:
+        def settle(self, principal: Principal, tokens: int) -> None:
+            settled.append(tokens)
+
+    exchange.passage, exchange.principal, exchange.settlement = Limited(), PRINCIPAL, Access()
+    meter = UsageMeter("application/json")
+    meter.feed(b'{"model":"m","usage":{"prompt_tokens":1,"completion_tokens":2}}')
+    stream: Any = Stream(Outcome.COMPLETED)
+    with pytest.raises(GreenletExit):
+        exchange.end_stream(stream, 200, meter, "application/json")
+    assert (len(events), settled) == (1, [3])
+
+
+def test_once_a_tunnel_is_left_nothing_is_thrown_in() -> None:
+    """From then on its event is made, which must be one."""
+    events = Events()
+    exchange = make(events)
+    exchange._socket, here = socket.socketpair()
+    theirs, upstream = socket.socketpair()
+    for sock in (here, upstream):
+        sock.close()
+    told: list[int] = []
+    opened = UpgradeAnswer(theirs, b"HTTP/1.1 101 Switching Protocols", b"")
+    exchange.tunnel(opened, [], lambda: told.append(len(events)))
+    assert (told, len(events)) == ([0], 1)
+    exchange._socket.close()
 
 
 def test_a_cut_stream() -> None:
