@@ -52,7 +52,8 @@ class NodeLimiter:
     def take(self, demands: Sequence[Demand]) -> Decision:
         self._lock()
         try:
-            return arithmetic.take(self, demands, self._clock())
+            now = self._clock()
+            return self._take_known(demands, now) or arithmetic.take(self, demands, now)
         finally:
             self._file.unlock()
 
@@ -86,6 +87,40 @@ class NodeLimiter:
 
     def close(self) -> None:
         self._file.close()
+
+    def _take_known(self, demands: Sequence[Demand], now: float) -> Decision | None:
+        """What :func:`arithmetic.take` does where nothing is out of the ordinary: every bucket has
+        its slot, and permits for its demand. None, and nothing was taken: it is not so.
+
+        It is the path of a request; with a call for each level and slot it takes twice as long.
+        """
+        words, doubles, places = self._words, self._doubles, self._places
+        levels: list[float] = []
+        taken: list[tuple[int, float, int]] = []
+        for (key, per_minute), permits in demands:
+            place = places.get(key)
+            if place is None:
+                return None
+            hashed, at = place
+            moment = doubles[at + 2]
+            if words[at] != hashed or moment > now:
+                return None
+            level = doubles[at + 1] + (now - moment) * per_minute / 60
+            if not level < per_minute:
+                level = per_minute
+            if permits:
+                level -= permits
+                if level < 0:
+                    return None
+                taken.append((at, level, per_minute))
+            elif level <= 0:
+                return None
+            levels.append(level)
+        for at, level, per_minute in taken:
+            doubles[at + 1] = level
+            doubles[at + 2] = now
+            doubles[at + 3] = now + (per_minute - level) * 60 / per_minute
+        return Decision(levels)
 
     def level(self, bucket: Bucket, now: float) -> float:
         """While it is locked, as :meth:`keep`: see :class:`Buckets`."""
