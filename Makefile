@@ -9,9 +9,7 @@ DEV := $(VENV)/.installed-dev
 IMAGE ?= openai-proxy
 PYTEST ?= $(PY) -m pytest
 # A file's tests stay together, in the order of the files; tests/conftest.py says how many at once.
-# Two for each core: tests that start servers wait more than they work.
-WORKERS ?= $(shell echo $$(( 2 * $$(getconf _NPROCESSORS_ONLN) )))
-ARGS ?= --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # The first of these that is new enough and can make virtual environments.
 CANDIDATES := $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3
