@@ -60,8 +60,8 @@ hypothesis.settings.load_profile("suite")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two for each processor: most of the suite waits, for servers and for databases."""
-    return min(2 * len(os.sched_getaffinity(0)), 8)
+    """One more than there are processors: much of the suite waits."""
+    return min(len(os.sched_getaffinity(0)) + 1, 8)
 
 
 def pytest_collection_finish() -> None:
