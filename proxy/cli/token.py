@@ -5,7 +5,7 @@ The secret is shown once, by ``mint`` and ``derive``; every other command knows 
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from proxy.cli.client import (
     management_command,
     segment,
 )
-from proxy.cli.policy import policy_options, show
+from proxy.cli.policy import Command, policy_options, show
 
 _COLUMNS = {
     "id": "ID",
@@ -39,7 +39,25 @@ _max_requests_option = click.option(
     "--max-requests", type=click.IntRange(min=0), help="Requests it is good for; 0: no limit."
 )
 _name_option = click.option("--name", help="What it is for.")
-_raw_option = click.option("--raw", is_flag=True, help="Print the token alone.")
+
+
+def _new_token(minutes: int, lives: str) -> Callable[[Command], Command]:
+    """The options of a command that makes a token, which lives for ``minutes`` unless told."""
+    duration = click.option(
+        "--duration",
+        "duration_minutes",
+        type=click.IntRange(min=1),
+        default=minutes,
+        show_default=True,
+        help=lives,
+    )
+    raw = click.option("--raw", is_flag=True, help="Print the token alone.")
+    policy = policy_options("token", also=["max_requests"])
+
+    def decorate(command: Command) -> Command:
+        return duration(_max_requests_option(_name_option(raw(policy(command)))))
+
+    return decorate
 
 
 @click.group()
@@ -49,18 +67,7 @@ def token() -> None:
 
 @token.command()
 @click.option("--project-id", required=True)
-@click.option(
-    "--duration",
-    "duration_minutes",
-    type=click.IntRange(min=1),
-    default=1440,
-    show_default=True,
-    help="Minutes until it expires.",
-)
-@_max_requests_option
-@_name_option
-@_raw_option
-@policy_options("token", also=["max_requests"])
+@_new_token(1440, "Minutes until it expires.")
 @management_command
 @output.json_option
 def mint(api: Api, raw: bool, policy: dict[str, Any], json_wanted: bool, **fields: Any) -> None:
@@ -80,18 +87,7 @@ token.add_command(mint, "generate")
 @click.option(
     "--token-env", default="PROXY_TOKEN", show_default=True, help="Variable with the parent."
 )
-@click.option(
-    "--duration",
-    "duration_minutes",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Minutes until it expires; never later than its parent.",
-)
-@_max_requests_option
-@_name_option
-@_raw_option
-@policy_options("token", also=["max_requests"])
+@_new_token(5, "Minutes until it expires; never later than its parent.")
 @output.json_option
 def derive(
     base_url_given: str | None,
