@@ -20,7 +20,7 @@ from proxy.events.queue import EventQueue
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
 from proxy.relay.relay import Relay
-from proxy.relay.watch import Drained, LiveRequests
+from proxy.relay.watch import LiveRequests
 from proxy.settings import Settings
 from proxy.web import Room, create_flask_app, doors, metrics, minting, status
 from proxy.web.admission import Admission
@@ -45,7 +45,7 @@ class Application:
         self.profile_dir = settings.profile_dir
         self._queue = EventQueue(settings.event_queue_size)
         self._drain: Drain | None = None
-        self._live = LiveRequests()
+        self._live = LiveRequests(settings.max_concurrent_requests)
         self._limits = Limits(settings)
         self._registry = registry = Registry(settings, self._live, self._queue)
         #: Set where clients bring keys of their own: then nothing here uses the database.
@@ -86,6 +86,7 @@ class Application:
         self._minting = MintingEndpoint(
             admission,
             registry.tokens,
+            self._live,
             cors,
             trail,
             trusted_proxies=settings.trusted_proxies,
@@ -156,8 +157,7 @@ class Application:
 
     def cut(self) -> None:
         """End the answers that are still running, broken; refuse what comes now."""
-        self._endpoint.draining = True
-        self._live.interrupt_all(Drained)
+        self._live.drain()
 
     def close(self, deadline: float) -> None:
         """Flush events and counts within about ``deadline`` seconds; idempotent."""

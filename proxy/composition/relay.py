@@ -29,7 +29,6 @@ def session_transport(settings: Settings, adapter: UpstreamAdapter) -> SessionTr
 
 def bounds(settings: Settings) -> Bounds:
     return Bounds(
-        concurrent=settings.max_concurrent_requests,
         request_bytes=settings.max_request_bytes,
         json_bytes=settings.max_json_bytes,
         trusted_proxies=settings.trusted_proxies,

@@ -8,6 +8,7 @@ only from the moment the request's body has been read until the answer's end, an
 between holds anything that must not be dropped.
 """
 
+import math
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -130,7 +131,10 @@ Claim = tuple[Any, Any]
 class LiveRequests:
     """The requests under way in this worker: how many, whose, and a way to end them."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: float = math.inf) -> None:
+        self._most = most
+        # Whether they have been ended for good.
+        self._draining = False
         # Greenlets between `enter` and `leave`; each serves one request at a time. None: not known
         # yet whose it is, or ending.
         self._owners: dict[Any, Owner | None] = {}
@@ -139,7 +143,14 @@ class LiveRequests:
         return len(self._owners)
 
     def enter(self) -> Any:
-        """Register the current greenlet; returns what the other methods take."""
+        """Register the current greenlet; returns what the other methods take.
+
+        ProxyError ``overloaded``: there are ``most`` already; ``draining``: see :meth:`drain`.
+        """
+        if self._draining:
+            raise ProxyError(code="draining", retry_after=1)
+        if len(self._owners) >= self._most:
+            raise ProxyError(code="overloaded", retry_after=1)
         greenlet = gevent.getcurrent()
         self._owners[greenlet] = None
         return greenlet
@@ -174,6 +185,11 @@ class LiveRequests:
         ids = frozenset((account_id,))
         chosen = [claim for claim in self.claims() if claim[1].concerned_by(ids)]
         gevent.spawn(self._cut, chosen, interruption)
+
+    def drain(self) -> None:
+        """The time for them is over: end all, and let nobody enter any more."""
+        self._draining = True
+        self.interrupt_all(Drained)
 
     def interrupt_all(self, interruption: Callable[[], Interruption]) -> None:
         """Throw a fresh ``interruption()`` into each, from the hub."""

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What one worker takes: requests at once, bytes of any body, bytes of a buffered JSON body."""
+    """Bytes of any body, and of a buffered JSON body."""
 
-    concurrent: int
     request_bytes: int
     json_bytes: int
     trusted_proxies: int

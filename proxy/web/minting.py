@@ -21,6 +21,7 @@ from proxy.auth.principal import Principal
 from proxy.errors import ClientError, ProxyError
 from proxy.events.event import Intent, UsageEvent
 from proxy.relay.stream import Outcome
+from proxy.relay.watch import Interruption, LiveRequests
 from proxy.store.grants import MOST_ANCESTORS
 from proxy.store.records import AccessToken
 from proxy.store.tokens import Tokens
@@ -64,6 +65,7 @@ class MintingEndpoint:
         self,
         admission: Admission,
         tokens: Tokens,
+        live: LiveRequests,
         cors: Cors,
         trail: Trail,
         *,
@@ -74,6 +76,7 @@ class MintingEndpoint:
         """``observe`` is told each answer."""
         self._admission = admission
         self._tokens = tokens
+        self._live = live
         self._cors = cors
         self._trail = trail
         self._trusted_proxies = trusted_proxies
@@ -124,9 +127,11 @@ class MintingEndpoint:
     def _answer_of(self, exchange: Exchange) -> Reply:
         inbound = exchange.inbound
         try:
-            token, secret = self._mint(exchange)
+            token, secret = self._mint(exchange, *self._asked(exchange))
         except ProxyError as error:
             failure = error
+        except Interruption as interruption:
+            failure = interruption.refusal()
         except Exception as error:  # noqa: BLE001  (a defect of ours: told as a 500)
             failure = ProxyError()
             failure.__cause__ = error
@@ -155,36 +160,47 @@ class MintingEndpoint:
             _log.error("minting failed", exc_info=failure, extra={"request_id": inbound.request_id})
         return error_reply(failure)
 
-    def _mint(self, exchange: Exchange) -> tuple[AccessToken, str]:
-        inbound = exchange.inbound
-        principal = self._admission.enter_ours(exchange)
+    def _asked(self, exchange: Exchange) -> tuple[Principal, dict[str, Any]]:
+        """Who asks for which child. Until its body is there it is a request under way as others
+        are; then it is none, for a transaction must not be ended half way."""
+        slot = self._live.enter()
+        try:
+            principal = self._admission.enter_ours(exchange)
+            self._live.claim(slot, principal)
+            return principal, self._read(exchange.inbound, principal)
+        finally:
+            self._live.leave(slot)
+
+    def _read(self, inbound: Inbound, principal: Principal) -> dict[str, Any]:
         if inbound.path != PATH:
             raise ClientError(code="endpoint_not_found")
         if inbound.method != "POST":
             raise ClientError(code="method_not_allowed", headers=[("Allow", "POST")])
-        lineage = [account.id for account in principal.accounts if account.kind == "token"]
-        project_id, allowed = principal.project_id, principal.policy.can_mint
-        if project_id is None:
+        if principal.project_id is None:
             raise ClientError(
                 "This node relays its clients' own keys (AUTH_MODE=passthrough) and mints none.",
                 code="endpoint_not_found",
             )
-        if not allowed or len(lineage) > MOST_ANCESTORS:
+        height = len(_lineage(principal))
+        if not principal.policy.can_mint or height > MOST_ANCESTORS:
             raise ClientError(
                 "This access token may not mint others: it lacks `can_mint`.",
                 code="endpoint_not_found",
             )
         raw = inbound.body.read_all(_MOST_BYTES)
-        chosen = self._chosen(fields.parse_object(raw, _KNOWN), principal, len(lineage))
+        return self._chosen(fields.parse_object(raw, _KNOWN), principal, height)
+
+    def _mint(
+        self, exchange: Exchange, principal: Principal, chosen: dict[str, Any]
+    ) -> tuple[AccessToken, str]:
         self._admission.admit(exchange, principal)
         secret = credentials.mint()
-        audit = self._trail.mint(principal, inbound)
+        audit = self._trail.mint(principal, exchange.inbound)
         token = self._tokens.create(
             token_id=credentials.new_token_id(),
-            project_id=project_id,
             token_hash=credentials.hash_token(secret),
             token_mask=credentials.mask_token(secret),
-            lineage=lineage,
+            lineage=_lineage(principal),
             audit=audit,
             **chosen,
         )
@@ -202,4 +218,13 @@ class MintingEndpoint:
             )
         # Nobody can ask when a token ends: so what is asked for is cut, and the answer tells.
         last = datetime.fromtimestamp(principal.expires_at, UTC)
-        return {**chosen, "expires_at": min(self._now() + lifetime, last)}
+        return {
+            **chosen,
+            "project_id": principal.project_id,
+            "expires_at": min(self._now() + lifetime, last),
+        }
+
+
+def _lineage(principal: Principal) -> list[str]:
+    """A child's ancestors: the token itself, and those that it comes from."""
+    return [account.id for account in principal.accounts if account.kind == "token"]

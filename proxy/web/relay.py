@@ -40,7 +40,7 @@ StartResponse = Callable[[str, Headers], Any]
 
 
 class RelayEndpoint:
-    """The WSGI callable. ``draining`` is set once running answers have been cut at a stop."""
+    """The WSGI callable."""
 
     def __init__(
         self,
@@ -57,7 +57,6 @@ class RelayEndpoint:
         self._live = live
         self._cors = cors
         self._bounds = bounds
-        self.draining = False
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         inbound = Inbound(environ, self._bounds.trusted_proxies)
@@ -69,10 +68,6 @@ class RelayEndpoint:
         exchange = Exchange(inbound, environ, self._events)
         slot = None
         try:
-            if self.draining:
-                raise ProxyError(code="draining", retry_after=1)
-            if len(self._live) >= self._bounds.concurrent:
-                raise ProxyError(code="overloaded", retry_after=1)
             slot = self._live.enter()
             return self._serve(exchange, slot, start_response)
         except ProxyError as error:

@@ -79,6 +79,8 @@ class Trail:
         """``parent``: as far as it is known. Requests to mint make no usage events, so that refused
         credentials among them are told here."""
         known = parent is not None and error.status != 401
+        if not known and error.status != 401:
+            return  # nobody was refused: the worker is full, or the store away
         self._recorder.refusals.add(
             MINTING if known else RELAY,
             inbound.client_ip,

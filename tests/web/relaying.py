@@ -270,13 +270,14 @@ class World:
         access: Any = None,
         origins: Iterable[str] = (),
         bounds: Bounds | None = None,
+        concurrent: int = 100,
         limited: Limited | None = None,
     ) -> None:
         self.answer = answer if answer is not None else Answer()
         self.transport = FakeTransport(self.answer)
         self.access: Any = access or Access()
         self.events = Events()
-        self.live = LiveRequests()
+        self.live = LiveRequests(concurrent)
         self.endpoint = RelayEndpoint(
             Admission(self.access, (limited or Limited()).throttle),
             Relay(OpenAIProvider(), Target.from_url("http://upstream.test"), self.transport),
@@ -302,13 +303,11 @@ class World:
 
 
 def limits(
-    concurrent: int = 100,
     request_bytes: int = 10_000,
     json_bytes: int = 1000,
     trusted_proxies: int = 0,
 ) -> Bounds:
     return Bounds(
-        concurrent=concurrent,
         request_bytes=request_bytes,
         json_bytes=json_bytes,
         trusted_proxies=trusted_proxies,

@@ -26,7 +26,6 @@ from tests.web.relaying import (
     World,
     environ,
     failing,
-    limits,
     sized,
 )
 
@@ -57,7 +56,7 @@ BOTH: dict[str, Callable[[], tuple[World, dict[str, Any]]]] = {
     "quota": lambda: (World(access=Access(quota=ClientError(code="quota_exceeded"))), {}),
     "store away": lambda: (World(access=Access(refusal=StoreError())), {}),
     "defect": lambda: (World(access=Access(refusal=ZeroDivisionError())), {}),
-    "full": lambda: (World(bounds=limits(concurrent=0)), {}),
+    "full": lambda: (World(concurrent=0), {}),
     "preflight": lambda: (
         World(origins=["*"]),
         {"method": "OPTIONS", "headers": [ORIGIN, ASKED], "token": None},

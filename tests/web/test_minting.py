@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import gevent
 import pytest
 
 from proxy.auth import credentials
@@ -14,7 +15,8 @@ from proxy.auth.leases import PermitLeases
 from proxy.auth.recorder import Recorder
 from proxy.auth.refusals import Refusals
 from proxy.cipher import Cipher
-from proxy.errors import StoreError
+from proxy.errors import ClientError, StoreError
+from proxy.relay.watch import Drained, Interruption, LiveRequests, Withdrawn
 from proxy.store import tokens as tokens_module
 from proxy.store.audit import AuditLog
 from proxy.store.counters import Counters
@@ -56,12 +58,14 @@ class World:
         )
         self.now = datetime.now(UTC)
         self.limited = Limited(rates)
+        self.live = LiveRequests(2)
         self.answered: list[Answered] = []
         self.audit = AuditLog(database)
         self.recorder = Recorder(self.audit, Refusals(), lambda entry: None)
         self.endpoint = MintingEndpoint(
             Admission(self.access, self.limited.throttle),
             self.tokens,
+            self.live,
             Cors(origins),
             Trail(self.recorder, 0),
             trusted_proxies=0,
@@ -259,6 +263,45 @@ def test_minting_is_under_the_limits_of_a_request(sqlite_url: str) -> None:
     world.refused(429, "rate_limit_exceeded", FIVE)
     world.refused(429, "rate_limit_exceeded", FIVE, secret="sk-" + "z" * 22)
     assert set(world.limited.places.taken.values()) == {0}
+
+
+class Peek:
+    """A piece of a body that looks whose requests are under way when it is read."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.owners: list[str | None] = []
+
+    def __bytes__(self) -> bytes:
+        self.owners += [owner.token_id for _, owner in self._world.live.claims()]
+        return b'{"duration_'
+
+
+@pytest.mark.parametrize(
+    ("interruption", "status", "code"),
+    [
+        (Withdrawn(ClientError(code="token_inactive")), 401, "token_inactive"),
+        (Drained(), 503, "draining"),
+    ],
+)
+def test_until_its_body_is_there_it_is_a_request_under_way(
+    world: World, interruption: Interruption, status: int, code: str
+) -> None:
+    peek = Peek(world)
+    request = environ("POST", PATH, [("Content-Length", "99")], [peek, interruption], world.secret)
+    result = serve(world.endpoint, request)
+    assert (result.code, json.loads(result.body)["error"]["code"]) == (status, code)
+    assert peek.owners == [world.parent.id]
+    assert len(world.live) == 0
+    assert [token.id for token in world.tokens.list()] == [world.parent.id]
+
+
+def test_a_full_worker_and_one_that_ends_mint_nothing(world: World) -> None:
+    others = [gevent.spawn(world.live.enter) for _ in range(2)]
+    gevent.joinall(others)
+    world.refused(503, "overloaded", FIVE)
+    world.live.drain()
+    world.refused(503, "draining", FIVE)
 
 
 def test_a_dead_parent_has_no_more_children(world: World) -> None:

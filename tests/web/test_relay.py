@@ -200,8 +200,9 @@ def test_order_of_checks() -> None:
         (False, False, None, "/v1/x", sized(b"{}"), "quota_exceeded", ["authenticate", "admit"]),
     ]:
         access = Access(refusal=refusal, quota=quota)
-        world = World(access=access, bounds=limits(concurrent=0 if full else 9))
-        world.endpoint.draining = draining
+        world = World(access=access, concurrent=0 if full else 9)
+        if draining:
+            world.live.drain()
         result = world.ask("POST", target, **body)
         assert code(result) == expected
         assert access.steps == steps
@@ -292,7 +293,7 @@ def test_a_streamed_body_that_grows_too_large_ends_the_request() -> None:
 
 def test_overloaded_only_beyond_the_bound() -> None:
     inner: list[Result] = []
-    world = World(bounds=limits(concurrent=2))
+    world = World(concurrent=2)
 
     def ask(depth: int) -> Answer:
         if depth:
