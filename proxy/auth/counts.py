@@ -2,6 +2,9 @@
 
 Requests are counted here only of tokens without ``max_requests``; those with one are counted
 exactly, where their limit is kept. LLM tokens are counted here always.
+
+The thing to get wrong: while a batch is being written, more comes in. Whoever writes until nothing
+is left does not end on a busy worker, and makes a transaction of every request.
 """
 
 import logging
@@ -60,7 +63,8 @@ class RequestCounts:
         return self._pending.get(token_id, _NOTHING)[1]
 
     def start(self, then: Callable[[], None] = lambda: None) -> None:
-        """``then`` is called each time that all has been written, before anything else is."""
+        """``then`` is called between two flushes, when nothing is on its way to the store, unless
+        it failed."""
         self._greenlet = gevent.spawn(self._run, then)
 
     def close(self, deadline: float) -> None:
@@ -73,13 +77,16 @@ class RequestCounts:
                 # counted twice.
                 greenlet.join()
             self.flush()
+            while self._pending and not self._failing:
+                self.flush()
         if self._pending:
             _log.error("uses of %d access tokens could not be counted", len(self._pending))
 
     def flush(self) -> None:
-        """One attempt to write all that is pending. Whatever the store raises, it is kept."""
-        while self._pending:
-            batch = [self._pending.popitem() for _ in range(min(_BATCH, len(self._pending)))]
+        """One attempt to write all that is pending now. Whatever the store raises, it is kept."""
+        tokens = list(self._pending)
+        for start in range(0, len(tokens), _BATCH):
+            batch = [(token, self._pending.pop(token)) for token in tokens[start : start + _BATCH]]
             try:
                 self._store.add_counts([(token, *used) for token, used in batch])
             except BaseException as error:

@@ -82,9 +82,11 @@ class Recorder:
             _log.error("%d audit entries could not be written", lost)
 
     def flush(self) -> None:
-        """One attempt to write all that waits. Whatever the store raises, it is kept."""
-        while self._waiting:
-            batch = [self._waiting[i] for i in range(min(_BATCH, len(self._waiting)))]
+        """One attempt to write all that waits now. Whatever the store raises, it is kept."""
+        left = len(self._waiting)
+        while left:
+            batch = [self._waiting[i] for i in range(min(_BATCH, left))]
+            left -= len(batch)
             try:
                 written = self._store.write(batch)
             except StoreError as error:

@@ -50,11 +50,14 @@ class Charges:
             self._flush()
 
     def _flush(self) -> None:
-        """Charge all that is pending. What the limiter refuses is lost, and logged."""
-        while self._pending:
-            batch = [self._pending.popitem() for _ in range(min(_BATCH, len(self._pending)))]
+        """Charge all that is pending now; what comes meanwhile waits, to be added up. What the
+        limiter refuses is lost, and logged."""
+        buckets = list(self._pending)
+        for start in range(0, len(buckets), _BATCH):
+            chosen = buckets[start : start + _BATCH]
+            batch = [Demand(bucket, self._pending.pop(bucket)) for bucket in chosen]
             try:
-                self._limiter.settle([Demand(bucket, permits) for bucket, permits in batch])
+                self._limiter.settle(batch)
             except Exception:  # noqa: BLE001  (a defect of ours must not end it)
                 _log.exception("limits: %d charges were lost", len(batch))
 

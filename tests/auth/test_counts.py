@@ -91,6 +91,30 @@ def test_batches_are_small(store: Store, counts: RequestCounts) -> None:
     assert len(store.sums) == 1201
 
 
+def test_what_comes_in_meanwhile_waits_for_the_next_time(
+    store: Store, counts: RequestCounts
+) -> None:
+    # A busy worker: each transaction takes as long as a few requests.
+    keep = store.add_counts
+
+    def add_counts(entries: Sequence[tuple[str, int, int, datetime]]) -> None:
+        assert len(store.batches) < 9, "it never ends"
+        for token in ("a", "b"):
+            counts.add(token)
+        keep(entries)
+
+    store.add_counts = add_counts  # type: ignore[method-assign]
+    counts.add("a")
+    counts.flush()
+    assert store.sums == {"a": 1}
+    counts.flush()
+    assert store.sums == {"a": 2, "b": 1}
+    assert len(store.batches) == 2
+    store.add_counts = keep  # type: ignore[method-assign]
+    counts.close(1)
+    assert store.sums == {"a": 3, "b": 2}
+
+
 @pytest.mark.parametrize("failure", [StoreError(), RuntimeError("a defect")])
 def test_what_a_failing_store_refused_is_kept(
     store: Store,

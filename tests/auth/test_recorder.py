@@ -76,6 +76,16 @@ def test_written_in_order_in_small_batches_and_told(
     assert store.batches == [20, 20, 5]
 
 
+def test_what_comes_in_meanwhile_waits_for_the_next_time(store: Store) -> None:
+    recorder = Recorder(store, Refusals(), lambda entry: put(recorder, 1) and None)
+    put(recorder, 2)
+    recorder.flush()
+    assert store.batches == [2]
+    assert len(recorder) == 2
+    recorder.flush()
+    assert store.batches == [2, 2]
+
+
 def test_what_was_refused_is_asked_for(recorder: Recorder, told: list[AuditEntry]) -> None:
     recorder.refusals.add("/manage", "::1", "invalid_management_token")
     wait_until(lambda: [entry.action for entry in told] == ["auth.denied"])

@@ -96,6 +96,28 @@ def test_a_warm_token_needs_no_database(warm: WarmWorker, monkeypatch: pytest.Mo
     assert warm.ask().startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+def test_a_busy_worker_asks_the_database_no_more_often(
+    warm: WarmWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    run = Database.run
+
+    def counted(self: Database, *args: Any, **kwargs: Any) -> Any:
+        asked.append(args)
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(Database, "run", counted)
+    for _ in range(100_000):  # until uses are written for the first time
+        warm.ask()
+        if asked:
+            break
+    asked.clear()
+    for _ in range(300):
+        warm.ask()
+    # So many in the time of 300 requests, and not one for each or two of them.
+    assert len(asked) < 60
+
+
 def test_the_answer_is_the_upstream_s(warm: WarmWorker) -> None:
     """What is measured here is the real thing."""
     answer = warm.ask()

@@ -52,6 +52,25 @@ def test_nobody_waits_and_what_comes_meanwhile_is_one_batch() -> None:
     charges.close(1)
 
 
+def test_a_busy_worker_makes_no_more_calls() -> None:
+    limiter = Limiter()
+    charges = Charges(limiter)
+    settle = limiter.settle
+
+    def settling(demands: Sequence[Demand]) -> None:
+        # Another request ends while the limiter is asked.
+        assert len(limiter.batches) < 9, "it never ends"
+        charges.settle([Demand(A, 1)])
+        settle(demands)
+
+    limiter.settle = settling  # type: ignore[method-assign]
+    charges.settle([Demand(A, 1)])
+    charges._flush()
+    assert limiter.batches == [{"a": 1}]
+    charges._flush()
+    assert limiter.batches == [{"a": 1}, {"a": 1}]
+
+
 def test_a_batch_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charges_module, "_BATCH", 2)
     limiter = Limiter()
