@@ -21,6 +21,7 @@ MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 LONGEST = 250
 
 ROW_0 = {"errors", "messages", "parsers", "prices", "current", "consistency", "redisoptions"}
+ROW_0 |= {"turns"}
 ROW_2 = {"store", "events", "providers", "metrics", "limits"}
 #: Package or module below `proxy` → which others it may import. Imports go down only; neighbours on
 #: a row do not import each other.
@@ -32,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "current": set(),
     "consistency": set(),
     "redisoptions": set(),
+    "turns": set(),
     "settings": ROW_0,
     "logs": ROW_0,
     "accesslog": ROW_0,

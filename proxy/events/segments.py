@@ -16,6 +16,7 @@ from typing import Final
 from proxy.events.ownership import is_owned
 from proxy.events.positions import Position
 from proxy.events.records import line_of
+from proxy.turns import in_short_turns
 
 #: Wide enough for milliseconds since 1970, so that names sort as numbers do.
 _NAME: Final = re.compile(r"([0-9]{16})\.log")
@@ -76,7 +77,7 @@ def read_batch(
         except FileNotFoundError:
             continue  # unlinked in between: look again
         taken = 0
-        for record in _records(data):
+        for record in in_short_turns(_records(data)):
             if len(lines) == most_lines:
                 break
             taken += len(record)

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.dialects import Deadlock
 from proxy.store.rows import from_micros, to_micros
+from proxy.turns import in_short_turns
 
 T = TypeVar("T")
 
@@ -166,7 +167,7 @@ class UsageLedger:
 def _summed(entries: Sequence[Entry]) -> list[tuple[Value, ...]]:
     """Rows with each key once: no INSERT may meet a row of its own."""
     sums: dict[tuple[datetime, str, str, str], tuple[int, ...]] = {}
-    for entry in entries:
+    for entry in in_short_turns(entries):
         key, counts = entry[:4], entry[4:]
         known = sums.get(key)
         sums[key] = counts if known is None else tuple(map(add, known, counts))

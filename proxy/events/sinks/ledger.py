@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from proxy.events.audit import AUDIT
+from proxy.turns import in_short_turns
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class LedgerSink:
         """What ``lines`` add, and the ids of their events."""
         entries = []
         ids: dict[str, None] = {}
-        for line in lines:
+        for line in in_short_turns(lines):
             try:
                 event = orjson.loads(line)
                 if event.get("event") == AUDIT:
