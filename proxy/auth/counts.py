@@ -10,6 +10,7 @@ is left does not end on a busy worker, and makes a transaction of every request.
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from time import time
 from typing import Final, Protocol
 
 import gevent
@@ -20,7 +21,6 @@ _log = logging.getLogger(__name__)
 _INTERVAL: Final = 1.0
 #: At most this many tokens a transaction, so that none holds its locks for long.
 _BATCH: Final = 500
-_NOTHING: Final = (0, 0, datetime.min.replace(tzinfo=UTC))
 
 
 class CountsStore(Protocol):
@@ -29,38 +29,44 @@ class CountsStore(Protocol):
     def add_counts(self, entries: Sequence[tuple[str, int, int, datetime]]) -> None: ...
 
 
+class _Used:
+    """By one token since its last flush: requests, LLM tokens, and unix seconds of the last use."""
+
+    __slots__ = ("at", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = self.tokens = 0
+        self.at = time()
+
+
 class RequestCounts:
     """Collects uses and writes them once a second; what a failing store refused is kept."""
 
     def __init__(self, store: CountsStore) -> None:
         self._store = store
-        # Token id → (requests and LLM tokens not written yet, time of the last). Merged, so bounded
-        # by tokens in use.
-        self._pending: dict[str, tuple[int, int, datetime]] = {}
+        # By token id, what is not written yet. Merged, so bounded by tokens in use.
+        self._pending: dict[str, _Used] = {}
         self._greenlet: gevent.Greenlet[..., None] | None = None
         self._closing = Event()
         self._failing = False
 
     def add(self, token_id: str) -> None:
-        requests, tokens, _ = self._pending.get(token_id, _NOTHING)
-        self._pending[token_id] = (requests + 1, tokens, datetime.now(UTC))
+        used = self._used(token_id)
+        used.requests += 1
+        used.at = time()
 
     def touch(self, token_id: str) -> None:
         """Note a use that is counted elsewhere."""
-        requests, tokens, _ = self._pending.get(token_id, _NOTHING)
-        self._pending[token_id] = (requests, tokens, datetime.now(UTC))
+        self._used(token_id).at = time()
 
     def spend(self, token_id: str, tokens: int) -> None:
         """Note LLM tokens of a request whose use has been noted."""
-        pending = self._pending.get(token_id)
-        if pending is None:
-            self._pending[token_id] = (0, tokens, datetime.now(UTC))
-        else:
-            self._pending[token_id] = (pending[0], pending[1] + tokens, pending[2])
+        self._used(token_id).tokens += tokens
 
     def unwritten(self, token_id: str) -> int:
         """LLM tokens that the store has not been told of; exact between two flushes."""
-        return self._pending.get(token_id, _NOTHING)[1]
+        used = self._pending.get(token_id)
+        return 0 if used is None else used.tokens
 
     def start(self, then: Callable[[], None] = lambda: None) -> None:
         """``then`` is called between two flushes, when nothing is on its way to the store, unless
@@ -88,7 +94,7 @@ class RequestCounts:
         for start in range(0, len(tokens), _BATCH):
             batch = [(token, self._pending.pop(token)) for token in tokens[start : start + _BATCH]]
             try:
-                self._store.add_counts([(token, *used) for token, used in batch])
+                self._store.add_counts([_entry(token, used) for token, used in batch])
             except BaseException as error:
                 self._restore(batch)
                 if not isinstance(error, Exception):
@@ -105,8 +111,20 @@ class RequestCounts:
             if not self._failing:
                 then()
 
-    def _restore(self, batch: list[tuple[str, tuple[int, int, datetime]]]) -> None:
+    def _used(self, token_id: str) -> _Used:
+        used = self._pending.get(token_id)
+        if used is None:
+            used = self._pending[token_id] = _Used()
+        return used
+
+    def _restore(self, batch: list[tuple[str, _Used]]) -> None:
         """Merge ``batch`` with what has come in since it was taken out."""
-        for token, (requests, tokens, at) in batch:
-            newer, spent, newer_at = self._pending.get(token, (0, 0, at))
-            self._pending[token] = (requests + newer, tokens + spent, max(at, newer_at))
+        for token, old in batch:
+            used = self._pending.setdefault(token, old)
+            if used is not old:
+                used.requests += old.requests
+                used.tokens += old.tokens
+
+
+def _entry(token_id: str, used: _Used) -> tuple[str, int, int, datetime]:
+    return token_id, used.requests, used.tokens, datetime.fromtimestamp(used.at, UTC)

@@ -87,7 +87,8 @@ class UsageEvent:
 
 
 def _rounded(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else round(milliseconds, 2)
+    # Not `round`, which is exact about halves, and five times as slow.
+    return None if milliseconds is None else int(milliseconds * 100 + 0.5) / 100
 
 
 def _rfc3339(unix_seconds: float) -> str:

@@ -107,10 +107,10 @@ def content_of(headers: Sequence[tuple[str, str]]) -> tuple[str, str]:
     """Content type and encoding of an answer, ``""`` where it does not say."""
     content_type = content_encoding = ""
     for name, value in headers:
-        lowered = name.lower()
-        if lowered == "content-type":
+        length = len(name)  # it spares most copies
+        if length == 12 and name.lower() == "content-type":
             content_type = value
-        elif lowered == "content-encoding":
+        elif length == 16 and name.lower() == "content-encoding":
             content_encoding = value
     return content_type, content_encoding
 
@@ -162,8 +162,6 @@ def _goes_downstream(name: str) -> bool:
 
 def _named_by_connection(headers: Sequence[tuple[str, str]]) -> frozenset[str]:
     """What the ``Connection`` lines list, upper case."""
-    named: set[str] = set()
-    for name, value in headers:
-        if len(name) == 10 and name.upper() == "CONNECTION":  # the length spares the copy
-            named.update(item.strip().upper() for item in value.split(","))
-    return frozenset(named)
+    # The length spares the copy.
+    lines = [value for name, value in headers if len(name) == 10 and name.upper() == "CONNECTION"]
+    return frozenset([item.strip().upper() for value in lines for item in value.split(",")])

@@ -16,7 +16,7 @@ def test_the_line_of_the_contract() -> None:
         token_id="t1",
         token="sk-JHjW...fQIZ",
         upstream_ms=148.911,
-        ttfb_ms=149,
+        ttfb_ms=149.004,
         bytes_in=120,
         bytes_out=730,
         usage_source="reported",
@@ -27,7 +27,7 @@ def test_the_line_of_the_contract() -> None:
         b'"project_id":"p1","token_id":"t1","token":"sk-JHjW...fQIZ",'
         b'"endpoint":"/v1/chat/completions","method":"POST","status_code":200,'
         b'"outcome":"completed","error_code":null,"stream":false,"duration_ms":150.24,'
-        b'"upstream_ms":148.91,"ttfb_ms":149,"bytes_in":120,"bytes_out":730,'
+        b'"upstream_ms":148.91,"ttfb_ms":149.0,"bytes_in":120,"bytes_out":730,'
         b'"client_ip":"192.0.2.1","usage_source":"reported",'
         b'"metadata":{"model":"gpt-4","total_tokens":21}}\n'
     )
