@@ -1,12 +1,18 @@
 """What a contender is: something that can be started in front of an upstream."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from bench.accounting import cpu_seconds, worker_rss_bytes
 from bench.processes import Started
+
+SETTLE_SECONDS: Final = 20
+#: Seconds between two looks at its CPU time, and the share of a core that counts as idle.
+_LOOK: Final = 0.5
+_IDLE: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,16 @@ class Running:
 
     def cpu_seconds(self) -> float:
         return cpu_seconds(self.process.pid)
+
+    def settle(self) -> None:
+        """Until it is idle, `SETTLE_SECONDS` at most: it answers before all of it has started, and
+        what a process beside it still imports is not what a request costs."""
+        used = self.cpu_seconds()
+        for _ in range(int(SETTLE_SECONDS / _LOOK)):
+            time.sleep(_LOOK)
+            before, used = used, self.cpu_seconds()
+            if used - before < _IDLE * _LOOK:
+                return
 
     def rss_bytes(self) -> int:
         return worker_rss_bytes(self.process.pid)

@@ -36,6 +36,7 @@ class Bench:
         site = Site(self.folder, upstream_port, cores or self.contender_cores, workers)
         running = self.contender.start(site)
         try:
+            running.settle()
             yield running
         finally:
             running.stop()

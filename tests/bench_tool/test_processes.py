@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.accounting import cpu_seconds, rss_bytes, tree, worker_rss_bytes
+from bench.contenders.base import Running
 from bench.processes import NotStarted, Started, free_port
 
 
@@ -19,6 +20,17 @@ def test_it_runs_on_its_cores_and_says_why_it_ended(tmp_path: Path) -> None:
     with pytest.raises(NotStarted, match=f"cores .{core}."):
         process.wait_port(free_port())
     assert os.sched_getaffinity(0) == before
+
+
+def test_what_is_still_starting_is_waited_for(tmp_path: Path) -> None:
+    burn = "import time\nwhile time.process_time() < 1.5: pass\ntime.sleep(60)"
+    process = Started(
+        [sys.executable, "-c", burn], folder=tmp_path, cores=set(os.sched_getaffinity(0))
+    )
+    running = Running(0, "", process)
+    running.settle()
+    assert running.cpu_seconds() >= 1.5
+    running.stop()
 
 
 def test_the_cpu_time_of_children_counts() -> None:
