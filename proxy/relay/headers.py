@@ -161,7 +161,8 @@ def _goes_downstream(name: str) -> bool:
 
 
 def _named_by_connection(headers: Sequence[tuple[str, str]]) -> frozenset[str]:
-    """What the ``Connection`` lines list, upper case."""
+    """What the ``Connection`` lines list beside what never passes, upper case."""
     # The length spares the copy.
     lines = [value for name, value in headers if len(name) == 10 and name.upper() == "CONNECTION"]
-    return frozenset([item.strip().upper() for value in lines for item in value.split(",")])
+    named = frozenset([item.strip().upper() for value in lines for item in value.split(",")])
+    return named - _HOP_BY_HOP  # mostly nothing is left, and no name need be looked for in it

@@ -185,7 +185,7 @@ def _time(body: Mapping[str, object]) -> int | None:
 
 def _detail(usage: Mapping[str, object], places: tuple[str, ...], name: str) -> int | None:
     for place in places:
-        value = _count(_mapping(usage, place), name)
-        if value is not None:
+        details = usage.get(place)
+        if isinstance(details, dict) and (value := _count(details, name)) is not None:
             return value
     return _count(usage, name)  # flat, as Moonshot and Perplexity have it
