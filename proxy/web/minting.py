@@ -194,18 +194,18 @@ class MintingEndpoint:
         self, exchange: Exchange, principal: Principal, chosen: dict[str, Any]
     ) -> tuple[AccessToken, str]:
         self._admission.admit(exchange, principal)
-        secret = credentials.mint()
+        minted = credentials.mint()
         audit = self._trail.mint(principal, exchange.inbound)
         token = self._tokens.create(
-            token_id=credentials.new_token_id(),
-            token_hash=credentials.hash_token(secret),
-            token_mask=credentials.mask_token(secret),
+            token_id=minted.token_id,
+            token_hash=minted.token_hash,
+            token_mask=minted.token_mask,
             lineage=_lineage(principal),
             audit=audit,
             **chosen,
         )
         self._trail.committed(audit)
-        return token, secret
+        return token, minted.secret
 
     def _chosen(self, body: dict[str, Any], principal: Principal, height: int) -> dict[str, Any]:
         """What the child is to be; ``height``: how many ancestors it will have."""
