@@ -18,6 +18,7 @@ import orjson
 from proxy import current
 from proxy.auth import credentials
 from proxy.auth.principal import Principal
+from proxy.auth.refusals import MINTING
 from proxy.errors import ClientError, ProxyError
 from proxy.events.event import Intent, UsageEvent
 from proxy.relay.stream import Outcome
@@ -37,7 +38,7 @@ from proxy.web.trail import Trail
 
 _log = logging.getLogger(__name__)
 
-PATH: Final = "/v1/proxy/tokens"
+PATH: Final = MINTING
 #: Of a body: its rules are stored, told in the audit log and kept in memory, for each child.
 _MOST_BYTES: Final = 16 * 1024
 _KNOWN: Final = rules.names("token") | {"duration_minutes", "name", "max_requests"}
