@@ -106,6 +106,7 @@ class Application:
                 ),
             ],
             self._observation.page,
+            settings.trusted_proxies,
         )
         self.stopping = False
 
