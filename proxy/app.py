@@ -79,6 +79,7 @@ class Application:
             revocation=None if without else registry.revocation,
             database_up=None if without else lambda: registry.health.state == "ok",
             permits=lambda: registry.leases.outstanding,
+            audit_dropped=lambda: registry.recorder.dropped,
             chores=registry.housekeeper.rows,
             limits=self._limits,
         )
@@ -105,6 +106,7 @@ class Application:
                 ),
             ],
             self._observation.page,
+            settings.trusted_proxies,
         )
         self.stopping = False
 

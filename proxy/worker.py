@@ -11,11 +11,9 @@ The thing to get wrong: gunicorn's own messages quote what the client sent, head
 They are logged nowhere and sent to nobody.
 """
 
-import contextlib
 import errno
 import signal
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import gevent
@@ -30,6 +28,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from proxy import logwriter, profiling
 from proxy.errors import ClientError, ProxyError
 from proxy.http1.answer import Answer, relay_environ, run
+from proxy.http1.connections import Connections
 from proxy.http1.head import Heads, RequestHead, head_class
 
 #: Kept open longer than ``CLIENT_TIMEOUT``, so that a load balancer with the same idle timeout
@@ -39,6 +38,8 @@ _IDLE_GRACE: Final = 15.0
 #: they have ended, and the events must still be flushed.
 CUT_BEFORE_KILL: Final = 2.5
 _FLUSH_SECONDS: Final = 1.2
+#: How long a client that still sends may take to read that its request was cut.
+_LAST_WORDS_SECONDS: Final = 0.1
 
 _STATUS_OF: Final = (
     (http_errors.LimitRequestLine, 414, "URI Too Long", "The request line is too long."),
@@ -69,9 +70,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         logwriter.install()
-        # Connections that wait for a request → whether they have served one before, and since
-        # when they wait (monotonic seconds).
-        self._idle: dict[Any, tuple[bool, float]] = {}
+        self._connections = Connections()
         self._head_class = head_class(self.cfg)
         self._stopping = Event()
         super().init_process()
@@ -99,13 +98,16 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         self._stopping.wait()
         asked = time.monotonic()
         self.wsgi.begin_stop()
-        # One that has just connected may still send a request.
-        self._close_idle(lambda served, since: served)
+        # One that has just connected may still send a request, and one that was refused the rest
+        # of it.
+        self._connections.close_idle(lambda served, since: served)
         gevent.sleep(1.1)  # until gunicorn has closed the listener
-        self._close_idle(lambda served, since: True)
+        self._connections.close_idle(lambda served, since: True)
         rest = asked + self.cfg.graceful_timeout - CUT_BEFORE_KILL - time.monotonic()
         gevent.sleep(max(0.0, rest))
         self.wsgi.cut()
+        gevent.sleep(_LAST_WORDS_SECONDS)
+        self._connections.end_waits()
 
     def _sweep(self) -> None:
         """Close connections that have been idle for too long."""
@@ -113,17 +115,14 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         while True:
             gevent.sleep(longest / 20)
             before = time.monotonic() - longest
-            self._close_idle(lambda served, since: since < before)  # noqa: B023  (called at once)
-
-    def _close_idle(self, chosen: Callable[[bool, float], bool]) -> None:
-        """Close connections without a request, of those that are ``chosen``."""
-        for client, (served, since) in list(self._idle.items()):
-            if chosen(served, since):
-                _shut_if_quiet(client)
+            self._connections.close_idle(
+                lambda served, since: since < before  # noqa: B023  (called at once)
+            )
 
     # One connection.
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        self._connections.open.add(client)
         client.settimeout(self.wsgi.client_timeout)
         heads = Heads(self._head_class, client, addr)
         request = None
@@ -133,7 +132,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
                 request = heads.take(self.wsgi.client_timeout)
                 self._serve(listener, request, client, addr)
                 served = True
-                if not self._ready_for_next(heads, request):
+                if not self._ready_for_next(heads, request, client):
                     util.close_graceful(client, timeout=2.0, max_drain=16 * 1024 * 1024)
                     break
                 # Up to 128 KB of head: not for as long as the connection is idle.
@@ -149,6 +148,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001  (the last one to answer it)
             self.handle_error(request, client, addr, error)
         finally:
+            self._connections.open.discard(client)
             util.close(client)
 
     def _serve(self, listener: Any, request: RequestHead, client: Any, addr: Any) -> None:
@@ -177,25 +177,32 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             return True
         if self._stopping.is_set() and served:
             return False
-        # No timer of its own: `_close_idle` looks after all of them.
-        self._idle[client] = served, time.monotonic()
+        # No timer of its own: `close_idle` looks after all of them.
+        idle = self._connections.idle
+        idle[client] = served, time.monotonic()
         try:
             gevent.socket.wait(client._read_event)  # noqa: SLF001  (`wait_read` makes another)
         finally:
-            del self._idle[client]
+            del idle[client]
         return True
 
-    def _ready_for_next(self, heads: Heads, request: RequestHead) -> bool:
+    def _ready_for_next(self, heads: Heads, request: RequestHead, client: Any) -> bool:
         """Skip what little may be left of the body; False when the connection must be closed."""
         body = request.body
         if body.unreadable:
             return False
+        if body.ended:
+            return True
+        if self._stopping.is_set():
+            return False
+        now = time.monotonic()
+        self._connections.idle[client] = False, now
         try:
-            return body.ended or bool(
-                heads.finish_body(time.monotonic() + self.wsgi.client_timeout)
-            )
+            return bool(heads.finish_body(now + self.wsgi.client_timeout))
         except ClientError:
             return False
+        finally:
+            del self._connections.idle[client]
 
     def _settle(self, client: Any, request: RequestHead | None) -> None:
         """The connection ends after an answer: let the client read it, whatever it still sends."""
@@ -229,14 +236,3 @@ def _as_ours(exc: BaseException) -> tuple[ProxyError, str | None]:
     if isinstance(exc, http_errors.ParseException) and not isinstance(exc, unsendable):
         return ClientError("The request is not valid HTTP/1.1."), None
     return ProxyError(), None
-
-
-def _shut_if_quiet(client: Any) -> None:
-    """End an idle connection, unless a request has just arrived on it."""
-    try:
-        client._sock.recv(1, gevent.socket.MSG_PEEK | gevent.socket.MSG_DONTWAIT)  # noqa: SLF001
-    except BlockingIOError:
-        with contextlib.suppress(OSError):
-            client.shutdown(gevent.socket.SHUT_RDWR)
-    except OSError:
-        pass

@@ -218,6 +218,15 @@ def test_modules_with_logic_have_a_test_file(path: Path) -> None:
     assert (ROOT / "tests" / inside.parent / f"test_{name}.py").exists()
 
 
+def test_tests_share_what_is_no_test() -> None:
+    """What two of them need stands in a module beside them."""
+    shared = re.compile(r"^\s*(?:from|import) (?:tests)?\.(?:\w+\.)*test_", re.MULTILINE)
+    wrong = [
+        path.name for path in (ROOT / "tests").rglob("*.py") if shared.search(path.read_text())
+    ]
+    assert not wrong
+
+
 def test_nothing_happens_at_import() -> None:
     """No module reads the environment, opens a socket or spawns when it is imported."""
     forbidden = re.compile(r"\b(os\.environ|os\.getenv|gevent\.spawn|socket\.socket\(|open\()")

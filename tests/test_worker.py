@@ -5,13 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gevent
 import gevent.socket
 import pytest
 from gunicorn.http import errors as http_errors
 
 from proxy.errors import ClientError, StoreError
-from proxy.worker import _as_ours, _shut_if_quiet
+from proxy.worker import _as_ours
 
 
 @pytest.mark.parametrize(
@@ -33,18 +32,6 @@ def test_what_the_client_is_told(raised: Exception, status_line: str | None, sta
     error, line = _as_ours(raised)
     assert (line, error.status) == (status_line, status)
     assert "secret" not in str(error)
-
-
-def test_idle_is_shut_and_a_request_that_just_came_is_not() -> None:
-    ours, theirs = gevent.socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(b"G")
-        gevent.sleep(0)
-        _shut_if_quiet(ours)
-        assert ours.recv(1) == b"G"
-        _shut_if_quiet(ours)
-        assert theirs.recv(1) == b""
-    _shut_if_quiet(ours)  # closed already: nothing to do
 
 
 def test_socket_is_patched() -> None:

@@ -11,6 +11,7 @@ import re
 import secrets
 import time
 import uuid
+from dataclasses import dataclass, field
 from typing import Final
 
 PREFIX: Final = "sk-"
@@ -20,9 +21,21 @@ _SHOWN_FROM: Final = 20
 _FULL_MASK: Final = "*" * 8  # always as long, so that it does not tell how long the key is
 
 
-def mint() -> str:
-    """A new access token: ``sk-`` and 128 random bits as 22 characters of base64url."""
-    return PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(16)).decode("ascii").rstrip("=")
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A new access token. All but the secret is stored."""
+
+    secret: str = field(repr=False)
+    token_id: str
+    token_hash: str
+    token_mask: str
+
+
+def mint() -> Minted:
+    """A secret of ``sk-`` and 128 random bits as 22 characters of base64url, and what is kept."""
+    random = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode("ascii").rstrip("=")
+    secret = PREFIX + random
+    return Minted(secret, new_token_id(), hash_token(secret), mask_token(secret))
 
 
 def is_well_formed(secret: str) -> bool:

@@ -47,7 +47,7 @@ class Recorder:
         self._greenlet: gevent.Greenlet[..., None] | None = None
         self._closing = Event()
         self._failing = False
-        #: Entries that found no room.
+        #: Entries that were lost: they found no room, or could not be written.
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -78,8 +78,9 @@ class Recorder:
             greenlet.join()
             self._gather(all_of_them=True)
             self.flush()
-        if lost := len(self._waiting) + self.dropped:
-            _log.error("%d audit entries could not be written", lost)
+        self.dropped += len(self._waiting)
+        if self.dropped:
+            _log.error("%d audit entries could not be written", self.dropped)
 
     def flush(self) -> None:
         """One attempt to write all that waits now. Whatever the store raises, it is kept."""

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from proxy.store.audit import Draft
+from proxy.store.auditfilters import Action
 
 #: Refused requests on ``/v1`` from one address within a window that make an entry. A wrong
 #: management token makes one at once.
@@ -26,6 +27,9 @@ WINDOW: Final = 60.0
 MOST: Final = 100
 #: Tokens that are named in an entry.
 _NAMED: Final = 5
+
+#: Action, actor, where, address.
+_Key = tuple[Action, str, str, str]
 
 
 class Finished(Protocol):
@@ -64,8 +68,7 @@ class Refusals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # (action, actor, where, address) → its window.
-        self._windows: dict[tuple[str, str, str, str], _Window] = {}
+        self._windows: dict[_Key, _Window] = {}
 
     def events(self, events: Iterable[Finished]) -> None:
         """Looks for refused credentials among usage events, off the path of the requests."""
@@ -87,13 +90,13 @@ class Refusals:
         code: str,
         *,
         request_id: str = "",
-        action: str = "auth.denied",
+        action: Action = "auth.denied",
         actor: str = "anonymous",
         token_id: str | None = None,
         project_id: str | None = None,
     ) -> None:
         """One refusal; ``token_id`` and ``project_id`` if it is known what was refused."""
-        key = (action, actor, where, client_ip)
+        key: _Key = (action, actor, where, client_ip)
         if key not in self._windows and len(self._windows) >= MOST:
             key = (action, "anonymous", where, "")
         window = self._windows.get(key)
@@ -121,7 +124,7 @@ class Refusals:
         return drafts
 
 
-def _draft(key: tuple[str, str, str, str], window: _Window) -> Draft:
+def _draft(key: _Key, window: _Window) -> Draft:
     action, actor, where, client_ip = key
     details = {
         "where": where,

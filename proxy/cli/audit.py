@@ -15,6 +15,7 @@ from proxy.cli import output
 from proxy.cli.client import Api, management_command, segment
 from proxy.cli.installation import load_settings, open_database
 from proxy.store import chain
+from proxy.store.auditfilters import ACTIONS
 from proxy.store.migrate import check_schema
 
 _COLUMNS = {
@@ -45,7 +46,9 @@ def audit() -> None:
 
 
 @audit.command("list")
-@click.option("--action", help="Such as token.revoke.")
+@click.option(
+    "--action", type=click.Choice(ACTIONS), metavar="ACTION", help="Such as token.revoke."
+)
 @click.option("--actor", help="Such as management:1f2e; management or token: all of these.")
 @click.option("--project-id", help="About this project and its tokens only.")
 @click.option("--token-id", help="About this access token only.")

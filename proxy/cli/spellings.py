@@ -35,6 +35,15 @@ def _entries_or_none(values: Sequence[str]) -> list[str]:
     return [] if list(values) == [""] else _entries(values)
 
 
+def _limit(value: int) -> int:
+    if value < 1:
+        raise ValueError(
+            f"{value} is less than 1; without the option there is no limit,"
+            " `update --unset` takes one away"
+        )
+    return value
+
+
 def _params(values: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for value in values:
@@ -62,7 +71,7 @@ def _list(
 
 
 def _number(option: str, help_text: str) -> Spelling:
-    return Spelling(option, help_text, "N", int, kind=int)
+    return Spelling(option, f"{help_text}, 1 or more.", "N", _limit, kind=int)
 
 
 def _word(option: str, words: str, help_text: str) -> Spelling:
@@ -106,10 +115,10 @@ SPELLINGS: Final[Mapping[str, Spelling]] = {
         "A request header that may go upstream; '' for none.",
         _entries_or_none,
     ),
-    "rate_limit_rpm": _number("--rpm", "Requests a minute."),
-    "rate_limit_tpm": _number("--tpm", "LLM tokens a minute."),
-    "max_concurrent": _number("--max-concurrent", "Requests under way at once."),
-    "max_tokens_total": _number("--max-tokens-total", "LLM tokens over its whole life."),
+    "rate_limit_rpm": _number("--rpm", "Requests a minute"),
+    "rate_limit_tpm": _number("--tpm", "LLM tokens a minute"),
+    "max_concurrent": _number("--max-concurrent", "Requests under way at once"),
+    "max_tokens_total": _number("--max-tokens-total", "LLM tokens over its whole life"),
     "can_mint": _flag("--can-mint", "Whether it may mint tokens of its own: `token derive`."),
     "on_disconnect": _word(
         "--on-disconnect",

@@ -133,6 +133,7 @@ _ALL: Final = (
     ),
     _gauge("proxy_database_up", "1 while every worker reaches the database.", merge=min),
     _gauge("proxy_limiter_up", "1 while every worker's rate limits are exact.", merge=min),
+    _counter("proxy_audit_entries_dropped_total", "Audit entries that were lost."),
     _gauge("proxy_permits_leased", "Requests of limited tokens leased to workers and unspent."),
     _counter(
         "proxy_housekeeping_rows_total",

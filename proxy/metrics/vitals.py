@@ -122,6 +122,7 @@ class Parts:
     revocation: Revocation | None
     database_up: Callable[[], bool] | None
     permits: Callable[[], int]
+    audit_dropped: Callable[[], int]
     #: Name of a chore → rows that this worker has dealt with.
     chores: Mapping[str, int]
     limits: Limits
@@ -150,6 +151,7 @@ class Vitals:
         if parts.database_up is not None:
             figures.set("proxy_database_up", float(parts.database_up()))
         figures.set("proxy_permits_leased", parts.permits())
+        figures.set("proxy_audit_entries_dropped_total", parts.audit_dropped())
         for chore, rows in parts.chores.items():
             figures.set("proxy_housekeeping_rows_total", rows, (chore,))
         figures.set("proxy_limiter_up", float(parts.limits.is_up))

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from proxy.errors import ClientError
-from proxy.store.auditfilters import conditions
+from proxy.store.auditfilters import Action, conditions
 from proxy.store.chain import COLUMNS, Link, link_hash, read_ends
 from proxy.store.database import Database, Row, Session, Value
 from proxy.store.records import AccessToken, Project
@@ -64,7 +64,7 @@ class Draft:
     been committed.
     """
 
-    action: str
+    action: Action
     actor: str
     client_ip: str = ""
     request_id: str = ""

@@ -6,11 +6,27 @@ are written.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal, get_args
 
 import orjson
 
 from proxy.store.session import Value
+
+#: All that entries tell of.
+Action = Literal[
+    "project.create",
+    "project.update",
+    "project.delete",
+    "token.create",
+    "token.update",
+    "token.revoke",
+    "token.revoke_batch",
+    "token.mint",
+    "keys.rotate",
+    "db.import",
+    "auth.denied",
+]
+ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 _CONDITIONS: Final = {
     "action": "action = ?",

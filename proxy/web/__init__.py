@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException
 
 from proxy import current
 from proxy.errors import ClientError, ProxyError
-from proxy.web.inbound import request_id
+from proxy.web.inbound import client_of, request_id
 from proxy.web.replies import flask_error
 
 _log = logging.getLogger(__name__)
@@ -53,18 +53,21 @@ class Room(NamedTuple):
 
 
 def create_flask_app(
-    rooms: Sequence[Room], observe: Callable[[Answered], None] = lambda answered: None
+    rooms: Sequence[Room],
+    observe: Callable[[Answered], None] = lambda answered: None,
+    trusted_proxies: int = 0,
 ) -> flask.Flask:
     """The Flask application: ``rooms``, and one error shape for whatever happens in them.
 
-    ``observe`` is told each answer but those of `/v1`, which make events.
+    ``observe`` is told each answer but those of `/v1`, which make events; with the client's
+    address as ``trusted_proxies`` in front tell it.
     """
     app = flask.Flask("proxy", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
     app.before_request(_name_request)
     app.after_request(_tell_name)
-    app.after_request(lambda response: _tell_answer(response, observe))
+    app.after_request(lambda response: _tell_answer(response, observe, trusted_proxies))
     for room in rooms:
         if room.guard is not None:
             room.blueprint.before_request(room.guard)
@@ -106,7 +109,9 @@ def _name_request() -> None:
     current.request_id.set(flask.g.request_id)
 
 
-def _tell_answer(response: flask.Response, observe: Callable[[Answered], None]) -> flask.Response:
+def _tell_answer(
+    response: flask.Response, observe: Callable[[Answered], None], trusted_proxies: int
+) -> flask.Response:
     request = flask.request
     if request.blueprint not in ("v1", "minting"):  # they tell themselves
         if request.path.startswith("/manage/"):
@@ -121,7 +126,7 @@ def _tell_answer(response: flask.Response, observe: Callable[[Answered], None]) 
                 path=request.path,
                 status=response.status_code,
                 ms=(time.perf_counter() - flask.g.began) * 1e3,
-                client_ip=request.remote_addr or "",
+                client_ip=client_of(request.environ, trusted_proxies),
             )
         )
     return response

@@ -61,13 +61,13 @@ def refusal(
         tightest = min(met, default=None)
         headers = _told(_REQUESTS, tightest) if tightest else []
         headers += _told(_TOKENS, level)
-        kind = "tokens"
+        kind = "token"
     else:
         headers = _told(_REQUESTS, level)
-        kind = "requests"
+        kind = "request"
+    most = f"{bucket.per_minute} {kind}{'' if bucket.per_minute == 1 else 's'}"
     return ClientError(
-        f"Rate limit reached for {_WHOSE[limit]}: {bucket.per_minute} {kind} per minute."
-        f" Try again in {seconds} s.",
+        f"Rate limit reached for {_WHOSE[limit]}: {most} per minute. Try again in {seconds} s.",
         code="rate_limit_exceeded",
         retry_after=seconds,
         headers=headers,

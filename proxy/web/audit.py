@@ -7,6 +7,7 @@ from typing import Any, Final
 import flask
 
 from proxy.store.audit import AuditEntry, AuditLog
+from proxy.store.auditfilters import ACTIONS
 from proxy.store.rows import to_micros
 from proxy.store.session import Value
 from proxy.web import fields
@@ -18,11 +19,11 @@ _PAGE_SIZE: Final = 50
 #: Pages that can be asked for: a database counts all rows of those before.
 _MAX_PAGE: Final = 100_000
 _MAX_TEXT: Final = 255
-_OUTCOMES: Final = ("success", "denied", "failure")
-_TEXTS: Final = ("action", "actor", "client_ip", "request_id", "search")
+_CHOICES: Final = {"action": ACTIONS, "outcome": ("success", "denied", "failure")}
+_TEXTS: Final = ("actor", "client_ip", "request_id", "search")
 _IDS: Final = ("project_id", "token_id")
 _TIMES: Final = {"start_time": "start", "end_time": "end"}
-_PARAMETERS: Final = frozenset({*_TEXTS, *_IDS, *_TIMES, "outcome", "page", "page_size"})
+_PARAMETERS: Final = frozenset({*_TEXTS, *_IDS, *_TIMES, *_CHOICES, "page", "page_size"})
 
 
 def create_blueprint(log: AuditLog) -> flask.Blueprint:
@@ -68,8 +69,9 @@ def _filters(query: Mapping[str, str]) -> dict[str, Value]:
     for param in _TEXTS:
         if param in query:
             filters[param] = fields.text(query[param], param, _MAX_TEXT)
-    if "outcome" in query:
-        filters["outcome"] = fields.choice(query["outcome"], "outcome", _OUTCOMES)
+    for param, options in _CHOICES.items():
+        if param in query:
+            filters[param] = fields.choice(query[param], param, options)
     for param in _IDS:
         if param in query:
             filters[param] = fields.query_id(query, param)

@@ -18,6 +18,7 @@ import orjson
 from proxy import current
 from proxy.auth import credentials
 from proxy.auth.principal import Principal
+from proxy.auth.refusals import MINTING
 from proxy.errors import ClientError, ProxyError
 from proxy.events.event import Intent, UsageEvent
 from proxy.relay.stream import Outcome
@@ -37,7 +38,7 @@ from proxy.web.trail import Trail
 
 _log = logging.getLogger(__name__)
 
-PATH: Final = "/v1/proxy/tokens"
+PATH: Final = MINTING
 #: Of a body: its rules are stored, told in the audit log and kept in memory, for each child.
 _MOST_BYTES: Final = 16 * 1024
 _KNOWN: Final = rules.names("token") | {"duration_minutes", "name", "max_requests"}
@@ -194,18 +195,18 @@ class MintingEndpoint:
         self, exchange: Exchange, principal: Principal, chosen: dict[str, Any]
     ) -> tuple[AccessToken, str]:
         self._admission.admit(exchange, principal)
-        secret = credentials.mint()
+        minted = credentials.mint()
         audit = self._trail.mint(principal, exchange.inbound)
         token = self._tokens.create(
-            token_id=credentials.new_token_id(),
-            token_hash=credentials.hash_token(secret),
-            token_mask=credentials.mask_token(secret),
+            token_id=minted.token_id,
+            token_hash=minted.token_hash,
+            token_mask=minted.token_mask,
             lineage=_lineage(principal),
             audit=audit,
             **chosen,
         )
         self._trail.committed(audit)
-        return token, secret
+        return token, minted.secret
 
     def _chosen(self, body: dict[str, Any], principal: Principal, height: int) -> dict[str, Any]:
         """What the child is to be; ``height``: how many ancestors it will have."""

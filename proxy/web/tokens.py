@@ -54,19 +54,21 @@ def create_blueprint(
             raise ClientError("`project_id` is required.", param="project_id")
         project_id = fields.text(body["project_id"], "project_id", 100)
         expires_at = _lifetime(body, now())
-        secret = credentials.mint()
+        minted = credentials.mint()
         token = tokens.create(
-            token_id=credentials.new_token_id(),
+            token_id=minted.token_id,
             project_id=fields.path_id(project_id, "project"),
-            token_hash=credentials.hash_token(secret),
-            token_mask=credentials.mask_token(secret),
+            token_hash=minted.token_hash,
+            token_mask=minted.token_mask,
             expires_at=expires_at,
             audit=audit,
             **terms(body),
         )
         # RFC 9111, 5.2.2.5: nobody on the way may keep the secret.
         return json_reply(
-            {**as_json(token), "token": secret}, 201, headers=[("Cache-Control", "no-store")]
+            {**as_json(token), "token": minted.secret},
+            201,
+            headers=[("Cache-Control", "no-store")],
         )
 
     @blueprint.get("")

@@ -20,6 +20,7 @@ from proxy.auth.recorder import Recorder
 from proxy.auth.refusals import MINTING, RELAY
 from proxy.errors import ProxyError
 from proxy.store.audit import Draft
+from proxy.store.auditfilters import Action
 from proxy.web import fields
 from proxy.web.inbound import Inbound, client_of
 
@@ -35,7 +36,7 @@ class Trail:
         self._recorder = recorder
         self._trusted_proxies = trusted_proxies
 
-    def noted(self, action: str) -> Callable[[_View], _View]:
+    def noted(self, action: Action) -> Callable[[_View], _View]:
         """Gives a view the keyword ``audit``, the :class:`Draft` of its entry.
 
         Ids in its path are the draft's from the start, so that a call that is refused tells what

@@ -1,8 +1,8 @@
 """The token check: its order, its codes, what is cached and what is never cached."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,92 +14,9 @@ from proxy.auth.principal import Principal, TokenRefused
 from proxy.errors import ClientError, ProxyError, StoreError
 from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
-from proxy.store.records import AccessToken, Grant, Project
-
-SECRET = "sk-JHjWabcdefghijklmnfQIZ"
-START = datetime(2030, 1, 1, tzinfo=UTC)
-PROJECT = Project(
-    "project-1", "Acme", None, {}, {}, "sk-real...", True, None, created_at=START, updated_at=START
-)
-TOKEN = AccessToken(
-    id="token-1",
-    token="sk-JHjW...fQIZ",
-    name=None,
-    project_id="project-1",
-    expires_at=START + timedelta(hours=1),
-    is_active=True,
-    revoked_at=None,
-    max_requests=None,
-    policy={},
-    request_count=0,
-    cache_hit_count=0,
-    last_used_at=None,
-    created_at=START,
-    updated_at=START,
-)
-
-
-class Store:
-    """Grants by hash, permits and counts; counts every call."""
-
-    def __init__(self, **changes: Any) -> None:
-        self.found: dict[str, Grant | Exception] = {}
-        self.asked: list[str] = []
-        self.permits = 0
-        self.taken: list[str] = []
-        self.counted: list[str] = []
-        self.put_back_: list[str] = []
-        self.limits: dict[str, int] = {}
-        self.spent: dict[str, int] = {}
-        self.put(**changes)
-
-    def put(
-        self,
-        *,
-        project_active: bool = True,
-        project_policy: dict[str, object] | None = None,
-        ancestors: tuple[AccessToken, ...] = (),
-        **changes: object,
-    ) -> None:
-        token = replace(TOKEN, **changes)  # type: ignore[arg-type]
-        project = replace(PROJECT, is_active=project_active, policy=project_policy or {})
-        grant = Grant(token, project, "sk-upstream", ancestors)
-        self.found[credentials.hash_token(SECRET)] = grant
-
-    def find(self, token_hash: str) -> Grant | None:
-        self.asked.append(token_hash)
-        found = self.found.get(token_hash)
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def take_permit(self, token_id: str) -> bool:
-        self.taken.append(token_id)
-        if token_id in self.limits:
-            self.limits[token_id] -= 1
-            return self.limits[token_id] >= 0
-        self.permits -= 1
-        return self.permits >= 0
-
-    def put_back(self, token_id: str) -> None:
-        self.put_back_.append(token_id)
-
-    def add(self, token_id: str) -> None:
-        self.counted.append(token_id)
-
-    def spend(self, token_id: str, tokens: int) -> None:
-        self.spent[token_id] = self.spent.get(token_id, 0) + tokens
-
-    def tokens_used(self, token_ids: Collection[str]) -> dict[str, int]:
-        return {}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = START.timestamp()
-
-    def __call__(self) -> float:
-        return self.now
+from proxy.store.records import AccessToken
+from tests.auth.granting import PAST, SECRET, START, TOKEN, Store
+from tests.clock import Clock
 
 
 def make(
@@ -112,7 +29,7 @@ def make(
         Budgets(store, lambda token_id: 0),
         cache_size=size,
         cache_ttl=ttl,
-        clock=clock or Clock(),
+        clock=clock or Clock(START.timestamp()),
     )
 
 
@@ -180,9 +97,6 @@ def test_the_secret_itself_is_never_asked_for() -> None:
     store = Store()
     make(store).authenticate(f"Bearer {SECRET}")
     assert store.asked == [credentials.hash_token(SECRET)]
-
-
-PAST = START - timedelta(seconds=1)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +176,7 @@ def test_a_warm_token_costs_no_query() -> None:
 
 
 def test_expiry_is_judged_again_on_a_hit() -> None:
-    store, clock = Store(), Clock()
+    store, clock = Store(), Clock(START.timestamp())
     authenticator = make(store, clock)
     authenticator.authenticate(f"Bearer {SECRET}")
     clock.now = TOKEN.expires_at.timestamp() - 0.001
@@ -451,7 +365,7 @@ def test_nothing_is_cut_by_a_total_that_may_have_changed() -> None:
     spent: list[str] = []
     budgets = Budgets(store, lambda token_id: 0, spent.append)
     authenticator = Authenticator(
-        *(store, store, store, budgets), cache_size=9, cache_ttl=9, clock=Clock()
+        *(store, store, store, budgets), cache_size=9, cache_ttl=9, clock=Clock(START.timestamp())
     )
     principal = authenticator.authenticate(f"Bearer {SECRET}")
     for _ in range(3):
@@ -471,7 +385,7 @@ def test_nothing_is_cut_by_a_total_that_may_have_changed() -> None:
 
 
 def test_looking_again_asks_the_store_and_judges_as_at_the_door() -> None:
-    store, clock = Store(), Clock()
+    store, clock = Store(), Clock(START.timestamp())
     authenticator = make(store, clock)
     first = authenticator.authenticate(f"Bearer {SECRET}")
     again = authenticator.look_again(first.token_hash)

@@ -9,6 +9,7 @@ from gevent.event import Event
 
 from proxy.auth.cache import UNKNOWN_SECONDS, GrantCache
 from proxy.errors import StoreError
+from tests.clock import Clock
 
 
 class Source:
@@ -28,13 +29,6 @@ class Source:
             raise value
         assert value is None or isinstance(value, str)
         return value
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def make(

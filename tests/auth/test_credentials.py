@@ -9,10 +9,18 @@ from proxy.auth import credentials
 
 
 def test_minted_tokens_are_well_formed_and_differ() -> None:
-    minted = {credentials.mint() for _ in range(1000)}
+    minted = {credentials.mint().secret for _ in range(1000)}
     assert len(minted) == 1000
     assert all(re.fullmatch(r"sk-[A-Za-z0-9_-]{22}", secret, re.ASCII) for secret in minted)
     assert all(credentials.is_well_formed(secret) for secret in minted)
+
+
+def test_what_is_kept_of_a_minted_token_belongs_to_it() -> None:
+    minted = credentials.mint()
+    assert minted.token_hash == credentials.hash_token(minted.secret)
+    assert minted.token_mask == credentials.mask_token(minted.secret)
+    assert uuid.UUID(minted.token_id).version == 7
+    assert minted.secret not in repr(minted)
 
 
 @pytest.mark.parametrize(

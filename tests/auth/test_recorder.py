@@ -116,6 +116,7 @@ def test_bounded(recorder: Recorder, store: Store, caplog: pytest.LogCaptureFixt
     recorder.close(5)
     assert store.written == drafts[: module._MOST]
     assert "7 audit entries could not be written" in caplog.text
+    assert recorder.dropped == 7
 
 
 def test_a_defect_does_not_stop_the_rest(
@@ -165,6 +166,7 @@ def test_a_stop_does_not_wait_for_a_store_that_hangs(
     recorder.close(0.1)
     assert time.monotonic() - began < 5
     assert "2 audit entries could not be written" in caplog.text
+    assert recorder.dropped == 2
 
 
 def test_without_a_start_there_is_no_end(store: Store) -> None:

@@ -7,13 +7,7 @@ import pytest
 
 from proxy.auth.refusals import BURST, MINTING, MOST, WINDOW, Refusals
 from proxy.store.audit import Draft
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

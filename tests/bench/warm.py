@@ -18,6 +18,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from proxy.app import Application, create_app
+from proxy.http1.connections import Connections
 from proxy.http1.head import head_class
 from proxy.settings import Settings
 from proxy.store.database import Database
@@ -135,7 +136,7 @@ class WarmWorker:
 
     def settle(self) -> None:
         """Until the greenlet that serves waits for the next request."""
-        while not self.worker._idle:
+        while not self.worker._connections.idle:
             gevent.sleep(0)
         gevent.sleep(0)
 
@@ -205,7 +206,7 @@ def _worker(app: Application) -> ProxyWorker:
     worker.log = Logger(config)
     worker.wsgi = app
     worker.alive = True
-    worker._idle = {}
+    worker._connections = Connections()
     worker._stopping = Event()
     worker._head_class = head_class(config)
     return worker

@@ -11,6 +11,7 @@ from responses.matchers import query_param_matcher
 
 from proxy.cli.installation import load_settings, open_database
 from proxy.store.audit import AuditLog, Draft
+from proxy.store.auditfilters import ACTIONS
 
 from .conftest import BASE, Run
 
@@ -39,8 +40,8 @@ FOUND = {"events": [ENTRY], "pagination": PAGE | {"has_next": False, "has_prev":
         ([], {}),
         (["--page", "2", "--page-size", "50"], {"page": "2", "page_size": "50"}),
         (
-            ["--action", "a", "--actor", "b", "--outcome", "c", "--search", "50%"],
-            {"action": "a", "actor": "b", "outcome": "c", "search": "50%"},
+            ["--action", "auth.denied", "--actor", "b", "--outcome", "c", "--search", "50%"],
+            {"action": "auth.denied", "actor": "b", "outcome": "c", "search": "50%"},
         ),
         (["--project-id", "p", "--token-id", "t"], {"project_id": "p", "token_id": "t"}),
         (["--client-ip", "::1", "--request-id", "r"], {"client_ip": "::1", "request_id": "r"}),
@@ -55,6 +56,12 @@ def test_list_asks(
 ) -> None:
     api.get(URL, json=FOUND, match=[query_param_matcher(query)])
     assert json.loads(run("audit", "list", *arguments, "--json").stdout) == FOUND
+
+
+def test_an_action_that_there_is_not_is_answered_by_those_that_there_are(run: Run) -> None:
+    result = run("audit", "list", "--action", "nonsense")
+    assert result.exit_code == 2
+    assert all(action in result.stderr for action in ACTIONS)
 
 
 def test_a_table(run: Run, api: responses.RequestsMock) -> None:

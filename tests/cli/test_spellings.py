@@ -58,3 +58,12 @@ def test_an_empty_value_is_refused(name: str, given: Any) -> None:
     """A variable that is not set must not become a rule that says something else."""
     with pytest.raises(ValueError, match=r"empty|expected NAME"):
         SPELLINGS[name].read(given)
+
+
+@pytest.mark.parametrize("name", [name for name, one in SPELLINGS.items() if one.metavar == "N"])
+def test_nought_is_no_limit_and_no_limit_is_not_nought(name: str) -> None:
+    assert "1 or more" in SPELLINGS[name].help
+    assert SPELLINGS[name].read(1) == 1
+    for given in (0, -1):
+        with pytest.raises(ValueError, match="less than 1; without the option there is no limit"):
+            SPELLINGS[name].read(given)

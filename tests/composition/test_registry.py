@@ -26,22 +26,22 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 def test_a_change_is_felt_at_once_where_it_was_made(registry: Registry) -> None:
     project = registry.projects.create("Acme", "sk-upstream-canary-0123456789", "mask")
-    secret = credentials.mint()
+    minted = credentials.mint()
     token = registry.tokens.create(
-        credentials.new_token_id(),
+        minted.token_id,
         project.id,
-        credentials.hash_token(secret),
-        credentials.mask_token(secret),
+        minted.token_hash,
+        minted.token_mask,
         datetime.now(UTC) + timedelta(hours=1),
         max_requests=500,
     )
-    principal = registry.authenticator.authenticate(f"Bearer {secret}")
+    principal = registry.authenticator.authenticate(f"Bearer {minted.secret}")
     registry.authenticator.admit(principal)
     assert registry.leases.outstanding
     assert len(registry.authenticator.cache) == 1
     registry.announce(project.id)
     assert len(registry.authenticator.cache) == 0, "tokens of a project that was changed"
-    assert registry.authenticator.authenticate(f"Bearer {secret}") is not principal
+    assert registry.authenticator.authenticate(f"Bearer {minted.secret}") is not principal
     registry.announce(token.id)
     assert registry.leases.outstanding == 0
     assert registry.tokens.get(token.id).request_count == 1

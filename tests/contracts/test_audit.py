@@ -16,7 +16,7 @@ from proxy.store.chain import Break, Link, verify
 from proxy.store.database import Database
 from proxy.store.projects import Projects
 from proxy.store.records import AccessToken, Project
-from tests.contracts.test_store import ABSENT, LATER, Store
+from tests.contracts.stored import ABSENT, LATER, Store
 
 COLUMNS = [*chain.COLUMNS.split(", "), "hash"]
 FUTURE = datetime.now(UTC) + timedelta(days=1)

@@ -15,7 +15,7 @@ from proxy.store.database import Database
 from proxy.store.expiry import ExpiredTokens
 from proxy.store.records import AccessToken
 from proxy.store.usage import UsageLedger
-from tests.contracts.test_store import LATER, Store
+from tests.contracts.stored import LATER, Store
 from tests.waiting import wait_until
 
 PAST = datetime.now(UTC) - timedelta(days=2)

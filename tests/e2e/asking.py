@@ -1,7 +1,11 @@
 """Asking a server for the least there is, and reading what it refuses."""
 
 import json
+from typing import Any
 
+import requests
+
+from tests import canaries
 from tests.rawclient import RawAnswer, RawClient
 from tests.server import ProxyServer
 
@@ -11,6 +15,29 @@ def ask(server: ProxyServer, token: str, target: str = "/v1/models") -> RawAnswe
     with RawClient(server.port, timeout=60) as client:
         client.request("GET", target, [("Authorization", f"Bearer {token}")])
         return client.read_answer()
+
+
+def mint(server: ProxyServer, parent: str, status: int = 201, **fields: Any) -> dict[str, Any]:
+    answer = requests.post(
+        f"{server.url}/v1/proxy/tokens",
+        json={"duration_minutes": 5, **fields},
+        headers={"Authorization": f"Bearer {parent}"},
+        timeout=30,
+    )
+    assert answer.status_code == status, answer.text
+    made: dict[str, Any] = answer.json()
+    if status == 201:
+        canaries.register(made["token"])
+    return made
+
+
+def chat(server: ProxyServer, token: str, **more: Any) -> int:
+    return requests.post(
+        f"{server.url}/v1/chat/completions",
+        json={"model": "gpt-4.1-mini", "messages": [], **more},
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=30,
+    ).status_code
 
 
 def error_of(answer: RawAnswer) -> str:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.e2e.asking import chat, mint
 from tests.e2e.conftest import Maker
-from tests.e2e.test_withering import chat, mint
 from tests.rawclient import RawClient
 from tests.server import ProxyServer
 from tests.waiting import wait_until

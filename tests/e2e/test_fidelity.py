@@ -4,25 +4,12 @@ import json
 
 import pytest
 
+from tests.e2e.comparing import comparable
 from tests.e2e.conftest import Access, Call
-from tests.rawclient import RawAnswer, RawClient
+from tests.rawclient import RawClient
 from tests.server import UPSTREAM_KEY, ProxyServer
 from tests.upstream import Upstream
 from tests.waiting import wait_until
-
-#: Of the server that answers, not of the message: replaced, or about the hop.
-HOP = {"server", "date", "connection", "keep-alive", "transfer-encoding", "trailer"}
-OURS = {
-    "x-proxy-request-id",
-    "server-timing",
-    "x-upstream-request-start",
-    "x-upstream-request-stop",
-}
-
-
-def comparable(answer: RawAnswer) -> tuple[str, list[tuple[str, str]], bytes, bool]:
-    headers = [(k, v) for k, v in answer.headers if k.lower() not in HOP | OURS]
-    return answer.status_line, headers, answer.body, answer.clean
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import openai
 import pytest
 import requests
 
+from tests.e2e.comparing import comparable
 from tests.e2e.conftest import Access
-from tests.e2e.test_fidelity import comparable
 from tests.ports import free_port
 from tests.rawclient import Headers, RawAnswer, RawClient
 from tests.server import ROOT, UPSTREAM_KEY, ProxyServer

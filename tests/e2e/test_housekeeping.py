@@ -12,7 +12,7 @@ import requests
 
 from proxy.store.database import Database
 from proxy.store.usage import UsageLedger
-from tests.contracts.test_store import Store
+from tests.contracts.stored import Store
 from tests.e2e.conftest import Maker
 from tests.server import ROOT, ProxyServer
 from tests.waiting import wait_until

@@ -8,9 +8,17 @@ import requests
 
 from tests.e2e.asking import error_of
 from tests.e2e.conftest import Maker
+from tests.e2e.oddities import gated_pieces
 from tests.rawclient import RawClient
+from tests.server import MANAGEMENT_TOKEN
 from tests.upstream import Upstream
 from tests.waiting import wait_until
+
+#: Its head; the bearer and the length are to be filled in.
+UPLOAD = (
+    b"POST /v1/behave/echo HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer %b\r\n"
+    b"Content-Length: %b\r\n\r\n"
+)
 
 
 def test_every_bad_setting_is_named_at_once(own_proxy: Maker) -> None:
@@ -146,6 +154,51 @@ def test_a_stop_that_runs_out_of_time_ends_the_rest_broken(
     assert (answer.status, error_of(answer)) == (503, "draining")
     assert server.wait() == 0
     assert {(e["outcome"], e["error_code"]) for e in server.events(3)} == {("aborted", "draining")}
+
+
+def test_a_client_that_keeps_back_the_rest_of_a_refused_upload_holds_no_stop(
+    own_proxy: Maker, upstream: Upstream
+) -> None:
+    server, access = own_proxy.started(WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT="30")
+    running = RawClient(server.port)
+    running.request("GET", "/v1/behave/gated-sse", [access.bearer])
+    running.read_head()
+    refused = RawClient(server.port)
+    refused.send(UPLOAD % (b"none", b"1000") + b"a part")
+    answer = refused.read_answer()
+    assert (answer.status, error_of(answer)) == (401, "invalid_token")
+    assert answer.values("Connection") == ["keep-alive"]
+    refused.send(b"more")
+
+    server.terminate()
+    assert refused.at_end()
+    for _ in gated_pieces():
+        upstream.gate.release()
+    assert running.read_chunk(), "it was not the end of the stop that closed the other"
+    assert server.wait() == 0
+
+
+def test_no_slow_client_keeps_the_last_events_from_being_written(
+    own_proxy: Maker, upstream: Upstream
+) -> None:
+    """They are, after the last connection has ended, or never if that takes too long."""
+    server, access = own_proxy.started(WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT="5")
+    upload, head, form = (RawClient(server.port) for _ in range(3))
+    upload.send(UPLOAD % (access.token.encode(), b"1000") + b"a part")
+    wait_until(lambda: bool(upstream.received) and upstream.received[-1].body == b"a part")
+    head.send(b"GET /v1/models HTTP/1.1\r\nHost:")
+    manage = UPLOAD.replace(b"/v1/behave/echo", b"/manage/projects")
+    form.send(manage % (MANAGEMENT_TOKEN.encode(), b"1000") + b"{")
+    server.terminate()
+    answer = upload.read_answer()
+    assert (answer.status, error_of(answer)) == (503, "draining")
+    assert head.at_end()
+    answer = form.read_answer()
+    assert (answer.status, error_of(answer)) == (400, "invalid_request")
+    assert server.wait() == 0
+    (event,) = server.events_so_far()
+    assert (event["outcome"], event["error_code"]) == ("aborted", "draining")
+    assert "Traceback" not in server.log_text()
 
 
 def test_a_file_limit_that_is_too_low_is_told(own_proxy: Maker) -> None:

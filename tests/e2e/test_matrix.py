@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.e2e.asking import error_of
+from tests.e2e.comparing import HOP, OURS
 from tests.e2e.conftest import Access
 from tests.e2e.oddities import BREAKING, BREAKING_LATER, INVALID, PASSING
-from tests.e2e.test_fidelity import HOP, OURS
 from tests.rawclient import RawAnswer, RawClient
 from tests.server import UPSTREAM_KEY, ProxyServer
 from tests.upstream import Upstream

@@ -209,19 +209,24 @@ def test_a_data_dir_without_room_for_figures(own_proxy: Maker) -> None:
 def test_the_access_log(own_proxy: Maker) -> None:
     import json
 
-    server, access = own_proxy.started(ACCESS_LOG="on", LOG_LEVEL="error", WEB_CONCURRENCY="1")
+    server, access = own_proxy.started(
+        ACCESS_LOG="on", LOG_LEVEL="error", WEB_CONCURRENCY="1", TRUSTED_PROXIES="1"
+    )
+    client = {"X-Forwarded-For": "192.0.2.7"}
     requests.post(
         f"{server.url}/v1/chat/completions?key=query-canary",
         json=CHAT,
-        headers={"Authorization": f"Bearer {access.token}", "X-Request-ID": "call-7"},
+        headers={"Authorization": f"Bearer {access.token}", "X-Request-ID": "call-7", **client},
         timeout=30,
     )
+    server.manage("GET", "/projects", headers={"X-Request-ID": "call-8", **client})
 
     def lines() -> dict[str, Any]:
         found = [json.loads(line) for line in server.log_text().splitlines()]
         return {line["request_id"]: line for line in found if line["logger"] == "proxy.accesslog"}
 
-    wait_until(lambda: "call-7" in lines())
+    wait_until(lambda: {"call-7", "call-8"} <= lines().keys())
+    assert {lines()[name]["client_ip"] for name in ("call-7", "call-8")} == {"192.0.2.7"}
     line = lines()["call-7"]
     assert (line["path"], line["status"]) == ("/v1/chat/completions", 200)
     assert line["project_id"] == access.project_id

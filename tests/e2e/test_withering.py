@@ -9,8 +9,7 @@ import openai
 import pytest
 import requests
 
-from tests import canaries
-from tests.e2e.asking import ask
+from tests.e2e.asking import ask, chat, mint
 from tests.e2e.conftest import Access, Call, Maker
 from tests.server import ProxyServer
 from tests.upstream import Upstream
@@ -19,32 +18,9 @@ from tests.waiting import wait_until
 Nodes = tuple[ProxyServer, ProxyServer, Access]
 
 
-def mint(server: ProxyServer, parent: str, status: int = 201, **fields: Any) -> dict[str, Any]:
-    answer = requests.post(
-        f"{server.url}/v1/proxy/tokens",
-        json={"duration_minutes": 5, **fields},
-        headers={"Authorization": f"Bearer {parent}"},
-        timeout=30,
-    )
-    assert answer.status_code == status, answer.text
-    made: dict[str, Any] = answer.json()
-    if status == 201:
-        canaries.register(made["token"])
-    return made
-
-
 def statuses(server: ProxyServer, token: str) -> set[int]:
     """Of so many requests that no worker is left out."""
     return {ask(server, token).status for _ in range(8)}
-
-
-def chat(server: ProxyServer, token: str, **more: Any) -> int:
-    return requests.post(
-        f"{server.url}/v1/chat/completions",
-        json={"model": "gpt-4.1-mini", "messages": [], **more},
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=30,
-    ).status_code
 
 
 @pytest.fixture

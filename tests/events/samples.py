@@ -8,7 +8,9 @@ from typing import Any
 import gevent
 from gevent import monkey
 
-from proxy.events.event import UsageEvent
+from proxy.events.event import Intent, UsageEvent
+from proxy.events.intents import intent_record
+from proxy.events.records import framed
 
 #: Blocks the native thread, as a slow disk does.
 block: Callable[[float], None] = monkey.get_original("time", "sleep")
@@ -26,6 +28,16 @@ def event(name: str = "r", **changes: Any) -> UsageEvent:
         "duration_ms": 150.239,
     }
     return UsageEvent(**fields | changes)
+
+
+def intent(name: str = "r", endpoint: str = "/v1/chat/completions", method: str = "POST") -> bytes:
+    mask = "sk-JHjW...fQIZ"
+    ids = (name.rjust(32, "0"), 1_779_235_380.1239, name, "p1", "t1", mask)
+    return intent_record(Intent(*ids, endpoint, method, "::1"))
+
+
+def record(name: str, **changes: Any) -> bytes:
+    return framed(event(name, event_id=name.rjust(32, "0"), **changes).line())
 
 
 def names(lines: Sequence[bytes]) -> list[str]:

@@ -15,8 +15,7 @@ from proxy.events.intents import Intents
 from proxy.events.positions import read_position
 from proxy.events.segments import read_batch, segment_numbers, segment_path
 from proxy.events.spool import SpoolWriter
-from tests.events.samples import Sink, names, wait_for
-from tests.events.test_orphans import intent, record
+from tests.events.samples import Sink, intent, names, record, wait_for
 
 
 def leave_behind(root: Path, *spooled: str, running: str = "") -> Path:

@@ -14,19 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.events import intents as intents_module
-from proxy.events.event import Intent
 from proxy.events.folders import INTENTS
-from proxy.events.intents import NO_SLOT, Intents, intent_record, leftover_records
+from proxy.events.intents import NO_SLOT, Intents, leftover_records
 from proxy.events.records import framed, line_of
-from tests.events.samples import event
+from tests.events.samples import event, intent
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def intent(name: str = "r", endpoint: str = "/v1/chat/completions", method: str = "POST") -> bytes:
-    mask = "sk-JHjW...fQIZ"
-    ids = (name.rjust(32, "0"), 1_779_235_380.1239, name, "p1", "t1", mask)
-    return intent_record(Intent(*ids, endpoint, method, "::1"))
 
 
 def left(folder: Path) -> list[dict[str, Any]]:
@@ -223,8 +216,7 @@ import sys, time
 from pathlib import Path
 from proxy.events.intents import Intents
 from proxy.events.records import framed
-from tests.events.samples import event
-from tests.events.test_intents import intent
+from tests.events.samples import event, intent
 slots = Intents.create(Path(sys.argv[1]), 100)
 for number in range(50):
     slot = slots.begin(intent(str(number)))

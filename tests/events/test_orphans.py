@@ -7,24 +7,13 @@ from typing import Any
 
 import pytest
 
-from proxy.events.event import Intent
 from proxy.events.folders import INTENTS, LOCAL, writer_folders
-from proxy.events.intents import Intents, intent_record
+from proxy.events.intents import Intents
 from proxy.events.orphans import Orphan, orphans
 from proxy.events.positions import START, read_position, write_position
-from proxy.events.records import framed
 from proxy.events.segments import read_batch, segment_numbers, segment_path
 from proxy.events.spool import NotSpooled, SpoolWriter
-from tests.events.samples import event, names
-
-
-def intent(name: str) -> bytes:
-    ids = (name.rjust(32, "0"), 1.5, name, "p", "t", "sk-a...b")
-    return intent_record(Intent(*ids, "/v1/models", "GET", "::1"))
-
-
-def record(name: str, **changes: Any) -> bytes:
-    return framed(event(name, event_id=name.rjust(32, "0"), **changes).line())
+from tests.events.samples import intent, names, record
 
 
 @pytest.fixture

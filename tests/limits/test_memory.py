@@ -14,16 +14,9 @@ import pytest
 from proxy.errors import LimiterError
 from proxy.limits.base import Bucket, Demand
 from proxy.limits.memory import NodeLimiter
+from tests.clock import Clock
 from tests.limits.hammer import ROOT, hammer
 from tests.waiting import wait_until
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

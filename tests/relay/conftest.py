@@ -1,11 +1,13 @@
 """A wire server and an adapter per test; no test may leave a socket behind."""
 
+import socket
 import ssl
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent.socket
 import pytest
 import requests
 from gevent import Greenlet
@@ -127,3 +129,19 @@ def trusted(certificates: Authority, monkeypatch: pytest.MonkeyPatch) -> Authori
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
     return certificates
+
+
+@pytest.fixture
+def full_listener(_no_socket_left: None) -> Iterator[str]:
+    """An origin whose backlog is full: a SYN to it is never answered."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = []
+        for _ in range(4):
+            waiting.append(gevent.socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for sock in waiting:
+            sock.close()

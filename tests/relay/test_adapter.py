@@ -17,12 +17,9 @@ from proxy.relay.answer import BrokenAnswer
 from proxy.relay.watch import ClientGone
 from tests.ports import free_port
 from tests.relay.conftest import Ask, Authority, Serve, greenlets, prepared, read_all
-from tests.relay.test_pool import full_listener
-from tests.relay.test_wire import HEADERS
+from tests.relay.heads import HEADERS
 from tests.relay.wireserver import OK, Connection, pause
 from tests.waiting import wait_until
-
-__all__ = ["full_listener"]
 
 
 def test_the_target_goes_out_byte_for_byte(serve: Serve, ask: Ask) -> None:

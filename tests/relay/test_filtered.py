@@ -10,7 +10,7 @@ from proxy.relay.filtered import FilteredAnswer
 from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
 from proxy.relay.watch import Drained, Interruption
-from tests.relay.test_stream import Script, Seen, no_words
+from tests.relay.script import Script, Seen, no_words
 
 
 class Upper:

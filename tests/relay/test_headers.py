@@ -13,7 +13,7 @@ from proxy.relay.headers import (
     upstream_headers,
     without_length,
 )
-from tests.relay.test_wire import HEADERS
+from tests.relay.heads import HEADERS
 
 NEUTRAL = st.lists(st.tuples(st.sampled_from(["X-A", "COOKIE", "ACCEPT"]), st.text(max_size=5)))
 

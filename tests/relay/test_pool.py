@@ -158,22 +158,6 @@ def test_socket_options(serve: Serve, pools: list[ConnectionPool]) -> None:
 # Connecting.
 
 
-@pytest.fixture
-def full_listener(_no_socket_left: None) -> Iterator[str]:
-    """An origin whose backlog is full: a SYN to it is never answered."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        waiting = []
-        for _ in range(4):
-            waiting.append(gevent.socket.socket())
-            waiting[-1].setblocking(False)
-            waiting[-1].connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        for sock in waiting:
-            sock.close()
-
-
 def test_connect_timeout(full_listener: str, pools: list[ConnectionPool]) -> None:
     with pytest.raises(ConnectTimedOut):
         make(pools, full_listener, timeout=0.1).connect()

@@ -16,56 +16,9 @@ from proxy.relay.timing import Timing
 from proxy.relay.transport import SessionTransport, UpstreamResponse
 from proxy.relay.watch import ClientGone, Drained, Interruption
 from tests.relay.conftest import Serve
+from tests.relay.script import Script, Seen, no_words
 from tests.relay.wireserver import CHUNKED, OK, Connection
 from tests.waiting import wait_until
-
-
-class Script:
-    """An UpstreamResponse by script: bytes are read, exceptions raised, an Event is waited for.
-
-    ``known`` tells whether the last chunk is known to be the last when it is read.
-    """
-
-    def __init__(self, *steps: bytes | BaseException | Event, known: bool = False) -> None:
-        self._steps = list(steps)
-        self._known = known
-        self.complete = False
-        self.ready = False
-        self.closed = 0
-        self.reads = 0
-
-    def read(self) -> bytes:
-        self.reads += 1
-        step = self._steps.pop(0) if self._steps else b""
-        if isinstance(step, BaseException):
-            raise step
-        if isinstance(step, Event):
-            step.wait(20)
-            return self.read()
-        self.complete = self._known and not self._steps
-        return step
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-class Seen:
-    """A watcher, and everything that a stream reports at its end."""
-
-    def __init__(self) -> None:
-        self.chunks: list[bytes] = []
-        self.ends: list[tuple[Outcome, str | None, int]] = []
-
-    def feed(self, chunk: bytes) -> None:
-        assert not self.ends, "fed after the end"
-        self.chunks.append(chunk)
-
-    def on_close(self, stream: RelayStream) -> None:
-        self.ends.append((stream.outcome, stream.error_code, stream.bytes_out))
-
-
-def no_words(interruption: Interruption) -> bytes:
-    return b""
 
 
 def make(

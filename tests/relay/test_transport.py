@@ -24,10 +24,7 @@ from proxy.relay.transport import SessionTransport, UpstreamResponse
 from proxy.relay.wire import HeaderPairs
 from tests.ports import free_port
 from tests.relay.conftest import Authority, Serve
-from tests.relay.test_pool import full_listener
 from tests.relay.wireserver import CHUNKED, OK, Connection
-
-__all__ = ["full_listener"]
 
 
 @pytest.fixture

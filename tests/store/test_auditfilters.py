@@ -1,6 +1,16 @@
 """proxy/store/auditfilters.py; what the databases make of it: ``tests/contracts/test_audit.py``."""
 
-from proxy.store.auditfilters import conditions
+from pathlib import Path
+
+from proxy.store.auditfilters import ACTIONS, conditions
+
+PAGE = Path(__file__).parents[2] / "docs" / "governance.md"
+
+
+def test_every_action_is_in_the_docs() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    first_cells = "".join(line.split("|")[1] for line in rows)
+    assert [action for action in ACTIONS if f"`{action}`" not in first_cells] == []
 
 
 def test_none() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.usage.asking import ask_for_usage
-from tests.usage.test_members import VALUES
+from tests.usage.values import VALUES
 
 ASKING = b'"stream_options":{"include_usage":true}'
 

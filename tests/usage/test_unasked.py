@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.usage.unasked import MAX_EVENT_BYTES, UnaskedUsage
 from tests.usage.metering import bytewise, chunked
 from tests.usage.streams import LATE_CHUNK, STREAMS, chat_chunk, sse
-from tests.usage.test_members import VALUES
+from tests.usage.values import VALUES
 
 DONE = b"data: [DONE]\n\n"
 

@@ -143,6 +143,10 @@ class Access:
         self.settled.append(tokens)
 
 
+def used_up(**more: Any) -> Access:
+    return Access(quota=ClientError(code="quota_exceeded"), **more)
+
+
 class Input:
     """``wsgi.input`` as the worker makes it."""
 

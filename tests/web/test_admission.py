@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from proxy.auth.principal import Principal, TokenRefused
-from proxy.errors import ClientError, ConnectFailed, LimiterError, ResponseBroken
+from proxy.auth.principal import TokenRefused
+from proxy.errors import ConnectFailed, LimiterError, ResponseBroken
 from proxy.limits.base import Bucket
 from proxy.policy.accounts import Account
 from proxy.relay.watch import ClientGone, Drained
@@ -27,28 +27,21 @@ from tests.web.relaying import (
     World,
     failing,
     sized,
+    used_up,
 )
 
-
-class Refusing(Access):
-    def authenticate(self, authorization: str | None) -> Principal:
-        raise TokenRefused("token_expired", PRINCIPAL)
-
-
-class UsedUp(Access):
-    def admit(self, principal: Principal) -> None:
-        raise ClientError(code="quota_exceeded")
+EXPIRED = TokenRefused("token_expired", PRINCIPAL)
 
 
 def test_a_refused_token_is_told_in_the_event() -> None:
-    world = World(access=Refusing())
+    world = World(access=Access(refusal=EXPIRED))
     assert world.ask().code == 401
     assert (world.event.token_id, world.event.error_code) == (PRINCIPAL.token_id, "token_expired")
     assert not world.events.begun
 
 
 def test_what_counts_comes_last() -> None:
-    world = World(access=UsedUp())
+    world = World(access=used_up())
     assert world.ask("GET", "/v1/a/../b").code == 400
     assert world.ask().code == 429
     assert not world.events.begun
@@ -71,7 +64,7 @@ def test_what_was_admitted_is_settled_once_whichever_way_it_ends() -> None:
 
 
 def test_what_was_not_admitted_is_not_settled() -> None:
-    for access in (Refusing(), UsedUp()):
+    for access in (Access(refusal=EXPIRED), used_up()):
         world = World(access=access)
         world.ask()
         world.ask("GET", "/v1/a/../b")
@@ -111,7 +104,7 @@ def test_an_address_is_refused_before_its_token_is_looked_at() -> None:
 
 def test_rates_come_after_the_other_checks_and_before_the_quota() -> None:
     limited = Limited(RATES)
-    world = World(access=UsedUp(), limited=limited)
+    world = World(access=used_up(), limited=limited)
     assert world.ask("GET", "/v1/a/../b").code == 400
     assert world.ask("POST", "/v1/chat", **sized(b"x" * 5000)).code == 413
     assert (limited.near.calls, limited.near.charged) == ([], {"ip:192.0.2.1": 2})
@@ -211,7 +204,7 @@ def test_a_place_is_given_back_whichever_way_it_ends(answer: Any) -> None:
 
 def test_a_place_is_given_back_when_a_later_check_refuses() -> None:
     limited = Limited()
-    world = World(access=UsedUp(principal=BUSY), limited=limited)
+    world = World(access=used_up(principal=BUSY), limited=limited)
     assert world.ask().code == 429
     assert limited.places.taken == {"project:project-1": 0}
 

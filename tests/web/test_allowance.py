@@ -56,6 +56,12 @@ def test_a_refusal_for_requests() -> None:
     )
 
 
+def test_a_limit_of_one_is_one_request() -> None:
+    one = Bucket("token:t", 1)
+    error = allowance.refusal("token", [Demand(one, 1)], [0.0], 0, 1)
+    assert "this access token: 1 request per minute." in str(error)
+
+
 def test_whoever_waits_for_one_limit_is_not_refused_by_the_next() -> None:
     demands = [Demand(PROJECT, 1), Demand(TOKEN, 1)]
     error = allowance.refusal("project", demands, [0.0, -9.0], 0, 2)

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 import pytest
 
 from proxy.store.audit import Draft
+from proxy.store.auditfilters import ACTIONS
 from tests.web.management import ABSENT, Management
 
 
@@ -96,11 +97,21 @@ def test_filters_reach_the_log(api: Management) -> None:
         ("search", "x" * 256),
         ("search", "\x00"),
         ("action", "\x00"),
+        ("action", ""),
+        ("action", "token"),
+        ("action", "nonsense"),
         ("outcome", "failed"),
     ],
 )
 def test_what_is_refused(api: Management, param: str, value: str) -> None:
     api.refused("GET", "/audit?" + urlencode({param: value}), None, 400, param)
+
+
+def test_an_action_that_there_is_not_is_answered_by_those_that_there_are(api: Management) -> None:
+    for action in ACTIONS:
+        assert get(api, action=action)["events"] == []
+    error = api.call("GET", "/audit?action=token.delete", status=400)["error"]
+    assert all(f"`{action}`" in error["message"] for action in ACTIONS)
 
 
 def test_none_with_this_id(api: Management) -> None:

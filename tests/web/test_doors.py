@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from proxy.errors import (
-    ClientError,
     ConnectFailed,
     ResponseBroken,
     StoreError,
@@ -27,6 +26,7 @@ from tests.web.relaying import (
     environ,
     failing,
     sized,
+    used_up,
 )
 
 FIXED = [("X-Request-ID", "r1")]
@@ -53,7 +53,7 @@ BOTH: dict[str, Callable[[], tuple[World, dict[str, Any]]]] = {
     "no token, head": lambda: (World(), {"token": None, "method": "HEAD"}),
     "dots": lambda: (World(), {"target": "/v1/a/%2e%2e/b"}),
     "too large": lambda: (World(), {"method": "POST", **sized(b"x" * 1001)}),
-    "quota": lambda: (World(access=Access(quota=ClientError(code="quota_exceeded"))), {}),
+    "quota": lambda: (World(access=used_up()), {}),
     "store away": lambda: (World(access=Access(refusal=StoreError())), {}),
     "defect": lambda: (World(access=Access(refusal=ZeroDivisionError())), {}),
     "full": lambda: (World(concurrent=0), {}),

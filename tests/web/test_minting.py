@@ -78,16 +78,16 @@ class World:
         self.secret, self.parent = self.make(policy={"can_mint": True, **fields})
 
     def make(self, **more: Any) -> tuple[str, AccessToken]:
-        secret = credentials.mint()
+        minted = credentials.mint()
         given = {"expires_at": self.now + timedelta(hours=1), **more}
         token = self.tokens.create(
-            credentials.new_token_id(),
+            minted.token_id,
             self.project.id,
-            credentials.hash_token(secret),
-            credentials.mask_token(secret),
+            minted.token_hash,
+            minted.token_mask,
             **given,
         )
-        return secret, token
+        return minted.secret, token
 
     def ask(
         self,

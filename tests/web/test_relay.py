@@ -22,8 +22,9 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.relay.watch import ClientGone, Drained, Withdrawn
-from tests.auth.test_authenticator import PAST, Clock, Store
-from tests.auth.test_authenticator import SECRET as STORED_SECRET
+from tests.auth.granting import PAST, START, Store
+from tests.auth.granting import SECRET as STORED_SECRET
+from tests.clock import Clock
 from tests.web.relaying import (
     ALLOWING,
     ASKED,
@@ -252,7 +253,9 @@ def test_the_real_token_check(
 ) -> None:
     store = Store(**changes)
     budgets = Budgets(store, lambda token_id: 0)
-    access = Authenticator(store, store, store, budgets, cache_size=9, cache_ttl=9, clock=Clock())
+    access = Authenticator(
+        store, store, store, budgets, cache_size=9, cache_ttl=9, clock=Clock(START.timestamp())
+    )
     world = World(access=access)
     headers = [] if authorization is None else [("Authorization", authorization)]
     result = world.ask("POST", headers=headers, token=None)

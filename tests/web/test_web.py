@@ -9,7 +9,7 @@ import pytest
 from werkzeug.exceptions import BadGateway, RequestEntityTooLarge
 
 from proxy.errors import CipherError, ClientError, StoreError
-from proxy.web import Room, create_flask_app
+from proxy.web import Answered, Room, create_flask_app
 from proxy.web.guards import ManagementGuard
 from proxy.web.replies import json_reply
 from tests.web.limiting import Limited
@@ -108,3 +108,14 @@ def test_head_on_a_refusal_has_no_body(app: flask.Flask) -> None:
     answer = app.test_client().head("/manage/things")
     assert (answer.status_code, answer.data) == (401, b"")
     assert app.test_client().head("/nowhere").data == b""
+
+
+@pytest.mark.parametrize(("trusted", "seen"), [(0, "127.0.0.1"), (1, "192.0.2.7")])
+@pytest.mark.parametrize("path", ["/open", "/nowhere"])
+def test_the_client_is_who_the_proxies_in_front_served(trusted: int, seen: str, path: str) -> None:
+    room = flask.Blueprint("open", __name__)
+    room.add_url_rule("/open", "open", lambda: json_reply({}))
+    told: list[Answered] = []
+    app = create_flask_app([Room(room, None, None)], told.append, trusted)
+    app.test_client().get(path, headers={"X-Forwarded-For": "6.6.6.6, 192.0.2.7"})
+    assert [answered.client_ip for answered in told] == [seen]
