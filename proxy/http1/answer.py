@@ -76,20 +76,23 @@ class Answer:
         if HEADER_VALUE_RE.fullmatch("".join([value for _, value in headers])) is None:
             # The names only: a value may be a secret.
             raise http_errors.InvalidResponseHeader(repr([name for name, _ in headers]))
-        lines = []
-        for name, value in headers:
-            kind = _kind(name)
-            if kind == _HOP:
-                continue
-            if kind == _LENGTH:
-                if code == "204" or code[0] == "1":
-                    continue  # RFC 9110 §8.6
-                self._left = int(value)
-            lines.append(f"{name}: {value}\r\n")
+        self._headers = "".join(
+            [
+                f"{name}: {value}\r\n"
+                for name, value in headers
+                if not (kind := _kind(name)) or self._goes_out(kind, value, code)
+            ]
+        )
         self._status = status
-        self._headers = "".join(lines)
         self._chunked = self._left is None and not self._bodiless and self._request.version > (1, 0)
         return self.write
+
+    def _goes_out(self, kind: int, value: str, code: str) -> bool:
+        """Whether a line that is about the framing does; a length is noted."""
+        if kind == _HOP or code == "204" or code[0] == "1":  # RFC 9110 §8.6
+            return False
+        self._left = int(value)
+        return True
 
     def write(self, data: bytes, *, last: bool = False) -> None:
         """A piece of the body; empty, it sends the head. ``last``: nothing follows it."""
@@ -171,7 +174,7 @@ def run(application: WSGICallable, environ: dict[str, Any], answer: Answer) -> N
             close()
 
 
-_PLAIN: Final = 0
+_PLAIN: Final = 0  # as most are: false
 _LENGTH: Final = 1
 _HOP: Final = 2
 

@@ -7,7 +7,7 @@ without usage means that nobody asked for it, not that it was free.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 # Fits a signed 32-bit INTEGER column, and sums of many still fit 64 bits. No answer has two
 # billion tokens; a count beyond that is an upstream's mistake or a trick.
@@ -32,8 +32,7 @@ _ENDED = ("completed", "incomplete", "failed", "cancelled", "expired")
 _ENDING_TYPES = (".completed", ".incomplete", ".failed", ".done")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Who answered, and what it counted. Counts are tokens, `created` is unix time; None: not told.
 
     `prompt_tokens` includes the cached ones and `completion_tokens` the reasoning ones, as OpenAI
@@ -69,8 +68,7 @@ class Usage:
         """The same counts, with the name that `other` gives where this one has none."""
         if other is None or (self.model and self.response_id and self.created):
             return self
-        return replace(
-            self,
+        return self._replace(
             model=self.model or other.model,
             response_id=self.response_id or other.response_id,
             created=self.created or other.created,
@@ -78,10 +76,9 @@ class Usage:
 
     def as_metadata(self) -> dict[str, str | int]:
         """The `metadata` of a usage event (docs/events.md); what was not told is left out."""
-        return {name: value for name in _NAMES if (value := getattr(self, name)) is not None}
-
-
-_NAMES = tuple(field.name for field in fields(Usage))
+        return {
+            name: told for name, told in zip(self._fields, self, strict=True) if told is not None
+        }
 
 
 def read_answer(answer: object) -> Usage:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import orjson
 
@@ -31,8 +30,7 @@ _NAMING_EVENTS = 8
 _NAMING_BYTES = 64 * 1024  # a larger first event is a picture
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What was read off. `usage` may name the model even without counts; None: not even that.
 
     `source`: `reported`, the upstream gave its final counts; `partial`, the answer was cut, and

@@ -6,7 +6,6 @@ a bystander. Whatever it cannot read it stops reading; the bytes pass all the sa
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import orjson
 
@@ -128,7 +127,7 @@ class WebSocketMeter:
         usage = self._usage
         if usage is None:
             return Reading(Usage(model=self._model) if self._model else None, "none")
-        return Reading(replace(usage, model=usage.model or self._model), "reported")
+        return Reading(usage._replace(model=usage.model or self._model), "reported")
 
     def _read(self, message: bytes) -> None:
         wanted = b'"response.done"' in message
@@ -152,4 +151,4 @@ def _sum(before: Usage, now: Usage) -> Usage:
             value for value in (getattr(before, name), getattr(now, name)) if value is not None
         ]
         added[name] = sum(counts) if counts else None
-    return replace(now, **added)
+    return now._replace(**added)

@@ -19,9 +19,9 @@ from tests.bench.warm import CHAT, WarmWorker
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Calls of Python and C functions for one buffered chat, from the first byte of the request until
 #: the worker waits for the next. Other versions of Python count some operations otherwise.
-CALLS_OF_A_REQUEST = 570
+CALLS_OF_A_REQUEST = 550
 #: So many more with limits of the address, the token and the project, in the node's table.
-CALLS_OF_LIMITS = 42
+CALLS_OF_LIMITS = 40
 #: The same for one event of a stream, from the upstream's bytes to the next wait for them.
 CALLS_OF_AN_EVENT = 35
 #: With its line made and put into its slot.

@@ -205,7 +205,7 @@ def test_the_time_is_for_all_addresses(
     full_listener: str, pools: list[ConnectionPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A timeout is not taken for the failure of one address."""
-    pool = make(pools, full_listener, timeout=0.1)
+    pool = make(pools, full_listener, timeout=1)
     tried = []
     monkeypatch.setattr(pool._connector, "_resolve", lambda: addresses(full_listener) * 3)
     original = pool._connector._connect_socket
