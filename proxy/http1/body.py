@@ -34,6 +34,12 @@ class ArrivingBody(Body):  # type: ignore[misc]
         return lines
 
     @property
+    def first_values(self) -> dict[str, str]:
+        """The first line of each name."""
+        values: dict[str, str] = self._request.by_name
+        return values
+
+    @property
     def unreadable(self) -> bool:
         """Whether the next request's start on this connection cannot be found any more."""
         return bool(self.failed) or self._continue_due

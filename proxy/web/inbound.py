@@ -38,6 +38,7 @@ class Inbound:
         "client_ip",
         "headers",
         "method",
+        "path",
         "request_id",
         "target",
     )
@@ -46,10 +47,12 @@ class Inbound:
         self._source = environ["wsgi.input"]
         self.method: str = environ["REQUEST_METHOD"]
         self.target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+        self.path = self.target.partition("?")[0]
         lines = getattr(self._source, "header_lines", None)
         self.headers: Headers = _header_lines(environ) if lines is None else lines
         # First value of each; what must not come twice is refused by the server's parser.
-        self._by_name = dict(reversed(self.headers))
+        known = getattr(self._source, "first_values", None)
+        self._by_name: dict[str, str] = dict(reversed(self.headers)) if known is None else known
         self.request_id = request_id(self._by_name.get("X-REQUEST-ID"))
         self.client_ip = client_address(self.headers, environ, trusted_proxies)
         self.body = InboundBody(
@@ -82,10 +85,6 @@ class Inbound:
         """What the client has sent behind this request's head, for a tunnel."""
         take = getattr(self._source, "take_buffered", None)
         return b"" if take is None else bytes(take())
-
-    @property
-    def path(self) -> str:
-        return self.target.partition("?")[0]
 
     def abandon_body(self) -> None:
         """What is unread of the body stays unread.

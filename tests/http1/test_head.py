@@ -211,6 +211,7 @@ def test_one_after_the_other() -> None:
     for _ in range(2):
         request = heads.take(5)
         assert request.by_name["HOST"] == "h"
+        assert request.body.first_values["HOST"] == "h"
         assert request.body.read_arrived(10) == b"{}"
         assert request.body.ended
     assert not heads.pipelined
