@@ -4,6 +4,7 @@
 import gc
 import importlib.util
 import os
+import posix
 import signal
 
 from gevent import monkey
@@ -25,6 +26,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 monkey.patch_all()
 
+# Coverage wraps these for a program that becomes another one (`manage.py serve`). Here gevent calls
+# them in the child of each start: it would write down all that was measured so far, every time, and
+# be measured whatever its environment says.
+os.execv, os.execve = posix.execv, posix.execve
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As a shell leaves it for what runs in the background; every program started here would, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,6 +39,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import coverage
 import hypothesis
 import pytest
 
@@ -57,6 +64,37 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("suite")
+
+
+#: Whose servers and commands coverage looks at, too; it makes a start three times as expensive.
+#: What only such a process does, each of its kinds does in one of these files.
+MEASURED = {
+    "tests/cli/test_events.py",
+    "tests/cli/test_serve.py",
+    "tests/cli/test_welcome.py",
+    "tests/e2e/test_lifecycle.py",
+    "tests/test_logwriter.py",
+    "tests/test_master.py",
+    "tests/test_worker.py",
+}
+#: By which a process that is started finds out that it is measured.
+COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture starts something."""
+    for name in COVERAGE:
+        os.environ.pop(name, None)
+    if str(item.path.relative_to(item.config.rootpath)) in MEASURED:
+        os.environ.update(COVERAGE)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that only hands out tests need not be looked at."""
+    measuring = coverage.Coverage.current()
+    if measuring is not None and config.getoption("numprocesses", None):
+        measuring.stop()
 
 
 def pytest_xdist_auto_num_workers() -> int:
