@@ -44,6 +44,7 @@ import hypothesis
 import pytest
 
 from proxy.store.database import Database
+from proxy.store.migrate import Migrator
 from tests import canaries
 from tests.services import MariaDB, Moto, Postgres, RedisServer
 
@@ -182,6 +183,29 @@ def postgres_url(postgres: Postgres, closing: None) -> Iterator[str]:
 def sqlite_url(tmp_path: Path, closing: None) -> str:
     """A URL to a file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'store' / 'proxy.db'}"
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Postgres) -> str:
+    """The name of a database to be copied, with the newest schema and nothing in it."""
+    name = postgres.create_database()
+    database = Database.from_url(postgres.url(name))
+    Migrator(database).migrate()
+    database.close()
+    return name
+
+
+@pytest.fixture(params=["sqlite", "mysql", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As `database_url`, for those who migrate it first: where it can be copied that is done."""
+    if request.param != "postgresql":
+        yield request.getfixturevalue(f"{request.param}_url")
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    request.getfixturevalue("closing")
+    name = postgres.create_database(template=request.getfixturevalue("migrated_postgres"))
+    yield postgres.url(name)
+    postgres.drop_database(name)
 
 
 @pytest.fixture(params=["sqlite", "mysql", "postgresql"])
