@@ -6,6 +6,7 @@ import importlib.util
 import os
 import posix
 import signal
+import sys
 
 from gevent import monkey
 
@@ -59,6 +60,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 hypothesis.settings.register_profile(
     "suite",
     deadline=None,
+    # Without `explain`, which traces every example for a hint that only a failure needs.
+    phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
     suppress_health_check=[
         hypothesis.HealthCheck.too_slow,
         hypothesis.HealthCheck.function_scoped_fixture,
@@ -89,6 +92,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         os.environ.pop(name, None)
     if str(item.path.relative_to(item.config.rootpath)) in MEASURED:
         os.environ.update(COVERAGE)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A property is not measured: most of its time would be spent on looking at Hypothesis. What it
+    runs is run by the examples beside it, too."""
+    tracer = sys.gettrace()
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
 
 
 def pytest_configure(config: pytest.Config) -> None:
