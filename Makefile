@@ -15,6 +15,9 @@ ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder
 CANDIDATES := $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
+# What is compiled once is there for the next start: of a server, and of each process of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test check lint type coverage smoke bench build lock clean
 
@@ -48,6 +51,8 @@ type: $(DEV) ## mypy --strict
 
 coverage: $(DEV) ## the suite, measured: 90 % of proxy/ or it fails
 	@$(PY) -m coverage erase
+	@# Compiles the tests: once and not measured, instead of in every process at the same time.
+	@$(PY) -m pytest --quiet --collect-only >/dev/null || true
 	@$(MAKE) --no-print-directory test PYTEST="$(PY) -m coverage run -m pytest"
 	@$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report --fail-under=90

@@ -4,7 +4,9 @@
 import gc
 import importlib.util
 import os
+import posix
 import signal
+import sys
 
 from gevent import monkey
 
@@ -25,6 +27,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 monkey.patch_all()
 
+# Coverage wraps these for a program that becomes another one (`manage.py serve`). Here gevent calls
+# them in the child of each start: it would write down all that was measured so far, every time, and
+# be measured whatever its environment says.
+os.execv, os.execve = posix.execv, posix.execve
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As a shell leaves it for what runs in the background; every program started here would, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,10 +40,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import coverage
 import hypothesis
 import pytest
 
 from proxy.store.database import Database
+from proxy.store.migrate import Migrator
 from tests import canaries
 from tests.services import MariaDB, Moto, Postgres, RedisServer
 
@@ -51,12 +60,58 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 hypothesis.settings.register_profile(
     "suite",
     deadline=None,
+    # Without `explain`, which traces every example for a hint that only a failure needs.
+    phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
     suppress_health_check=[
         hypothesis.HealthCheck.too_slow,
         hypothesis.HealthCheck.function_scoped_fixture,
     ],
 )
 hypothesis.settings.load_profile("suite")
+
+
+#: Whose servers and commands coverage looks at, too; it makes a start three times as expensive.
+#: What only such a process does, each of its kinds does in one of these files.
+MEASURED = {
+    "tests/cli/test_events.py",
+    "tests/cli/test_serve.py",
+    "tests/cli/test_welcome.py",
+    "tests/e2e/test_lifecycle.py",
+    "tests/test_logwriter.py",
+    "tests/test_master.py",
+    "tests/test_worker.py",
+}
+#: By which a process that is started finds out that it is measured.
+COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture starts something."""
+    for name in COVERAGE:
+        os.environ.pop(name, None)
+    if str(item.path.relative_to(item.config.rootpath)) in MEASURED:
+        os.environ.update(COVERAGE)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A property is not measured: most of its time would be spent on looking at Hypothesis. What it
+    runs is run by the examples beside it, too."""
+    tracer = sys.gettrace()
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that only hands out tests need not be looked at."""
+    measuring = coverage.Coverage.current()
+    if measuring is not None and config.getoption("numprocesses", None):
+        measuring.stop()
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -144,6 +199,29 @@ def postgres_url(postgres: Postgres, closing: None) -> Iterator[str]:
 def sqlite_url(tmp_path: Path, closing: None) -> str:
     """A URL to a file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'store' / 'proxy.db'}"
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Postgres) -> str:
+    """The name of a database to be copied, with the newest schema and nothing in it."""
+    name = postgres.create_database()
+    database = Database.from_url(postgres.url(name))
+    Migrator(database).migrate()
+    database.close()
+    return name
+
+
+@pytest.fixture(params=["sqlite", "mysql", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As `database_url`, for those who migrate it first: where it can be copied that is done."""
+    if request.param != "postgresql":
+        yield request.getfixturevalue(f"{request.param}_url")
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    request.getfixturevalue("closing")
+    name = postgres.create_database(template=request.getfixturevalue("migrated_postgres"))
+    yield postgres.url(name)
+    postgres.drop_database(name)
 
 
 @pytest.fixture(params=["sqlite", "mysql", "postgresql"])

@@ -55,7 +55,7 @@ class ProxyServer:
             "EVENT_LOG": str(self.event_log),
             "GRACEFUL_TIMEOUT": "10",
             "EVENT_SHIPPER": "off",  # a process more, which few tests need
-            **{k: v for k, v in os.environ.items() if k.startswith(("COVERAGE", "COV_"))},
+            **{k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")},
             **settings,
         }
         canaries.register_environment(self.environ)

@@ -21,7 +21,6 @@ from proxy.cli.installation import load_settings, open_database
 from proxy.cli.sinkfigures import SinkFigures
 from proxy.errors import SettingsError
 from proxy.events.carrier import Carrier
-from proxy.events.dispatcher import open_dispatcher
 from proxy.events.positions import Position
 from proxy.events.segments import Batch
 from proxy.events.shipper import Shipper, only_one, remote_carriers
@@ -78,6 +77,9 @@ def dispatch(
     Dispatchers of one group share the events. With --to cloudwatch or http the destination is that
     of the settings.
     """
+    # Only here: every server starts a shipper, and few of them have a Redis to load a library for.
+    from proxy.events.dispatcher import open_dispatcher
+
     settings = load_settings(serving=False)
     _check(settings, to, path)
     listener = _host_and_port(listen) if listen else None

@@ -38,7 +38,7 @@ class Running:
                 env={
                     "PATH": os.environ["PATH"],
                     "HOME": str(folder),
-                    **{k: v for k, v in os.environ.items() if k.startswith("COV")},
+                    **{k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")},
                     **environ,
                 },
             )

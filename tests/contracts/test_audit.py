@@ -49,8 +49,8 @@ class Audited(Store):
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[Audited]:
-    made = Audited(database_url)
+def store(migrated_url: str) -> Iterator[Audited]:
+    made = Audited(migrated_url)
     yield made
     made.database.close()
 
@@ -431,10 +431,10 @@ class TestPrune:
         assert verdict.ends.anchor.seq == 10
 
 
-def test_two_nodes_at_once(store: Audited, database_url: str) -> None:
+def test_two_nodes_at_once(store: Audited, migrated_url: str) -> None:
     """Changes and refusals of two nodes, and retention beside them: one chain, without a gap."""
     project = store.project()
-    nodes = [Database.from_url(database_url) for _ in range(2)]
+    nodes = [Database.from_url(migrated_url) for _ in range(2)]
     count = 12
 
     def work(database: Database, number: int) -> None:

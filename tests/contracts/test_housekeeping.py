@@ -25,8 +25,8 @@ MANY = 20_000
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    store = Store(database_url)
+def store(migrated_url: str) -> Iterator[Store]:
+    store = Store(migrated_url)
     yield store
     store.database.close()
 

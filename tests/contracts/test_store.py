@@ -19,8 +19,8 @@ from tests.contracts.stored import ABSENT, LATER, NOW, Store
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    store = Store(database_url)
+def store(migrated_url: str) -> Iterator[Store]:
+    store = Store(migrated_url)
     yield store
     store.database.close()
 

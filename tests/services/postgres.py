@@ -91,12 +91,17 @@ class Postgres(Process):
             cursor = connection.execute(sql, tuple(params) or None)
             return list(cursor.fetchall()) if cursor.description else []
 
-    def create_database(self, options: str = "LOCALE_PROVIDER icu ICU_LOCALE 'en-US'") -> str:
-        """The name of a new, empty database."""
+    def create_database(
+        self,
+        options: str = "LOCALE_PROVIDER icu ICU_LOCALE 'en-US'",
+        *,
+        template: str = "template0",
+    ) -> str:
+        """The name of a new database: empty, or a copy of one that nobody is connected to."""
         self._names += 1
         name = f"test_{self._names}"
         # The worst default a database may have: names must be sorted by their bytes all the same.
-        self.admin(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
+        self.admin(f"CREATE DATABASE {name} TEMPLATE {template} {options}")
         return name
 
     def drop_database(self, name: str) -> None:

@@ -73,18 +73,19 @@ def seconds(call: Callable[[], Any]) -> float:
 
 class TestPool:
     def test_ten_slow_queries_run_side_by_side(self, server: Server) -> None:
-        database = Database.from_url(server.url, pool_size=10)
-
-        def all_at_once() -> None:
+        def all_at_once(database: Database) -> None:
             jobs = [gevent.spawn(database.run, server.slowly) for _ in range(10)]
             gevent.joinall(jobs, raise_error=True)
             assert len({job.value[0] for job in jobs}) == 10
 
-        one = seconds(lambda: database.run(server.slowly))
-        cold = seconds(all_at_once)
-        warm = seconds(all_at_once)
-        assert warm < 4 * one
-        assert cold < 6 * one  # connecting included
+        cold, warm = [], []
+        for _ in range(3):  # what the machine does meanwhile slows one of them down, not all
+            database = Database.from_url(server.url, pool_size=10)
+            one = seconds(lambda database=database: database.run(server.slowly))
+            cold.append(seconds(lambda database=database: all_at_once(database)) / one)
+            warm.append(seconds(lambda database=database: all_at_once(database)) / one)
+        assert min(warm) < 4
+        assert min(cold) < 6  # connecting included
 
     def test_others_go_on_during_a_slow_query_and_a_connect(self, server: Server) -> None:
         database = Database.from_url(server.url)

@@ -28,8 +28,8 @@ LATER = from_micros(4_000_000_000_000_000)
 
 
 @pytest.fixture
-def database(database_url: str) -> Database:
-    database = Database.from_url(database_url)
+def database(migrated_url: str) -> Database:
+    database = Database.from_url(migrated_url)
     Migrator(database).migrate()
     return database
 
@@ -166,7 +166,7 @@ class TestConcurrently:
         cipher.meddle = lambda: database.run(lambda session: session.execute(sql, (made.id,)))
         assert rotate(database, cipher) == Rotated()
 
-    def test_nothing_is_lost_under_load(self, database: Database, database_url: str) -> None:
+    def test_nothing_is_lost_under_load(self, database: Database, migrated_url: str) -> None:
         """Old and new workers change keys and read them while the rotation runs."""
         names = [f"p{number}" for number in range(6)]
         made = {name: project(database, name) for name in names}
@@ -175,7 +175,7 @@ class TestConcurrently:
         running = True
 
         def change(cipher: Cipher, mine: list[str]) -> None:
-            projects = Projects(Database.from_url(database_url), cipher)
+            projects = Projects(Database.from_url(migrated_url), cipher)
             while running:
                 for name in mine:
                     key = f"sk-{name}-{written[name] + 1}"
@@ -187,7 +187,7 @@ class TestConcurrently:
 
         def read() -> None:
             nonlocal reads
-            own = Database.from_url(database_url)
+            own = Database.from_url(migrated_url)
             while running:
                 for name in names:
                     low = written[name]

@@ -49,8 +49,8 @@ def new_sqlite(tmp_path: Path, closing: None) -> Callable[[], Database]:
 
 
 @pytest.fixture
-def database(database_url: str) -> Database:
-    return migrated(database_url)
+def database(migrated_url: str) -> Database:
+    return migrated(migrated_url)
 
 
 def fill(database: Database) -> Database:
@@ -157,13 +157,13 @@ class TestExport:
             assert "in-clear" not in str(caught.value)
 
     def test_it_is_of_one_moment(
-        self, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+        self, database: Database, migrated_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Whatever is written while it runs is not in it."""
         monkeypatch.setattr(transfer, "_PAGE", 1)
         fill(database)
         before = exported(database)
-        other = Database.from_url(database_url)
+        other = Database.from_url(migrated_url)
         sql = "SELECT id FROM projects WHERE name = ?"
         row = other.run(lambda session: session.one(sql, ("acme",)))
         assert row is not None
@@ -171,7 +171,7 @@ class TestExport:
 
         def write(line: bytes) -> None:
             written.append(line)
-            _elsewhere(database_url, len(written), row[0])
+            _elsewhere(migrated_url, len(written), row[0])
 
         export_all(database, write)
         assert b"".join(written) == before

@@ -53,8 +53,8 @@ class Books:
 
 
 @pytest.fixture
-def books(database_url: str) -> Iterator[Books]:
-    books = Books(database_url)
+def books(migrated_url: str) -> Iterator[Books]:
+    books = Books(migrated_url)
     yield books
     books.database.close()
 

@@ -108,7 +108,7 @@ def test_long_bodies_are_asked_while_it_is_plain_what_they_say() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.dictionaries(st.text() | st.sampled_from(["stream", "tools"]), VALUES),
+    st.dictionaries(st.text() | st.sampled_from(["stream", "tools"]), VALUES, max_size=6),
     st.sampled_from([..., None, {}, {"include_obfuscation": False}, {"include_usage": False}]),
     st.sampled_from([None, 1]),
     st.randoms(use_true_random=False),

@@ -14,7 +14,9 @@ from tests.usage.values import VALUES
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.dictionaries(st.text() | st.sampled_from(['"', "\\", "usage", "}", "{"]), VALUES),
+    st.dictionaries(
+        st.text() | st.sampled_from(['"', "\\", "usage", "}", "{"]), VALUES, max_size=6
+    ),
     st.sampled_from([None, 0, 2]),
     st.sampled_from([(",", ":"), (" , ", " : "), (",\n", ":\t")]),
     st.booleans(),

@@ -45,7 +45,7 @@ def test_any_split_of_any_stream_gives_the_same(
             [chat_chunk(usage=None), chat_chunk(), LATE_CHUNK, LOOK_ALIKE, b"[DONE]", b""]
         ),
         min_size=10,
-        max_size=40,
+        max_size=20,
     ),
     st.sampled_from([b"\n", b"\r\n", b"\r"]),
     st.lists(st.floats(0, 1), max_size=30),

@@ -145,14 +145,15 @@ def injected(events: list[bytes], compact: bool) -> bytes:
 TEXTS = st.text() | st.sampled_from(
     ['"usage":null', ',"usage":null}', "data: x\n\n", "\u2028\x85", "é"]
 )
-CHUNKS = st.fixed_dictionaries(
-    {"id": TEXTS, "choices": st.lists(st.fixed_dictionaries({"delta": TEXTS | VALUES}))}
-) | VALUES.map(lambda value: {"choices": [{"usage": value}]})
+DELTAS = st.fixed_dictionaries({"delta": TEXTS | VALUES})
+CHUNKS = st.fixed_dictionaries({"id": TEXTS, "choices": st.lists(DELTAS, max_size=3)}) | VALUES.map(
+    lambda value: {"choices": [{"usage": value}]}
+)
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(CHUNKS, max_size=6),
+    st.lists(CHUNKS, max_size=5),
     st.booleans(),
     st.booleans(),
     st.sampled_from([b"\n", b"\r\n", b"\r"]),

@@ -55,7 +55,7 @@ def test_opening_connects_to_nothing(name: str, tmp_path: Path) -> None:
 
 def test_no_library_is_imported_before_its_sink_is_opened() -> None:
     code = (
-        "import sys, proxy.app, proxy.events.sinks;"
+        "import sys, proxy.app, proxy.cli.events, proxy.events.sinks;"
         "print({'boto3', 'botocore', 'watchtower', 'redis'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
