@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import gevent
+import gevent.resolver.thread  # or the first connection loads it, in a worker that serves already
 import gevent.socket
 import gevent.ssl
 from geventhttpclient.connectionpool import ConnectionPool as PlainConnector

@@ -7,9 +7,10 @@ was cut off half-way.
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -68,15 +69,20 @@ class Status(NamedTuple):
     applied_at: datetime | None
 
 
-def load(dialect_name: str) -> list[Migration]:
+def load(dialect_name: str) -> Sequence[Migration]:
     """All migrations of a dialect, in order. ValueError: a gap, or a file of another name."""
+    return _read(_FOLDER / dialect_name)
+
+
+@lru_cache  # a worker compares every few seconds, and must not read a disk that may be slow
+def _read(folder: Path) -> Sequence[Migration]:
     found: list[Migration] = []
-    for path in sorted((_FOLDER / dialect_name).glob("*.sql")):
+    for path in sorted(folder.glob("*.sql")):
         match = _FILE_NAME.fullmatch(path.name)
         if match is None or int(match[1]) != len(found) + 1:
             raise ValueError(f"migrations are numbered without gaps: {path.name} is not next")
         found.append(Migration(int(match[1]), match[2], path.read_text(encoding="utf-8")))
-    return found
+    return tuple(found)
 
 
 class Migrator:

@@ -126,16 +126,16 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELEC
 
 
 def test_work_that_takes_too_long_is_interrupted_and_rolled_back(sqlite_url: str) -> None:
-    database = Database.from_url(sqlite_url, statement_timeout=0.3)
-    table(database)
+    patient = Database.from_url(sqlite_url)
+    table(patient)
 
     def work(session: Session) -> None:
         insert(session)
         session.one(ENDLESS)
 
     with pytest.raises(StoreError, match="in time"):
-        database.run(work)
-    assert count(database) == 0
+        Database.from_url(sqlite_url, statement_timeout=0.3).run(work)
+    assert count(patient) == 0
 
 
 def test_a_killed_greenlet_s_work_is_rolled_back(sqlite_url: str) -> None:
@@ -154,8 +154,8 @@ def test_a_killed_greenlet_s_work_is_rolled_back(sqlite_url: str) -> None:
 
 def test_cancelled_work_does_not_commit(sqlite_url: str) -> None:
     # It swallows the interruption and returns: too late all the same.
-    database = Database.from_url(sqlite_url, statement_timeout=0.2)
-    table(database)
+    patient = Database.from_url(sqlite_url)
+    table(patient)
 
     def work(session: Session) -> None:
         insert(session)
@@ -163,8 +163,8 @@ def test_cancelled_work_does_not_commit(sqlite_url: str) -> None:
             session.one(ENDLESS)
 
     with pytest.raises(StoreError):
-        database.run(work)
-    assert count(database) == 0
+        Database.from_url(sqlite_url, statement_timeout=0.2).run(work)
+    assert count(patient) == 0
 
 
 def test_waiting_for_the_thread_is_bounded(sqlite_url: str) -> None:
