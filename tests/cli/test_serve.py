@@ -12,6 +12,7 @@ import responses
 
 from proxy.cli import server
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 from .conftest import BASE, Run
 
@@ -37,7 +38,7 @@ def test_background(run: Run, port: int) -> None:
         assert pid is not None
         assert f"process {pid}" in started.output
         assert server.is_ours(pid)
-        assert run("health").exit_code == 0
+        wait_until(lambda: run("health").exit_code == 0)  # its patience is short on a busy machine
         again = run("serve", "--daemon")
         assert again.exit_code == 1
         assert "already running" in again.stderr
