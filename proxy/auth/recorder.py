@@ -78,6 +78,8 @@ class Recorder:
             greenlet.join()
             self._gather(all_of_them=True)
             self.flush()
+            while self._waiting and not self._failing:
+                self.flush()
         self.dropped += len(self._waiting)
         if self.dropped:
             _log.error("%d audit entries could not be written", self.dropped)

@@ -47,7 +47,8 @@ class Charges:
         if greenlet is not None:
             greenlet.kill()
         with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
-            self._flush()
+            while self._pending:
+                self._flush()
 
     def _flush(self) -> None:
         """Charge all that is pending now; what comes meanwhile waits, to be added up. What the

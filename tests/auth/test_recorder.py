@@ -156,6 +156,19 @@ def test_a_stop_flushes(recorder: Recorder, store: Store) -> None:
     assert len(store.written) == 4
 
 
+def test_a_stop_flushes_also_what_comes_meanwhile(store: Store) -> None:
+    def tell(entry: AuditEntry) -> None:
+        if len(store.written) < 3:
+            put(recorder, 1)
+
+    recorder = Recorder(store, Refusals(), tell)
+    recorder.start()
+    put(recorder, 1)
+    recorder.close(1)
+    assert store.batches == [1, 1, 1]
+    assert recorder.dropped == 0
+
+
 def test_a_stop_does_not_wait_for_a_store_that_hangs(
     recorder: Recorder, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -71,6 +71,22 @@ def test_a_busy_worker_makes_no_more_calls() -> None:
     assert limiter.batches == [{"a": 1}, {"a": 1}]
 
 
+def test_at_the_stop_also_what_comes_meanwhile_is_charged() -> None:
+    limiter = Limiter()
+    charges = Charges(limiter)
+    settle = limiter.settle
+
+    def settling(demands: Sequence[Demand]) -> None:
+        if not limiter.batches:
+            charges.settle([Demand(B, 2)])
+        settle(demands)
+
+    limiter.settle = settling  # type: ignore[method-assign]
+    charges.settle([Demand(A, 1)])
+    charges.close(1)
+    assert limiter.batches == [{"a": 1}, {"b": 2}]
+
+
 def test_a_batch_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charges_module, "_BATCH", 2)
     limiter = Limiter()
