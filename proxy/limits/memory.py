@@ -76,9 +76,7 @@ class NodeLimiter:
         level, moment = doubles[at + 1], doubles[at + 2]
         if moment > now + _APART:
             return per_minute  # of the time before the machine's start: nobody else would say so
-        if now > moment:  # as `arithmetic.refilled`, without a further call
-            level += (now - moment) * per_minute / 60
-        return level if level < per_minute else per_minute
+        return arithmetic.refilled(level, moment, now, per_minute)
 
     def settle(self, charges: Sequence[Demand]) -> None:
         self._lock()

@@ -1,34 +1,19 @@
 """What a change of activity or of time does to a token; on databases: tests/contracts."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from proxy.store.expiry import activity
 from proxy.store.records import AccessToken
+from tests.auth.granting import START, TOKEN
 
 NOW = 1_000_000
-SOME_TIME = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def token(active: bool, revoked: bool) -> AccessToken:
-    return AccessToken(
-        id="t",
-        token="sk-aaaa...aaaa",
-        name=None,
-        project_id="p",
-        expires_at=SOME_TIME,
-        is_active=active,
-        revoked_at=SOME_TIME if revoked else None,
-        max_requests=None,
-        policy={},
-        request_count=0,
-        cache_hit_count=0,
-        last_used_at=None,
-        created_at=SOME_TIME,
-        updated_at=SOME_TIME,
-    )
+    return replace(TOKEN, is_active=active, revoked_at=START if revoked else None)
 
 
 ALIVE, RAN_OUT, REVOKED = token(True, False), token(False, False), token(False, True)
@@ -59,7 +44,7 @@ def test_activity(before: AccessToken, active: Any, expires: Any, expected: Any)
 
 
 def test_what_has_run_out() -> None:
-    then = SOME_TIME.timestamp()
+    then = TOKEN.expires_at.timestamp()
     assert [RAN_OUT.ran_out(at) for at in (then - 1, then)] == [False, True]
     assert ALIVE.ran_out(then)
     assert not REVOKED.ran_out(then)
