@@ -33,6 +33,11 @@ class Admission:
         self._access = access
         self._throttle = throttle
 
+    def meet(self, exchange: Exchange) -> None:
+        """Before anything else: the client's address. All there is to check of a preflight."""
+        if self._throttle.by_address:
+            exchange.passage = self._throttle.enter(exchange.inbound.client_ip)
+
     def enter(self, exchange: Exchange) -> Principal:
         """Before anything of the body is read: the token, and what its head may ask for."""
         principal = self._recognise(exchange)
@@ -81,11 +86,9 @@ class Admission:
         return exchange.passage
 
     def _recognise(self, exchange: Exchange) -> Principal:
-        inbound = exchange.inbound
-        if self._throttle.by_address:
-            exchange.passage = self._throttle.enter(inbound.client_ip)
+        self.meet(exchange)
         try:
-            principal = self._access.authenticate(inbound.authorization)
+            principal = self._access.authenticate(exchange.inbound.authorization)
         except TokenRefused as refusal:
             exchange.principal = refusal.principal
             raise

@@ -112,11 +112,6 @@ class MintingEndpoint:
         return [body] if body and inbound.method != "HEAD" else []
 
     def _answer(self, inbound: Inbound) -> Reply:
-        if inbound.method == "OPTIONS":
-            preflight = self._cors.preflight(inbound.header)
-            if preflight is not None:
-                inbound.abandon_body()
-                return Reply(status_line(204), preflight, b"")
         # Without the socket: a client that leaves must not end a transaction half way.
         exchange = Exchange(inbound, {}, _NoEvents())
         try:
@@ -128,6 +123,12 @@ class MintingEndpoint:
     def _answer_of(self, exchange: Exchange) -> Reply:
         inbound = exchange.inbound
         try:
+            if inbound.method == "OPTIONS":
+                preflight = self._cors.preflight(inbound.header)
+                if preflight is not None:
+                    self._admission.meet(exchange)
+                    inbound.abandon_body()
+                    return Reply(status_line(204), preflight, b"")
             token, secret = self._mint(exchange, *self._asked(exchange))
         except ProxyError as error:
             failure = error

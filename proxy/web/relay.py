@@ -61,13 +61,13 @@ class RelayEndpoint:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         inbound = Inbound(environ, self._bounds.trusted_proxies)
         current.request_id.set(inbound.request_id)
-        if inbound.method == "OPTIONS":
-            preflight = self._cors.preflight(inbound.header)
-            if preflight is not None:
-                return self._preflight(inbound, preflight, start_response)
         exchange = Exchange(inbound, environ, self._events)
         slot = None
         try:
+            if inbound.method == "OPTIONS":
+                preflight = self._cors.preflight(inbound.header)
+                if preflight is not None:
+                    return self._preflight(exchange, preflight, start_response)
             slot = self._live.enter()
             return self._serve(exchange, slot, start_response)
         except ProxyError as error:
@@ -199,8 +199,11 @@ class RelayEndpoint:
         return [body] if body else []
 
     def _preflight(
-        self, inbound: Inbound, headers: Headers, start_response: StartResponse
+        self, exchange: Exchange, headers: Headers, start_response: StartResponse
     ) -> Iterable[bytes]:
+        inbound = exchange.inbound
+        self._admission.meet(exchange)
+        self._leave(exchange, None)
         inbound.abandon_body()
         start_response("204 No Content", [("X-Proxy-Request-ID", inbound.request_id), *headers])
         return []

@@ -265,6 +265,13 @@ def test_minting_is_under_the_limits_of_a_request(sqlite_url: str) -> None:
     assert set(world.limited.places.taken.values()) == {0}
 
 
+def test_a_preflight_counts_for_its_address(sqlite_url: str) -> None:
+    world = World(sqlite_url, origins=("https://a.test",), rates=Rates(address=1))
+    codes = [world.ask(b"", method="OPTIONS", headers=[ORIGIN, ASKED]).code for _ in range(2)]
+    assert codes == [204, 429]
+    world.refused(429, "rate_limit_exceeded", FIVE)
+
+
 class Peek:
     """A piece of a body that looks whose requests are under way when it is read."""
 

@@ -22,9 +22,11 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.relay.watch import ClientGone, Drained, Withdrawn
+from proxy.web.plan import Rates
 from tests.auth.granting import PAST, START, Store
 from tests.auth.granting import SECRET as STORED_SECRET
 from tests.clock import Clock
+from tests.web.limiting import Limited
 from tests.web.relaying import (
     ALLOWING,
     ASKED,
@@ -611,6 +613,15 @@ def test_a_preflight_is_answered_here_without_a_token_or_an_event() -> None:
     assert len(world.live) == 0
     refused = world.ask("OPTIONS", headers=[("Origin", "https://evil.test"), ASKED], token=None)
     assert (refused.code, refused.all("Access-Control-Allow-Origin")) == (204, [])
+
+
+def test_a_preflight_counts_for_its_address() -> None:
+    world = World(origins=["https://a.test"], limited=Limited(Rates(address=2)))
+    answers = [world.ask("OPTIONS", headers=[ORIGIN, ASKED], token=None) for _ in range(3)]
+    assert [answer.code for answer in answers] == [204, 204, 429]
+    assert answers[2].all("Access-Control-Allow-Origin") == ["https://a.test"]
+    assert world.ask().code == 429
+    assert [event.error_code for event in world.events] == ["rate_limit_exceeded"] * 2
 
 
 def test_other_options_go_to_the_upstream() -> None:
