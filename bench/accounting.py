@@ -1,11 +1,13 @@
-"""CPU time and memory of processes, from the kernel's own books.
+"""CPU time and memory of processes, and what the host took, from the kernel's own books.
 
 The CPU clock of a process covers its ended threads as well, in nanoseconds; `/proc/PID/stat` holds
 the same sum rounded to hundredths of a second, too coarse for microseconds per event.
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 _CPUCLOCK_SCHED = 2
 
@@ -49,3 +51,21 @@ def rss_bytes(pid: int) -> int:
 def worker_rss_bytes(pid: int) -> int:
     """Of the largest process below ``pid``, or of itself when it has none: the worker."""
     return max(map(rss_bytes, children(pid) or [pid]))
+
+
+@dataclass(frozen=True)
+class CoreTime:
+    """What all cores have counted since the start of the machine, in ticks."""
+
+    total: int
+    stolen: int
+
+    @classmethod
+    def now(cls) -> Self:
+        # user, nice, system, idle, iowait, irq, softirq, steal; guests are in user and nice
+        ticks = [int(item) for item in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+        return cls(sum(ticks), ticks[7])
+
+    def stolen_since(self, earlier: Self) -> float:
+        """The share (0 … 1) of the cores' time that a virtual machine's host gave to others."""
+        return (self.stolen - earlier.stolen) / max(1, self.total - earlier.total)

@@ -11,11 +11,12 @@ LIBRARIES: Final = ("gunicorn", "gevent", "geventhttpclient", "greenlet", "flask
 
 
 def describe(root: Path) -> dict[str, str]:
-    """CPU, kernel, versions, commit; a value is empty when it cannot be found out."""
+    """CPU, kernel, system, versions, commit; a value is empty when it cannot be found out."""
     facts = {
         "cpu": _cpu_model(),
         "cores": str(os.cpu_count()),
         "kernel": platform.release(),
+        "os": _os_name(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
         "nginx": _first_line(["nginx", "-v"]).rpartition("/")[2],
@@ -31,6 +32,14 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _os_name() -> str:
+    """The distribution: whose build of Python it most likely is."""
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return ""
 
 
 def _first_line(command: list[str]) -> str:

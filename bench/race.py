@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.accounting import CoreTime
 from bench.contenders.base import Contender
 from bench.load.wrk import LoadFailed
 from bench.processes import NotStarted
@@ -43,14 +44,16 @@ def _measure(plan: Plan, scenario: Scenario, contender: Contender, number: int) 
         bench = Bench(
             Path(folder), contender, plan.contender_cores, plan.load_cores, quick=plan.quick
         )
+        before = CoreTime.now()
         try:
             figures = scenario.run(bench)
         except (NotStarted, LoadFailed, OSError, subprocess.SubprocessError) as error:
             problem = f"{type(error).__name__}: {error}"
             return Round(scenario.name, contender.name, number, problem=problem)
+        stolen = CoreTime.now().stolen_since(before)
     # A percentile of nothing: there is no such figure, and no such number in JSON.
     there = {name: value for name, value in figures.items() if not math.isnan(value)}
-    return Round(scenario.name, contender.name, number, there)
+    return Round(scenario.name, contender.name, number, there, stolen=round(stolen, 4))
 
 
 def _brief(measured: Round) -> str:

@@ -48,17 +48,27 @@ def block(result: Result, source: str) -> str:
     )
     where = (
         f"Measured {result.started[:10]} on {machine['cpu']}, {machine['cores']} cores, "
-        f"Linux {machine['kernel']}, Python {machine['python']}, gunicorn {machine['gunicorn']}, "
-        f"gevent {machine['gevent']}, nginx {machine['nginx']}{others}; "
-        f"commit `{machine['commit'][:10]}`"
-        f"{_changed(result)}; medians of {result.options['rounds']} round(s); every round is in "
-        f"`bench/results/{source}`."
+        f"Linux {machine['kernel']}, {_os(result)}Python {machine['python']}, "
+        f"gunicorn {machine['gunicorn']}, gevent {machine['gevent']}, "
+        f"nginx {machine['nginx']}{others}; commit `{machine['commit'][:10]}`"
+        f"{_changed(result)}; medians of {result.options['rounds']} round(s){_stolen(result)}; "
+        f"every round is in `bench/results/{source}`."
     )
     return f"{where}\n\n{markdown(result)}"
 
 
 def _changed(result: Result) -> str:
     return " with uncommitted changes" if result.machine["uncommitted_changes"] == "yes" else ""
+
+
+def _os(result: Result) -> str:
+    name = result.machine.get("os", "")
+    return f"{name}, " if name else ""
+
+
+def _stolen(result: Result) -> str:
+    share = result.stolen()
+    return "" if share is None else f", in which the host took up to {share:.1%} of the cores"
 
 
 def replaced(page: str, new: str) -> str:

@@ -11,13 +11,18 @@ from bench.figures import Figures, medians
 
 @dataclass(frozen=True)
 class Round:
-    """One measurement; ``problem`` says why there are no figures."""
+    """One measurement; ``problem`` says why there are no figures.
+
+    ``stolen``: share (0 … 1) of the cores' time that the host took meanwhile; None in results that
+    were made before it was noted.
+    """
 
     scenario: str
     contender: str
     number: int
     figures: Figures = field(default_factory=dict)
     problem: str = ""
+    stolen: float | None = None
 
 
 @dataclass
@@ -42,6 +47,10 @@ class Result:
 
     def problems(self, scenario: str, contender: str) -> list[str]:
         return [each.problem for each in self._of(scenario, contender) if each.problem]
+
+    def stolen(self) -> float | None:
+        """The largest share that the host took in a round."""
+        return max((each.stolen for each in self.rounds if each.stolen is not None), default=None)
 
     def only(self, scenarios: Sequence[str]) -> Self:
         """The same with the rounds of these scenarios."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.accounting import cpu_seconds, rss_bytes, tree, worker_rss_bytes
+from bench.accounting import CoreTime, cpu_seconds, rss_bytes, tree, worker_rss_bytes
 from bench.contenders.base import Running
 from bench.processes import NotStarted, Started, free_port
 
@@ -48,3 +48,10 @@ def test_the_cpu_time_of_children_counts() -> None:
         parent.stdin.write(b"\n")
         parent.stdin.close()
         assert parent.wait(30) == 0
+
+
+def test_what_the_host_took_is_a_share_of_what_the_cores_had() -> None:
+    assert CoreTime(1400, 130).stolen_since(CoreTime(1000, 30)) == 0.25
+    assert CoreTime(1000, 30).stolen_since(CoreTime(1000, 30)) == 0
+    now = CoreTime.now()
+    assert now.total > now.stolen >= 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.picture import picture
-from bench.report import BEGIN, END, PAGE, PICTURE, RESULTS, blocks, replaced
+from bench.report import BEGIN, END, PAGE, PICTURE, RESULTS, block, blocks, replaced
 from bench.result import Result, newest
 from tests.bench_tool.results import buffered, result
 
@@ -47,6 +47,17 @@ def test_a_scenario_is_from_the_newest_result_that_has_it(tmp_path: Path) -> Non
     (older, first), (newer, second) = newest(tmp_path)
     assert (older.stem, first.scenarios()) == ("20260101-000000", ["events"])
     assert (newer.stem, second.scenarios()) == ("20260201-000000", ["buffered"])
+
+
+def test_the_page_says_whose_system_it_was_and_what_the_host_took() -> None:
+    made = result(
+        *(replace(buffered("ours", n, 100), stolen=share) for n, share in ((1, 0.004), (2, 0.031)))
+    )
+    assert "host" not in block(result(buffered("ours", 1, 100)), "one.json")
+    made.machine["os"] = "Debian GNU/Linux 13 (trixie)"
+    text = block(made, "one.json")
+    assert ", Debian GNU/Linux 13 (trixie), Python 3.11.7" in text
+    assert "3 round(s), in which the host took up to 3.1% of the cores; every" in text
 
 
 def test_the_page_is_that_of_the_newest_result() -> None:
