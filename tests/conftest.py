@@ -47,7 +47,7 @@ import pytest
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
 from tests import canaries
-from tests.services import MariaDB, Moto, Postgres, RedisServer
+from tests.services import MariaDB, Moto, Postgres, RedisServer, mysql_server
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -138,7 +138,7 @@ def no_secret_in_any_output(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
     """One server for all tests of this process."""
-    with MariaDB() as server:
+    with mysql_server() as server:
         yield server
 
 

@@ -121,9 +121,11 @@ class MysqlDialect(Dialect):
         "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?"
     )
     table_options = " ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
-    # GET_LOCK names are the server's, not the database's, and have 64 characters at most.
-    take_migration_lock = "SELECT GET_LOCK(CONCAT('proxy_migrate_', MD5(DATABASE())), 1)"
-    return_migration_lock = "SELECT RELEASE_LOCK(CONCAT('proxy_migrate_', MD5(DATABASE())))"
+    # GET_LOCK names are the server's, not the database's, and have 64 characters at most. MySQL has
+    # no MD5() any more.
+    _lock_name = "CONCAT('proxy_migrate_', LEFT(SHA2(DATABASE(), 256), 32))"
+    take_migration_lock = f"SELECT GET_LOCK({_lock_name}, 1)"
+    return_migration_lock = f"SELECT RELEASE_LOCK({_lock_name})"
 
     def __init__(self) -> None:
         from pymysql import err  # only when this database was picked

@@ -9,13 +9,13 @@ from tests.e2e.asking import ask, error_of
 from tests.e2e.conftest import Maker
 from tests.rawclient import RawClient
 from tests.server import ProxyServer
-from tests.services import MariaDB
+from tests.services import MariaDB, mysql_server
 from tests.waiting import wait_until
 
 
 @pytest.fixture
 def own_mariadb() -> Iterator[MariaDB]:
-    with MariaDB() as server:
+    with mysql_server() as server:
         yield server
 
 

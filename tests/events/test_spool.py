@@ -215,9 +215,10 @@ def test_a_failed_sync_is_told_once(writer: SpoolWriter, monkeypatch: pytest.Mon
 
 
 WRITING = """
-import sys
+import sys, time
 from pathlib import Path
 from proxy.events.records import framed
+from proxy.events.segments import segment_numbers
 from proxy.events.spool import SpoolWriter
 writer = SpoolWriter.create(Path(sys.argv[1]), segment_bytes=50_000)
 print(writer.folder, flush=True)
@@ -225,6 +226,9 @@ number = 0
 while True:
     writer.append([framed(b"%020d\\n" % n) for n in range(number, number + 7)])
     number += 7
+    # Not far ahead: a reader that is slower would never see the end of it.
+    while number % 700 == 0 and len(segment_numbers(writer.folder)) > 5:
+        time.sleep(0.001)
 """
 
 

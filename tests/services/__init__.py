@@ -5,8 +5,9 @@ Never a server that happens to be running, and only what was started here is end
 
 from tests.services.mariadb import MariaDB
 from tests.services.moto import Moto
+from tests.services.mysql import mysql_server
 from tests.services.postgres import Postgres
 from tests.services.prometheus import Prometheus
 from tests.services.redis import RedisServer
 
-__all__ = ["MariaDB", "Moto", "Postgres", "Prometheus", "RedisServer"]
+__all__ = ["MariaDB", "Moto", "Postgres", "Prometheus", "RedisServer", "mysql_server"]

@@ -14,10 +14,17 @@ class MariaDB(Process):
     """It speaks TLS too; ``ca_file`` is what vouches for its name ``localhost`` (not 127.0.0.1)."""
 
     def prepare(self) -> None:
-        self._server = require("mariadbd", package="mariadb-server")
-        installer = require("mariadb-install-db", package="mariadb-server")
         self._names = 0
+        self.find()
         self.ca_file, self._key_file = write_certificate(self.folder)
+        self.install()
+
+    def find(self) -> None:
+        self._server = require("mariadbd", package="mariadb-server")
+
+    def install(self) -> None:
+        """Makes the folder of data."""
+        installer = require("mariadb-install-db", package="mariadb-server")
         self.run_once(
             [
                 installer,
@@ -25,7 +32,7 @@ class MariaDB(Process):
                 f"--datadir={self.folder / 'data'}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
-                *_as_root(),
+                *as_root(),
             ]
         )
 
@@ -44,12 +51,15 @@ class MariaDB(Process):
             f"--ssl-key={self._key_file}",
             "--skip-log-bin",
             "--innodb-buffer-pool-size=24M",
-            "--innodb-log-file-size=16M",
             "--innodb-flush-log-at-trx-commit=0",
             "--innodb-doublewrite=0",
             "--max-connections=200",
-            *_as_root(),
+            *self.own_options(),
+            *as_root(),
         ]
+
+    def own_options(self) -> list[str]:
+        return ["--innodb-log-file-size=16M"]
 
     def answers(self) -> bool:
         try:
@@ -90,5 +100,5 @@ class MariaDB(Process):
         return f"mysql://root@127.0.0.1:{self.port}/{name}"
 
 
-def _as_root() -> list[str]:
+def as_root() -> list[str]:
     return ["--user=root"] if os.geteuid() == 0 else []
