@@ -110,7 +110,7 @@ class SqliteDialect(Dialect):
 
 
 class MysqlDialect(Dialect):
-    """MySQL 8.4 and MariaDB 10.11: only what both understand."""
+    """MySQL 8.4 and MariaDB 10.11, and newer ones: only what all understand."""
 
     name = "mysql"
     for_update = " FOR UPDATE"

@@ -239,19 +239,19 @@ def plans(store: Store, work: Callable[[], Any]) -> list[str]:
     work()
     explain = {
         "sqlite": "EXPLAIN QUERY PLAN ",
-        "mysql": "EXPLAIN FORMAT=JSON ",
+        "mysql": "EXPLAIN FORMAT=TRADITIONAL ",
         "postgresql": "EXPLAIN ",
     }[store.database.dialect.name]
     found = []
     for sql, params in list(statements.seen):
         if re.match("SELECT id|UPDATE|DELETE", sql):
             rows = store.database.run(lambda s, q=(explain + sql, params): s.all(*q))  # type: ignore[misc]
-            found.append("\n".join(" ".join(map(str, row)) for row in rows))
+            found.append("\n".join("|".join(map(str, row)) for row in rows))
     return found
 
 
 #: A scan of a whole table, in each one's words.
-SCAN = re.compile(r'\bSCAN (tokens|usage_hourly)\b|"access_type": "(ALL|index)"|Seq Scan')
+SCAN = re.compile(r"\bSCAN (tokens|usage_hourly)\b|\|(ALL|index)\||Seq Scan")
 
 
 def assert_no_scan(found: list[str]) -> None:

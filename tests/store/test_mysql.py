@@ -104,6 +104,8 @@ Database.from_url(sys.argv[1]).run(work)
 def test_a_node_that_freezes_does_not_hold_up_the_others(mysql_url: str) -> None:
     """Its locks are free again before those who wait for them lose patience, or soon after."""
     Migrator(database := Database.from_url(mysql_url)).migrate()
+    if "MariaDB" not in str(database.run(lambda session: session.one("SELECT VERSION()"))):
+        pytest.skip("MySQL has a limit for connections that are idle, and it is a minute")
     frozen = subprocess.Popen([sys.executable, "-c", FREEZE, mysql_url], cwd=ROOT)
     try:
         os.waitid(os.P_PID, frozen.pid, os.WSTOPPED | os.WNOWAIT)
