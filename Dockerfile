@@ -11,15 +11,16 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOST=0.0.0.0 \
     DATA_DIR=/app/data
-RUN useradd --system --uid 10001 --home-dir /app --shell /usr/sbin/nologin proxy
+# Debian has a user "proxy" of its own.
+RUN useradd --uid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin app
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY gunicorn.conf.py manage.py ./
 COPY proxy proxy
 # Compiled now: the code belongs to root, and the process may write to data/ alone.
 RUN python -m compileall -q proxy \
- && install --directory --owner=proxy --group=proxy --mode=700 data
-USER proxy
+ && install --directory --owner=app --group=app --mode=700 data
+USER app
 VOLUME /app/data
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
