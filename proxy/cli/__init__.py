@@ -66,7 +66,17 @@ class LazyGroup(click.Group):
             lines = "".join(f"\n  {problem}" for problem in error.problems)
             raise Unusable(f"the settings cannot be used:{lines}") from error
         except ProxyError as error:
-            raise click.ClickException(str(error) or error.code) from error
+            raise click.ClickException(_told(error)) from error
+
+
+def _told(error: ProxyError) -> str:
+    """For an operator, who may know what clients may not: what the database's driver said."""
+    cause = error.__cause__
+    if str(error) or cause is None:
+        return str(error) or error.code
+    # MySQL's are a number and a text.
+    number_and_text = not isinstance(cause, OSError) and len(cause.args) == 2
+    return f"{error.code}: {cause.args[1] if number_and_text else str(cause) or repr(cause)}"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,10 +1,12 @@
 """proxy/cli/__init__.py: the table of commands holds, and failures become the right exit code."""
 
 import re
+import sqlite3
 import subprocess
 import sys
 
 import click
+import pymysql
 import pytest
 
 from proxy.cli import COMMANDS, LazyGroup, root
@@ -61,6 +63,27 @@ def test_our_errors(
     result = run("db", "status")
     assert result.exit_code == code
     assert result.stderr.endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (PermissionError(13, "Permission denied", "/data/proxy.db"), "'/data/proxy.db'"),
+        (pymysql.err.OperationalError(1045, "Access denied for user 'me'"), ": Access denied for"),
+        (sqlite3.OperationalError("disk I/O error"), "store_unavailable: disk I/O error"),
+        (TimeoutError(), "store_unavailable: TimeoutError()"),
+    ],
+)
+def test_an_operator_is_told_what_the_database_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch, cause: Exception, told: str
+) -> None:
+    def fail() -> None:
+        raise StoreError from cause
+
+    monkeypatch.setattr("proxy.cli.db.load_settings", fail)
+    result = run("db", "status")
+    assert result.exit_code == 1
+    assert told in result.stderr
 
 
 def test_help_is_fast_because_nothing_heavy_is_imported() -> None:
