@@ -20,7 +20,8 @@ COPY proxy proxy
 # Compiled now: the code belongs to root, and the process may write to data/ alone.
 RUN python -m compileall -q proxy \
  && install --directory --owner=app --group=app --mode=700 data
-USER app
+# As a number: Kubernetes can tell that this is not root.
+USER 10001
 VOLUME /app/data
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \

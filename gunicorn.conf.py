@@ -14,6 +14,13 @@ import resource
 import sys
 from pathlib import Path
 
+if not sys.platform.startswith("linux"):
+    print(
+        "The server needs Linux (pidfds, locks of open files); elsewhere run it in a container.",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from proxy import logs, master, wsgi

@@ -13,9 +13,9 @@ DEBIAN_HAS: Final = re.compile(
 
 
 def test_its_user_is_made_there_and_owns_the_data() -> None:
-    (user,) = re.findall(r"useradd .*?(\S+)$", TEXT, re.MULTILINE)
+    ((number, user),) = re.findall(r"useradd --uid (\d+) .*?(\S+)$", TEXT, re.MULTILINE)
     assert not DEBIAN_HAS.fullmatch(user)
-    assert re.findall(r"^USER (\S+)$", TEXT, re.MULTILINE) == [user]
+    assert re.findall(r"^USER (\S+)$", TEXT, re.MULTILINE) == [number]
     assert set(re.findall(r"--(?:owner|group)=(\S+)", TEXT)) == {user}
 
 
