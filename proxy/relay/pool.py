@@ -188,7 +188,9 @@ class _Tuned(PlainConnector):
                 sock.close()
                 if isinstance(error, ConnectTimedOut) or not isinstance(error, OSError):
                     raise  # no failure of this address: all the time is over, or the client left
-                failure = failure or error
+                # Of several, what somebody answered with says more than that nobody did.
+                if failure is None or isinstance(error, ssl.SSLError):
+                    failure = error
         raise failure or OSError("its name has no address")
 
     def _create_tcp_socket(self, family: int, socktype: int, protocol: int) -> Socket:

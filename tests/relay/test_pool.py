@@ -230,6 +230,28 @@ def test_the_first_failure_is_told(
         pool.connect()
 
 
+@pytest.mark.parametrize(
+    "order", ["answered, silent", "silent, answered", "silent, answered, silent"]
+)
+def test_who_answered_is_told_before_who_did_not(
+    order: str, pools: list[ConnectionPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = order.split(", ")
+    failures = {"answered": ssl.SSLError("unknown CA"), "silent": ConnectionRefusedError()}
+    pool = make(pools, "https://127.0.0.1:1")
+
+    def fail(sock: object, address: object) -> None:
+        raise failures[kinds.pop(0)]
+
+    monkeypatch.setattr(pool._connector, "_connect_socket", fail)
+    monkeypatch.setattr(
+        pool._connector, "_resolve", lambda: addresses(*["https://127.0.0.1:1"] * len(kinds))
+    )
+    with pytest.raises(ssl.SSLError, match="unknown CA"):
+        pool.connect()
+    assert not kinds
+
+
 def test_an_interrupted_connect_tries_nothing_else(
     full_listener: str,
     serve: Serve,
