@@ -23,7 +23,8 @@ def describe(root: Path) -> dict[str, str]:
         "wrk": _first_line(["wrk", "-v"]).partition(" ")[2].partition(" ")[0],
         "commit": _first_line(["git", "-C", str(root), "rev-parse", "HEAD"]),
     }
-    changed = _first_line(["git", "-C", str(root), "status", "--porcelain", "--", "proxy", "bench"])
+    code = ["proxy", "bench", ":(exclude)bench/results"]  # an earlier race changes no code
+    changed = _first_line(["git", "-C", str(root), "status", "--porcelain", "--", *code])
     return facts | {"uncommitted_changes": "yes" if changed else "no"}
 
 
