@@ -3,7 +3,6 @@
 import io
 import socket
 import threading
-import time
 from typing import Any
 
 import orjson
@@ -96,6 +95,8 @@ def test_what_is_no_object_is_passed_over() -> None:
 def test_each_delta_is_there_at_once(framing: bytes) -> None:
     """Over a real socket: an answer that is not chunked is where ``iter_lines`` would wait."""
     chunked = framing.startswith(b"Transfer")
+    taken = threading.Semaphore(0)
+    in_time = []
 
     def serve(listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -104,7 +105,8 @@ def test_each_delta_is_there_at_once(framing: bytes) -> None:
             connection.sendall(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n")
             for data in (event("a"), event("b"), DONE):
                 connection.sendall(b"%x\r\n%s\r\n" % (len(data), data) if chunked else data)
-                time.sleep(0.2)
+                if data is not DONE:
+                    in_time.append(taken.acquire(timeout=20))
             if chunked:
                 connection.sendall(b"0\r\n\r\n")
 
@@ -113,9 +115,10 @@ def test_each_delta_is_there_at_once(framing: bytes) -> None:
         thread.start()
         port = listener.getsockname()[1]
         with requests.get(f"http://127.0.0.1:{port}/", stream=True, timeout=5) as found:
-            began = time.monotonic()
-            seen = [(content(chunk), time.monotonic() - began) for chunk in deltas(found)]
+            seen = []
+            for chunk in deltas(found):
+                seen.append(content(chunk))
+                taken.release()
         thread.join()
-    assert [text for text, _ in seen] == ["a", "b"]
-    assert seen[0][1] < 0.15
-    assert 0.15 < seen[1][1] < 0.35
+    assert seen == ["a", "b"]
+    assert in_time == [True] * 2, "the next is sent once the client has the one before"

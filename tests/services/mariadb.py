@@ -15,6 +15,8 @@ class MariaDB(Process):
 
     def prepare(self) -> None:
         self._names = 0
+        # Not /tmp: one that starts there removes the temporary tables of the others.
+        self.run_as["env"] = {**os.environ, "TMPDIR": str(self.folder)}
         self.find()
         self.ca_file, self._key_file = write_certificate(self.folder)
         self.install()
