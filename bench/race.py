@@ -46,14 +46,13 @@ def _measure(plan: Plan, scenario: Scenario, contender: Contender, number: int) 
         )
         before = CoreTime.now()
         try:
-            figures = scenario.run(bench)
+            figures, problem = scenario.run(bench), ""
         except (NotStarted, LoadFailed, OSError, subprocess.SubprocessError) as error:
-            problem = f"{type(error).__name__}: {error}"
-            return Round(scenario.name, contender.name, number, problem=problem)
-        stolen = CoreTime.now().stolen_since(before)
+            figures, problem = {}, f"{type(error).__name__}: {error}"
+        stolen = round(CoreTime.now().stolen_since(before), 4)
     # A percentile of nothing: there is no such figure, and no such number in JSON.
     there = {name: value for name, value in figures.items() if not math.isnan(value)}
-    return Round(scenario.name, contender.name, number, there, stolen=round(stolen, 4))
+    return Round(scenario.name, contender.name, number, there, problem, stolen)
 
 
 def _brief(measured: Round) -> str:
