@@ -139,6 +139,11 @@ class Application:
     def database_state(self) -> str:
         return "not used" if self._pass_through else self._registry.health.state
 
+    @property
+    def keys_state(self) -> str:
+        # `/ready` is open to all: how many, and not which.
+        return "" if self._pass_through else self._registry.health.keys.partition(":")[0]
+
     # The worker's side.
 
     def error_answer(self, error: ProxyError, status_line: str | None = None) -> Reply:

@@ -151,6 +151,16 @@ class CipherError(BackendError):
     retry_after = None
 
 
+class KeyUnreadable(BackendError):
+    """A request needs an upstream key that this server cannot decrypt. Trying again does not help
+    before an operator has acted, and SDKs are told so."""
+
+    retry_after: int | None = 60
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message, headers=[("x-should-retry", "false")])
+
+
 class SettingsError(Exception):
     """The configuration is unusable. ``problems`` names each one; none of them shows a secret."""
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from proxy.auth import credentials
 from proxy.auth.cache import GrantCache
 from proxy.auth.principal import Principal, TokenRefused
-from proxy.errors import ClientError, QuotaExceeded
+from proxy.errors import CipherError, ClientError, KeyUnreadable, QuotaExceeded
 from proxy.policy.accounts import Account, account_of
 from proxy.policy.policy import Policy
 from proxy.store.records import Grant
@@ -78,6 +78,8 @@ class Authenticator:
         self._counter = counter
         self._budgets = budgets
         self._clock = clock
+        # What has been logged of keys that cannot be decrypted.
+        self._unreadable: set[str] = set()
         self.cache = GrantCache(
             self._look_up, size=cache_size, ttl=cache_ttl, grace=stale_grace, clock=cache_clock
         )
@@ -87,7 +89,8 @@ class Authenticator:
 
         Raises the first that holds: :class:`ClientError` ``invalid_token``, ``token_not_found``;
         :class:`TokenRefused` ``token_inactive``, ``token_expired``, ``project_inactive``; or
-        :class:`proxy.errors.StoreError` when a token is not cached and the store is away.
+        :class:`proxy.errors.StoreError` when a token is not cached and the store is away;
+        :class:`proxy.errors.KeyUnreadable` when its project's upstream key cannot be decrypted.
         """
         secret = bearer(authorization)
         if secret is None or not credentials.is_well_formed(secret):
@@ -149,6 +152,7 @@ class Authenticator:
     def forget(self, ids: Collection[str] | None) -> None:
         """Ask the store again about these tokens, and the tokens of these projects; None: all."""
         self._budgets.forget(ids)
+        self._unreadable.clear()
         if ids is None:
             self.cache.evict(lambda principal: True)
         else:
@@ -157,7 +161,14 @@ class Authenticator:
 
     def _look_up(self, token_hash: str) -> Principal | None:
         read_at = time.monotonic()
-        grant = self._grants.find(token_hash)
+        try:
+            grant = self._grants.find(token_hash)
+        except CipherError as error:
+            # A line per cause, not per request: it names the project, and what is to be done.
+            if str(error) not in self._unreadable and len(self._unreadable) < _MOST_UNREADABLE:
+                self._unreadable.add(str(error))
+                _log.error("upstream key unreadable: %s", error)
+            raise KeyUnreadable(_KEY_UNREADABLE) from error
         if grant is None:
             return None
         token, project = grant.token, grant.project
@@ -188,6 +199,13 @@ class Authenticator:
             read_at=read_at,
         )
 
+
+#: Keys that cannot be decrypted, of which the log has a line.
+_MOST_UNREADABLE: Final = 1000
+_KEY_UNREADABLE: Final = (
+    "The upstream key of this project cannot be read by this server. Its operator finds the reason "
+    "in the log and in /ready."
+)
 
 #: RFC 9110 §11.6.1: a 401 says how to authenticate.
 _CHALLENGE: Final = (("WWW-Authenticate", 'Bearer realm="openai-proxy"'),)

@@ -29,6 +29,7 @@ from proxy.store.grants import Grants
 from proxy.store.health import DatabaseHealth
 from proxy.store.migrate import check_schema
 from proxy.store.projects import Projects
+from proxy.store.rotation import unreadable
 from proxy.store.tokens import Tokens
 
 
@@ -40,7 +41,9 @@ class Registry:
         cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
         self.projects = Projects(database, cipher)
         self.tokens = Tokens(database)
-        self.health = DatabaseHealth(lambda: check_schema(database))
+        self.health = DatabaseHealth(
+            lambda: check_schema(database), lambda: unreadable(database, cipher)
+        )
         self.recorder = _recorder(database, queue)
         counters = Counters(database)
         self.counts = RequestCounts(counters)

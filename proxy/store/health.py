@@ -16,17 +16,28 @@ _log = logging.getLogger(__name__)
 
 _UNTIL_FIRST: Final = 1.0
 _INTERVAL: Final = 5.0
+#: Good checks between two counts of the stored keys: a minute.
+_KEYS_EVERY: Final = 12
 
 
 class DatabaseHealth:
-    """``check`` raises; the message of a ProxyError says what is wrong."""
+    """Checks in a greenlet of its own; reads of its attributes cost nothing."""
 
-    def __init__(self, check: Callable[[], None]) -> None:
+    def __init__(
+        self, check: Callable[[], None], read_keys: Callable[[], str] = lambda: ""
+    ) -> None:
+        """``check`` raises; the message of a ProxyError says what is wrong. ``read_keys`` is asked
+        after a good check: what is wrong with the stored keys, or "". It may raise too."""
         self._check = check
+        self._read_keys = read_keys
+        # Good checks until the keys are looked at again.
+        self._keys_due = 0
         self._greenlet: gevent.Greenlet[..., None] | None = None
         #: Whether a check has ever succeeded in this process; what the last one said.
         self.ready = False
         self.state = "not checked yet"
+        #: What is wrong with the stored upstream keys; "": nothing that is known of.
+        self.keys = ""
 
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)
@@ -50,6 +61,23 @@ class DatabaseHealth:
             self.ready = True
             if before != "ok":
                 _log.info("database: ok")
+            self._look_at_keys()
+
+    def _look_at_keys(self) -> None:
+        """At the start, then seldom: they are counted row by row. While some are unreadable, with
+        every check."""
+        self._keys_due -= 1
+        if self._keys_due > 0 and not self.keys:
+            return
+        try:
+            found = self._read_keys()
+        except Exception as error:  # noqa: BLE001  (the next check says more)
+            _log.warning("keys: cannot be counted: %r", error.__cause__ or error)
+            return
+        self._keys_due = _KEYS_EVERY
+        if found != self.keys:
+            _log.log(logging.ERROR if found else logging.INFO, "keys: %s", found or "ok")
+        self.keys = found
 
     def _run(self) -> None:
         while True:

@@ -21,6 +21,8 @@ _PAGE: Final = 200
 _ATTEMPTS: Final = 10
 #: "v1:", 8 digits, ":". Enough to tell which key a ciphertext needs.
 _PREFIX_LENGTH: Final = 12
+#: Key ids in one message.
+_IDS_SHOWN: Final = 5
 _PAGE_QUERY: Final = "SELECT id, name, upstream_key FROM projects WHERE id > ? ORDER BY id LIMIT ?"
 
 
@@ -108,6 +110,27 @@ def count_by_key(database: Database, cipher: Cipher) -> list[KeyCount]:
         else:
             rows["damaged" if cipher.is_encrypted(prefix) else "plaintext", None] += int(count)
     return [KeyCount(state, key_id, count) for (state, key_id), count in rows.items()]
+
+
+def unreadable(database: Database, cipher: Cipher) -> str:
+    """What is wrong with the stored keys, such as ``3 of 5 rows cannot be read: …``, or "".
+
+    Names the ids of the encryption keys that are missing. By key ids, as :func:`count_by_key`.
+    """
+    counts = count_by_key(database, cipher)
+    lost = [count for count in counts if count.state in ("unknown", "damaged")]
+    if not lost:
+        return ""
+    rows, total = sum(count.rows for count in lost), sum(count.rows for count in counts)
+    said = f"{rows} of {total} rows cannot be read"
+    missing = sorted(count.key_id for count in lost if count.key_id)
+    if not missing:
+        return f"{said}: their values are damaged"
+    shown = ", ".join(missing[:_IDS_SHOWN]) + (", …" if len(missing) > _IDS_SHOWN else "")
+    return (
+        f"{said}: they were encrypted with another key (its id is {shown}), which has to be in "
+        "ENCRYPTION_KEY or ENCRYPTION_KEYS_PREVIOUS"
+    )
 
 
 def _state(cipher: Cipher, key_id: str) -> str:

@@ -1,7 +1,7 @@
 """Is it alive, is it ready: for load balancers and people. No bearer, no database on the path."""
 
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import flask
 
@@ -20,6 +20,9 @@ class Node(Protocol):
 
     @property
     def database_state(self) -> str: ...
+
+    @property
+    def keys_state(self) -> str: ...
 
     @property
     def revocation_lag(self) -> float | None: ...
@@ -47,12 +50,15 @@ def create_blueprint(node: Node) -> flask.Blueprint:
             status = "ready"
         else:
             status = "starting"
-        body = {
+        body: dict[str, Any] = {
             "status": status,
             "database": node.database_state,
             # Seconds from the last change made anywhere to its being felt in this worker.
             "revocation_lag": node.revocation_lag,
         }
+        # Only while something is wrong with them: the node serves all other projects.
+        if node.keys_state:
+            body["keys"] = node.keys_state
         return json_reply(body, 200 if status == "ready" else 503)
 
     for rule in ("/health", "/live", "/livez"):

@@ -11,7 +11,7 @@ from proxy.auth import credentials
 from proxy.auth.authenticator import Authenticator, bearer
 from proxy.auth.budgets import Budgets
 from proxy.auth.principal import Principal, TokenRefused
-from proxy.errors import ClientError, ProxyError, StoreError
+from proxy.errors import CipherError, ClientError, ProxyError, StoreError
 from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
 from proxy.store.records import AccessToken
@@ -162,6 +162,26 @@ def test_a_store_that_is_away_is_told_and_not_remembered() -> None:
     error = refused(lambda: authenticator.authenticate(f"Bearer {SECRET}"))
     assert (error.status, error.code, bool(error.retry_after)) == (503, "store_unavailable", True)
     store.found = dict(found)
+    assert authenticator.authenticate(f"Bearer {SECRET}")
+
+
+def test_a_key_that_cannot_be_read_is_logged_once_and_is_no_defect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Store()
+    store.found = dict.fromkeys(store.found, CipherError("projects.upstream_key of 123: no key"))
+    authenticator = make(store)
+    for _ in range(3):
+        error = refused(lambda: authenticator.authenticate(f"Bearer {SECRET}"))
+        assert (error.status, error.code) == (503, "store_unavailable")
+        assert "123" not in str(error), "what is stored where is for the log only"
+        assert ("x-should-retry", "false") in error.headers
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "projects.upstream_key of 123" in caplog.text
+    authenticator.forget(["project-1"])  # it was changed: if it is still wrong, that is news
+    refused(lambda: authenticator.authenticate(f"Bearer {SECRET}"))
+    assert len(caplog.records) == 2
+    store.put()
     assert authenticator.authenticate(f"Bearer {SECRET}")
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import sqlite3
 from contextlib import closing
+from typing import Any
 
 import gevent
 import requests
@@ -11,6 +12,7 @@ import requests
 from proxy.cipher import Cipher
 from tests.server import UPSTREAM_KEY, ProxyServer
 from tests.upstream import Upstream
+from tests.waiting import wait_until
 
 from .conftest import Maker
 
@@ -35,14 +37,15 @@ def test_a_project_under_an_unknown_key_fails_alone(own_proxy: Maker) -> None:
         connection.commit()
     for _ in range(2):
         refused = ask(server, token)
-        assert refused.status_code == 500
-        assert refused.json()["error"]["code"] == "internal_error"
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "store_unavailable"
+        assert refused.headers["x-should-retry"] == "false"
         assert lost["id"] not in refused.text
         assert "projects" not in refused.text
         assert ask(server, access.token).status_code == 200
     entries = [json.loads(line) for line in server.log_text().splitlines()]
     said = [entry["message"] for entry in entries if entry["level"] == "error"]
-    assert len(said) == 2
+    assert len(said) == 1, "a line for the project, not for each request"
     assert lost["id"] in said[0]
     assert "encrypted with another key" in said[0]
     assert "ENCRYPTION_KEYS_PREVIOUS" in said[0]
@@ -52,6 +55,27 @@ def test_a_project_under_an_unknown_key_fails_alone(own_proxy: Maker) -> None:
     change = {"api_key": UPSTREAM_KEY}
     assert server.manage("PATCH", f"/projects/{lost['id']}", change).status_code == 200
     assert ask(server, token).status_code == 200
+
+
+def ready(server: ProxyServer) -> Any:
+    return requests.get(f"{server.url}/ready", timeout=30).json()
+
+
+def test_a_wrong_key_is_reported_at_the_start_and_by_ready(own_proxy: Maker) -> None:
+    server, access = own_proxy.started(ENCRYPTION_KEY=OLD, WEB_CONCURRENCY="1")
+    server.create_project("another")
+    assert "keys" not in ready(server)
+    assert server.stop() == 0
+    server.environ["ENCRYPTION_KEY"] = NEW
+    server.spawn()
+    server.wait_ready()
+    wait_until(lambda: ready(server).get("keys") == "2 of 2 rows cannot be read")
+    entries = [json.loads(line) for line in server.log_text().splitlines()]
+    said = [each["message"] for each in entries if each["message"].startswith("keys: 2 of 2 rows")]
+    assert len(said) == 1
+    assert Cipher(b"o" * 32).key_id in said[0]
+    assert "ENCRYPTION_KEYS_PREVIOUS" in said[0]
+    assert ask(server, access.token).status_code == 503
 
 
 def test_rotating_while_serving(own_proxy: Maker, upstream: Upstream) -> None:

@@ -95,3 +95,49 @@ def test_close_ends_the_checks(health: DatabaseHealth, check: Check) -> None:
     calls = check.calls
     gevent.sleep(0.05)
     assert check.calls == calls
+
+
+class TestKeys:
+    def test_they_are_reported_once_and_until_they_are_well(
+        self, check: Check, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        said = ["3 of 5 rows cannot be read: why", "3 of 5 rows cannot be read: why", ""]
+        health = DatabaseHealth(check, lambda: said.pop(0))
+        health.look()
+        health.look()
+        assert health.keys == "3 of 5 rows cannot be read: why"
+        assert (health.ready, health.state) == (True, "ok"), "other projects are served"
+        health.look()
+        assert health.keys == ""
+        keys = [r for r in caplog.records if r.getMessage().startswith("keys:")]
+        assert [record.levelname for record in keys] == ["ERROR", "INFO"]
+
+    def test_they_are_looked_at_seldom_while_all_is_well(
+        self, check: Check, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(health_module, "_KEYS_EVERY", 3)
+        looks = []
+
+        def look() -> str:
+            looks.append(check.calls)
+            return ""
+
+        health = DatabaseHealth(check, look)
+        for _ in range(7):
+            health.look()
+        assert looks == [1, 4, 7]
+
+    def test_a_failure_to_count_is_no_failure_of_the_database(
+        self, check: Check, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail() -> str:
+            raise StoreError
+
+        health = DatabaseHealth(check, fail)
+        health.look()
+        assert (health.state, health.keys) == ("ok", "")
+        assert "cannot be counted" in caplog.text
+        check.error = StoreError()
+        health.look()
+        assert health.state == "unavailable"

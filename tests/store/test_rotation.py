@@ -16,7 +16,7 @@ from proxy.store.grants import Grants
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
 from proxy.store.records import Project
-from proxy.store.rotation import KeyCount, Rotated, count_by_key, rotate
+from proxy.store.rotation import KeyCount, Rotated, count_by_key, rotate, unreadable
 from proxy.store.rows import from_micros
 from proxy.store.tokens import Tokens
 
@@ -247,3 +247,28 @@ class TestCount:
 
 def place(made: Project) -> dict[str, str]:
     return {"table": "projects", "column": "upstream_key", "row_id": made.id}
+
+
+class TestUnreadable:
+    def test_nothing_is_wrong(self, database: Database) -> None:
+        assert unreadable(database, BETWEEN) == ""
+        project(database, "old")
+        project(database, "new", AFTER)
+        put(database, project(database, "plain"), "sk-plain-0")
+        assert unreadable(database, BETWEEN) == ""
+
+    def test_rows_under_other_keys_are_counted_and_the_keys_named(self, database: Database) -> None:
+        for number in range(3):
+            project(database, f"old-{number}")
+        for number in range(2):
+            project(database, f"new-{number}", AFTER)
+        said = unreadable(database, AFTER)
+        assert said.startswith("3 of 5 rows cannot be read: ")
+        assert BEFORE.key_id in said
+        assert "ENCRYPTION_KEYS_PREVIOUS" in said
+
+    def test_damaged_rows_are_counted_and_not_shown(self, database: Database) -> None:
+        put(database, project(database, "p"), "v1:sk-no-ciphertext")
+        assert unreadable(database, AFTER) == (
+            "1 of 1 rows cannot be read: their values are damaged"
+        )

@@ -17,6 +17,7 @@ class Node:
     database_seen: bool = True
     database_state: str = "ok"
     revocation_lag: float | None = None
+    keys_state: str = ""
 
 
 def client(node: Node) -> FlaskClient:
@@ -52,6 +53,12 @@ def test_ready(path: str, node: Node, code: int, said: str) -> None:
         "database": node.database_state,
         "revocation_lag": None,
     }
+
+
+def test_unreadable_keys_are_in_the_body_of_a_ready_node() -> None:
+    answer = client(Node(keys_state="3 of 5 rows cannot be read")).get("/ready")
+    assert answer.status_code == 200
+    assert answer.json["keys"] == "3 of 5 rows cannot be read"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
