@@ -26,7 +26,7 @@ from proxy.relay.watch import Interruption, LiveRequests
 from proxy.store.grants import MOST_ANCESTORS
 from proxy.store.records import AccessToken
 from proxy.store.tokens import Tokens
-from proxy.web import Answered, fields, rules
+from proxy.web import Answered, fields, methods, rules
 from proxy.web.admission import Admission
 from proxy.web.cors import Cors
 from proxy.web.exchange import Exchange
@@ -123,6 +123,8 @@ class MintingEndpoint:
     def _answer_of(self, exchange: Exchange) -> Reply:
         inbound = exchange.inbound
         try:
+            if inbound.method in methods.REFUSED:
+                raise methods.refused("POST")
             if inbound.method == "OPTIONS":
                 preflight = self._cors.preflight(inbound.header)
                 if preflight is not None:

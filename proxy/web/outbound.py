@@ -12,6 +12,7 @@ from proxy.providers.base import OutboundRequest
 from proxy.relay.headers import Headers, upgrade_headers, upstream_headers
 from proxy.usage.asking import ask_for_usage
 from proxy.web.inbound import Inbound
+from proxy.web.methods import one_hop_less
 
 
 def outbound_request(
@@ -29,6 +30,8 @@ def outbound_request(
     """
     body = inbound.body
     headers = _forwarded(upstream_headers(inbound.headers, with_key=with_key), policy)
+    if inbound.method == "OPTIONS":
+        headers = one_hop_less(headers)
     target = inbound.target.encode("latin-1")
     if not body.exists:
         return OutboundRequest(inbound.method, target, headers, None)

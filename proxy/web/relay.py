@@ -23,6 +23,7 @@ from proxy.relay.tunnel import UpgradeAnswer
 from proxy.relay.watch import ClientGone, Interruption, LiveRequests
 from proxy.usage.meter import UsageMeter
 from proxy.usage.unasked import UnaskedUsage
+from proxy.web import methods
 from proxy.web.admission import Admission
 from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
@@ -64,6 +65,8 @@ class RelayEndpoint:
         exchange = Exchange(inbound, environ, self._events)
         slot = None
         try:
+            if inbound.method in methods.REFUSED:
+                raise methods.refused()
             if inbound.method == "OPTIONS":
                 preflight = self._cors.preflight(inbound.header)
                 if preflight is not None:
@@ -98,6 +101,8 @@ class RelayEndpoint:
         principal = self._admission.enter(exchange)
         self._live.claim(slot, principal)
         upstream_key = principal.upstream_key
+        if inbound.method == "OPTIONS" and methods.hops_left(inbound.headers) == 0:
+            return self._options(exchange, slot, start_response)
         if inbound.upgrades:
             self._admission.admit(exchange, principal)
             request = outbound_upgrade(inbound, principal.policy, with_key=upstream_key is None)
@@ -206,6 +211,19 @@ class RelayEndpoint:
         self._leave(exchange, None)
         inbound.abandon_body()
         start_response("204 No Content", [("X-Proxy-Request-ID", inbound.request_id), *headers])
+        return []
+
+    def _options(
+        self, exchange: Exchange, slot: object, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """The answer of the last hop that the client allowed (RFC 9110 §7.6.2)."""
+        principal = exchange.principal
+        rules = principal.policy.methods if principal is not None else ()
+        self._leave(exchange, slot)
+        exchange.inbound.abandon_body()
+        exchange.end(204, Outcome.COMPLETED)
+        allow = ("Allow", methods.allowed(rules))
+        start_response("204 No Content", [allow, *self._our_headers(exchange)])
         return []
 
     def _our_headers(self, exchange: Exchange) -> Headers:

@@ -5,7 +5,7 @@ import pytest
 from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access, Call, Maker
 from tests.rawclient import RawAnswer, RawClient
-from tests.server import MANAGEMENT_TOKEN, ProxyServer
+from tests.server import MANAGEMENT_TOKEN, UPSTREAM_KEY, ProxyServer
 from tests.upstream import Upstream
 from tests.waiting import wait_until
 
@@ -154,6 +154,33 @@ def test_what_the_parser_refuses(
     assert answer.values("Connection") == ["close"]
     assert not upstream.received
     proxy.events(0, timeout=0.05)
+
+
+@pytest.mark.parametrize("method", ["TRACE", "TRACK", "CONNECT"])
+def test_methods_that_would_hand_out_the_upstream_key(
+    call: Call, proxy: ProxyServer, upstream: Upstream, method: str
+) -> None:
+    """With a good token as without one: 405, and the upstream is not asked."""
+    for answer in (
+        call.relayed(method, "/v1/behave/echo"),
+        ask(proxy.port, f"{method} /v1/behave/echo HTTP/1.1\r\nHost: t\r\n\r\n".encode()),
+    ):
+        assert (answer.status, error_of(answer)) == (405, "method_not_allowed")
+        assert answer.values("Allow") == ["GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"]
+        assert UPSTREAM_KEY.encode() not in answer.body
+    assert not upstream.received
+    for event in proxy.events(2):
+        assert (event["method"], event["error_code"]) == (method, "method_not_allowed")
+
+
+def test_options_with_counted_hops(call: Call, proxy: ProxyServer, upstream: Upstream) -> None:
+    answer = call.relayed("OPTIONS", "/v1/behave/echo", [("Max-Forwards", "0")])
+    assert (answer.status, answer.body) == (204, b"")
+    assert not upstream.received
+    call.relayed("OPTIONS", "/v1/behave/echo", [("Max-Forwards", "3")])
+    assert call.last().values("Max-Forwards") == ["2"]
+    first, _ = proxy.events(2)
+    assert (first["status_code"], first["outcome"]) == (204, "completed")
 
 
 @pytest.mark.parametrize(

@@ -361,6 +361,13 @@ def test_other_methods(world: World, method: str) -> None:
     assert bool(result.body) == (method != "HEAD")
 
 
+@pytest.mark.parametrize("method", ["TRACE", "TRACK", "CONNECT"])
+def test_methods_that_nobody_may_use(world: World, method: str) -> None:
+    """Before the token is looked at."""
+    result = world.ask(FIVE, "wrong", method=method)
+    assert (result.code, result.one("Allow")) == (405, "POST")
+
+
 @pytest.mark.parametrize("target", [f"{PATH}/", "/%76%31/proxy/tokens", "//v1/proxy/tokens"])
 def test_another_spelling_is_nothing(world: World, target: str) -> None:
     world.refused(404, "endpoint_not_found", FIVE, target=target)
