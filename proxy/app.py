@@ -155,6 +155,7 @@ class Application:
         """Called once in the worker, before it accepts."""
         self._drain = event_drain(self._settings, self._queue, self._observation.events)
         self._observation.start()
+        self._limits.prepare()
         self._limits.start()
         (self._pass_through or self._registry).start()
 

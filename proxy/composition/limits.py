@@ -4,7 +4,7 @@ The thing to get wrong: with Redis there are two of them. The
 one of this node is asked about an address before anything else is done for it, without I/O.
 """
 
-from proxy.limits import open_limiter
+from proxy.limits import make_table, open_limiter
 from proxy.limits.charges import Charges
 from proxy.limits.concurrency import NodeConcurrency
 from proxy.settings import Settings
@@ -13,11 +13,12 @@ from proxy.web.throttle import Limiters, Throttle
 
 
 class Limits:
-    """Nothing is opened or connected before the first request that has a limit."""
+    """Nothing is opened or connected before the first request that has a limit; the node's table is
+    there by then."""
 
     def __init__(self, settings: Settings) -> None:
         # One folder of a node: a server that takes over from another takes its buckets, too.
-        folder = settings.data_dir.absolute() / "limits"
+        self._folder = folder = settings.data_dir.absolute() / "limits"
         self._near = open_limiter(redis_url="", on_error="open", folder=folder)
         self._shared = self._charges = None
         settle = self._near.settle
@@ -43,6 +44,10 @@ class Limits:
     def is_up(self) -> bool:
         """Whether limits are as exact as they can be: nothing is answered by a net."""
         return not (self._near.failing or (self._shared is not None and self._shared.failing))
+
+    def prepare(self) -> None:
+        """Make the table of the node; before the worker accepts. Milliseconds, and only once."""
+        make_table(self._folder)
 
     def start(self) -> None:
         if self._charges is not None:

@@ -9,10 +9,24 @@ The thing to get wrong: making one before the fork. Each worker opens its own fi
 """
 
 from pathlib import Path
+from typing import Final
 
 from proxy.limits.failover import FailoverLimiter
 from proxy.limits.memory import NodeLimiter
 from proxy.limits.process import ProcessLimiter
+
+_TABLE: Final = "buckets-1"
+
+
+def make_table(folder: Path) -> None:
+    """Make the table of the node before a worker accepts, unless it is there.
+
+    Two workers that met at their first requests might judge them by buckets of their own, while one
+    of them makes the file. Never raises: a limiter says so when its table cannot be made.
+    """
+    limiter = NodeLimiter(folder / _TABLE)
+    limiter.prepare()
+    limiter.close()
 
 
 def open_limiter(*, redis_url: str, on_error: str, folder: Path) -> FailoverLimiter:
@@ -21,7 +35,7 @@ def open_limiter(*, redis_url: str, on_error: str, folder: Path) -> FailoverLimi
     Nothing is connected or opened before the first call.
     """
     node = FailoverLimiter(
-        NodeLimiter(folder / "buckets-1"), ProcessLimiter(), name="the table of this node"
+        NodeLimiter(folder / _TABLE), ProcessLimiter(), name="the table of this node"
     )
     if not redis_url:
         return node

@@ -10,6 +10,7 @@ they are and not by how much they change, and takes a number away without the ta
 given to another account only when all its numbers are 0.
 """
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -62,6 +63,9 @@ class NodeConcurrency:
 
     def leave(self, keys: Iterable[str]) -> None:
         """Once for each key that was entered."""
+        # Without a file, or with another: what is left is written when the next request enters.
+        with contextlib.suppress(OSError):
+            self._file.check()
         for key in keys:
             left = self._own[key] - 1
             if left:
@@ -142,7 +146,9 @@ class NodeConcurrency:
 
     def _columns(self, row: int) -> memoryview:
         start = row // 4 + 2
-        return self._file.halves[start : start + self._file.halves[_USED]]
+        # Whatever stands there: this worker's own is among them, and none of the next row.
+        used = min(max(self._file.halves[_USED], self._column + 1), _COLUMNS)
+        return self._file.halves[start : start + used]
 
     def _count(self, key: str, row: int | None) -> int:
         """Over all workers; this one's own as it knows it, which may not stand there."""

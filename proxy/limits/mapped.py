@@ -1,9 +1,11 @@
 """A file that all processes of a node have in memory, and the lock that they share on it.
 
-It has its full size before anybody maps it, so that a full disk cannot kill a process that writes
-to it. Whatever lies under its name and is not such a file is replaced. Every process opens the file
-itself: a lock (``flock``) belongs to the opened file, so that a descriptor that was inherited would
-lock nobody out. For the same reason one process uses it from one thread.
+The file is made whole under another name and then renamed: it has its full size before a process
+maps it, so that a full disk cannot kill a process that writes to it. Whatever lies under its name
+and is not such a file is replaced, never mended in place: another process may have it mapped, and
+would go on with a file whose contents it does not know. Every process opens the file itself: a lock
+(``flock``) belongs to the opened file, so that a descriptor that was inherited would lock nobody
+out. For the same reason one process uses it from one thread.
 
 The thing to get wrong: whoever holds the lock may have been stopped. Nobody waits for it longer
 than some 50 ms, and who waits gives other greenlets their turn; a blocking lock would stop them.
@@ -54,6 +56,7 @@ class MappedFile:
         self.generation = 0
         # So that nobody outside can choose keys that fall together. The same in all processes.
         self._hash_key = b""
+        self._header = b""
         empty = memoryview(bytearray())
         self.words = empty.cast("Q")
         self.halves = empty.cast("I")
@@ -68,7 +71,8 @@ class MappedFile:
             except OSError:
                 pass  # the next try tells
             else:
-                return
+                if self._is_whole():
+                    return
         try:
             self.check()
             if self._try():
@@ -83,12 +87,23 @@ class MappedFile:
         raise LimiterError from TimeoutError(f"{self._path} stays locked")
 
     def check(self) -> None:
-        """Before anything of it is read, too: once a second, whether the mapped file is still the
-        one at its path; if not, it is closed. OSError."""
+        """Open the file, or look once a second whether the mapped one is still the one at its path.
+
+        Before anything of it is read, too. Afterwards it is open, unless another process is just
+        making it. Raises OSError: there can be no such file.
+        """
         now = time.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + _LOOK_EVERY
-            self._look()
+        if now < self._look_at and (self.descriptor < 0 or self._is_whole()):
+            return
+        self._look_at = now + _LOOK_EVERY
+        if self._is_current():
+            return
+        self.close()
+        # A file of the wrong kind is replaced by the first try, and opened by the second.
+        if self._open() or self._open():
+            self.unlock()
+        else:
+            self._look_at = 0.0
 
     def unlock(self) -> None:
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
@@ -109,15 +124,23 @@ class MappedFile:
         digest = blake2b(key.encode(), digest_size=8, key=self._hash_key).digest()
         return int.from_bytes(digest, "little") or 1
 
-    def _look(self) -> None:
+    def _is_whole(self) -> bool:
+        """Asked before every use: to touch what lies behind the end of a file ends the process."""
+        return os.lseek(self.descriptor, 0, os.SEEK_END) == self._size
+
+    def _is_current(self) -> bool:
+        """Whether the open file is the one at the path, whole, and with the header it had."""
         if self.descriptor < 0:
-            return
+            return False
         with contextlib.suppress(FileNotFoundError):
             status = self._path.stat()
-            # Its size, too: to write behind the end of a file that was cut ends the process.
-            if os.path.samestat(os.fstat(self.descriptor), status) and status.st_size == self._size:
-                return
-        self.close()
+            # Its header, too: cut and grown again, or written over, it is not what was mapped.
+            return (
+                os.path.samestat(os.fstat(self.descriptor), status)
+                and status.st_size == self._size
+                and os.pread(self.descriptor, _HEADER.size, 0) == self._header
+            )
+        return False
 
     def _try(self) -> bool:
         if self.descriptor < 0:
@@ -129,14 +152,18 @@ class MappedFile:
         return True
 
     def _open(self) -> bool:
-        """Whether it is open, and locked. The lock comes first: somebody may be just making it."""
+        """Whether it is open, and locked. The lock comes first: of all that find a file that is of
+        no use, one replaces it."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, _EXCLUSIVE)
-            if self._is_ready(descriptor):
-                self._map(descriptor)
-                return True
+            if os.path.samestat(os.fstat(descriptor), self._path.stat()):
+                header = self._header_of(descriptor)
+                if header is not None:
+                    self._map(descriptor, header)
+                    return True
+                self._replace()
         except (BlockingIOError, FileNotFoundError):
             pass
         except BaseException:
@@ -145,30 +172,37 @@ class MappedFile:
         os.close(descriptor)
         return False
 
-    def _is_ready(self, descriptor: int) -> bool:
-        status = os.fstat(descriptor)
-        if not os.path.samestat(status, self._path.stat()):
-            return False  # replaced before it was locked
+    def _header_of(self, descriptor: int) -> bytes | None:
+        """None: it is no file of this kind and size."""
+        if os.fstat(descriptor).st_size != self._size:
+            return None
+        header = os.pread(descriptor, _HEADER.size, 0)
+        kind, size, _ = _HEADER.unpack(header)
+        return header if (kind, size) == (self._kind, self._size) else None
+
+    def _replace(self) -> None:
+        """Put a new file at the path. While the one that is there is locked."""
+        # The same name in all processes, so that one that is killed here leaves one file at most.
+        made = self._path.with_name(f"{self._path.name}.new")
         try:
-            if status.st_size == 0:
+            descriptor = os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
                 os.posix_fallocate(descriptor, 0, self._size)
                 header = _HEADER.pack(self._kind, self._size, secrets.token_bytes(16))
                 os.pwrite(descriptor, header, 0)
-                return True
-            if status.st_size == self._size:
-                kind, size, _ = _HEADER.unpack(os.pread(descriptor, _HEADER.size, 0))
-                if (kind, size) == (self._kind, self._size):
-                    return True
+            finally:
+                os.close(descriptor)
+            made.replace(self._path)
         except OSError:
-            self._path.unlink()  # not left behind half allocated
+            # Neither what was half allocated nor what is of no use is left behind.
+            made.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
             raise
-        # Never made fit in place: a process of another version may have it mapped.
-        self._path.unlink()
-        return False
 
-    def _map(self, descriptor: int) -> None:
+    def _map(self, descriptor: int, header: bytes) -> None:
         self._memory = mmap.mmap(descriptor, self._size)
-        _, _, self._hash_key = _HEADER.unpack_from(self._memory)
+        self._header = header
+        _, _, self._hash_key = _HEADER.unpack(header)
         self.words = memoryview(self._memory).cast("Q")
         self.halves = memoryview(self._memory).cast("I")
         self.doubles = memoryview(self._memory).cast("d")

@@ -32,6 +32,9 @@ _HEADER_WORDS: Final = HEADER_SIZE // 8
 _APART: Final = 1.0
 #: Keys whose slot a process remembers.
 _REMEMBERED: Final = 8192
+#: How often, and every how many seconds, a table is looked for that another process is making.
+_TRIES: Final = 200
+_PAUSE: Final = 0.005
 since_boot: Final = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
@@ -49,6 +52,17 @@ class NodeLimiter:
         self._places: dict[str, tuple[int, int]] = {}
         self._left_over = ProcessBuckets()
 
+    def prepare(self) -> None:
+        """Open the table, or make it; waits while another process does, for a second at most."""
+        for _ in range(_TRIES):
+            try:
+                self._file.check()
+            except OSError:
+                return
+            if self._file.descriptor >= 0:
+                return
+            time.sleep(_PAUSE)
+
     def take(self, demands: Sequence[Demand]) -> Decision:
         self._lock()
         try:
@@ -64,7 +78,9 @@ class NodeLimiter:
             file.check()
         except OSError:
             return per_minute
-        if file.descriptor < 0 or self._generation != file.generation:
+        if self._generation != file.generation:
+            self._take_views()
+        if file.descriptor < 0:
             return per_minute
         place = self._places.get(key)
         if place is None or self._words[place[1]] != place[0]:
@@ -157,9 +173,13 @@ class NodeLimiter:
     def _lock(self) -> None:
         self._file.lock()
         if self._generation != self._file.generation:
-            self._generation = self._file.generation
-            self._words, self._doubles = self._file.words, self._file.doubles
-            self._places.clear()
+            self._take_views()
+
+    def _take_views(self) -> None:
+        """Of a file that was opened since."""
+        self._generation = self._file.generation
+        self._words, self._doubles = self._file.words, self._file.doubles
+        self._places.clear()
 
     def _window(self, hashed: int) -> list[int]:
         return [

@@ -38,6 +38,21 @@ def test_nothing_is_opened_before_it_is_needed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_table_is_there_before_the_first_request(tmp_path: Path) -> None:
+    first, second = (limits_of(tmp_path) for _ in range(2))
+    table = settings(tmp_path).data_dir / "limits" / "buckets-1"
+    first.prepare()
+    inode = table.stat().st_ino
+    second.prepare()
+    for _ in range(4):
+        first.throttle.count_login("192.0.2.1")
+    with pytest.raises(ClientError, match="your client address: 3 requests"):
+        second.throttle.check_login("192.0.2.1")  # its first request
+    assert table.stat().st_ino == inode
+    for limits in (first, second):
+        limits.close(1)
+
+
 def test_two_workers_share_what_a_setting_says(tmp_path: Path) -> None:
     first, second = (limits_of(tmp_path) for _ in range(2))
     ask(first)

@@ -1,5 +1,6 @@
 """Requests under way over all workers of a node (``proxy/limits/concurrency.py``)."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -176,6 +177,33 @@ def test_a_file_that_goes_is_made_again_with_what_is_held(place: Path) -> None:
     assert one.enter([("b", 3)]) is None
     assert two.enter([("b", 3)]) is None
     assert [one.enter([("a", 3)]), two.enter([("a", 3)])] == [None, 0]
+
+
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_file_that_is_cut_is_made_again_with_what_is_held(place: Path, grown: bool) -> None:
+    one, two = NodeConcurrency(place), NodeConcurrency(place)
+    for table in (one, two):
+        assert table.enter([("a", 3)]) is None
+    size = place.stat().st_size
+    os.truncate(place, 0)
+    if grown:
+        os.truncate(place, size)
+    for table in (one, two):
+        table._file._look_at = 0  # a second later
+    two.leave(["a"])  # touches nothing that is not there
+    assert one.enter([("b", 3)]) is None
+    assert two.enter([("a", 3)]) is None
+    assert [one.enter([("a", 3)]), two.enter([("a", 3)])] == [None, 0]
+
+
+def test_a_table_that_says_nothing_of_its_columns(place: Path) -> None:
+    """What stands there is believed only where it can be so."""
+    table = NodeConcurrency(place)
+    for said in (0, 2**31):
+        assert table.enter([("a", 1)]) is None
+        table._file.halves[concurrency._USED] = said
+        assert table.enter([("a", 1)]) == 0
+        table.leave(["a"])
 
 
 def test_leaving_works_without_a_file(place: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import LimiterError
-from proxy.limits import open_limiter
+from proxy.limits import make_table, open_limiter
 from proxy.limits.base import Bucket, Demand
 from proxy.limits.mapped import MappedFile
 from tests.limits.hammer import ROOT
@@ -46,6 +46,17 @@ def test_redis_away_and_closed_nobody_passes(tmp_path: Path) -> None:
     for _ in range(3):
         with pytest.raises(LimiterError):
             limiter.take(DEMANDS)
+
+
+def test_a_table_that_is_made_once(tmp_path: Path) -> None:
+    folder = tmp_path / "limits"
+    for _ in range(2):
+        make_table(folder)
+        assert [path.name for path in folder.iterdir()] == ["buckets-1"]
+    workers = [open_limiter(redis_url="", on_error="open", folder=folder) for _ in range(2)]
+    assert [worker.take(DEMANDS).refused for worker in workers] == [None, 0]
+    (tmp_path / "file").write_text("")
+    make_table(tmp_path / "file" / "below")  # says nothing: the limiter does
 
 
 @pytest.mark.parametrize("on_error", ["open", "closed"])

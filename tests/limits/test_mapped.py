@@ -3,6 +3,8 @@
 What becomes of files that are damaged, and of holders that are, is in test_memory.py.
 """
 
+import mmap
+import os
 import time
 from pathlib import Path
 
@@ -101,3 +103,40 @@ def test_greenlets_that_wait_while_another_opens_anew(tmp_path: Path) -> None:
     file._look_at = time.monotonic() - 1
     assert use() == 1
     assert sorted(greenlet.get() for greenlet in waiting) == [2, 3, 4]
+
+
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_file_that_was_cut_is_made_anew_for_all(tmp_path: Path, grown: bool) -> None:
+    """Each process goes on with the same new file, whichever notices first."""
+    path = tmp_path / "file"
+    files = [make(path), make(path)]
+    for file in files:
+        file.lock()
+        file.unlock()
+    os.truncate(path, 0)
+    if grown:  # to its old size, and empty: it is not what it was
+        os.truncate(path, HEADER_SIZE + 64)
+    at = HEADER_SIZE // 8
+    for number, file in enumerate(files):
+        file._look_at = 0.0
+        file.lock()
+        assert file.words[at] == number
+        file.words[at] += 1
+        file.unlock()
+    assert files[0].hash_of("key") == files[1].hash_of("key")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_cut_file_is_noticed_before_it_is_touched(tmp_path: Path) -> None:
+    """Within the second between two looks: to write behind its end would end the process."""
+    file = make(tmp_path / "file", size=2 * mmap.PAGESIZE)
+    file.lock()
+    file.unlock()
+    generation = file.generation
+    os.truncate(tmp_path / "file", 0)
+    file.check()
+    assert file.generation != generation
+    os.truncate(tmp_path / "file", 0)
+    file.lock()
+    file.words[(HEADER_SIZE + mmap.PAGESIZE) // 8] = 7
+    file.unlock()

@@ -1,6 +1,7 @@
 """The table of a node: slots, files, and who holds the lock (``proxy/limits/memory.py``)."""
 
 import errno
+import fcntl
 import functools
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 import pytest
 
 from proxy.errors import LimiterError
@@ -62,6 +64,27 @@ def test_a_glance_sees_what_others_took_and_what_came_back(place: Path, clock: C
     assert two.glance(bucket) == 20, "read just before somebody took from it"
 
 
+def test_a_first_glance_sees_what_others_took(place: Path, clock: Clock) -> None:
+    one, two = NodeLimiter(place, clock=clock), NodeLimiter(place, clock=clock)
+    bucket = Bucket("a", 60)
+    one.take([Demand(bucket, 40)])
+    assert two.glance(bucket) == 20
+    place.unlink()
+    one._file._look_at = two._file._look_at = 0.0
+    one.take([Demand(bucket, 50)])
+    assert two.glance(bucket) == 10, "and one at the file that took its place"
+
+
+def test_preparing_waits_while_another_process_makes_the_table(place: Path, clock: Clock) -> None:
+    place.parent.mkdir()
+    maker = os.open(place, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(maker, fcntl.LOCK_EX)
+    limiter = NodeLimiter(place, slots=16, clock=clock)
+    gevent.spawn_later(0.01, os.close, maker)
+    limiter.prepare()
+    assert limiter._file.descriptor >= 0
+
+
 @pytest.mark.parametrize("cut", [False, True])
 def test_a_glance_notices_a_file_that_goes(place: Path, clock: Clock, cut: bool) -> None:
     limiter = NodeLimiter(place, slots=16, clock=clock)
@@ -71,7 +94,7 @@ def test_a_glance_notices_a_file_that_goes(place: Path, clock: Clock, cut: bool)
         os.truncate(place, 0)
     else:
         place.unlink()
-    limiter._file._look_at = 0.0
+        limiter._file._look_at = 0.0  # a second later; a cut one is noticed at once
     assert limiter.glance(bucket) == 60, "and reads nothing behind the file's end"
 
 
@@ -205,7 +228,7 @@ def test_a_file_that_goes_is_noticed(place: Path, clock: Clock, cut: bool) -> No
         place.write_bytes(b"")
     else:
         place.unlink()
-    limiter._file._look_at = 0  # a second later
+        limiter._file._look_at = 0  # a second later; a cut one is noticed at once
     assert took(limiter, "a", 60)
     assert not took(NodeLimiter(place, slots=16, clock=clock), "a")
 
