@@ -71,7 +71,8 @@ class MappedFile:
             except OSError:
                 pass  # the next try tells
             else:
-                if self._is_whole():
+                # As in `check`: a file that was cut is not touched.
+                if os.lseek(self.descriptor, 0, os.SEEK_END) == self._size:
                     return
         try:
             self.check()
@@ -93,7 +94,10 @@ class MappedFile:
         making it. Raises OSError: there can be no such file.
         """
         now = time.monotonic()
-        if now < self._look_at and (self.descriptor < 0 or self._is_whole()):
+        # Its size at every use: to touch what lies behind the end of a file ends the process.
+        if now < self._look_at and (
+            self.descriptor < 0 or os.lseek(self.descriptor, 0, os.SEEK_END) == self._size
+        ):
             return
         self._look_at = now + _LOOK_EVERY
         if self._is_current():
@@ -123,10 +127,6 @@ class MappedFile:
         """Of 8 bytes, and never 0, which stands where none was ever written. While it is open."""
         digest = blake2b(key.encode(), digest_size=8, key=self._hash_key).digest()
         return int.from_bytes(digest, "little") or 1
-
-    def _is_whole(self) -> bool:
-        """Asked before every use: to touch what lies behind the end of a file ends the process."""
-        return os.lseek(self.descriptor, 0, os.SEEK_END) == self._size
 
     def _is_current(self) -> bool:
         """Whether the open file is the one at the path, whole, and with the header it had."""
