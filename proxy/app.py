@@ -116,8 +116,8 @@ class Application:
             ours = target.startswith(minting.PATH) and minting.takes(target)
             return (self._minting if ours else self._endpoint)(environ, start_response)
         if not target.startswith("/"):
-            # Absolute-form and authority-form: we are no forward proxy, and which of the two host
-            # names would be meant is nothing to guess about.
+            # Authority-form, `*`, a foreign scheme: the proxy is no forward proxy. Absolute-form of
+            # its own address has become a path in `http1/head`.
             refusal = ClientError("The request target must begin with `/`.")
             name = request_id(environ.get("HTTP_X_REQUEST_ID"))
             reply = error_reply(refusal, [("X-Proxy-Request-ID", name)])

@@ -27,7 +27,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from proxy import logwriter, profiling
 from proxy.errors import ClientError, ProxyError
-from proxy.http1.answer import Answer, relay_environ, run
+from proxy.http1.answer import Answer, http_date, relay_environ, run
 from proxy.http1.connections import Connections
 from proxy.http1.head import Heads, RequestHead, head_class
 
@@ -157,6 +157,8 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         if request.uri.startswith(self.wsgi.relayed):
             environ = relay_environ(request, client, addr)
         else:
+            # In a WSGI environ, `_` and `-` are one.
+            request.headers = [line for line in request.headers if "_" not in line[0]]
             _, environ = create(request, client, addr, listener.getsockname(), self.cfg)
         try:
             run(self.wsgi, environ, answer)
@@ -217,7 +219,8 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             self.log.error("request failed", exc_info=exc)
         status, headers, body = self.wsgi.error_answer(error, line)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-        head = f"HTTP/1.1 {status}\r\nConnection: close\r\n{lines}\r\n"
+        date = http_date(int(time.time()))  # RFC 9110 §6.6.1
+        head = f"HTTP/1.1 {status}\r\nDate: {date}\r\nConnection: close\r\n{lines}\r\n"
         try:
             client.sendall(head.encode("latin-1") + body)
             util.close_graceful(client, timeout=2.0)

@@ -59,7 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"}
     | {"policy"},
     "worker": {"errors", "http1", "logwriter", "profiling"},
-    "http1": {"errors"},
+    # The table of header names that do not go upstream.
+    "http1": {"errors", "relay"},
     "profiling": set(),
     "master": {"settings"},
 }

@@ -135,7 +135,7 @@ class Answer:
         coding = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
         head = (
             f"HTTP/{major}.{minor} {self._status}\r\nServer: gunicorn\r\n"
-            f"Date: {_http_date(int(time.time()))}\r\nConnection: {connection}\r\n"
+            f"Date: {http_date(int(time.time()))}\r\nConnection: {connection}\r\n"
             f"{coding}{self._headers}\r\n"
         )
         return head.encode("latin-1")
@@ -190,5 +190,6 @@ def _kind(name: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _http_date(unix_seconds: int) -> str:
+def http_date(unix_seconds: int) -> str:
+    """A ``Date`` (RFC 9110 §5.6.7)."""
     return formatdate(unix_seconds, usegmt=True)

@@ -13,13 +13,15 @@ from typing import Any, Final
 
 import gevent
 from gunicorn.http import errors as http_errors
-from gunicorn.http.body import LengthReader
+from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 
 from proxy.errors import ClientError
 from proxy.http1.body import ArrivingBody
+from proxy.http1.checks import check_host, check_name, check_target, origin_form
+from proxy.http1.chunks import Chunks
 from proxy.http1.known import KnownLines, Line, Unusual
 
 #: What one read takes: most requests come whole in it.
@@ -89,6 +91,8 @@ class RequestHead(Request):  # type: ignore[misc]
             names = [name for name, _ in self.headers]
             if any(names.count(name) > 1 for name in _ONCE):
                 raise Unusual
+        if self.uri[0] != "/" or "HOST" not in by_name:
+            self._check_whole()
         if "TRANSFER-ENCODING" in by_name:
             self.set_body_reader()
             self._check_coding()
@@ -105,10 +109,43 @@ class RequestHead(Request):  # type: ignore[misc]
         self.unreader.unread(self.parse(self.unreader))
         self.by_name = dict(reversed(self.headers))
         self.single = len(self.by_name) == len(self.headers)
+        self._check_whole()
         self.set_body_reader()
         self._check_coding()
         self.body = ArrivingBody(self, self.body.reader)
         self.proxy_protocol_info = self.proxy_protocol_info or {}
+
+    # Judged once for each line that is new.
+
+    def parse_request_line(self, line: bytes) -> None:
+        """As gunicorn's; raises ClientError too."""
+        super().parse_request_line(line)
+        check_target(self.uri)
+
+    def _apply_header_policy(self, name: str, value: str, *args: Any, **more: Any) -> Line | None:
+        """gunicorn's, which would refuse every name with an underscore."""
+        if "_" in name:
+            check_name(name)
+            return name, value
+        if name == "HOST":
+            check_host(value)
+        pair: Line | None = super()._apply_header_policy(name, value, *args, **more)
+        return pair
+
+    def _check_whole(self) -> None:
+        """What no line shows by itself. An absolute-form target becomes origin-form."""
+        host = self.by_name.get("HOST")
+        if host is None and self.version >= (1, 1):
+            raise ClientError("An HTTP/1.1 request needs a `Host` header.")  # RFC 9112 §3.2
+        if self.uri[0] != "/":
+            self.uri = origin_form(self.uri, host, self.unreader)
+            self.path = self.path or "/"
+
+    def set_body_reader(self) -> None:
+        """As gunicorn's; a chunked body is bounded."""
+        super().set_body_reader()
+        if isinstance(self.body.reader, ChunkedReader):
+            self.body.reader = Chunks(self, self.unreader)
 
     def _check_coding(self) -> None:
         """gunicorn takes `gzip, chunked` and undoes only the chunks: coded bytes would go on as if

@@ -60,6 +60,11 @@ def upstream_headers(headers: Sequence[tuple[str, str]], *, with_key: bool = Fal
     ]
 
 
+def goes_upstream(name: str) -> bool:
+    """Whether lines of this name (upper case) go on, unless ``Connection`` names them."""
+    return bool(_upstream_name(name))
+
+
 def upgrade_headers(headers: Sequence[tuple[str, str]], *, with_key: bool = False) -> Headers:
     """The same for a WebSocket's opening handshake (RFC 6455 §4.1).
 

@@ -33,6 +33,7 @@ class Inbound:
 
     __slots__ = (
         "_by_name",
+        "_environ",
         "_source",
         "body",
         "client_ip",
@@ -44,6 +45,7 @@ class Inbound:
     )
 
     def __init__(self, environ: dict[str, Any], trusted_proxies: int) -> None:
+        self._environ = environ
         self._source = environ["wsgi.input"]
         self.method: str = environ["REQUEST_METHOD"]
         self.target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
@@ -66,9 +68,11 @@ class Inbound:
 
     @property
     def upgrades(self) -> bool:
-        """Whether this is a WebSocket's opening handshake (RFC 6455 §4.2.1)."""
+        """Whether this is a WebSocket's opening handshake (RFC 6455 §4.2.1). HTTP/1.0 has none."""
         wanted = self._by_name.get("UPGRADE")
         if wanted is None or wanted.lower() != "websocket" or self.method != "GET":
+            return False
+        if self._environ.get("SERVER_PROTOCOL") == "HTTP/1.0":  # RFC 9110 §7.8
             return False
         return "upgrade" in self._by_name.get("CONNECTION", "").lower()
 

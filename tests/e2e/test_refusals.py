@@ -1,5 +1,7 @@
 """What we refuse: the shape, the status, one event, and not a byte upstream."""
 
+from email.utils import parsedate_to_datetime
+
 import pytest
 
 from tests.e2e.asking import error_of
@@ -126,23 +128,36 @@ def test_quota_refusal_tells_the_sdk_not_to_retry(own_proxy: Maker) -> None:
     [
         (b"GET\r\n\r\n", 400),
         (b"GET /v1/models HTTP/9.9\r\n\r\n", 400),
-        (b"G@T /v1/models HTTP/1.1\r\n\r\n", 400),
+        (b"G@T /v1/models HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         (b"GET /v1/models HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-        (b"GET /v1/models HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
-        (b"GET /v1/m HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-        (b"GET /v1/models HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"GET /v1/models HTTP/1.1\r\nX_Y: 1\r\n\r\n", 400),
-        (b"GET /v1/models HTTP/1.1\r\nX: a\r\n b\r\n\r\n", 400),
-        (b"GET /v1/models HTTP/1.1\r\nX: a\0b\r\n\r\n", 400),
-        (b"GET /v1/models HTTP/1.1\r\nbad name: b\r\n\r\n", 400),
+        (
+            b"GET /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            400,
+        ),
+        (
+            b"GET /v1/m HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n"
+            + b"Transfer-Encoding: chunked\r\n\r\n",
+            400,
+        ),
+        (b"GET /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nHost: h\r\nX_Real_IP: 1\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nHost: h\r\nbad name: b\r\n\r\n", 400),
         (b"GET /v1/models HTTP/1.1\nHost: a\n\n", 400),
-        (b"GET /v1/\xe4 HTTP/1.1\r\n\r\n", 400),
-        (b"CONNECT evil:443 HTTP/1.1\r\n\r\n", 400),
-        (b"GET /v1/" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
-        (b"GET /v1/models HTTP/1.1\r\nX: " + b"a" * 40000 + b"\r\n\r\n", 431),
-        (b"GET /v1/models HTTP/1.1\r\n" + b"X: a\r\n" * 150 + b"\r\n", 431),
-        (b"POST /v1/m HTTP/1.1\r\nTransfer-Encoding: gzip, secret-coding\r\n\r\n", 501),
-        (b"POST /v1/m HTTP/1.1\r\nExpect: secret-wish\r\nContent-Length: 1\r\n\r\n", 417),
+        (b"GET /v1/models HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nHost: secret@h\r\n\r\n", 400),
+        (b"GET /v1/models#secret HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET /v1/\xe4 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"CONNECT evil:443 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET /v1/" + b"a" * 9000 + b" HTTP/1.1\r\nHost: h\r\n\r\n", 414),
+        (b"GET /v1/models HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 40000 + b"\r\n\r\n", 431),
+        (b"GET /v1/models HTTP/1.1\r\nHost: h\r\n" + b"X: a\r\n" * 150 + b"\r\n", 431),
+        (b"POST /v1/m HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, secret-coding\r\n\r\n", 501),
+        (
+            b"POST /v1/m HTTP/1.1\r\nHost:h\r\nExpect: secret-wish\r\nContent-Length: 1\r\n\r\n",
+            417,
+        ),
     ],
 )
 def test_what_the_parser_refuses(
@@ -152,6 +167,7 @@ def test_what_the_parser_refuses(
     assert (answer.status, error_of(answer)) == (status, "invalid_request")
     assert b"secret" not in answer.body
     assert answer.values("Connection") == ["close"]
+    assert parsedate_to_datetime(answer.values("Date")[0])
     assert not upstream.received
     proxy.events(0, timeout=0.05)
 

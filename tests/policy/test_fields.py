@@ -69,7 +69,7 @@ def test_empty_is_not_no_limit(name: str) -> None:
         ("allowed_models", [" gpt", "gpt ", "gpt-4?", "gpt-[34]"]),
         ("allowed_ips", ["10.0.0.1/8", "localhost"]),
         ("allowed_origins", ["*", "null", "https://a.test/"]),
-        ("forwarded_headers", ["", "a b", "a_b", "a:"]),
+        ("forwarded_headers", ["", "a b", "a:"]),
     ],
 )
 def test_entries(name: str, values: list[str]) -> None:
@@ -108,7 +108,7 @@ def test_params(value: Any) -> None:
         [1],
         {"X-A": []},
         {"X-A": "red"},
-        {"X_A": ["red"]},
+        {"X A": ["red"]},
         {"X-A": ["*"], "x-a": ["*"]},
     ],
 )
