@@ -28,8 +28,9 @@ from gunicorn.workers.ggevent import GeventWorker
 from proxy import logwriter, profiling
 from proxy.errors import ClientError, ProxyError
 from proxy.http1.answer import Answer, http_date, relay_environ, run
-from proxy.http1.connections import Connections
+from proxy.http1.connections import Connections, linger
 from proxy.http1.head import Heads, RequestHead, head_class
+from proxy.yielding import turn
 
 #: Kept open longer than ``CLIENT_TIMEOUT``, so that a load balancer with the same idle timeout
 #: closes first and never sends into a closing connection.
@@ -133,7 +134,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
                 self._serve(listener, request, client, addr)
                 served = True
                 if not self._ready_for_next(heads, request, client):
-                    util.close_graceful(client, timeout=2.0, max_drain=16 * 1024 * 1024)
+                    linger(client)
                     break
                 # Up to 128 KB of head: not for as long as the connection is idle.
                 request = None
@@ -176,6 +177,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
     def _wait_for_request(self, client: Any, heads: Heads, served: bool) -> bool:
         """Wait for the first byte of a request; False when the connection is to be closed."""
         if heads.pipelined:
+            turn()  # one request at a time: its client may have sent thousands
             return True
         if self._stopping.is_set() and served:
             return False
@@ -210,7 +212,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         """The connection ends after an answer: let the client read it, whatever it still sends."""
         body = getattr(request, "body", None)
         if body is not None and getattr(body, "unread", False):
-            util.close_graceful(client, timeout=2.0, max_drain=16 * 1024 * 1024)
+            linger(client)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer in our shape what never became a request, or what the application let escape."""
@@ -223,7 +225,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         head = f"HTTP/1.1 {status}\r\nDate: {date}\r\nConnection: close\r\n{lines}\r\n"
         try:
             client.sendall(head.encode("latin-1") + body)
-            util.close_graceful(client, timeout=2.0)
+            linger(client)
         except OSError:
             pass  # it did not wait for an answer
 

@@ -21,7 +21,7 @@ MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 LONGEST = 250
 
 ROW_0 = {"errors", "messages", "parsers", "prices", "current", "consistency", "redisoptions"}
-ROW_0 |= {"turns"}
+ROW_0 |= {"turns", "yielding"}
 ROW_2 = {"store", "events", "providers", "metrics", "limits"}
 #: Package or module below `proxy` → which others it may import. Imports go down only; neighbours on
 #: a row do not import each other.
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "consistency": set(),
     "redisoptions": set(),
     "turns": set(),
+    "yielding": set(),
     "settings": ROW_0,
     "logs": ROW_0,
     "accesslog": ROW_0,
@@ -58,9 +59,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wsgi": {"app", "settings", "errors", "logs"},
     "cli": {"app", "settings", "store", "cipher", "auth", "errors", "events", "logs", "metrics"}
     | {"policy"},
-    "worker": {"errors", "http1", "logwriter", "profiling"},
+    "worker": {"errors", "http1", "logwriter", "profiling", "yielding"},
     # The table of header names that do not go upstream.
-    "http1": {"errors", "relay"},
+    "http1": {"errors", "relay", "yielding"},
     "profiling": set(),
     "master": {"settings"},
 }
@@ -90,6 +91,7 @@ FENCES: dict[str, set[str]] = {
     "prometheus_client": {"metrics.exposition"},
     "gevent": {
         "worker",
+        "yielding",
         "http1.head",
         "profiling",
         "housekeeping",

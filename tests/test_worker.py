@@ -4,13 +4,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gevent.socket
 import pytest
 from gunicorn.http import errors as http_errors
 
 from proxy.errors import ClientError, StoreError
-from proxy.worker import _as_ours
+from proxy.worker import ProxyWorker, _as_ours
+from tests.bystander import Bystander
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,18 @@ def test_sigusr2_does_not_kill_a_worker_that_is_still_starting() -> None:
     )
     root = Path(__file__).parent.parent
     assert subprocess.run([sys.executable, "-c", script], cwd=root).returncode == 0
+
+
+def test_a_pipelined_request_waits_for_its_turn() -> None:
+    """The bytes are here already; those whose sockets became ready come first all the same."""
+    worker = ProxyWorker.__new__(ProxyWorker)
+    pipelined = SimpleNamespace(pipelined=True)
+
+    def next_request() -> None:
+        assert worker._wait_for_request(None, pipelined, served=True)
+
+    with Bystander() as other:
+        before = other.served
+        for _ in range(20):
+            next_request()
+        assert other.served - before >= 10

@@ -22,10 +22,9 @@ from proxy.errors import ClientError
 from proxy.http1.body import ArrivingBody
 from proxy.http1.checks import check_host, check_name, check_target, origin_form
 from proxy.http1.chunks import Chunks
+from proxy.http1.connections import ClientBytes
 from proxy.http1.known import KnownLines, Line, Unusual
 
-#: What one read takes: most requests come whole in it.
-_READ_SIZE: Final = 16 * 1024
 #: A head may have so many bytes; gunicorn alone would allow fields times field size, 3 MB.
 _MAX_HEAD: Final = 128 * 1024
 #: A second one of these is for gunicorn to judge.
@@ -199,7 +198,7 @@ class Heads(RequestParser):  # type: ignore[misc]
     def __init__(self, kind: type[RequestHead], client: Any, peer: Any) -> None:
         # Not the base class's: its parser is made by `kind`.
         self._kind = kind
-        self.unreader = SocketUnreader(client, _READ_SIZE)
+        self.unreader = ClientBytes(client)
         self.mesg = None
         self.source_addr = peer
         self.req_count = 0

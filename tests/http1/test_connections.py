@@ -7,7 +7,8 @@ import gevent
 import gevent.socket
 import pytest
 
-from proxy.http1.connections import Connections
+from proxy.http1.connections import ClientBytes, Connections, linger
+from tests.bystander import Bystander, served_while
 
 
 @pytest.fixture
@@ -58,3 +59,63 @@ def test_a_connection_that_was_just_closed_ends_no_wait(pair: tuple[Any, Any]) -
     connections.close_idle(lambda served, since: True)
     connections.end_waits()
     assert ours.recv(1) == b""
+
+
+class AlwaysReady:
+    """A client whose bytes never have to be waited for; ``left``: how many there are."""
+
+    def __init__(self, left: int = 1 << 60) -> None:
+        self.left = left
+        self.sizes: list[int] = []
+        self.closed = False
+
+    def recv(self, size: int) -> bytes:
+        self.sizes.append(size)
+        size = min(size, self.left)
+        self.left -= size
+        return b"x" * size
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def shutdown(self, how: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("wanted", [None, 1 << 30])
+def test_whoever_reads_a_client_leaves_others_their_turn(wanted: int | None) -> None:
+    reader = ClientBytes(AlwaysReady())
+    assert served_while(lambda: reader.chunk(wanted)) >= 3
+
+
+def test_one_read_is_bounded() -> None:
+    client = AlwaysReady()
+    reader = ClientBytes(client)
+    for wanted in (None, 0, 100, 20_000, 1 << 30):
+        reader.chunk(wanted)
+    assert client.sizes == [16384, 16384, 16384, 20_000, 65536]
+
+
+def test_lingering_ends_however_much_a_client_sends() -> None:
+    """And others are served meanwhile: as often as that takes slices."""
+    with Bystander() as other:
+        before, rounds = other.served, 0
+        while other.served - before < 3 and rounds < 1000:
+            client = AlwaysReady()
+            linger(client)
+            assert client.closed
+            rounds += 1
+        assert other.served - before >= 3
+
+
+def test_lingering_ends_with_the_client(pair: tuple[Any, Any]) -> None:
+    ours, theirs = pair
+    ours.sendall(b"last")
+    theirs.sendall(b"still sending")
+    theirs.close()
+    linger(ours)
+    assert ours.closed
+    linger(ours)  # a connection that is closed already is none to wait for

@@ -1,0 +1,35 @@
+"""Turns of the event loop, for work that never has to wait.
+
+gevent switches where a greenlet waits, and nowhere else. ``recv`` and ``send`` wait only while the
+kernel has no bytes or no room, so a loop over the bytes of a peer that is always ready holds the
+loop for as long as the peer likes; so does a loop over a large body in memory. Such loops call
+:func:`turn_if_due` every few KiB.
+
+Note: ``gevent.sleep(0)`` is no such turn. It runs callbacks, and looks at the sockets only after
+they have taken ``gevent.getswitchinterval()`` (5 ms).
+"""
+
+import time
+from typing import Final
+
+import gevent
+
+#: Seconds that one greenlet may hold the loop.
+SLICE: Final = 0.002
+#: Seconds. Any timer makes the loop look at its sockets before the greenlet goes on.
+_MOMENT: Final = 1e-6
+
+
+def turn() -> None:
+    """Let every greenlet run that is ready, those included whose sockets became ready meanwhile.
+
+    As any wait, it may raise what is thrown into the greenlet.
+    """
+    gevent.sleep(_MOMENT)
+
+
+def turn_if_due() -> None:
+    """:func:`turn` once the loop has not looked at its sockets for :data:`SLICE` seconds."""
+    # The loop's own clock stands still from one look to the next: there is nothing to remember.
+    if time.time() - gevent.get_hub().loop.now() > SLICE:
+        gevent.sleep(_MOMENT)

@@ -1,0 +1,34 @@
+"""Turns of the event loop: who gets one, and when."""
+
+from types import SimpleNamespace
+
+import gevent
+import pytest
+
+from proxy import yielding
+from proxy.yielding import SLICE, turn, turn_if_due
+from tests.bystander import Bystander, served_while
+
+
+def test_a_turn_serves_those_whose_sockets_are_ready() -> None:
+    with Bystander() as other:
+        before = other.served
+        for _ in range(20):
+            turn()
+        assert other.served - before >= 10
+
+
+def test_work_that_never_waits_gives_turns_once_they_are_due() -> None:
+    assert served_while(turn_if_due) >= 3
+
+
+@pytest.mark.parametrize(("held", "due"), [(SLICE / 2, False), (SLICE * 1.5, True)])
+def test_a_turn_is_due_after_a_slice(
+    monkeypatch: pytest.MonkeyPatch, held: float, due: bool
+) -> None:
+    began = gevent.get_hub().loop.now()
+    monkeypatch.setattr(yielding, "time", SimpleNamespace(time=lambda: began + held))
+    ran: list[int] = []
+    gevent.get_hub().loop.run_callback(ran.append, 1)
+    turn_if_due()
+    assert bool(ran) is due
