@@ -59,6 +59,10 @@ def _times_floor(figure: str) -> Callable[[ByContender], float]:
     return lambda measured: measured["ours"][figure] / measured["floor"][figure]
 
 
+def _times_raw(figure: str) -> Callable[[ByContender], float]:
+    return lambda measured: measured["ours"][figure] / measured["raw"][figure]
+
+
 def _two_to_one(measured: ByContender) -> float:
     ours = measured["ours"]
     return ours["two_cpu_us_per_request"] / ours["one_cpu_us_per_request"]
@@ -66,6 +70,10 @@ def _two_to_one(measured: ByContender) -> float:
 
 TARGETS: Final = (
     Target("buffered", "CPU per request", 1.6, "× floor", _times_floor("cpu_us_per_request")),
+    Target(
+        "buffered", "CPU per request, against raw", 9.0, "× raw", _times_raw("cpu_us_per_request")
+    ),
+    Target("buffered", "usage events lost", 0, "", _ours("events_lost")),
     Target("buffered", "longest request", 1.5, "× floor", _times_floor("longest_ms")),
     Target("latency", "added p50", 0.35, "ms", _ours("added_p50_ms")),
     Target("latency", "added p99", 0.7, "ms", _ours("added_p99_ms")),
@@ -73,6 +81,7 @@ TARGETS: Final = (
     Target("latency", "added p50", 1.75, "× floor", _times_floor("added_p50_ms")),
     Target("latency", "added p99", 1.46, "× floor", _times_floor("added_p99_ms")),
     Target("events", "CPU per event", 1.15, "× floor", _times_floor("cpu_us_per_event")),
+    Target("events", "usage events lost", 0, "", _ours("events_lost")),
     Target("events", "added time to first byte, p50", 1, "ms", _ours("added_ttfb_p50_ms")),
     Target("many", "streams dropped", 0, "", _ours("dropped")),
     Target("many", "time to first byte, p99", 250, "ms", _ours("ttfb_p99_ms")),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from bench.accounting import cpu_seconds, worker_rss_bytes
+from bench.eventlog import EventLog
 from bench.processes import Started
 
 SETTLE_SECONDS: Final = 20
@@ -31,12 +32,16 @@ class Site:
 
 @dataclass(frozen=True)
 class Running:
-    """A contender that answers. ``headers`` are those that only it needs."""
+    """A contender that answers. ``headers`` are those that only it needs.
+
+    ``events``: where it writes a line for each request, None for one that records nothing.
+    """
 
     port: int
     token: str
     process: Started
     headers: Mapping[str, str] = field(default_factory=dict)
+    events: EventLog | None = None
 
     def cpu_seconds(self) -> float:
         return cpu_seconds(self.process.pid)
@@ -50,6 +55,18 @@ class Running:
             before, used = used, self.cpu_seconds()
             if used - before < _IDLE * _LOOK:
                 return
+
+    def recorded(self) -> int:
+        """How many requests it has recorded."""
+        return 0 if self.events is None else self.events.lines()
+
+    def missing_events(self, since: int, answered: int) -> int:
+        """Wait for the work that is left when the load ends: a line for each of ``answered``
+        requests, and what follows it. Returns how many lines are missing; ``since`` is what
+        :meth:`recorded` returned before the load."""
+        missing = 0 if self.events is None else self.events.wait(since + answered)
+        self.settle()
+        return missing
 
     def rss_bytes(self) -> int:
         return worker_rss_bytes(self.process.pid)

@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.contenders.base import Running, Site
 from bench.contenders.plain import ROOT
+from bench.eventlog import EventLog
 from bench.processes import NotStarted, Started, free_port
 
 MANAGEMENT_TOKEN = "management-token-of-the-race"  # noqa: S105
@@ -32,6 +33,7 @@ class Ours:
 
     def start(self, site: Site) -> Running:
         port = free_port()
+        events = EventLog(site.folder / "events.jsonl")
         environ = {
             "PORT": str(port),
             "WEB_CONCURRENCY": str(site.workers),
@@ -39,7 +41,8 @@ class Ours:
             "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN,
             "ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
             "UPSTREAM_BASE_URL": site.upstream,
-            "EVENT_LOG": str(site.folder / "events.jsonl"),
+            "EVENT_LOG": str(events.path),
+            "EVENT_LOG_MAX_BYTES": "4GiB",  # One file, so that its lines can be counted.
         }
         subprocess.run(
             [sys.executable, str(ROOT / "manage.py"), "db", "migrate"],
@@ -60,7 +63,7 @@ class Ours:
         except BaseException:
             process.stop()
             raise
-        return Running(port, token, process)
+        return Running(port, token, process, events=events)
 
 
 def _token(port: int) -> str:

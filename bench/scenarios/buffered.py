@@ -22,6 +22,7 @@ class Buffered:
         Column("p50_ms", "p50, ms"),
         Column("p99_ms", "p99, ms"),
         Column("longest_ms", "longest, ms"),
+        Column("events_lost", "events lost"),
     )
 
     def takes(self, contender: Contender) -> bool:
@@ -35,8 +36,10 @@ class Buffered:
                 request = request_for(running)
                 port, many = running.port, CONNECTIONS
                 run_wrk(bench.folder, port, request, connections=many, seconds=seconds // 2)
-                before = running.cpu_seconds()
+                running.settle()
+                before, recorded = running.cpu_seconds(), running.recorded()
                 load = run_wrk(bench.folder, port, request, connections=many, seconds=seconds)
+                lost = running.missing_events(recorded, load.requests)
                 used = running.cpu_seconds() - before
         finally:
             upstream.stop()
@@ -46,4 +49,5 @@ class Buffered:
             "p50_ms": load.p50_ms,
             "p99_ms": load.p99_ms,
             "longest_ms": load.longest_ms,
+            "events_lost": lost,
         }

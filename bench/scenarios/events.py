@@ -28,6 +28,7 @@ class Events:
         Column("added_ttfb_p50_ms", "added time to first byte p50, ms"),
         Column("added_ttfb_p99_ms", "p99, ms"),
         Column("reads_per_event", "reads per event"),
+        Column("events_lost", "usage events lost"),
     )
 
     def takes(self, contender: Contender) -> bool:
@@ -43,10 +44,12 @@ class Events:
             with bench.running(upstream.port) as running:
                 request = request_for(running, stream=True)
                 asyncio.run(_streams(running.port, request, each=1, spread=0.5))
-                before = running.cpu_seconds()
+                running.settle()
+                before, recorded = running.cpu_seconds(), running.recorded()
                 proxied = asyncio.run(
                     _streams(running.port, request, each=each, spread=events * INTERVAL)
                 )
+                lost = running.missing_events(recorded, len(proxied))
                 used = running.cpu_seconds() - before
             direct = asyncio.run(
                 _streams(
@@ -67,6 +70,7 @@ class Events:
             "added_ttfb_p99_ms": percentile(first, 0.99) - percentile(first_direct, 0.99),
             "direct_ttfb_p50_ms": percentile(first_direct, 0.5),
             # 1: every event came by itself; below it, several came in one read.
+            "events_lost": lost,
             "reads_per_event": sum(answer.reads for answer in proxied) / sent,
         }
 

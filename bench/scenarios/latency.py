@@ -23,6 +23,7 @@ class Latency:
         Column("longest_ms", "longest, ms"),
         Column("cpu_us_per_request", "CPU per request, µs"),
         Column("direct_p50_ms", "direct p50, ms"),
+        Column("events_lost", "events lost"),
     )
 
     def takes(self, contender: Contender) -> bool:
@@ -43,10 +44,11 @@ class Latency:
                 for client in (to_upstream, to_proxy):
                     for _ in range(4 * TURN):
                         client.ask()
-                before = running.cpu_seconds()
+                before, recorded = running.cpu_seconds(), running.recorded()
                 for _ in range(turns):
                     direct += [to_upstream.ask() for _ in range(TURN)]
                     proxied += [to_proxy.ask() for _ in range(TURN)]
+                lost = running.missing_events(recorded, len(proxied))
                 used = running.cpu_seconds() - before
         finally:
             gc.enable()
@@ -56,6 +58,7 @@ class Latency:
             "added_p50_ms": percentile(proxied, 0.5) - percentile(direct, 0.5),
             "added_p99_ms": percentile(proxied, 0.99) - percentile(direct, 0.99),
             "longest_ms": max(proxied),
+            "events_lost": lost,
             # More than under load: nothing that is done once for many requests is shared here.
             "cpu_us_per_request": used / len(proxied) * 1e6,
         }

@@ -10,7 +10,7 @@ from bench import upstreams
 from bench.columns import Column
 from bench.contenders.base import Contender
 from bench.figures import Figures
-from bench.load.wrk import run_wrk
+from bench.load.wrk import LoadFailed, run_wrk
 from bench.scenarios.base import Bench, request_for
 from bench.scenarios.buffered import CONNECTIONS
 
@@ -26,7 +26,7 @@ class Workers:
     )
 
     def takes(self, contender: Contender) -> bool:
-        return contender.name in {"floor", "ours"}
+        return contender.name in {"raw", "floor", "ours"}
 
     def run(self, bench: Bench) -> Figures:
         seconds = 2 if bench.quick else 8
@@ -52,7 +52,11 @@ def _measure(bench: Bench, upstream: int, workers: int, seconds: int) -> tuple[f
         request = request_for(running)
         port, many = running.port, CONNECTIONS
         run_wrk(folder, port, request, connections=many, seconds=seconds // 2)
-        before = running.cpu_seconds()
+        running.settle()
+        before, recorded = running.cpu_seconds(), running.recorded()
         load = run_wrk(folder, port, request, connections=many, seconds=seconds)
+        lost = running.missing_events(recorded, load.requests)
         used = running.cpu_seconds() - before
+    if lost:
+        raise LoadFailed(f"{lost} of {load.requests} requests have no usage event")
     return used / load.requests * 1e6, load.requests / load.seconds

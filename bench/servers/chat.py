@@ -1,4 +1,8 @@
-"""What the upstreams answer: a chat completion of about 700 bytes, with the usual headers."""
+"""What the upstreams answer: a chat completion of about 700 bytes, with the headers of a real one.
+
+With the lines that each server adds itself (Server, Date, Content-Type, Content-Length, Connection)
+a response has 22 header lines, as OpenAI's have.
+"""
 
 import json
 from typing import Final
@@ -45,5 +49,14 @@ HEADERS: Final = {
     "x-ratelimit-remaining-requests": "9999",
     "x-ratelimit-limit-tokens": "200000",
     "x-ratelimit-remaining-tokens": "199960",
+    "x-ratelimit-reset-requests": "6ms",
+    "x-ratelimit-reset-tokens": "12ms",
+    "openai-project": "proj_bench0123456789abcdef",
+    "cf-cache-status": "DYNAMIC",
+    "x-content-type-options": "nosniff",
+    "strict-transport-security": "max-age=31536000; includeSubDomains; preload",
+    "alt-svc": "h3=:443",
+    "set-cookie": "__cf_bm=bench0123456789abcdef; path=/; HttpOnly; Secure; SameSite=None",
+    "CF-RAY": "8f0123456789abcd-FRA",
 }
 ANSWER_HEADERS: Final = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())

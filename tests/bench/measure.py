@@ -27,6 +27,7 @@ _LIMITS = dict.fromkeys(
     ("RATE_LIMIT_PER_IP_RPM", "RATE_LIMIT_PER_TOKEN_RPM", "RATE_LIMIT_PER_PROJECT_RPM"), "1000000"
 )
 _REQUESTS = 200
+_TRACED = 100
 
 
 def main() -> None:
@@ -35,6 +36,8 @@ def main() -> None:
             warm.ask()
         figures = {
             "request": _request(warm),
+            "opcodes": _opcodes(warm),
+            "switches": _switches(warm),
             "blocks": _blocks_that_stay(warm),
             "event": _event(warm),
             "publish": _publish(warm),
@@ -52,6 +55,25 @@ def _request(warm: WarmWorker) -> Counter[str]:
         warm.ask()
         warm.settle()
     return calls
+
+
+def _opcodes(warm: WarmWorker) -> float:
+    """Per request: a mean, since what is done once in many requests is in it."""
+    warm.settle()
+    with warm.counting_opcodes() as found:
+        for _ in range(_TRACED):
+            warm.ask()
+            warm.settle()
+    return found[0] / _TRACED
+
+
+def _switches(warm: WarmWorker) -> float:
+    warm.settle()
+    with warm.counting_switches() as found:
+        for _ in range(_TRACED):
+            warm.ask()
+            warm.settle()
+    return found[0] / _TRACED
 
 
 def _event(warm: WarmWorker) -> Counter[str]:

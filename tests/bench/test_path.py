@@ -17,9 +17,15 @@ from proxy.store.database import Database
 from tests.bench.warm import CHAT, WarmWorker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-#: Calls of Python and C functions for one buffered chat, from the first byte of the request until
-#: the worker waits for the next. Other versions of Python count some operations otherwise.
-CALLS_OF_A_REQUEST = 550
+#: Calls of Python functions and of C functions for one buffered chat, from the first byte of the
+#: request until the worker waits for the next, and the opcodes of all of them. Counted on 2026-11-27:
+#: 243, 302 and 7,772; the bounds are 5 % above. Other versions of Python count some operations
+#: otherwise, and have other opcodes.
+PYTHON_CALLS = 255
+C_CALLS = 317
+OPCODES = 8160
+#: The serving greenlet waits for its request and for the upstream's response, and for nothing else.
+SWITCHES = 2
 #: So many more with limits of the address, the token and the project, in the node's table.
 CALLS_OF_LIMITS = 40
 #: The same for one event of a stream, from the upstream's bytes to the next wait for them.
@@ -47,13 +53,26 @@ def report(calls: dict[str, int]) -> str:
 
 def test_calls_of_a_request(measured: Any) -> None:
     calls = measured["request"]
-    assert sum(calls.values()) <= CALLS_OF_A_REQUEST, report(calls)
+    of_c = sum(n for name, n in calls.items() if name.startswith("C:"))
+    assert of_c <= C_CALLS, report(calls)
+    assert sum(calls.values()) - of_c <= PYTHON_CALLS, report(calls)
     # It was really counted: the relay is in it, once.
     assert calls["relay.py:_serve"] == 1
     # Two writes, to the upstream and to the client; two reads, and one look at the idle connection.
     assert calls["C:send"] == 2
     assert "C:sendall" not in calls
     assert calls["C:recv"] == 3
+    # The ids of the request and of its event.
+    assert calls["C:urandom"] == 2
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="opcodes are those of CPython 3.11")
+def test_opcodes_of_a_request(measured: Any) -> None:
+    assert 0 < measured["opcodes"] <= OPCODES
+
+
+def test_switches_of_a_request(measured: Any) -> None:
+    assert measured["switches"] == SWITCHES
 
 
 def test_calls_of_limits(measured: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import gevent
 import gevent.socket
+import greenlet
 from gevent.event import Event
 from gevent.server import StreamServer
 from gunicorn.config import Config
@@ -139,6 +140,43 @@ class WarmWorker:
         while not self.worker._connections.idle:
             gevent.sleep(0)
         gevent.sleep(0)
+
+    @contextmanager
+    def counting_opcodes(self) -> Iterator[list[int]]:
+        """How many opcodes the frames execute that the serving greenlet enters meanwhile."""
+        found = [0]
+
+        def step(frame: Any, kind: str, argument: Any) -> Any:
+            if kind == "opcode":
+                found[0] += 1
+            return step
+
+        def enter(frame: Any, kind: str, argument: Any) -> Any:
+            if gevent.getcurrent() is not self._serving:
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            return step
+
+        sys.settrace(enter)
+        try:
+            yield found
+        finally:
+            sys.settrace(None)
+
+    @contextmanager
+    def counting_switches(self) -> Iterator[list[int]]:
+        """How often the serving greenlet is switched to meanwhile."""
+        found = [0]
+
+        def note(kind: str, ends: Any) -> None:
+            if ends[1] is self._serving:
+                found[0] += 1
+
+        greenlet.settrace(note)
+        try:
+            yield found
+        finally:
+            greenlet.settrace(None)
 
     @contextmanager
     def counting(self) -> Iterator[Counter[str]]:

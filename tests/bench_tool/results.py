@@ -15,12 +15,19 @@ MACHINE = {
 }
 
 
-def buffered(contender: str, number: int, cpu: float, longest: float = 20.0) -> Round:
+def buffered(
+    contender: str, number: int, cpu: float, longest: float = 20.0, lost: float = 0.0
+) -> Round:
     return Round(
         "buffered",
         contender,
         number,
-        {"requests_per_s": 1e6 / cpu, "cpu_us_per_request": cpu, "longest_ms": longest},
+        {
+            "requests_per_s": 1e6 / cpu,
+            "cpu_us_per_request": cpu,
+            "longest_ms": longest,
+            "events_lost": lost,
+        },
     )
 
 

@@ -11,18 +11,20 @@ from bench.load.message import chat, chat_body
 from bench.load.steady import steadily
 from bench.load.wrk import LoadFailed, parse
 from bench.processes import free_port
-from bench.servers.chat import ANSWER
+from bench.servers.chat import ANSWER, HEADERS
 from bench.servers.sse import serve
 
 
 def test_the_request_is_that_of_an_sdk() -> None:
     head, _, body = chat(80, "sk-x", {"x-more": "1"}, stream=True).partition(b"\r\n\r\n")
     names = [line.partition(b":")[0].lower() for line in head.splitlines()[1:]]
-    assert len(names) == len(set(names)) >= 15
+    assert len(names) == len(set(names)) == 17 + len(["x-more"])
     assert f"Content-Length: {len(body)}".encode() in head
     assert json.loads(body)["stream"] is True
     assert 250 <= len(chat_body(stream=False)) <= 350
     assert 600 <= len(ANSWER) <= 900
+    # Server, Date, Content-Type, Content-Length and Connection come from the server.
+    assert len(HEADERS) + 5 == 22
 
 
 @pytest.mark.parametrize(

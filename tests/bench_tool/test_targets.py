@@ -15,7 +15,18 @@ def words(*rounds: object) -> dict[str, str]:
 def test_met_and_not_met_against_the_floor_of_the_same_run() -> None:
     assert words(buffered("floor", 1, 200, 20), buffered("ours", 1, 320, 31)) == {
         "CPU per request": "met",
+        "CPU per request, against raw": "not measured",
+        "usage events lost": "met",
         "longest request": "not met",
+    }
+
+
+def test_the_raw_relay_is_a_measure_too_and_no_event_may_be_lost() -> None:
+    assert words(buffered("raw", 1, 30), buffered("ours", 1, 300, lost=1)) == {
+        "CPU per request": "not measured",
+        "CPU per request, against raw": "not met",
+        "usage events lost": "not met",
+        "longest request": "not measured",
     }
 
 
@@ -26,12 +37,16 @@ def test_the_median_of_the_rounds_counts() -> None:
 
 
 def test_without_the_floor_it_is_said() -> None:
-    assert set(words(buffered("ours", 1, 300)).values()) == {"not measured"}
+    found = words(buffered("ours", 1, 300))
+    assert found.pop("usage events lost") == "met"
+    assert set(found.values()) == {"not measured"}
 
 
 def test_no_number_does_not_meet_a_target() -> None:
     assert words(buffered("floor", 1, 200), buffered("ours", 1, math.nan)) == {
         "CPU per request": "not met",
+        "CPU per request, against raw": "not measured",
+        "usage events lost": "met",
         "longest request": "met",
     }
 
