@@ -18,7 +18,7 @@ from tests.bench.warm import CHAT, WarmWorker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Calls of Python functions and of C functions for one buffered chat, from the first byte of the
-#: request until the worker waits for the next, and the opcodes of all of them. Counted on 2026-11-27:
+#: request until the worker waits for the next, and the opcodes of all of them. On 2026-11-27:
 #: 243, 302 and 7,772; the bounds are 5 % above. Other versions of Python count some operations
 #: otherwise, and have other opcodes.
 PYTHON_CALLS = 255
