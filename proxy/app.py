@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from proxy.auth.passthrough import PassThrough
-from proxy.composition.events import event_drain
+from proxy.composition.events import event_drain, event_queue
 from proxy.composition.limits import Limits
 from proxy.composition.observation import Observation, facts
 from proxy.composition.registry import Registry
@@ -16,7 +16,6 @@ from proxy.composition.relay import bounds, session_transport, upstream_adapter
 from proxy.composition.rooms import management
 from proxy.errors import ClientError, ProxyError
 from proxy.events.drain import Drain
-from proxy.events.queue import EventQueue
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
 from proxy.relay.relay import Relay
@@ -43,7 +42,7 @@ class Application:
         self._settings = settings
         self.client_timeout = settings.client_timeout
         self.profile_dir = settings.profile_dir
-        self._queue = EventQueue(settings.event_queue_size)
+        self._queue = event_queue(settings)
         self._drain: Drain | None = None
         self._live = LiveRequests(settings.max_concurrent_requests)
         self._limits = Limits(settings)
@@ -51,7 +50,9 @@ class Application:
         #: Set where clients bring keys of their own: then nothing here uses the database.
         without = settings.auth_mode == "passthrough"
         self._pass_through = PassThrough(settings.data_dir.absolute()) if without else None
-        admission = Admission(self._pass_through or registry.authenticator, self._limits.throttle)
+        admission = Admission(
+            self._pass_through or registry.authenticator, self._limits.throttle, self._queue.gate
+        )
         cors = Cors(settings.cors_allowed_origins)
         adapter = upstream_adapter(settings)
         self._transport = session_transport(settings, adapter)

@@ -105,6 +105,7 @@ FENCES: dict[str, set[str]] = {
         "relay.tunnel",
         "relay.watch",
         "limits.redis",
+        "events.gate",
         "events.queue",
         "events.adoption",
         "events.delivery",

@@ -1,21 +1,30 @@
 """Where the events of a worker go: its own sinks, and the spool for all others."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from proxy.events.drain import Drain
 from proxy.events.event import UsageEvent
 from proxy.events.folders import LOCAL
+from proxy.events.gate import PATIENCE, Gate
 from proxy.events.journal import Journal, SpoolSettings
 from proxy.events.queue import EventQueue
 from proxy.events.sinks import from_event_log, shipped
 from proxy.settings import Settings
 
+#: Slots for events that wait: 32 MiB of disk.
+_MOST_WAITING: Final = 16_384
+
+
+def event_queue(settings: Settings) -> EventQueue:
+    gate = Gate(PATIENCE if settings.event_queue_full == "wait" else 0.0)
+    return EventQueue(settings.event_queue_size, gate)
+
 
 def spool_settings(settings: Settings, readers: frozenset[str]) -> SpoolSettings:
     """``readers``: the sinks for which the spool keeps what they have not got yet."""
-    # A slot for each request that runs and each event that waits; more waiting ones than these mean
-    # that the disk hangs.
-    waiting = min(settings.event_queue_size, 4096)
+    # A slot for each request in flight and each event that waits.
+    waiting = min(settings.event_queue_size, _MOST_WAITING)
     return SpoolSettings(
         root=settings.data_dir.absolute() / "spool",
         sinks=readers,

@@ -20,6 +20,8 @@ from proxy.events.sinks.base import Sink
 _log = logging.getLogger(__name__)
 
 _BATCH: Final = 500
+#: Seconds without progress after which a sink that works is taken for one that hangs.
+_STALLED_SECONDS: Final = 1.0
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 
@@ -38,6 +40,9 @@ class Delivery:
         self._writing: list[bytes] = []
         self._backlog = backlog
         self._failing = False
+        # Whether it hung when it was last waited for; set when a write has ended.
+        self._stalled = False
+        self._moved = Event()
         # Set when lines were added, or when it is time to finish; the second also ends a pause.
         self._wake = Event()
         self._finishing = Event()
@@ -57,6 +62,17 @@ class Delivery:
     def free(self) -> bool:
         """Whether it has nothing to catch up with."""
         return not self._failing and self.pending <= _BATCH
+
+    def wait_for_room(self, count: int) -> None:
+        """Let a sink that works, and is only slower, catch up until ``count`` lines have room.
+
+        One that fails or hangs is not waited for: its oldest lines go.
+        """
+        while len(self._waiting) + count > self._backlog:
+            if not self._waiting or self._failing or self._stalled:
+                return
+            self._moved.clear()
+            self._stalled = not self._moved.wait(_STALLED_SECONDS)
 
     def add(self, lines: Sequence[bytes]) -> None:
         self.added += len(lines)
@@ -89,10 +105,14 @@ class Delivery:
         self._thread.kill()
 
     def _write(self) -> bool:
-        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+        waiting = len(self._waiting)
+        size = min(waiting, max(_BATCH, waiting // 4))  # or a busy loop would outrun it
+        batch = [self._waiting.popleft() for _ in range(size)]
         self._writing = batch
         error = self._call(self._sink.write, batch)
         self._writing = []
+        self._stalled = False
+        self._moved.set()
         if error is None:
             if self._failing:
                 _log.info("event sink %s works again", self.name)

@@ -27,12 +27,16 @@ from proxy.events.sinks.base import Sink
 
 _log = logging.getLogger(__name__)
 
+#: Events taken at once, and how many when more wait.
 _BATCH: Final = 500
+_LARGEST_BATCH: Final = 8192
 #: Seconds between two batches. What waits meanwhile stands in its slots and cannot be lost.
 _LINGER: Final = 0.05
 _TEND_SECONDS: Final = 1.0
-#: Events observed at a stretch, which is as long as a request may have to wait for it.
+#: Events observed at a stretch, which is as long as a request may have to wait for it: at least so
+#: many; an eighth of those that wait, up to so many.
 _OBSERVED: Final = 5
+_OBSERVED_OF_MANY: Final = 256
 #: Lets the loop look at its sockets once; after a sleep of 0 gevent would go on without that.
 _MOMENT: Final = 1e-6
 
@@ -55,6 +59,7 @@ class Drain:
         """
         self._queue = queue
         self._observe = observe
+        self._backlog = backlog
         #: The worker's spool, and who looks after those of others; None: there is none.
         self.journal = journal
         self._thread = ThreadPool(1)
@@ -91,11 +96,11 @@ class Drain:
             self.adoption.close()
         with contextlib.suppress(gevent.Timeout):
             while self._in_hand or len(self._queue):
-                self._take(0)
+                self._take(0, self._batch_size())
                 with gevent.Timeout(rest(0.5)):
                     self._hand_on()
         while self._in_hand or len(self._queue):  # the spool's disk hangs; slots keep what is here
-            self._take(0)
+            self._take(0, self._batch_size())
             self._deliver(None, free=False)
         gevent.joinall([delivery.finish() for delivery in self.deliveries], timeout=rest(0.8))
         if self.journal is not None:
@@ -106,21 +111,36 @@ class Drain:
 
     def _run(self) -> None:
         while True:
-            self._take(None)
+            most = self._batch_size()
+            for delivery in self.deliveries:
+                delivery.wait_for_room(most)
+            self._take(None, most)
             self._hand_on()
             self._idle.set()
             if len(self._queue) < _BATCH:
                 # A batch costs as much with one event as with a hundred: a pause collects some.
                 gevent.sleep(_LINGER)
 
-    def _take(self, wait: float | None) -> None:
-        batch = self._queue.take(_BATCH, wait)
+    def _batch_size(self) -> int:
+        """Events of the next batch, at the most; never more than a sink may have waiting."""
+        return min(max(_BATCH, len(self._queue)), _LARGEST_BATCH, self._backlog)
+
+    def _take(self, wait: float | None, most: int) -> None:
+        queue = self._queue
+        batch = queue.take(most, wait)
         self._in_hand += batch
         self._idle.clear()
-        for start in range(0, len(batch), _OBSERVED):
-            chosen = batch[start : start + _OBSERVED]
+        start, stretch = 0, _OBSERVED
+        while start < len(batch):
+            chosen = batch[start : start + stretch]
             self._observe([event for _, _, event in chosen if event is not None])
+            start += len(chosen)
+            before = len(queue)
             gevent.sleep(_MOMENT)
+            # One turn of a busy loop serves up to one request a connection: a stretch that is
+            # shorter than what came in meanwhile would fall behind for good.
+            waiting = len(queue)
+            stretch = max(_OBSERVED, min(waiting // 8, _OBSERVED_OF_MANY), waiting - before)
 
     def _hand_on(self) -> None:
         position = None

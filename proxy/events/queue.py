@@ -1,38 +1,50 @@
-"""Between the requests and the sinks: a bounded queue that never makes a request wait.
+"""The queue between the requests and the sinks.
 
-When it is full the newest event is dropped and counted: the alternative is to hold up answers. An
-event is turned into its line here, on the request's own close, so that what outlives a killed
-worker (:class:`Intents`) is all of it.
+When it is full its :class:`Gate` holds back new requests, while those in flight still bring their
+events: none of them is dropped. An event is turned into its line here, on the request's own close,
+so that what outlives a killed worker (:class:`Intents`) is all of it.
 """
 
 import logging
+from collections import deque
+from typing import Final
 
-from gevent.queue import Empty, Full, Queue
+from gevent.event import Event
 
 from proxy.events.event import Intent, UsageEvent
+from proxy.events.gate import Gate
 from proxy.events.intents import NO_SLOT, Intents, intent_record
 from proxy.events.records import framed
 
 _log = logging.getLogger(__name__)
 
+#: Entries beyond its size: far more than requests that can be in flight, so that only a fault which
+#: goes around the gate is stopped by it, before it takes all memory.
+_BEYOND: Final = 100_000
 #: A framed record, the slot that is to be freed once it is safe elsewhere, and what it tells; None
 #: where it tells of no request.
 Entry = tuple[bytes, int, UsageEvent | None]
 
 
 class EventQueue:
-    """Holds at most ``size`` events. One process's requests put, one greenlet takes."""
+    """Full with ``size`` events. One process's requests put, one greenlet takes."""
 
-    def __init__(self, size: int) -> None:
-        self._queue: Queue[Entry] = Queue(maxsize=size)
+    def __init__(self, size: int, gate: Gate | None = None) -> None:
+        self._size = size
+        self._entries: deque[Entry] = deque()
+        # Set by the first entry while the taker sleeps.
+        self._wake = Event()
+        self._asleep = False
+        #: Closed while the queue is full.
+        self.gate = gate or Gate()
         #: The slots of this worker; None: there are none, and a killed worker loses what it holds.
         self.intents: Intents | None = None
-        #: Events that found the queue full, since the start; that could not be made a line.
+        #: Events beyond all bounds, since the start; that could not be made a line.
         self.dropped = 0
         self.unwritable = 0
 
     def __len__(self) -> int:
-        return int(self._queue.qsize())
+        return len(self._entries)
 
     def begin(self, intent: Intent) -> int:
         """Note that a request goes upstream; the slot is its event's. Never blocks or raises."""
@@ -59,19 +71,28 @@ class EventQueue:
                 slot = self.intents.hold(record)
             else:
                 self.intents.finish(slot, record)
-        self._put(record, slot, event)
+        self._put((record, slot, event))
 
     def publish_line(self, line: bytes) -> None:
         """What is no usage event, as the JSON line that it is. Never blocks and never raises."""
         record = framed(line)
-        self._put(record, NO_SLOT if self.intents is None else self.intents.hold(record), None)
+        slot = NO_SLOT if self.intents is None else self.intents.hold(record)
+        self._put((record, slot, None))
 
-    def _put(self, record: bytes, slot: int, event: UsageEvent | None) -> None:
-        try:
-            self._queue.put_nowait((record, slot, event))
-        except Full:
+    def _put(self, entry: Entry) -> None:
+        entries = self._entries
+        entries.append(entry)
+        if self._asleep:
+            self._wake.set()
+        if len(entries) >= self._size:
+            self._fill()
+
+    def _fill(self) -> None:
+        """There is no room but for what is in flight."""
+        self.gate.queue_full(True)
+        if len(self._entries) > self._size + _BEYOND:
             self.dropped += 1
-            self.free(slot)
+            self.free(self._entries.pop()[1])
 
     def free(self, slot: int) -> None:
         """The event is safe elsewhere, or given up."""
@@ -80,11 +101,15 @@ class EventQueue:
 
     def take(self, most: int, wait: float | None) -> list[Entry]:
         """Up to ``most`` events: waits up to ``wait`` seconds (None: for ever) for the first."""
-        batch: list[Entry] = []
-        try:
-            batch.append(self._queue.get(timeout=wait) if wait != 0 else self._queue.get_nowait())
-            while len(batch) < most:
-                batch.append(self._queue.get_nowait())
-        except Empty:
-            pass
+        entries = self._entries
+        if not entries and wait != 0:
+            self._wake.clear()
+            self._asleep = True
+            try:
+                self._wake.wait(wait)
+            finally:
+                self._asleep = False
+        batch = [entries.popleft() for _ in range(min(most, len(entries)))]
+        if self.gate.closed and len(entries) < self._size:
+            self.gate.queue_full(False)
         return batch

@@ -101,6 +101,7 @@ _ALL: Final = (
     ),
     _gauge("proxy_event_queue_depth", "Usage events that wait in memory."),
     _gauge("proxy_event_queue_limit", "EVENT_QUEUE_SIZE of all workers."),
+    _counter("proxy_event_gate_total", "Requests held back for want of room there.", "result"),
     _counter("proxy_events_dropped_total", "Usage events that were lost, by where.", "where"),
     _counter("proxy_events_recovered_total", "Requests of killed workers that became events."),
     _counter("proxy_events_damaged_total", "Records in the spool that could not be read."),

@@ -35,9 +35,19 @@ class Pool(Protocol):
     def idle_count(self) -> int: ...
 
 
+class Gate(Protocol):
+    """Requests that waited for room in the queue; that were refused."""
+
+    waited: int
+    refused: int
+
+
 class Queue(Protocol):
     dropped: int
     unwritable: int
+
+    @property
+    def gate(self) -> Gate: ...
 
     def __len__(self) -> int: ...
 
@@ -192,6 +202,9 @@ class Vitals:
         dropped = "proxy_events_dropped_total"
         figures.set("proxy_event_queue_depth", len(parts.queue))
         figures.set("proxy_event_queue_limit", parts.queue_limit)
+        gate = parts.queue.gate
+        figures.set("proxy_event_gate_total", gate.waited, ("waited",))
+        figures.set("proxy_event_gate_total", gate.refused, ("refused",))
         figures.set(dropped, parts.queue.dropped, ("queue",))
         figures.set(dropped, parts.queue.unwritable, ("unwritable",))
         drain = parts.drain()

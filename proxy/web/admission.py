@@ -9,6 +9,7 @@ never end would take up the worker in spite of it.
 from typing import Protocol
 
 from proxy.auth.principal import Principal, TokenRefused
+from proxy.events.gate import Gate
 from proxy.providers.base import OutboundRequest
 from proxy.web.exchange import Exchange
 from proxy.web.inbound import check_path
@@ -26,12 +27,24 @@ class AccessCheck(Protocol):
     def settle(self, principal: Principal, tokens: int) -> None: ...
 
 
+class EventsGate(Protocol):
+    """The gate of the event queue, as seen from here."""
+
+    #: Whether :meth:`enter` waits or refuses right now.
+    closed: bool
+
+    def enter(self) -> None: ...
+
+
 class Admission:
     """All methods raise ClientError, or BackendError where nobody can tell."""
 
-    def __init__(self, access: AccessCheck, throttle: Throttle) -> None:
+    def __init__(
+        self, access: AccessCheck, throttle: Throttle, gate: EventsGate | None = None
+    ) -> None:
         self._access = access
         self._throttle = throttle
+        self._gate = gate or Gate()
 
     def meet(self, exchange: Exchange) -> None:
         """Before anything else: the client's address. All there is to check of a preflight."""
@@ -39,7 +52,10 @@ class Admission:
             exchange.passage = self._throttle.enter(exchange.inbound.client_ip)
 
     def enter(self, exchange: Exchange) -> Principal:
-        """Before anything of the body is read: the token, and what its head may ask for."""
+        """Before anything of the body is read: room for its event, the token, and what its head
+        may ask for."""
+        if self._gate.closed:
+            self._gate.enter()
         principal = self._recognise(exchange)
         if principal.policy.restricts:
             principal.policy.check_head(exchange.inbound)

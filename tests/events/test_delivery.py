@@ -78,3 +78,44 @@ def test_what_is_given_up_is_done(sink: Sink) -> None:
     wait_for(lambda: delivery.done == 2)
     assert delivery.pending == 2
     delivery.finish().join(5)
+
+
+def test_a_slow_sink_is_waited_for(sink: Sink) -> None:
+    """It has no more than its backlog at a time, and loses nothing for being slower."""
+    sink.trouble = lambda: block(0.005)
+    delivery = Delivery(sink, 2)
+    for number in range(20):
+        delivery.wait_for_room(2)
+        delivery.add([b"%d\n" % number, b"x\n"])
+    wait_for(lambda: len(sink.lines) == 40)
+    assert delivery.dropped == 0
+    delivery.finish().join(5)
+
+
+def test_a_sink_that_hangs_or_fails_is_waited_for_once(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_module, "_STALLED_SECONDS", 0.01)
+    hanging = [True]
+
+    def hang() -> None:
+        while hanging:
+            block(0.001)
+
+    sink.trouble = hang
+    delivery = Delivery(sink, 2)
+    delivery.add([b"1\n"])
+    wait_for(lambda: sink.busy)
+    delivery.add([b"2\n", b"3\n"])
+    delivery.wait_for_room(2)
+    monkeypatch.setattr(delivery_module, "_STALLED_SECONDS", 60)
+    delivery.wait_for_room(2)  # not again, until it has moved
+    delivery.add([b"4\n"])
+    assert delivery.dropped == 1
+    hanging.clear()
+    wait_for(lambda: len(sink.lines) == 3)
+    sink.trouble = fail
+    delivery.add([b"5\n", b"6\n"])
+    wait_for(lambda: delivery.errors)
+    delivery.wait_for_room(2)
+    delivery.finish().join(5)

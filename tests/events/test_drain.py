@@ -114,6 +114,46 @@ def test_a_batch_is_observed_in_turns_with_what_comes_over_the_network() -> None
     assert answered_after[0] < 50
 
 
+def test_a_busy_loop_does_not_outrun_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these gives the others a turn after an event, as a connection does that never pauses:
+    twenty events in each turn of the loop, for as long as it goes on."""
+    monkeypatch.setattr(drain_module, "_LINGER", 1e-6)  # turns are counted here, not seconds
+    seen: list[int] = []
+    queue, sink, longest = EventQueue(2000), Sink(), 0
+
+    def publish() -> None:
+        nonlocal longest
+        for _ in range(1000):
+            queue.publish(event())
+            longest = max(longest, len(queue))
+            gevent.sleep(1e-6)
+
+    drain = Drain(queue, [sink], backlog=20_000, observe=lambda events: seen.append(len(events)))
+    gevent.joinall([gevent.spawn(publish) for _ in range(20)], raise_error=True)
+    wait_for(lambda: sum(seen) == 20_000, 20)
+    wait_for(lambda: len(sink.lines) == 20_000, 20)
+    drain.close(5)
+    assert queue.dropped == 0
+    assert longest < 2000
+    assert (queue.gate.waited, queue.gate.closed) == (0, False)
+
+
+def test_publishers_that_never_wait_lose_nothing_and_close_the_gate() -> None:
+    queue, sink = EventQueue(1000), Sink()
+    drain = Drain(queue, [sink], backlog=20_000)
+
+    def publish() -> None:
+        for _ in range(1000):
+            queue.publish(event())
+
+    gevent.joinall([gevent.spawn(publish) for _ in range(20)], raise_error=True)
+    assert queue.gate.closed
+    wait_for(lambda: len(sink.lines) == 20_000, 20)
+    assert not queue.gate.closed
+    drain.close(5)
+    assert queue.dropped == 0
+
+
 def test_without_sinks_the_queue_is_emptied_all_the_same(lines: list[Line]) -> None:
     line = Line()
     lines.append(line)

@@ -12,6 +12,7 @@ import flask
 from proxy.auth.principal import Principal
 from proxy.errors import ClientError
 from proxy.events.event import Intent, UsageEvent
+from proxy.events.gate import Gate
 from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
 from proxy.providers.base import PreparedCall, Target
@@ -276,6 +277,7 @@ class World:
         bounds: Bounds | None = None,
         concurrent: int = 100,
         limited: Limited | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.answer = answer if answer is not None else Answer()
         self.transport = FakeTransport(self.answer)
@@ -283,7 +285,7 @@ class World:
         self.events = Events()
         self.live = LiveRequests(concurrent)
         self.endpoint = RelayEndpoint(
-            Admission(self.access, (limited or Limited()).throttle),
+            Admission(self.access, (limited or Limited()).throttle, gate),
             Relay(OpenAIProvider(), Target.from_url("http://upstream.test"), self.transport),
             self.events,
             self.live,

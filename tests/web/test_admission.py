@@ -3,10 +3,12 @@
 import dataclasses
 from typing import Any
 
+import gevent
 import pytest
 
 from proxy.auth.principal import TokenRefused
 from proxy.errors import ConnectFailed, LimiterError, ResponseBroken
+from proxy.events.gate import Gate
 from proxy.limits.base import Bucket
 from proxy.policy.accounts import Account
 from proxy.relay.watch import ClientGone, Drained
@@ -38,6 +40,29 @@ def test_a_refused_token_is_told_in_the_event() -> None:
     assert world.ask().code == 401
     assert (world.event.token_id, world.event.error_code) == (PRINCIPAL.token_id, "token_expired")
     assert not world.events.begun
+
+
+def test_while_events_have_no_room_nothing_is_asked() -> None:
+    gate = Gate(0)
+    gate.queue_full(True)
+    world = World(access=Access(refusal=EXPIRED), gate=gate)
+    refused = world.ask()
+    assert (refused.code, refused.all("Retry-After")) == (503, ["1"])
+    assert (world.event.error_code, world.event.token_id) == ("overloaded", None)
+    assert len(world.live) == 0
+    gate.queue_full(False)
+    assert world.ask().code == 401
+
+
+def test_a_request_that_waits_for_room_goes_on_when_there_is_some() -> None:
+    gate = Gate()
+    gate.queue_full(True)
+    world = World(gate=gate)
+    asking = gevent.spawn(world.ask)
+    gevent.sleep(0)
+    assert (len(world.live), len(world.events.begun)) == (1, 0)
+    gate.queue_full(False)
+    assert asking.get(timeout=5).code == 200
 
 
 def test_what_counts_comes_last() -> None:

@@ -1,0 +1,78 @@
+"""The gate in front of new requests: closed while their usage events could not be kept.
+
+Requests in flight are never held up by it, and each has its place in the queue. So the queue's
+length is bounded by its size and the requests in flight, and no event is dropped to keep it short.
+"""
+
+import logging
+import time
+from typing import Final
+
+import gevent
+from gevent.event import Event
+
+from proxy.errors import ProxyError
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that a request waits for room in the queue before it is refused after all.
+PATIENCE: Final = 30.0
+_RETRY_AFTER: Final = 1
+#: Seconds between two lines in the log about it.
+_QUIET: Final = 60.0
+
+
+class Gate:
+    """One per worker. :attr:`closed` costs an ordinary request one look."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        """``patience``: seconds that :meth:`enter` waits for room; 0: it refuses at once."""
+        self.closed = False
+        #: Requests that had to wait for room; that were refused.
+        self.waited = 0
+        self.refused = 0
+        self._patience = patience
+        self._room = Event()
+        self._room.set()
+        self._spool_full = False
+        self._logged = -_QUIET
+
+    def queue_full(self, full: bool) -> None:
+        """Whether the queue has as many events as it may have."""
+        if full:
+            self._room.clear()
+        else:
+            self._room.set()
+        self.closed = full or self._spool_full
+
+    def spool_full(self, full: bool) -> None:
+        """Whether the spool takes nothing, where that refuses requests."""
+        self._spool_full = full
+        self.closed = full or not self._room.is_set()
+
+    def enter(self) -> None:
+        """Return once there is room.
+
+        Raises ProxyError ``overloaded``: there is none in time, or the spool takes nothing.
+        """
+        if not self._spool_full and self._patience and not self._room.is_set():
+            self.waited += 1
+            self._report("event queue: full, new requests wait")
+            self._room.wait(self._patience)
+        if self._spool_full:
+            self._report("event spool: the disk takes nothing, requests are refused")
+            self._refuse("The disk for usage events is full.")
+        if not self._room.is_set():
+            self._report("event queue: full, requests are refused")
+            self._refuse("Usage events cannot be written as fast as requests come.")
+
+    def _report(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._logged >= _QUIET:
+            self._logged = now
+            # Not here: a request may be interrupted, and the log's lock must not see that.
+            gevent.spawn(_log.warning, text)
+
+    def _refuse(self, message: str) -> None:
+        self.refused += 1
+        raise ProxyError(message, code="overloaded", retry_after=_RETRY_AFTER)
