@@ -1,7 +1,7 @@
-"""The token counts of one answer, read from its decoded JSON.
+"""The token counts of one response.
 
-The one thing a reader would get wrong: a field that was not told is None, never zero. An answer
-without usage means that nobody asked for it, not that it was free.
+A count that the upstream did not report is None, never zero: a response without usage means that
+it was not asked for, not that it was free.
 """
 
 from __future__ import annotations
@@ -9,34 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# Fits a signed 32-bit INTEGER column, and sums of many still fit 64 bits. No answer has two
-# billion tokens; a count beyond that is an upstream's mistake or a trick.
-_MAX_COUNT = 2**31 - 1
-_MAX_TIME = 2**53  # what a JSON number can carry everywhere; some services count milliseconds
-_MAX_TEXT = 512  # longer than any model name or id seen; the event is one log line
+#: What may be billed apart from the two sides; `seconds` may be a fraction.
+Details = Mapping[str, int | float | str]
 
-# "prompt_token_details" is no slip of ours: https://platform.openai.com/docs/api-reference/runs
-_PROMPT_DETAILS = (
-    "prompt_tokens_details",
-    "prompt_token_details",
-    "input_tokens_details",
-    "input_token_details",
+# Sums over several responses take these together.
+_COUNTS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
 )
-_COMPLETION_DETAILS = (
-    "completion_tokens_details",
-    "completion_token_details",
-    "output_tokens_details",
-    "output_token_details",
-)
-_ENDED = ("completed", "incomplete", "failed", "cancelled", "expired")
-_ENDING_TYPES = (".completed", ".incomplete", ".failed", ".done")
 
 
 class Usage(NamedTuple):
-    """Who answered, and what it counted. Counts are tokens, `created` is unix time; None: not told.
+    """The name of a response and its counts. Counts are tokens, `created` is unix time.
 
     `prompt_tokens` includes the cached ones and `completion_tokens` the reasoning ones, as OpenAI
-    counts; a service that counts otherwise is taken at its word.
+    counts. `details`: `service_tier`, `cache_write_tokens`, `audio_prompt_tokens`,
+    `audio_completion_tokens`, `image_prompt_tokens`, `image_completion_tokens`,
+    `cached_audio_tokens`, `seconds`, `characters`, each only where it is not zero.
     """
 
     model: str | None = None
@@ -47,142 +39,74 @@ class Usage(NamedTuple):
     total_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    details: Details | None = None
 
     @property
     def has_counts(self) -> bool:
-        """Whether anything was counted, or only the name of the answer is known."""
+        """Whether anything was counted, or only the name of the response is known."""
         return (
             self.prompt_tokens is not None
             or self.completion_tokens is not None
             or self.total_tokens is not None
+            or (self.details is not None and not self.details.keys().isdisjoint(_MEASURES))
         )
 
     @property
     def total(self) -> int:
-        """All tokens; the sum of both sides where no total was told, 0 where nothing was."""
+        """All tokens; the sum of both sides where no total was reported, else 0."""
         if self.total_tokens is not None:
             return self.total_tokens
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
 
     def named_by(self, other: Usage | None) -> Usage:
-        """The same counts, with the name that `other` gives where this one has none."""
-        if other is None or (self.model and self.response_id and self.created):
+        """The same counts, with the name and tier that `other` gives where this one has none."""
+        if other is None:
             return self
+        details = self.details
+        if other.details is not None and "service_tier" in other.details:
+            details = {"service_tier": other.details["service_tier"], **(details or {})}
         return self._replace(
             model=self.model or other.model,
             response_id=self.response_id or other.response_id,
             created=self.created or other.created,
+            details=details,
         )
 
-    def as_metadata(self) -> dict[str, str | int]:
-        """The `metadata` of a usage event (docs/events.md); what was not told is left out."""
-        return {
-            name: told for name, told in zip(self._fields, self, strict=True) if told is not None
+    def plus(self, later: Usage) -> Usage:
+        """Both counts together, under the name of `later`."""
+        added: dict[str, int | None] = {}
+        for name in _COUNTS:
+            counts = [count for count in (getattr(self, name), getattr(later, name)) if count]
+            known = getattr(self, name) is not None or getattr(later, name) is not None
+            added[name] = sum(counts) if known else None
+        details = dict(self.details or {})
+        for name, value in (later.details or {}).items():
+            before = details.get(name)
+            if isinstance(before, int | float) and isinstance(value, int | float):
+                details[name] = before + value
+            else:
+                details[name] = value
+        return later._replace(
+            model=later.model or self.model,
+            response_id=later.response_id or self.response_id,
+            created=later.created or self.created,
+            details=details or None,
+            **added,
+        )
+
+    def as_metadata(self) -> dict[str, str | int | float]:
+        """The `metadata` of a usage event (docs/events.md); what is not known is left out."""
+        metadata: dict[str, str | int | float] = {
+            name: value
+            for name, value in zip(_NAMES, self, strict=False)
+            if value is not None and not isinstance(value, Mapping)
         }
+        if self.details is not None:
+            metadata.update(self.details)
+        return metadata
 
 
-def read_answer(answer: object) -> Usage:
-    """The usage in a decoded JSON answer, or in the data of one SSE event. Never raises.
-
-    Read are chat completions, completions, embeddings, images, audio and moderations (`usage` at
-    the top, or `x_groq.usage`), the Responses API (bare, or in its event's wrapper) and Assistants
-    runs. Anything of a wrong type counts as not told.
-    """
-    body = _unwrap(answer)
-    # A run's usage contains that of its steps: counting a step would count it twice.
-    if body is None or body.get("object") == "thread.run.step":
-        return Usage()
-    # Only these two places: `tool_usage`, `usage_breakdown` and a "usage" in the model's own text
-    # or tool arguments look alike and are something else.
-    usage = _mapping(body, "usage") or _mapping(_mapping(body, "x_groq"), "usage")
-    if not usage:
-        return Usage(_text(body, "model"), _text(body, "id"), _time(body))
-    # Gateways exist that send both families, with zeros in the input_/output_ one: prompt_ first.
-    prompt = _count(usage, "prompt_tokens")
-    completion = _count(usage, "completion_tokens")
-    total = _count(usage, "total_tokens")
-    if prompt is None and completion is None:
-        prompt, completion = _count(usage, "input_tokens"), _count(usage, "output_tokens")
-        # This family may come without a total, and defines it as the sum; the other always has it.
-        if total is None and prompt is not None and completion is not None:
-            total = prompt + completion
-    return Usage(
-        model=_text(body, "model"),
-        response_id=_text(body, "id"),
-        created=_time(body),
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=total,
-        cached_tokens=_detail(usage, _PROMPT_DETAILS, "cached_tokens"),
-        reasoning_tokens=_detail(usage, _COMPLETION_DETAILS, "reasoning_tokens"),
-    )
-
-
-def is_final(answer: object) -> bool:
-    """Whether the counts in this SSE event are the last ones, even if the stream is cut after it.
-
-    Some services count cumulatively in every chunk, so having seen counts is not enough.
-    """
-    if not isinstance(answer, dict):
-        return False
-    kind = answer.get("type")
-    if isinstance(kind, str) and kind.endswith(_ENDING_TYPES):
-        return True
-    body = _unwrap(answer) or answer
-    if body.get("status") in _ENDED:
-        return True
-    choices = body.get("choices")
-    # An empty list is OpenAI's own late chunk; others put the counts beside the finish reason.
-    return isinstance(choices, list) and all(
-        isinstance(choice, dict) and choice.get("finish_reason") for choice in choices
-    )
-
-
-def _unwrap(answer: object) -> Mapping[str, object] | None:
-    """The object that carries `usage`: the answer itself, or the `response` inside an event."""
-    if not isinstance(answer, dict):
-        return None
-    inner = answer.get("response")
-    if isinstance(inner, dict):
-        kind = answer.get("type")
-        # Proven by either side: in some streams the data has no `type`, only the event a name.
-        if inner.get("object") == "response" or (
-            isinstance(kind, str) and kind.startswith("response.")
-        ):
-            return inner
-    return answer
-
-
-def _mapping(body: Mapping[str, object], name: str) -> Mapping[str, object]:
-    value = body.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _number(value: object, most: int) -> int | None:
-    # `type is` and not isinstance: True is an int, and is no count.
-    return value if type(value) is int and 0 <= value <= most else None
-
-
-def _count(usage: Mapping[str, object], name: str) -> int | None:
-    value = usage.get(name)
-    # As `_number`, which costs a call for each of a dozen.
-    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
-
-
-def _text(body: Mapping[str, object], name: str) -> str | None:
-    value = body.get(name)
-    # Azure's first chunk names nothing: "model": "", "id": "", "created": 0.
-    return value if isinstance(value, str) and 0 < len(value) <= _MAX_TEXT else None
-
-
-def _time(body: Mapping[str, object]) -> int | None:
-    told = _number(body.get("created"), _MAX_TIME) or _number(body.get("created_at"), _MAX_TIME)
-    return told or None
-
-
-def _detail(usage: Mapping[str, object], places: tuple[str, ...], name: str) -> int | None:
-    for place in places:
-        details = usage.get(place)
-        if isinstance(details, dict) and (value := _count(details, name)) is not None:
-            return value
-    return _count(usage, name)  # flat, as Moonshot and Perplexity have it
+# Counts of those that are billed by something else than tokens.
+_MEASURES = frozenset({"seconds", "characters"})
+# All but the last, whose members stand beside the others in an event.
+_NAMES = Usage._fields[:-1]

@@ -8,7 +8,10 @@ CRLF or a UTF-8 character too, and an event counts only when its blank line has 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from proxy.usage.skeleton import Skeleton
 
 _BOM = b"\xef\xbb\xbf"
 _CR, _LF, _COLON = b"\r\n:"
@@ -17,19 +20,21 @@ _CR, _LF, _COLON = b"\r\n:"
 class SseEvent(NamedTuple):
     """One dispatched event. `data` stays bytes, since its reader is a JSON parser.
 
-    `id` and `retry` belong to reconnecting, which a relay does not do; they are not kept.
+    `id` and `retry` belong to reconnecting, which a relay does not do; they are not kept. Of an
+    event that was too large to be held, `data` is empty, and `members` has what matters of it.
     """
 
     name: str
     data: bytes
+    members: Mapping[str, object] | None = None
 
 
 class SseDecoder:
     """Bytes in, events out: `feed` each chunk as it comes.
 
-    At most `max_event_bytes` are held; an event that is larger is skipped, and the ones behind it
-    are read as if it had not been there. There is no `close`: what has no blank line after it is,
-    by the standard, not an event.
+    At most `max_event_bytes` are held. The data of a larger event is taken for JSON and read while
+    it passes by (:mod:`proxy.usage.skeleton`). There is no `close`: what has no blank line after it
+    is, by the standard, not an event.
     """
 
     __slots__ = (
@@ -40,7 +45,7 @@ class SseDecoder:
         "_max",
         "_name",
         "_size",
-        "_skipping",
+        "_skeleton",
         "_started",
     )
 
@@ -53,7 +58,7 @@ class SseDecoder:
         self._name = b""
         self._size = 0  # bytes of the current event, its comments included
         self._in_event = False  # a line that is no comment has come since the last blank line
-        self._skipping = False  # the current event is too large
+        self._skeleton: Skeleton | None = None  # reads the current event: it is too large
         self._after_cr = False  # an LF now is the second half of a CRLF
         self._started = False  # the place where a BOM may stand is behind us
 
@@ -91,8 +96,8 @@ class SseDecoder:
                 self._end_event(events)
         if rest:
             self._line += rest
-            if self._skipping or self._size + len(self._line) > self._max:
-                self._skip()
+            if self._skeleton is not None or self._size + len(self._line) > self._max:
+                self._pass_line()
         return events
 
     def _end_line(self, line: bytes) -> None:
@@ -100,43 +105,60 @@ class SseDecoder:
         if line[0] == _COLON:
             if not self._in_event:  # between events; many of them must not add up to a large one
                 self._size = 0
-                self._skipping = False
+                self._skeleton = None
                 return
         else:
             self._in_event = True
-        if self._size > self._max:
-            self._skip()
-        if self._skipping:
-            return
+        if self._skeleton is None and self._size > self._max:
+            self._begin_skeleton()
         # The colon and one space are cut off; a line without a colon is a field without a value.
-        if line.startswith(b"data: "):
-            self._data += line[6:]
+        if line.startswith(b"data:"):
+            if self._skeleton is not None:  # JSON does not mind the space
+                self._skeleton.feed(line[5:])
+                self._skeleton.feed(b"\n")
+                return
+            self._data += line[6:] if line[5:6] == b" " else line[5:]
             self._data.append(_LF)
-        elif line.startswith(b"data:") or line == b"data":
-            self._data += line[5:]
-            self._data.append(_LF)
+        elif line == b"data":
+            if self._skeleton is None:
+                self._data.append(_LF)
         elif line.startswith(b"event:"):
             self._name = line[7:] if line.startswith(b"event: ") else line[6:]
         elif line == b"event":
             self._name = b""
 
     def _end_event(self, events: list[SseEvent]) -> None:
+        name = self._name.decode("utf-8", "replace") if self._name else "message"
+        if self._skeleton is not None:
+            if self._skeleton.members:
+                events.append(SseEvent(name, b"", self._skeleton.members))
         # "data:" alone is an event with empty data; no data line at all is no event.
-        if self._data and not self._skipping:
+        elif self._data:
             self._data.pop()
-            name = self._name.decode("utf-8", "replace") if self._name else "message"
             events.append(SseEvent(name, bytes(self._data)))
         self._data.clear()
         self._name = b""
         self._size = 0
         self._in_event = False
-        self._skipping = False
+        self._skeleton = None
 
-    def _skip(self) -> None:
-        self._skipping = True
+    def _begin_skeleton(self) -> None:
+        self._skeleton = Skeleton()
+        self._skeleton.feed(bytes(self._data))
         self._data.clear()
-        # One byte stays: enough to know that the line is not blank, and whether it is a comment.
-        del self._line[1:]
+
+    def _pass_line(self) -> None:
+        """The line goes on, and is not held: its data is read, its beginning stays."""
+        if self._skeleton is None:
+            self._begin_skeleton()
+        line = self._line
+        if line.startswith(b"data:"):
+            if self._skeleton is not None:
+                self._skeleton.feed(bytes(line[5:]))
+            del line[5:]
+        elif len(line) > 5:
+            # One byte: enough to know that the line is not blank, and whether it is a comment.
+            del line[1:]
 
     def _without_bom(self, chunk: bytes) -> bytes:
         chunk = bytes(self._line) + chunk

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import orjson
 
-from proxy.usage.counts import Usage, read_answer
-from proxy.usage.meter import Reading
+from proxy.usage.counts import Usage
+from proxy.usage.extract import read_answer
+from proxy.usage.reading import Reading
 
 _TEXT, _CONTINUATION, _CLOSE = 0x1, 0x0, 0x8
 _COUNTS = (

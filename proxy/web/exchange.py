@@ -17,7 +17,8 @@ from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
 from proxy.relay.tunnel import Tunnel, UpgradeAnswer, close_frame
 from proxy.relay.watch import ClientWatcher, Interruption
-from proxy.usage.meter import Reading, UsageMeter
+from proxy.usage.meter import UsageMeter
+from proxy.usage.reading import Reading
 from proxy.usage.websocket import WebSocketMeter
 from proxy.web.inbound import Inbound
 from proxy.web.replies import Headers, error_body

@@ -7,7 +7,8 @@ import zlib
 from collections.abc import Callable
 from itertools import pairwise
 
-from proxy.usage.meter import Reading, UsageMeter
+from proxy.usage.meter import UsageMeter
+from proxy.usage.reading import Reading
 
 SSE = "text/event-stream; charset=utf-8"
 JSON = "application/json"

@@ -21,6 +21,7 @@ CHAT_HEAD = (
 )
 CHAT = Usage("gpt-4o-2024-08-06", "chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG", 1741570283)
 CHAT_COUNTED = Usage(CHAT.model, CHAT.response_id, CHAT.created, 19, 10, 29, 7, 3)
+BODY_COUNTED = CHAT_COUNTED._replace(details={"service_tier": "default"})
 
 CHAT_BODY = (
     (CHAT_HEAD % b"")
@@ -66,7 +67,7 @@ STEP = (
 RUN_COUNTED = Usage("gpt-4-turbo", "run_abc", 1710348075, 20, 11, 31, 4, 0)
 
 BODIES: dict[str, tuple[bytes, Usage]] = {
-    "chat": (CHAT_BODY, CHAT_COUNTED),
+    "chat": (CHAT_BODY, BODY_COUNTED),
     "completion": (
         b'{\n  "id": "cmpl-uqkvlQyYK7bGYrRHQ0eXlWi7",\n  "object": "text_completion",\n '
         b' "created": 1589478378,\n  "model": "gpt-3.5-turbo-instruct",\n  "choices": [{"text": '
@@ -87,7 +88,7 @@ BODIES: dict[str, tuple[bytes, Usage]] = {
         b'{"created":1713833628,"data":[{"b64_json":"iVBORw0KGgo="}],"usage":{"total_tokens":100,'
         b'"input_tokens":50,"output_tokens":50,"input_tokens_details":{"text_tokens":10,'
         b'"image_tokens":40}}}',
-        Usage(created=1713833628, prompt_tokens=50, completion_tokens=50, total_tokens=100),
+        Usage(None, None, 1713833628, 50, 50, 100, details={"image_prompt_tokens": 40}),
     ),
     "image without usage": (
         b'{"created":1589478378,"data":[{"url":"https://files.example/1"}]}',
@@ -97,11 +98,76 @@ BODIES: dict[str, tuple[bytes, Usage]] = {
         b'{"text":"Imagine the wildest idea","usage":{"type":"tokens","input_tokens":14,'
         b'"input_token_details":{"text_tokens":0,"audio_tokens":14},"output_tokens":45,'
         b'"total_tokens":59}}',
-        Usage(prompt_tokens=14, completion_tokens=45, total_tokens=59),
+        Usage(None, None, None, 14, 45, 59, details={"audio_prompt_tokens": 14}),
     ),
     "transcription by the second": (
         b'{"text":"Hi","usage":{"type":"duration","seconds":9}}',
-        Usage(),
+        Usage(details={"seconds": 9}),
+    ),
+    "transcription by parts of a second": (
+        b'{"text":"Hi","usage":{"prompt_audio_seconds":8.4705,"prompt_tokens":3,"total_tokens":3}}',
+        Usage(prompt_tokens=3, total_tokens=3, details={"seconds": 8.47}),
+    ),
+    "speech by the character": (
+        b'{"model":"tts","usage":{"characters":120}}',
+        Usage("tts", details={"characters": 120}),
+    ),
+    "rerank": (
+        b'{"model":"rerank-1","results":[{"index":0}],"usage":{"total_tokens":15}}',
+        Usage("rerank-1", total_tokens=15),
+    ),
+    "usage in a choice": (
+        b'{"id":"c","model":"kimi","choices":[{"index":0,"message":{"content":"x"},'
+        b'"finish_reason":"stop","usage":{"prompt_tokens":19,"completion_tokens":13,'
+        b'"total_tokens":32,"cached_tokens":8}}]}',
+        Usage("kimi", "c", None, 19, 13, 32, 8),
+    ),
+    "numbers in other spellings": (
+        b'{"model":"m","created":1.7e9,"usage":{"prompt_tokens":19.0,"completion_tokens":1.3e1,'
+        b'"total_tokens":320e-1}}',
+        Usage("m", None, 1_700_000_000, 19, 13, 32),
+    ),
+    "message": (
+        b'{"id":"msg_1","type":"message","role":"assistant","model":"claude","content":[],'
+        b'"usage":{"input_tokens":10,"cache_creation_input_tokens":100,'
+        b'"cache_read_input_tokens":1000,"output_tokens":5,"service_tier":"standard"}}',
+        Usage(
+            "claude",
+            "msg_1",
+            None,
+            1110,
+            5,
+            1115,
+            1000,
+            None,
+            {"service_tier": "standard", "cache_write_tokens": 100},
+        ),
+    ),
+    "spoken": (
+        b'{"id":"c","object":"chat.completion","created":5,"model":"audio","service_tier":"flex",'
+        b'"usage":{"prompt_tokens":60,"completion_tokens":40,"total_tokens":100,'
+        b'"prompt_tokens_details":{"cached_tokens":8,"audio_tokens":30,"image_tokens":12,'
+        b'"cache_write_tokens":4,"cached_tokens_details":{"text_tokens":3,"audio_tokens":5}},'
+        b'"completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":25,"image_tokens":2}}}',
+        Usage(
+            "audio",
+            "c",
+            5,
+            60,
+            40,
+            100,
+            8,
+            0,
+            {
+                "service_tier": "flex",
+                "cache_write_tokens": 4,
+                "audio_prompt_tokens": 30,
+                "image_prompt_tokens": 12,
+                "audio_completion_tokens": 25,
+                "image_completion_tokens": 2,
+                "cached_audio_tokens": 5,
+            },
+        ),
     ),
     "moderation": (
         b'{"id":"modr-AB8CjOTu2jiq12hp1AQPfeqFWaORR","model":"omni-moderation-latest","results":'

@@ -79,6 +79,22 @@ def response_stream(status: bytes, usage: bytes = RESPONSE_USAGE, ending: bytes 
     )
 
 
+def message_stream(first: bytes, last: bytes | None) -> bytes:
+    """Anthropic's stream; without a `last` it is cut behind the first event."""
+    message = b'{"id":"msg_1","type":"message","model":"claude","content":[],"usage":%s}' % first
+    stream = named(b"message_start", b'{"type":"message_start","message":%s}' % message)
+    stream += named(b"ping", b'{"type": "ping"}')
+    if last is None:
+        return stream
+    delta = b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":%s}' % last
+    return (
+        stream
+        + named(b"content_block_delta", b'{"type":"content_block_delta","delta":{"text":"Hi"}}')
+        + named(b"message_delta", delta)
+        + named(b"message_stop", b'{"type":"message_stop"}')
+    )
+
+
 STREAMS: dict[str, tuple[bytes, Usage, str]] = {
     "chat": (
         sse(chat_chunk(), chat_chunk(b" you"), STOP_CHUNK, LATE_CHUNK, b"[DONE]"),
@@ -193,7 +209,7 @@ STREAMS: dict[str, tuple[bytes, Usage, str]] = {
             b'"input_token_details":{"text_tokens":0,"audio_tokens":14},"output_tokens":45,'
             b'"total_tokens":59}}',
         ),
-        Usage(prompt_tokens=14, completion_tokens=45, total_tokens=59),
+        Usage(None, None, None, 14, 45, 59, details={"audio_prompt_tokens": 14}),
         "reported",
     ),
     "image": (
@@ -203,6 +219,88 @@ STREAMS: dict[str, tuple[bytes, Usage, str]] = {
             b'"usage":{"total_tokens":100,"input_tokens":50,"output_tokens":50}}',
         ),
         Usage(created=1620000000, prompt_tokens=50, completion_tokens=50, total_tokens=100),
+        "reported",
+    ),
+    "usage in a choice": (
+        sse(
+            chat_chunk(usage=None),
+            (CHAT_HEAD % b".chunk")
+            + b'"choices":[{"index":0,"delta":{},"finish_reason":"stop","usage":'
+            + CHAT_USAGE
+            + b"}]}",
+            b"[DONE]",
+        ),
+        CHAT_COUNTED,
+        "reported",
+    ),
+    "message": (
+        message_stream(
+            b'{"input_tokens":10,"cache_creation_input_tokens":100,"cache_read_input_tokens":1000,'
+            b'"output_tokens":1,"service_tier":"standard"}',
+            b'{"output_tokens":13,"input_tokens":null}',
+        ),
+        Usage(
+            "claude",
+            "msg_1",
+            None,
+            1110,
+            13,
+            1123,
+            1000,
+            details={"service_tier": "standard", "cache_write_tokens": 100},
+        ),
+        "reported",
+    ),
+    "message counted at its end": (
+        message_stream(
+            b'{"input_tokens":0,"output_tokens":0}', b'{"input_tokens":19,"output_tokens":13}'
+        ),
+        Usage("claude", "msg_1", None, 19, 13, 32),
+        "reported",
+    ),
+    "message that an error ends": (
+        message_stream(b'{"input_tokens":19,"output_tokens":1}', None)
+        + named(b"error", b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}'),
+        Usage("claude", "msg_1", None, 19, 1, 20),
+        "partial",
+    ),
+    "one side is missing": (
+        sse(chat_chunk(usage=None), b'{"choices":[],"usage":{"prompt_tokens":9}}', b"[DONE]"),
+        Usage(CHAT.model, CHAT.response_id, CHAT.created, 9),
+        "partial",
+    ),
+    "the tier stands in other chunks": (
+        sse(
+            b'{"id":"c","model":"m","service_tier":"flex","choices":[]}',
+            b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}',
+        ),
+        Usage("m", "c", None, 1, 2, 3, details={"service_tier": "flex"}),
+        "reported",
+    ),
+    "half a surrogate pair": (
+        sse(chat_chunk(b"\\ud83d", CHAT_USAGE, b'"stop"'), b"[DONE]"),
+        CHAT_COUNTED,
+        "reported",
+    ),
+    "a raw control character": (
+        sse(chat_chunk(b"a\x1bb", CHAT_USAGE, b'"stop"'), b"[DONE]"),
+        CHAT_COUNTED,
+        "reported",
+    ),
+    "NaN": (
+        sse(
+            chat_chunk(b"", CHAT_USAGE, b'"stop"').replace(
+                b'"logprobs":null',
+                b'"logprobs":{"content":[{"logprob":NaN},{"logprob":-Infinity}]}',
+            ),
+            b"[DONE]",
+        ),
+        CHAT_COUNTED,
+        "reported",
+    ),
+    "half a surrogate pair in a response": (
+        response_stream(b"completed").replace(b"In a grove", b"cut \\ud83d"),
+        RESPONSE_COUNTED,
         "reported",
     ),
     "only comments": (b": ping\n\n: ping\n\n", Usage(), "none"),

@@ -4,12 +4,14 @@ import gzip
 
 import pytest
 
-from proxy.usage import meter as module
+from proxy.usage import event_stream as module
 from proxy.usage.counts import Usage
-from proxy.usage.meter import Reading, UsageMeter
+from proxy.usage.meter import UsageMeter
+from proxy.usage.reading import Reading
 from tests.usage.metering import COMPRESSED, JSON, SSE, bytewise, meter
 from tests.usage.samples import (
     BODIES,
+    BODY_COUNTED,
     CHAT,
     CHAT_BODY,
     CHAT_COUNTED,
@@ -43,7 +45,7 @@ def test_streams(name: str, encoding: str) -> None:
 def test_bodies(name: str, encoding: str) -> None:
     body, usage = BODIES[name]
     data = COMPRESSED[encoding](body)
-    source = "reported" if usage.has_counts else "none"
+    source = "reported" if usage.has_counts else "none"  # all have what their kind has
     expected = Reading(None if usage == Usage() else usage, source)  # type: ignore[arg-type]
     assert meter(data, kind=JSON, encoding=encoding) == expected
     assert meter(*bytewise(data), kind=JSON, encoding=encoding) == expected
@@ -75,7 +77,7 @@ def test_a_cut_response_stream() -> None:
 
 
 def test_a_cut_body() -> None:
-    assert meter(CHAT_BODY[:-5], kind=JSON, complete=False) == Reading(CHAT_COUNTED, "reported")
+    assert meter(CHAT_BODY[:-60], kind=JSON, complete=False) == Reading(CHAT_COUNTED, "reported")
     middle = CHAT_BODY.index(b'"total_tokens":29')
     assert meter(CHAT_BODY[:middle], kind=JSON, complete=False) == Reading(CHAT, "none")
     assert meter(gzip.compress(CHAT_BODY)[:-12], kind=JSON, encoding="gzip", complete=False).usage
@@ -86,14 +88,14 @@ def test_a_response_event_of_a_megabyte_in_small_chunks() -> None:
     stream = response_stream(b"completed").replace(b'"output":[', b'"output":[' + image + b",")
     chunks = [stream[i : i + 1000] for i in range(0, len(stream), 1000)]
     assert meter(*chunks) == Reading(RESPONSE_COUNTED, "reported")
-    # One that is too large is skipped, and said to be unknown.
-    assert meter(*chunks, most=100_000).source == "none"
+    assert meter(*chunks, most=100_000) == Reading(RESPONSE_COUNTED, "reported")
+    assert meter(stream, most=100) == Reading(RESPONSE_COUNTED, "reported")
 
 
-def test_a_large_body_goes_by_its_ends() -> None:
+def test_a_large_body_is_read_while_it_passes() -> None:
     body = b'{"data":[' + b"0.123456789," * 200_000 + b'0],"model":"m","usage":{"prompt_tokens":1}}'
     assert meter(body, kind=JSON) == Reading(Usage("m", prompt_tokens=1), "reported")
-    assert meter(CHAT_BODY, kind=JSON, most=300) == Reading(CHAT_COUNTED, "reported")
+    assert meter(CHAT_BODY, kind=JSON, most=300) == Reading(BODY_COUNTED, "reported")
 
 
 @pytest.mark.parametrize(
@@ -105,10 +107,14 @@ def test_a_large_body_goes_by_its_ends() -> None:
         ("text/event-stream", "x-gzip", True),
         ("text/event-stream", "br", False),
         ("text/event-stream", "gzip, gzip", False),
-        ("text/event-streams", "", False),
-        ("text/plain", "", False),
-        ("application/octet-stream", "", False),
-        ("", "", False),
+        # By its first bytes.
+        ("text/event-streams", "", True),
+        ("text/plain; charset=utf-8", "", True),
+        ("application/octet-stream", "", True),
+        ("application/json", "gzip", True),
+        ("", "", True),
+        ("audio/mpeg", "", False),
+        ("multipart/mixed", "", False),
     ],
 )
 def test_which_streams_are_read(kind: str, encoding: str, read: bool) -> None:
@@ -125,13 +131,62 @@ def test_which_streams_are_read(kind: str, encoding: str, read: bool) -> None:
         ("APPLICATION/JSON; charset=utf-8", True),
         ("application/vnd.api+json", True),
         ("application/problem+json;a=b", True),
+        ("text/json", True),
+        ("text/html; charset=utf-8", True),
+        ("text/event-stream", True),
+        ("", True),
+        ("application/octet-stream", False),
         ("application/x-ndjson", False),
         ("application/jsonl", False),
         ("audio/mpeg", False),
     ],
 )
 def test_which_bodies_are_read(kind: str, read: bool) -> None:
-    assert (meter(CHAT_BODY, kind=kind).source == "reported") is read
+    for body in (CHAT_BODY, b"\xef\xbb\xbf" + CHAT_BODY, b" \r\n" + CHAT_BODY):
+        assert (meter(body, kind=kind).source == "reported") is read
+        assert (meter(*bytewise(body), kind=kind).source == "reported") is read
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", JSON])
+def test_a_stream_is_one_whatever_its_media_type(kind: str) -> None:
+    it = UsageMeter(kind)
+    assert not it.is_event_stream
+    assert not it.at_event_boundary
+    for byte in bytewise(STREAMS["chat with CR and a BOM"][0]):
+        it.feed(byte)
+    assert it.is_event_stream
+    assert it.at_event_boundary
+    assert it.result() == Reading(CHAT_COUNTED, "reported")
+    other = UsageMeter(kind)
+    other.feed(b"<html>data: x\n\n")
+    other.feed(STREAMS["chat"][0])
+    assert not other.is_event_stream
+    assert other.result() == Reading(None, "none")
+
+
+def test_a_body_is_none_whatever_its_media_type() -> None:
+    it = UsageMeter(SSE)
+    assert it.is_event_stream
+    it.feed(b"")
+    it.feed(CHAT_BODY)
+    assert not it.is_event_stream
+    assert not it.at_event_boundary
+    assert it.result() == Reading(BODY_COUNTED, "reported")
+
+
+@pytest.mark.parametrize(
+    ("usage", "source"),
+    [
+        (b'{"prompt_tokens":5}', "partial"),
+        (b'{"completion_tokens":5,"prompt_tokens":null}', "partial"),
+        (b'{"total_tokens":5}', "partial"),
+        (b'{"prompt_tokens":5,"completion_tokens":0}', "reported"),
+    ],
+)
+def test_a_generation_with_one_side_is_partial(usage: bytes, source: str) -> None:
+    for head in (b'"choices":[]', b'"object":"response","output":[]', b'"type":"message"'):
+        assert meter(b'{%s,"usage":%s}' % (head, usage), kind=JSON).source == source
+    assert meter(b'{"object":"list","data":[],"usage":%s}' % usage, kind=JSON).source == "reported"
 
 
 @pytest.mark.parametrize(

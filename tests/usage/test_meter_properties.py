@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.usage.counts import Usage
-from proxy.usage.meter import Reading, UsageMeter
+from proxy.usage.meter import UsageMeter
+from proxy.usage.reading import Reading
 from tests.usage.metering import COMPRESSED, JSON, SSE, bytewise, chunked, meter
 from tests.usage.streams import (
     LATE_CHUNK,
@@ -102,7 +103,7 @@ SOUP = st.lists(
 @settings(deadline=None)
 @given(
     SOUP,
-    st.sampled_from([SSE, JSON, "text/html", "", ";", "+json"]),
+    st.sampled_from([SSE, JSON, "text/html", "", ";", "+json", "audio/x"]),
     st.sampled_from(["", "gzip", "deflate", "br", "\x00"]),
     st.sampled_from([0, 1, 20, 10**6]),
     st.booleans(),

@@ -1,0 +1,80 @@
+"""What kind of response an event belongs to: generated or not, at its end or on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxy.usage.extract import unwrap
+
+_ENDED = ("completed", "incomplete", "failed", "cancelled", "expired")
+_ENDING_TYPES = (".completed", ".incomplete", ".failed", ".done", ".cancelled")
+_GENERATED = frozenset(
+    {
+        "chat.completion",
+        "chat.completion.chunk",
+        "text_completion",
+        "response",
+        "realtime.response",
+        "thread.run",
+    }
+)
+_ANTHROPIC_EVENTS = ("message_start", "message_delta")
+
+
+def is_final(answer: object) -> bool:
+    """Whether the counts in this SSE event are the last ones, even if the stream is cut after it.
+
+    Some services count cumulatively in every chunk, so having seen counts is not enough.
+    """
+    if not isinstance(answer, dict):
+        return False
+    kind = answer.get("type")
+    if isinstance(kind, str):
+        if kind.endswith(_ENDING_TYPES):
+            return True
+        if kind in _ANTHROPIC_EVENTS:
+            delta = answer.get("delta")
+            return isinstance(delta, dict) and bool(delta.get("stop_reason"))
+    body = unwrap(answer) or answer
+    if body.get("status") in _ENDED:
+        return True
+    choices = body.get("choices")
+    # An empty list is OpenAI's own late chunk; others put the counts beside the finish reason.
+    return isinstance(choices, list) and all(
+        isinstance(choice, dict) and choice.get("finish_reason") for choice in choices
+    )
+
+
+def is_generation(answer: object) -> bool:
+    """Whether the response is generated text, whose usage has two sides.
+
+    Embeddings, moderations, images and transcriptions are none.
+    """
+    body = unwrap(answer)
+    if body is None:
+        return False
+    said, kind = body.get("object"), body.get("type")
+    return (
+        "choices" in body
+        or (isinstance(said, str) and said in _GENERATED)
+        or (isinstance(kind, str) and (kind == "message" or kind in _ANTHROPIC_EVENTS))
+    )
+
+
+def anthropic_answer(
+    event: Mapping[str, object], before: Mapping[str, object] | None
+) -> tuple[dict[str, object], dict[str, object]] | None:
+    """The counts of Anthropic's stream after this event, and the event with all of them.
+
+    None: it is none of the two that have counts. `message_start` begins them, `message_delta`
+    replaces one by one those that it has
+    (https://docs.anthropic.com/en/docs/build-with-claude/streaming).
+    """
+    if event.get("type") not in _ANTHROPIC_EVENTS:
+        return None
+    body = unwrap(event) or event
+    usage = body.get("usage")
+    counts = dict(before or {})
+    if isinstance(usage, dict):
+        counts.update({name: count for name, count in usage.items() if count is not None})
+    return counts, {**body, "type": event["type"], "delta": event.get("delta"), "usage": counts}
