@@ -5,8 +5,11 @@ stock adapter does not: the target goes out byte for byte, header lines keep the
 answers are swallowed, what has arrived is handed on at once, and a body of any size is sent while
 the answer may already be coming.
 
-The thing to get wrong: an upstream may answer before it has read the whole upload. So a large or
-streamed body is sent by a greenlet of its own, and the caller's greenlet reads from the start.
+An upstream may answer before it has read the whole upload. So a large or streamed body is sent by a
+greenlet of its own, and the caller's greenlet reads from the start.
+
+A connection that was idle may have been closed by the upstream a moment ago. A request is sent again
+only where :mod:`proxy.relay.stale` says that this is no repetition.
 """
 
 import ssl
@@ -23,18 +26,11 @@ from urllib3.util.retry import Retry
 
 from proxy.relay.answer import BrokenAnswer, RawAnswer, Upload
 from proxy.relay.pool import ConnectionPool, ConnectTimedOut, Socket, tls_context
+from proxy.relay.stale import ONE_WRITE, Stale, is_stale, may_be_sent_again
 from proxy.relay.tunnel import UpgradeAnswer, read_upgrade
 from proxy.relay.wire import BadAnswer, request_head
 
-#: A body up to this size goes out in one write together with its head.
-_SMALL_BODY: Final = 128 * 1024
 _SLICE: Final = 256 * 1024
-#: A connection closed while it was idle shows within a round trip; later the upstream was at work.
-_STALE_SECONDS: Final = 2.0
-
-
-class Stale(BrokenAnswer):
-    """A kept-alive connection turned out closed before any byte of an answer came."""
 
 
 class UpstreamAdapter(BaseAdapter):
@@ -69,15 +65,11 @@ class UpstreamAdapter(BaseAdapter):
         """One round trip. ``timeout`` is (connect, silence) in seconds; the rest is ignored."""
         pool, head = self._prepare(request)
         read_timeout = timeout[1] if timeout else None
-        sock = pool.acquire()
+        sock = pool.acquire() if may_be_sent_again(request.method, request.body) else pool.make_room()
         if sock is not None:
             try:
                 raw = _round_trip(pool, sock, request, head, read_timeout, reused=True)
             except Stale:
-                # Nothing of an answer came, so the server has closed it while it was idle. Only
-                # then, and only if the body can be sent again, a second try is no repetition.
-                if not isinstance(request.body, bytes | None):
-                    raise
                 sock = None
         if sock is None:
             fresh = _connect(pool)
@@ -200,20 +192,23 @@ def _round_trip(
     sock.settimeout(read_timeout)
     body: Any = request.body
     answer = RawAnswer(pool, sock, request.method or "")
+    cut = False
     try:
         answer.write_started = time.perf_counter()
         answer.write_started_ns = time.time_ns()
-        if body is None or (isinstance(body, bytes) and len(body) <= _SMALL_BODY):
-            _write(sock, head + body if body else head)
+        if body is None or (isinstance(body, bytes) and len(body) <= ONE_WRITE):
+            cut = not _write(sock, head + body if body else head)
         else:
             chunked = request.headers.get("Transfer-Encoding") == "chunked"
             pieces: Iterable[bytes] = _slices(body) if isinstance(body, bytes) else body
             answer.upload = Upload(sock, head, pieces, chunked=chunked)
         answer.read_head()
     except BrokenAnswer as error:
+        seconds = time.perf_counter() - answer.write_started
+        silent = reused and not answer.bytes_came
+        stale = silent and is_stale(request.method, sock, seconds, cut=cut)
         answer.close()
-        prompt = time.perf_counter() - answer.write_started < _STALE_SECONDS
-        if reused and prompt and not answer.bytes_came:
+        if stale:
             raise Stale(str(error)) from error
         raise
     except BaseException:
@@ -222,7 +217,9 @@ def _round_trip(
     return answer
 
 
-def _write(sock: Socket, data: bytes) -> None:
+def _write(sock: Socket, data: bytes) -> bool:
+    """False when the connection broke after a part of ``data``; True for all or nothing of it."""
+    sent = 0
     try:
         sent = sock.send(data)
         if sent < len(data):  # `sendall` at once would ask the kernel for its buffer's size first
@@ -231,7 +228,8 @@ def _write(sock: Socket, data: bytes) -> None:
         raise requests.ReadTimeout("it did not take the request in time") from error
     except OSError:
         # The answer may still be there: a server that refuses a request early says so and closes.
-        return
+        return not sent
+    return True
 
 
 def _proxy_authorization(proxy_url: str) -> list[tuple[str, str]]:

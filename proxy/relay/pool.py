@@ -107,6 +107,11 @@ class ConnectionPool:
             sock.close()
         return None
 
+    def make_room(self) -> None:
+        """Close the oldest idle connection: a new one is about to take its place."""
+        if self._idle:
+            self._idle.popleft()[0].close()
+
     def connect(self) -> Socket:
         """A new connection. Raises OSError (:class:`ConnectTimedOut`, ssl.SSLError, …)."""
         with gevent.Timeout(self._connect_timeout, ConnectTimedOut("connect timed out")):

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.relay import adapter as adapter_module
-from proxy.relay.adapter import Stale, UpstreamAdapter
+from proxy.relay import stale as stale_module
+from proxy.relay.adapter import UpstreamAdapter
 from proxy.relay.answer import BrokenAnswer
+from proxy.relay.stale import ONE_WRITE, Stale
 from proxy.relay.watch import ClientGone
 from tests.ports import free_port
 from tests.relay.conftest import Ask, Authority, Serve, greenlets, prepared, read_all
@@ -135,7 +137,9 @@ def test_a_second_stale_connection_is_an_error(serve: Serve, ask: Ask) -> None:
     assert len(server.connections) == 3
 
 
-def test_a_stale_connection_and_a_body_that_cannot_be_sent_again(serve: Serve, ask: Ask) -> None:
+def test_an_upload_never_meets_a_stale_connection(serve: Serve, ask: Ask) -> None:
+    """A body that is streamed cannot be sent again, so it gets a connection of its own."""
+
     def handler(connection: Connection) -> None:
         connection.request()
         connection.send(OK)
@@ -143,10 +147,59 @@ def test_a_stale_connection_and_a_body_that_cannot_be_sent_again(serve: Serve, a
 
     server = serve(handler)
     read_all(ask(server))
-    with pytest.raises(BrokenAnswer):
-        ask(server, "POST", headers=[("Transfer-Encoding", "chunked")], body=iter([b"a"]))
-    assert len(server.connections) == 1
+    headers = [("Transfer-Encoding", "chunked")]
+    assert read_all(ask(server, "POST", headers=headers, body=iter([b"a"]))) == b"ok"
+    assert len(server.connections) == 2
     wait_until(lambda: greenlets() == 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "sent_again"),
+    [
+        ("POST", b"small", False),
+        ("PATCH", None, False),
+        ("PROPFIND", None, False),
+        ("GET", None, True),
+        ("PUT", b"x" * 400_000, True),
+        ("DELETE", None, True),
+    ],
+)
+def test_what_an_upstream_may_have_executed_is_sent_once(
+    serve: Serve, ask: Ask, method: str, body: bytes | None, sent_again: bool
+) -> None:
+    """The upstream reads a request, works for longer than a round trip, and breaks."""
+
+    def handler(connection: Connection) -> None:
+        while (request := connection.request()) is not None:
+            server.requests.append(request)
+            if len(server.requests) == 2:
+                gevent.sleep(0.15)
+                return
+            connection.send(OK)
+
+    server = serve(handler)
+    read_all(ask(server))
+    key = [("Host", "h"), ("Idempotency-Key", "k-1")]
+    if sent_again:
+        ask(server, method, headers=key, body=body).close()
+    else:
+        with pytest.raises(BrokenAnswer, match="closed the connection"):
+            ask(server, method, headers=key, body=body)
+    assert len(server.requests) == (3 if sent_again else 2)
+    assert len(server.connections) == (2 if sent_again else 1)
+    wait_until(lambda: greenlets() == 0)
+
+
+def test_a_large_body_of_a_post_gets_a_new_connection(serve: Serve, ask: Ask) -> None:
+    """It takes several writes, after which a part of it may have been read."""
+    server = serve(OK)
+    for body in (b"", b"x" * (ONE_WRITE + 1), b"x" * ONE_WRITE):
+        assert read_all(ask(server, "POST", body=body)) == b"ok"
+    assert len(server.connections) == 2
+    assert read_all(ask(server, "PUT", body=b"x" * (ONE_WRITE + 1))) == b"ok"
+    assert len(server.connections) == 2
+    # The new one took the place of an idle one: they do not become more.
+    wait_until(server.connections[0].ended.is_set)
 
 
 @pytest.mark.parametrize("what", ["a byte came", "it took its time", "silence", "fresh"])
@@ -164,7 +217,7 @@ def test_what_is_not_asked_twice(
             connection.wait_end()
 
     if what == "it took its time":  # so it was no idle connection: the upstream was at work
-        monkeypatch.setattr(adapter_module, "_STALE_SECONDS", 0.0)
+        monkeypatch.setattr(stale_module, "_LONGEST", 0.0)
     server = serve(handler)
     if what != "fresh":
         read_all(ask(server))

@@ -281,7 +281,11 @@ def test_streamed_uploads(serve: Serve, ask: Ask, parts: list[bytes]) -> None:
         assert read_all(response) == b"ok"
     assert [request and request.body for request in seen] == [b"".join(parts)] * 2
     assert all(request and request.whole for request in seen)
-    assert len(server.connections) == 1
+    # Each on a new connection, which is kept in the place of the one before.
+    assert len(server.connections) == 2
+    wait_until(server.connections[0].ended.is_set)
+    read_all(ask(server))
+    assert len(server.connections) == 2
     wait_until(lambda: greenlets() == 0)
 
 
@@ -417,7 +421,7 @@ def test_a_small_request_that_is_not_taken(
     serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The write of head and body in one times out like a silent upstream."""
-    monkeypatch.setattr(adapter_module, "_SMALL_BODY", 100_000_000)
+    monkeypatch.setattr(adapter_module, "ONE_WRITE", 100_000_000)
     stop = Event()
     server = serve(lambda connection: stop.wait(20))
     with pytest.raises(requests.ReadTimeout):

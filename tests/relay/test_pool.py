@@ -57,6 +57,20 @@ def test_the_newest_idle_connection_is_used_first(
     second.close()
 
 
+def test_a_new_connection_takes_the_place_of_the_oldest(
+    serve: Serve, pools: list[ConnectionPool]
+) -> None:
+    pool = make(pools, serve(quiet).origin)
+    pool.make_room()
+    first, second = pool.connect(), pool.connect()
+    pool.release(first)
+    pool.release(second)
+    pool.make_room()
+    assert (first.fileno(), pool.idle_count) == (-1, 1)
+    assert pool.acquire() is second
+    second.close()
+
+
 @pytest.mark.parametrize("bound", [0, 1, 2])
 def test_idle_connections_are_bounded(
     serve: Serve, pools: list[ConnectionPool], bound: int
