@@ -8,16 +8,14 @@ the answer may already be coming.
 An upstream may answer before it has read the whole upload. So a large or streamed body is sent by a
 greenlet of its own, and the caller's greenlet reads from the start.
 
-A connection that was idle may have been closed by the upstream a moment ago. A request is sent again
-only where :mod:`proxy.relay.stale` says that this is no repetition.
+A connection that was idle may be closed by the upstream at any moment. A request is sent again only
+where :mod:`proxy.relay.stale` says that this is no repetition.
 """
 
 import ssl
 import time
-from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 import gevent.socket
 import requests
@@ -25,8 +23,14 @@ from requests.adapters import BaseAdapter
 from urllib3.util.retry import Retry
 
 from proxy.relay.answer import BrokenAnswer, RawAnswer, Upload
-from proxy.relay.pool import ConnectionPool, ConnectTimedOut, Socket, tls_context
-from proxy.relay.stale import ONE_WRITE, Stale, is_stale, may_be_sent_again
+from proxy.relay.pool import (
+    ConnectionPool,
+    ConnectTimedOut,
+    Socket,
+    proxy_authorization,
+    tls_context,
+)
+from proxy.relay.stale import IDEMPOTENT, ONE_WRITE, Stale, is_stale
 from proxy.relay.tunnel import UpgradeAnswer, read_upgrade
 from proxy.relay.wire import BadAnswer, request_head
 
@@ -48,7 +52,7 @@ class UpstreamAdapter(BaseAdapter):
         self._pool_size = pool_size
         self._connect_timeout = connect_timeout
         self._proxy_url = proxy_url
-        self._proxy_lines = _proxy_authorization(proxy_url)
+        self._proxy_lines = proxy_authorization(proxy_url)
         #: Origin → its connections.
         self.pools: dict[str, ConnectionPool] = {}
         self._context: ssl.SSLContext | None = None
@@ -65,15 +69,20 @@ class UpstreamAdapter(BaseAdapter):
         """One round trip. ``timeout`` is (connect, silence) in seconds; the rest is ignored."""
         pool, head = self._prepare(request)
         read_timeout = timeout[1] if timeout else None
-        sock = pool.acquire() if may_be_sent_again(request.method, request.body) else pool.make_room()
+        body, sock = request.body, None
+        small = body is None or (isinstance(body, bytes) and len(body) <= ONE_WRITE)
+        if small or (isinstance(body, bytes) and request.method in IDEMPOTENT):
+            sock = pool.acquire()
+        else:
+            pool.make_room()  # for a new one, which cannot be stale: this cannot be sent again
         if sock is not None:
             try:
-                raw = _round_trip(pool, sock, request, head, read_timeout, reused=True)
+                raw = _round_trip(pool, sock, request, head, read_timeout, small, reused=True)
             except Stale:
                 sock = None
         if sock is None:
             fresh = _connect(pool)
-            raw = _round_trip(pool, fresh, request, head, read_timeout, reused=False)
+            raw = _round_trip(pool, fresh, request, head, read_timeout, small, reused=False)
         return self.build_response(request, raw)
 
     def upgrade(
@@ -185,10 +194,12 @@ def _round_trip(
     request: requests.PreparedRequest,
     head: bytes,
     read_timeout: float | None,
+    small: bool,
     *,
     reused: bool,
 ) -> RawAnswer:
-    """Write the request and read the answer's head. Any failure closes the connection."""
+    """Write the request, a ``small`` one at once, and read the answer's head. Any failure closes
+    the connection."""
     sock.settimeout(read_timeout)
     body: Any = request.body
     answer = RawAnswer(pool, sock, request.method or "")
@@ -196,7 +207,7 @@ def _round_trip(
     try:
         answer.write_started = time.perf_counter()
         answer.write_started_ns = time.time_ns()
-        if body is None or (isinstance(body, bytes) and len(body) <= ONE_WRITE):
+        if small:
             cut = not _write(sock, head + body if body else head)
         else:
             chunked = request.headers.get("Transfer-Encoding") == "chunked"
@@ -230,15 +241,6 @@ def _write(sock: Socket, data: bytes) -> bool:
         # The answer may still be there: a server that refuses a request early says so and closes.
         return not sent
     return True
-
-
-def _proxy_authorization(proxy_url: str) -> list[tuple[str, str]]:
-    """The header line for plain requests; with TLS the credentials go into the CONNECT."""
-    proxy = urlsplit(proxy_url)
-    if proxy.username is None:
-        return []
-    credentials = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return [("Proxy-Authorization", f"Basic {b64encode(credentials.encode()).decode()}")]
 
 
 def _slices(body: bytes) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ may hold bytes nobody asked for. Both show as "readable", and neither may be use
 import socket
 import ssl
 import time
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -172,6 +173,15 @@ def _connector(
         options["ssl_options"] = {"server_hostname": host}
         return _TunedTLS(ssl_context_factory=lambda cafile: context(), **options)
     return _Tuned(**options)
+
+
+def proxy_authorization(proxy_url: str) -> list[tuple[str, str]]:
+    """The header line for plain requests; with TLS the credentials go into the CONNECT."""
+    proxy = urlsplit(proxy_url)
+    if proxy.username is None:
+        return []
+    credentials = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return [("Proxy-Authorization", f"Basic {b64encode(credentials.encode()).decode()}")]
 
 
 class _Tuned(PlainConnector):

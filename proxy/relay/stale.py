@@ -4,6 +4,9 @@ A kept-alive connection can be closed by the upstream just while a request is wr
 client must not see that. But an upstream that has read a request and then breaks may have executed
 it, and somebody pays for a POST that is executed twice. The two look alike, but for the time: a
 close that was under way already is known within a round trip.
+
+What must not be sent again needs a new connection, which cannot be stale: a body that is streamed,
+and one that takes several writes, after which a part of it may have been read.
 """
 
 import socket
@@ -29,17 +32,6 @@ _RTT_AT: Final = 68
 
 class Stale(BrokenAnswer):
     """A kept-alive connection turned out closed, and its request may be sent again."""
-
-
-def may_be_sent_again(method: str | None, body: Any) -> bool:
-    """Whether an idle connection will do for a request, or only a new one, which cannot be stale.
-
-    A body that is streamed cannot be sent again, and one that takes several writes must not be:
-    a part of it may have been read.
-    """
-    if body is None:
-        return True
-    return isinstance(body, bytes) and (len(body) <= ONE_WRITE or method in IDEMPOTENT)
 
 
 def is_stale(method: str | None, sock: Any, seconds: float, *, cut: bool) -> bool:

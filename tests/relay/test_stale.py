@@ -2,12 +2,11 @@
 
 import socket
 import struct
-from typing import Any
 
 import pytest
 
 from proxy.relay import stale
-from proxy.relay.stale import ONE_WRITE, is_stale, may_be_sent_again, round_trip
+from proxy.relay.stale import is_stale, round_trip
 
 
 class Sock:
@@ -40,25 +39,6 @@ def test_others_only_within_a_round_trip(
     assert is_stale(method, sock, window - 0.001, cut=False)
     assert not is_stale(method, sock, window, cut=False)
     assert not is_stale(method, sock, 0.0, cut=True)
-
-
-@pytest.mark.parametrize(
-    ("method", "body", "expected"),
-    [
-        ("POST", None, True),
-        ("POST", b"", True),
-        ("POST", b"x" * ONE_WRITE, True),
-        ("POST", b"x" * (ONE_WRITE + 1), False),
-        ("PUT", b"x" * (ONE_WRITE + 1), True),
-        ("POST", iter([b"x"]), False),
-        ("PUT", iter([b"x"]), False),
-        (None, iter([b"x"]), False),
-    ],
-)
-def test_which_requests_an_idle_connection_will_do_for(
-    method: str | None, body: Any, expected: bool
-) -> None:
-    assert may_be_sent_again(method, body) is expected
 
 
 def test_the_kernel_knows_the_round_trip() -> None:
