@@ -1,12 +1,13 @@
-# Two stages: the first has pip, the second only what pip installed.
-FROM python:3.13-slim AS build
+# Two stages: the first has pip, the second only what pip installed. Images are named by digest, so
+# that the same commit makes the same image; Dependabot proposes newer ones.
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
 COPY requirements.txt /
 RUN python -m venv /opt/venv \
  && /opt/venv/bin/pip install --quiet --disable-pip-version-check --no-cache-dir \
         --require-hashes --only-binary :all: -r /requirements.txt \
  && /opt/venv/bin/pip uninstall --quiet --yes pip
 
-FROM python:3.13-slim
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOST=0.0.0.0 \

@@ -62,6 +62,10 @@ def _raise_file_limit():
 # More than it gives itself; a stop takes GRACEFUL_TIMEOUT and this at the most.
 _SHIPPER_TIMEOUT = 7
 
+# All that the server makes (logs, events, its pid file, profiles) is for its user alone. A file
+# that is there already keeps its mode.
+os.umask(0o077)
+
 _reloading = wsgi.is_running()
 try:
     _settings = wsgi.configure(os.environ, Path(".env"))
@@ -121,6 +125,8 @@ def when_ready(server):
     # All that is imported stays for good: workers share it, and no collector looks through it.
     gc.collect()
     gc.freeze()
+    if server.pidfile is not None:
+        Path(server.pidfile.fname).chmod(0o600)  # gunicorn makes it readable for all
     master.shipper.follow(_settings)
     _tell_mode(server)
     if _settings.event_shipper == "off":

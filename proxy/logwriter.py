@@ -68,7 +68,7 @@ class File:
             if number >= 0:
                 os.close(number)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            self._number = os.open(self._path, flags, 0o666)  # less the umask, as `open` does
+            self._number = os.open(self._path, flags, 0o600)
         Descriptor(self._number).write(data)
 
     def _moved(self) -> bool:

@@ -25,3 +25,18 @@ def test_what_it_copies_is_there_and_not_ignored() -> None:
     names = {name for line in copied for name in line.split()}
     assert names == {line[1:] for line in ignored if line.startswith("!")}
     assert all((ROOT / name).exists() for name in names)
+
+
+def test_images_and_actions_are_named_by_what_they_hold() -> None:
+    """A tag can be moved, a digest or a commit cannot."""
+    images = re.findall(r"^FROM (?:--\S+ )?(\S+)", TEXT, re.MULTILINE)
+    actions: list[str] = []
+    for path in (ROOT / ".github" / "workflows").glob("*.y*ml"):
+        workflow = path.read_text()
+        images += re.findall(r"^\s*(?:- )?image: (\S+)", workflow, re.MULTILINE)
+        images += re.findall(r"^\s*container: (?!\$)(\S+)", workflow, re.MULTILINE)
+        actions += re.findall(r"^\s*(?:- )?uses: (\S+)", workflow, re.MULTILINE)
+    assert len(images) > 3
+    assert actions
+    assert [name for name in images if not re.search(r"@sha256:[0-9a-f]{64}$", name)] == []
+    assert [name for name in actions if not re.search(r"@[0-9a-f]{40}$", name)] == []

@@ -17,6 +17,7 @@ from proxy.cli.client import Refused, base_url_option, bearer, default_base_url
 from proxy.cli.figures import figures
 from proxy.cli.load import Load
 from proxy.cli.plot import svg
+from proxy.cli.secretoption import SecretOption
 from proxy.cli.turns import Side, measured
 from proxy.cli.wirecall import Unreachable
 
@@ -28,7 +29,12 @@ _PATH: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.command()
 @base_url_option
 @click.option("--endpoint", default=CHAT, show_default=True, metavar="PATH")
-@click.option("--token", help="Access token; better in the environment, where `ps` is blind.")
+@click.option(
+    "--token",
+    cls=SecretOption,
+    better="the variable that --token-env names",
+    help="Access token; better in the environment, where `ps` is blind.",
+)
 @click.option(
     "--token-env", default="PROXY_TOKEN", show_default=True, help="Variable with the access token."
 )
@@ -40,7 +46,13 @@ _PATH: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("--output", "results", type=_PATH, metavar="FILE", help="Write results as JSON.")
 @click.option("--warmup", type=click.IntRange(0), default=0, help="Requests before, not counted.")
 @click.option("--compare-url", metavar="URL", help="Ask this, too, in turns: the upstream itself.")
-@click.option("--compare-token", metavar="KEY", help="What --compare-url is asked with.")
+@click.option(
+    "--compare-token",
+    cls=SecretOption,
+    better="the variable that --compare-token-env names",
+    metavar="KEY",
+    help="What --compare-url is asked with.",
+)
 @click.option(
     "--compare-token-env",
     default="OPENAI_API_KEY",

@@ -16,6 +16,7 @@ from proxy.cli.client import base_url, base_url_option, cause, default_base_url,
 from proxy.cli.client import session as new_session
 from proxy.cli.deltas import StreamBroken, content, deltas
 from proxy.cli.envfile import lookup
+from proxy.cli.secretoption import SecretOption
 
 #: Connecting, and silence between two bytes: a model may think for minutes.
 _TIMEOUT = (5, 600)
@@ -24,7 +25,12 @@ _LEAVE = ("exit", "quit")
 
 @click.command()
 @base_url_option
-@click.option("--token", help="Access token. [default: PROXY_TOKEN of the environment or .env]")
+@click.option(
+    "--token",
+    cls=SecretOption,
+    better="PROXY_TOKEN in the environment or .env",
+    help="Access token. [default: PROXY_TOKEN of the environment or .env]",
+)
 @click.option("--model", default="gpt-4.1-mini", show_default=True)
 @click.option("--system", help="System prompt.")
 @click.option("--temperature", type=click.FloatRange(0, 2))

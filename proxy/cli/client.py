@@ -16,6 +16,7 @@ import click
 import requests
 
 from proxy.cli.envfile import lookup
+from proxy.cli.secretoption import SecretOption
 
 _TIMEOUT = (5, 30)
 _VISIBLE = re.compile(r"[!-~]+")
@@ -172,6 +173,8 @@ def management_command(function: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--management-token",
         "token_given",
+        cls=SecretOption,
+        better="MANAGEMENT_TOKEN in the environment or .env",
         metavar="TOKEN",
         help="[default: MANAGEMENT_TOKEN of the environment or .env; better there, where `ps`"
         " does not show it]",

@@ -118,6 +118,7 @@ def ship(attached: bool) -> None:
     """
     # Whoever asks all children of a server for a profile must not end this one.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    os.umask(0o077)  # as in a server: what it makes is for its user alone
     settings = load_settings(serving=False)
     settings.make_data_dir()
     _configure_log(settings)

@@ -12,6 +12,7 @@ import click
 from proxy.cli import output
 from proxy.cli.client import Api, management_command, segment
 from proxy.cli.policy import policy_options, show
+from proxy.cli.secretoption import SecretOption
 
 _COLUMNS = {
     "id": "ID",
@@ -24,6 +25,8 @@ _api_key_option = click.option(
     "--api-key",
     "--openai-key",
     "api_key",
+    cls=SecretOption,
+    better="`--api-key -`, which reads it from stdin",
     metavar="KEY",
     help="The upstream key; `-` reads it from stdin.",
 )

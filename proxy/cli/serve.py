@@ -105,7 +105,7 @@ def _serve_in_background(pid_file: Path | None) -> None:
     pid_file = _not_running(pid_file or settings.data_dir / _PID_NAME)
     server.refuse_busy_port(settings.host, settings.port)
     log_path = settings.data_dir / "proxy.log"
-    with log_path.open("ab") as log:
+    with os.fdopen(os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
         begin = log.tell()
         process = server.start(
             os.environ, "--pid", str(pid_file.absolute()), log=log, own_session=True

@@ -22,6 +22,7 @@ from proxy.cli.client import (
     segment,
 )
 from proxy.cli.policy import Command, policy_options, show
+from proxy.cli.secretoption import SecretOption
 
 _COLUMNS = {
     "id": "ID",
@@ -82,7 +83,11 @@ token.add_command(mint, "generate")
 @token.command(short_help="Mint a child from an access token with can_mint.")
 @base_url_option
 @click.option(
-    "--token", "secret", help="The parent; better in the environment, where `ps` is blind."
+    "--token",
+    "secret",
+    cls=SecretOption,
+    better="the variable that --token-env names",
+    help="The parent; better in the environment, where `ps` is blind.",
 )
 @click.option(
     "--token-env", default="PROXY_TOKEN", show_default=True, help="Variable with the parent."

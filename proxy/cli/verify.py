@@ -19,6 +19,7 @@ from proxy.cli.envfile import lookup
 from proxy.cli.fidelity import ASPECTS, timing
 from proxy.cli.pair import Pair, Row, Side
 from proxy.cli.probes import Probe, built_in, parse_request
+from proxy.cli.secretoption import SecretOption
 from proxy.cli.wirecall import Endpoint, Unreachable
 
 #: Upstreams quote a refused key in parts: ``sk-ab***yz``.
@@ -27,7 +28,12 @@ _KEY_LIKE: Final = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_*.-]{4,}")
 
 @click.command()
 @base_url_option
-@click.option("--token", help="Access token. [default: PROXY_TOKEN of the environment or .env]")
+@click.option(
+    "--token",
+    cls=SecretOption,
+    better="PROXY_TOKEN in the environment or .env",
+    help="Access token. [default: PROXY_TOKEN of the environment or .env]",
+)
 @click.option(
     "--direct-url",
     metavar="URL",
@@ -35,6 +41,8 @@ _KEY_LIKE: Final = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_*.-]{4,}")
 )
 @click.option(
     "--direct-key",
+    cls=SecretOption,
+    better="OPENAI_API_KEY in the environment or .env",
     metavar="KEY",
     help="The upstream's key. [default: OPENAI_API_KEY of the environment or .env; better there,"
     " where `ps` does not show it]",

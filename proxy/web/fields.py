@@ -20,6 +20,8 @@ from proxy.errors import ClientError
 MAX_BODY_BYTES: Final = 256 * 1024
 MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_NAME_LENGTH: Final = 255
+#: Levels of a JSON value. orjson writes 254 at most, and answers and audit entries wrap it.
+MAX_DEPTH: Final = 100
 MAX_PAGE: Final = 1000
 #: The largest integer that every database keeps (a signed BIGINT).
 MAX_INTEGER: Final = 2**63 - 1
@@ -148,12 +150,29 @@ def moment(value: Any, param: str) -> datetime:
 
 
 def json_object(value: Any, param: str) -> dict[str, Any]:
-    """A JSON object of bounded size."""
+    """A JSON object of bounded size and depth."""
     if not isinstance(value, dict):
         raise ClientError(f"`{param}` must be a JSON object.", param=param)
+    if _deeper(value, MAX_DEPTH):
+        raise ClientError(f"`{param}` may be {MAX_DEPTH} levels deep at most.", param=param)
     if len(orjson.dumps(value)) > MAX_METADATA_BYTES:
         raise ClientError(f"`{param}` is larger than {MAX_METADATA_BYTES} bytes.", param=param)
     return value
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether lists and objects are nested in ``value`` more than ``most`` deep. No recursion."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            child
+            for each in level
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def uuid(value: str) -> str | None:

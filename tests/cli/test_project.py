@@ -50,7 +50,8 @@ def test_create(run: Run, api: responses.RequestsMock, option: str) -> None:
     api.post(URL, json=PROJECT, status=201, match=sends(body))
     arguments = ["--name", "demo", option, KEY, "--description", "d", "--json"]
     result = run("project", "create", *arguments)
-    assert json.loads(result.output) == PROJECT
+    assert json.loads(result.stdout) == PROJECT
+    assert result.stderr.startswith("Warning: --")
 
 
 def test_create_for_scripts(run: Run, api: responses.RequestsMock) -> None:
@@ -157,7 +158,7 @@ def test_deactivate(run: Run, api: responses.RequestsMock) -> None:
 def test_the_server_says_no(run: Run, api: responses.RequestsMock) -> None:
     error = {"message": "There is a project of this name.", "code": "conflict"}
     api.post(URL, json={"error": error}, status=409)
-    result = run("project", "create", "--name", "demo", "--api-key", KEY)
+    result = run("project", "create", "--name", "demo", "--api-key", "-", input=KEY)
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr == "Error: There is a project of this name. (conflict, HTTP 409)\n"

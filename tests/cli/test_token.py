@@ -120,8 +120,9 @@ def test_derive_asks_with_the_parent(
     assert str(child["token"]) in shown.stdout
     assert "once" in shown.stderr
     assert SECRET not in shown.output
-    assert raw.output == f"{child['token']}\n"
-    assert json.loads(as_json.output) == child
+    assert raw.stdout == f"{child['token']}\n"
+    assert json.loads(as_json.stdout) == child
+    assert ("Warning: --token" in raw.stderr) is ("--token" in arguments)
 
 
 def test_derive_without_a_parent(run: Run, api: responses.RequestsMock) -> None:
@@ -131,11 +132,12 @@ def test_derive_without_a_parent(run: Run, api: responses.RequestsMock) -> None:
     assert "PROXY_TOKEN" in result.output
 
 
-def test_derive_goes_where_it_is_told(run: Run) -> None:
+def test_derive_goes_where_it_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with responses.RequestsMock() as api:
         error = {"message": "It lacks `can_mint`.", "code": "endpoint_not_found"}
         api.post("http://other:9/v1/proxy/tokens", json={"error": error}, status=404)
-        result = run("token", "derive", "--token", SECRET, "--base-url", "http://other:9/v1/")
+        monkeypatch.setenv("PROXY_TOKEN", SECRET)
+        result = run("token", "derive", "--base-url", "http://other:9/v1/")
     assert result.exit_code == 1
     assert result.stderr == "Error: It lacks `can_mint`. (endpoint_not_found, HTTP 404)\n"
 

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 class JsonLinesSink:
     """Appends to ``path``; past ``max_bytes`` it becomes ``path.1``, up to ``path.<backups>``."""
 
-    def __init__(self, path: Path, *, max_bytes: int, backups: int, mode: int = 0o640) -> None:
+    def __init__(self, path: Path, *, max_bytes: int, backups: int, mode: int = 0o600) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._backups = backups

@@ -51,7 +51,7 @@ def test_lines_are_appended(path: Path) -> None:
 
 def test_the_file_is_not_for_everybody(path: Path) -> None:
     make(path).write(BATCH)
-    assert path.stat().st_mode & 0o007 == 0
+    assert path.stat().st_mode & 0o777 == 0o600
     assert os.listdir(path.parent) == [path.name]
 
 

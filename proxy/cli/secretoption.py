@@ -1,0 +1,38 @@
+"""Options that carry a secret: taken from the command line, but not without a warning.
+
+A command line is readable by every user of the machine (``ps``, ``/proc``), stands in the shell's
+history and in the logs of CI systems; the environment of a process is readable by its owner alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+_WARNING = (
+    "Warning: {option} on the command line is visible to every user of this machine and stays in "
+    "the shell's history. Better: {better}."
+)
+
+
+class SecretOption(click.Option):
+    """``cls=SecretOption, better="…"``: ``better`` completes "Better: …" with another way.
+
+    The value ``-`` (read from stdin) and values from elsewhere bring no warning. The warning goes
+    to stderr, so that scripts that read stdout are not disturbed.
+    """
+
+    def __init__(self, *args: Any, better: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._better = better
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        value, rest = super().handle_parse_result(ctx, opts, args)
+        given = self.name and ctx.get_parameter_source(self.name) is ParameterSource.COMMANDLINE
+        if given and value not in (None, "", "-") and not ctx.resilient_parsing:
+            option = max(self.opts, key=len)
+            click.echo(_WARNING.format(option=option, better=self._better), err=True)
+        return value, rest
