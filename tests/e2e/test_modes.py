@@ -30,7 +30,7 @@ def test_files_are_for_their_owner_alone(own_proxy: Maker, tmp_path: Path) -> No
     paths = [path for folder in (data, tmp_path / "out") for path in folder.rglob("*")]
     paths += [data, tmp_path / "server.log"]
     seen = {path.name for path in paths}
-    assert seen >= {"proxy.db", "events.jsonl", "server.log", "spool", "metrics", "limits"}
+    assert seen >= {"proxy.db", "events.jsonl.1", "server.log", "spool", "metrics", "limits"}
     wrong = {
         str(path): oct(stat.S_IMODE(path.stat().st_mode))
         for path in paths
