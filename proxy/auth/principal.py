@@ -39,9 +39,13 @@ class Principal:
     read_at: float = field(default=0.0, compare=False)
     #: Whether any of its accounts is; asked on every request.
     throttled: bool = field(init=False, compare=False)
+    #: Whether the LLM tokens of any of its accounts are limited.
+    usage_limited: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "throttled", any(a.throttled for a in self.accounts))
+        limited = any(account.usage_limited for account in self.accounts)
+        object.__setattr__(self, "usage_limited", limited)
 
     def concerned_by(self, ids: "frozenset[str] | set[str]") -> bool:
         """Whether a change of one of these projects and tokens may change this."""

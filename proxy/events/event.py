@@ -52,6 +52,8 @@ class UsageEvent:
     bytes_in: int | None = 0
     bytes_out: int | None = 0
     usage_source: str = "none"
+    #: How, where `usage_source` is `estimated`; else no part of the line.
+    estimate_method: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
     event_id: str = field(default_factory=lambda: os.urandom(16).hex())
     #: Where its intent stands, see proxy/events/intents.py; no part of the line.
@@ -80,6 +82,7 @@ class UsageEvent:
                 "bytes_out": self.bytes_out,
                 "client_ip": self.client_ip,
                 "usage_source": self.usage_source,
+                **({"estimate_method": self.estimate_method} if self.estimate_method else {}),
                 "metadata": self.metadata,
             },
             option=orjson.OPT_APPEND_NEWLINE,

@@ -29,6 +29,11 @@ class Account:
         """Whether it has a limit of its own on how fast, or on how many at once."""
         return bool(self.rate_limit_rpm or self.rate_limit_tpm or self.max_concurrent)
 
+    @property
+    def usage_limited(self) -> bool:
+        """Whether its LLM tokens are limited."""
+        return bool(self.rate_limit_tpm) or self.max_tokens_total is not None
+
 
 def account_of(
     kind: Literal["project", "token"],

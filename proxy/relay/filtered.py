@@ -20,6 +20,13 @@ class Filter(Protocol):
     def end(self) -> bytes: ...
 
 
+class EventStream(Protocol):
+    """What the client has been sent so far, as the one who follows it sees it."""
+
+    @property
+    def at_event_boundary(self) -> bool: ...
+
+
 class FilteredAnswer:
     """A :class:`Source` and a :class:`Watcher`. When the upstream breaks off, what is held of an
     event is not sent."""

@@ -125,6 +125,10 @@ def is_plain(content_encoding: str) -> bool:
     return content_encoding.strip().lower() in ("", "identity")
 
 
+def is_event_stream(content_type: str) -> bool:
+    return content_type.lower().startswith("text/event-stream")
+
+
 def without_length(headers: Headers) -> Headers:
     """Of an answer that goes out shorter than it came; the server then chunks it."""
     return [line for line in headers if line[0].lower() != "content-length"]

@@ -24,8 +24,8 @@ T = TypeVar("T")
 #: Segment number and byte offset in it. They compare as tuples do.
 Position = tuple[int, int]
 #: The beginning of the hour (UTC), project id, token id, model; requests, errors, prompt tokens,
-#: completion tokens, cached tokens, reasoning tokens.
-Entry = tuple[datetime, str, str, str, int, int, int, int, int, int]
+#: completion tokens, cached tokens, reasoning tokens, estimated prompt and completion tokens.
+Entry = tuple[datetime, str, str, str, int, int, int, int, int, int, int, int]
 
 _KEYS: Final = ("hour", "project_id", "token_id", "model")
 _SUMS: Final = (
@@ -35,10 +35,12 @@ _SUMS: Final = (
     "completion_tokens",
     "cached_tokens",
     "reasoning_tokens",
+    "estimated_prompt_tokens",
+    "estimated_completion_tokens",
 )
 _WIDTH: Final = len(_KEYS) + len(_SUMS)
 #: Rows of one INSERT: together fewer parameters than the 999 that an old SQLite takes.
-_ROWS: Final = 90
+_ROWS: Final = 80
 _ATTEMPTS: Final = 6
 #: A source that was silent for so long is gone with its spool, and its position may go, too.
 _FORGOTTEN_AFTER: Final = timedelta(days=90)
@@ -67,6 +69,9 @@ class UsageSums:
     completion_tokens: int
     cached_tokens: int
     reasoning_tokens: int
+    #: Of responses that reported nothing; in none of the counts above.
+    estimated_prompt_tokens: int
+    estimated_completion_tokens: int
 
 
 class UsageLedger:

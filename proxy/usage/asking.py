@@ -8,10 +8,12 @@ them; and where it is not plain what a text means (a name twice, an odd type), i
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
+from proxy.errors import ClientError
 from proxy.usage.members import Member, top_members
 
 _ASKING = b'{"include_usage":true}'
@@ -22,6 +24,8 @@ _STREAM, _OPTIONS, _INCLUDE = b'"stream"', b'"stream_options"', b'"include_usage
 _MAX_PARSED = 4 * 1024 * 1024
 _MAX_PARTS = 32 * 1024
 _MAX_SCANNED = 256 * 1024
+# A visible ASCII letter as an escape: nobody needs one in a name.
+_ESCAPED = re.compile(rb"\\u00[2-7]")
 # A letter of "stream" as an escape, which nobody writes but to spell a name a second time.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:7[234]|6[15dD])")
 
@@ -34,7 +38,7 @@ def ask_for_usage(body: bytes) -> bytes | None:
     """
     if len(body) > _MAX_PARSED or _STREAM not in body:
         return None
-    if body.count(b"{") + body.count(b"[") + body.count(b'":') > _MAX_PARTS:
+    if _parts(body) > _MAX_PARTS:
         return None
     try:
         request = orjson.loads(body)
@@ -45,6 +49,66 @@ def ask_for_usage(body: bytes) -> bytes | None:
     if "stream_options" not in request and _says_stream_once(body):
         return _with_member(body, _OPTIONS + b":" + _ASKING, first=False)
     return _asked_in_place(body, request) if len(body) <= _MAX_SCANNED else None
+
+
+def demand_usage(body: bytes, request: Mapping[str, Any]) -> bytes | None:
+    """``body`` as :func:`ask_for_usage` makes it, for a client that must not go uncounted.
+
+    ``request`` is ``body`` parsed, in which each of our names is known to be there at most once.
+    None when it stays as it is: it asks already, or is no stream. ClientError 400 where two
+    readers could disagree about that: a name twice, an odd type, too much to look at.
+    """
+    stream, options = request.get("stream"), request.get("stream_options")
+    if stream is not None and not isinstance(stream, bool):
+        raise ClientError("`stream` must be true or false.", param="stream")
+    if options is not None and not isinstance(options, dict):
+        raise ClientError("`stream_options` must be an object.", param="stream_options")
+    if options:
+        _check_options(body, options)
+        if options.get("include_usage"):
+            return None
+    if stream is not True:
+        return None
+    if "stream_options" not in request:
+        return _with_member(body, _OPTIONS + b":" + _ASKING, first=False)
+    place = _place_of(body, "stream_options")
+    text = body[place.value_start : place.end]
+    if options is None:
+        asked = _ASKING
+    elif "include_usage" in options:
+        asked = _replaced(text, _place_of(text, "include_usage"), b"true")
+    else:
+        asked = _with_member(text, _INCLUDE + b":true", first=not options)
+    return _replaced(body, place, asked)
+
+
+def _check_options(body: bytes, options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name != "include_usage" and name.casefold() == "include_usage":
+            raise ClientError(f"{name!r} must be written in lower case.", param="stream_options")
+    include = options.get("include_usage")
+    if include is not None and not isinstance(include, bool):
+        raise ClientError("`include_usage` must be true or false.", param="stream_options")
+    if body.count(_INCLUDE) > 1 or _ESCAPED.search(body) is not None:
+        place = _place_of(body, "stream_options")
+        members = top_members(body[place.value_start : place.end])
+        if [orjson.loads(member.name) for member in members].count("include_usage") > 1:
+            raise ClientError("`include_usage` is there twice.", param="stream_options")
+
+
+def _place_of(text: bytes, name: str) -> Member:
+    """Where the one member of that name stands, however it is spelled."""
+    if _parts(text) > _MAX_PARTS:
+        raise ClientError(
+            "`stream_options` cannot be read in a body of so many parts: leave it out, or send"
+            ' {"include_usage": true} alone.',
+            param="stream_options",
+        )
+    return next(each for each in top_members(text) if orjson.loads(each.name) == name)
+
+
+def _parts(text: bytes) -> int:
+    return text.count(b"{") + text.count(b"[") + text.count(b'":')
 
 
 def _says_stream_once(body: bytes) -> bool:

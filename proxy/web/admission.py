@@ -11,8 +11,10 @@ from typing import Protocol
 from proxy.auth.principal import Principal, TokenRefused
 from proxy.events.gate import Gate
 from proxy.providers.base import OutboundRequest
+from proxy.web.endpoints import generating
 from proxy.web.exchange import Exchange
 from proxy.web.inbound import check_path
+from proxy.web.limited import READS, LimitedRequest
 from proxy.web.parameters import parameters_of
 from proxy.web.throttle import Passage, Throttle
 
@@ -77,11 +79,18 @@ class Admission:
     ) -> None:
         """Once the body is there: the model and the parameters that it names."""
         wanted = principal.policy.reads
-        body = outbound.body
-        if wanted and body:
-            if not isinstance(body, bytes):
-                raise TypeError("a body that must be read is held whole")
-            principal.policy.check_values(parameters_of(exchange.inbound, body, wanted))
+        inbound, body = exchange.inbound, outbound.body
+        endpoint = generating(inbound.method, inbound.path) if principal.usage_limited else None
+        if not (wanted or endpoint):
+            return
+        if body and not isinstance(body, bytes):
+            raise TypeError("a body that must be read is held whole")
+        data = body if isinstance(body, bytes) else b""
+        parameters = parameters_of(inbound, data, wanted | READS if endpoint else wanted)
+        if wanted and data:
+            principal.policy.check_values(parameters)
+        if endpoint:
+            exchange.limited = LimitedRequest(endpoint, outbound, parameters)
 
     def admit(self, exchange: Exchange, principal: Principal) -> None:
         """Last before the upstream: what is counted. From here on there is an event of it."""

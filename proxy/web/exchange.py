@@ -13,6 +13,8 @@ from typing import Any, Final, Protocol
 from proxy.auth.principal import Principal
 from proxy.errors import CUT_CODES, ProxyError, UpstreamError
 from proxy.events.event import Intent, UsageEvent
+from proxy.relay.filtered import EventStream
+from proxy.relay.headers import is_event_stream
 from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
 from proxy.relay.tunnel import Tunnel, UpgradeAnswer, close_frame
@@ -21,6 +23,7 @@ from proxy.usage.meter import UsageMeter
 from proxy.usage.reading import Reading
 from proxy.usage.websocket import WebSocketMeter
 from proxy.web.inbound import Inbound
+from proxy.web.limited import LimitedRequest
 from proxy.web.replies import Headers, error_body
 from proxy.web.throttle import Passage
 
@@ -44,13 +47,6 @@ class Settlement(Protocol):
     def settle(self, principal: Principal, tokens: int) -> None: ...
 
 
-class EventStream(Protocol):
-    """What the client has been sent so far, as the one who follows it sees it."""
-
-    @property
-    def at_event_boundary(self) -> bool: ...
-
-
 class Exchange:
     """State of one request. :meth:`end` and its kin are called once, at its end."""
 
@@ -62,6 +58,7 @@ class Exchange:
         "_socket",
         "_watcher",
         "inbound",
+        "limited",
         "passage",
         "principal",
         "settlement",
@@ -77,6 +74,8 @@ class Exchange:
         self.settlement: Settlement | None = None
         #: What it was granted of its limits, if it has any.
         self.passage: Passage | None = None
+        #: What it may cost, where that is limited.
+        self.limited: LimitedRequest | None = None
         self._events = events
         self._event_id = os.urandom(16).hex()
         # Where a note of this request outlives a killed worker, once it has one.
@@ -184,6 +183,8 @@ class Exchange:
         if reading.usage is not None:
             event.metadata = reading.usage.as_metadata()
         total = 0 if reading.usage is None else reading.usage.total
+        if self.limited is not None and reading.source == "none":
+            total = self.limited.estimate(event)
         self._settle(total)
         self._events.publish(event)
         if self.passage is not None and self.passage.spending:  # last, for it may have to wait
@@ -241,10 +242,6 @@ class Exchange:
     def _settle(self, tokens: int) -> None:
         if self.settlement is not None and self.principal is not None:
             self.settlement.settle(self.principal, tokens)
-
-
-def is_event_stream(content_type: str) -> bool:
-    return content_type.lower().startswith("text/event-stream")
 
 
 def _nothing() -> None:

@@ -11,6 +11,7 @@ from proxy.policy.policy import Policy
 from proxy.providers.base import OutboundRequest
 from proxy.relay.headers import Headers, upgrade_headers, upstream_headers
 from proxy.usage.asking import ask_for_usage
+from proxy.web.endpoints import generating
 from proxy.web.inbound import Inbound
 from proxy.web.methods import one_hop_less
 
@@ -22,9 +23,10 @@ def outbound_request(
     request_bytes: int,
     json_bytes: int,
     with_key: bool = False,
+    usage_limited: bool = False,
 ) -> OutboundRequest:
     """``request_bytes`` bounds any body, ``json_bytes`` one that is held whole. ``with_key``: the
-    client's own key goes on.
+    client's own key goes on. ``usage_limited``: its LLM tokens count against a limit.
 
     Raises ClientError: 413 by the announced length before a byte is read, or by count; 400; 408.
     """
@@ -36,6 +38,8 @@ def outbound_request(
     if not body.exists:
         return OutboundRequest(inbound.method, target, headers, None)
     held = policy.reads or is_json(inbound.header("CONTENT-TYPE"))
+    if not held and usage_limited:
+        held = generating(inbound.method, inbound.path) is not None
     if held or (policy.inject_usage and inbound.method == "POST" and _is_chat(inbound.path)):
         data = body.read_all(min(json_bytes, request_bytes))
         headers.append(("Content-Length", str(len(data))))
@@ -60,8 +64,11 @@ def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
     if not _is_chat(request.target.partition(b"?")[0].decode("latin-1")):
         return None
     body = ask_for_usage(request.body)
-    if body is None:
-        return None
+    return None if body is None else with_body(request, body)
+
+
+def with_body(request: OutboundRequest, body: bytes) -> OutboundRequest:
+    """``request`` with a body that asks for the usage, which comes uncompressed."""
     replaced = ("Accept-Encoding", "Content-Length")
     headers: Headers = [line for line in request.headers if line[0] not in replaced]
     headers += [("Accept-Encoding", "identity"), ("Content-Length", str(len(body)))]

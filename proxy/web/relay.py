@@ -14,8 +14,14 @@ from typing import Any, Final
 
 from proxy import current
 from proxy.errors import ProxyError
-from proxy.relay.filtered import FilteredAnswer
-from proxy.relay.headers import content_of, downstream_headers, is_plain, without_length
+from proxy.relay.filtered import EventStream, FilteredAnswer
+from proxy.relay.headers import (
+    content_of,
+    downstream_headers,
+    is_event_stream,
+    is_plain,
+    without_length,
+)
 from proxy.relay.relay import Relay
 from proxy.relay.stream import Outcome, RelayStream, Source, Watcher
 from proxy.relay.transport import UpstreamResponse
@@ -27,7 +33,7 @@ from proxy.web import methods
 from proxy.web.admission import Admission
 from proxy.web.bounds import Bounds
 from proxy.web.cors import Cors
-from proxy.web.exchange import Events, EventStream, Exchange, is_event_stream
+from proxy.web.exchange import Events, Exchange
 from proxy.web.inbound import Inbound
 from proxy.web.outbound import asking_for_usage, outbound_request, outbound_upgrade
 from proxy.web.replies import Headers, error_reply
@@ -116,10 +122,14 @@ class RelayEndpoint:
             request_bytes=self._bounds.request_bytes,
             json_bytes=self._bounds.json_bytes,
             with_key=upstream_key is None,
+            usage_limited=principal.usage_limited,
         )
         self._admission.check_body(exchange, principal, outbound)
         self._admission.admit(exchange, principal)
-        asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
+        if exchange.limited is not None:
+            asking = exchange.limited.asking
+        else:
+            asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
         upstream = self._relay.handle(asking or outbound, upstream_key, timing)
         return self._answer(exchange, slot, upstream, start_response, asking is not None)
 
@@ -145,6 +155,9 @@ class RelayEndpoint:
             meter = UsageMeter(content_type, content_encoding)
             source: Source = upstream
             watcher: Watcher = meter
+            more: tuple[Watcher, ...] = ()
+            if exchange.limited is not None:
+                more = (exchange.limited.follow(content_type, content_encoding),)
             sent: EventStream = meter
             headers = downstream_headers(upstream.headers)
             if we_asked and is_event_stream(content_type) and is_plain(content_encoding):
@@ -164,7 +177,7 @@ class RelayEndpoint:
             stream = RelayStream(
                 source,
                 timing,
-                [watcher],
+                (watcher, *more),
                 farewell=lambda cut: b"" if sized else exchange.last_words(cut, sent),
                 idle_words=lambda: PING if sent.at_event_boundary else b"",
                 idle_after=0.0 if sized else self._idle_after(content_type),

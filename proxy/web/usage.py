@@ -31,6 +31,8 @@ _COUNTS: Final = (
     "completion_tokens",
     "cached_tokens",
     "reasoning_tokens",
+    "estimated_prompt_tokens",
+    "estimated_completion_tokens",
 )
 #: Group → the fields that it gives a row.
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {

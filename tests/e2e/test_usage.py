@@ -71,6 +71,8 @@ def test_what_was_used_and_what_it_cost(own_proxy: Maker, tmp_path: Path) -> Non
         "completion_tokens": 2 * COMPLETION,
         "cached_tokens": row["cached_tokens"],
         "reasoning_tokens": row["reasoning_tokens"],
+        "estimated_prompt_tokens": 0,
+        "estimated_completion_tokens": 0,
         "cost": row["cost"],
         "unpriced_tokens": 0,
     }

@@ -136,17 +136,24 @@ class TestCutOff:
         check(database)
 
 
-@pytest.mark.parametrize("point", range(len(load("mysql")[2].statements) + 1))
-def test_the_ledger_s_tables_on_mysql_after_a_cut(mysql_url: str, point: int) -> None:
+@pytest.mark.parametrize(
+    ("before", "point"),
+    [
+        (before, point)
+        for before in (2, 4)
+        for point in range(len(load("mysql")[before].statements) + 1)
+    ],
+)
+def test_the_ledger_s_tables_on_mysql_after_a_cut(mysql_url: str, before: int, point: int) -> None:
     database = old_database(mysql_url)
-    migrate_to(2, database)
+    migrate_to(before, database)
 
     def part(session: Session) -> None:
-        for statement in load("mysql")[2].statements[:point]:
+        for statement in load("mysql")[before].statements[:point]:
             session.execute(statement)
         raise CutOff
 
     with pytest.raises(CutOff):
         database.run(part, timeout=60)
-    assert Migrator(database).migrate()[0].number == 3
+    assert Migrator(database).migrate()[0].number == before + 1
     check(database)

@@ -29,8 +29,9 @@ def entry(
     token: str = T1,
     model: str = "gpt-4",
     counts: tuple[int, int, int, int, int, int] = (1, 0, 9, 12, 4, 2),
+    estimated: tuple[int, int] = (0, 0),
 ) -> Entry:
-    return (hour, project, token, model, *counts)
+    return (hour, project, token, model, *counts, *estimated)
 
 
 class Books:
@@ -78,9 +79,16 @@ class TestApply:
         assert books.ledger.apply("w", (1, 100), (2, 50), [entry(), entry(model="m")])
         assert books.ledger.position("w") == (2, 50)
         assert [row[3:] for row in books.rows()] == [
-            ("gpt-4", 2, 0, 18, 24, 8, 4),
-            ("m", 1, 0, 9, 12, 4, 2),
+            ("gpt-4", 2, 0, 18, 24, 8, 4, 0, 0),
+            ("m", 1, 0, 9, 12, 4, 2, 0, 0),
         ]
+
+    def test_estimates_stand_apart(self, books: Books) -> None:
+        estimated = entry(counts=(1, 0, 0, 0, 0, 0), estimated=(30, 40))
+        books.ledger.apply("w", None, (1, 1), [entry(), estimated, estimated])
+        (row,) = books.sums()
+        assert counts(row) == (3, 0, 9, 12, 4, 2)
+        assert (row.estimated_prompt_tokens, row.estimated_completion_tokens) == (60, 80)
 
     @pytest.mark.parametrize("after", [None, (1, 99), (0, 100), (1, 200)])
     def test_from_another_position_nothing_is_done(
@@ -104,7 +112,7 @@ class TestApply:
 
     def test_one_batch_may_name_a_row_twice(self, books: Books) -> None:
         books.ledger.apply("w", None, (1, 1), [entry(), entry(counts=(2, 1, 0, 0, 0, 0)), entry()])
-        assert [row[4:] for row in books.rows()] == [(4, 1, 18, 24, 8, 4)]
+        assert [row[4:] for row in books.rows()] == [(4, 1, 18, 24, 8, 4, 0, 0)]
 
     def test_nothing_to_add_moves_the_position_all_the_same(self, books: Books) -> None:
         assert books.ledger.apply("w", None, (3, 0), [])

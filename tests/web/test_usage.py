@@ -27,6 +27,8 @@ COUNTS = {
     "completion_tokens": 10,
     "cached_tokens": 40,
     "reasoning_tokens": 5,
+    "estimated_prompt_tokens": 7,
+    "estimated_completion_tokens": 8,
 }
 #: 60 uncached, 40 cached and 10 output tokens.
 COST = "0.000018"
@@ -40,7 +42,7 @@ def api(sqlite_url: str) -> Management:
 
 def fill(api: Management, *rows: tuple[str, str, str, datetime]) -> None:
     """Adds :data:`COUNTS` to each (project, token, model, hour)."""
-    counts = (2, 1, 100, 10, 40, 5)
+    counts = (2, 1, 100, 10, 40, 5, 7, 8)
     entries = [(hour, project, token, model, *counts) for project, token, model, hour in rows]
     after = api.ledger.position("test")
     assert api.ledger.apply("test", after, (1, (after or (0, 0))[1] + 1), entries)
@@ -155,7 +157,7 @@ class TestCost:
             assert (sums["cost"], sums["unpriced_tokens"]) == (COST, 110)
 
     def test_what_used_nothing_costs_nothing(self, api: Management) -> None:
-        assert api.ledger.apply("w", None, (1, 1), [(LAST, ABSENT, T1, "", 3, 3, 0, 0, 0, 0)])
+        assert api.ledger.apply("w", None, (1, 1), [(LAST, ABSENT, T1, "", 3, 3, 0, 0, 0, 0, 0, 0)])
         (row,) = get(api)["rows"]
         assert (row["cost"], row["unpriced_tokens"]) == ("0", 0)
 

@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 #: Segment number and byte offset in it. They compare as tuples do.
 Position = tuple[int, int]
 #: The beginning of the hour (UTC), project id, token id, model; requests, errors, prompt tokens,
-#: completion tokens, cached tokens, reasoning tokens.
-Entry = tuple[datetime, str, str, str, int, int, int, int, int, int]
+#: completion tokens, cached tokens, reasoning tokens, estimated prompt and completion tokens.
+Entry = tuple[datetime, str, str, str, int, int, int, int, int, int, int, int]
 
 #: Longer than any model's name; of a longer one this much is kept.
 MAX_MODEL: Final = 255
@@ -141,6 +141,8 @@ def entry_from(event: Any) -> Entry | None:
         _count(metadata.get("completion_tokens")),
         _count(metadata.get("cached_tokens")),
         _count(metadata.get("reasoning_tokens")),
+        _count(metadata.get("estimated_prompt_tokens")),
+        _count(metadata.get("estimated_completion_tokens")),
     )
 
 

@@ -47,7 +47,13 @@ def entry(**fields: Any) -> Entry | None:
 class TestEntry:
     def test_of_an_answer(self) -> None:
         hour = datetime(2026, 5, 20, 10, tzinfo=UTC)
-        assert entry() == (hour, PROJECT, TOKEN, "gpt-4", 1, 0, 9, 12, 4, 2)
+        assert entry() == (hour, PROJECT, TOKEN, "gpt-4", 1, 0, 9, 12, 4, 2, 0, 0)
+
+    def test_an_estimate_is_no_part_of_what_was_reported(self) -> None:
+        estimate = {"estimated_prompt_tokens": 30, "estimated_completion_tokens": 40}
+        found = entry(usage_source="estimated", estimate_method="bytes", metadata=estimate)
+        assert found is not None
+        assert found[4:] == (1, 0, 0, 0, 0, 0, 30, 40)
 
     @pytest.mark.parametrize("unknown", [{"project_id": None}, {"token_id": None}])
     def test_nobody_used_anything(self, unknown: dict[str, None]) -> None:
@@ -102,7 +108,7 @@ class TestEntry:
     def test_what_is_no_count_counts_nothing(self, count: object) -> None:
         found = entry(metadata={**COUNTS, "prompt_tokens": count})
         assert found is not None
-        assert found[6:] == (0, 12, 4, 2)
+        assert found[6:] == (0, 12, 4, 2, 0, 0)
 
 
 class Recorder:
