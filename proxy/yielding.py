@@ -10,12 +10,16 @@ they have taken ``gevent.getswitchinterval()`` (5 ms).
 """
 
 import time
+from collections.abc import Iterable
 from typing import Final
 
 import gevent
 
 #: Seconds that one greenlet may hold the loop.
 SLICE: Final = 0.002
+#: Bytes that are parsed between two looks at the clock: a millisecond or two of work, where every
+#: few of them mean something.
+STEP: Final = 4 * 1024
 #: Seconds. Any timer makes the loop look at its sockets before the greenlet goes on.
 _MOMENT: Final = 1e-6
 
@@ -33,3 +37,19 @@ def turn_if_due() -> None:
     # The loop's own clock stands still from one look to the next: there is nothing to remember.
     if time.time() - gevent.get_hub().loop.now() > SLICE:
         gevent.sleep(_MOMENT)
+
+
+def in_turns(steps: Iterable[object]) -> None:
+    """Take all ``steps``, with turns between them.
+
+    Raises what was thrown into the greenlet meanwhile, once the last step has been taken.
+    """
+    thrown: BaseException | None = None
+    for _ in steps:
+        if thrown is None:
+            try:
+                turn_if_due()
+            except BaseException as error:  # noqa: BLE001  (raised below)
+                thrown = error
+    if thrown is not None:
+        raise thrown

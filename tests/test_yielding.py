@@ -6,7 +6,7 @@ import gevent
 import pytest
 
 from proxy import yielding
-from proxy.yielding import SLICE, turn, turn_if_due
+from proxy.yielding import SLICE, in_turns, turn, turn_if_due
 from tests.bystander import Bystander, served_while
 
 
@@ -32,3 +32,23 @@ def test_a_turn_is_due_after_a_slice(
     gevent.get_hub().loop.run_callback(ran.append, 1)
     turn_if_due()
     assert bool(ran) is due
+
+
+def test_steps_are_all_taken_and_what_was_thrown_in_comes_out_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: list[int] = []
+
+    def turn() -> None:
+        turns.append(len(taken))
+        raise gevent.GreenletExit
+
+    monkeypatch.setattr(yielding, "turn_if_due", turn)
+    taken: list[int] = []
+    with pytest.raises(gevent.GreenletExit):
+        in_turns(taken.append(step) for step in range(5))
+    assert (taken, turns) == ([0, 1, 2, 3, 4], [1])
+
+
+def test_steps_leave_others_their_turn() -> None:
+    assert served_while(lambda: in_turns(iter(range(1000)))) >= 3

@@ -18,6 +18,7 @@ import requests
 
 from proxy.relay.pool import ConnectionPool, Socket
 from proxy.relay.wire import BadAnswer, HeaderPairs, ResponseParser
+from proxy.yielding import turn_if_due
 
 _READ_SIZE: Final = 64 * 1024
 
@@ -53,6 +54,7 @@ class Upload:
             while piece := self._pull(source):
                 self._sock.sendall(b"%X\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 self.progress += 1
+                turn_if_due()
             if self.error is not None:
                 # The plain socket beneath: TLS would forget its state, and the reader stumble.
                 self._sock._sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]  # noqa: SLF001
@@ -182,6 +184,7 @@ class RawAnswer:
                     self._pool.patience.wait(sock)
                 data = sock.recv(_READ_SIZE)
             else:
+                turn_if_due()  # nothing else waits, while both have always something to say
                 data = _receive(sock, upload)
         except OSError as error:
             self._raise_upload_error()

@@ -6,10 +6,11 @@ The thing to get wrong: a chunk may leave nothing to send. It must not look like
 metered at once, since nobody waits for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from proxy.relay.stream import Source, Watcher
+from proxy.yielding import STEP, turn_if_due
 
 
 class Filter(Protocol):
@@ -29,14 +30,16 @@ class EventStream(Protocol):
 
 class FilteredAnswer:
     """A :class:`Source` and a :class:`Watcher`. When the upstream breaks off, what is held of an
-    event is not sent."""
+    event is not sent. Of a large chunk a few KiB are filtered, sent and metered at a time."""
 
-    __slots__ = ("_filter", "_ready", "_seen", "_source", "_watcher")
+    __slots__ = ("_filter", "_ready", "_rest", "_seen", "_source", "_watcher")
 
     def __init__(self, source: Source, chosen: Filter, watcher: Watcher) -> None:
         self._source = source
         self._filter = chosen
         self._watcher = watcher
+        # What was read and has not been filtered yet.
+        self._rest = b""
         # What was read to find out whether there is anything to send.
         self._ready = b""
         # What the upstream sent for the chunk that is going out.
@@ -44,14 +47,14 @@ class FilteredAnswer:
 
     @property
     def complete(self) -> bool:
-        return self._source.complete
+        return self._source.complete and not self._rest
 
     @property
     def ready(self) -> bool:
         """Whether :meth:`read` has something to give without waiting."""
-        while not self._ready and self._source.ready:
-            self._ready = self._passed(self._source.read())
-            if self._source.complete:
+        while not self._ready and (self._rest or self._source.ready):
+            self._ready = self._passed(self._next(self._source.read) or b"")
+            if self.complete:
                 return True
         return bool(self._ready)
 
@@ -69,6 +72,11 @@ class FilteredAnswer:
         if seen:
             self._watcher.feed(seen)
 
+    def steps(self, chunk: bytes) -> Iterator[None]:
+        """As :meth:`feed`; one step, since chunks are small here."""
+        self.feed(chunk)
+        yield
+
     def close(self) -> None:
         self._source.close()
 
@@ -76,16 +84,28 @@ class FilteredAnswer:
         if self._ready:
             out, self._ready = self._ready, b""
             return out
-        while chunk := read():
+        while chunk := self._next(read):
             out = self._passed(chunk)
-            if out or self._source.complete:
+            if out or self.complete:
                 return out
         return chunk if chunk is None else self._filter.end()
+
+    def _next(self, read: Callable[[], bytes | None]) -> bytes | None:
+        """What comes next of what the upstream sent."""
+        if self._rest:
+            turn_if_due()
+        else:
+            chunk = read()
+            if chunk is None or len(chunk) <= STEP:
+                return chunk
+            self._rest = chunk
+        piece, self._rest = self._rest[:STEP], self._rest[STEP:]
+        return piece
 
     def _passed(self, chunk: bytes) -> bytes:
         """What of it goes out, the rest of all being known when it is the last."""
         out = self._filter.feed(chunk)
-        if self._source.complete:
+        if self.complete:
             out += self._filter.end()
         if out:
             self._seen = chunk

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from proxy.errors import ClientError, UpstreamError
 from proxy.relay.timing import Timing
 from proxy.relay.watch import Interruption
+from proxy.yielding import STEP, in_turns
 
 #: The last event of a streamed chat.
 _DONE: Final = b"data: [DONE]"
@@ -35,6 +36,8 @@ class Watcher(Protocol):
     """Sees each chunk after it has gone out."""
 
     def feed(self, chunk: bytes) -> None: ...
+
+    def steps(self, chunk: bytes) -> Iterator[None]: ...  # the same, a little with each `next`
 
 
 class Source(Protocol):
@@ -60,28 +63,15 @@ class RelayStream:
     break (an SSE error event), or ``b""`` where they would corrupt it. ``idle_words`` likewise,
     when the upstream has been silent for ``idle_after`` seconds (0: never). With ``drain`` the
     upstream is read to its end after the client has left, for what the watchers can still learn.
+    ``inflated``: the watchers see more than what passes, for they undo a compression.
     ``on_close`` is called once, with this stream, when its public attributes are final.
     """
 
     __slots__ = (
-        "_drain",
-        "_farewell",
-        "_idle_after",
-        "_idle_words",
-        "_on_close",
-        "_pending",
-        "_raise_next",
-        "_sent",
-        "_started",
-        "_timing",
-        "_upstream",
-        "_watchers",
-        "bytes_out",
-        "ended",
-        "error_code",
-        "outcome",
-        "seen_whole",
-    )
+        "_drain", "_farewell", "_idle_after", "_idle_words", "_inflated", "_on_close", "_pending",
+        "_raise_next", "_sent", "_started", "_stepwise", "_timing", "_upstream", "_watchers",
+        "bytes_out", "ended", "error_code", "outcome", "seen_whole",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -93,6 +83,7 @@ class RelayStream:
         idle_words: Callable[[], bytes] = bytes,
         idle_after: float = 0.0,
         drain: bool = False,
+        inflated: bool = False,
         on_close: Callable[["RelayStream"], None],
     ) -> None:
         self._upstream = upstream
@@ -103,8 +94,11 @@ class RelayStream:
         self._idle_after = idle_after
         self._drain = drain
         self._on_close: Callable[[RelayStream], None] | None = on_close
-        # The chunk that is out with the client and has not been metered yet.
+        self._inflated = inflated
+        # The chunk that is out with the client and has not been metered yet, and whether that takes
+        # so long that others need a turn meanwhile.
         self._pending = b""
+        self._stepwise = False
         # The chunk that went out last.
         self._sent = b""
         # Set when the last words have been handed out and the next call must break the answer.
@@ -137,7 +131,6 @@ class RelayStream:
             # its final bytes.
             self.outcome = Outcome.COMPLETED
             raise StopIteration
-        self._meter()
         chunk, theirs = self._next_chunk()
         if not theirs:
             self.bytes_out += len(chunk)
@@ -151,7 +144,9 @@ class RelayStream:
             self.ended = True
             self._timing.mark_upstream_done()
         self._pending = self._sent = chunk
-        self.bytes_out += len(chunk)
+        size = len(chunk)
+        self.bytes_out += size
+        self._stepwise = self._inflated or size > STEP
         return chunk
 
     def close(self) -> None:
@@ -170,7 +165,7 @@ class RelayStream:
             # It has been written; clients leave then, without waiting for the framing's end.
             self.outcome = Outcome.COMPLETED
         try:
-            self._meter()
+            self._meter_at_end()
             self.seen_whole = self.outcome is Outcome.COMPLETED
             if self._drain and self.outcome is Outcome.CLIENT_GONE:
                 self._read_on()
@@ -179,8 +174,12 @@ class RelayStream:
             on_close(self)
 
     def _next_chunk(self) -> tuple[bytes, bool]:
-        """What goes out next, and whether it is the upstream's. Raises what breaks the answer."""
+        """What goes out next, and whether it is the upstream's. Raises what breaks the answer.
+
+        What went out before is metered first.
+        """
         try:
+            self._meter()
             if not self._idle_after:
                 return self._upstream.read(), True
             return self._read_or_idle()
@@ -207,8 +206,8 @@ class RelayStream:
         """Read what is left, for the watchers alone."""
         try:
             while chunk := self._upstream.read():
-                for watcher in self._watchers:
-                    watcher.feed(chunk)
+                self._pending, self._stepwise = chunk, self._inflated or len(chunk) > STEP
+                self._meter()
         except (UpstreamError, ClientError, Interruption):
             return
         self.seen_whole = True
@@ -228,6 +227,19 @@ class RelayStream:
 
     def _meter(self) -> None:
         chunk, self._pending = self._pending, b""
-        if chunk:
+        if chunk and self._stepwise:
+            in_turns(self._steps(chunk))
+        elif chunk:
             for watcher in self._watchers:
                 watcher.feed(chunk)
+
+    def _meter_at_end(self) -> None:
+        try:
+            self._meter()
+        except Interruption as interruption:
+            if self.outcome is not Outcome.COMPLETED:
+                self._note(interruption)
+
+    def _steps(self, chunk: bytes) -> Iterator[None]:
+        for watcher in self._watchers:
+            yield from watcher.steps(chunk)

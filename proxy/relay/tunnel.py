@@ -6,12 +6,13 @@ byte streams, each of which ends on its own. Bytes that came behind a head belon
 
 import contextlib
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import gevent
 
 from proxy.relay.wire import BadAnswer
+from proxy.yielding import STEP, in_turns, turn_if_due
 
 _READ_SIZE: Final = 64 * 1024
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -46,27 +47,27 @@ class UpgradeAnswer:
 
 
 def read_upgrade(sock: Any) -> UpgradeAnswer:
-    """Read a head of at most :data:`MAX_HEAD_BYTES`; interim answers other than 101 are skipped.
+    """Read a head of at most :data:`MAX_HEAD_BYTES`; interim answers other than 101 are skipped,
+    and count as part of it.
 
     Raises :class:`BadAnswer`, and what the socket raises.
     """
-    buffer = b""
+    buffer, at = b"", 0
     while True:
-        while _HEAD_END not in buffer:
+        while (end := buffer.find(_HEAD_END, at)) < 0:
+            if len(buffer) > MAX_HEAD_BYTES:
+                raise BadAnswer(f"its header is larger than {MAX_HEAD_BYTES} bytes")
             data = sock.recv(_READ_SIZE)
             if not data:
                 raise BadAnswer("it closed the connection instead of answering")
             buffer += data
-            if len(buffer) > MAX_HEAD_BYTES:
-                raise BadAnswer(f"its header is larger than {MAX_HEAD_BYTES} bytes")
-        head, _, rest = buffer.partition(_HEAD_END)
-        answer = UpgradeAnswer(sock, head, rest)
+        head, at = buffer[at:end], end + len(_HEAD_END)
         status = head.split(b" ", 2)[1:2]
         if not status or not head.startswith(b"HTTP/1.") or not status[0][:3].isdigit():
             raise BadAnswer("its answer is not valid HTTP")
+        answer = UpgradeAnswer(sock, head, buffer[at:])
         if status[0][:1] != b"1" or answer.switched:
             return answer
-        buffer = rest
 
 
 def close_frame(code: int, reason: str) -> bytes:
@@ -141,6 +142,7 @@ class Tunnel:
                 sink.sendall(data)
                 self._sending.discard(sink)
                 sent(data)
+                turn_if_due()
         except OSError:
             # One side is gone for good: the other direction cannot go on either.
             for sock in (self._client, self._upstream):
@@ -155,4 +157,10 @@ class Tunnel:
 
     def _sent_down(self, data: bytes) -> None:
         self.bytes_out += len(data)
-        self._on_server_bytes(data)
+        in_turns(self._seen(data))
+
+    def _seen(self, data: bytes) -> Iterator[None]:
+        """Show it to whoever follows the conversation, a step at a time."""
+        for start in range(0, len(data), STEP):
+            self._on_server_bytes(data[start : start + STEP])
+            yield

@@ -6,7 +6,7 @@ read is not metered, and goes on passing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from proxy.usage.body import JsonBody
 from proxy.usage.counts import Usage
@@ -16,6 +16,7 @@ from proxy.usage.inflate import ENCODINGS, Inflater
 from proxy.usage.kinds import is_generation
 from proxy.usage.reading import Reading, source_of
 from proxy.usage.sniff import kind_of, without_space
+from proxy.yielding import STEP
 
 # Never JSON or events, and often large.
 _BINARY = ("audio/", "image/", "video/", "font/", "multipart/")
@@ -95,9 +96,22 @@ class UsageMeter:
                 take(chunk)
             else:
                 for piece in self._inflater.feed(chunk):
-                    take(piece)
+                    if self._take is not None:  # which may be another one after the first piece
+                        self._take(piece)
         except Exception:  # noqa: BLE001  (broken gzip, a bomb, a defect: none may break an answer)
             # Counts seen so far are dropped: what came after them is unknown.
+            self._take = None
+
+    def steps(self, chunk: bytes) -> Iterator[None]:
+        """As :meth:`feed`, about a millisecond a step; for a chunk that is large, or inflates."""
+        try:
+            for piece in (chunk,) if self._inflater is None else self._inflater.feed(chunk):
+                for start in range(0, len(piece), STEP):
+                    if self._take is None:
+                        return
+                    self._take(piece[start : start + STEP])
+                    yield
+        except Exception:  # noqa: BLE001  (as above)
             self._take = None
 
     def result(self, complete: bool = True) -> Reading:

@@ -182,6 +182,7 @@ class RelayEndpoint:
                 idle_words=lambda: PING if sent.at_event_boundary else b"",
                 idle_after=0.0 if sized else self._idle_after(content_type),
                 drain=exchange.drains,
+                inflated=bool(content_encoding),
                 on_close=on_close,
             )
             start_response(

@@ -1,5 +1,7 @@
 """An upstream by script, and what is seen of the stream that is made of it."""
 
+from collections.abc import Iterator
+
 from gevent.event import Event
 
 from proxy.relay.stream import Outcome, RelayStream
@@ -45,6 +47,12 @@ class Seen:
     def feed(self, chunk: bytes) -> None:
         assert not self.ends, "fed after the end"
         self.chunks.append(chunk)
+
+    def steps(self, chunk: bytes) -> Iterator[None]:
+        """A byte with each step, so that what is thrown in meanwhile is thrown in the middle."""
+        for at in range(len(chunk)):
+            self.feed(chunk[at : at + 1])
+            yield
 
     def on_close(self, stream: RelayStream) -> None:
         self.ends.append((stream.outcome, stream.error_code, stream.bytes_out))

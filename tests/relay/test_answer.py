@@ -1,6 +1,8 @@
 """Answers while they come, and uploads while they go, on real sockets."""
 
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import gevent
 import pytest
@@ -12,8 +14,9 @@ from hypothesis import strategies as st
 from proxy.errors import ClientError
 from proxy.relay import adapter as adapter_module
 from proxy.relay.adapter import UpstreamAdapter
-from proxy.relay.answer import BrokenAnswer
+from proxy.relay.answer import BrokenAnswer, RawAnswer, Upload
 from proxy.relay.wire import MAX_HEAD_BYTES
+from tests.bystander import Bystander, served_while
 from tests.relay.conftest import Ask, Serve, greenlets, prepared, read_all
 from tests.relay.wireserver import CHUNKED, OK, Connection, Handler, Request, pause
 from tests.waiting import wait_until
@@ -492,3 +495,35 @@ def test_closing_during_an_upload(serve: Serve, adapter: UpstreamAdapter, when: 
     wait_until(lambda: greenlets() == 0)
     assert finished == ([True] if when == "at the client" else [])
     block.set()
+
+
+class Ready:
+    """A socket that takes and gives without a wait."""
+
+    def sendall(self, data: bytes) -> None:
+        pass
+
+    def recv(self, size: int) -> bytes:
+        return b"x" * size
+
+
+def test_an_upload_that_never_waits_leaves_others_their_turn() -> None:
+    """Both its client and its upstream are always ready."""
+    sock: Any = Ready()
+    with Bystander() as other:
+        before = other.served
+        upload = Upload(sock, b"head", itertools.repeat(b"x" * 1024), chunked=True)
+        while other.served - before < 3:
+            gevent.sleep(0.001)
+        upload.stop()
+
+
+def test_an_answer_during_an_upload_leaves_others_their_turn() -> None:
+    """That of an upstream which has always more to say, while the upload goes on."""
+    sock: Any = Ready()
+    held = Event()
+    answer = RawAnswer(None, sock, "POST")  # type: ignore[arg-type]
+    answer.upload = Upload(sock, b"head", iter(held.wait, None), chunked=True)  # type: ignore[arg-type]
+    answer._parser.feed_bytes(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert served_while(answer.read1) >= 3
+    answer.upload.stop()

@@ -10,6 +10,8 @@ from proxy.relay.filtered import FilteredAnswer
 from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
 from proxy.relay.watch import Drained, Interruption
+from proxy.yielding import STEP
+from tests.bystander import served_while
 from tests.relay.script import Script, Seen, no_words
 
 
@@ -188,3 +190,25 @@ def test_idle_words_while_nothing_comes() -> None:
     assert list(stream) == [b"", b"A.", b"idle", b"B."]
     stream.close()
     assert seen.chunks == [b"A", b".", b"B."]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_large_chunk_goes_through_in_pieces(known: bool) -> None:
+    large = b"A." * STEP
+    seen = Seen()
+    stream = make(Script(large, b"B.", known=known), seen)
+    out = list(stream)
+    stream.close()
+    assert b"".join(out) == large + b"B."
+    assert max(map(len, out)) == STEP
+    assert b"".join(seen.chunks) == large + b"B."
+    assert seen.ends == [(Outcome.COMPLETED, None, len(large) + 2)]
+
+
+def test_filtering_leaves_others_their_turn() -> None:
+    def relay() -> None:
+        stream = make(Script(b"x" * STEP * 16, known=True), Seen())
+        list(stream)
+        stream.close()
+
+    assert served_while(relay) >= 3

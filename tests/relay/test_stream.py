@@ -8,6 +8,7 @@ import pytest
 import requests
 from gevent.event import Event
 
+from proxy import yielding
 from proxy.errors import ClientError, ResponseBroken, UpstreamError, UpstreamTimeout
 from proxy.providers.base import OutboundRequest, PreparedCall
 from proxy.relay.adapter import UpstreamAdapter
@@ -15,6 +16,8 @@ from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
 from proxy.relay.transport import SessionTransport, UpstreamResponse
 from proxy.relay.watch import ClientGone, Drained, Interruption
+from proxy.yielding import STEP
+from tests.bystander import served_while
 from tests.relay.conftest import Serve
 from tests.relay.script import Script, Seen, no_words
 from tests.relay.wireserver import CHUNKED, OK, Connection
@@ -445,3 +448,87 @@ def test_nothing_is_drained_when_it_was_not_the_client() -> None:
     stream.close()
     assert seen.chunks == [b"a"]
     assert not stream.seen_whole
+
+
+LARGE = b"x" * (STEP + 1)
+
+
+def interrupted_turns(monkeypatch: pytest.MonkeyPatch, interruption: Interruption) -> list[int]:
+    """The second turn throws it in; returns a list that has one item for each turn."""
+    turns: list[int] = []
+
+    def turn() -> None:
+        turns.append(1)
+        if len(turns) == 2:
+            raise interruption
+
+    monkeypatch.setattr(yielding, "turn_if_due", turn)
+    return turns
+
+
+def test_metering_a_large_chunk_leaves_others_their_turn() -> None:
+    def relay() -> None:
+        stream = make(Script(LARGE, LARGE, known=True), Seen())
+        list(stream)
+        stream.close()
+
+    assert served_while(relay) >= 3
+
+
+def test_a_small_chunk_is_metered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = interrupted_turns(monkeypatch, Drained())
+    seen = Seen()
+    stream = make(Script(LARGE[:STEP], b"b", known=True), seen)
+    list(stream)
+    stream.close()
+    assert (seen.chunks, turns) == ([LARGE[:STEP], b"b"], [])
+
+
+def test_what_a_compressed_chunk_inflates_to_is_metered_by_steps() -> None:
+    seen = Seen()
+    stream = RelayStream(
+        Script(b"ab", known=True),  # type: ignore[arg-type]
+        Timing(),
+        [seen],
+        farewell=no_words,
+        inflated=True,
+        on_close=seen.on_close,
+    )
+    list(stream)
+    stream.close()
+    assert seen.chunks == [b"a", b"b"]
+
+
+def test_an_interruption_while_a_chunk_is_metered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is metered first, so that the last words know where they stand."""
+    interrupted_turns(monkeypatch, Drained())
+    upstream, seen = Script(LARGE, b"never read"), Seen()
+    stream = make(upstream, seen, farewell=lambda cut: b"".join(seen.chunks)[-3:] + b"!")
+    assert [next(stream), next(stream)] == [b"", LARGE]
+    assert next(stream) == b"xxx!"
+    with pytest.raises(Drained):
+        next(stream)
+    stream.close()
+    assert b"".join(seen.chunks) == LARGE
+    assert seen.ends == [(Outcome.ABORTED, "draining", len(LARGE) + 4)]
+    assert upstream.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "end"),
+    [(True, (Outcome.COMPLETED, None)), (False, (Outcome.ABORTED, "draining"))],
+)
+def test_an_interruption_while_the_last_chunk_is_metered(
+    monkeypatch: pytest.MonkeyPatch, known: bool, end: tuple[Outcome, str | None]
+) -> None:
+    """Nothing leaks, and what was complete stays so."""
+    interrupted_turns(monkeypatch, Drained())
+    upstream, seen = Script(LARGE, known=known), Seen()
+    stream = make(upstream, seen)
+    assert [next(stream), next(stream)] == [b"", LARGE]
+    if known:
+        assert list(stream) == []
+    stream.close()
+    assert b"".join(seen.chunks) == LARGE
+    assert seen.ends == [(*end, len(LARGE))]
+    assert upstream.closed == 1

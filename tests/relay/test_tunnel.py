@@ -7,10 +7,13 @@ import gevent.socket
 import pytest
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
+from proxy import yielding
 from proxy.relay import tunnel as tunnel_module
 from proxy.relay.tunnel import MAX_HEAD_BYTES, Tunnel, UpgradeAnswer, close_frame, read_upgrade
 from proxy.relay.watch import Drained
 from proxy.relay.wire import BadAnswer
+from proxy.yielding import STEP
+from tests.bystander import Bystander, served_while
 
 MADE: list[gevent.socket.socket] = []
 
@@ -63,6 +66,7 @@ def test_interim_answers_are_skipped_and_others_are_no_switch() -> None:
         b"HTTP/1.1 abc\r\n\r\n",
         b"HTTP/1.1\r\n\r\n",
         b"HTTP/1.1 101 x\r\nA: " + b"a" * MAX_HEAD_BYTES,
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100_000,
     ],
 )
 def test_no_valid_head(data: bytes) -> None:
@@ -178,3 +182,63 @@ def test_last_words_only_where_nothing_is_half_sent(stuck: bool) -> None:
     assert rest.endswith(b"bye") is not stuck
     if stuck:
         writing.kill()
+
+
+class AlwaysReady:
+    """A socket from which and to which bytes go without a wait."""
+
+    def __init__(self) -> None:
+        self.left = 1 << 60
+
+    def recv(self, size: int) -> bytes:
+        size = min(size, self.left)
+        self.left -= size
+        return b"x" * size
+
+    def sendall(self, data: bytes) -> None:
+        pass
+
+    def settimeout(self, seconds: float | None) -> None:
+        pass
+
+    def setsockopt(self, *option: int) -> None:
+        pass
+
+    def shutdown(self, how: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("greedy", ["client", "upstream"])
+def test_a_side_that_never_pauses_leaves_others_their_turn(greedy: str) -> None:
+    ends: dict[str, AlwaysReady] = {"client": AlwaysReady(), "upstream": AlwaysReady()}
+    for name, end in ends.items():
+        end.left = 1 << 60 if name == greedy else 0
+    tunnel = Tunnel(ends["client"], ends["upstream"], lambda _: None)
+    with Bystander() as other:
+        before = other.served
+        running = gevent.spawn(tunnel.run)
+        while other.served - before < 3:
+            gevent.sleep(0.001)
+        ends[greedy].left = 0
+        running.get(timeout=20)
+
+
+def test_following_many_small_frames_leaves_others_their_turn() -> None:
+    seen: list[bytes] = []
+    tunnel = Tunnel(None, None, seen.append)
+    data = b"x" * (STEP * 3 + 1)
+    assert served_while(lambda: tunnel._sent_down(data)) >= 3
+    assert max(map(len, seen)) == STEP
+    assert tunnel.bytes_out == sum(map(len, seen))
+
+
+def test_what_went_out_is_seen_whatever_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def turn() -> None:
+        raise Drained
+
+    monkeypatch.setattr(yielding, "turn_if_due", turn)
+    seen: list[bytes] = []
+    tunnel = Tunnel(None, None, seen.append)
+    with pytest.raises(Drained):
+        tunnel._sent_down(b"x" * (STEP * 3))
+    assert sum(map(len, seen)) == STEP * 3

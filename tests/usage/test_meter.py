@@ -264,3 +264,36 @@ def test_the_last_of_several_responses_counts() -> None:
     assert reading.source == "reported"
     assert reading.usage is not None
     assert reading.usage.total_tokens == 0  # told, and therefore no None
+
+
+@pytest.mark.parametrize("encoding", COMPRESSED)
+@pytest.mark.parametrize("name", STREAMS)
+def test_steps_see_what_feed_sees(name: str, encoding: str) -> None:
+    stream, _, _ = STREAMS[name]
+    data = COMPRESSED[encoding](stream)
+    by_steps = UsageMeter(SSE, encoding)
+    for _ in by_steps.steps(data):
+        pass
+    assert by_steps.result() == meter(data, encoding=encoding)
+
+
+def test_a_step_is_small_whatever_a_chunk_inflates_to() -> None:
+    """Here a chunk of 4 KiB to 4 MiB."""
+    data = gzip.compress(b"data:\n\n" * 500_000)
+    metered = UsageMeter(SSE, "gzip")
+    assert sum(1 for _ in metered.steps(data)) > 500
+
+
+def test_steps_end_where_nothing_can_be_read() -> None:
+    metered = UsageMeter(SSE, "gzip")
+    assert list(metered.steps(b"no gzip at all")) == []
+    assert list(metered.steps(b"more of it")) == []
+    assert metered.result().source == "none"
+
+
+@pytest.mark.parametrize("kind", [JSON, "text/plain"])
+def test_a_body_that_inflates_to_several_pieces(kind: str) -> None:
+    body = b'{"a":"%s","usage":{"prompt_tokens":1,"completion_tokens":2}}' % (b"word " * 200_000)
+    seen = meter(gzip.compress(body), kind=kind, encoding="gzip")
+    assert seen.usage is not None
+    assert seen.usage.completion_tokens == 2
