@@ -9,6 +9,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
+from proxy.yielding import STEP
+
 ENCODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
 _INPUT = 64 * 1024  # inflated at once: `unconsumed_tail` copies what is left on every call
@@ -85,3 +87,13 @@ class Inflater:
             # A full piece may have more behind it even when all the input is used up.
             if not data and (inflate.eof or len(piece) < _OUTPUT):
                 return
+
+
+def small_pieces(chunk: bytes, inflater: Inflater | None) -> Iterator[bytes]:
+    """What ``chunk`` is, or inflates to, in pieces that take about a millisecond to look through.
+
+    Raises ValueError as :class:`Inflater`.
+    """
+    for piece in (chunk,) if inflater is None else inflater.feed(chunk):
+        for start in range(0, len(piece), STEP):
+            yield piece[start : start + STEP]

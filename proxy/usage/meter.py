@@ -12,11 +12,10 @@ from proxy.usage.body import JsonBody
 from proxy.usage.counts import Usage
 from proxy.usage.event_stream import EventStream
 from proxy.usage.extract import read_answer
-from proxy.usage.inflate import ENCODINGS, Inflater
+from proxy.usage.inflate import ENCODINGS, Inflater, small_pieces
 from proxy.usage.kinds import is_generation
 from proxy.usage.reading import Reading, source_of
 from proxy.usage.sniff import kind_of, without_space
-from proxy.yielding import STEP
 
 # Never JSON or events, and often large.
 _BINARY = ("audio/", "image/", "video/", "font/", "multipart/")
@@ -105,12 +104,11 @@ class UsageMeter:
     def steps(self, chunk: bytes) -> Iterator[None]:
         """As :meth:`feed`, about a millisecond a step; for a chunk that is large, or inflates."""
         try:
-            for piece in (chunk,) if self._inflater is None else self._inflater.feed(chunk):
-                for start in range(0, len(piece), STEP):
-                    if self._take is None:
-                        return
-                    self._take(piece[start : start + STEP])
-                    yield
+            for piece in small_pieces(chunk, self._inflater):
+                if self._take is None:
+                    return
+                self._take(piece)
+                yield
         except Exception:  # noqa: BLE001  (as above)
             self._take = None
 

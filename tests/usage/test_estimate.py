@@ -144,3 +144,18 @@ def test_a_body_that_was_cut_or_is_huge_is_all_text() -> None:
         text.feed(huge[at : at + 65536])
     assert text.size() == len(huge)
     assert len(text._held) <= estimate._MAX_WHOLE
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_steps_see_what_feed_sees(encoding: str) -> None:
+    data = sse(chat_chunk()) * 2000
+    data = gzip.compress(data) if encoding else data
+    text = ResponseText("text/event-stream", encoding)
+    assert sum(1 for _ in text.steps(data)) > 50
+    assert text.size() == size(data, content_type="text/event-stream", encoding=encoding)
+
+
+def test_steps_end_where_nothing_can_be_read() -> None:
+    text = ResponseText("text/event-stream", "gzip")
+    assert list(text.steps(b"no gzip at all")) == []
+    assert list(text.steps(b"more of it")) == []
