@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from proxy import sanitizer
 from proxy.auth.passthrough import PassThrough
 from proxy.composition.events import event_drain, event_queue
 from proxy.composition.limits import Limits
@@ -39,6 +40,7 @@ class Application:
     relayed = "/v1/"
 
     def __init__(self, settings: Settings) -> None:
+        sanitizer.learn(settings.known_secrets())
         self._settings = settings
         self.client_timeout = settings.client_timeout
         self.profile_dir = settings.profile_dir

@@ -1,13 +1,12 @@
 """The application log: JSON lines (or plain lines for people), with every secret taken out.
 
-The last step before a line is written is the :class:`Sanitizer`, on the finished text: an
-exception's traceback or a driver's message can carry a key that no caller ever meant to log.
-Nothing on the path of a request logs unless something went wrong.
+The finished text passes the :class:`Sanitizer`, since an exception's traceback or a driver's
+message can carry a key that no caller ever meant to log, and is then cut to what goes out in one
+piece. Nothing on the path of a request logs unless something went wrong.
 """
 
 import json
 import logging
-import re
 import sys
 import time
 import traceback
@@ -17,7 +16,17 @@ from typing import Any, Final
 import orjson
 
 from proxy import current
+from proxy.sanitizer import Sanitizer
+from proxy.shorten import shorten
 
+__all__ = ["ConsoleFormatter", "JsonFormatter", "Sanitizer", "config", "message"]
+
+#: Bytes of a line, its end included: below PIPE_BUF (4096) on stderr, since larger writes to a pipe
+#: that several processes share are torn.
+_MOST_ON_STDERR: Final = 4095
+_MOST_IN_A_FILE: Final = 64 * 1024
+#: Where something was left out of a text.
+_GAP: Final = "\n[…]\n"
 #: Attributes that every record has; whatever else is on it came through ``extra=``.
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
     "message",
@@ -26,40 +35,14 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
 }
 
 
-class Sanitizer:
-    """Takes secrets out of text: what looks like one, and the very values it was told.
-
-    Tokens and upstream keys (``sk-…``), bearer and basic credentials, and passwords in URLs are
-    found by shape; ``known`` values (management tokens, encryption keys) wherever they stand.
-    """
-
-    _SHAPES: Final = re.compile(
-        r"\bsk-[A-Za-z0-9_-]{8,}"
-        r"|(?i:\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,})"
-        # Up to the last @ before the path, as a password may hold one; never over a quote, or a
-        # URL and a mail address in one JSON line would count as one.
-        r"|(?<=://)[^\s/\"'<>]+(?=@)"
-    )
-
-    def __init__(self, known: Iterable[str] = ()) -> None:
-        found = {value for value in known if len(value) >= 6}
-        # As they look inside a JSON string, too.
-        found |= {json.dumps(value)[1:-1] for value in found}
-        values = sorted(found, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, values))) if values else None
-
-    def clean(self, text: str) -> str:
-        if self._known is not None:
-            text = self._known.sub("[secret]", text)
-        return self._SHAPES.sub("[secret]", text)
-
-
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (RFC 3339, UTC), level, logger, message, extras, exception."""
 
-    def __init__(self, sanitizer: Sanitizer) -> None:
+    def __init__(self, sanitizer: Sanitizer, most: int = _MOST_IN_A_FILE) -> None:
+        """``most``: bytes of a line, its end included."""
         super().__init__()
         self._sanitizer = sanitizer
+        self._most = most - 1
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -79,15 +62,17 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = "".join(traceback.format_exception(*record.exc_info))
         if record.stack_info:
             line["stack"] = record.stack_info
-        return self._sanitizer.clean(_json(line))
+        text = self._sanitizer.clean(_json(line))
+        return text if _fits(text, self._most) else _shorter(text, self._most)
 
 
 class ConsoleFormatter(logging.Formatter):
     """A line for a person: time, level, logger, message, then a traceback if there is one."""
 
-    def __init__(self, sanitizer: Sanitizer) -> None:
+    def __init__(self, sanitizer: Sanitizer, most: int = _MOST_IN_A_FILE) -> None:
         super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s")
         self._sanitizer = sanitizer
+        self._most = most - 1
 
     def format(self, record: logging.LogRecord) -> str:
         try:
@@ -97,7 +82,43 @@ class ConsoleFormatter(logging.Formatter):
         if request_id := getattr(record, "request_id", None) or current.request_id.get():
             first, newline, rest = text.partition("\n")
             text = f"{first} [{request_id}]{newline}{rest}"
-        return self._sanitizer.clean(text)
+        text = self._sanitizer.clean(text)
+        return text if _fits(text, self._most) else _without_middle(text, self._most)
+
+
+def _fits(text: str, most: int) -> bool:
+    # A character has four bytes at the most, or six as an escape of half a surrogate pair.
+    return len(text) * 6 <= most or len(_encoded(text)) <= most
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _shorter(text: str, most: int) -> str:
+    """A line of JSON: of a traceback the middle goes first, since it ends with what happened."""
+    line = _encoded(text)
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        fields = {}
+    exception = fields.get("exception")
+    if isinstance(exception, str):
+        excess = len(line) - most + len('"truncated":true,') + len(orjson.dumps(_GAP))
+        size = len(orjson.dumps(exception))
+        kept = len(exception) * max(0, size - excess) // size
+        fields |= {"exception": _without_middle(exception, max(kept, most // 2)), "truncated": True}
+        line = orjson.dumps(fields)
+    return shorten(line, most).decode()
+
+
+def _without_middle(text: str, most: int) -> str:
+    data = _encoded(text)
+    if len(data) <= most:
+        return text
+    head = most // 3
+    tail = most - head - len(_encoded(_GAP))
+    return data[:head].decode("utf-8", "ignore") + _GAP + data[-tail:].decode("utf-8", "ignore")
 
 
 def message(record: logging.LogRecord) -> str:
@@ -126,6 +147,7 @@ def config(
     """
     sanitizer = Sanitizer(known_secrets)
     formatter = JsonFormatter if log_format == "json" else ConsoleFormatter
+    most = _MOST_ON_STDERR if log_file is None else _MOST_IN_A_FILE
     handler: dict[str, Any] = {"formatter": "proxy"}
     if log_file is None:
         handler |= {"class": "logging.StreamHandler", "stream": sys.stderr}
@@ -135,7 +157,7 @@ def config(
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"proxy": {"()": formatter, "sanitizer": sanitizer}},
+        "formatters": {"proxy": {"()": formatter, "sanitizer": sanitizer, "most": most}},
         "handlers": {"proxy": handler},
         "root": {"level": level.upper(), "handlers": ["proxy"]},
         "loggers": {

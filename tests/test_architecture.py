@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "proxy").rglob("*.py"))
 
 ROW_0 = {"errors", "messages", "parsers", "prices", "current", "consistency", "redisoptions"}
+ROW_0 |= {"sanitizer", "shorten"}
 ROW_0 |= {"turns", "yielding"}
 ROW_2 = {"store", "events", "providers", "metrics", "limits"}
 #: Package or module below `proxy` → which others it may import. Imports go down only; neighbours on
@@ -33,6 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "consistency": set(),
     "redisoptions": set(),
     "turns": set(),
+    "sanitizer": set(),
+    "shorten": set(),
     "yielding": set(),
     "settings": ROW_0,
     "logs": ROW_0,

@@ -192,3 +192,43 @@ def test_config_for_stderr() -> None:
     chosen = config(level="debug", log_format="json", log_file=None, known_secrets=[])
     assert chosen["handlers"]["proxy"]["stream"] is sys.stderr
     assert chosen["root"]["level"] == "DEBUG"
+
+
+def failure(text: str) -> logging.LogRecord:
+    made = record("request failed")
+    try:
+        raise ValueError(text)
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    return made
+
+
+@pytest.mark.parametrize("most", [4095, 64 * 1024])
+@pytest.mark.parametrize("text", ["x" * 200_000, "é\x01" * 100_000, "sk-" + "y" * 200_000])
+def test_no_line_is_longer_than_goes_out_in_one_piece(text: str, most: int) -> None:
+    for made in (record("it is %s", text), record("extra", path=text), failure(text)):
+        line = JsonFormatter(Sanitizer(), most).format(made)
+        assert len(line.encode()) + 1 <= most
+        found = json.loads(line)
+        assert found["logger"] == "proxy.test"
+        assert "yyyy" not in line
+        shown = ConsoleFormatter(Sanitizer(), most).format(made)
+        assert len(shown.encode()) + 1 <= most
+        assert "yyyy" not in shown
+
+
+def test_a_long_traceback_keeps_its_beginning_and_its_end() -> None:
+    found = json.loads(JsonFormatter(Sanitizer(), 4095).format(failure("x" * 9000 + " the end")))
+    assert found["exception"].startswith("Traceback")
+    assert found["exception"].rstrip().endswith("the end")
+    assert "[…]" in found["exception"]
+    assert (found["truncated"], found["message"]) == (True, "request failed")
+
+
+def test_standard_error_may_be_a_pipe_and_a_file_is_none() -> None:
+    def most(log_file: str | None) -> int:
+        made = config(level="info", log_format="json", log_file=log_file, known_secrets=())
+        found: int = made["formatters"]["proxy"]["most"]
+        return found
+
+    assert (most(None), most("x.log")) == (4095, 64 * 1024)

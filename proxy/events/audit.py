@@ -14,7 +14,7 @@ from proxy.events.shorten import shorten
 
 #: The field ``event`` of these lines.
 AUDIT: Final = "audit"
-#: So that a line goes into a shared pipe in one piece; the database has all of the entry.
+#: The database has all of the entry.
 _MOST_BYTES: Final = 4000
 
 

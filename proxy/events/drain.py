@@ -22,7 +22,8 @@ from proxy.events.event import UsageEvent
 from proxy.events.journal import Journal
 from proxy.events.positions import Position
 from proxy.events.queue import Entry, EventQueue
-from proxy.events.records import PREFIX
+from proxy.events.records import PREFIX, capped
+from proxy.events.shorten import MAX_LINE_BYTES
 from proxy.events.sinks.base import Sink
 
 _log = logging.getLogger(__name__)
@@ -144,6 +145,8 @@ class Drain:
 
     def _hand_on(self) -> None:
         position = None
+        if any(len(record) > MAX_LINE_BYTES for record, _, _ in self._in_hand):
+            self._in_hand = [(capped(record), slot, event) for record, slot, event in self._in_hand]
         if self.journal is not None:
             records = [record for record, _, _ in self._in_hand]
             try:

@@ -7,6 +7,8 @@ reader that meets damage finds the next record behind the next line end.
 from typing import Final
 from zlib import crc32
 
+from proxy.events.shorten import MAX_LINE_BYTES, fit
+
 #: Bytes in front of the line itself.
 PREFIX: Final = 9
 
@@ -14,6 +16,13 @@ PREFIX: Final = 9
 def framed(line: bytes) -> bytes:
     """The record of ``line``, which ends with its only line end."""
     return b"%08x %b" % (crc32(line), line)
+
+
+def capped(record: bytes) -> bytes:
+    """``record`` itself, or that of its line cut to what every sink takes."""
+    if len(record) <= MAX_LINE_BYTES:
+        return record
+    return framed(fit(record[PREFIX:], MAX_LINE_BYTES - PREFIX))
 
 
 def line_of(record: bytes) -> bytes | None:

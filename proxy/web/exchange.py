@@ -19,6 +19,7 @@ from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
 from proxy.relay.tunnel import Tunnel, UpgradeAnswer, close_frame
 from proxy.relay.watch import ClientWatcher, Interruption
+from proxy.sanitizer import PATHS
 from proxy.usage.meter import UsageMeter
 from proxy.usage.reading import Reading
 from proxy.usage.websocket import WebSocketMeter
@@ -27,8 +28,9 @@ from proxy.web.limited import LimitedRequest
 from proxy.web.replies import Headers, error_body
 from proxy.web.throttle import Passage
 
-#: Longer paths are cut in the event: a line must stay small enough to be written in one piece.
+#: Longer ones are cut in the event: a line must stay small enough to be written in one piece.
 _ENDPOINT_LENGTH: Final = 1024
+_METHOD_LENGTH: Final = 64
 #: SO_LINGER on, zero seconds: closing the socket sends a reset.
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -101,8 +103,8 @@ class Exchange:
                 principal.project_id,
                 principal.token_id,
                 principal.token_mask,
-                inbound.path[:_ENDPOINT_LENGTH],
-                inbound.method,
+                PATHS[inbound.path][:_ENDPOINT_LENGTH],
+                inbound.method[:_METHOD_LENGTH],
                 inbound.client_ip,
             )
         )
@@ -216,8 +218,8 @@ class Exchange:
         event = UsageEvent(
             started=timing.started_unix,
             request_id=self.inbound.request_id,
-            endpoint=self.inbound.path[:_ENDPOINT_LENGTH],
-            method=self.inbound.method,
+            endpoint=PATHS[self.inbound.path][:_ENDPOINT_LENGTH],
+            method=self.inbound.method[:_METHOD_LENGTH],
             client_ip=self.inbound.client_ip,
             status_code=status,
             outcome=outcome,

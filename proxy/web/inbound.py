@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote
 
+from proxy import sanitizer
 from proxy.errors import ClientError
 from proxy.relay.headers import token_in_protocols
 
@@ -154,8 +155,8 @@ class InboundBody:
 
 
 def request_id(given: str | None) -> str:
-    """The client's ``X-Request-ID`` when it is a sane token, else a new one."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
+    """The client's ``X-Request-ID`` when it is a sane token and no secret, else a new one."""
+    if given is not None and _REQUEST_ID.fullmatch(given) and sanitizer.clean(given) == given:
         return given
     return os.urandom(16).hex()
 

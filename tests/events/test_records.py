@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.events.records import PREFIX, framed, line_of
+from proxy.events.records import PREFIX, capped, framed, line_of
+from tests.events.samples import record
 
 LINE = b'{"event_id":"1"}\n'
 
@@ -37,3 +38,12 @@ def test_other_spellings_of_the_checksum_are_damage() -> None:
     assert line_of(record[:PREFIX].upper() + LINE) is None
     assert line_of(b"\n") is None
     assert line_of(b"") is None
+
+
+def test_a_record_that_no_sink_takes_is_cut() -> None:
+    small = record("r")
+    assert capped(small) is small
+    large = framed(b'{"event":"audit","details":"%b"}\n' % (b"x" * 100_000))
+    cut = capped(large)
+    assert len(cut) <= 64 * 1024
+    assert b'"truncated":true' in (line_of(cut) or b"")

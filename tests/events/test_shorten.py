@@ -1,11 +1,13 @@
 """Cutting events (``proxy/events/shorten.py``)."""
 
+from typing import Any
+
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.events.shorten import shorten
+from proxy.events.shorten import fit, shorten
 from tests.events.samples import event
 
 
@@ -61,3 +63,70 @@ def test_always_short_enough_and_always_json(value: dict[str, object], most: int
     cut = shorten(line, most)
     assert len(cut) <= most
     assert isinstance(orjson.loads(cut), dict)
+
+
+LONGEST = {
+    "endpoint": "/v1/" + "e" * 1020,
+    "request_id": "r" * 128,
+    "metadata": {"model": "m" * 512, "response_id": "i" * 512, "total_tokens": 7},
+}
+
+
+def fitted(most: int, **fields: Any) -> dict[str, Any]:
+    line = fit(orjson.dumps(fields) + b"\n", most)
+    assert len(line) <= most
+    assert line.endswith(b"}\n")
+    assert line.count(b"\n") == 1
+    found: dict[str, Any] = orjson.loads(line)
+    assert found.pop("truncated")
+    return found
+
+
+def test_a_line_that_fits_is_the_same_line() -> None:
+    line = event().line()
+    assert fit(line, len(line)) is line
+
+
+def test_the_order_of_the_cuts() -> None:
+    whole = len(orjson.dumps(LONGEST)) + 1
+    known = {"kept": "k" * 600}
+    room = len(',"truncated":true,"kept":""') + 600
+    one = fitted(whole + room - 500, **LONGEST, **known)
+    assert 500 < len(one["endpoint"]) < 600
+    assert one | {"endpoint": LONGEST["endpoint"]} == LONGEST | known
+    two = fitted(whole + room - 920, **LONGEST, **known)
+    assert len(two["endpoint"]) == 128
+    assert 64 < len(two["request_id"]) < 128
+    assert two["metadata"] == LONGEST["metadata"]
+    three = fitted(whole + room - 1300, **LONGEST, **known)
+    assert (len(three["endpoint"]), len(three["request_id"])) == (128, 64)
+    assert 64 < len(three["metadata"]["response_id"]) < 512
+    assert len(three["metadata"]["model"]) == 512
+    four = fitted(whole + room - 1800, **LONGEST, **known)
+    assert len(four["metadata"]["response_id"]) == 64
+    assert 64 < len(four["metadata"]["model"]) < 512
+    assert four["kept"] == known["kept"]
+    assert four["metadata"]["total_tokens"] == 7
+
+
+def test_attempts_are_cut_before_all_else() -> None:
+    attempts = [{"provider": "p" * 50, "model": "m" * 50, "n": n} for n in range(30)]
+    cut = fitted(3000, attempts=attempts, **LONGEST)
+    assert [attempt["n"] for attempt in cut["attempts"]] == [0, 1, 28, 29]
+    assert cut["attempts_omitted"] == 26
+    assert cut["endpoint"] == LONGEST["endpoint"]
+
+
+def test_what_the_order_does_not_know_is_cut_too() -> None:
+    assert len(fitted(500, method="A" * 7900, endpoint="/v1/x")["method"]) < 500
+    assert fitted(500, method=["A" * 7900], endpoint="/v1/x") == {"endpoint": "/v1/x"}
+    assert fitted(500, endpoint=["x"] * 900, metadata="x", attempts=7)["attempts"] == 7
+    assert orjson.loads(fit(b"no JSON" * 100 + b"\n", 200))["line"].startswith("no JSON")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.sampled_from([*LONGEST, "x"]), st.text(min_size=300), min_size=1))
+def test_whatever_the_text_the_line_fits(fields: dict[str, str]) -> None:
+    line = fit(orjson.dumps(fields) + b"\n", 200)
+    assert len(line) <= 200
+    assert orjson.loads(line)

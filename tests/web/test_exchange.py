@@ -153,6 +153,17 @@ def test_a_long_path_is_cut_in_the_event() -> None:
     assert len(events[0].line()) < 4096
 
 
+def test_what_a_client_wrote_is_cleaned_before_it_is_an_event() -> None:
+    events = Events()
+    secret = "sk-" + "z" * 22
+    made = make(events, target=f"/v1/{secret}/%73k-{'z' * 22}", method="A" * 7900)
+    made.intend(PRINCIPAL)
+    made.end(404, Outcome.REJECTED)
+    assert events[0].endpoint == "/v1/[secret]/[secret]"
+    assert events[0].method == "A" * 64
+    assert "zzzz" not in repr(events.begun)
+
+
 def test_last_words_stand_alone() -> None:
     exchange = make(Events())
     meter = UsageMeter(SSE[0][1])

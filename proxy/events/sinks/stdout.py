@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from proxy.events.shorten import MAX_STDOUT_BYTES, fit
+
 #: Writes up to this size to a pipe are atomic on Linux (PIPE_BUF), so that workers who share it do
 #: not mix their lines.
 _ATOMIC: Final = 4096
@@ -12,15 +14,16 @@ _PAUSE: Final = 0.01
 
 
 class StdoutSink:
-    """Writes whole lines to descriptor 1, unbuffered."""
+    """Writes whole lines to descriptor 1, unbuffered; longer ones than go in one piece are cut."""
 
     def write(self, batch: Sequence[bytes]) -> None:
         block = b""
         for line in batch:
-            if block and len(block) + len(line) > _ATOMIC:
+            piece = fit(line, MAX_STDOUT_BYTES)
+            if block and len(block) + len(piece) > _ATOMIC:
                 _write_all(block)
                 block = b""
-            block += line
+            block += piece
         _write_all(block)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from gevent.os import tp_read
 
 from proxy.events.sinks import stdout
 from proxy.events.sinks.stdout import StdoutSink
+from tests.events.samples import event
 
 ROOT = Path(__file__).resolve().parents[3]
 WRITER = """
@@ -65,12 +66,30 @@ def test_no_write_is_larger_than_a_pipe_takes_at_once(monkeypatch: pytest.Monkey
         return len(data)
 
     monkeypatch.setattr(stdout.os, "write", write)
-    batch = [b"x" * size + b"\n" for size in (1000, 3000, 93, 5000, 10, 4095)]
+    batch = [b"x" * size + b"\n" for size in (1000, 3000, 93, 4000, 10, 4094)]
     StdoutSink().write(batch)
     StdoutSink().write([])
     assert b"".join(writes) == b"".join(batch)
-    # Only a line that is longer by itself goes beyond it.
-    assert [len(block) for block in writes] == [4096, 5001, 11, 4096]
+    assert [len(block) for block in writes] == [4096, 4012, 4095]
+
+
+def test_a_line_that_would_be_torn_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[bytes] = []
+
+    def write(_: int, data: Any) -> int:
+        writes.append(bytes(data))
+        return len(data)
+
+    monkeypatch.setattr(stdout.os, "write", write)
+    longest = event(
+        "r" * 5000, method="A" * 7900, endpoint="/v1/" + "\x01" * 9000, client_ip="é" * 99
+    )
+    StdoutSink().write([event("a").line(), longest.line(), b"x" * 4095 + b"\n", event("b").line()])
+    assert max(map(len, writes)) <= 4096
+    lines = [json.loads(line) for line in b"".join(writes).splitlines()]
+    assert [line.get("request_id", "")[:1] for line in lines] == ["a", "r", "", "b"]
+    assert [line.get("truncated") for line in lines] == [None, True, True, None]
+    assert all(len(line) < 4095 for line in b"".join(writes).splitlines())
 
 
 GONE = """
