@@ -360,6 +360,39 @@ def _gzip(talk: Conversation) -> None:
     talk.answer("200 OK", headers, gzip.compress(json.dumps(CHAT).encode(), mtime=0))
 
 
+def _mislabelled(talk: Conversation) -> None:
+    """A streamed chat under the media type that the path says behind its name: ``text.plain``."""
+    kind = talk.request.target.partition("/mislabelled/")[2].partition("/")[0].replace(".", "/")
+    label = [] if kind == "nothing" else [("Content-Type", kind)]
+    talk.head("200 OK", [*label, ("Transfer-Encoding", "chunked")])
+    for event in chat_events(_asks_for_usage(json.loads(talk.request.body))):
+        talk.chunk(event)
+    talk.end_chunks()
+
+
+def _picture(talk: Conversation) -> None:
+    """The counts stand behind 9 MiB of picture, as a body or as the last event."""
+    usage = b'"created":1,"usage":{"total_tokens":100,"input_tokens":40,"output_tokens":60}}'
+    picture = (
+        b'{"type":"image_generation.completed","b64_json":"' + b"A" * (9 << 20) + b'",' + usage
+    )
+    if talk.request.target.endswith("/body"):
+        talk.answer("200 OK", [("Content-Type", "application/json")], picture)
+    else:
+        talk.events([b"data: " + picture + b"\n\n"])
+
+
+def _odd_text(talk: Conversation) -> None:
+    """What strict JSON parsers refuse, beside the counts."""
+    odd = b'{"content":"cut \\ud83d \x1b"},"logprobs":[NaN,-Infinity],"finish_reason":"stop"'
+    talk.events(
+        [
+            b'data: {"model":"m","choices":[{"delta":%b}],"usage":%b}\n\n'
+            % (odd, json.dumps(CHAT["usage"]).encode())
+        ]
+    )
+
+
 def _trailers(talk: Conversation) -> None:
     talk.head("200 OK", [("Transfer-Encoding", "chunked"), ("Trailer", "X-Sum")])
     talk.chunk(b"body")
@@ -442,6 +475,9 @@ BEHAVIOURS: dict[str, Callable[[Conversation], None]] = {
     "echo": _echo,
     "odd-headers": _odd_headers,
     "gzip": _gzip,
+    "mislabelled": _mislabelled,
+    "odd-text": _odd_text,
+    "picture": _picture,
     "trailers": _trailers,
     "interim": _interim,
     "until-close": _until_close,

@@ -125,8 +125,9 @@ def is_plain(content_encoding: str) -> bool:
     return content_encoding.strip().lower() in ("", "identity")
 
 
-def is_event_stream(content_type: str) -> bool:
-    return content_type.lower().startswith("text/event-stream")
+def is_sized(headers: Headers) -> bool:
+    """Whether the length of the body is announced."""
+    return any(name.lower() == "content-length" for name, _ in headers)
 
 
 def without_length(headers: Headers) -> Headers:

@@ -40,7 +40,16 @@ class UsageMeter:
     inflated on the side; in any other encoding than gzip and deflate they are not metered.
     """
 
-    __slots__ = ("_beginning", "_body", "_document", "_events", "_inflater", "_max", "_take")
+    __slots__ = (
+        "_beginning",
+        "_body",
+        "_document",
+        "_events",
+        "_inflater",
+        "_max",
+        "_take",
+        "is_event_stream",
+    )
 
     def __init__(
         self, content_type: str, content_encoding: str = "", max_bytes: int = 256 * 1024
@@ -55,6 +64,8 @@ class UsageMeter:
         self._take: Callable[[bytes], None] | None = None
         # What has come and does not show yet what it is.
         self._beginning = b""
+        #: Whether it is an event stream, by its media type, or else by its first bytes.
+        self.is_event_stream = media_type == "text/event-stream"
         # Whether it may be one JSON document.
         self._document = True
         if encoding in ENCODINGS:
@@ -63,17 +74,12 @@ class UsageMeter:
             return
         if media_type == "application/json":
             self._take = self._begin
-        elif media_type == "text/event-stream":
+        elif self.is_event_stream:
             self._events = EventStream(max_bytes)
             self._take = self._begin_events
         elif not media_type.startswith(_BINARY):
             self._document = media_type not in _NO_DOCUMENT
             self._take = self._begin
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Whether it is one, by its media type or by its first bytes."""
-        return self._events is not None
 
     @property
     def at_event_boundary(self) -> bool:
@@ -143,6 +149,7 @@ class UsageMeter:
             return
         self._take = None
         if kind == "events":
+            self.is_event_stream = True
             self._events = EventStream(self._max)
             self._take = self._events.feed
         elif kind == "json" and self._document:
@@ -158,6 +165,7 @@ class UsageMeter:
         beginning = without_space(self._beginning + chunk)
         kind = kind_of(beginning)
         if kind == "json":
+            self.is_event_stream = False
             self._events = None
             self._beginning = b""
             self._begin(beginning)

@@ -14,7 +14,6 @@ from proxy.auth.principal import Principal
 from proxy.errors import CUT_CODES, ProxyError, UpstreamError
 from proxy.events.event import Intent, UsageEvent
 from proxy.relay.filtered import EventStream
-from proxy.relay.headers import is_event_stream
 from proxy.relay.stream import Outcome, RelayStream
 from proxy.relay.timing import Timing
 from proxy.relay.tunnel import Tunnel, UpgradeAnswer, close_frame
@@ -160,9 +159,7 @@ class Exchange:
         error = ProxyError(code=cut.code)
         return b"event: error\ndata: " + error_body(error) + b"\n\n"
 
-    def end_stream(
-        self, stream: RelayStream, status: int, meter: UsageMeter, content_type: str
-    ) -> None:
+    def end_stream(self, stream: RelayStream, status: int, meter: UsageMeter) -> None:
         """The answer has ended, one way or another."""
         completed = stream.outcome is Outcome.COMPLETED
         if self._http_1_0 and not completed and self._socket is not None:
@@ -177,7 +174,7 @@ class Exchange:
             bytes_out=stream.bytes_out,
             publish=False,
         )
-        event.stream = is_event_stream(content_type)
+        event.stream = meter.is_event_stream
         self._tell(event, meter.result(complete=stream.seen_whole))
 
     def _tell(self, event: UsageEvent, reading: Reading) -> None:

@@ -18,8 +18,8 @@ from proxy.relay.filtered import EventStream, FilteredAnswer
 from proxy.relay.headers import (
     content_of,
     downstream_headers,
-    is_event_stream,
     is_plain,
+    is_sized,
     without_length,
 )
 from proxy.relay.relay import Relay
@@ -28,7 +28,7 @@ from proxy.relay.transport import UpstreamResponse
 from proxy.relay.tunnel import UpgradeAnswer
 from proxy.relay.watch import ClientGone, Interruption, LiveRequests
 from proxy.usage.meter import UsageMeter
-from proxy.usage.unasked import UnaskedUsage
+from proxy.usage.sniffed import unasked_filter
 from proxy.web import methods
 from proxy.web.admission import Admission
 from proxy.web.bounds import Bounds
@@ -160,27 +160,26 @@ class RelayEndpoint:
                 more = (exchange.limited.follow(content_type, content_encoding),)
             sent: EventStream = meter
             headers = downstream_headers(upstream.headers)
-            if we_asked and is_event_stream(content_type) and is_plain(content_encoding):
-                sent = unasked = UnaskedUsage()
-                source = watcher = FilteredAnswer(upstream, unasked, meter)
-                headers = without_length(headers)
-            # In an answer of a known length there is no room for bytes of ours: last words would
-            # fill it up, and a cut answer would look complete.
-            sized = is_event_stream(content_type) and any(
-                name.lower() == "content-length" for name, _ in headers
-            )
+            if we_asked and upstream.status < 300 and is_plain(content_encoding):
+                unasked = unasked_filter(content_type, sized=is_sized(headers))
+                if unasked is not None:
+                    sent = unasked
+                    source = watcher = FilteredAnswer(upstream, unasked, meter)
+                    headers = without_length(headers)
 
             def on_close(stream: RelayStream) -> None:
                 self._leave(exchange, slot)
-                exchange.end_stream(stream, upstream.status, meter, content_type)
+                exchange.end_stream(stream, upstream.status, meter)
 
             stream = RelayStream(
                 source,
                 timing,
                 (watcher, *more),
-                farewell=lambda cut: b"" if sized else exchange.last_words(cut, sent),
+                # A response of a known length has no room for bytes of ours: last words would fill
+                # it up, and a cut response would look complete.
+                farewell=lambda cut: b"" if is_sized(headers) else exchange.last_words(cut, sent),
                 idle_words=lambda: PING if sent.at_event_boundary else b"",
-                idle_after=0.0 if sized else self._idle_after(content_type),
+                idle_after=self._idle_after(meter.is_event_stream, headers),
                 drain=exchange.drains,
                 inflated=bool(content_encoding),
                 on_close=on_close,
@@ -197,9 +196,11 @@ class RelayEndpoint:
             raise
         return stream
 
-    def _idle_after(self, content_type: str) -> float:
+    def _idle_after(self, streamed: bool, headers: Headers) -> float:
         """Seconds after which a silent event stream is kept alive, 0 for never."""
-        return self._bounds.sse_keepalive if is_event_stream(content_type) else 0.0
+        if not streamed or is_sized(headers):
+            return 0.0
+        return self._bounds.sse_keepalive
 
     def _refuse(
         self, exchange: Exchange, error: ProxyError, start_response: StartResponse

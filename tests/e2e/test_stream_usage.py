@@ -111,3 +111,28 @@ def test_other_requests_are_left_alone(call: Call, proxy: ProxyServer) -> None:
         assert answer.status == 200
         assert call.last().body == body
         proxy.events(1)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "text.plain", "application.json"])
+def test_a_stream_is_one_whatever_its_media_type(call: Call, proxy: ProxyServer, kind: str) -> None:
+    path = f"/v1/behave/mislabelled/{kind}/chat/completions"
+    body = b'{"model":"m","stream":true}'
+    direct = call.direct("POST", path, [JSON], body)
+    relayed = call.relayed("POST", path, [JSON], body)
+    assert b'"include_usage":true' in call.last().body
+    assert relayed.body == direct.body
+    (event,) = proxy.events(1)
+    assert (event["usage_source"], event["metadata"]["total_tokens"]) == ("reported", 21)
+    assert event["stream"] is True
+
+
+@pytest.mark.parametrize(
+    ("path", "total"), [("picture/body", 100), ("picture/event", 100), ("odd-text", 21)]
+)
+def test_counts_behind_what_is_large_or_odd(
+    call: Call, proxy: ProxyServer, path: str, total: int
+) -> None:
+    relayed = call.relayed("POST", f"/v1/behave/{path}", [JSON], b"{}")
+    assert relayed.clean
+    (event,) = proxy.events(1)
+    assert (event["usage_source"], event["metadata"]["total_tokens"]) == ("reported", total)

@@ -41,7 +41,7 @@ def ended(outcome: Outcome, chunk: bytes, content_type: str, error_code: str | N
     meter = UsageMeter(content_type)
     meter.feed(chunk)
     stream: Any = Stream(outcome, error_code)
-    exchange.end_stream(stream, 201, meter, content_type)
+    exchange.end_stream(stream, 201, meter)
     (event,) = events
     return event
 
@@ -74,7 +74,7 @@ def test_a_charge_that_has_to_wait_does_not_cost_the_event() -> None:
     meter.feed(b'{"model":"m","usage":{"prompt_tokens":1,"completion_tokens":2}}')
     stream: Any = Stream(Outcome.COMPLETED)
     with pytest.raises(GreenletExit):
-        exchange.end_stream(stream, 200, meter, "application/json")
+        exchange.end_stream(stream, 200, meter)
     assert (len(events), settled) == (1, [3])
 
 
@@ -202,7 +202,7 @@ def test_a_reset_tells_http_1_0_that_an_answer_is_cut(
     client = FakeSocket()
     exchange = make(Events(), SERVER_PROTOCOL=protocol, **{"gunicorn.socket": client})
     stream: Any = Stream(outcome)
-    exchange.end_stream(stream, 200, UsageMeter(""), "")
+    exchange.end_stream(stream, 200, UsageMeter(""))
     linger = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert client.options == ([linger] if reset else [])
 
@@ -212,7 +212,7 @@ def test_a_closed_socket_does_not_cost_the_event() -> None:
     client = FakeSocket(OSError(9, "Bad file descriptor"))
     exchange = make(events, SERVER_PROTOCOL="HTTP/1.0", **{"gunicorn.socket": client})
     stream: Any = Stream(Outcome.CLIENT_GONE)
-    exchange.end_stream(stream, 200, UsageMeter(""), "")
+    exchange.end_stream(stream, 200, UsageMeter(""))
     assert [event.outcome for event in events] == ["client_gone"]
 
 

@@ -84,6 +84,40 @@ def test_what_cannot_be_read_passes_as_it_comes(
     assert result.one("content-length") == length[1]
 
 
+@pytest.mark.parametrize("kind", ["", "text/plain; charset=utf-8", "application/json"])
+def test_a_stream_under_a_wrong_media_type_is_asked_and_filtered(kind: str) -> None:
+    headers = [("Content-Type", kind)] if kind else []
+    it = world(Answer(ASKED, headers=headers))
+    result = chat(it)
+    assert result.body == b"".join(PLAIN)
+    assert (it.event.usage_source, it.event.stream) == ("reported", True)
+    # What was not made to ask is metered, and passes as it comes.
+    it = world(Answer(ASKED, headers=headers), inject=False)
+    assert chat(it).chunks == [b"", *ASKED]
+    assert (it.event.usage_source, it.event.stream) == ("reported", True)
+
+
+def test_a_response_that_says_it_is_a_stream_and_is_not() -> None:
+    body = b'{"model":"m","usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
+    it = world(Answer([body], headers=SSE), inject=False)
+    assert chat(it).body == body
+    assert (it.event.usage_source, it.event.stream) == ("reported", False)
+
+
+def test_no_words_of_ours_in_a_response_of_a_known_length() -> None:
+    for kind in ("text/plain", "text/event-stream"):
+        headers = [("Content-Type", kind), ("Content-Length", "5000")]
+        it = world(Answer([ASKED[0], Drained()], headers=headers), inject=False)
+        assert chat(it).chunks == [b"", ASKED[0]]
+        assert it.event.outcome is Outcome.ABORTED
+
+
+def test_the_upstreams_error_keeps_its_length() -> None:
+    length = ("Content-Length", "6")
+    it = world(Answer([b"<html>"], status=502, headers=[("Content-Type", "text/html"), length]))
+    assert chat(it).one("content-length") == "6"
+
+
 def test_a_length_that_does_not_hold_is_not_told() -> None:
     length = ("Content-Length", str(len(b"".join(ASKED))))
     result = chat(world(Answer([b"".join(ASKED)], headers=[*SSE, length])))
