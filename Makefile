@@ -42,9 +42,10 @@ check: lint type ## what CI runs: lint, types, architecture, tests with coverage
 	@$(MAKE) --no-print-directory coverage
 	@$(MAKE) --no-print-directory demo
 
-lint: $(DEV) ## ruff: rules and format
+lint: $(DEV) ## ruff: rules and format; codespell
 	$(PY) -m ruff check --quiet .
 	$(PY) -m ruff format --check --quiet .
+	$(VENV)/bin/codespell
 
 type: $(DEV) ## mypy --strict
 	$(PY) -m mypy
