@@ -140,7 +140,9 @@ class Application:
 
     @property
     def database_state(self) -> str:
-        return "not used" if self._pass_through else self._registry.health.state
+        if self._pass_through:
+            return "not used"
+        return self._registry.health.writes or self._registry.health.state
 
     @property
     def keys_state(self) -> str:

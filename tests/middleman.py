@@ -31,6 +31,10 @@ class Middleman:
     def close(self) -> None:
         self._server.stop(timeout=0)
 
+    def lead_to(self, target_port: int) -> None:
+        """New connections go there; those that are open stay, as at a failover."""
+        self._target = ("127.0.0.1", target_port)
+
     def meet(self, trouble: Trouble | None) -> None:
         """From now on; connections that are open are cut, so that they meet it too."""
         self.trouble = trouble

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import gevent
 from gevent.event import Event
-from redis import Redis, RedisError
+from redis import Redis, RedisError, ResponseError
 from redis.client import PubSub
 
 from proxy.redisoptions import connection_options
@@ -34,6 +34,8 @@ _GAP: Final = 0.02
 #: Seconds of silence after which Redis is asked whether it is there, and in which it must answer.
 _SILENCE: Final = 5.0
 _SEND_TIMEOUT: Final = 1.0
+#: Seconds after which a subscription is made anew.
+_FOLLOW_AGAIN: Final = 60.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 
@@ -54,9 +56,10 @@ class ChangeChannel:
         self._silence = silence
         # Two clients, for what is sent must not wait for long. A connection that was idle may have
         # been closed by the other side; saying the same twice does no harm.
-        sending = connection_options(_SEND_TIMEOUT, _SEND_TIMEOUT, retries=1)
+        sending = connection_options(_SEND_TIMEOUT, _SEND_TIMEOUT, retries=1, url=url)
         self._sender: Redis = Redis.from_url(url, **sending)
-        self._receiver: Redis = Redis.from_url(url, **connection_options(silence, silence))
+        receiving = connection_options(silence, silence, url=url)
+        self._receiver: Redis = Redis.from_url(url, **receiving)
         self._to_send: set[str] = set()
         self._heard: set[str] = set()
         self._send, self._act = Event(), Event()
@@ -88,7 +91,7 @@ class ChangeChannel:
             while self._to_send:
                 batch = [self._to_send.pop() for _ in range(min(_BATCH, len(self._to_send)))]
                 try:
-                    self._sender.publish(CHANNEL, " ".join(batch))
+                    self._publish(" ".join(batch))
                 except (RedisError, OSError) as error:
                     if not self._mute:
                         _log.warning("changes cannot be announced through Redis: %s", error)
@@ -98,6 +101,23 @@ class ChangeChannel:
                     _log.exception("announcing changes through Redis failed")
                 else:
                     self._mute = False
+
+    def _publish(self, message: str) -> None:
+        """Raises RedisError. A replica takes a PUBLISH too, which only its own listeners hear: then
+        the address is followed anew, and it is said once more."""
+        self._sender.publish(CHANNEL, message)
+        if self._leads_to_replica():
+            self._sender.connection_pool.disconnect()
+            self._sender.publish(CHANNEL, message)
+
+    def _leads_to_replica(self) -> bool:
+        try:
+            # Every user may say it.
+            said: Any = self._sender.execute_command("HELLO")  # type: ignore[no-untyped-call]
+        except ResponseError:
+            return False  # before Redis 6
+        facts = said.values() if isinstance(said, dict) else said
+        return b"replica" in facts or "replica" in facts
 
     def _run_listening(self) -> None:
         while True:
@@ -123,9 +143,11 @@ class ChangeChannel:
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _listen(self, subscription: PubSub) -> None:
-        """Until it fails."""
+        """Until it fails, or for about a minute: a new connection follows the address, for a server
+        that was replaced goes on to be silent."""
         asked = False
-        while True:
+        until = time.monotonic() + _FOLLOW_AGAIN * random.uniform(0.8, 1.2)  # noqa: S311  (no secret)
+        while time.monotonic() < until:
             message: Any = subscription.get_message(timeout=self._silence)
             if message is None:
                 if asked:

@@ -42,7 +42,9 @@ class Registry:
         self.projects = Projects(database, cipher)
         self.tokens = Tokens(database)
         self.health = DatabaseHealth(
-            lambda: check_schema(database), lambda: unreadable(database, cipher)
+            lambda: check_schema(database),
+            lambda: unreadable(database, cipher),
+            database.check_writes,
         )
         self.recorder = _recorder(database, queue)
         counters = Counters(database)

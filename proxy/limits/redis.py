@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError
 from proxy.errors import LimiterError
 from proxy.limits.base import Bucket, Decision, Demand
 from proxy.limits.bucket import DEBT_MINUTES
-from proxy.redisoptions import connection_options
+from proxy.redisoptions import ReadOnlyServer, connection_options
 
 #: In braces is what a cluster places keys by: all of a call have to lie on one node.
 _PREFIX: Final = "proxy:{limits}:"
@@ -41,7 +41,7 @@ class RedisLimiter:
     @classmethod
     def from_url(cls, url: str, *, connections: int = _CONNECTIONS) -> "RedisLimiter":
         """``redis://`` or ``rediss://``. Nothing is connected before the first call."""
-        options = connection_options(_TIMEOUT, _TIMEOUT)
+        options = connection_options(_TIMEOUT, _TIMEOUT, url=url)
         return cls(ConnectionPool.from_url(url, max_connections=connections, **options))
 
     def __init__(self, pool: ConnectionPool) -> None:
@@ -79,6 +79,9 @@ class RedisLimiter:
                 except NoScriptError:  # a server that has been started or flushed since
                     return self._run("EVAL", self._script, len(demands), *arguments)
         except (RedisError, OSError) as error:
+            if isinstance(error, ReadOnlyServer):
+                # The idle ones were made when that one was: they lead to the same server.
+                self._pool.disconnect(inuse_connections=False)
             raise LimiterError from error
 
     def _run(self, *command: str | int) -> Any:

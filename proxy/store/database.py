@@ -7,16 +7,20 @@ returned, so it only reads and writes the database; whatever else is to happen, 
 """
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from proxy.errors import StoreError
-from proxy.store.dialects import Conflict, Dialect
+from proxy.store.dialects import Conflict, Deadlock, Dialect
 from proxy.store.session import Backend, Row, Session, Timeouts, Value
 
 __all__ = ["Conflict", "Database", "Row", "Session", "Value"]
 
 T = TypeVar("T")
+
+#: How long a write that failed counts: those who write in the background try again within seconds.
+_FAILED_SECONDS: Final = 15.0
 
 
 def _sqlite(url: str, pool_size: int, timeouts: Timeouts) -> Backend:
@@ -53,6 +57,8 @@ class Database:
         self._closed = False
         # The process that used it first: neither kind of connection survives a fork.
         self._process: int | None = None
+        # Monotonic seconds at which a unit of work that writes failed; None: the last one worked.
+        self._write_failed_at: float | None = None
 
     @classmethod
     def from_url(
@@ -101,7 +107,29 @@ class Database:
             self._process = os.getpid()
         elif self._process != os.getpid():
             raise RuntimeError("this Database was used before the fork: make one per process")
-        return self._backend.run(work, readonly=readonly, timeout=timeout)
+        if readonly:
+            return self._backend.run(work, readonly=True, timeout=timeout)
+        try:
+            value = self._backend.run(work, readonly=False, timeout=timeout)
+        except (Conflict, Deadlock):
+            raise
+        except StoreError:
+            self._write_failed_at = time.monotonic()
+            raise
+        self._write_failed_at = None
+        return value
+
+    def check_writes(self) -> None:
+        """StoreError unless the database takes writes: tries one that changes nothing. Also when
+        the last real one failed a moment ago (a full disk takes a write that changes nothing)."""
+        self._backend.run(
+            lambda session: session.execute("UPDATE tokens SET name = name WHERE id = ''"),
+            readonly=False,
+            timeout=None,
+        )
+        failed_at = self._write_failed_at
+        if failed_at is not None and time.monotonic() - failed_at < _FAILED_SECONDS:
+            raise StoreError
 
     def check(self) -> None:
         """StoreError unless the database answers."""

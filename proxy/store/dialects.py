@@ -26,6 +26,11 @@ class Deadlock(StoreError):
     """The database rolled the transaction back, for another one's sake: it may be run again."""
 
 
+class ReadOnly(StoreError):
+    """The server at the other end takes no writes: after a failover, an old primary. Nothing was
+    done; a new connection may lead to another server."""
+
+
 class Dialect(ABC):
     """One database's ways. Stateless, but for the driver's error classes."""
 
@@ -62,6 +67,10 @@ class Dialect(ABC):
         """True when the database chose this transaction as the victim of a deadlock."""
         return False
 
+    def is_read_only(self, error: Exception) -> bool:
+        """True when the server takes no writes, whoever asks."""
+        return False
+
     def adding(self, keys: Sequence[str], sums: Sequence[str], table: str) -> str:
         """Appended to an INSERT into ``table``: a row whose ``keys`` are there is added to it."""
         added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in sums)
@@ -84,6 +93,8 @@ class Dialect(ABC):
         """
         if self.is_conflict(error):
             return Conflict()
+        if self.is_read_only(error):
+            return ReadOnly("The proxy's database takes no writes right now.")
         return Deadlock() if self.is_deadlock(error) else StoreError()
 
 
@@ -107,6 +118,17 @@ class SqliteDialect(Dialect):
             sqlite3.SQLITE_CONSTRAINT_UNIQUE,
             sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
         )
+
+    def is_read_only(self, error: Exception) -> bool:
+        # The low byte; the rest says why (the file was moved away, for one).
+        code = getattr(error, "sqlite_errorcode", 0)
+        return bool(code & 0xFF == sqlite3.SQLITE_READONLY)
+
+
+#: ``error.args[:1]`` of a server that takes no writes: --read-only or --super-read-only (1290), a
+#: read-only transaction by the server's default (1792), read-only mode (1836), a node of a Galera
+#: cluster that is not part of the primary component (1047).
+_MYSQL_READ_ONLY: Final = frozenset({(1290,), (1792,), (1836,), (1047,)})
 
 
 class MysqlDialect(Dialect):
@@ -135,13 +157,18 @@ class MysqlDialect(Dialect):
         self._operational_error = err.OperationalError
 
     def begin(self, *, readonly: bool) -> str:
-        return "START TRANSACTION READ ONLY" if readonly else "START TRANSACTION"
+        # A server that is read-only refuses READ WRITE (1290) before anything was executed; without
+        # it, the first write would fail.
+        return f"START TRANSACTION READ {'ONLY' if readonly else 'WRITE'}"
 
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, self._integrity_error) and error.args[:1] == (1062,)
 
     def is_deadlock(self, error: Exception) -> bool:
         return isinstance(error, self._operational_error) and error.args[:1] == (1213,)
+
+    def is_read_only(self, error: Exception) -> bool:
+        return isinstance(error, self.driver_errors) and error.args[:1] in _MYSQL_READ_ONLY
 
     def adding(self, keys: Sequence[str], sums: Sequence[str], table: str) -> str:
         # VALUES() is what both have; MySQL's newer alias MariaDB has not.
@@ -178,6 +205,11 @@ class PostgresDialect(Dialect):
         self.driver_errors = (psycopg.Error,)
         self._unique_violation = psycopg.errors.UniqueViolation
         self._deadlock_detected = psycopg.errors.DeadlockDetected
+        # The second is what a standby says to BEGIN … READ WRITE.
+        self._read_only = (
+            psycopg.errors.ReadOnlySqlTransaction,
+            psycopg.errors.FeatureNotSupported,
+        )
 
     def begin(self, *, readonly: bool) -> str:
         # Said each time, because servers, databases and roles can have other defaults.
@@ -189,6 +221,9 @@ class PostgresDialect(Dialect):
 
     def is_deadlock(self, error: Exception) -> bool:
         return isinstance(error, self._deadlock_detected)
+
+    def is_read_only(self, error: Exception) -> bool:
+        return isinstance(error, self._read_only)
 
     def deleting(self, table: str, keys: Sequence[str], condition: str) -> str:
         # By where the rows lie: to join them by key the planner may read the whole table.

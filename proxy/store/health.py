@@ -11,11 +11,14 @@ from typing import Final
 import gevent
 
 from proxy.errors import ProxyError
+from proxy.store.dialects import ReadOnly
 
 _log = logging.getLogger(__name__)
 
 _UNTIL_FIRST: Final = 1.0
 _INTERVAL: Final = 5.0
+_WRITES_FAIL: Final = "writes fail"
+_READ_ONLY: Final = "writes fail: the server is read-only"
 #: Good checks between two counts of the stored keys: a minute.
 _KEYS_EVERY: Final = 12
 
@@ -24,12 +27,17 @@ class DatabaseHealth:
     """Checks in a greenlet of its own; reads of its attributes cost nothing."""
 
     def __init__(
-        self, check: Callable[[], None], read_keys: Callable[[], str] = lambda: ""
+        self,
+        check: Callable[[], None],
+        read_keys: Callable[[], str] = lambda: "",
+        check_writes: Callable[[], None] = lambda: None,
     ) -> None:
         """``check`` raises; the message of a ProxyError says what is wrong. ``read_keys`` is asked
-        after a good check: what is wrong with the stored keys, or "". It may raise too."""
+        after a good check: what is wrong with the stored keys, or "". It may raise too.
+        ``check_writes`` raises while the database answers and takes no writes."""
         self._check = check
         self._read_keys = read_keys
+        self._check_writes = check_writes
         # Good checks until the keys are looked at again.
         self._keys_due = 0
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -38,6 +46,8 @@ class DatabaseHealth:
         self.state = "not checked yet"
         #: What is wrong with the stored upstream keys; "": nothing that is known of.
         self.keys = ""
+        #: Why the database takes no writes, or "": it does, or that is not known.
+        self.writes = ""
 
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)
@@ -53,6 +63,7 @@ class DatabaseHealth:
             self._check()
         except Exception as error:  # noqa: BLE001  (a defect must not end the checks)
             # ``/ready`` is open to all: only what was worded for clients is said there.
+            self.writes = ""
             self.state = (str(error) if isinstance(error, ProxyError) else "") or "unavailable"
             if self.state != before:
                 _log.error("database: %s (%r)", self.state, error.__cause__ or error)
@@ -62,6 +73,20 @@ class DatabaseHealth:
             if before != "ok":
                 _log.info("database: ok")
             self._look_at_keys()
+            self._look_at_writes()
+
+    def _look_at_writes(self) -> None:
+        before = self.writes
+        try:
+            self._check_writes()
+        except Exception as error:  # noqa: BLE001  (a defect must not end the checks)
+            self.writes = _READ_ONLY if isinstance(error, ReadOnly) else _WRITES_FAIL
+            if self.writes != before:
+                _log.error("database: %s (%r)", self.writes, error.__cause__ or error)
+        else:
+            self.writes = ""
+            if before:
+                _log.info("database: writes work again")
 
     def _look_at_keys(self) -> None:
         """At the start, then seldom: they are counted row by row. While some are unreadable, with

@@ -102,6 +102,7 @@ class _Connection(_DriverConnection):
 
     #: Seconds, within one statement.
     patience = 1.0
+    epoch = 0
 
     def connect(self, sock: Any = None) -> None:
         super().connect(sock)

@@ -8,19 +8,22 @@ because a repeated write may count twice.
 """
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import gevent
 from dbutils.pooled_db import PooledDB
 from gevent.lock import BoundedSemaphore
 
 from proxy.errors import StoreError
-from proxy.store.dialects import Dialect
+from proxy.store.dialects import Dialect, ReadOnly
 from proxy.store.session import Cursor, Session, Timeouts
 
 T = TypeVar("T")
+
+_FOLLOW_PAUSE: Final = 1.0
 
 
 class Connection(Protocol):
@@ -28,6 +31,9 @@ class Connection(Protocol):
 
     Its methods raise the driver's errors.
     """
+
+    #: The pool's epoch in which it was connected.
+    epoch: int
 
     @property
     def open(self) -> bool:
@@ -52,6 +58,11 @@ class PooledBackend(ABC):
         self._timeouts = timeouts
         # The gate counts as PooledDB does, but waits for a bounded time.
         self._gate = BoundedSemaphore(pool_size)
+        # Grows when a pooled connection turns out to lead to a server that takes no writes, and
+        # when writes work again: every connection from before is then replaced before its next use.
+        self._epoch = 0
+        # Monotonic seconds of the last refused write; None: since then one has been taken.
+        self._refused_at: float | None = None
         self._closed = False
         self._pool = PooledDB(
             # Never the driver's class: its method connect() would make PooledDB take it for one.
@@ -84,7 +95,14 @@ class PooledBackend(ABC):
             try:
                 connection: Connection = pooled.dbapi_connection
                 begin = self._begin_sql(readonly, self._timeouts.statement)
-                return self._transact(connection, work, begin)
+                value = self._transact(connection, work, begin)
+                if self._refused_at is not None and not readonly:
+                    self._refused_at = None
+                    self._epoch += 1
+                return value
+            except ReadOnly:
+                self._follow(connection)
+                raise
             finally:
                 if self._closed:
                     connection.discard()
@@ -110,6 +128,9 @@ class PooledBackend(ABC):
         try:
             value = work(session)
             self._commit(connection, session)
+        except ReadOnly:
+            connection.discard()
+            raise
         except Exception:
             self._roll_back(connection)
             raise
@@ -128,11 +149,15 @@ class PooledBackend(ABC):
         limit = self._timeouts.connect + self._timeouts.statement
         try:
             with gevent.Timeout(limit, StoreError("The proxy's database did not answer in time.")):
-                if connection.open:
+                if connection.open and connection.epoch == self._epoch:
                     try:
                         return self._begun(connection, statement)
+                    except ReadOnly:
+                        self._follow(connection)
                     except StoreError:
-                        connection.discard()
+                        pass
+                connection.discard()
+                connection.epoch = self._epoch
                 try:
                     connection.connect()
                 except self.dialect.driver_errors as error:
@@ -146,6 +171,17 @@ class PooledBackend(ABC):
         session = Session(connection.cursor(), self.dialect)
         session.execute(statement)
         return session
+
+    def _follow(self, connection: Connection) -> None:
+        """A write was refused by the server behind ``connection``: others may lead there as well.
+
+        Once a second at the most: where the address leads to no other server, readers keep theirs.
+        """
+        now = time.monotonic()
+        recently = self._refused_at is not None and now - self._refused_at < _FOLLOW_PAUSE
+        if connection.epoch == self._epoch and not recently:
+            self._epoch += 1
+        self._refused_at = now
 
     def _roll_back(self, connection: Connection) -> None:
         if not connection.open:

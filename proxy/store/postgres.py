@@ -125,6 +125,7 @@ class PostgresConnection:
         self._options = options
         self._patience = patience
         self._link: _Link | None = None
+        self.epoch = 0
 
     @property
     def open(self) -> bool:

@@ -20,7 +20,7 @@ from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 
 from proxy.errors import StoreError
-from proxy.store.dialects import SqliteDialect
+from proxy.store.dialects import ReadOnly, SqliteDialect
 from proxy.store.session import Session, Timeouts
 
 T = TypeVar("T")
@@ -112,7 +112,9 @@ class SqliteBackend:
             job.error.__cause__ = error
         except BaseException as error:  # noqa: BLE001 - handed to the waiting greenlet
             job.error = error
-        if job.error is not None:
+        if isinstance(job.error, ReadOnly):
+            self._drop()  # the file may have been replaced, or be writable by now
+        elif job.error is not None:
             self._roll_back()
 
     def _roll_back(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from proxy.auth import redis as redis_module
 from proxy.auth.redis import CHANNEL, MOST_BYTES, ChangeChannel, ids_in
+from tests.middleman import Middleman
 from tests.ports import free_port
 from tests.services import RedisServer
 from tests.waiting import wait_until
@@ -210,3 +211,43 @@ def test_what_cannot_be_acted_upon_does_not_end_it(
     id_ = new_id()
     channel.publish([id_])
     wait_until(lambda: id_ in heard.ids)
+
+
+def test_an_announcer_follows_a_failover(start: Start, own_redis: RedisServer) -> None:
+    """A replica takes a PUBLISH, and whoever listens at the new primary would not hear it."""
+    with RedisServer() as new:
+        address = Middleman(own_redis.port)
+        try:
+            channel, here = start(own_redis.url_at(address.port))
+            channel.publish([first := new_id()])
+            wait_until(lambda: here.ids == {first})
+            _, there = start(new.url)
+            own_redis.follow(new)
+            address.lead_to(new.port)
+            channel.publish([second := new_id()])
+            wait_until(lambda: there.ids == {second})
+            wait_until(lambda: second in here.ids)  # the old one hears what its primary hears
+        finally:
+            address.close()
+
+
+def test_a_subscription_is_made_anew_now_and_then(
+    start: Start, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that was replaced is silent, and nothing else would tell."""
+    monkeypatch.setattr(redis_module, "_FOLLOW_AGAIN", 0.2)
+    with RedisServer() as new:
+        address = Middleman(own_redis.port)
+        try:
+            _, here = start(own_redis.url_at(address.port), silence=0.2)
+            address.lead_to(new.port)
+            speaker, _ = start(new.url)
+
+            def heard() -> bool:
+                speaker.publish([new_id()])
+                return bool(here.ids)
+
+            wait_until(heard)
+            assert set(here.listening) == {True}, "that is no outage"
+        finally:
+            address.close()

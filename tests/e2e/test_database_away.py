@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
+import requests
 
 from tests.e2e.asking import ask, error_of
 from tests.e2e.conftest import Maker
@@ -104,3 +105,26 @@ def test_uses_are_counted_after_the_database_has_returned(
         lambda: server.manage("GET", f"/tokens/{access.token_id}").json()["request_count"] == 10,
         60,
     )
+
+
+def test_ready_says_when_writes_fail(own_proxy: Maker, own_mariadb: MariaDB) -> None:
+    name = own_mariadb.create_database()
+    own_mariadb.admin("CREATE USER proxy@'127.0.0.1' IDENTIFIED BY 'pw'")
+    own_mariadb.admin(f"GRANT ALL ON {name}.* TO proxy@'127.0.0.1'")
+    url = own_mariadb.url(name).replace("root@", "proxy:pw@")
+    server, access = own_proxy.started(DATABASE_URL=url, WEB_CONCURRENCY="1")
+
+    def said() -> tuple[int, str]:
+        answer = requests.get(f"{server.url}/ready", timeout=30)
+        return answer.status_code, answer.json()["database"]
+
+    wait_until(lambda: said() == (200, "ok"))
+    own_mariadb.admin("SET GLOBAL read_only = ON")
+    wait_until(lambda: said() == (200, "writes fail: the server is read-only"))
+    refused = server.manage("POST", "/projects", {"name": "n", "api_key": "sk-proj-0123456789abc"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+    assert ask(server, access.token).status == 200
+    own_mariadb.admin("SET GLOBAL read_only = OFF")
+    wait_until(lambda: said() == (200, "ok"))
+    made = server.manage("POST", "/projects", {"name": "n", "api_key": "sk-proj-0123456789abc"})
+    assert made.status_code == 201

@@ -13,6 +13,7 @@ from redis.crc import key_slot
 from proxy.errors import LimiterError
 from proxy.limits.base import Bucket, Demand
 from proxy.limits.redis import RedisLimiter
+from tests.middleman import Middleman
 from tests.ports import free_port
 from tests.services import RedisServer
 
@@ -249,3 +250,30 @@ def test_a_server_that_says_no_is_a_limiter_error(server: RedisServer) -> None:
                 RedisLimiter.from_url(server.url).take(demand())
         finally:
             client.config_set("maxmemory", "0")
+
+
+def test_a_failover_is_followed(server: RedisServer) -> None:
+    """The old primary keeps its connections as a replica; the address leads to the new one."""
+    with RedisServer() as new:
+        address = Middleman(server.port)
+        limiter = RedisLimiter.from_url(server.url_at(address.port))
+        try:
+            jobs = [gevent.spawn(limiter.take, demand()) for _ in range(8)]
+            gevent.joinall(jobs, raise_error=True)
+            assert address.calls > 1, "several connections lead to the old one"
+            server.follow(new)
+            address.lead_to(new.port)
+            failures = 0
+            for _ in range(20):
+                try:
+                    limiter.take(demand())
+                except LimiterError:
+                    failures += 1
+            assert failures <= 1, "one call finds out for all"
+            jobs = [gevent.spawn(limiter.take, demand()) for _ in range(8)]
+            gevent.joinall(jobs, raise_error=True)
+        finally:
+            limiter.close()
+            address.close()
+            with server.client() as client:
+                client.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]

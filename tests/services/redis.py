@@ -37,6 +37,16 @@ class RedisServer(Process):
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, decode_responses=True)
 
+    def follow(self, primary: "RedisServer") -> None:
+        """Become a replica of ``primary``, with its content; connections stay, writes fail."""
+        with self.client() as client:
+            client.config_set("masterauth", primary.password)
+            client.replicaof("127.0.0.1", primary.port)  # type: ignore[no-untyped-call]
+
     @property
     def url(self) -> str:
-        return f"redis://:{quote(self.password, safe='')}@127.0.0.1:{self.port}/0"
+        return self.url_at(self.port)
+
+    def url_at(self, port: int) -> str:
+        """By way of ``port``, behind which somebody leads here."""
+        return f"redis://:{quote(self.password, safe='')}@127.0.0.1:{port}/0"

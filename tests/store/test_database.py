@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from proxy.errors import StoreError
-from proxy.store.database import Database
+from proxy.store import database as database_module
+from proxy.store.database import Conflict, Database, Session
+from proxy.store.migrate import Migrator
 
 
 @pytest.mark.parametrize("url", ["", "proxy.db", "oracle://u:secret@h/n", "http://[secret"])
@@ -63,3 +65,49 @@ def test_the_driver_s_words_stay_in_the_cause(database_url: str) -> None:
         database.run(lambda session: session.execute("SELECT secret FROM nowhere"))
     assert "nowhere" not in str(caught.value)
     assert "nowhere" in str(caught.value.__cause__)
+
+
+class TestWritesThatFail:
+    @pytest.fixture
+    def database(self, migrated_url: str) -> Database:
+        database = Database.from_url(migrated_url)
+        Migrator(database).migrate()
+        return database
+
+    def test_all_is_well(self, database: Database) -> None:
+        database.check_writes()
+
+    def test_one_that_failed_is_remembered_until_one_works(self, database: Database) -> None:
+        """What changes nothing works on a full disk, too."""
+
+        def full(session: Session) -> None:
+            raise StoreError
+
+        with pytest.raises(StoreError):
+            database.run(full, readonly=True)
+        database.check_writes()
+        with pytest.raises(StoreError):
+            database.run(full)
+        with pytest.raises(StoreError):
+            database.check_writes()
+        database.run(lambda session: session.execute("UPDATE tokens SET name = 'n'"))
+        database.check_writes()
+
+    def test_a_conflict_is_no_failure(self, database: Database) -> None:
+        def conflict(session: Session) -> None:
+            raise Conflict
+
+        with pytest.raises(Conflict):
+            database.run(conflict)
+        database.check_writes()
+
+    def test_a_failure_of_long_ago_counts_no_longer(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(session: Session) -> None:
+            raise StoreError
+
+        with pytest.raises(StoreError):
+            database.run(fail)
+        monkeypatch.setattr(database_module, "_FAILED_SECONDS", 0.0)
+        database.check_writes()

@@ -14,6 +14,7 @@ from proxy.store.dialects import (
     Dialect,
     MysqlDialect,
     PostgresDialect,
+    ReadOnly,
     SqliteDialect,
 )
 
@@ -36,6 +37,32 @@ def test_writers_lock_from_the_start() -> None:
     assert SqliteDialect().begin(readonly=False) == "BEGIN IMMEDIATE"
     assert SqliteDialect().begin(readonly=True) == "BEGIN DEFERRED"
     assert MysqlDialect().begin(readonly=True) == "START TRANSACTION READ ONLY"
+    # Refused by a read-only server before anything was executed.
+    assert MysqlDialect().begin(readonly=False) == "START TRANSACTION READ WRITE"
+
+
+@pytest.mark.parametrize("code", [1290, 1792, 1836, 1047])
+@pytest.mark.parametrize("kind", [pymysql.err.OperationalError, pymysql.err.InternalError])
+def test_mysql_servers_that_take_no_writes(kind: type[pymysql.err.MySQLError], code: int) -> None:
+    translated = MysqlDialect().translate(kind(code, "with the --read-only option at db.internal"))
+    assert type(translated) is ReadOnly
+    assert "db.internal" not in str(translated)
+    assert translated.code == "store_unavailable"
+
+
+def test_other_servers_that_take_no_writes() -> None:
+    for error in (
+        psycopg.errors.ReadOnlySqlTransaction("cannot execute UPDATE in a read-only transaction"),
+        psycopg.errors.FeatureNotSupported("cannot set transaction read-write mode in recovery"),
+    ):
+        assert type(PostgresDialect().translate(error)) is ReadOnly
+    with sqlite3.connect("file:nothing?mode=memory&cache=private", uri=True) as connection:
+        connection.execute("CREATE TABLE t (a)")
+        connection.execute("PRAGMA query_only = ON")
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            connection.execute("INSERT INTO t VALUES (1)")
+    connection.close()
+    assert type(SqliteDialect().translate(caught.value)) is ReadOnly
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from gevent.event import Event
 
 from proxy.errors import SchemaOutdated, StoreError
 from proxy.store import health as health_module
+from proxy.store.dialects import ReadOnly
 from proxy.store.health import DatabaseHealth
 
 
@@ -141,3 +142,32 @@ class TestKeys:
         check.error = StoreError()
         health.look()
         assert health.state == "unavailable"
+
+
+class TestWrites:
+    def test_a_database_that_takes_none_is_reported_until_it_does(
+        self, check: Check, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        said: list[Exception | None] = [ReadOnly("takes no writes"), StoreError(), None]
+
+        def check_writes() -> None:
+            if error := said.pop(0):
+                raise error
+
+        health = DatabaseHealth(check, check_writes=check_writes)
+        health.look()
+        assert (health.ready, health.state) == (True, "ok"), "it is read, and tokens are known"
+        assert health.writes == "writes fail: the server is read-only"
+        health.look()
+        assert health.writes == "writes fail"
+        health.look()
+        assert health.writes == ""
+        assert [r.levelname for r in caplog.records] == ["INFO", "ERROR", "ERROR", "INFO"]
+
+    def test_a_database_that_is_away_is_just_that(self, check: Check) -> None:
+        health = DatabaseHealth(check, check_writes=check)
+        health.look()
+        check.error = StoreError()
+        health.look()
+        assert (health.state, health.writes) == ("unavailable", "")

@@ -20,7 +20,7 @@ _READ_TIMEOUT: Final = 10.0
 
 def connect(url: str) -> Redis:
     """A client that tells of every failure at once. Nothing is connected before the first call."""
-    return Redis.from_url(url, **connection_options(_CONNECT_TIMEOUT, _READ_TIMEOUT))
+    return Redis.from_url(url, **connection_options(_CONNECT_TIMEOUT, _READ_TIMEOUT, url=url))
 
 
 class RedisSink:
