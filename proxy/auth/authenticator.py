@@ -6,10 +6,11 @@ verdict; activity and expiry are judged again on every request, also while the d
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from proxy.auth import credentials
+from proxy.auth.budgets import Full
 from proxy.auth.cache import GrantCache
 from proxy.auth.principal import Principal, TokenRefused
 from proxy.errors import CipherError, ClientError, KeyUnreadable, QuotaExceeded
@@ -49,11 +50,9 @@ class TokenBudgets(Protocol):
 
     def forget(self, token_ids: Collection[str] | None) -> None: ...
 
-    def has_left(self, token_id: str, total: int) -> bool: ...
+    def hold(self, wanted: Sequence[tuple[str, int]], amount: int) -> Full | None: ...
 
-    def enter(self, token_id: str) -> None: ...
-
-    def leave(self, token_id: str, tokens: int) -> None: ...
+    def settle(self, token_ids: Sequence[str], amount: int, tokens: int) -> None: ...
 
 
 class Authenticator:
@@ -113,17 +112,20 @@ class Authenticator:
             raise TokenRefused("project_inactive", principal)
         return principal
 
-    def admit(self, principal: Principal) -> None:
+    def admit(self, principal: Principal, held: int = 0) -> None:
         """Count one request, against the quotas if there are any; the last check before upstream.
 
-        The token and all its ancestors, or none of them. Raises
-        :class:`QuotaExceeded`: nothing was counted then. Who was admitted is settled, once.
+        ``held``: LLM tokens that it may cost. The token and all its ancestors, or none of them.
+        Raises :class:`QuotaExceeded`, or ClientError ``rate_limit_exceeded`` where what is left is
+        held by requests in flight: nothing was counted then. Who was admitted is settled, once.
         """
         tokens = principal.accounts[1:]
+        budgeted = []
         for account in tokens:
-            total = account.max_tokens_total
-            if total is not None and not self._budgets.has_left(account.id, total):
-                raise _used_up("LLM tokens", principal, account)
+            if account.max_tokens_total is not None:
+                budgeted.append(account)  # noqa: PERF401  (a comprehension is a further call)
+        if budgeted:
+            self._hold(principal, budgeted, held)
         taken = []
         try:
             for account in tokens:
@@ -134,20 +136,39 @@ class Authenticator:
         except BaseException:
             for token_id in taken:
                 self._permits.put_back(token_id)
+            if budgeted:
+                self._budgets.settle([each.id for each in budgeted], held, 0)
             raise
         for account in tokens:
             if account.max_requests is None:
                 self._counter.add(account.id)
-            if account.max_tokens_total is not None:
-                self._budgets.enter(account.id)
 
-    def settle(self, principal: Principal, tokens: int) -> None:
+    def settle(self, principal: Principal, tokens: int, held: int = 0) -> None:
         """A request that was admitted has ended, and cost so many LLM tokens. Does not wait."""
+        budgeted = []
         for account in principal.accounts[1:]:
             if tokens:
                 self._counter.spend(account.id, tokens)
             if account.max_tokens_total is not None:
-                self._budgets.leave(account.id, tokens)
+                budgeted.append(account.id)
+        if budgeted:
+            self._budgets.settle(budgeted, held, tokens)
+
+    def _hold(self, principal: Principal, budgeted: Sequence[Account], held: int) -> None:
+        wanted = [(account.id, account.max_tokens_total or 0) for account in budgeted]
+        full = self._budgets.hold(wanted, held)
+        if full is None:
+            return
+        account = budgeted[full.at]
+        if not full.in_flight:
+            raise _used_up("LLM tokens", principal, account)
+        raise ClientError(
+            f"What {_whose(principal, account).lower()} has left of its LLM tokens is held by"
+            " requests in flight. Try again when one has ended, or ask with a smaller"
+            " `max_tokens`.",
+            code="rate_limit_exceeded",
+            retry_after=1,
+        )
 
     def forget(self, ids: Collection[str] | None) -> None:
         """Ask the store again about these tokens, and the tokens of these projects; None: all."""
@@ -212,8 +233,11 @@ _CHALLENGE: Final = (("WWW-Authenticate", 'Bearer realm="openai-proxy"'),)
 
 
 def _used_up(what: str, principal: Principal, account: Account) -> QuotaExceeded:
-    whose = "This access token" if account.id == principal.token_id else "A parent of this token"
-    return QuotaExceeded(f"{whose} has used up its {what}.")
+    return QuotaExceeded(f"{_whose(principal, account)} has used up its {what}.")
+
+
+def _whose(principal: Principal, account: Account) -> str:
+    return "This access token" if account.id == principal.token_id else "A parent of this token"
 
 
 def bearer(authorization: str | None) -> str | None:

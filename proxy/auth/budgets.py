@@ -1,17 +1,17 @@
-"""What is left of ``max_tokens_total``: what the store said, and what was spent here since.
+"""What is left of ``max_tokens_total``: what the store said, what was spent since, what is held.
 
-Every worker judges by a number of its own, without asking, and corrects it about once a second by
-what all of them have written. So nodes agree within about two seconds, and answers that are under
-way when the last token is spent go over the total: they are counted, or cut where the project wants
-it.
+Every request holds what it may cost, and settles for what it did cost; all workers of the node
+judge by the same table (:mod:`proxy.limits.holds`), without asking the store. About once a second
+each one writes what it has spent, and reads what all nodes have written. So nodes agree within
+about two seconds. `docs/governance.md` says by how much a total may be exceeded.
 
-The thing to get wrong: the store's number must be read when nothing of ours is on its way there, or
-it is counted twice, or not at all. So :meth:`Budgets.refresh` runs between two flushes.
+Note: the store's number must be read when nothing of ours is on its way there, or it is counted
+twice, or not at all. So :meth:`Budgets.refresh` runs between two flushes.
 """
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from proxy.errors import StoreError
@@ -30,10 +30,33 @@ class UsedTokens(Protocol):
     def tokens_used(self, token_ids: Collection[str]) -> Mapping[str, int]: ...
 
 
+class Full(Protocol):
+    """What refuses. ``in_flight``: something may be left when requests in flight have settled."""
+
+    @property
+    def at(self) -> int: ...
+
+    @property
+    def in_flight(self) -> bool: ...
+
+
+class Holds(Protocol):
+    """Amounts held against totals by all workers of the node; see :mod:`proxy.limits.holds`."""
+
+    def hold(self, wanted: Sequence[tuple[str, int, int, int]]) -> Full | None: ...
+
+    def settle(self, held: Iterable[tuple[str, int]], spent: int = 0) -> None: ...
+
+    def stored(self, key: str, used: int, left: int) -> None: ...
+
+    def spent(self, key: str) -> int: ...
+
+
 class _Budget:
     __slots__ = ("cuts", "seen_at", "total", "under_way", "used")
 
     def __init__(self) -> None:
+        # As the store said.
         self.used = 0
         # None: not known at the moment, since it was changed.
         self.total: int | None = None
@@ -50,6 +73,7 @@ class Budgets:
     def __init__(
         self,
         store: UsedTokens,
+        holds: Holds,
         unwritten: Callable[[str], int],
         spent: Callable[[str], None] = lambda token_id: None,
         clock: Callable[[], float] = time.monotonic,
@@ -57,6 +81,7 @@ class Budgets:
         """``spent`` is called with a token that has nothing left while requests that are charged to
         it are under way and to be cut; perhaps more than once. It must not wait."""
         self._store = store
+        self._holds = holds
         self._unwritten = unwritten
         self._spent = spent
         self._clock = clock
@@ -78,31 +103,38 @@ class Budgets:
             if (budget := self._budgets.get(token_id)) is not None:
                 budget.total = None
 
-    def has_left(self, token_id: str, total: int) -> bool:
-        budget = self._budget(token_id)
-        budget.seen_at = self._clock()
-        return budget.used < total
+    def hold(self, wanted: Sequence[tuple[str, int]], amount: int) -> Full | None:
+        """A request begins that is charged to each `(token id, total)`: hold `amount` LLM tokens of
+        each, or of none. Returns what refuses, or None."""
+        budgets = [(self._budget(token_id), token_id, total) for token_id, total in wanted]
+        now = self._clock()
+        for budget, _, _ in budgets:
+            budget.seen_at = now
+        full = self._holds.hold(
+            [(id_, amount, budget.used, total) for budget, id_, total in budgets]
+        )
+        if full is None:
+            for budget, _, _ in budgets:
+                budget.under_way += 1
+        return full
 
-    def enter(self, token_id: str) -> None:
-        """A request begins that is charged to this token."""
-        self._budget(token_id).under_way += 1
-
-    def leave(self, token_id: str, tokens: int) -> None:
-        """It has ended, and cost so many LLM tokens."""
-        budget = self._budgets.get(token_id)
-        if budget is None:
-            return
-        budget.under_way = max(0, budget.under_way - 1)
-        budget.used += tokens
-        if tokens:
-            self._judge(token_id, budget)
+    def settle(self, token_ids: Sequence[str], amount: int, tokens: int) -> None:
+        """It has ended, held ``amount`` and cost so many LLM ``tokens``. Does not wait."""
+        self._holds.settle([(token_id, amount) for token_id in token_ids], tokens)
+        for token_id in token_ids:
+            budget = self._budgets.get(token_id)
+            if budget is not None:
+                budget.under_way = max(0, budget.under_way - 1)
+                if tokens:
+                    self._judge(token_id, budget)
 
     def refresh(self) -> None:
         """Read again what tokens in use have used. Between two flushes; never raises."""
         now = self._clock()
         in_use = []
         for token_id, budget in list(self._budgets.items()):
-            if budget.under_way or now - budget.seen_at < _IN_USE_SECONDS:
+            lately = now - budget.seen_at < _IN_USE_SECONDS
+            if lately or budget.under_way or self._holds.spent(token_id):
                 in_use.append(token_id)
             elif now - budget.seen_at > _FORGET_AFTER_SECONDS:
                 del self._budgets[token_id]
@@ -116,15 +148,18 @@ class Budgets:
             _log.exception("what access tokens have used could not be read")
             return
         for token_id, used in found.items():
-            # Spent here, and not written, while the store was asked.
             current = self._budgets.get(token_id)
             if current is not None:
-                current.used = used + self._unwritten(token_id)
+                current.used = used
+                # Spent here, and not written, while the store was asked.
+                self._holds.stored(token_id, used, self._unwritten(token_id))
                 self._judge(token_id, current)
 
     def _judge(self, token_id: str, budget: _Budget) -> None:
         total = budget.total
-        if budget.cuts and budget.under_way and total is not None and budget.used >= total:
+        if not budget.cuts or not budget.under_way or total is None:
+            return
+        if budget.used + self._holds.spent(token_id) >= total:
             self._spent(token_id)
 
     def _budget(self, token_id: str) -> _Budget:

@@ -44,8 +44,8 @@ class PassThrough:
             token_hash="",
         )
 
-    def admit(self, principal: Principal) -> None:
+    def admit(self, principal: Principal, held: int = 0) -> None:
         """There is nothing to count against."""
 
-    def settle(self, principal: Principal, tokens: int) -> None:
+    def settle(self, principal: Principal, tokens: int, held: int = 0) -> None:
         """Nor anything to be charged."""

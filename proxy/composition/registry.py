@@ -19,6 +19,7 @@ from proxy.composition.channel import change_channel
 from proxy.composition.chores import housekeeper
 from proxy.events.audit import audit_line
 from proxy.events.queue import EventQueue
+from proxy.limits.holds import NodeHolds
 from proxy.relay.watch import LiveRequests, QuotaSpent
 from proxy.settings import Settings
 from proxy.store.audit import AuditEntry, AuditLog
@@ -50,8 +51,10 @@ class Registry:
         counters = Counters(database)
         self.counts = RequestCounts(counters)
         self.leases = PermitLeases(counters, self.counts)
+        self._holds = NodeHolds(settings.data_dir.absolute() / "limits" / "holds")
         self._budgets = Budgets(
             counters,
+            self._holds,
             self.counts.unwritten,
             lambda token_id: live.cut_account(token_id, QuotaSpent),
         )
@@ -101,6 +104,7 @@ class Registry:
     def close(self) -> None:
         """After :meth:`flush`, when nobody needs the database any more."""
         self.database.close()
+        self._holds.close()
 
     def _forget(self, ids: Collection[str] | None) -> None:
         self.authenticator.forget(ids)

@@ -24,9 +24,9 @@ class AccessCheck(Protocol):
 
     def authenticate(self, authorization: str | None) -> Principal: ...
 
-    def admit(self, principal: Principal) -> None: ...
+    def admit(self, principal: Principal, held: int = 0) -> None: ...
 
-    def settle(self, principal: Principal, tokens: int) -> None: ...
+    def settle(self, principal: Principal, tokens: int, held: int = 0) -> None: ...
 
 
 class EventsGate(Protocol):
@@ -96,7 +96,10 @@ class Admission:
         """Last before the upstream: what is counted. From here on there is an event of it."""
         if self._throttle.always or principal.throttled:
             self._throttle.admit(self._passage(exchange), principal)
-        self._access.admit(principal)
+        if exchange.limited is None:
+            self._access.admit(principal)
+        else:
+            self._access.admit(principal, exchange.limited.held)
         exchange.settlement = self._access
         exchange.intend(principal)
         exchange.watch_client()

@@ -45,7 +45,7 @@ class Events(Protocol):
 class Settlement(Protocol):
     """Who admitted a request and is told once what it cost; does not wait."""
 
-    def settle(self, principal: Principal, tokens: int) -> None: ...
+    def settle(self, principal: Principal, tokens: int, held: int = 0) -> None: ...
 
 
 class Exchange:
@@ -240,7 +240,8 @@ class Exchange:
 
     def _settle(self, tokens: int) -> None:
         if self.settlement is not None and self.principal is not None:
-            self.settlement.settle(self.principal, tokens)
+            held = 0 if self.limited is None else self.limited.held
+            self.settlement.settle(self.principal, tokens, held)
 
 
 def _nothing() -> None:

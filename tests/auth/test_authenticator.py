@@ -16,6 +16,7 @@ from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
 from proxy.store.records import AccessToken
 from tests.auth.granting import PAST, SECRET, START, TOKEN, Store
+from tests.auth.holding import process_holds
 from tests.clock import Clock
 
 
@@ -26,7 +27,7 @@ def make(
         store,
         store,
         store,
-        Budgets(store, lambda token_id: 0),
+        Budgets(store, process_holds(), lambda token_id: 0),
         cache_size=size,
         cache_ttl=ttl,
         clock=clock or Clock(START.timestamp()),
@@ -383,7 +384,7 @@ def test_a_total_that_was_raised_counts() -> None:
 def test_nothing_is_cut_by_a_total_that_may_have_changed() -> None:
     store = Store(policy={"max_tokens_total": 10}, project_policy={"cut_in_flight": True})
     spent: list[str] = []
-    budgets = Budgets(store, lambda token_id: 0, spent.append)
+    budgets = Budgets(store, process_holds(), lambda token_id: 0, spent.append)
     authenticator = Authenticator(
         *(store, store, store, budgets), cache_size=9, cache_ttl=9, clock=Clock(START.timestamp())
     )
@@ -399,7 +400,7 @@ def test_nothing_is_cut_by_a_total_that_may_have_changed() -> None:
     authenticator.settle(principal, 1)
     assert spent == [], "nothing is under way any more"
     for _ in range(2):
-        budgets.enter("token-1")
+        assert budgets.hold([("token-1", 100)], 1) is None
     authenticator.settle(principal, 1)
     assert spent == ["token-1"]
 

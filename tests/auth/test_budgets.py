@@ -7,6 +7,7 @@ import pytest
 from proxy.auth import budgets as budgets_module
 from proxy.auth.budgets import Budgets
 from proxy.errors import StoreError
+from tests.auth.holding import process_holds
 
 
 class World:
@@ -20,7 +21,11 @@ class World:
         self.spent: list[str] = []
         self.now = 1000.0
         self.budgets = Budgets(
-            self, lambda token_id: self.pending.get(token_id, 0), self.spent.append, self.clock
+            self,
+            process_holds(),
+            lambda token_id: self.pending.get(token_id, 0),
+            self.spent.append,
+            self.clock,
         )
 
     def clock(self) -> float:
@@ -32,10 +37,23 @@ class World:
             raise self.failing
         return {t: self.stored[t] for t in token_ids if t in self.stored}
 
+    def has_left(self, token_id: str, total: int) -> bool:
+        """Whether a request would be let in; it then costs nothing."""
+        full = self.budgets.hold([(token_id, total)], 0)
+        if full is None:
+            self.budgets.settle([token_id], 0, 0)
+        return full is None
+
+    def enter(self, token_id: str) -> None:
+        assert self.budgets.hold([(token_id, 10**6)], 0) is None
+
+    def leave(self, token_id: str, tokens: int) -> None:
+        self.budgets.settle([token_id], 0, tokens)
+
     def answer(self, token_id: str, tokens: int) -> None:
         """One request from its beginning to its end."""
-        self.budgets.enter(token_id)
-        self.budgets.leave(token_id, tokens)
+        self.enter(token_id)
+        self.leave(token_id, tokens)
         self.pending[token_id] = self.pending.get(token_id, 0) + tokens
 
 
@@ -46,23 +64,23 @@ def world() -> World:
 
 def test_what_is_spent_here_counts_at_once(world: World) -> None:
     world.budgets.learn("t", 5, 20, cuts=False)
-    assert world.budgets.has_left("t", 20)
+    assert world.has_left("t", 20)
     world.answer("t", 14)
-    assert world.budgets.has_left("t", 20)
+    assert world.has_left("t", 20)
     world.answer("t", 1)
-    assert not world.budgets.has_left("t", 20)
+    assert not world.has_left("t", 20)
     assert world.asked == []
 
 
 def test_what_others_spent_is_learned(world: World) -> None:
     world.budgets.learn("t", 0, 20, cuts=False)
-    assert world.budgets.has_left("t", 20)
+    assert world.has_left("t", 20)
     world.stored = {"t": 19}
     world.budgets.refresh()
-    assert world.budgets.has_left("t", 20)
+    assert world.has_left("t", 20)
     world.pending = {"t": 1}  # spent here while the store was asked
     world.budgets.refresh()
-    assert not world.budgets.has_left("t", 20)
+    assert not world.has_left("t", 20)
 
 
 def test_nothing_is_counted_twice(world: World) -> None:
@@ -72,26 +90,26 @@ def test_nothing_is_counted_twice(world: World) -> None:
     world.budgets.refresh()
     world.answer("t", 39)
     world.budgets.learn("t", 60, 100, cuts=False)  # a look-up from before that
-    assert world.budgets.has_left("t", 100)
+    assert world.has_left("t", 100)
     world.answer("t", 1)
-    assert not world.budgets.has_left("t", 100)
+    assert not world.has_left("t", 100)
 
 
 def test_one_question_for_those_in_use(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for token_id in ("a", "b", "c"):
         world.budgets.learn(token_id, 0, 10, cuts=False)
-        world.budgets.has_left(token_id, 10)
-    world.budgets.enter("c")
+        world.has_left(token_id, 10)
+    world.enter("c")
     world.now += budgets_module._IN_USE_SECONDS - 1
-    world.budgets.has_left("a", 10)
+    world.has_left("a", 10)
     world.now += 2
     world.budgets.refresh()
     assert world.asked == [["a", "c"]], "in use: asked for lately, or still under way"
     world.now += budgets_module._FORGET_AFTER_SECONDS
     world.budgets.refresh()
     assert list(world.budgets._budgets) == ["c"]
-    world.budgets.leave("c", 1)
-    world.budgets.leave("a", 1)  # forgotten meanwhile
+    world.leave("c", 1)
+    world.leave("a", 1)  # forgotten meanwhile
 
 
 @pytest.mark.parametrize("failure", [StoreError(), ZeroDivisionError()])
@@ -99,10 +117,10 @@ def test_a_store_that_is_away_changes_nothing(
     world: World, failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.budgets.learn("t", 9, 10, cuts=False)
-    assert world.budgets.has_left("t", 10)
+    assert world.has_left("t", 10)
     world.failing = failure
     world.budgets.refresh()
-    assert world.budgets.has_left("t", 10)
+    assert world.has_left("t", 10)
     assert bool(caplog.records) == isinstance(failure, ZeroDivisionError)
 
 
@@ -110,7 +128,7 @@ def test_requests_under_way_are_cut_where_that_is_wanted(world: World) -> None:
     world.budgets.learn("cut", 0, 10, cuts=True)
     world.budgets.learn("let", 0, 10, cuts=False)
     for token_id in ("cut", "let"):
-        world.budgets.enter(token_id)
+        world.enter(token_id)
         world.answer(token_id, 9)
         assert world.spent == []
     world.answer("let", 1)
@@ -122,10 +140,10 @@ def test_requests_under_way_are_cut_where_that_is_wanted(world: World) -> None:
 def test_what_others_spent_cuts_as_well(world: World) -> None:
     world.budgets.learn("t", 0, 10, cuts=True)
     world.stored = {"t": 10}
-    world.budgets.has_left("t", 10)
+    world.has_left("t", 10)
     world.budgets.refresh()
     assert world.spent == [], "nothing is under way"
-    world.budgets.enter("t")
+    world.enter("t")
     world.now += 1e6  # a long answer
     world.budgets.refresh()
     assert world.spent == ["t"]
@@ -133,7 +151,7 @@ def test_what_others_spent_cuts_as_well(world: World) -> None:
 
 def test_a_total_that_may_have_changed_cuts_nothing(world: World) -> None:
     world.budgets.learn("t", 0, 10, cuts=True)
-    world.budgets.enter("t")
+    world.enter("t")
     world.stored = {"t": 10}
     world.budgets.forget({"another"})
     world.budgets.forget({"t"})

@@ -1,10 +1,18 @@
 """Limits of LLM tokens on the real server: their holder cannot choose not to be counted."""
 
+import json
+import os
+import signal
+from collections import Counter
+
+import gevent
 import pytest
 import requests
 
 from tests.e2e.conftest import Maker
+from tests.rawclient import RawClient
 from tests.server import ProxyServer
+from tests.upstream import Upstream
 from tests.waiting import wait_until
 
 CHAT = b'{"model":"gpt-4.1-mini","messages":[{"role":"user","content":"hi"}]%b}'
@@ -72,3 +80,77 @@ def test_what_reports_nothing_is_estimated(own_proxy: Maker) -> None:
     wait_until(
         lambda: server.manage("GET", f"/tokens/{token['id']}").json()["tokens_used"] == counted
     )
+
+
+#: Holds what it costs, 21 LLM tokens: 9 of its text, and 12 of output.
+GATED = json.dumps(
+    {
+        "model": "gated",
+        "stream": True,
+        "max_tokens": 12,
+        "messages": [{"role": "user", "content": "x" * 36}],
+    }
+).encode()
+
+
+def begin(server: ProxyServer, token: str, target: str = "/v1/chat/completions") -> RawClient:
+    """A request on a connection of its own, so that any worker may have it."""
+    client = RawClient(server.port, timeout=60)
+    bearer = ("Authorization", f"Bearer {token}")
+    client.request("POST", target, [bearer, ("Content-Type", "application/json")], GATED)
+    return client
+
+
+def test_workers_let_in_together_no_more_than_the_total_covers(
+    own_proxy: Maker, upstream: Upstream
+) -> None:
+    server, access = own_proxy.started(WEB_CONCURRENCY="2")
+    token = server.mint(access.project_id, max_tokens_total=210)
+    clients = [begin(server, token["token"]) for _ in range(40)]
+    statuses = Counter[str]()
+    answers = []
+
+    def read(client: RawClient) -> None:
+        def count() -> None:
+            statuses.update(["begun"])
+
+        answers.append(client.read_answer(midway=count))
+
+    jobs = [gevent.spawn(read, client) for client in clients]
+    wait_until(lambda: statuses["begun"] == 40)
+    for _ in range(1000):
+        upstream.gate.release()
+    gevent.joinall(jobs, timeout=60)
+    assert Counter(answer.status for answer in answers) == {200: 10, 429: 30}
+    refused = [json.loads(answer.body)["error"] for answer in answers if answer.status == 429]
+    assert {error["code"] for error in refused} == {"rate_limit_exceeded"}
+
+    def used() -> int:
+        return int(server.manage("GET", f"/tokens/{token['id']}").json()["tokens_used"])
+
+    wait_until(lambda: used() == 210)
+    after = [post(server, token["token"], CHAT % b"") for _ in range(8)]
+    assert {answer.json()["error"]["code"] for answer in after} == {"quota_exceeded"}
+
+
+@pytest.mark.parametrize("way", ["left", "broken", "refused", "killed"])
+def test_what_a_request_held_is_free_again(own_proxy: Maker, upstream: Upstream, way: str) -> None:
+    server, access = own_proxy.started(WEB_CONCURRENCY="2")
+    token = server.mint(access.project_id, max_tokens_total=20)
+    if way == "broken":
+        client = begin(server, token["token"], "/v1/behave/garbage/chat/completions")
+        assert client.read_answer().status == 502
+    elif way == "refused":
+        client = begin(server, token["token"], "/v1/behave/early-refusal/chat/completions")
+        assert client.read_answer().status == 413
+    else:
+        client = begin(server, token["token"])
+        assert "200" in client.read_head()[0]
+        held = post(server, token["token"], CHAT % b"")
+        assert (held.status_code, held.headers["Retry-After"]) == (429, "1")
+        assert "max_tokens" in held.json()["error"]["message"]
+    client.sock.close()
+    if way == "killed":
+        for worker in server.worker_pids():
+            os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: post(server, token["token"], CHAT % b"").status_code == 200)

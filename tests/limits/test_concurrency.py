@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from proxy.limits import concurrency
+from proxy.limits import table as table_module
 from proxy.limits.concurrency import NodeConcurrency
 from proxy.limits.mapped import MappedFile
+from proxy.limits.table import USED
 from tests.limits.hammer import ROOT
 
 
@@ -143,7 +144,7 @@ def test_a_stopped_holder_of_the_lock_leaves_each_worker_its_own(place: Path) ->
 def test_more_workers_than_columns_go_by_their_own(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(concurrency, "_COLUMNS", 2)
+    monkeypatch.setattr(table_module, "_COLUMNS", 2)
     tables = [NodeConcurrency(place) for _ in range(3)]
     assert [table.enter([("a", 2)]) for table in tables] == [None, None, None]
     assert [table.enter([("a", 2)]) for table in tables] == [0, 0, None]
@@ -201,7 +202,7 @@ def test_a_table_that_says_nothing_of_its_columns(place: Path) -> None:
     table = NodeConcurrency(place)
     for said in (0, 2**31):
         assert table.enter([("a", 1)]) is None
-        table._file.halves[concurrency._USED] = said
+        table._file.halves[USED] = said
         assert table.enter([("a", 1)]) == 0
         table.leave(["a"])
 

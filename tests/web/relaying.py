@@ -124,6 +124,8 @@ class Access:
     quota: BaseException | None = None
     principal: Principal = PRINCIPAL
     steps: list[str] = field(default_factory=list)
+    #: LLM tokens that requests hold which have not ended.
+    held: list[int] = field(default_factory=list)
     #: LLM tokens of each request that was admitted, once it has ended.
     settled: list[int] = field(default_factory=list)
 
@@ -135,12 +137,14 @@ class Access:
             raise ClientError(code="invalid_token")
         return self.principal
 
-    def admit(self, principal: Principal) -> None:
+    def admit(self, principal: Principal, held: int = 0) -> None:
+        self.held.append(held)
         self.steps.append("admit")
         if self.quota is not None:
             raise self.quota
 
-    def settle(self, principal: Principal, tokens: int) -> None:
+    def settle(self, principal: Principal, tokens: int, held: int = 0) -> None:
+        self.held.remove(held)
         self.settled.append(tokens)
 
 

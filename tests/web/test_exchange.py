@@ -66,7 +66,7 @@ def test_a_charge_that_has_to_wait_does_not_cost_the_event() -> None:
             raise GreenletExit
 
     class Access:
-        def settle(self, principal: Principal, tokens: int) -> None:
+        def settle(self, principal: Principal, tokens: int, held: int = 0) -> None:
             settled.append(tokens)
 
     exchange.passage, exchange.principal, exchange.settlement = Limited(), PRINCIPAL, Access()

@@ -32,6 +32,7 @@ from proxy.web.cors import Cors
 from proxy.web.minting import PATH, MintingEndpoint, takes
 from proxy.web.plan import Rates
 from proxy.web.trail import Trail
+from tests.auth.holding import process_holds
 from tests.web.limiting import Limited
 from tests.web.relaying import ASKED, ORIGIN, Input, Result, environ, serve
 
@@ -52,7 +53,7 @@ class World:
             Grants(database, cipher),
             PermitLeases(counters, self.counts),
             self.counts,
-            Budgets(counters, self.counts.unwritten),
+            Budgets(counters, process_holds(), self.counts.unwritten),
             cache_size=100,
             cache_ttl=100,
         )

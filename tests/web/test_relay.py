@@ -25,6 +25,7 @@ from proxy.relay.watch import ClientGone, Drained, Withdrawn
 from proxy.web.plan import Rates
 from tests.auth.granting import PAST, START, Store
 from tests.auth.granting import SECRET as STORED_SECRET
+from tests.auth.holding import process_holds
 from tests.clock import Clock
 from tests.web.limiting import Limited
 from tests.web.relaying import (
@@ -254,7 +255,7 @@ def test_the_real_token_check(
     changes: dict[str, object], authorization: str | None, status: int, expected: str
 ) -> None:
     store = Store(**changes)
-    budgets = Budgets(store, lambda token_id: 0)
+    budgets = Budgets(store, process_holds(), lambda token_id: 0)
     access = Authenticator(
         store, store, store, budgets, cache_size=9, cache_ttl=9, clock=Clock(START.timestamp())
     )
