@@ -471,6 +471,18 @@ def _early_refusal(talk: Conversation) -> None:
     talk.wait_for_close()
 
 
+#: What an upstream says of its own origin, and a line that is none of these.
+OWN_ORIGIN: Headers = [
+    ("Alt-Svc", 'h3=":443"; ma=86400'),
+    ("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("NEL", '{"report_to":"a","max_age":1}'),
+    ("Report-To", '{"group":"a","max_age":1,"endpoints":[{"url":"https://a.test"}]}'),
+    ("Reporting-Endpoints", 'a="https://a.test"'),
+    ("Clear-Site-Data", '"*"'),
+    ("Public-Key-Pins", 'pin-sha256="x"; max-age=1'),
+]
+
 BEHAVIOURS: dict[str, Callable[[Conversation], None]] = {
     "echo": _echo,
     "odd-headers": _odd_headers,
@@ -484,6 +496,7 @@ BEHAVIOURS: dict[str, Callable[[Conversation], None]] = {
     "no-reason": _no_reason,
     "no-content": lambda talk: talk.send(b"HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n"),
     "not-modified": lambda talk: talk.send(b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\n\r\n'),
+    "own-origin": lambda talk: talk.answer("200 OK", OWN_ORIGIN, b"{}"),
     "redirect": lambda talk: talk.answer("302 Found", [("Location", "/v1/elsewhere")], b"moved"),
     "silent": _silent,
     "silent-midstream": _silent_midstream,

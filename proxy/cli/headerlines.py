@@ -27,9 +27,22 @@ _OF_THE_HOP: Final = frozenset(
         "upgrade",
     }
 )
+#: What the upstream says of its own origin; the proxy's address is another.
+_OF_THE_ORIGIN: Final = frozenset(
+    {
+        "alt-svc",
+        "clear-site-data",
+        "nel",
+        "public-key-pins",
+        "report-to",
+        "reporting-endpoints",
+        "strict-transport-security",
+    }
+)
 _ADDED: Final = frozenset(
     {
         "server-timing",
+        "x-accel-buffering",
         "x-proxy-ratelimit-limit-requests",
         "x-proxy-ratelimit-limit-tokens",
         "x-proxy-ratelimit-remaining-requests",
@@ -48,7 +61,6 @@ _VARYING: Final = frozenset(
         "apim-request-id",
         "cf-ray",
         "openai-processing-ms",
-        "report-to",
         "request-id",
         "retry-after",
         "retry-after-ms",
@@ -109,7 +121,7 @@ def varies(name: str) -> bool:
 def _end_to_end(
     headers: Headers, found: HeaderFindings, label: str, skipped: set[str]
 ) -> list[tuple[str, str]]:
-    dropped = _OF_THE_HOP | skipped
+    dropped = _OF_THE_HOP | _OF_THE_ORIGIN | skipped
     for name, value in headers:
         if name.lower() == "connection":
             dropped |= {item.strip().lower() for item in value.split(",")}

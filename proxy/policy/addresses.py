@@ -50,6 +50,28 @@ def _number(client_ip: str) -> tuple[int, int] | None:
     return address.version, int(address)
 
 
+def usual_spelling(client_ip: str) -> str:
+    """``client_ip``, an IPv4 address in IPv6 (RFC 4291 §2.5.5.2) as IPv4, its port kept.
+
+    A socket that listens on ``::`` shows IPv4 clients in that way, and some proxies write it. What
+    is no such address is returned as it is.
+    """
+    return _usual_spelling(client_ip) if ":" in client_ip else client_ip
+
+
+@lru_cache(maxsize=4096)
+def _usual_spelling(client_ip: str) -> str:
+    with_port = _WITH_PORT.fullmatch(client_ip)
+    inner = with_port[1] if with_port else client_ip
+    try:
+        mapped = ipaddress.IPv6Address(inner).ipv4_mapped
+    except ValueError:
+        return client_ip
+    if mapped is None:
+        return client_ip
+    return str(mapped) + client_ip.partition("]")[2]
+
+
 def address_range(value: str) -> str:
     """``value`` in its usual spelling; a single address is a range of one. Raises ValueError."""
     try:

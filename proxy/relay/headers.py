@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
+from proxy.relay.privacy import is_private
+
 Headers = list[tuple[str, str]]
 
 #: Hop-by-hop by definition, upper case. ``Proxy-*`` is between a client and its proxy: us.
@@ -25,21 +27,30 @@ _HOP_BY_HOP: Final = frozenset(
         "UPGRADE",
     }
 )
-#: Replaced by ours, answered by the server, or telling the upstream who the client is.
+#: Replaced by ours, or answered by the server.
 _NOT_UPSTREAM: Final = _HOP_BY_HOP | {
     "AUTHORIZATION",
     "CONTENT-LENGTH",
     "EXPECT",
-    "FORWARDED",
     "HOST",
     "HTTP2-SETTINGS",
-    "TRUE-CLIENT-IP",
-    "X-CLIENT-IP",
-    "X-REAL-IP",
 }
-_NOT_UPSTREAM_PREFIXES: Final = ("X-FORWARDED-", "X-ORIGINAL-FORWARDED-", "CF-")
-#: The server writes its own.
-_NOT_DOWNSTREAM: Final = _HOP_BY_HOP | {"SERVER", "DATE"}
+#: What the upstream says of its own origin. A browser, or a proxy in front, would take it for ours:
+#: other addresses, TLS from now on, where to report errors, which stored data to delete.
+_OF_THE_ORIGIN: Final = frozenset(
+    {
+        "ALT-SVC",
+        "CLEAR-SITE-DATA",
+        "NEL",
+        "PUBLIC-KEY-PINS",
+        "REPORT-TO",
+        "REPORTING-ENDPOINTS",
+        "STRICT-TRANSPORT-SECURITY",
+    }
+)
+#: The server writes its own `Server` and `Date`.
+_NOT_DOWNSTREAM: Final = _HOP_BY_HOP | _OF_THE_ORIGIN | {"SERVER", "DATE"}
+_UNBUFFERED: Final = ("X-Accel-Buffering", "no")
 #: OpenAI's name for it; the token follows the dot.
 _TOKEN_PROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105  (a name, no secret)
 _METERED_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})
@@ -108,6 +119,17 @@ def downstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:
     ]
 
 
+def without_origin(headers: Sequence[tuple[str, str]]) -> Headers:
+    """``headers`` of a 101 without what the upstream says of its own origin."""
+    return [line for line in headers if line[0].upper() not in _OF_THE_ORIGIN]
+
+
+def unbuffered(headers: Headers) -> Headers:
+    """Of an event stream: nginx in front would hold its events back until a buffer is full."""
+    name = _UNBUFFERED[0].lower()
+    return [*(line for line in headers if line[0].lower() != name), _UNBUFFERED]
+
+
 def content_of(headers: Sequence[tuple[str, str]]) -> tuple[str, str]:
     """Content type and encoding of an answer, ``""`` where it does not say."""
     content_type = content_encoding = ""
@@ -156,7 +178,7 @@ def metered(accept_encoding: str) -> str:
 def _upstream_name(name: str) -> str:
     """``X-REQUEST-ID`` → ``X-Request-Id``, ``""`` for what stays here. The case on the client's
     wire is not known to us."""
-    if name in _NOT_UPSTREAM or name.startswith(_NOT_UPSTREAM_PREFIXES):
+    if name in _NOT_UPSTREAM or is_private(name):
         return ""
     return name.title()
 

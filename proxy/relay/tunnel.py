@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import gevent
 
+from proxy.relay.headers import without_origin
 from proxy.relay.wire import BadAnswer
 from proxy.yielding import STEP, in_turns, turn_if_due
 
@@ -96,7 +97,7 @@ class Tunnel:
         self, opened: UpgradeAnswer, our_headers: Sequence[tuple[str, str]], early: bytes
     ) -> None:
         """Send the 101 and what came behind it to the client, ``early`` bytes to the upstream."""
-        lines = [*opened.headers(), *our_headers]
+        lines = [*without_origin(opened.headers()), *our_headers]
         head = "".join(f"{name}: {value}\r\n" for name, value in lines)
         status_line = opened.head.split(b"\r\n", 1)[0]
         self._sending.add(self._client)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import flask
 
+from proxy.policy.addresses import usual_spelling
 from proxy.store.audit import AuditEntry, AuditLog
 from proxy.store.auditfilters import ACTIONS
 from proxy.store.rows import to_micros
@@ -69,6 +70,8 @@ def _filters(query: Mapping[str, str]) -> dict[str, Value]:
     for param in _TEXTS:
         if param in query:
             filters[param] = fields.text(query[param], param, _MAX_TEXT)
+    if "client_ip" in query:
+        filters["client_ip"] = usual_spelling(query["client_ip"])
     for param, options in _CHOICES.items():
         if param in query:
             filters[param] = fields.choice(query[param], param, options)

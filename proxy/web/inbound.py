@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from proxy import sanitizer
 from proxy.errors import ClientError
+from proxy.policy.addresses import usual_spelling
 from proxy.relay.headers import token_in_protocols
 
 Headers = list[tuple[str, str]]
@@ -165,11 +166,12 @@ def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: i
     """Who connected, or whom the last ``trusted_proxies`` proxies in front say they served.
 
     Each of them appended one address to ``X-Forwarded-For``; what stands further left was written
-    by the client and proves nothing.
+    by the client and proves nothing. IPv4 in IPv6 is written as IPv4, so that rules, limits and
+    events see one address.
     """
     peer: str = environ.get("REMOTE_ADDR", "")
     if not trusted_proxies:
-        return peer
+        return usual_spelling(peer) if ":" in peer else peer
     said = [
         item.strip()
         for name, value in headers
@@ -178,7 +180,7 @@ def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: i
     ]
     chain = [*said, peer]
     # Cut, should the number of proxies be wrong and this be the client's own words.
-    return chain[max(0, len(chain) - 1 - trusted_proxies)][:_LONGEST_ADDRESS]
+    return usual_spelling(chain[max(0, len(chain) - 1 - trusted_proxies)][:_LONGEST_ADDRESS])
 
 
 def client_of(environ: dict[str, Any], trusted_proxies: int) -> str:

@@ -20,6 +20,7 @@ from proxy.relay.headers import (
     downstream_headers,
     is_plain,
     is_sized,
+    unbuffered,
     without_length,
 )
 from proxy.relay.relay import Relay
@@ -160,6 +161,8 @@ class RelayEndpoint:
                 more = (exchange.limited.follow(content_type, content_encoding),)
             sent: EventStream = meter
             headers = downstream_headers(upstream.headers)
+            if meter.is_event_stream:
+                headers = unbuffered(headers)
             if we_asked and upstream.status < 300 and is_plain(content_encoding):
                 unasked = unasked_filter(content_type, sized=is_sized(headers))
                 if unasked is not None:

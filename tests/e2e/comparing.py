@@ -7,6 +7,7 @@ HOP = {"server", "date", "connection", "keep-alive", "transfer-encoding", "trail
 OURS = {
     "x-proxy-request-id",
     "server-timing",
+    "x-accel-buffering",
     "x-upstream-request-start",
     "x-upstream-request-stop",
 }

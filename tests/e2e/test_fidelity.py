@@ -5,10 +5,10 @@ import json
 import pytest
 
 from tests.e2e.comparing import comparable
-from tests.e2e.conftest import Access, Call
+from tests.e2e.conftest import Access, Call, Maker
 from tests.rawclient import RawClient
 from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.upstream import Upstream
+from tests.upstream import OWN_ORIGIN, Upstream
 from tests.waiting import wait_until
 
 
@@ -49,6 +49,39 @@ def test_odd_headers_survive(call: Call, proxy: ProxyServer) -> None:
     proxy.events(1)
 
 
+def test_words_of_the_upstream_about_its_own_origin_stay_there(
+    call: Call, proxy: ProxyServer
+) -> None:
+    relayed = call.relayed("GET", "/v1/behave/own-origin")
+    assert len(call.direct("GET", "/v1/behave/own-origin").headers) == len(OWN_ORIGIN) + 1
+    assert [item for item in relayed.headers if item in OWN_ORIGIN] == [
+        ("X-Content-Type-Options", "nosniff")
+    ]
+    names = {name.lower() for name, _ in relayed.headers}
+    assert not names & {name.lower() for name, _ in OWN_ORIGIN if not name.startswith("X-")}
+    proxy.events(1)
+
+
+def test_only_event_streams_are_not_to_be_buffered(call: Call, proxy: ProxyServer) -> None:
+    body = b'{"model": "gpt-4.1", "stream": true, "messages": []}'
+    json_type = ("Content-Type", "application/json")
+    stream = call.relayed("POST", "/v1/chat/completions", [json_type], body)
+    assert stream.values("X-Accel-Buffering") == ["no"]
+    assert not call.relayed("GET", "/v1/models").values("X-Accel-Buffering")
+    proxy.events(2)
+
+
+def test_ipv4_on_a_dual_stack_socket_is_ipv4(own_proxy: Maker) -> None:
+    server, access = own_proxy.started(HOST="::", WEB_CONCURRENCY="1")
+    token = server.mint(access.project_id, allowed_ips=["127.0.0.1"])["token"]
+    with RawClient(server.port) as client:
+        client.request("GET", "/v1/models", [("Authorization", f"Bearer {token}")])
+        assert client.read_answer().status == 200
+        client.request("GET", "/v1/models", [access.bearer])
+        assert client.read_answer().status == 200
+    assert [event["client_ip"] for event in server.events(2)] == ["127.0.0.1"] * 2
+
+
 def test_a_missing_reason_stays_missing(call: Call, proxy: ProxyServer) -> None:
     assert call.relayed("GET", "/v1/behave/no-reason").status_line.rstrip() == "HTTP/1.1 200"
     proxy.events(1)
@@ -70,6 +103,11 @@ def test_the_request_arrives_as_sent(call: Call, proxy: ProxyServer) -> None:
         ("X-Real-IP", "10.0.0.1"),
         ("Forwarded", "for=10.0.0.1"),
         ("CF-Connecting-IP", "10.0.0.1"),
+        ("Fly-Client-IP", "10.0.0.1"),
+        ("X-Envoy-External-Address", "10.0.0.1"),
+        ("CloudFront-Viewer-Address", "10.0.0.1:443"),
+        ("X-Amzn-Oidc-Accesstoken", "secret"),
+        ("cf-aig-cache-ttl", "60"),
         ("Connection", "X-Mine, keep-alive"),
         ("X-Mine", "hop"),
         ("TE", "trailers"),
@@ -91,6 +129,7 @@ def test_the_request_arrives_as_sent(call: Call, proxy: ProxyServer) -> None:
         ("X-Latin", "caf\xe9"),
         ("Accept-Encoding", "gzip;q=0.5"),
         ("Openai-Organization", "org"),
+        ("Cf-Aig-Cache-Ttl", "60"),
         ("Content-Type", "text/plain"),
         ("Content-Length", "7"),
         ("Authorization", f"Bearer {UPSTREAM_KEY}"),

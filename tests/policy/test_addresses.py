@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.policy.addresses import Addresses, address_range
+from proxy.policy.addresses import Addresses, address_range, usual_spelling
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,26 @@ def test_all_of_one_family_is_not_all_of_the_other() -> None:
     assert not Addresses(["::/0"]).allow("192.0.2.1")
     assert not Addresses(["0.0.0.0/0"]).allow("2001:db8::1")
     assert Addresses(["0.0.0.0/0"]).allow("::ffff:192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("client", "usual"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::FFFF:c000:0201", "192.0.2.1"),
+        ("0:0:0:0:0:ffff:c000:201", "192.0.2.1"),
+        ("[::ffff:192.0.2.1]:4711", "192.0.2.1:4711"),
+        ("[::ffff:192.0.2.1]", "192.0.2.1"),
+        ("192.0.2.1:4711", "192.0.2.1:4711"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("[2001:db8::1]:443", "[2001:db8::1]:443"),
+        ("::192.0.2.1", "::192.0.2.1"),
+        ("64:ff9b::192.0.2.1", "64:ff9b::192.0.2.1"),
+        ("::ffff:192.0.2.999", "::ffff:192.0.2.999"),
+        ("a:b", "a:b"),
+        ("", ""),
+    ],
+)
+def test_one_spelling_of_an_address(client: str, usual: str) -> None:
+    assert usual_spelling(client) == usual

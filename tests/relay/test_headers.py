@@ -9,9 +9,11 @@ from proxy.relay.headers import (
     downstream_headers,
     is_plain,
     metered,
+    unbuffered,
     upgrade_headers,
     upstream_headers,
     without_length,
+    without_origin,
 )
 from tests.relay.heads import HEADERS
 
@@ -89,6 +91,29 @@ def test_downstream_drops_and_keeps() -> None:
         ("Content-Length", "3"),
         ("CONTENT-TYPE", "text/event-stream"),
     ]
+
+
+def test_what_the_upstream_says_of_its_own_origin_is_not_ours() -> None:
+    words = [
+        ("Alt-Svc", 'h3=":443"; ma=86400'),
+        ("strict-transport-security", "max-age=31536000; includeSubDomains; preload"),
+        ("NEL", "{}"),
+        ("Report-To", "{}"),
+        ("Reporting-Endpoints", 'a="https://a.test"'),
+        ("Clear-Site-Data", '"*"'),
+        ("Public-Key-Pins", "x"),
+    ]
+    others = [("X-Content-Type-Options", "nosniff"), ("CF-Ray", "1"), ("Set-Cookie", "a")]
+    lines = [others[0], *words, *others[1:]]
+    assert downstream_headers(lines) == others
+    switched = [("Connection", "Upgrade"), ("Upgrade", "websocket"), *lines]
+    assert without_origin(switched) == [*switched[:2], *others]
+
+
+def test_an_event_stream_is_not_to_be_buffered() -> None:
+    ours = ("X-Accel-Buffering", "no")
+    assert unbuffered([("A", "1")]) == [("A", "1"), ours]
+    assert unbuffered([("x-accel-buffering", "yes"), ("A", "1")]) == [("A", "1"), ours]
 
 
 @given(HEADERS)

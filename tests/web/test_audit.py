@@ -61,16 +61,18 @@ def test_filters_reach_the_log(api: Management) -> None:
     project = api.project()
     token = api.token(project["id"])
     api.audit.write([Draft("auth.denied", "anonymous", "::9", "req-9", "denied")])
+    api.audit.write([Draft("keys.rotate", "cli", "192.0.2.9", "req-8")])
     queries: list[tuple[dict[str, str], list[int]]] = [
         ({"action": "token.create"}, [2]),
         ({"actor": "management"}, [2, 1]),
         ({"outcome": "denied"}, [3]),
         ({"client_ip": "::9"}, [3]),
+        ({"client_ip": "::ffff:192.0.2.9"}, [4]),
         ({"request_id": "req-9"}, [3]),
         ({"project_id": project["id"].upper()}, [2, 1]),
         ({"token_id": token["id"]}, [2]),
         ({"search": "acme"}, [1]),
-        ({"start_time": "2000-01-01", "end_time": "8999-01-01T00:00:00Z"}, [3, 2, 1]),
+        ({"start_time": "2000-01-01", "end_time": "8999-01-01T00:00:00Z"}, [4, 3, 2, 1]),
         ({"end_time": "2000-01-01"}, []),
         ({"start_time": "8999-01-01"}, []),
         ({"project_id": ABSENT}, []),

@@ -84,11 +84,19 @@ def test_a_hostile_one_is_replaced(hostile: str | None) -> None:
         (2, ["203.0.113.9"], "203.0.113.9"),  # one proxy was passed by
         (2, [], "192.0.2.1"),
         (1, ["2001:db8::1"], "2001:db8::1"),
+        (1, ["::ffff:203.0.113.9"], "203.0.113.9"),
+        (1, ["[::FFFF:cb00:7109]:4711"], "203.0.113.9:4711"),
     ],
 )
 def test_client_address(trusted: int, lines: list[str], expected: str) -> None:
     headers = [("X-OTHER", "1.1.1.1"), *[("X-FORWARDED-FOR", line) for line in lines]]
     assert client_address(headers, {"REMOTE_ADDR": "192.0.2.1"}, trusted) == expected
+
+
+@pytest.mark.parametrize("trusted", [0, 1])
+def test_a_peer_on_a_dual_stack_socket(trusted: int) -> None:
+    assert client_address([], {"REMOTE_ADDR": "::ffff:192.0.2.1"}, trusted) == "192.0.2.1"
+    assert client_address([], {"REMOTE_ADDR": "2001:db8::1"}, trusted) == "2001:db8::1"
 
 
 def test_a_unix_socket_has_no_address() -> None:
