@@ -59,7 +59,7 @@ class Drain:
         ``observe`` sees each batch before the sinks do; it must not raise, nor wait.
         """
         self._queue = queue
-        self._observe = observe
+        self._observe = queue.observe = observe
         self._backlog = backlog
         #: The worker's spool, and who looks after those of others; None: there is none.
         self.journal = journal
@@ -72,13 +72,12 @@ class Drain:
         # Positions in the spool, each with how many lines each delivery had been given by then.
         self._given: deque[tuple[list[int], Position]] = deque()
         self._passed: Position | None = None
-        self._greenlets = [gevent.spawn(self._run)]
+        self._greenlets = [gevent.spawn(self._run), gevent.spawn(self._tend)]
         self.adoption: Adoption | None = None
         if journal is not None:
             journal.open()
             self._log_notices()
             queue.intents = journal.intents
-            self._greenlets.append(gevent.spawn(self._tend))
             self.adoption = Adoption(journal.root, journal.sinks, self.deliveries)
 
     def close(self, deadline: float) -> None:
@@ -93,6 +92,7 @@ class Drain:
 
         self._idle.wait(rest(0.3))
         gevent.killall(self._greenlets)
+        self._queue.sum_up(stopping=True)
         if self.adoption is not None:
             self.adoption.close()
         with contextlib.suppress(gevent.Timeout):
@@ -176,12 +176,16 @@ class Drain:
         while self.journal is not None and self.journal.notices:
             _log.log(*self.journal.notices.popleft())
 
-    # The spool, once a second.
+    # Once a second.
 
     def _tend(self) -> None:
+        """Summaries of refusals; the spool, where there is one."""
         journal, failing = self.journal, False
-        while journal is not None:
+        while True:
             gevent.sleep(_TEND_SECONDS)
+            self._queue.sum_up()
+            if journal is None:
+                continue
             try:
                 self._on_thread(journal.tend, self._local_position())
                 failing = False

@@ -64,7 +64,7 @@ class UsageEvent:
         return orjson.dumps(
             {
                 "event_id": self.event_id,
-                "timestamp": _rfc3339(self.started),
+                "timestamp": rfc3339(self.started),
                 "request_id": self.request_id,
                 "project_id": self.project_id,
                 "token_id": self.token_id,
@@ -94,7 +94,8 @@ def _rounded(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else int(milliseconds * 100 + 0.5) / 100
 
 
-def _rfc3339(unix_seconds: float) -> str:
+def rfc3339(unix_seconds: float) -> str:
+    """UTC, milliseconds."""
     microseconds = round(unix_seconds * 1e6)
     return f"{_second(microseconds // 1_000_000)}.{microseconds // 1000 % 1000:03d}Z"
 

@@ -167,10 +167,12 @@ class Journal:
         most = self._settings.max_bytes
         bounded = keep_within(self._settings.root, most, self._settings.sinks)
         self.bytes = bounded.kept
-        self.dropped += bounded.lost
-        if bounded.lost and not self._dropping:
+        self.dropped += bounded.lost + bounded.refused
+        if (bounded.lost or bounded.refused) and not self._dropping:
             self._dropping = True
             text = f"the spool has reached SPOOL_MAX_BYTES, the oldest go: {bounded.lost} events"
+            if bounded.refused:
+                text += f", after {bounded.refused} of requests without a known token"
             self.notices.append((logging.ERROR, text))
         elif bounded.kept < most * _RELAXED and self._dropping:
             self._dropping = False

@@ -7,6 +7,7 @@ so that what outlives a killed worker (:class:`Intents`) is all of it.
 
 import logging
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gevent.event import Event
@@ -15,6 +16,7 @@ from proxy.events.event import Intent, UsageEvent
 from proxy.events.gate import Gate
 from proxy.events.intents import NO_SLOT, Intents, intent_record
 from proxy.events.records import framed
+from proxy.events.refusals import RefusalSummary
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,12 @@ class EventQueue:
         self.gate = gate or Gate()
         #: The slots of this worker; None: there are none, and a killed worker loses what it holds.
         self.intents: Intents | None = None
+        #: Takes refusals of unknown tokens past a rate, which then are no entries.
+        self.refusals = RefusalSummary()
+        # Slots that hold what it has counted so far.
+        self._held: list[int] = []
+        #: Sees the events that are no entries; does not wait and does not raise.
+        self.observe: Callable[[Sequence[UsageEvent]], None] = lambda events: None
         #: Events beyond all bounds, since the start; that could not be made a line.
         self.dropped = 0
         self.unwritable = 0
@@ -58,6 +66,10 @@ class EventQueue:
 
     def publish(self, event: UsageEvent) -> None:
         """Never blocks and never raises."""
+        if event.token is None and event.outcome == "rejected" and self.refusals.takes(event):
+            self.free(event.slot)
+            self.observe([event])
+            return
         slot = event.slot
         try:
             record = framed(event.line())
@@ -78,6 +90,18 @@ class EventQueue:
         record = framed(line)
         slot = NO_SLOT if self.intents is None else self.intents.hold(record)
         self._put((record, slot, None))
+
+    def sum_up(self, *, stopping: bool = False) -> None:
+        """Publish the summaries of minutes that are over, and hold the running one in slots, so
+        that a killed worker loses what it has counted since the last call at the most."""
+        for line in self.refusals.finished(stopping=stopping):
+            self.publish_line(line)
+        before, self._held = self._held, []
+        if self.intents is not None:
+            held = [self.intents.hold(framed(line)) for line in self.refusals.running()]
+            self._held = [slot for slot in held if slot != NO_SLOT]
+        for slot in before:
+            self.free(slot)
 
     def _put(self, entry: Entry) -> None:
         entries = self._entries

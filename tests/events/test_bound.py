@@ -9,6 +9,7 @@ from proxy.events.ownership import own
 from proxy.events.positions import Position, write_position
 from proxy.events.records import framed
 from proxy.events.segments import segment_numbers, segment_path
+from tests.events.samples import record
 
 RECORD = framed(b"x" * 90 + b"\n")  # 100 bytes
 A, B = "00000000000001-1-aaaaaaaaaaaaaaaa", "00000000000002-1-bbbbbbbbbbbbbbbb"
@@ -69,3 +70,17 @@ def test_one_bad_folder_and_one_bad_segment_stop_nothing(
     assert keep_within(root, 3000, ["s"]).removed >= 2
     assert numbers(root)[0] == 1
     assert 2 not in numbers(root)
+
+
+def test_refusals_of_unknown_tokens_go_first(root: Path) -> None:
+    """However old the others are, and out of the oldest as well."""
+    refused = record("r", outcome="rejected")
+    paid = record("p", project_id="p", token_id="t", token="sk-a...b")
+    for number in (1, 3):
+        segment_path(root / A, number).write_bytes((refused + paid) * 10)
+    segment_path(root / B, 4).write_bytes(refused * 20)
+    whole = sum(path.stat().st_size for path in root.glob("*/*.log"))
+    bounded = keep_within(root, whole - 25 * len(refused), ["s"])
+    assert bounded == Bounded(whole - 40 * len(refused), 0, 0, 40)
+    assert segment_numbers(root / A) == [2, 4, 5]
+    assert keep_within(root, bounded.kept - 1, ["s"]).lost == 10  # then the oldest

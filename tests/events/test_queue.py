@@ -8,6 +8,7 @@ import gevent
 import pytest
 
 from proxy.events import queue as queue_module
+from proxy.events import refusals
 from proxy.events.event import Intent
 from proxy.events.intents import NO_SLOT, Intents, leftover_records
 from proxy.events.queue import Entry, EventQueue
@@ -155,3 +156,28 @@ def test_a_line_that_is_no_usage_event(tmp_path: Path) -> None:
     queue.intents = None
     queue.publish_line(b"{}\n")
     assert len(queue) == 1
+
+
+def test_refusals_past_a_rate_are_summed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "MOST_A_MINUTE", 2)
+    queue, seen = EventQueue(10), []
+    queue.intents = Intents.create(tmp_path, 9)
+    queue.observe = seen.extend
+    for number in range(5):
+        queue.publish(event(f"{number}", outcome="rejected", error_code="invalid_token"))
+    queue.publish(event("known", outcome="rejected", token="sk-a...b"))
+    assert asked_for(queue.take(10, 0)) == ["0", "1", "known"]
+    assert [each.request_id for each in seen] == ["2", "3", "4"]
+    for _ in range(3):
+        queue.sum_up()
+    held = [json.loads(line_of(each) or b"") for each in leftover_records(tmp_path)[0]]
+    assert [each["count"] for each in held if each.get("event") == "rejected_summary"] == [3]
+    queue.sum_up(stopping=True)
+    ((record, slot, none),) = queue.take(10, 0)
+    assert (json.loads(line_of(record) or b"")["count"], none) == (3, None)
+    queue.free(slot)
+    queue.sum_up()
+    assert queue.intents.open == 3  # of those that were taken above
+    assert len(queue) == 0

@@ -17,7 +17,6 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from proxy.events.audit import AUDIT
 from proxy.turns import in_short_turns
 
 _log = logging.getLogger(__name__)
@@ -94,8 +93,8 @@ class LedgerSink:
         for line in in_short_turns(lines):
             try:
                 event = orjson.loads(line)
-                if event.get("event") == AUDIT:
-                    continue
+                if "event" in event:
+                    continue  # an audit entry, a summary: no usage
                 entry, event_id = entry_from(event), str(event["event_id"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 # It would come again for ever, and all behind it would wait.
