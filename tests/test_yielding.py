@@ -6,7 +6,7 @@ import gevent
 import pytest
 
 from proxy import yielding
-from proxy.yielding import SLICE, in_turns, turn, turn_if_due
+from proxy.yielding import SLICE, in_turns, joined, turn, turn_if_due
 from tests.bystander import Bystander, served_while
 
 
@@ -52,3 +52,9 @@ def test_steps_are_all_taken_and_what_was_thrown_in_comes_out_then(
 
 def test_steps_leave_others_their_turn() -> None:
     assert served_while(lambda: in_turns(iter(range(1000)))) >= 3
+
+
+def test_joining_leaves_others_their_turn() -> None:
+    pieces = [b"x" * 65536] * 500
+    assert served_while(lambda: joined(pieces)) >= 3
+    assert joined([b"a", b"b"]) == b"ab"

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from proxy.usage.inflate import ENCODINGS, Inflater, small_pieces
+from proxy.usage.large import LargeValue
 from proxy.usage.sse import SseDecoder
 
 BYTES_PER_TOKEN = 4
@@ -94,6 +95,8 @@ def text_bytes(value: object, most: int = _MAX_WHOLE) -> int:
             rest += item
         elif type(item) is int:
             size += BYTES_PER_TOKEN
+        elif isinstance(item, LargeValue):
+            size += item.text
     return size
 
 

@@ -86,7 +86,9 @@ class Admission:
         if body and not isinstance(body, bytes):
             raise TypeError("a body that must be read is held whole")
         data = body if isinstance(body, bytes) else b""
-        parameters = parameters_of(inbound, data, wanted | READS if endpoint else wanted)
+        parameters = parameters_of(
+            inbound, data, wanted | READS if endpoint else wanted, measured=bool(endpoint)
+        )
         if wanted and data:
             principal.policy.check_values(parameters)
         if endpoint:

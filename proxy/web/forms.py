@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from proxy.errors import ClientError
+from proxy.yielding import turn_if_due
 
 #: A form has few fields; each has a few header lines.
 MOST_PARTS: Final = 1000
 LONGEST_VALUE: Final = 4096
 _LONGEST_HEAD: Final = 4096
+_SLICE: Final = 256 * 1024
 
 _BOUNDARY: Final = re.compile(
     r"""multipart/form-data\s*;\s*boundary=(?:"([A-Za-z0-9'()+_,./:=?-]{1,70})"|"""
@@ -68,7 +70,7 @@ def _parts(body: bytes, delimiter: bytes) -> Iterator[tuple[int, int]]:
     start = len(delimiter) + 2
     for _ in range(MOST_PARTS):
         # In a file, too, the delimiter must not stand anywhere else.
-        end = body.find(delimiter, start)
+        end = _find(body, delimiter, start)
         if end < start + 2 or body[end - 2 : end] != b"\r\n":
             raise _odd("its delimiters")
         yield start, end - 2
@@ -79,6 +81,17 @@ def _parts(body: bytes, delimiter: bytes) -> Iterator[tuple[int, int]]:
         if behind != b"\r\n":
             raise _odd("its end")
     raise _odd(f"its more than {MOST_PARTS} parts")
+
+
+def _find(body: bytes, delimiter: bytes, start: int) -> int:
+    """As ``body.find``; a body that is nearly all delimiters takes a millisecond for each slice."""
+    while start < len(body):
+        found = body.find(delimiter, start, start + _SLICE + len(delimiter) - 1)
+        if found >= 0:
+            return found
+        start += _SLICE
+        turn_if_due()
+    return -1
 
 
 def _head(body: bytes, start: int, end: int) -> tuple[str, bool, int]:

@@ -15,11 +15,14 @@ from proxy import sanitizer
 from proxy.errors import ClientError
 from proxy.policy.addresses import usual_spelling
 from proxy.relay.headers import token_in_protocols
+from proxy.yielding import joined
 
 Headers = list[tuple[str, str]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _PIECE: Final = 64 * 1024
+#: Copying more takes several milliseconds.
+_JOINED_AT_ONCE: Final = 4 * 1024 * 1024
 #: The first segment below `/v1` that is ours. With what may follow it in a longer name, it is
 #: another one; with anything else, some server takes it for this one.
 _OURS: Final = re.compile(r"proxy(?![\w~.-])", re.ASCII)
@@ -131,7 +134,10 @@ class InboundBody:
     def read_all(self, limit: int) -> bytes:
         """The whole body. Raises ClientError: 413 over ``limit`` bytes, 400 truncated, 408 slow."""
         self.check_length(limit)
-        return b"".join(self)
+        pieces = [*self]
+        if self.received > _JOINED_AT_ONCE:
+            return joined(pieces)
+        return b"".join(pieces)
 
     def __iter__(self) -> Iterator[bytes]:
         """Pieces as they arrive, none empty. Raises as :meth:`read_all`."""

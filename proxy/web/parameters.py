@@ -12,22 +12,34 @@ from typing import Any, Final
 import orjson
 
 from proxy.errors import ClientError
-from proxy.usage.members import top_members
+from proxy.usage.estimate import text_bytes
+from proxy.usage.large import LargeObject
+from proxy.usage.members import Member, top_members
 from proxy.web.forms import form_fields
 from proxy.web.inbound import Inbound
+from proxy.yielding import turn_if_due
 
 #: Parts (names, values, brackets) of a body that is taken apart: more would hold up the worker.
 MOST_PARTS: Final = 512 * 1024
 #: No request has as many top-level parameters.
 MOST_PARAMETERS: Final = 1000
+#: A body of so many bytes, and a plain one of so many and of so many parts, is read at once: that
+#: takes a few milliseconds. Larger ones are read by slices.
+_AT_ONCE: Final = 32 * 1024
+_PLAIN_AT_ONCE: Final = 256 * 1024
+_PARTS_AT_ONCE: Final = 32 * 1024
 
 # A visible ASCII letter as an escape, which nobody writes but to spell a name a second time.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[2-7]")
 _CHARSET: Final = re.compile(r'[^;]*;\s*charset=("?)(?:utf-?8|us-ascii)\1\s*;?\s*')
 
 
-def parameters_of(inbound: Inbound, body: bytes, wanted: frozenset[str]) -> Mapping[str, Any]:
+def parameters_of(
+    inbound: Inbound, body: bytes, wanted: frozenset[str], *, measured: bool = False
+) -> Mapping[str, Any]:
     """The parameters of a whole ``body``, those ``wanted`` beyond doubt; of an empty body, none.
+
+    Of a large body, large ones are :class:`LargeValue`; ``measured``: with the text in them.
 
     Raises ClientError ``invalid_request``.
     """
@@ -46,7 +58,7 @@ def parameters_of(inbound: Inbound, body: bytes, wanted: frozenset[str]) -> Mapp
     if content_type.partition(";")[0].strip() == "multipart/form-data":
         found: Mapping[str, Any] = form_fields(body, said[0], wanted)
     else:
-        found = _json_members(body, wanted)
+        found = _json_members(body, wanted, measured)
     folded = {name.casefold() for name in wanted}
     for name in found:
         # Some upstreams' readers of JSON (Go's) take `Model` for `model`.
@@ -55,8 +67,10 @@ def parameters_of(inbound: Inbound, body: bytes, wanted: frozenset[str]) -> Mapp
     return found
 
 
-def _json_members(body: bytes, wanted: frozenset[str]) -> dict[str, Any]:
-    if len(body) > MOST_PARTS < sum(map(body.count, (b",", b":", b"{", b"["))):
+def _json_members(body: bytes, wanted: frozenset[str], measured: bool) -> dict[str, Any]:
+    if len(body) > _AT_ONCE and not _is_light(body, wanted):
+        return _members_by_slices(body, wanted, measured)
+    if len(body) > MOST_PARTS < _parts(body):
         raise _unreadable(f"have {MOST_PARTS} parts at most")
     try:
         found = orjson.loads(body)
@@ -65,11 +79,44 @@ def _json_members(body: bytes, wanted: frozenset[str]) -> dict[str, Any]:
     if not isinstance(found, dict) or len(found) > MOST_PARAMETERS:
         raise _unreadable(f"be a JSON object of {MOST_PARAMETERS} members at most")
     if _may_repeat(body, wanted):
-        names = [orjson.loads(member.name) for member in top_members(body)]
-        for name in wanted:
-            if names.count(name) > 1:
-                raise ClientError(f"`{name}` is in the body twice.", param=name)
+        _check_once(wanted, top_members(body))
     return found
+
+
+def _members_by_slices(body: bytes, wanted: frozenset[str], measured: bool) -> dict[str, Any]:
+    measure = text_bytes if measured else _nothing
+    read = LargeObject(body, MOST_PARAMETERS, MOST_PARTS, measure)
+    try:
+        for _ in read.steps():
+            turn_if_due()
+    except ValueError as error:
+        raise _unreadable(f"be a valid JSON object in UTF-8: {error}") from error
+    _check_once(wanted, read.members)
+    return read.values
+
+
+def _check_once(wanted: frozenset[str], members: list[Member]) -> None:
+    names = [orjson.loads(member.name) for member in members]
+    for name in wanted:
+        if names.count(name) > 1:
+            raise ClientError(f"`{name}` is in the body twice.", param=name)
+
+
+def _is_light(body: bytes, wanted: frozenset[str]) -> bool:
+    """Whether it takes a few milliseconds to read, though it is not small."""
+    return (
+        len(body) <= _PLAIN_AT_ONCE
+        and _parts(body) <= _PARTS_AT_ONCE
+        and not _may_repeat(body, wanted)
+    )
+
+
+def _parts(body: bytes) -> int:
+    return sum(map(body.count, (b",", b":", b"{", b"[")))
+
+
+def _nothing(value: object) -> int:
+    return 0
 
 
 def _may_repeat(body: bytes, wanted: frozenset[str]) -> bool:

@@ -8,6 +8,7 @@ import requests
 from proxy.errors import ClientError
 from proxy.web import forms
 from proxy.web.forms import form_fields
+from tests.bystander import served_while
 
 WANTED = frozenset({"model"})
 TYPE = "multipart/form-data; boundary=BB"
@@ -162,3 +163,21 @@ def test_the_standard_library_reads_the_same() -> None:
         if isinstance(one, Message)
     }
     assert values["model"] == read(FILE + MODEL + END)["model"]
+
+
+def test_a_large_file_is_searched_by_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delimiter may stand across two of them; most of this file looks like one."""
+    turns: list[int] = []
+    monkeypatch.setattr(forms, "turn_if_due", lambda: turns.append(1))
+    monkeypatch.setattr(forms, "_SLICE", 16)
+    for size in range(1000, 1040):
+        turns.clear()
+        file = FILE.replace("RIFF", "--B" * (size // 3) + "x" * (size % 3))
+        assert read(file + MODEL + END) == {"file": "", "model": "whisper-1"}
+        assert len(turns) >= size // 16 - 1
+    refused(FILE.replace("RIFF", "--B" * 1000))
+
+
+def test_searching_leaves_others_their_turn() -> None:
+    body = FILE.replace("RIFF", "--" * 2_000_000) + MODEL + END
+    assert served_while(lambda: read(body)) >= 3

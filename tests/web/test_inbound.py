@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import ClientError
+from proxy.web import inbound as inbound_module
 from proxy.web.inbound import Inbound, InboundBody, check_path, client_address, request_id
 from tests.web.relaying import Input, environ
 
@@ -291,3 +292,18 @@ def test_an_unread_body_is_abandoned() -> None:
     other._source = object()
     other.body.finished = False
     other.abandon_body()
+
+
+def test_a_large_body_is_joined_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[int] = []
+
+    def join(pieces: list[bytes]) -> bytes:
+        joined.append(len(pieces))
+        return b"".join(pieces)
+
+    monkeypatch.setattr(inbound_module, "joined", join)
+    monkeypatch.setattr(inbound_module, "_JOINED_AT_ONCE", 10)
+    assert body([b"abcde", b"fghij"], length=10).read_all(99) == b"abcdefghij"
+    assert joined == []
+    assert body([b"abcde", b"fghijk"], length=11).read_all(99) == b"abcdefghijk"
+    assert joined == [2]

@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import ClientError
+from proxy.policy.policy import Policy
+from proxy.usage.estimate import prompt_bytes
+from proxy.usage.large import LargeValue
 from proxy.web import parameters
 from proxy.web.inbound import Inbound
 from proxy.web.parameters import parameters_of
+from tests.bystander import served_while
 from tests.web.relaying import environ
 
 WANTED = frozenset({"model", "n"})
@@ -193,6 +197,59 @@ def test_bodies_that_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_many_parameters() -> None:
     refused(json.dumps({f"p{number}": 1 for number in range(1001)}).encode())
+
+
+BIG = b'"x":[%b{"model":"inner"}],"y":"%b"' % (b"[]," * 60_000, b"long " * 20_000)
+
+
+def test_a_large_body_is_read_by_slices() -> None:
+    found = read(b'{%b,"model":"m","n":2}' % BIG)
+    assert (found["model"], found["n"]) == ("m", 2)
+    assert list(found) == ["x", "y", "model", "n"]
+    assert isinstance(found["x"], LargeValue)
+    assert read(b'{"model":"m","n":2,%b}' % BIG)["model"] == "m"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m",%b,"model":"n"}' % BIG,
+        b'{"model":"m",%b,"mod\\u0065l":"n"}' % BIG,
+        b'{"Model":"m",%b}' % BIG,
+        b'{"model":"m",%b,}' % BIG,
+        b'{"model":"m",%b' % BIG,
+        b'[{"model":"m",%b}]' % BIG,
+        b'{"model":"m",%b}'
+        % b",".join(b'"p%d":"%b"' % (number, b"x" * 300) for number in range(1000)),
+    ],
+)
+def test_a_large_body_is_read_as_strictly(body: bytes) -> None:
+    refused(body)
+
+
+@pytest.mark.parametrize("large", [b'["%b"]' % (b"m" * 300_000), b'"%b"' % (b"m" * 300_000)])
+def test_a_large_value_is_none_that_a_rule_allows(large: bytes) -> None:
+    policy = Policy.compile({"allowed_models": ["*m"], "allowed_params": {"n": ["m*"]}})
+    for body in (b'{"model":%b}' % large, b'{"model":"m","n":%b}' % large):
+        with pytest.raises(ClientError) as caught:
+            policy.check_values(read(body))
+        assert caught.value.code in ("model_not_allowed", "param_not_allowed")
+
+
+def test_reading_a_large_body_leaves_others_their_turn() -> None:
+    body = b'{%b,"model":"m"}' % BIG
+    assert served_while(lambda: read(body)) >= 3
+
+
+def test_text_of_large_values_is_measured_where_it_counts() -> None:
+    inbound = Inbound(environ("POST", headers=[("Content-Type", JSON)]), 0)
+    body = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % (
+        b'Hi"},' + b'{"role":"user","content":"word"},' * 10_000 + b'{"role":"'
+    )
+    assert parameters_of(inbound, body, WANTED)["messages"].text == 0
+    found = parameters_of(inbound, body, WANTED, measured=True)
+    assert 40_000 < found["messages"].text < 50_000
+    assert prompt_bytes(found, len(body)) == found["messages"].text
 
 
 NAMES = st.sampled_from(["model", "n", "x", "mod\\u0065l", "\\u006e", "\\u006dodel", "y"])
