@@ -38,7 +38,6 @@ _DOCUMENT: Final[Shape] = {
     b"response": _RESPONSE,
     b"message": _RESPONSE,
     b"session": _SESSION,
-    b"item_id": None,
 }
 
 _MAX_NAME: Final = 1024

@@ -1,113 +1,52 @@
-"""Token counts out of a WebSocket's messages: what `/v1/realtime` says in `response.done`.
+"""Token counts out of a WebSocket's messages: everything that is billed over one.
 
-:class:`FrameReader` takes the server's frames apart (RFC 6455 §5.2) wherever the reads ended; it
-sees uncompressed text only, since extensions are not let through. The thing to get wrong: this is
-a bystander. Whatever it cannot read it stops reading; the bytes pass all the same.
+That is responses in WebSocket mode (`response.completed`, `.incomplete`, `.failed`), realtime
+speech (`response.done`) and realtime transcription (`conversation.item.input_audio_transcription
+.completed`): any event that ends something and has counts. Sources:
+https://platform.openai.com/docs/api-reference/realtime-server-events, and `responses-streaming`.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
 
 import orjson
 
 from proxy.usage.counts import Usage
+from proxy.usage.event_stream import USAGE
 from proxy.usage.extract import read_answer
-from proxy.usage.reading import Reading
+from proxy.usage.frames import FrameReader, Message
+from proxy.usage.kinds import is_final, is_generation
+from proxy.usage.reading import Reading, source_of
+from proxy.usage.skeleton import members_of
 
-_TEXT, _CONTINUATION, _CLOSE = 0x1, 0x0, 0x8
-_COUNTS = (
-    "prompt_tokens",
-    "completion_tokens",
-    "total_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-)
-
-
-class FrameReader:
-    """Bytes of one direction in, whole text messages out."""
-
-    __slots__ = ("_buffer", "_closed", "_max", "_message", "_skip")
-
-    def __init__(self, max_message: int) -> None:
-        """``max_message``: bytes; a longer message is skipped."""
-        self._max = max_message
-        self._buffer = bytearray()
-        # Payload of the message so far; None while its frames are not wanted (binary, too long).
-        self._message: bytearray | None = None
-        # Payload bytes of the current frame that go by unseen.
-        self._skip = 0
-        # Whether a close frame went by: nothing may follow it.
-        self._closed = False
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether the last frame is whole, and another may follow it."""
-        return not (self._buffer or self._skip or self._closed)
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The text messages that ``data`` completes. Raises ValueError on what is no frame."""
-        if self._skip:
-            skipped = min(self._skip, len(data))
-            self._skip -= skipped
-            data = data[skipped:]
-        self._buffer += data
-        while (frame := self._take_head()) is not None:
-            final, opcode, start, length = frame
-            wanted = opcode in (_TEXT, _CONTINUATION) and length <= self._max
-            if wanted and len(self._buffer) < start + length:
-                return
-            payload = bytes(self._buffer[start : start + length]) if wanted else b""
-            available = min(length, len(self._buffer) - start)
-            self._skip = length - available
-            del self._buffer[: start + available]
-            message = self._add(opcode, payload, final, wanted)
-            if message is not None:
-                yield message
-            if self._skip:
-                return
-
-    def _take_head(self) -> tuple[bool, int, int, int] | None:
-        """(final, opcode, where the payload starts, its length) of the next frame, if it is in."""
-        head = self._buffer
-        if len(head) < 2:
-            return None
-        if head[0] & 0x70 or head[1] & 0x80:
-            raise ValueError("an extension is in use, or the frame is masked")
-        length, start = head[1] & 0x7F, 2
-        if length >= 126:
-            size = 2 if length == 126 else 8
-            if len(head) < 2 + size:
-                return None
-            length, start = int.from_bytes(head[2 : 2 + size]), 2 + size
-        return bool(head[0] & 0x80), head[0] & 0x0F, start, length
-
-    def _add(self, opcode: int, payload: bytes, final: bool, wanted: bool) -> bytes | None:
-        if opcode >= _CLOSE:  # control frames may stand between the frames of a message
-            self._closed = self._closed or opcode == _CLOSE
-            return None
-        if opcode != _CONTINUATION:
-            self._message = bytearray() if opcode == _TEXT else None
-        if self._message is not None:
-            if not wanted or len(self._message) + len(payload) > self._max:
-                self._message = None
-            else:
-                self._message += payload
-        if not final or self._message is None:
-            return None
-        message, self._message = bytes(self._message), None
-        return message
+_MAX_MESSAGE = 256 * 1024
+_MAX_RESPONSES = 1000  # of which the ids are remembered
+# The events that begin or end a response, whether they have counts or not.
+_RESPONSE = re.compile(rb'"response\.(?:created|done|completed|incomplete|failed|cancelled)"')
 
 
 class WebSocketMeter:
-    """Adds up the usage of every `response.done` that a server sends on one connection."""
+    """Adds up the usage of all that one connection has ended.
 
-    __slots__ = ("_frames", "_model", "_usage")
+    A response counts once, also where a service ends it under two names (`response.completed`, then
+    `response.done`). The same name again for the same id is another response: services exist that
+    give every response one id.
+    """
 
-    def __init__(self, max_message: int = 1024 * 1024) -> None:
+    __slots__ = ("_ended", "_frames", "_model", "_one_sided", "_open", "_usage")
+
+    def __init__(self, max_message: int = _MAX_MESSAGE) -> None:
         self._frames: FrameReader | None = FrameReader(max_message)
         self._usage: Usage | None = None
-        # Told by `session.created`, long before any counts.
+        # Named by the session's events, long before any counts.
         self._model: str | None = None
+        # Ids of the responses that have begun, and of those that have ended with the event's name.
+        self._open: set[str] = set()
+        self._ended: dict[str, str] = {}
+        self._one_sided = False
 
     def feed(self, chunk: bytes) -> None:
         """See bytes of the server's direction that have gone out. Never raises."""
@@ -115,8 +54,10 @@ class WebSocketMeter:
             return
         try:
             for message in self._frames.feed(chunk):
-                self._read(message)
-        except Exception:  # noqa: BLE001  (no WebSocket, or a defect: the bytes pass all the same)
+                # One that cannot be read costs its own counts at most.
+                with contextlib.suppress(Exception):
+                    self._read(message)
+        except ValueError:  # no WebSocket: the bytes pass all the same
             self._frames = None
 
     @property
@@ -124,32 +65,86 @@ class WebSocketMeter:
         """Whether a frame of our own may follow what has gone out."""
         return self._frames is not None and self._frames.at_boundary
 
+    @property
+    def response_ids(self) -> tuple[str, ...]:
+        """Of the responses that have ended, the last thousand, in their order."""
+        return tuple(self._ended)
+
     def result(self) -> Reading:
+        """The counts of all that has ended; `partial` when a response has not."""
         usage = self._usage
         if usage is None:
             return Reading(Usage(model=self._model) if self._model else None, "none")
-        return Reading(usage._replace(model=usage.model or self._model), "reported")
+        named = usage._replace(model=usage.model or self._model)
+        final = not self._open and not self._one_sided
+        return Reading(named, source_of(named, final=final, generated=False))
 
-    def _read(self, message: bytes) -> None:
-        wanted = b'"response.done"' in message
-        if not wanted and (self._model or b'"session.' not in message):
+    def _read(self, message: Message) -> None:
+        event = self._decoded(message) if isinstance(message, bytes) else message
+        if not isinstance(event, dict):
             return
-        event = orjson.loads(message)
-        if event.get("type") in ("session.created", "session.updated"):
-            model = event.get("session", {}).get("model")
-            self._model = model if isinstance(model, str) else None
-        elif event.get("type") == "response.done":
-            seen = read_answer(event)
-            if seen.has_counts:
-                self._usage = seen if self._usage is None else _sum(self._usage, seen)
+        kind = event.get("type")
+        if not isinstance(kind, str):
+            return
+        if "session." in kind and self._model is None:
+            self._model = _session_model(event.get("session"))
+        elif kind == "response.created":
+            self._begin(_id_of(event))
+        elif is_final(event):
+            self._end(kind, event)
+
+    def _decoded(self, message: bytes) -> object:
+        """None: nothing in it matters."""
+        if not (
+            (b'"usage"' in message and USAGE.search(message))
+            or _RESPONSE.search(message)
+            or (self._model is None and b"session." in message)
+        ):
+            return None
+        try:
+            event: object = orjson.loads(message)
+        except orjson.JSONDecodeError:
+            return members_of(message)
+        return event
+
+    def _begin(self, response_id: str | None) -> None:
+        if response_id is not None and len(self._open) < _MAX_RESPONSES:
+            self._open.add(response_id)
+
+    def _end(self, kind: str, event: Mapping[str, object]) -> None:
+        seen, response_id = read_answer(event), _id_of(event)
+        if response_id is not None:
+            self._open.discard(response_id)
+            if self._ended.get(response_id, kind) != kind:
+                return
+        if not seen.has_counts:
+            return
+        if response_id is not None:
+            self._ended[response_id] = kind
+            if len(self._ended) > _MAX_RESPONSES:
+                del self._ended[next(iter(self._ended))]
+        missing = seen.prompt_tokens is None or seen.completion_tokens is None
+        self._one_sided |= missing and is_generation(event)
+        self._usage = seen if self._usage is None else self._usage.plus(seen)
 
 
-def _sum(before: Usage, now: Usage) -> Usage:
-    """Both counts together, named by the later one."""
-    added = {}
-    for name in _COUNTS:
-        counts = [
-            value for value in (getattr(before, name), getattr(now, name)) if value is not None
-        ]
-        added[name] = sum(counts) if counts else None
-    return now._replace(**added)
+def _id_of(event: Mapping[str, object]) -> str | None:
+    """Of the response that begins or ends."""
+    response = event.get("response")
+    found = response.get("id") if isinstance(response, dict) else None
+    return found if isinstance(found, str) and found else None
+
+
+def _session_model(session: object) -> str | None:
+    """The model that speaks, else the one that transcribes."""
+    if not isinstance(session, dict):
+        return None
+    places: list[object] = [session, session.get("input_audio_transcription")]
+    audio: object = session
+    for name in ("audio", "input", "transcription"):
+        audio = audio.get(name) if isinstance(audio, dict) else None
+    for place in (*places, audio):
+        model = place.get("model") if isinstance(place, dict) else None
+        if isinstance(model, str) and model:
+            return model
+    return None

@@ -21,6 +21,25 @@ from wsproto.events import (
 
 USAGE = {"total_tokens": 9, "input_tokens": 4, "output_tokens": 5}
 DONE = {"type": "response.done", "response": {"id": "resp_9", "usage": USAGE}}
+USAGE_OF_TWO = {"total_tokens": 2, "input_tokens": 1, "output_tokens": 1}
+
+
+def _ended(kind: str, number: int, **more: object) -> str:
+    response = {"id": f"resp_{number}", "object": "response", "usage": USAGE_OF_TWO, **more}
+    return json.dumps({"type": kind, "response": response})
+
+
+#: What the server says when it is asked for it by name; each counts two tokens.
+SAYINGS = {
+    "completed": _ended("response.completed", 1),
+    "incomplete": _ended("response.incomplete", 2, status="incomplete"),
+    "half": _ended("response.done", 3, output=[{"transcript": "cut \ud83d"}]),
+    "large": _ended("response.done", 4, output=[{"audio": "A" * (2 << 20)}]),
+    "transcribed": json.dumps(
+        {"type": "conversation.item.input_audio_transcription.completed", "usage": USAGE_OF_TWO}
+    ),
+    "unreadable": '{"type": "response.done", "usage" oops',
+}
 
 
 class Realtime:
@@ -73,6 +92,8 @@ class Realtime:
         elif isinstance(event, TextMessage) and event.message_finished:
             if event.data == "done":
                 sock.sendall(talk.send(Message(data=json.dumps(DONE))))
+            elif event.data in SAYINGS:
+                sock.sendall(talk.send(Message(data=SAYINGS[event.data])))
             elif event.data == "drop":
                 sock.close()
             else:

@@ -8,13 +8,14 @@ from wsproto.events import (
     BytesMessage,
     CloseConnection,
     Pong,
+    RejectConnection,
     Request,
 )
 
 from tests.certificates import Authority
 from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access, Maker
-from tests.e2e.realtime import DONE, Client, Realtime, opening
+from tests.e2e.realtime import DONE, SAYINGS, Client, Realtime, opening
 from tests.rawclient import RawClient
 from tests.server import UPSTREAM_KEY, ProxyServer
 from tests.waiting import wait_until
@@ -67,6 +68,31 @@ def test_a_conversation(own_proxy: Maker, realtime: Realtime) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url, WEB_CONCURRENCY="1")
     converse(server, access, realtime)
     converse(server, access, realtime)
+
+
+def test_all_that_is_billed_counts(own_proxy: Maker, realtime: Realtime) -> None:
+    server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url)
+    limited = server.mint(access.project_id, max_tokens_total=10)["token"]
+    client = Client(server.port, opening(limited, "/v1/responses"))
+    assert isinstance(client.next(), AcceptConnection)
+    assert json.loads(client.text())["type"] == "session.created"
+    for name, said in SAYINGS.items():
+        client.send(name)
+        assert client.text() == said
+    client.close()
+    client.sock.close()
+    (event,) = server.events(1)
+    assert event["usage_source"] == "reported"
+    counted = len(SAYINGS) - 1  # all but the one that is no JSON
+    assert event["metadata"]["total_tokens"] == 2 * counted
+
+    def refused() -> bool:
+        other = Client(server.port, opening(limited, "/v1/responses"))
+        answer = other.next()
+        other.sock.close()
+        return isinstance(answer, RejectConnection) and answer.status_code == 429
+
+    wait_until(refused)
 
 
 def test_a_tls_upstream(own_proxy: Maker, tmp_path: Path) -> None:

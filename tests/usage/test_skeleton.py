@@ -31,7 +31,6 @@ EVENT = {
     "response": RESPONSE,
     "message": RESPONSE,
     "session": SESSION,
-    "item_id": None,
 }
 
 

@@ -1,93 +1,14 @@
-"""The frame reader against a foreign one, and the counts of a realtime conversation."""
+"""The counts of what is billed over a WebSocket."""
 
-import itertools
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wsproto.frame_protocol import FrameProtocol, Opcode
+from wsproto.frame_protocol import Opcode
 
-from proxy.usage.websocket import FrameReader, WebSocketMeter
-
-SERVER = FrameProtocol(client=False, extensions=[])
-
-
-def message(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
-    """One unfragmented frame, as a server sends it."""
-    return bytes(SERVER._serialize_frame(opcode, payload))
-
-
-def fragmented(parts: list[bytes]) -> bytes:
-    frames = b""
-    for number, part in enumerate(parts):
-        opcode = Opcode.TEXT if number == 0 else Opcode.CONTINUATION
-        frames += bytes(SERVER._serialize_frame(opcode, part, fin=number == len(parts) - 1))
-    return frames
-
-
-def feed_split(reader: FrameReader, data: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    found = []
-    for start, end in itertools.pairwise(places):
-        found += list(reader.feed(data[start:end]))
-    return found
-
-
-CUTS = st.lists(st.integers(min_value=0, max_value=100_000), max_size=20)
-TEXT = st.text(max_size=200).map(str.encode)
-
-
-@given(
-    messages=st.lists(
-        st.one_of(
-            TEXT.map(lambda text: ("text", [text])),
-            st.lists(TEXT, min_size=2, max_size=4).map(lambda parts: ("parts", parts)),
-            st.binary(max_size=300).map(lambda data: ("binary", [data])),
-            st.binary(max_size=100).map(lambda data: ("ping", [data])),
-        ),
-        max_size=8,
-    ),
-    cuts=CUTS,
-)
-def test_any_split_gives_the_messages(
-    messages: list[tuple[str, list[bytes]]], cuts: list[int]
-) -> None:
-    data, expected = b"", []
-    for kind, parts in messages:
-        if kind == "binary":
-            data += message(parts[0], Opcode.BINARY)
-        elif kind == "ping":
-            data += message(parts[0], Opcode.PING)
-        else:
-            data += fragmented(parts)
-            expected.append(b"".join(parts))
-    assert feed_split(FrameReader(1 << 20), data, cuts) == expected
-
-
-@given(size=st.sampled_from([0, 1, 125, 126, 127, 65535, 65536, 70000]), cuts=CUTS)
-def test_every_form_of_length(size: int, cuts: list[int]) -> None:
-    payload = b"x" * size
-    assert feed_split(FrameReader(1 << 20), message(payload), cuts) == [payload]
-
-
-@given(cuts=CUTS)
-def test_too_long_messages_go_by_and_the_next_is_read(cuts: list[int]) -> None:
-    data = message(b"y" * 5000) + fragmented([b"z" * 900, b"z" * 900]) + message(b"short")
-    assert feed_split(FrameReader(1000), data, cuts) == [b"short"]
-
-
-def test_a_ping_within_a_message() -> None:
-    first, second = fragmented([b"a", b"b"])[:3], fragmented([b"a", b"b"])[3:]
-    reader = FrameReader(100)
-    assert list(reader.feed(first + message(b"", Opcode.PING) + second)) == [b"ab"]
-
-
-def test_nothing_may_follow_a_close_frame() -> None:
-    reader = FrameReader(100)
-    assert reader.at_boundary
-    assert list(reader.feed(message(b"\x03\xe8", Opcode.CLOSE))) == []
-    assert not reader.at_boundary
+from proxy.usage.websocket import WebSocketMeter
+from tests.usage.wsframes import fragmented, message
 
 
 def done(identifier: str, total: int) -> bytes:
@@ -121,6 +42,145 @@ def test_counts_of_a_conversation_add_up() -> None:
     assert reading.usage.total_tokens == 42
     assert reading.usage.prompt_tokens == 38
     assert reading.usage.completion_tokens == 4
+
+
+def event(kind: str, **more: object) -> bytes:
+    return message(json.dumps({"type": kind, **more}).encode())
+
+
+def response(identifier: str, **more: object) -> dict[str, object]:
+    usage = {"input_tokens": 36, "output_tokens": 87, "total_tokens": 123}
+    usage["input_tokens_details"] = {"cached_tokens": 4}  # type: ignore[assignment]
+    return {"id": identifier, "object": "response", "model": "m-1", "usage": usage, **more}
+
+
+def counted(*frames: bytes, most: int = 10**6) -> tuple[str, int | None]:
+    """The source and the total of what these frames say."""
+    meter = WebSocketMeter(most)
+    for frame in frames:
+        meter.feed(frame)
+    usage, source = meter.result()
+    return source, usage and usage.total_tokens
+
+
+def test_responses_in_websocket_mode() -> None:
+    meter = WebSocketMeter()
+    begun = response("r1", status="in_progress", usage=None)
+    meter.feed(event("response.created", response=begun))
+    meter.feed(event("response.in_progress", response=begun))
+    for number, kind in enumerate(("completed", "incomplete", "failed", "cancelled"), 1):
+        meter.feed(event(f"response.{kind}", response=response(f"r{number}", status=kind)))
+    usage, source = meter.result()
+    assert source == "reported"
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (144, 348, 492)
+    assert (usage.model, usage.cached_tokens) == ("m-1", 16)
+    assert meter.response_ids == ("r1", "r2", "r3", "r4")
+
+
+def test_each_response_once() -> None:
+    both = [
+        event(kind, response=response("r1")) for kind in ("response.completed", "response.done")
+    ]
+    assert counted(*both) == ("reported", 123)
+    # One id for all: each turn counts, and still once.
+    assert counted(*both, *both) == ("reported", 246)
+    assert counted(both[1], both[1], both[0]) == ("reported", 246)
+
+
+def test_transcriptions_count() -> None:
+    session = {"type": "transcription", "audio": {"input": {"transcription": {"model": "whisper"}}}}
+    kind = "conversation.item.input_audio_transcription.completed"
+    tokens = {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59}
+    meter = WebSocketMeter()
+    meter.feed(event("session.created", session=session))
+    meter.feed(event(kind, item_id="i1", transcript="Hi", usage=tokens))
+    meter.feed(event(kind, item_id="i2", usage={"type": "duration", "seconds": 1.5}))
+    meter.feed(event(kind, item_id="i3", usage={"type": "duration", "seconds": 2}))
+    meter.feed(event(kind.replace("completed", "delta"), item_id="i3", usage=tokens))
+    usage, source = meter.result()
+    assert source == "reported"
+    assert usage is not None
+    assert usage.as_metadata() == {
+        "model": "whisper",
+        "prompt_tokens": 14,
+        "completion_tokens": 45,
+        "total_tokens": 59,
+        "seconds": 3.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "session", "model"),
+    [
+        ("session.updated", {"model": "m"}, "m"),
+        (
+            "transcription_session.updated",
+            {"model": None, "input_audio_transcription": {"model": "t"}},
+            "t",
+        ),
+        ("session.created", {"audio": {"input": None}}, None),
+        ("session.created", None, None),
+    ],
+)
+def test_the_sessions_model(kind: str, session: object, model: str | None) -> None:
+    meter = WebSocketMeter()
+    meter.feed(event(kind, session=session))
+    usage, _ = meter.result()
+    assert (usage and usage.model) == model
+
+
+def test_a_response_without_an_end_makes_the_counts_partial() -> None:
+    ended = event("response.done", response=response("r1"))
+    begun = event("response.created", response=response("r2", usage=None))
+    assert counted(ended, begun) == ("partial", 123)
+    failed = event("response.failed", response=response("r2", usage=None))
+    assert counted(ended, begun, failed) == ("reported", 123)
+    one_sided = response("r3", usage={"input_tokens": 5, "total_tokens": 5})
+    assert counted(event("response.completed", response=one_sided)) == ("partial", 5)
+
+
+HALF = done("r", 10).replace(b'"status": "completed"', b'"output": [{"text": "cut \\ud83d"}]')
+
+
+@pytest.mark.parametrize(
+    ("odd", "total"),
+    [
+        (HALF, 30),
+        (done("r", 10).replace(b'"e"', b"NaN"), 30),
+        (done("r", 10).replace(b'"e"', b'"\x1b\xff"'), 30),
+        (b'{"type": "response.done", oops', 20),
+        (b'{"type": ["response.done"], "usage": {}}', 20),
+        (b'["response.done"]', 20),
+        (b'{"type": "response.done", "response": 7}', 20),
+        (b'{"type": "session.created", "session": 7}', 20),
+        (b"\xff\xfe" + done("r", 10), 20),
+    ],
+)
+def test_a_message_that_cannot_be_read_costs_itself_at_most(odd: bytes, total: int) -> None:
+    frames = [message(done("r1", 10)), message(odd), message(done("r2", 10))]
+    assert counted(*frames) == ("reported", total)
+
+
+def test_large_messages_keep_their_usage() -> None:
+    output = json.dumps([{"audio": "A" * (2 << 20)}]).encode()
+    large = done("r1", 10).replace(b'"status"', b'"output": ' + output + b', "status"')
+    pieces = [message(large)[at : at + 65_536] for at in range(0, len(large) + 10, 65_536)]
+    assert counted(*pieces, message(done("r2", 10)), most=256 * 1024) == (
+        "reported",
+        20,
+    )
+    parts = fragmented([large[at : at + 100_000] for at in range(0, len(large), 100_000)])
+    assert counted(parts, message(done("r2", 10))) == ("reported", 20)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    meter = WebSocketMeter()
+    for number in range(1500):
+        meter.feed(event("response.created", response={"id": f"o{number}"}))
+        meter.feed(event("response.done", response=response(f"r{number}")))
+    assert len(meter.response_ids) == len(meter._open) == 1000
+    assert meter.response_ids[-1] == "r1499"
 
 
 def test_nothing_told_is_none() -> None:
