@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 #: grant is read again anyway, with the number in it.
 _IN_USE_SECONDS: Final = 30.0
 _FORGET_AFTER_SECONDS: Final = 600.0
+#: Seconds before each further try, where the rest is held: a request settles a moment after its
+#: client has its last byte, and that client may have asked again.
+_PAUSES: Final = (0.005, 0.02, 0.05)
 
 
 class UsedTokens(Protocol):
@@ -110,9 +113,13 @@ class Budgets:
         now = self._clock()
         for budget, _, _ in budgets:
             budget.seen_at = now
-        full = self._holds.hold(
-            [(id_, amount, budget.used, total) for budget, id_, total in budgets]
-        )
+        entries = [(id_, amount, budget.used, total) for budget, id_, total in budgets]
+        full = self._holds.hold(entries)
+        for seconds in _PAUSES:
+            if full is None or not full.in_flight:
+                break
+            time.sleep(seconds)  # of gevent, where there is gevent
+            full = self._holds.hold(entries)
         if full is None:
             for budget, _, _ in budgets:
                 budget.under_way += 1

@@ -18,7 +18,8 @@ class Bucket(NamedTuple):
 
 
 class Demand(NamedTuple):
-    """What a request takes. 0 permits: nothing now, but there must be some; see `settle`."""
+    """What a request takes. 0 permits: nothing now, but there must be some; see `settle`. Fewer:
+    there must be some, and so many are held in advance, also below zero."""
 
     bucket: Bucket
     permits: int
@@ -50,7 +51,10 @@ class RateLimiter(Protocol):
         ...
 
     def settle(self, charges: Sequence[Demand]) -> None:
-        """Charge what has been used already, also below zero: to a day's worth of debt at most."""
+        """Charge what has been used already, also below zero: to a day's worth of debt at most.
+
+        Negative permits are given back.
+        """
         ...
 
     def close(self) -> None: ...

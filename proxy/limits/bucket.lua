@@ -25,7 +25,7 @@ for i = 1, #KEYS do
   end
   levels[i], went_back[i] = level, now < moment
   local is_met = level >= permits
-  if permits == 0 then
+  if permits <= 0 then
     is_met = level > 0
   end
   if not settles and refused == 0 and not is_met then
@@ -36,14 +36,15 @@ local answer = { refused }
 for i = 1, #KEYS do
   local per_minute, permits = tonumber(ARGV[2 * i + 1]), tonumber(ARGV[2 * i + 2])
   local level = levels[i]
-  if refused == 0 and permits > 0 then
-    level = level - permits
+  if refused == 0 and permits ~= 0 then
     if settles then
-      level = math.max(level, -tonumber(ARGV[2]) * per_minute)
+      level = math.min(math.max(level - permits, -tonumber(ARGV[2]) * per_minute), per_minute)
+    else
+      level = level - math.abs(permits)
     end
   end
   -- Of a clock that went back, the earlier moment is kept also when nothing is taken.
-  if refused == 0 and permits > 0 or went_back[i] then
+  if refused == 0 and permits ~= 0 or went_back[i] then
     -- Gone when it is full again.
     local idle = math.max(math.ceil((per_minute - level) * 60000 / per_minute), 1)
     local state = string.format('%.17g %.17g', level, now)

@@ -35,7 +35,7 @@ def refilled(level: float, moment: float, now: float, per_minute: int) -> float:
 
 
 def charged(level: float, permits: int, per_minute: int) -> float:
-    return max(level - permits, -DEBT_MINUTES * per_minute)
+    return min(max(level - permits, -DEBT_MINUTES * per_minute), per_minute)
 
 
 def full_at(level: float, now: float, per_minute: int) -> float:
@@ -49,14 +49,14 @@ def take(buckets: Buckets, demands: Sequence[Demand], now: float) -> Decision:
     refused = None
     for bucket, permits in demands:
         level = buckets.level(bucket, now)
-        if refused is None and not (level >= permits if permits else level > 0):
+        if refused is None and not (level >= permits if permits > 0 else level > 0):
             refused = len(levels)
         levels.append(level)
     if refused is not None:
         return Decision(levels, refused)
     for index, (bucket, permits) in enumerate(demands):
         if permits:
-            levels[index] -= permits
+            levels[index] -= abs(permits)
             buckets.keep(bucket, levels[index], now)
     return Decision(levels)
 

@@ -124,13 +124,16 @@ class NodeLimiter:
             level = doubles[at + 1] + (now - moment) * per_minute / 60
             if not level < per_minute:
                 level = per_minute
-            if permits:
+            if permits > 0:
                 level -= permits
                 if level < 0:
                     return None
                 taken.append((at, level, per_minute))
             elif level <= 0:
                 return None
+            elif permits:
+                level += permits
+                taken.append((at, level, per_minute))
             levels.append(level)
         for at, level, per_minute in taken:
             doubles[at + 1] = level

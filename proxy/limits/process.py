@@ -50,8 +50,8 @@ class ProcessBuckets:
         self._kept.move_to_end(key)
         # Two go for each that comes, as long as the oldest are full again: no sweep is needed.
         for _ in range(2):
-            oldest = next(iter(self._kept))
-            if len(self._kept) <= self._most and self.is_busy(oldest, now):
+            oldest = next(iter(self._kept), None)
+            if oldest is None or (len(self._kept) <= self._most and self.is_busy(oldest, now)):
                 break
             del self._kept[oldest]
 

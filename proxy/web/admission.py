@@ -96,12 +96,10 @@ class Admission:
 
     def admit(self, exchange: Exchange, principal: Principal) -> None:
         """Last before the upstream: what is counted. From here on there is an event of it."""
+        held = 0 if exchange.limited is None else exchange.limited.held
         if self._throttle.always or principal.throttled:
-            self._throttle.admit(self._passage(exchange), principal)
-        if exchange.limited is None:
-            self._access.admit(principal)
-        else:
-            self._access.admit(principal, exchange.limited.held)
+            self._throttle.admit(self._passage(exchange), principal, held)
+        self._access.admit(principal, held)
         exchange.settlement = self._access
         exchange.intend(principal)
         exchange.watch_client()

@@ -236,6 +236,8 @@ class Exchange:
         if publish:
             self._settle(0)
             self._events.publish(event)
+            if self.passage is not None and self.passage.spending:
+                self.passage.spend(0)
         return event
 
     def _settle(self, tokens: int) -> None:

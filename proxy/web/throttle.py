@@ -23,6 +23,9 @@ from proxy.web.plan import Plan, Rates, address_demand, compile_plan
 
 #: Principals whose plans are kept; beyond it all are made again.
 _MOST_PLANS: Final = 10_000
+#: The share of a minute's worth that one request holds at most. With more, a small limit would let
+#: one request through at a time; and what a killed worker held is back the sooner.
+_MOST_HELD: Final = 10
 #: This node's own bucket of an address beside the shared one, which a limiter that stands in for
 #: the shared one may keep on this node as well.
 _NEAR: Final = "near-ip:"
@@ -69,9 +72,12 @@ class Passage:
         return allowance.passed(self.requests, self.tokens)
 
     def spend(self, tokens: int) -> None:
-        """LLM tokens that the answer has reported. Does not wait."""
-        if tokens:
-            self.limiters.settle([Demand(bucket, tokens) for bucket, _ in self.spending])
+        """LLM tokens that the request has cost; what it held is released. Does not wait."""
+        # What is held is below 0.
+        charges = [Demand(bucket, tokens + held) for bucket, held in self.spending]
+        self.spending = [Demand(bucket, 0) for bucket, _ in self.spending]
+        if any(permits for _, permits in charges):
+            self.limiters.settle(charges)
 
     def end(self) -> None:
         """The request has ended; what it spent may still become known. Does not wait."""
@@ -154,13 +160,16 @@ class Throttle:
                 raise allowance.crowded(plan.crowds[full], plan.places[full][1])
             passage.places = plan.places
 
-    def admit(self, passage: Passage, principal: Principal) -> None:
-        """Take what a request of ``principal`` demands.
+    def admit(self, passage: Passage, principal: Principal, held: int = 0) -> None:
+        """Take what a request of ``principal`` demands; ``held``: LLM tokens that it may cost.
 
         ClientError 429; LimiterError: nobody can tell.
         """
         plan = self._plan(principal)
         demands, requests, owed = plan.demands, plan.requests, passage.owed
+        if held:
+            tokens = [Demand(each, -_held(each, held)) for each, _ in demands[requests:]]
+            demands = (*demands[:requests], *tokens)
         if owed:
             demands, requests = (*owed, *demands), requests + 1
         if not demands:
@@ -184,7 +193,7 @@ class Throttle:
         if requests < len(demands):
             passage.spending = spending = demands[requests:]
             pairs = zip(levels[requests:], spending, strict=True)
-            passage.tokens = min((level, bucket) for level, (bucket, _) in pairs)
+            passage.tokens = min((level - permits, bucket) for level, (bucket, permits) in pairs)
 
     def check_login(self, address: str) -> None:
         """Whether a management login from there may be tried. ClientError 429."""
@@ -229,3 +238,7 @@ class Throttle:
     ) -> ClientError:
         self.refused[limit] += 1
         return allowance.refusal(limit, demands, levels, refused, requests)
+
+
+def _held(bucket: Bucket, tokens: int) -> int:
+    return min(tokens, max(1, bucket.per_minute // _MOST_HELD))

@@ -166,3 +166,28 @@ def test_a_total_that_may_have_changed_cuts_nothing(world: World) -> None:
     world.budgets.learn("t", 10, None, cuts=True)  # no total any more
     world.budgets.refresh()
     assert world.spent == ["t"]
+
+
+def test_who_is_about_to_settle_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused: list[float] = []
+
+    def pause(seconds: float) -> None:
+        paused.append(seconds)
+        if len(paused) == 2:
+            world.budgets.settle(["t"], 10, 3)
+
+    monkeypatch.setattr(budgets_module.time, "sleep", pause)
+    assert world.budgets.hold([("t", 10)], 10) is None
+    assert world.budgets.hold([("t", 10)], 10) is None
+    assert len(paused) == 2
+    full = world.budgets.hold([("t", 10)], 10)
+    assert full is not None
+    assert full.in_flight
+    assert len(paused) == 2 + len(budgets_module._PAUSES)
+    world.budgets.settle(["t"], 10, 7)
+    full = world.budgets.hold([("t", 10)], 10)
+    assert full is not None
+    assert not full.in_flight
+    assert len(paused) == 2 + len(budgets_module._PAUSES), "nothing to wait for"

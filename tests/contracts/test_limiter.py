@@ -130,6 +130,28 @@ def test_a_demand_of_nothing_wants_something_there(calls: Measured) -> None:
     assert calls.is_about(calls.level(other), 9, 10)
 
 
+def test_what_is_held_is_taken_where_something_is_left(calls: Measured) -> None:
+    bucket, other = new(10), new(10)
+    assert calls.take((bucket, -4)).refused is None
+    assert calls.is_about(calls.level(bucket), 6, 10)
+    assert calls.take((other, 1), (bucket, -10)).refused is None
+    assert calls.is_about(calls.level(bucket), -4, 10)
+    assert calls.take((other, 1), (bucket, -1)).refused == 1
+    assert calls.is_about(calls.level(other), 9, 10)
+    assert calls.is_about(calls.level(bucket), -4, 10)
+
+
+def test_what_was_held_is_given_back_and_no_more(calls: Measured) -> None:
+    bucket = new(10)
+    calls.take((bucket, -10))
+    calls.settle((bucket, -7))
+    assert calls.is_about(calls.level(bucket), 7, 10)
+    calls.settle((bucket, -700))
+    assert calls.level(bucket) == 10
+    calls.take((bucket, 10))
+    assert calls.take((bucket, 1)).refused == 0, "nothing was saved beyond a minute's worth"
+
+
 def test_settling_goes_below_zero_and_asks_nobody(calls: Measured) -> None:
     bucket = new(10)
     calls.settle((bucket, 4))

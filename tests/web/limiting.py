@@ -25,7 +25,7 @@ class FakeLimiter:
             if levels[at] < permits or levels[at] <= 0:
                 return Decision(levels, at)
         for at, (bucket, permits) in enumerate(demands):
-            levels[at] -= permits
+            levels[at] -= abs(permits)
             self.levels[bucket] = levels[at]
         return Decision(levels)
 

@@ -6,12 +6,15 @@ from typing import Any
 import orjson
 import pytest
 
+from proxy.errors import QuotaExceeded, UpstreamError
 from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
 from proxy.providers.base import OutboundRequest
 from proxy.relay.stream import Outcome
+from proxy.relay.watch import Drained
 from proxy.web.limited import MAX_HELD_OUTPUT, LimitedRequest
 from tests.usage.streams import LATE_CHUNK, chat_chunk, sse
+from tests.web.limiting import Limited
 from tests.web.relaying import PRINCIPAL, SSE, Access, Answer, World, sized
 
 ACCOUNTS = {
@@ -197,3 +200,25 @@ def test_what_it_holds_in_advance(endpoint: str, members: bytes, output: int) ->
     body = CHAT % members
     made = LimitedRequest(endpoint, OutboundRequest("POST", b"", [], body), orjson.loads(body))
     assert (made.prompt_tokens, made.held) == (2, 2 + output)
+
+
+@pytest.mark.parametrize("way", ["refused", "unreachable", "broken", "defect", "cut", "completed"])
+def test_what_was_held_is_released_on_every_path(way: str) -> None:
+    answers: dict[str, Any] = {
+        "unreachable": lambda: UpstreamError(code="upstream_unreachable"),
+        "broken": Answer([b"{", UpstreamError()]),
+        "defect": lambda: ZeroDivisionError(),
+        "cut": Answer([b"{", Drained()]),
+    }
+    limited = Limited()
+    principal = replace(PRINCIPAL, accounts=(ACCOUNTS["rate_limit_tpm"],))
+    quota = QuotaExceeded() if way == "refused" else None
+    access = Access(principal=principal, quota=quota)
+    it = World(answers.get(way) or Answer(SILENT), access=access, limited=limited)
+    chat(it, CHAT % b"")
+    (level,) = limited.near.levels.values()
+    charged = sum(access.settled)
+    assert level == 1000 - charged
+    assert (charged > 0) is (way in ("broken", "cut", "completed"))
+    if way != "refused":
+        assert access.held == []

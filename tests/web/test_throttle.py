@@ -123,6 +123,30 @@ def test_llm_tokens_are_charged_when_they_are_known() -> None:
     assert names == {f"x-ratelimit-{what}-tokens" for what in ("limit", "remaining", "reset")}
 
 
+@pytest.mark.parametrize(("held", "taken"), [(7, 7), (4096, 100)])
+def test_what_a_request_may_cost_is_held_up_to_a_tenth(held: int, taken: int) -> None:
+    limited = Limited()
+    (tokens,) = (each for each, _ in limited.throttle._compile(LLM).demands if "tpm" in each.key)
+    first, second = limited.throttle.passage(), limited.throttle.passage()
+    for passage in (first, second):
+        limited.throttle.admit(passage, LLM, held)
+    assert limited.near.levels[tokens] == 1000 - 2 * taken
+    assert dict(first.headers())["x-proxy-ratelimit-remaining-tokens"] == "1000"
+    first.spend(30)
+    first.spend(0)
+    assert limited.near.levels[tokens] == 1000 - taken - 30
+    second.spend(0)
+    assert limited.near.levels[tokens] == 1000 - 30
+
+
+def test_at_most_ten_that_cost_much_pass_at_once() -> None:
+    limited = Limited()
+    for _ in range(10):
+        limited.throttle.admit(limited.throttle.passage(), LLM, 4096)
+    with pytest.raises(ClientError, match="1000 tokens per minute"):
+        limited.throttle.admit(limited.throttle.passage(), LLM, 4096)
+
+
 def test_a_request_that_was_refused_spends_nothing() -> None:
     limited = Limited(Rates(token=1))
     limited.throttle.admit(limited.throttle.passage(), LLM)
