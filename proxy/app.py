@@ -43,10 +43,14 @@ class Application:
         sanitizer.learn(settings.known_secrets())
         self._settings = settings
         self.client_timeout = settings.client_timeout
+        self.keepalive_timeout = settings.keepalive_timeout
+        self.min_body_rate = settings.min_body_rate
+        # Behind trusted proxies all connections are theirs.
+        self.connection_share = 1.0 if settings.trusted_proxies else settings.fair_share
         self.profile_dir = settings.profile_dir
         self._queue = event_queue(settings)
         self._drain: Drain | None = None
-        self._live = LiveRequests(settings.max_concurrent_requests)
+        self._live = LiveRequests(settings.max_concurrent_requests, settings.fair_share)
         self._limits = Limits(settings)
         self._registry = registry = Registry(settings, self._live, self._queue)
         #: Set where clients bring keys of their own: then nothing here uses the database.

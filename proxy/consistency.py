@@ -4,6 +4,7 @@
 wrong: a setting that is a problem already is not in it, and must not become a second problem.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Set
 from difflib import get_close_matches
 from os.path import isdir, isfile
@@ -30,6 +31,12 @@ def contradictions(
             # Left at its default, the smaller of the two simply holds.
             chosen.get("max_json_bytes", 0) > value("max_request_bytes"),
             "MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES",
+        ),
+        (
+            {"held_bodies_max_bytes", "max_json_bytes"},
+            # Left at its default, one larger body is held alone.
+            chosen.get("held_bodies_max_bytes", math.inf) < value("max_json_bytes"),
+            "HELD_BODIES_MAX_BYTES: must not be smaller than MAX_JSON_BYTES",
         ),
         (
             {"redis_url"},

@@ -103,6 +103,13 @@ class QuotaExceeded(ClientError):
         super().__init__(message, headers=[("x-should-retry", "false")])
 
 
+class Overloaded(ProxyError):
+    """There is no room for this request now."""
+
+    code = "overloaded"
+    retry_after: int | None = 1
+
+
 class UpstreamError(ProxyError):
     """The upstream could not be had, or did not give a valid answer."""
 

@@ -83,7 +83,7 @@ def size(value: str, least: int = 1) -> int:
     """Bytes: ``1048576``, ``64KiB``, ``512 MiB``, ``1GiB``."""
     match = re.fullmatch(r"([0-9]{1,15})\s*([A-Za-z]*)", value)
     unit = _UNITS.get(match[2].upper()) if match else None
-    if match is None or unit is None or int(match[1]) == 0:
+    if match is None or unit is None or (least and int(match[1]) == 0):
         raise ValueError("expected a size in bytes, such as 67108864 or 64MiB")
     if (number := int(match[1]) * unit) < least:
         raise ValueError(f"expected at least {least // 1024**2}MiB")

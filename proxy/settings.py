@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
 
-from proxy import consistency, prices
+from proxy import consistency, prices, shares
 from proxy import parsers as parse
 from proxy.errors import SettingsError
 from proxy.parsers import Parser
@@ -67,6 +67,11 @@ class Settings:
     worker_connections: int = _setting(parse.integer(1, 1_000_000), 4096)
     max_concurrent_requests: int = _setting(parse.integer(1, 1_000_000), 3000)
     client_timeout: float = _setting(parse.seconds(0.1), 60.0)
+    keepalive_timeout: float = _setting(parse.seconds(1), 75.0)
+    #: Bytes a second; 0: any rate.
+    min_body_rate: int = _setting(partial(parse.size, least=0), 1024)
+    held_bodies_max_bytes: int = _setting(partial(parse.size, least=1024 * 1024), 512 * 1024 * 1024)
+    fair_share: float = _setting(shares.fraction, 0.5)
     auth_cache_ttl: float = _setting(parse.seconds(0), 30.0)
     auth_cache_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
     auth_stale_grace: float = _setting(parse.seconds(0), 300.0)

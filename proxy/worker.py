@@ -32,9 +32,6 @@ from proxy.http1.connections import Connections, linger
 from proxy.http1.head import Heads, RequestHead, head_class
 from proxy.yielding import turn
 
-#: Kept open longer than ``CLIENT_TIMEOUT``, so that a load balancer with the same idle timeout
-#: closes first and never sends into a closing connection.
-_IDLE_GRACE: Final = 15.0
 #: Running answers are cut this long before the arbiter kills: gunicorn looks once a second whether
 #: they have ended, and the events must still be flushed.
 CUT_BEFORE_KILL: Final = 2.5
@@ -66,12 +63,12 @@ class ProxyLogger(Logger):  # type: ignore[misc]
 
 class ProxyWorker(GeventWorker):  # type: ignore[misc]
     """Expects of the application: ``start()``, ``begin_stop()``, ``cut()``, ``close(deadline)``,
-    ``client_timeout``, ``profile_dir``, ``error_answer(error, status_line)``; and ``relayed``, how
-    the targets begin for which it reads no more of an environ than :func:`relay_environ` gives."""
+    ``client_timeout``, ``keepalive_timeout``, ``min_body_rate``, ``connection_share``,
+    ``profile_dir``, ``error_answer(error, status_line)``; and ``relayed``, how the targets begin
+    for which it reads no more of an environ than :func:`relay_environ` gives."""
 
     def init_process(self) -> None:
         logwriter.install()
-        self._connections = Connections()
         self._head_class = head_class(self.cfg)
         self._stopping = Event()
         super().init_process()
@@ -81,6 +78,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the default kills; run() does better
 
     def run(self) -> None:
+        self._connections = Connections(self.worker_connections, self.wsgi.connection_share)
         self.wsgi.start()
         profiling.listen(self.wsgi.profile_dir)
         greenlets = [gevent.spawn(self._stop_in_time), gevent.spawn(self._sweep)]
@@ -112,7 +110,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def _sweep(self) -> None:
         """Close connections that have been idle for too long."""
-        longest = self.wsgi.client_timeout + _IDLE_GRACE
+        longest = self.wsgi.keepalive_timeout
         while True:
             gevent.sleep(longest / 20)
             before = time.monotonic() - longest
@@ -123,14 +121,16 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
     # One connection.
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        self._connections.open.add(client)
+        self._connections.enter(client, addr)
         client.settimeout(self.wsgi.client_timeout)
-        heads = Heads(self._head_class, client, addr)
+        heads = Heads(self._head_class, client, addr, self.wsgi.min_body_rate)
         request = None
         served = False
         try:
             while self._wait_for_request(client, heads, served):
                 request = heads.take(self.wsgi.client_timeout)
+                if not served:
+                    self._connections.silent.pop(client, None)
                 self._serve(listener, request, client, addr)
                 served = True
                 if not self._ready_for_next(heads, request, client):
@@ -149,7 +149,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001  (the last one to answer it)
             self.handle_error(request, client, addr, error)
         finally:
-            self._connections.open.discard(client)
+            self._connections.leave(client)
             util.close(client)
 
     def _serve(self, listener: Any, request: RequestHead, client: Any, addr: Any) -> None:

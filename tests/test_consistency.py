@@ -11,6 +11,7 @@ DEFAULTS: dict[str, Any] = {
     "max_concurrent_requests": 10,
     "worker_connections": 20,
     "max_request_bytes": 100,
+    "max_json_bytes": 80,
     "event_stream": "",
     "redis_url": "",
     "rate_limit_on_error": "open",
@@ -31,6 +32,14 @@ def test_what_was_set_is_held_against_the_defaults_of_the_rest() -> None:
     assert contradictions({}, DEFAULTS, set()) == []
     (problem,) = contradictions({"worker_connections": 10}, DEFAULTS, set())
     assert problem.startswith("MAX_CONCURRENT_REQUESTS: ")
+
+
+def test_one_json_body_must_fit_into_what_may_be_held() -> None:
+    assert contradictions({"held_bodies_max_bytes": 80}, DEFAULTS, set()) == []
+    (problem,) = contradictions({"held_bodies_max_bytes": 79}, DEFAULTS, set())
+    assert problem.startswith("HELD_BODIES_MAX_BYTES: ")
+    # Left at its default it is no problem that somebody could have meant.
+    assert contradictions({"max_json_bytes": 100}, DEFAULTS, set()) == []
 
 
 def test_a_limit_that_cannot_hold_is_refused() -> None:

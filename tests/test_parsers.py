@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ ALL: dict[str, Callable[[str], Any]] = {
     "integer": parse.integer(1, 10),
     "seconds": parse.seconds(0.1),
     "size": parse.size,
+    "size_or_zero": partial(parse.size, least=0),
     "choice": parse.choice("a", "b"),
     "secrets": parse.secrets(16, most=2),
     "switch": parse.switch,
@@ -65,6 +67,8 @@ GOOD: list[tuple[str, str, Any]] = [
     ("size", "512 MiB", 512 * 1024**2),
     ("size", "1gib", 1024**3),
     ("size", "7B", 7),
+    ("size_or_zero", "0", 0),
+    ("size_or_zero", "1KiB", 1024),
     ("choice", "A", "a"),
     ("secrets", "x" * 16, ("x" * 16,)),
     ("secrets", f"{'x' * 16} , {'y' * 20}", ("x" * 16, "y" * 20)),

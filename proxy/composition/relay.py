@@ -6,6 +6,7 @@ from proxy.relay.adapter import UpstreamAdapter
 from proxy.relay.transport import SessionTransport
 from proxy.settings import Settings
 from proxy.web.bounds import Bounds
+from proxy.web.held import HeldBodies
 
 
 def upstream_adapter(settings: Settings) -> UpstreamAdapter:
@@ -31,6 +32,8 @@ def bounds(settings: Settings) -> Bounds:
     return Bounds(
         request_bytes=settings.max_request_bytes,
         json_bytes=settings.max_json_bytes,
+        # One body alone may be as large as it likes, up to its own bounds.
+        held=HeldBodies(settings.held_bodies_max_bytes),
         trusted_proxies=settings.trusted_proxies,
         sse_keepalive=settings.sse_keepalive,
     )

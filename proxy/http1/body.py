@@ -11,6 +11,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.http.body import Body, ChunkedReader, LengthReader
 
 from proxy.errors import ClientError
+from proxy.http1.connections import BODY_GRACE
 
 #: The rest of a refused body up to this size is skipped, which keeps the connection.
 _WORTH_SKIPPING: Final = 64 * 1024
@@ -117,7 +118,9 @@ class ArrivingBody(Body):  # type: ignore[misc]
         return None if getattr(reader, "parser", None) else 0
 
     def _begin_reading(self) -> None:
-        self._touched = True
+        if not self._touched:
+            self._touched = True
+            self._request.unreader.credit = BODY_GRACE
         if self._continue_due:
             self._continue_due = False
             self._request.unreader.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -195,10 +195,12 @@ class Heads(RequestParser):  # type: ignore[misc]
 
     mesg: RequestHead | None
 
-    def __init__(self, kind: type[RequestHead], client: Any, peer: Any) -> None:
+    def __init__(
+        self, kind: type[RequestHead], client: Any, peer: Any, min_body_rate: float = 0.0
+    ) -> None:
         # Not the base class's: its parser is made by `kind`.
         self._kind = kind
-        self.unreader = ClientBytes(client)
+        self.unreader = ClientBytes(client, min_body_rate)
         self.mesg = None
         self.source_addr = peer
         self.req_count = 0
@@ -219,6 +221,7 @@ class Heads(RequestParser):  # type: ignore[misc]
     def take(self, timeout: float) -> RequestHead:
         """The next request; the one before must be finished. Raises as :class:`RequestHead`."""
         self.req_count += 1
+        self.unreader.credit = None
         self.mesg = self._kind(self, timeout)
         return self.mesg
 

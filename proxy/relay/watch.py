@@ -17,7 +17,8 @@ from typing import Any, Final, Protocol
 import gevent
 from gevent import GreenletExit, get_hub
 
-from proxy.errors import ClientError, ProxyError, QuotaExceeded
+from proxy.errors import ClientError, Overloaded, ProxyError, QuotaExceeded
+from proxy.shares import Held, Shares, is_local, share_taken
 
 #: Cutting many requests goes on for so many seconds, then everybody else has a turn for as long.
 _TURN: Final = 0.002
@@ -121,6 +122,9 @@ class ClientWatcher:
 class Owner(Protocol):
     """Whose a request is: a principal, as seen from here."""
 
+    @property
+    def project_id(self) -> str | None: ...
+
     def concerned_by(self, ids: frozenset[str] | set[str]) -> bool: ...
 
 
@@ -129,10 +133,16 @@ Claim = tuple[Any, Any]
 
 
 class LiveRequests:
-    """The requests under way in this worker: how many, whose, and a way to end them."""
+    """The requests under way in this worker: how many, whose, and a way to end them. ``share``: of
+    ``most``, what one project or one client address may hold under pressure."""
 
-    def __init__(self, most: float = math.inf) -> None:
+    def __init__(self, most: float = math.inf, share: float = 1.0) -> None:
         self._most = most
+        self._by_address = Shares(most, share)
+        self._by_project = Shares(most, share)
+        # Greenlet → the counts that its place stands in, and under which name.
+        self._counted: dict[Any, tuple[tuple[Held, str | None], ...]] = {}
+        self._pressed = False
         # Whether they have been ended for good.
         self._draining = False
         # Greenlets between `enter` and `leave`; each serves one request at a time. None: not known
@@ -142,25 +152,46 @@ class LiveRequests:
     def __len__(self) -> int:
         return len(self._owners)
 
-    def enter(self) -> Any:
+    def enter(self, address: str = "") -> Any:
         """Register the current greenlet; returns what the other methods take.
 
-        ProxyError ``overloaded``: there are ``most`` already; ``draining``: see :meth:`drain`.
+        ProxyError ``overloaded``: there are ``most`` already, or the client's ``address`` has its
+        share of them; ``draining``: see :meth:`drain`.
         """
         if self._draining:
             raise ProxyError(code="draining", retry_after=1)
-        if len(self._owners) >= self._most:
-            raise ProxyError(code="overloaded", retry_after=1)
+        taken = len(self._owners)
+        if taken >= self._most:
+            raise Overloaded
+        shares = self._by_address
+        self._pressed = taken >= shares.pressure
+        if self._pressed and shares.full(address) and not is_local(address):
+            raise Overloaded(share_taken("client address"))
         greenlet = gevent.getcurrent()
         self._owners[greenlet] = None
+        self._counted[greenlet] = ((shares.held, address),)
+        shares.held[address] += 1
         return greenlet
 
     def claim(self, greenlet: Any, owner: Owner) -> None:
-        """From now on it is known whose request this is, and it is cut with the others of his."""
+        """From now on it is known whose request this is, and it is cut with the others of his.
+
+        ProxyError ``overloaded``: the project has its share of the places.
+        """
+        project, shares = owner.project_id, self._by_project
+        if self._pressed and project is not None and shares.full(project):
+            raise Overloaded(share_taken("project"))
+        self._counted[greenlet] += ((shares.held, project),)
+        shares.held[project] += 1
         self._owners[greenlet] = owner
 
     def leave(self, greenlet: Any) -> None:
+        """Idempotent."""
         self._owners.pop(greenlet, None)
+        for held, holder in self._counted.pop(greenlet, ()):
+            held[holder] -= 1
+            if not held[holder]:
+                del held[holder]
 
     def claims(self) -> list[Claim]:
         """Those of which it is known whose they are."""

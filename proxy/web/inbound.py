@@ -114,6 +114,8 @@ class InboundBody:
         self.length = length
         self.chunked = chunked
         self.received = 0
+        #: Bytes that are held of it.
+        self.held = 0
         #: True once the last byte has been read (at once, when there is no body).
         self.finished = not chunked and not length
         #: Called once when it becomes finished.

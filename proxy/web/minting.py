@@ -167,7 +167,7 @@ class MintingEndpoint:
     def _asked(self, exchange: Exchange) -> tuple[Principal, dict[str, Any]]:
         """Who asks for which child. Until its body is there it is a request under way as others
         are; then it is none, for a transaction must not be ended half way."""
-        slot = self._live.enter()
+        slot = self._live.enter(exchange.inbound.client_ip)
         try:
             principal = self._admission.enter_ours(exchange)
             self._live.claim(slot, principal)

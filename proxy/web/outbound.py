@@ -12,6 +12,7 @@ from proxy.providers.base import OutboundRequest
 from proxy.relay.headers import Headers, upgrade_headers, upstream_headers
 from proxy.usage.asking import ask_for_usage
 from proxy.web.endpoints import generating
+from proxy.web.held import HeldBodies
 from proxy.web.inbound import Inbound
 from proxy.web.methods import one_hop_less
 
@@ -22,13 +23,16 @@ def outbound_request(
     *,
     request_bytes: int,
     json_bytes: int,
+    bodies: HeldBodies,
     with_key: bool = False,
     usage_limited: bool = False,
 ) -> OutboundRequest:
-    """``request_bytes`` bounds any body, ``json_bytes`` one that is held whole. ``with_key``: the
-    client's own key goes on. ``usage_limited``: its LLM tokens count against a limit.
+    """``request_bytes`` bounds any body, ``json_bytes`` one that is held whole; ``bodies``: all
+    of those. ``with_key``: the client's own key goes on. ``usage_limited``: its LLM tokens count
+    against a limit.
 
-    Raises ClientError: 413 by the announced length before a byte is read, or by count; 400; 408.
+    Raises ClientError: 413 by the announced length before a byte is read, or by count; 400; 408;
+    and Overloaded when too much is held.
     """
     body = inbound.body
     headers = _forwarded(upstream_headers(inbound.headers, with_key=with_key), policy)
@@ -41,7 +45,7 @@ def outbound_request(
     if not held and usage_limited:
         held = generating(inbound.method, inbound.path) is not None
     if held or (policy.inject_usage and inbound.method == "POST" and _is_chat(inbound.path)):
-        data = body.read_all(min(json_bytes, request_bytes))
+        data = bodies.read(body, min(json_bytes, request_bytes))
         headers.append(("Content-Length", str(len(data))))
         return OutboundRequest(inbound.method, target, headers, data)
     body.check_length(request_bytes)

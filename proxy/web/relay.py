@@ -78,7 +78,7 @@ class RelayEndpoint:
                 preflight = self._cors.preflight(inbound.header)
                 if preflight is not None:
                     return self._preflight(exchange, preflight, start_response)
-            slot = self._live.enter()
+            slot = self._live.enter(inbound.client_ip)
             return self._serve(exchange, slot, start_response)
         except ProxyError as error:
             failure = error
@@ -122,6 +122,7 @@ class RelayEndpoint:
             principal.policy,
             request_bytes=self._bounds.request_bytes,
             json_bytes=self._bounds.json_bytes,
+            bodies=self._bounds.held,
             with_key=upstream_key is None,
             usage_limited=principal.usage_limited,
         )
@@ -257,6 +258,9 @@ class RelayEndpoint:
         """Idempotent, whichever way the request ended."""
         if slot is not None:
             self._live.leave(slot)
+        body = exchange.inbound.body
+        self._bounds.held.free += body.held
+        body.held = 0
         passage = exchange.passage
         if passage is not None and (passage.places or passage.owed):
             passage.end()

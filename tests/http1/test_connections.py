@@ -1,5 +1,7 @@
 """On socket pairs; what a stop makes of it is shown by the end-to-end tests."""
 
+import contextlib
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +9,7 @@ import gevent
 import gevent.socket
 import pytest
 
-from proxy.http1.connections import ClientBytes, Connections, linger
+from proxy.http1.connections import BODY_GRACE, ClientBytes, Connections, linger
 from tests.bystander import Bystander, served_while
 
 
@@ -119,3 +121,175 @@ def test_lingering_ends_with_the_client(pair: tuple[Any, Any]) -> None:
     linger(ours)
     assert ours.closed
     linger(ours)  # a connection that is closed already is none to wait for
+
+
+class Full:
+    """Connections of which ``most`` may be open; both ends of each are kept."""
+
+    def __init__(self, most: int, share: float = 0.5) -> None:
+        self.connections = Connections(most, share)
+        self.pairs: list[tuple[Any, Any]] = []
+
+    def open(self, address: str = "10.0.0.1") -> int:
+        """A new connection; its number."""
+        ours, theirs = gevent.socket.socketpair()
+        theirs.settimeout(20)
+        self.pairs.append((ours, theirs))
+        self.connections.enter(ours, (address, 1))
+        return len(self.pairs) - 1
+
+    def serve(self, number: int) -> None:
+        """A request of it has been answered; it waits for the next."""
+        ours, _ = self.pairs[number]
+        self.connections.silent.pop(ours, None)
+        self.connections.idle[ours] = True, float(number)
+
+    @property
+    def ended(self) -> list[int]:
+        found = []
+        for number, (_, theirs) in enumerate(self.pairs):
+            with contextlib.suppress(BlockingIOError):
+                if theirs._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
+                    found.append(number)
+        return found
+
+    def close(self) -> None:
+        for ours, theirs in self.pairs:
+            self.connections.leave(ours)
+            ours.close()
+            theirs.close()
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> Iterator[Full]:
+    made = Full(10, getattr(request, "param", 0.5))
+    yield made
+    made.close()
+    connections = made.connections
+    for kept in (connections.open, connections.silent, connections._addresses):
+        assert not kept
+    assert not connections._shares.held
+
+
+def test_who_never_sent_a_request_makes_room_first(full: Full) -> None:
+    """The oldest of them, one for each new connection."""
+    for number in range(8):
+        full.open()
+        if number in (0, 3):
+            full.serve(number)
+    assert full.ended == []
+    full.open("10.0.0.2")
+    assert full.ended == [1]
+    full.open("127.0.0.1")
+    assert full.ended == [1, 2]
+    full.pairs[4][1].sendall(b"G")
+    full.open("10.0.0.2")
+    assert full.ended == [1, 2, 5], "a request has just come on the fourth"
+
+
+def test_then_idle_ones_of_an_address_that_has_its_share(full: Full) -> None:
+    for number in range(8):
+        full.open("10.0.0.1" if number < 5 else "10.0.0.2")
+        full.serve(number)
+    full.open("10.0.0.2")
+    full.serve(8)
+    assert full.ended == [], "of the second address there are three"
+    full.open("10.0.0.1")
+    assert full.ended == [0]
+
+
+@pytest.mark.parametrize("full", [1.0], indirect=True)
+def test_without_shares_only_silent_ones_make_room(full: Full) -> None:
+    for number in range(9):
+        full.open()
+        full.serve(number)
+    full.open()
+    full.open()
+    assert full.ended == [9]
+
+
+def test_local_addresses_have_no_share(full: Full) -> None:
+    for number in range(9):
+        full.open("127.0.0.1")
+        full.serve(number)
+    full.open("127.0.0.1")
+    assert full.ended == []
+
+
+class Dripping:
+    """A socket whose client lets each read wait, in a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, timeout: float | None = 60.0) -> None:
+        self.timeout = timeout
+        self.now = 100.0
+        self.wait = 0.0
+        self.data = b"x"
+        monkeypatch.setattr("proxy.http1.connections.time.monotonic", lambda: self.now)
+
+    def recv(self, size: int) -> bytes:
+        allowed = self.timeout
+        if allowed is not None and self.wait > allowed:
+            self.now += allowed
+            raise TimeoutError
+        self.now += self.wait
+        return self.data
+
+
+def reads(source: ClientBytes, most: int = 10_000) -> int:
+    """How many reads it takes until it is too slow."""
+    for number in range(most):
+        try:
+            source.chunk()
+        except TimeoutError:
+            assert source.sock.timeout == 60.0
+            return number
+    return most
+
+
+def test_a_body_must_keep_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Dripping(monkeypatch)
+    source = ClientBytes(client, 1024)
+    source.credit = BODY_GRACE
+    client.wait = 0.5
+    assert reads(source) == 20, "a byte each half second: for ten seconds"
+    source.credit, client.data = BODY_GRACE, b"x" * 513
+    assert reads(source) == 10_000
+    # It has been fast, and stops: it is not waited for longer than any client.
+    client.data, client.wait = b"x" * 100_000, 0.0
+    source.chunk()
+    client.data, client.wait = b"x", 61.0
+    began = client.now
+    with pytest.raises(TimeoutError):
+        source.chunk()
+    assert client.now - began == 60
+
+
+def test_one_read_is_bounded_by_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Dripping(monkeypatch)
+    source = ClientBytes(client, 1024)
+    source.credit = BODY_GRACE
+    client.wait = 50.0
+    began = client.now
+    assert reads(source) == 0
+    assert client.now - began == BODY_GRACE
+
+
+def test_only_bodies_have_a_rate_and_only_if_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Dripping(monkeypatch)
+    client.wait = 59.0
+    for rate, credit in ((1024, None), (0, BODY_GRACE)):
+        source = ClientBytes(client, rate)
+        source.credit = credit
+        assert reads(source, 100) == 100
+
+
+def test_what_others_take_their_time_for_is_not_the_client_s_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Dripping(monkeypatch, None)
+    source = ClientBytes(client, 1024)
+    source.credit = BODY_GRACE
+    for _ in range(100):
+        source.chunk()
+        client.now += 100
+    assert client.timeout is None

@@ -7,9 +7,9 @@ from typing import Any
 import gevent
 import gevent.socket
 import pytest
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 
-from proxy.errors import ClientError
+from proxy.errors import ClientError, ProxyError
 from proxy.relay.watch import (
     ClientGone,
     ClientWatcher,
@@ -210,8 +210,9 @@ def test_no_foreign_handler_takes_it_for_its_own() -> None:
 
 
 class Owner:
-    def __init__(self, *accounts: str) -> None:
+    def __init__(self, *accounts: str, project_id: str | None = None) -> None:
         self.accounts = accounts
+        self.project_id = project_id
 
     def concerned_by(self, ids: frozenset[str] | set[str]) -> bool:
         return any(account in ids for account in self.accounts)
@@ -313,6 +314,90 @@ def test_a_claim_on_what_has_ended_meanwhile_cuts_no_other_request() -> None:
     ended.set()
     greenlet.join(20)
     assert caught == []
+
+
+class Places:
+    """Ten places, of which ``share`` is a share. They are held until they are freed."""
+
+    def __init__(self, share: float = 0.5) -> None:
+        self.live = LiveRequests(10, share)
+        self.held: list[tuple[str, str | None, Event]] = []
+
+    def ask(self, address: str, project: str | None) -> str:
+        """What one is told who asks for a place; ``""``: he has it."""
+        told: Any = AsyncResult()
+        gevent.spawn(self._hold, address, project, told)
+        return str(told.get(timeout=20))
+
+    def _hold(self, address: str, project: str | None, told: Any) -> None:
+        slot = free = None
+        try:
+            slot = self.live.enter(address)
+            self.live.claim(slot, Owner(project_id=project))
+        except ProxyError as error:
+            told.set(str(error) or str(error.code))
+        else:
+            free = Event()
+            self.held.append((address, project, free))
+            told.set("")
+            free.wait(20)
+        finally:
+            self.live.leave(slot)
+
+    def free(self) -> None:
+        self.held.pop()[2].set()
+        gevent.sleep(0)
+
+
+def test_one_project_fills_an_idle_node_and_leaves_room_under_pressure() -> None:
+    places = Places()
+    for number in range(8):
+        assert places.ask(f"10.0.0.{number}", "one") == ""
+    assert "this project has its share" in places.ask("10.0.0.9", "one")
+    assert len(places.live) == 8, "who is refused holds no place"
+    assert places.ask("10.0.1.1", "two") == ""
+    assert places.ask("10.0.1.2", "two") == ""
+    assert "this project" not in places.ask("10.0.1.3", "two"), "it is full"
+    for _ in range(3):
+        places.free()
+    assert places.ask("10.0.0.9", "one") == "", "the pressure is over"
+
+
+def test_one_address_too_but_not_a_local_one() -> None:
+    places = Places()
+    for number in range(8):
+        assert places.ask("10.0.0.1", f"project-{number}") == ""
+    assert "this client address has its share" in places.ask("10.0.0.1", "another")
+    assert places.ask("10.0.0.2", "another") == ""
+    for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1", ""):
+        places = Places()
+        for number in range(10):
+            assert places.ask(address, f"project-{number}") == ""
+
+
+def test_without_shares_one_may_have_all() -> None:
+    places = Places(share=1.0)
+    for _ in range(10):
+        assert places.ask("10.0.0.1", "one") == ""
+    assert places.ask("10.0.0.1", "two") != ""
+
+
+def test_where_clients_bring_their_keys_there_is_no_project() -> None:
+    places = Places()
+    for number in range(10):
+        assert places.ask(f"10.0.0.{number}", None) == ""
+
+
+def test_nothing_is_kept_of_who_has_left() -> None:
+    places = Places()
+    for number in range(5):
+        places.ask(f"10.0.0.{number}", f"project-{number}")
+    while places.held:
+        places.free()
+    live = places.live
+    for kept in (live._by_address.held, live._by_project.held, live._counted, live._owners):
+        assert not kept
+    live.leave(None)
 
 
 def test_more_is_known_of_an_owner() -> None:

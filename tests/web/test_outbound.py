@@ -1,5 +1,6 @@
 """What goes out of a request; the endpoint's tests show it on its way."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,14 +8,13 @@ import pytest
 from proxy.errors import ClientError
 from proxy.policy.policy import Policy
 from proxy.providers.base import OutboundRequest
+from proxy.web import outbound
+from proxy.web.held import HeldBodies
 from proxy.web.inbound import Inbound
-from proxy.web.outbound import (
-    asking_for_usage,
-    is_json,
-    outbound_request,
-    outbound_upgrade,
-)
+from proxy.web.outbound import asking_for_usage, is_json, outbound_upgrade
 from tests.web.relaying import environ
+
+outbound_request = partial(outbound.outbound_request, bodies=HeldBodies(1000))
 
 
 @pytest.mark.parametrize(
