@@ -32,6 +32,7 @@ from proxy.http1.connections import Connections, linger
 from proxy.http1.head import Heads, RequestHead, head_class
 from proxy.yielding import turn
 
+_SWEEP_SECONDS: Final = 0.5
 #: Running answers are cut this long before the arbiter kills: gunicorn looks once a second whether
 #: they have ended, and the events must still be flushed.
 CUT_BEFORE_KILL: Final = 2.5
@@ -109,14 +110,19 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         self._connections.end_waits()
 
     def _sweep(self) -> None:
-        """Close connections that have been idle for too long."""
+        """Close connections that have been idle for too long, and silent ones of a full worker."""
         longest = self.wsgi.keepalive_timeout
+        due = 0.0
         while True:
-            gevent.sleep(longest / 20)
-            before = time.monotonic() - longest
-            self._connections.close_idle(
-                lambda served, since: since < before  # noqa: B023  (called at once)
-            )
+            gevent.sleep(_SWEEP_SECONDS)
+            self._connections.relieve()
+            now = time.monotonic()
+            if now >= due:
+                due = now + longest / 20
+                before = now - longest
+                self._connections.close_idle(
+                    lambda served, since: since < before  # noqa: B023  (called at once)
+                )
 
     # One connection.
 

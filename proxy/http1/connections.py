@@ -9,6 +9,7 @@ The thing to get wrong: on a connection that seems idle a request may just have 
 import contextlib
 import math
 import socket
+import sys
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -102,7 +103,7 @@ class Connections:
     """
 
     def __init__(self, most: float = math.inf, share: float = 1.0) -> None:
-        self._enough = most * PRESSURE
+        self._enough = int(min(most, sys.maxsize) * PRESSURE)
         self._shares = Shares(most, share)
         self._addresses: dict[Any, str] = {}
         #: Those from which no request has come yet, the oldest first.
@@ -131,15 +132,29 @@ class Connections:
         if not held[address]:
             del held[address]
 
+    def relieve(self) -> None:
+        """Make room for those that cannot even be accepted. Called twice a second."""
+        excess = len(self.open) - self._enough
+        for client in list(self.silent) if excess > 0 else ():
+            excess -= self._shut_silent(client)
+            if not excess:
+                return
+
     def _make_room(self, address: str) -> None:
         for client in list(islice(self.silent, _TRIES)):
-            del self.silent[client]  # closing it takes a moment; and a request may have just come
-            if _shut_if_quiet(client):
+            if self._shut_silent(client):
                 return
         if self._shares.full(address) and not is_local(address):
             for client in self.idle:
                 if self._addresses.get(client) == address and _shut_if_quiet(client):
                     return
+
+    def _shut_silent(self, client: Any) -> bool:
+        del self.silent[client]
+        if _shut_if_quiet(client):
+            return True  # it leaves in a moment
+        self.silent[client] = None  # it has just sent something: the others first
+        return False
 
     def close_idle(self, chosen: Callable[[bool, float], bool]) -> None:
         """Close those of :attr:`idle` that are ``chosen``."""

@@ -155,7 +155,8 @@ class Full:
 
     def close(self) -> None:
         for ours, theirs in self.pairs:
-            self.connections.leave(ours)
+            if ours in self.connections.open:
+                self.connections.leave(ours)
             ours.close()
             theirs.close()
 
@@ -185,6 +186,22 @@ def test_who_never_sent_a_request_makes_room_first(full: Full) -> None:
     full.pairs[4][1].sendall(b"G")
     full.open("10.0.0.2")
     assert full.ended == [1, 2, 5], "a request has just come on the fourth"
+
+
+def test_room_is_made_without_a_new_one_too(full: Full) -> None:
+    """Where none can be accepted any more; bytes that were unread then have been read since."""
+    for _ in range(9):
+        full.open()
+        full.pairs[-1][1].sendall(b"G")
+    full.connections.relieve()
+    assert full.ended == []
+    for ours, _ in full.pairs[3:5]:
+        ours.recv(1)
+    full.connections.relieve()
+    assert full.ended == [3]
+    full.connections.leave(full.pairs[3][0])
+    full.connections.relieve()
+    assert full.ended == [3], "eight are not too many"
 
 
 def test_then_idle_ones_of_an_address_that_has_its_share(full: Full) -> None:
