@@ -82,6 +82,7 @@ class Settings:
     event_log_max_bytes: int = _setting(parse.size, 100 * 1024 * 1024)
     event_log_backups: int = _setting(parse.integer(0, 1000), 5)
     event_queue_size: int = _setting(parse.integer(1, 10_000_000), 10_000)
+    on_spool_full: str = _setting(parse.choice("serve", "refuse"), "serve")
     event_queue_full: str = _setting(parse.choice("wait", "refuse"), "wait")
     spool_max_bytes: int = _setting(partial(parse.size, least=1024 * 1024), 1024 * 1024 * 1024)
     spool_fsync_interval: float = _setting(parse.seconds(0), 1.0)

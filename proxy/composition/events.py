@@ -51,4 +51,5 @@ def event_drain(
         backlog=settings.event_queue_size,
         observe=observe,
         journal=Journal(spool_settings(settings, readers)),
+        refuse_when_full=settings.on_spool_full == "refuse",
     )

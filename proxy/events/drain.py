@@ -34,6 +34,8 @@ _LARGEST_BATCH: Final = 8192
 #: Seconds between two batches. What waits meanwhile stands in its slots and cannot be lost.
 _LINGER: Final = 0.05
 _TEND_SECONDS: Final = 1.0
+#: Seconds between two tries of a disk that took nothing.
+_RETRY_SECONDS: Final = 1.0
 #: Events observed at a stretch, which is as long as a request may have to wait for it: at least so
 #: many; an eighth of those that wait, up to so many.
 _OBSERVED: Final = 5
@@ -53,8 +55,10 @@ class Drain:
         backlog: int,
         observe: Callable[[Sequence[UsageEvent]], None] = lambda events: None,
         journal: Journal | None = None,
+        refuse_when_full: bool = False,
     ) -> None:
-        """``backlog``: how many events are kept for a sink that does not take them.
+        """``backlog``: how many events are kept for a sink, or a spool, that does not take them.
+        ``refuse_when_full``: new requests are refused while the spool takes nothing.
 
         ``observe`` sees each batch before the sinks do; it must not raise, nor wait.
         """
@@ -69,6 +73,10 @@ class Drain:
         self._in_hand: list[Entry] = []
         self._idle = Event()
         self._idle.set()
+        # What the spool's disk did not take, oldest first, until it does; when it was last asked.
+        self._kept: list[tuple[bytes, int]] = []
+        self._asked = 0.0
+        self._refuse_when_full = refuse_when_full
         # Positions in the spool, each with how many lines each delivery had been given by then.
         self._given: deque[tuple[list[int], Position]] = deque()
         self._passed: Position | None = None
@@ -95,14 +103,16 @@ class Drain:
         self._queue.sum_up(stopping=True)
         if self.adoption is not None:
             self.adoption.close()
+        asked = False
         with contextlib.suppress(gevent.Timeout):
-            while self._in_hand or len(self._queue):
+            while self._in_hand or len(self._queue) or (self._kept and not asked):
+                asked = True
                 self._take(0, self._batch_size())
                 with gevent.Timeout(rest(0.5)):
-                    self._hand_on()
+                    self._hand_on(again=True)
         while self._in_hand or len(self._queue):  # the spool's disk hangs; slots keep what is here
             self._take(0, self._batch_size())
-            self._deliver(None, free=False)
+            self._deliver(None, ())
         gevent.joinall([delivery.finish() for delivery in self.deliveries], timeout=rest(0.8))
         if self.journal is not None:
             with contextlib.suppress(gevent.Timeout), gevent.Timeout(max(0.05, rest())):
@@ -115,7 +125,7 @@ class Drain:
             most = self._batch_size()
             for delivery in self.deliveries:
                 delivery.wait_for_room(most)
-            self._take(None, most)
+            self._take(_RETRY_SECONDS if self._kept else None, most)
             self._hand_on()
             self._idle.set()
             if len(self._queue) < _BATCH:
@@ -143,28 +153,54 @@ class Drain:
             waiting = len(queue)
             stretch = max(_OBSERVED, min(waiting // 8, _OBSERVED_OF_MANY), waiting - before)
 
-    def _hand_on(self) -> None:
-        position = None
+    def _hand_on(self, *, again: bool = False) -> None:
         if any(len(record) > MAX_LINE_BYTES for record, _, _ in self._in_hand):
             self._in_hand = [(capped(record), slot, event) for record, slot, event in self._in_hand]
-        if self.journal is not None:
-            records = [record for record, _, _ in self._in_hand]
-            try:
-                position = self._on_thread(self.journal.append, records, self._local_position())
-            except Exception as error:  # noqa: BLE001  (this greenlet must not end)
-                _log.error("events could not be spooled", exc_info=error)
-        self._deliver(position)
+        position, slots = self._spool(list(self._kept), again=again)
+        self._deliver(position, slots)
 
-    def _deliver(self, position: Position | None, *, free: bool = True) -> None:
+    def _spool(
+        self, kept: list[tuple[bytes, int]], *, again: bool
+    ) -> tuple[Position | None, list[int]]:
+        """Bring what is in hand, behind what was kept, to the spool. Returns the position behind
+        all, if all of it is in, and the slots that are free now."""
+        brought = kept + [(record, slot) for record, slot, _ in self._in_hand]
+        position, accepted = None, len(brought)
+        if self.journal is not None and brought:
+            accepted = 0
+            # A full disk is asked once in a while: what is kept would go there with every batch.
+            if again or not kept or time.monotonic() - self._asked >= _RETRY_SECONDS:
+                records = [record for record, _ in brought]
+                local, self._asked = self._local_position(), time.monotonic()
+                try:
+                    position = self._on_thread(self.journal.append, records, local, self._backlog)
+                    accepted = self.journal.accepted
+                except Exception as error:  # noqa: BLE001  (this greenlet must not end)
+                    _log.error("events could not be spooled", exc_info=error)
+            else:
+                self.journal.unspooled += max(0, len(brought) - self._backlog)
+        rest = brought[accepted:]
+        self._kept = rest[: self._backlog]
+        if self._refuse_when_full:
+            self._queue.gate.spool_full(bool(self._kept))
+        gone = brought[:accepted] + rest[self._backlog :]
+        return position, [slot for _, slot in gone]
+
+    @property
+    def kept(self) -> int:
+        """Events that wait for the spool's disk."""
+        return len(self._kept)
+
+    def _deliver(self, position: Position | None, slots: Sequence[int]) -> None:
+        """Give the local sinks what is in hand; ``slots``: of what is safe, or given up."""
         batch, self._in_hand = self._in_hand, []
         lines = [record[PREFIX:] for record, _, _ in batch]
         for delivery in self.deliveries:
             delivery.add(lines)
         if position is not None:
             self._given.append(([delivery.added for delivery in self.deliveries], position))
-        if free:
-            for _, slot, _ in batch:
-                self._queue.free(slot)
+        for slot in slots:
+            self._queue.free(slot)
 
     def _on_thread(self, method: Callable[..., Any], *args: Any) -> Any:
         try:

@@ -53,7 +53,9 @@ class Journal:
         self.intents: Intents | None = None
         #: Bytes in the spool of the whole node, when last looked.
         self.bytes = 0
-        #: Records that the spool did not take; that had to go because it was full.
+        #: Of the last batch, how many the spool took.
+        self.accepted = 0
+        #: Records that the spool did not take and that are not kept; that went for being too many.
         self.unspooled = 0
         self.dropped = 0
         #: What is to be logged: level and text.
@@ -86,9 +88,14 @@ class Journal:
         except OSError as error:
             self._fails("made", error)
 
-    def append(self, records: Sequence[bytes], local: Position | None) -> Position | None:
-        """The position behind the records; None when not all are in. ``local``: see `tend`."""
-        accepted = 0
+    def append(
+        self, records: Sequence[bytes], local: Position | None, keep: int = 0
+    ) -> Position | None:
+        """The position behind the records; None when not all are in: :attr:`accepted`.
+
+        ``keep``: so many of the rest the caller will bring again. ``local``: see `tend`.
+        """
+        self.accepted = 0
         try:
             self._save(local)
             if self._writer is not None:
@@ -96,12 +103,13 @@ class Journal:
                 self._grown = True
                 if not self._settings.fsync_interval:
                     self._sync()
+                self.accepted = len(records)
                 self._works("written")
                 return position
         except OSError as error:
-            accepted = error.accepted if isinstance(error, NotSpooled) else 0
+            self.accepted = error.accepted if isinstance(error, NotSpooled) else 0
             self._fails("written", error)
-        self.unspooled += len(records) - accepted
+        self.unspooled += max(0, len(records) - self.accepted - keep)
         return None
 
     def tend(self, local: Position | None) -> None:

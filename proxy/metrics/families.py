@@ -115,6 +115,7 @@ _ALL: Final = (
         "sink",
         merge=max,
     ),
+    _gauge("proxy_spool_kept_events", "Usage events that wait for the spool's disk."),
     _gauge("proxy_spool_bytes", "Size of the spool of all workers of the node.", merge=max),
     _gauge("proxy_spool_limit_bytes", "SPOOL_MAX_BYTES.", merge=max),
     _gauge(

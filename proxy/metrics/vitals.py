@@ -96,6 +96,8 @@ class Drain(Protocol):
     def journal(self) -> Journal | None: ...
     @property
     def adoption(self) -> Adoption | None: ...
+    @property
+    def kept(self) -> int: ...
 
 
 class Revocation(Protocol):
@@ -229,6 +231,7 @@ class Vitals:
             figures.set(dropped, journal.dropped, ("spool_full",))
             figures.set(dropped, journal.unspooled, ("not_spooled",))
             figures.set("proxy_spool_bytes", journal.bytes)
+            figures.set("proxy_spool_kept_events", drain.kept)
             figures.set("proxy_spool_limit_bytes", journal.max_bytes)
             if journal.intents is not None:
                 figures.set("proxy_intents_missed_total", journal.intents.missed)

@@ -11,6 +11,7 @@ import gevent
 import gevent.socket
 import pytest
 
+from proxy.errors import ProxyError
 from proxy.events import delivery as delivery_module
 from proxy.events import drain as drain_module
 from proxy.events.backoff import Backoff
@@ -21,6 +22,7 @@ from proxy.events.intents import leftover_records
 from proxy.events.journal import Journal, SpoolSettings
 from proxy.events.positions import read_position
 from proxy.events.queue import EventQueue
+from proxy.events.records import line_of
 from proxy.events.segments import read_batch
 from proxy.events.spool import NotSpooled, SpoolWriter
 from tests.events.samples import Sink, block, event, names, wait_for
@@ -351,10 +353,14 @@ def journal_at(root: Path) -> Journal:
 class SpooledLine(Line):
     """The same with a spool that a remote sink reads, too."""
 
-    def __init__(self, root: Path, *sinks: Any) -> None:
+    def __init__(
+        self, root: Path, *sinks: Any, backlog: int = 10_000, refuse: bool = False
+    ) -> None:
         self.queue = EventQueue(100_000)
         self.journal = journal_at(root)
-        self.drain = Drain(self.queue, sinks, backlog=10_000, journal=self.journal)
+        self.drain = Drain(
+            self.queue, sinks, backlog=backlog, journal=self.journal, refuse_when_full=refuse
+        )
         self._next = 0
 
     def publish(self, count: int) -> list[str]:
@@ -426,12 +432,103 @@ def test_what_the_log_did_not_take_waits_for_the_next_start(
     line.drain.close(5)
 
 
+def full(*_: Any) -> None:
+    raise NotSpooled(0, OSError(28, "No space left on device"))
+
+
+def test_what_a_full_disk_did_not_take_keeps_its_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain_module, "_RETRY_SECONDS", 0.01)
+    sink = Sink()
+    line = SpooledLine(tmp_path, sink)
+    append = SpoolWriter.append
+    tries: list[int] = []
+
+    def two_fit(writer: SpoolWriter, records: Sequence[bytes]) -> None:
+        tries.append(len(records))
+        append(writer, records[:2])
+        raise NotSpooled(2, OSError(28, "No space left on device"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpoolWriter, "append", two_fit)
+        line.publish(5)
+        wait_for(lambda: len(sink.lines) == 5)
+        wait_for(lambda: tries[:2] == [5, 3])
+        patch.setattr(SpoolWriter, "append", full)
+        wait_for(lambda: line.drain.kept == line.open_slots > 0)
+        expected = line.publish(5)
+        wait_for(lambda: len(sink.lines) == 10)
+        assert line.drain.kept == line.open_slots == 5 + 5 - 2 * len(tries)
+        # A killed worker's next start finds them.
+        (folder,) = writer_folders(tmp_path)
+        left = names([line_of(record) or b"" for record in leftover_records(folder)[0]])
+        assert sorted(left) == expected[2 * len(tries) :]
+    wait_for(lambda: not line.drain.kept)  # without any event that would bring it about
+    assert line.open_slots == 0
+    assert spooled(tmp_path, "redis") == expected
+    assert line.journal.unspooled == 0
+    line.drain.close(5)
+    assert names(sink.lines) == expected
+
+
+def test_so_many_are_kept_and_the_others_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain_module, "_RETRY_SECONDS", 0.01)
+    sink = Sink()
+    line = SpooledLine(tmp_path, sink, backlog=7)
+    with monkeypatch.context() as patch:
+        patch.setattr(SpoolWriter, "append", full)
+        for count in (5, 10, 15):
+            expected = line.publish(5)
+            wait_for(lambda count=count: len(sink.lines) == count)
+        wait_for(lambda: line.journal.unspooled == 8)
+        assert line.drain.kept == line.open_slots == 7
+        assert not line.queue.gate.closed
+    wait_for(lambda: not line.drain.kept)
+    assert spooled(tmp_path, "redis") == expected[:7]
+    assert (line.journal.unspooled, line.open_slots) == (8, 0)
+    line.drain.close(5)
+
+
+def test_requests_are_refused_while_the_disk_is_full_if_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain_module, "_RETRY_SECONDS", 0.01)
+    line = SpooledLine(tmp_path, refuse=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(SpoolWriter, "append", full)
+        line.publish(1)
+        wait_for(lambda: line.queue.gate.closed)
+        with pytest.raises(ProxyError, match="disk for usage events is full"):
+            line.queue.gate.enter()
+    wait_for(lambda: not line.queue.gate.closed)
+    line.queue.gate.enter()
+    line.drain.close(5)
+
+
+def test_a_stop_with_a_full_disk_leaves_the_slots_for_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Sink()
+    line = SpooledLine(tmp_path, sink)
+    with monkeypatch.context() as patch:
+        patch.setattr(SpoolWriter, "append", full)
+        line.publish(3)
+        wait_for(lambda: line.drain.kept == 3)
+        expected = line.publish(2)
+        line.drain.close(5)
+    assert names(sink.lines) == expected
+    (folder,) = writer_folders(tmp_path)
+    left = names([line_of(record) or b"" for record in leftover_records(folder)[0]])
+    assert sorted(left) == expected
+    assert "could not be written" not in caplog.text
+
+
 def test_a_full_disk_leaves_the_log_its_events(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
-        raise NotSpooled(0, OSError(28, "No space left on device"))
-
     sink = Sink()
     line = SpooledLine(tmp_path, sink)
     with monkeypatch.context() as patch:
@@ -443,9 +540,9 @@ def test_a_full_disk_leaves_the_log_its_events(
     wait_for(lambda: len(sink.lines) == 40)
     line.drain.close(5)
     assert names(sink.lines) == expected
-    assert spooled(tmp_path, "redis") == expected[30:]
+    assert spooled(tmp_path, "redis") == expected
     assert caplog.text.count("cannot be written: No space left") == 1
-    assert "30 events are not in it" in caplog.text
+    assert " 0 events are not in it" in caplog.text
 
 
 def test_a_disk_that_hangs_does_not_hold_up_the_stop(

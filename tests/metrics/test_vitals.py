@@ -27,7 +27,7 @@ def drain(*deliveries: Any) -> Any:
         bytes=100, max_bytes=1000, dropped=3, unspooled=4, intents=SimpleNamespace(missed=5)
     )
     adoption = SimpleNamespace(recovered=8, damaged=9)
-    return SimpleNamespace(deliveries=deliveries, journal=journal, adoption=adoption)
+    return SimpleNamespace(deliveries=deliveries, journal=journal, adoption=adoption, kept=12)
 
 
 def parts(**changes: Any) -> Parts:
@@ -102,6 +102,7 @@ def test_everything_is_asked() -> None:
         "events_recovered_total": 8,
         "events_damaged_total": 9,
         "spool_bytes": 100,
+        "spool_kept_events": 12,
         "spool_limit_bytes": 1000,
         "sink_pending_events{jsonlines}": 0,
         "sink_errors_total{jsonlines}": 1,
