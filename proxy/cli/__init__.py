@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import click
 
 from proxy import __version__
+from proxy.cli.streams import show_anything
 from proxy.errors import ProxyError, SettingsError
 
 #: Command → module:attribute, and its line in ``--help``.
@@ -86,4 +87,5 @@ def root() -> None:
 
 
 def main() -> None:
+    show_anything()
     sys.exit(root(prog_name="manage.py"))

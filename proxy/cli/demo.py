@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 import click
-import orjson
 import requests
 
+from proxy.cli import output
 from proxy.cli.client import error_message, session
 from proxy.cli.deltas import StreamBroken, content, deltas
 from proxy.cli.standin import MODEL, StandIn
@@ -32,7 +32,7 @@ def demo() -> None:
 
 def show_event(event: object) -> None:
     click.echo("\nUsage event:")
-    click.echo(orjson.dumps(event, option=orjson.OPT_INDENT_2).decode())
+    output.as_json(event)
 
 
 def _two_chats(base_url: str, access_token: str) -> int:

@@ -4,6 +4,7 @@ Identifiers are never cut short: a table that goes into a pipe is as wide as it 
 ``grep`` would find half an id.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ import click
 import orjson
 from rich.console import Console
 from rich.table import Table
+
+from proxy.cli.streams import is_unicode
 
 #: Gives a command the argument ``json_wanted``.
 json_option = click.option("--json", "json_wanted", is_flag=True, help="Print JSON, for scripts.")
@@ -25,7 +28,12 @@ def console() -> Console:
 
 
 def as_json(value: Any) -> None:
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    """Print JSON; on a stdout that is not UTF-8 with escapes, so that it says the same."""
+    document = orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    if is_unicode(sys.stdout):
+        click.echo(document.decode())
+    else:
+        click.echo(json.dumps(orjson.loads(document), indent=2))
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
