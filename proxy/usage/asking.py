@@ -14,8 +14,10 @@ from typing import Any
 import orjson
 
 from proxy.errors import ClientError
+from proxy.usage.grammar import object_by_grammar
 from proxy.usage.members import Member, top_members
 
+_UNKNOWN = object()
 _ASKING = b'{"include_usage":true}'
 _STREAM, _OPTIONS, _INCLUDE = b'"stream"', b'"stream_options"', b'"include_usage"'
 
@@ -43,12 +45,27 @@ def ask_for_usage(body: bytes) -> bytes | None:
     try:
         request = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return None
+        request = _by_grammar(body)
     if not isinstance(request, dict) or request.get("stream") is not True:
         return None
     if "stream_options" not in request and _says_stream_once(body):
         return _with_member(body, _OPTIONS + b":" + _ASKING, first=False)
     return _asked_in_place(body, request) if len(body) <= _MAX_SCANNED else None
+
+
+def _by_grammar(body: bytes) -> dict[str, Any] | None:
+    """The members of a body that is JSON and that the parser refuses; values that it refuses too
+    are unknown."""
+    members = object_by_grammar(body)
+    if members is None:
+        return None
+    request: dict[str, Any] = {}
+    for name, text in members.items():
+        try:
+            request[name] = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            request[name] = _UNKNOWN
+    return request
 
 
 def demand_usage(body: bytes, request: Mapping[str, Any]) -> bytes | None:
