@@ -6,12 +6,13 @@ prose around it is by hand. A quick run is a trial and gets into the docs only w
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from bench.contenders.plain import ROOT
 from bench.picture import picture
-from bench.result import Result, newest
+from bench.result import Result, Round, newest
 from bench.tables import markdown
 
 PAGE: Final = ROOT / "docs" / "performance.md"
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"No result in {RESULTS}: run `make bench` first.\n")
         return 2
     PAGE.write_text(replaced(PAGE.read_text(), blocks(found)))
-    PICTURE.write_text(picture(found[0][1]))
+    PICTURE.write_text(picture(together([result for _, result in found])))
     sources = ", ".join(path.name for path, _ in found)
     sys.stdout.write(f"{PAGE} and {PICTURE.name}: from {sources}\n")
     return 0
@@ -38,6 +39,19 @@ def blocks(found: Sequence[tuple[Path, Result]]) -> str:
     """What stands between the markers: the picture, then machine and tables of each result."""
     parts = ["![CPU and latency of each contender](performance.svg)"]
     return "\n\n".join([*parts, *(block(result, path.name) for path, result in found)])
+
+
+def together(results: Sequence[Result]) -> Result:
+    """All scenarios as one result for the picture, each from the first that has it.
+
+    A result has some scenarios only: the first of them may have none that is drawn.
+    """
+    rounds: list[Round] = []
+    seen: set[str] = set()
+    for result in results:
+        rounds += (each for each in result.rounds if each.scenario not in seen)
+        seen.update(result.scenarios())
+    return replace(results[0], rounds=rounds)
 
 
 def block(result: Result, source: str) -> str:

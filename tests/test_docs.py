@@ -15,6 +15,7 @@ import click
 import pytest
 
 from proxy.cli import COMMANDS, root
+from proxy.policy.fields import FIELDS
 from proxy.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -174,3 +175,18 @@ def _options(command: click.Command) -> set[str]:
     return {"--help", "--version"} | {
         spelling for each in command.params for spelling in (*each.opts, *each.secondary_opts)
     }
+
+
+def test_the_security_page_knows_every_limit() -> None:
+    """A page that names what exists cannot deny it."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    limits = [field.name.upper() for field in dataclasses.fields(Settings)]
+    limits = [name for name in limits if name.startswith("RATE_LIMIT_")]
+    assert len(limits) >= 5
+    fields = ["max_requests"] + [
+        name for name in FIELDS if name.startswith(("rate_limit_", "max_"))
+    ]
+    assert len(fields) >= 4
+    missing = [name for name in [*limits, *fields] if f"`{name}`" not in text]
+    assert not missing
+    assert not re.search(r"\bno (rate )?limit\b", text)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.picture import picture
-from bench.report import BEGIN, END, PAGE, PICTURE, RESULTS, block, blocks, replaced
+from bench.picture import PANELS, picture
+from bench.report import BEGIN, END, PAGE, PICTURE, RESULTS, block, blocks, replaced, together
 from bench.result import Result, newest
 from tests.bench_tool.results import buffered, result
 
@@ -66,4 +66,16 @@ def test_the_page_is_that_of_the_newest_result() -> None:
         assert "No result yet" in PAGE.read_text()
         return
     assert replaced(PAGE.read_text(), blocks(found)) == PAGE.read_text()
-    assert PICTURE.read_text() == picture(found[0][1])
+    assert PICTURE.read_text() == picture(together([result for _, result in found]))
+    drawn = PICTURE.read_text()
+    assert drawn.count("<circle") >= 2, "a picture of nothing"
+    assert [drawn.count(panel.title) for panel in PANELS] == [1] * len(PANELS)
+
+
+def test_the_picture_has_every_scenario_from_the_first_result_that_has_it() -> None:
+    slow = replace(buffered("ours", 1, 100), scenario="streams")
+    first, second = result(slow), result(buffered("ours", 1, 200), buffered("ours", 2, 300))
+    third = result(buffered("floor", 1, 100))
+    made = together([first, second, third])
+    assert made.rounds == [*first.rounds, *second.rounds]
+    assert "<circle" in picture(made)
