@@ -48,7 +48,8 @@ class ValueEnd:
                 return self._string_end(text, at if self._quoted else at + 1)
         elif self._quoted:
             at = self._string_end(text, at)
-        steps = 0
+        # What goes on from an earlier piece is long.
+        steps = _FEW if self._depth else 0
         while at < end:
             if steps >= _FEW:
                 skipped, depth = self._block(text, at, depth)
@@ -78,7 +79,7 @@ class ValueEnd:
         """Where a block ends in which the value does not, and the depth there; 0 when it does."""
         block = text[at : at + _BLOCK].rstrip(b"\\")
         # The quote ends the string in which the block ends, or else is left over.
-        outside = _STRING.sub(b"", block + b'"')
+        outside = _STRING.sub(b"", block + b'"') if b'"' in block else block + b'"'
         marks = outside.translate(None, _NO_BRACKETS)
         if not block or depth + min(accumulate(map(_DEEPER.__getitem__, marks)), default=0) <= 0:
             return 0, depth

@@ -23,7 +23,7 @@ from proxy.usage.reading import Reading, source_of
 from proxy.usage.skeleton import members_of
 
 _MAX_MESSAGE = 256 * 1024
-_MAX_RESPONSES = 1000  # of which the ids are remembered
+_MAX_RESPONSES = 1000  # of which the ids are remembered; repetitions come soon
 # The events that begin or end a response, whether they have counts or not.
 _RESPONSE = re.compile(rb'"response\.(?:created|done|completed|incomplete|failed|cancelled)"')
 
@@ -64,11 +64,6 @@ class WebSocketMeter:
     def at_frame_boundary(self) -> bool:
         """Whether a frame of our own may follow what has gone out."""
         return self._frames is not None and self._frames.at_boundary
-
-    @property
-    def response_ids(self) -> tuple[str, ...]:
-        """Of the responses that have ended, the last thousand, in their order."""
-        return tuple(self._ended)
 
     def result(self) -> Reading:
         """The counts of all that has ended; `partial` when a response has not."""
