@@ -108,6 +108,8 @@ class Settings:
     #: Days; 0: for ever.
     audit_retention_days: int = _setting(parse.integer(0, 36_500), 0)
     usage_retention_days: int = _setting(parse.integer(0, 36_500), 0)
+    #: Days; 0: no response is remembered, and each reading of one counts.
+    counted_ids_days: int = _setting(parse.integer(0, 3650), 7)
     metrics_token: tuple[str, ...] = _setting(parse.secrets(16, most=2), (), secret=True)
     access_log: bool = _setting(parse.switch, False)
     log_level: str = _setting(parse.choice("debug", "info", "warning", "error", "critical"), "info")

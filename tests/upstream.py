@@ -298,8 +298,18 @@ def _asks_for_usage(body: dict[str, Any]) -> bool:
 
 
 def _responses(talk: Conversation) -> None:
-    if json.loads(talk.request.body).get("stream"):
+    body = json.loads(talk.request.body)
+    if body.get("stream"):
         talk.events(response_events())
+    elif body.get("background"):
+        _json(talk, {**RESPONSE, "status": "queued", "output": [], "usage": None})
+    else:
+        _json(talk, RESPONSE)
+
+
+def _stored_response(talk: Conversation) -> None:
+    if "stream=true" in talk.request.target:
+        talk.events(response_events()[-1:])
     else:
         _json(talk, RESPONSE)
 
@@ -316,6 +326,8 @@ ROUTES: dict[tuple[str, str], Callable[[Conversation], None]] = {
     ("POST", "/v1/completions"): _completions,
     ("POST", "/v1/embeddings"): lambda talk: _json(talk, EMBEDDING),
     ("POST", "/v1/responses"): _responses,
+    ("GET", "/v1/responses/resp_1"): _stored_response,
+    ("GET", "/v1/chat/completions/chatcmpl-1"): lambda talk: _json(talk, CHAT),
     ("POST", "/v1/files"): lambda talk: _json(talk, FILE),
     ("POST", "/v1/audio/speech"): _audio,
     ("GET", "/v1/models"): lambda talk: _json(talk, {"object": "list", "data": []}),

@@ -149,10 +149,15 @@ def _ledger_carrier(settings: Settings, root: Path) -> Carrier:
     def take(source: str, start: Position, batch: Batch) -> Position:
         nonlocal sink
         if sink is None:  # on the carrier's thread: the database may have one of its own
-            sink = LedgerSink(UsageLedger(open_database(settings)))
+            sink = _ledger_sink(settings)
         return Position(*sink.write_from(source, start, batch.position, batch.lines))
 
     return Carrier(LEDGER, take, root)
+
+
+def _ledger_sink(settings: Settings) -> LedgerSink:
+    database, days = open_database(settings), settings.counted_ids_days
+    return LedgerSink(UsageLedger(database, counted_ids_days=days))
 
 
 def _check(settings: Settings, to: str, path: str | None) -> None:

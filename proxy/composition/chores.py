@@ -8,6 +8,7 @@ from proxy.settings import Settings
 from proxy.store.audit import AuditLog
 from proxy.store.changes import Changes
 from proxy.store.chores import Chores
+from proxy.store.counted import CountedIds
 from proxy.store.database import Database
 from proxy.store.expiry import ExpiredTokens
 from proxy.store.rows import from_micros
@@ -15,7 +16,12 @@ from proxy.store.usage import UsageLedger
 
 
 def housekeeper(settings: Settings, database: Database) -> Housekeeper:
-    chores: dict[str, Chore] = {"tokens": ExpiredTokens(database).deactivate}
+    # The rows say themselves when their time is over.
+    counted = CountedIds(database, settings.counted_ids_days).prune
+    chores: dict[str, Chore] = {
+        "tokens": ExpiredTokens(database).deactivate,
+        "counted_ids": _pruning(database, counted, 0),
+    }
     if settings.usage_retention_days:
         days = settings.usage_retention_days
         chores["usage"] = _pruning(database, UsageLedger(database).prune, days)

@@ -59,6 +59,17 @@ class UsageEvent:
     #: Where its intent stands, see proxy/events/intents.py; no part of the line.
     slot: int = -1
 
+    @property
+    def is_read(self) -> bool:
+        """Whether it only reads a stored response, which only the ledger knows to have counted or
+        not. A WebSocket (101) generates, by a GET."""
+        return (
+            self.method == "GET"
+            and self.status_code != 101
+            and self.project_id is not None
+            and "response_id" in self.metadata
+        )
+
     def line(self) -> bytes:
         """The event as one JSON line, line end included."""
         return orjson.dumps(

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from proxy.store.database import Database, Session
+from proxy.store.grants import MOST_ANCESTORS
 from proxy.store.rows import to_micros
 
 #: The last permits of a token are leased singly; before them, in blocks of so many at the most.
@@ -104,3 +105,20 @@ class Counters:
             return found
 
         return self._database.run(work, readonly=True) if ids else {}
+
+
+def charge(session: Session, spent: Mapping[str, int]) -> None:
+    """Adds LLM tokens to those of a token (id → how many) and of all that it comes from."""
+    sums: dict[str, int] = {}
+    for token_id, tokens in spent.items():
+        account: str | None = token_id
+        for _ in range(1 + MOST_ANCESTORS):
+            if account is None:
+                break
+            sums[account] = sums.get(account, 0) + tokens
+            row = session.one("SELECT parent_id FROM tokens WHERE id = ?", (account,))
+            account = None if row is None else row[0]
+    for token_id, tokens in sorted(sums.items()):
+        session.execute(
+            "UPDATE tokens SET tokens_used = tokens_used + ? WHERE id = ?", (tokens, token_id)
+        )

@@ -3,23 +3,22 @@
 Events come at least once, so what has been added is remembered: for each source (one writer's
 spool) the position behind its last line moves in the transaction that adds its lines. The thing to
 get wrong: a source's name must never stand for two spools, or the lines of one would pass for lines
-of the other that were added long ago.
+of the other that were added long ago. What comes again from another source is known by its id, and
+a response that is only read again by its own (:mod:`proxy.store.counted`).
 """
 
-import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import add
-from typing import Final, TypeVar
+from typing import Final
 
-from proxy.store.database import Conflict, Database, Session, Value
-from proxy.store.dialects import Deadlock
+from proxy.store.contention import persistently
+from proxy.store.counted import CountedIds, Mark
+from proxy.store.counters import charge
+from proxy.store.database import Database, Session, Value
 from proxy.store.rows import from_micros, to_micros
 from proxy.turns import in_short_turns
-
-T = TypeVar("T")
 
 #: Segment number and byte offset in it. They compare as tuples do.
 Position = tuple[int, int]
@@ -41,7 +40,6 @@ _SUMS: Final = (
 _WIDTH: Final = len(_KEYS) + len(_SUMS)
 #: Rows of one INSERT: together fewer parameters than the 999 that an old SQLite takes.
 _ROWS: Final = 80
-_ATTEMPTS: Final = 6
 #: A source that was silent for so long is gone with its spool, and its position may go, too.
 _FORGOTTEN_AFTER: Final = timedelta(days=90)
 _FORGOTTEN_AT_ONCE: Final = 100
@@ -77,8 +75,9 @@ class UsageSums:
 class UsageLedger:
     """All methods: StoreError when the database does not answer. Times are aware datetimes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, counted_ids_days: int = 7) -> None:
         self._database = database
+        self.counted = CountedIds(database, counted_ids_days)
 
     def position(self, source: str) -> Position | None:
         """Behind the last line of ``source`` that was added; None: there is none yet."""
@@ -91,24 +90,38 @@ class UsageLedger:
         return self._database.run(work, readonly=True)
 
     def apply(
-        self, source: str, after: Position | None, upto: Position, entries: Sequence[Entry]
+        self,
+        source: str,
+        after: Position | None,
+        upto: Position,
+        entries: Sequence[Entry],
+        marks: Sequence[Mark] = (),
     ) -> bool:
         """Adds ``entries``, which are the lines of ``source`` behind ``after`` up to ``upto``.
+
+        ``marks``: one for each entry; those of events that were added earlier, from whichever
+        source, add nothing. Without marks all are added. What reads have used is charged to their
+        tokens.
 
         False, and nothing is changed: the position of ``source`` is not ``after`` any more. So the
         call may be repeated after any error, also one that left open whether it had succeeded.
         """
-        rows = sorted(_summed(entries))  # in one order everywhere: fewer deadlocks
 
         def work(session: Session) -> bool:
             if not _move(session, source, after, upto):
                 return False
+            counted: Sequence[Entry] = entries
+            spent: dict[str, int] = {}
+            if marks:
+                counted, spent = self.counted.judge(session, entries, marks)
+            rows = sorted(_summed(counted))  # in one order everywhere: fewer deadlocks
             for start in range(0, len(rows), _ROWS):
                 _add(session, rows[start : start + _ROWS])
+            charge(session, spent)
             return True
 
         # Unique keys meet when two begin with the same source, or (in InnoDB) with the same row.
-        applied = _persistently(lambda: self._database.run(work))
+        applied = persistently(lambda: self._database.run(work))
         if applied and after is None:
             self._forget_sources()
         return applied
@@ -166,7 +179,7 @@ class UsageLedger:
                     (source, before),
                 )
 
-        _persistently(lambda: self._database.run(work))
+        persistently(lambda: self._database.run(work))
 
 
 def _summed(entries: Sequence[Entry]) -> list[tuple[Value, ...]]:
@@ -225,13 +238,3 @@ def _query(columns: Sequence[str], conditions: Sequence[str]) -> str:
         f"WHERE {' AND '.join(conditions)} GROUP BY {keys} ORDER BY {keys} LIMIT ?) s{joins} "
         f"ORDER BY {', '.join(f's.{name}' for name in columns)}"
     )
-
-
-def _persistently(call: Callable[[], T]) -> T:
-    """Again, after a moment, when others were in the way: each loser was rolled back whole."""
-    for attempt in range(1, _ATTEMPTS):
-        try:
-            return call()
-        except (Deadlock, Conflict):
-            time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - only to part the two
-    return call()

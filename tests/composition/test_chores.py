@@ -16,9 +16,9 @@ from tests.installation import settings
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, {"tokens"}),
-        ({"USAGE_RETENTION_DAYS": "30"}, {"tokens", "usage"}),
-        ({"AUDIT_RETENTION_DAYS": "30"}, {"tokens", "audit"}),
+        ({}, {"tokens", "counted_ids"}),
+        ({"USAGE_RETENTION_DAYS": "30"}, {"tokens", "counted_ids", "usage"}),
+        ({"AUDIT_RETENTION_DAYS": "30"}, {"tokens", "counted_ids", "audit"}),
     ],
 )
 def test_what_is_kept_for_ever_has_no_chore(

@@ -171,7 +171,7 @@ def hours(store: Store, count: int, per_hour: int = 1) -> UsageLedger:
     """Rows of the last ``count`` hours."""
     ledger = UsageLedger(store.database)
     entries = [
-        (HOUR - timedelta(hours=n), "p", f"t{m}", "m", 1, 0, 1, 1, 0, 0)
+        (HOUR - timedelta(hours=n), "p", f"t{m}", "m", 1, 0, 1, 1, 0, 0, 0, 0)
         for n in range(count)
         for m in range(per_hour)
     ]

@@ -94,3 +94,41 @@ def test_what_was_used_and_what_it_cost(own_proxy: Maker, tmp_path: Path) -> Non
         return str(server.manage("GET", "/usage").json()["totals"]["cost"])
 
     wait_until(lambda: float(cost()) == float(cheaper))
+
+
+def test_a_stored_response_counts_once_whoever_reads_it(own_proxy: Maker) -> None:
+    """Over two workers, in the ledger, in ``tokens_used`` and in ``max_tokens_total``."""
+    server, access = own_proxy.started(EVENT_SHIPPER="on")
+    responses = f"{server.url}/v1/responses"
+    reading = server.mint(access.project_id, max_tokens_total=300)
+
+    def call(method: str, url: str, token: str, **body: Any) -> int:
+        headers = {"Authorization": f"Bearer {token}"}
+        with requests.Session() as fresh:  # another worker, perhaps
+            return fresh.request(method, url, headers=headers, json=body, timeout=30).status_code
+
+    def used() -> tuple[int, int, int, int]:
+        totals = server.manage("GET", "/usage").json()["totals"]
+        tokens = [server.manage("GET", f"/tokens/{token_id}").json() for token_id in token_ids]
+        ledger = totals["prompt_tokens"] + totals["completion_tokens"]
+        return (totals["requests"], ledger, *[token["tokens_used"] for token in tokens])
+
+    token_ids = [access.token_id, reading["id"]]
+    assert call("POST", responses, access.token, model="m", background=True) == 200
+    for _ in range(4):
+        assert call("GET", f"{responses}/resp_1", access.token) == 200
+    assert call("GET", f"{responses}/resp_1?stream=true&starting_after=3", access.token) == 200
+    wait_until(lambda: used() == (6, 123, 123, 0), 30)
+    for _ in range(4):
+        assert call("GET", f"{responses}/resp_1", reading["token"]) == 200
+    # Generated again under the same id, which makes nothing free.
+    for _ in range(2):
+        assert call("POST", responses, access.token, model="m") == 200
+    wait_until(lambda: used() == (12, 369, 369, 0), 30)
+    assert call("GET", f"{responses}/resp_1", reading["token"]) == 200
+
+    chat = f"{server.url}/v1/chat/completions"
+    assert call("POST", chat, access.token, model="m", messages=[]) == 200
+    for _ in range(3):
+        assert call("GET", f"{chat}/chatcmpl-1", access.token) == 200
+    wait_until(lambda: used() == (17, 390, 390, 0), 30)

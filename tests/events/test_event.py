@@ -64,3 +64,18 @@ def test_ids_differ() -> None:
     ids = {event().event_id for _ in range(100)}
     assert len(ids) == 100
     assert all(re.fullmatch("[0-9a-f]{32}", found) for found in ids)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"method": "POST"}, False),
+        ({"status_code": 101}, False),
+        ({"project_id": None}, False),
+        ({"metadata": {"total_tokens": 1}}, False),
+    ],
+)
+def test_what_reads_a_stored_response(changes: dict[str, object], expected: bool) -> None:
+    fields = {"method": "GET", "status_code": 200, "project_id": "p1"}
+    assert event(**fields | {"metadata": {"response_id": "r"}} | changes).is_read is expected

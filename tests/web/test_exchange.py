@@ -78,6 +78,35 @@ def test_a_charge_that_has_to_wait_does_not_cost_the_event() -> None:
     assert (len(events), settled) == (1, [3])
 
 
+@pytest.mark.parametrize(
+    ("method", "status", "body", "charged"),
+    [
+        ("POST", 200, b'{"id":"r","usage":{"prompt_tokens":1,"completion_tokens":2}}', 3),
+        ("GET", 200, b'{"id":"r","usage":{"prompt_tokens":1,"completion_tokens":2}}', 0),
+        ("GET", 200, b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}', 3),
+        ("DELETE", 200, b'{"id":"r","usage":{"prompt_tokens":1,"completion_tokens":2}}', 3),
+    ],
+)
+def test_reading_a_stored_response_is_charged_by_the_ledger(
+    method: str, status: int, body: bytes, charged: int
+) -> None:
+    events, settled = Events(), list[int]()
+    exchange = make(events, method=method)
+
+    class Access:
+        def settle(self, principal: Principal, tokens: int, *more: int) -> None:
+            settled.append(tokens)
+
+    exchange.principal, exchange.settlement = PRINCIPAL, Access()
+    meter = UsageMeter("application/json")
+    meter.feed(body)
+    stream: Any = Stream(Outcome.COMPLETED)
+    exchange.end_stream(stream, status, meter)
+    (event,) = events
+    assert settled == [charged]
+    assert event.metadata["prompt_tokens"] == 1, "the event says what the response said"
+
+
 def test_once_a_tunnel_is_left_nothing_is_thrown_in() -> None:
     """From then on its event is made, which must be one."""
     events = Events()

@@ -10,7 +10,7 @@ dead writer goes on under the dead one's name.
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -27,10 +27,15 @@ Position = tuple[int, int]
 #: completion tokens, cached tokens, reasoning tokens, estimated prompt and completion tokens.
 Entry = tuple[datetime, str, str, str, int, int, int, int, int, int, int, int]
 
+#: Of an event: its id, the id of the response (None where it names none or reports no usage),
+#: whether it only reads a stored response, its end in microseconds since 1970, its LLM tokens.
+Mark = tuple[str, str | None, bool, int, int]
+
 #: Longer than any model's name; of a longer one this much is kept.
 MAX_MODEL: Final = 255
 #: A killed worker's last requests may come again from another place, within moments.
 _REMEMBERED: Final = 50_000
+_MOST_OF_ID: Final = 32
 _MAX_COUNT: Final = 2**31 - 1
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _FAILED: Final = frozenset({"aborted", "rejected", "unknown"})
@@ -42,7 +47,12 @@ class Ledger(Protocol):
     def position(self, source: str) -> Position | None: ...
 
     def apply(
-        self, source: str, after: Position | None, upto: Position, entries: Sequence[Entry]
+        self,
+        source: str,
+        after: Position | None,
+        upto: Position,
+        entries: Sequence[Entry],
+        marks: Sequence[Mark],
     ) -> bool: ...
 
 
@@ -76,26 +86,26 @@ class LedgerSink:
             after = self._positions[source]
             if after is not None and after > start:
                 return after
-            entries, ids = self._read(lines)
-            if self._ledger.apply(source, after, end, entries):
+            entries, marks = self._read(lines)
+            if self._ledger.apply(source, after, end, entries, list(marks.values())):
                 self._positions[source] = end
-                self._remember(ids)
+                self._remember(marks)
                 return end
             del self._positions[source]  # somebody else was here
 
     def close(self) -> None:
         """Nothing is held back, and the database belongs to who made it."""
 
-    def _read(self, lines: Sequence[bytes]) -> tuple[list[Entry], dict[str, None]]:
-        """What ``lines`` add, and the ids of their events."""
+    def _read(self, lines: Sequence[bytes]) -> tuple[list[Entry], dict[str, Mark]]:
+        """What ``lines`` add, and the marks of these events by their ids, in the same order."""
         entries = []
-        ids: dict[str, None] = {}
+        marks: dict[str, Mark] = {}
         for line in in_short_turns(lines):
             try:
                 event = orjson.loads(line)
                 if "event" in event:
                     continue  # an audit entry, a summary: no usage
-                entry, event_id = entry_from(event), str(event["event_id"])
+                entry, mark = entry_from(event), mark_of(event)
             except (ValueError, KeyError, TypeError, AttributeError):
                 # It would come again for ever, and all behind it would wait.
                 if not self.unreadable:
@@ -103,13 +113,13 @@ class LedgerSink:
                 self.unreadable += 1
                 continue
             # One may come from another source or place as well.
-            if entry is not None and event_id not in self._recent and event_id not in ids:
-                ids[event_id] = None
+            if entry is not None and mark[0] not in self._recent and mark[0] not in marks:
+                marks[mark[0]] = mark
                 entries.append(entry)
-        return entries, ids
+        return entries, marks
 
-    def _remember(self, ids: dict[str, None]) -> None:
-        self._recent.update(ids)
+    def _remember(self, event_ids: Iterable[str]) -> None:
+        self._recent.update(dict.fromkeys(event_ids))
         while len(self._recent) > _REMEMBERED:
             self._recent.popitem(last=False)
 
@@ -145,6 +155,25 @@ def entry_from(event: Any) -> Entry | None:
     )
 
 
+def mark_of(event: Any) -> Mark:
+    """How the ledger knows an event, and the response that it names, again.
+
+    A GET is a read of what is stored; only a WebSocket (101) generates by one. Raises ValueError,
+    KeyError or TypeError: it is no event.
+    """
+    event_id = event["event_id"]
+    if not isinstance(event_id, str) or not 0 < len(event_id) <= _MOST_OF_ID:
+        raise ValueError("an event has an id")
+    metadata = event["metadata"]
+    total = _total(metadata)
+    name = metadata.get("response_id")
+    response = name if total is not None and name and isinstance(name, str) else None
+    is_read = event["method"] == "GET" and event["status_code"] != 101
+    started = datetime.fromisoformat(event["timestamp"])
+    ended = int(started.timestamp() * 1e6) + int((event.get("duration_ms") or 0) * 1e3)
+    return event_id, response, is_read, ended, total or 0
+
+
 # Most lines are of the few tokens and models that are in use right now.
 
 
@@ -167,6 +196,15 @@ def _shown(name: str) -> str:
     """As every database keeps and compares it: MySQL ignores spaces at the end, PostgreSQL has no
     room for NUL. The rest would be for terminals to obey."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name).strip()
+
+
+def _total(metadata: Mapping[str, object]) -> int | None:
+    """All LLM tokens, as a worker charges them; None: none were reported."""
+    names = ("total_tokens", "prompt_tokens", "completion_tokens")
+    total, prompt, completion = (metadata.get(name) for name in names)
+    if total is None and prompt is None and completion is None:
+        return None
+    return _count(prompt) + _count(completion) if total is None else _count(total)
 
 
 def _count(value: object) -> int:

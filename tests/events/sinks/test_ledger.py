@@ -12,7 +12,7 @@ import pytest
 from proxy.errors import StoreError
 from proxy.events.event import UsageEvent
 from proxy.events.sinks import ledger as module
-from proxy.events.sinks.ledger import Entry, LedgerSink, Position, entry_from
+from proxy.events.sinks.ledger import Entry, LedgerSink, Mark, Position, entry_from, mark_of
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
 from proxy.store.usage import UsageLedger
@@ -111,6 +111,52 @@ class TestEntry:
         assert found[6:] == (0, 12, 4, 2, 0, 0)
 
 
+class TestMark:
+    ENDED = int(MAY.timestamp() * 1e6) + 1000
+
+    def mark(self, **fields: Any) -> Mark:
+        fields.setdefault("event_id", "e" * 32)
+        return mark_of(orjson.loads(line(**fields)))
+
+    def test_of_a_generation(self) -> None:
+        metadata = {"response_id": "resp_1", **COUNTS}
+        assert self.mark(metadata=metadata) == ("e" * 32, "resp_1", False, self.ENDED, 21)
+
+    @pytest.mark.parametrize(
+        ("method", "status", "is_read"),
+        [("GET", 200, True), ("GET", 101, False), ("POST", 200, False), ("DELETE", 200, False)],
+    )
+    def test_what_is_a_read(self, method: str, status: int, is_read: bool) -> None:
+        assert self.mark(method=method, status_code=status)[2] is is_read
+
+    @pytest.mark.parametrize(
+        ("metadata", "response", "tokens"),
+        [
+            ({"response_id": "resp_1"}, None, 0),  # a background response, just made
+            (COUNTS, None, 21),
+            ({"response_id": "", **COUNTS}, None, 21),
+            ({"response_id": 7, **COUNTS}, None, 21),
+            ({"response_id": "r", "total_tokens": 30, **COUNTS}, "r", 30),
+            ({"response_id": "r", "total_tokens": 0}, "r", 0),
+            ({"response_id": "r", "completion_tokens": 5}, "r", 5),
+            ({"response_id": "r", "estimated_prompt_tokens": 5}, None, 0),
+        ],
+    )
+    def test_which_response_is_counted(
+        self, metadata: dict[str, object], response: str | None, tokens: int
+    ) -> None:
+        found = self.mark(metadata=metadata)
+        assert (found[1], found[4]) == (response, tokens)
+
+    def test_a_killed_worker_s_request_has_no_duration(self) -> None:
+        assert self.mark(duration_ms=None, status_code=None)[3] == self.ENDED - 1000
+
+    @pytest.mark.parametrize("event_id", [None, 7, "e" * 33, ""])
+    def test_an_event_without_an_id_is_none(self, event_id: object) -> None:
+        with pytest.raises((ValueError, TypeError)):
+            self.mark(event_id=event_id)
+
+
 class Recorder:
     """A ledger in memory, which can fail before or after it has taken something."""
 
@@ -125,8 +171,14 @@ class Recorder:
         return self.at.get(source)
 
     def apply(
-        self, source: str, after: Position | None, upto: Position, entries: Sequence[Entry]
+        self,
+        source: str,
+        after: Position | None,
+        upto: Position,
+        entries: Sequence[Entry],
+        marks: Sequence[Mark],
     ) -> bool:
+        assert len(entries) == len(marks)
         if self.fail_before:
             raise StoreError
         if self.at.get(source) != after:

@@ -1,0 +1,23 @@
+"""Transactions that meet others: the loser was rolled back whole, and may run again."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from proxy.store.dialects import Conflict, Deadlock
+
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 6
+
+
+def persistently(call: Callable[[], T]) -> T:
+    """What ``call`` returns; run again, after a moment, while it raises Conflict or Deadlock. The
+    last attempt's error propagates."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return call()
+        except (Deadlock, Conflict):
+            time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - only to part the two
+    return call()

@@ -1,0 +1,174 @@
+"""What the ledger has counted already: events by their id, and responses that can be read again.
+
+A stored response reports its usage each time it is read, and is paid for once. Of the events that
+name the same response of a project:
+
+1. A generation (anything but a GET) always counts: servers that give every response the same id
+   make nothing free.
+2. A read (a GET: a poll, a resumed stream, a batch looked at) counts where nothing with this id
+   has counted before. So a background response counts with the first read that reports its usage.
+3. Events of several workers come in any order. A read that was counted before the generation that
+   had ended earlier came in is taken back then.
+
+Rows are in the transaction that adds to the ledger, so all workers and nodes agree. A row::
+
+    id         event id, or hash of project and response id: 32 hexadecimal digits
+    forget_at  microseconds: the row may go
+    reading    of a response that a read has counted, JSON: [end of the read in microseconds,
+               hour in microseconds, token id, model, LLM tokens, the ledger's token counts];
+               else null
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from typing import Any, Final
+
+from proxy.store.database import Database, Session
+from proxy.store.rows import from_micros, to_micros
+
+#: Of an event: its id, the id of the response (None: it names none, or reports no usage), whether
+#: it is a read, its end in microseconds, its LLM tokens.
+Mark = tuple[str, str | None, bool, int, int]
+#: A row of the ledger, as in `usage.py`: its key of four, requests, errors, counts of tokens.
+Entry = tuple[Any, ...]
+
+#: Events come again within moments, or when a node that lost its power is up again.
+_EVENTS_KEPT: Final = timedelta(days=1)
+#: Ids of one query; rows of one INSERT: fewer parameters than the 999 that an old SQLite takes.
+_PAGE: Final = 300
+#: What of an entry comes before its counts of tokens.
+_HEAD: Final = 6
+
+
+def response_key(project_id: str, response_id: str) -> str:
+    """The id of a response's row: two projects may have responses of the same id."""
+    named = f"{project_id}\0{response_id}".encode(errors="surrogatepass")
+    return blake2b(named, digest_size=16).hexdigest()
+
+
+class CountedIds:
+    """``days``: how long responses are remembered; 0: not at all, and each read counts."""
+
+    def __init__(self, database: Database, days: int) -> None:
+        self._database = database
+        self._responses_kept = timedelta(days=days)
+
+    def judge(
+        self, session: Session, entries: Sequence[Entry], marks: Sequence[Mark]
+    ) -> tuple[list[Entry], dict[str, int]]:
+        """What of ``entries`` is to be added, and what was taken back; remembers it.
+
+        The second: token id → LLM tokens of its reads, which no worker has charged. May be
+        negative.
+        """
+        keys = [
+            None if mark[1] is None else response_key(entry[1], mark[1])
+            for entry, mark in zip(entries, marks, strict=True)
+        ]
+        names = {mark[0] for mark in marks} | {key for key in keys if key is not None}
+        batch = _Batch(_find(session, names))
+        events = zip(entries, marks, keys, strict=True)
+        for entry, mark, key in sorted(events, key=lambda event: event[1][3]):
+            batch.add(entry, mark, key)
+        for key in sorted(batch.taken_back):
+            session.execute("UPDATE counted_ids SET reading = NULL WHERE id = ?", (key,))
+        self._remember(session, batch.events, batch.responses)
+        return batch.counted, {name: tokens for name, tokens in batch.spent.items() if tokens}
+
+    def prune(self, now: datetime, most: int) -> int:
+        """Deletes rows whose time is over, ``most`` at once; answers how many."""
+        keys = ("forget_at", "id")
+        sql = self._database.dialect.deleting("counted_ids", keys, "forget_at <= ?")
+        return self._database.run(lambda session: session.execute(sql, (to_micros(now), most)))
+
+    def _remember(
+        self, session: Session, events: Sequence[str], responses: dict[str, str | None]
+    ) -> None:
+        now = session.now()
+        later = now + _EVENTS_KEPT // timedelta(microseconds=1)
+        rows: list[tuple[str, int, str | None]] = [(event_id, later, None) for event_id in events]
+        if self._responses_kept:
+            later = now + self._responses_kept // timedelta(microseconds=1)
+            rows += [(name, later, reading) for name, reading in responses.items()]
+        # In one order everywhere: fewer deadlocks. Two that add the same row meet at its key, and
+        # the loser begins anew.
+        for page in _pages(sorted(rows)):
+            places = ", ".join(["(?, ?, ?)"] * len(page))
+            session.execute(
+                f"INSERT INTO counted_ids (id, forget_at, reading) VALUES {places}",  # noqa: S608
+                [value for row in page for value in row],
+            )
+
+
+class _Batch:
+    """Events of one transaction, in the order of their ends. ``known``: rows, id → ``reading``."""
+
+    def __init__(self, known: dict[str, str | None]) -> None:
+        self._known = known
+        self.counted: list[Entry] = []
+        #: Token id → LLM tokens of its reads.
+        self.spent: dict[str, int] = {}
+        #: New rows: of events; of responses, with their `reading`. And keys of old rows.
+        self.events: list[str] = []
+        self.responses: dict[str, str | None] = {}
+        self.taken_back: list[str] = []
+
+    def add(self, entry: Entry, mark: Mark, key: str | None) -> None:
+        event_id, _, is_read, ended, total = mark
+        if event_id in self._known:
+            return
+        self._known[event_id] = None
+        self.events.append(event_id)
+        if key is not None:
+            if not is_read:
+                self._generate(key, entry, ended)
+            elif key in self._known:
+                entry = (*entry[:_HEAD], *[0] * (len(entry) - _HEAD))
+            else:
+                self._spend(entry[2], total)
+                hour, _, token_id, model = entry[:4]
+                reading = [ended, to_micros(hour), token_id, model, total, *entry[_HEAD:]]
+                self._known[key] = self.responses[key] = json.dumps(reading)
+        self.counted.append(entry)
+
+    def _generate(self, key: str, entry: Entry, ended: int) -> None:
+        if key not in self._known:
+            self._known[key] = self.responses[key] = None
+            return
+        reading = self._known[key]
+        if reading is None or json.loads(reading)[0] < ended:
+            return
+        back, token_id, tokens = _taken_back(reading, entry)
+        self.counted.append(back)
+        self._spend(token_id, -tokens)
+        self._known[key] = None
+        if key in self.responses:
+            self.responses[key] = None
+        else:
+            self.taken_back.append(key)
+
+    def _spend(self, token_id: str, tokens: int) -> None:
+        self.spent[token_id] = self.spent.get(token_id, 0) + tokens
+
+
+def _taken_back(reading: str, entry: Entry) -> tuple[Entry, str, int]:
+    """What undoes a read that was counted; the token that it was charged to, and its LLM tokens."""
+    _, hour, token_id, model, total, *counts = json.loads(reading)
+    # Written before the ledger had the columns that it has now, it has fewer.
+    counts = [-count for count in counts] + [0] * (len(entry) - _HEAD - len(counts))
+    return (from_micros(hour), entry[1], token_id, model, 0, 0, *counts), token_id, total
+
+
+def _find(session: Session, names: Iterable[str]) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for page in _pages(sorted(names)):
+        marks = ", ".join("?" * len(page))
+        rows = session.all(f"SELECT id, reading FROM counted_ids WHERE id IN ({marks})", page)  # noqa: S608
+        found.update((str(row[0]), row[1]) for row in rows)
+    return found
+
+
+def _pages(items: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (items[start : start + _PAGE] for start in range(0, len(items), _PAGE))
