@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy import sanitizer
 from proxy.auth.passthrough import PassThrough
+from proxy.auth.reads import Reads
 from proxy.composition.events import event_drain, event_queue
 from proxy.composition.limits import Limits
 from proxy.composition.observation import Observation, facts
@@ -17,6 +18,7 @@ from proxy.composition.relay import bounds, session_transport, upstream_adapter
 from proxy.composition.rooms import management
 from proxy.errors import ClientError, ProxyError
 from proxy.events.drain import Drain
+from proxy.events.event import UsageEvent
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
 from proxy.relay.relay import Relay
@@ -74,10 +76,11 @@ class Application:
             cors,
             bounds(settings),
         )
+        self._reads = Reads(registry.counted_ids, self._count_read)
         self._observation = Observation(
             settings,
             "openai",
-            [registry.recorder.refusals.events],
+            [registry.recorder.refusals.events, self._reads.events],
             live=self._live,
             cache=registry.authenticator.cache,
             pools=adapter.pools.values,
@@ -167,6 +170,8 @@ class Application:
         self._limits.prepare()
         self._limits.start()
         (self._pass_through or self._registry).start()
+        if self._pass_through is None:
+            self._reads.start()
 
     def begin_stop(self) -> None:
         """``/ready`` answers 503 from now on; everything else goes on."""
@@ -182,12 +187,17 @@ class Application:
         if drain is None:
             return
         started = time.monotonic()
+        self._reads.close()
         self._registry.flush(deadline * 0.75)
         self._limits.close(deadline / 8)
         drain.close(deadline - (time.monotonic() - started))
         self._observation.close()
         self._transport.close()
         self._registry.close()
+
+    def _count_read(self, read: UsageEvent) -> None:
+        self._limits.counted(read)
+        self._observation.counted(read)
 
 
 def create_app(settings: Settings) -> Application:

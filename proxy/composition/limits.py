@@ -4,7 +4,9 @@ The thing to get wrong: with Redis there are two of them. The
 one of this node is asked about an address before anything else is done for it, without I/O.
 """
 
+from proxy.events.event import UsageEvent
 from proxy.limits import make_table, open_limiter
+from proxy.limits.base import Demand
 from proxy.limits.charges import Charges
 from proxy.limits.concurrency import NodeConcurrency
 from proxy.settings import Settings
@@ -28,6 +30,7 @@ class Limits:
             )
             self._charges = Charges(self._shared)
             settle = self._charges.settle
+        self._settle = settle
         self._places = NodeConcurrency(folder / "concurrency")
         rates = Rates(
             everybody=settings.rate_limit_global_rpm,
@@ -52,6 +55,15 @@ class Limits:
     def start(self) -> None:
         if self._charges is not None:
             self._charges.start()
+
+    def counted(self, read: UsageEvent) -> None:
+        """The ledger has counted a read of a stored response, which had been charged to nothing."""
+        told = read.metadata
+        total = told.get("total_tokens")
+        if not isinstance(total, int):
+            sides = (told.get("prompt_tokens"), told.get("completion_tokens"))
+            total = sum(side for side in sides if isinstance(side, int))
+        self._settle([Demand(bucket, total) for bucket, _ in read.spending])
 
     def close(self, deadline: float) -> None:
         """Charge what is left, for ``deadline`` seconds at the most."""

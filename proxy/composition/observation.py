@@ -67,6 +67,10 @@ class Observation:
         if self._access_log is not None:
             self._access_log.events(events)
 
+    def counted(self, read: UsageEvent) -> None:
+        """The ledger has counted a read of a stored response."""
+        self._tally.tokens(read)
+
     def page(self, answered: Answered) -> None:
         self._tally.page(answered.route, answered.method, answered.status)
         if self._access_log is not None:

@@ -24,6 +24,7 @@ from proxy.relay.watch import LiveRequests, QuotaSpent
 from proxy.settings import Settings
 from proxy.store.audit import AuditEntry, AuditLog
 from proxy.store.changes import Changes
+from proxy.store.counted import CountedIds
 from proxy.store.counters import Counters
 from proxy.store.database import Database
 from proxy.store.grants import Grants
@@ -48,6 +49,7 @@ class Registry:
             database.check_writes,
         )
         self.recorder = _recorder(database, queue)
+        self.counted_ids = CountedIds(database, settings.counted_ids_days)
         counters = Counters(database)
         self.counts = RequestCounts(counters)
         self.leases = PermitLeases(counters, self.counts)

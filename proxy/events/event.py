@@ -6,10 +6,10 @@ anything of a body but the usage.
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -56,6 +56,8 @@ class UsageEvent:
     estimate_method: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
     event_id: str = field(default_factory=lambda: os.urandom(16).hex())
+    #: Limits that a read is charged to, should the ledger count it; no part of the line.
+    spending: Sequence[Any] = ()
     #: Where its intent stands, see proxy/events/intents.py; no part of the line.
     slot: int = -1
 

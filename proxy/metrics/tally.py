@@ -34,6 +34,8 @@ class Finished(Protocol):
     outcome: str
     error_code: str | None
     project_id: str | None
+    token_id: str | None
+    token: str | None
     duration_ms: float | None
     queue_ms: float | None
     upstream_ms: float | None
@@ -41,6 +43,9 @@ class Finished(Protocol):
     bytes_in: int | None
     bytes_out: int | None
     metadata: Mapping[str, object]
+
+    @property
+    def is_read(self) -> bool: ...
 
 
 class Tally:
@@ -109,13 +114,17 @@ class Tally:
             figures.count("proxy_body_bytes_total", ("in",), event.bytes_in)
         if event.bytes_out:
             figures.count("proxy_body_bytes_total", ("out",), event.bytes_out)
-        self._count_tokens(event)
+        if not event.is_read:
+            self.tokens(event)
 
-    def _count_tokens(self, event: Finished) -> None:
+    def tokens(self, event: Finished) -> None:
+        """Of a generation; or of a read, once the ledger has counted it."""
         told = event.metadata
         if "prompt_tokens" not in told and "completion_tokens" not in told:
             return
-        who = self._consumers.labels(event.project_id or labels.OTHER, told.get("model"))
+        # In pass-through mode there is no id, and the hash of the key says who it was.
+        token = event.token_id or event.token
+        who = self._consumers.labels(event.project_id or labels.OTHER, told.get("model"), token)
         for field, kind in _KINDS.items():
             tokens = told.get(field)
             if isinstance(tokens, int) and tokens:

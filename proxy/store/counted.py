@@ -14,9 +14,9 @@ Rows are in the transaction that adds to the ledger, so all workers and nodes ag
 
     id         event id, or hash of project and response id: 32 hexadecimal digits
     forget_at  microseconds: the row may go
-    reading    of a response that a read has counted, JSON: [end of the read in microseconds,
-               hour in microseconds, token id, model, LLM tokens, the ledger's token counts];
-               else null
+    reading    of a response that a read has counted, JSON: [end of the read in microseconds, its
+               event id, hour in microseconds, token id, model, LLM tokens, the ledger's token
+               counts]; else null
 """
 
 import json
@@ -77,6 +77,16 @@ class CountedIds:
         self._remember(session, batch.events, batch.responses)
         return batch.counted, {name: tokens for name, tokens in batch.spent.items() if tokens}
 
+    def readers(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Of (project id, response id) that have been counted: the event id of the read that was,
+        or empty where it was a generation. StoreError."""
+        keys = {response_key(*name): name for name in names}
+        found = self._database.run(lambda session: _find(session, keys), readonly=True)
+        return {
+            keys[key]: "" if reading is None else str(json.loads(reading)[1])
+            for key, reading in found.items()
+        }
+
     def prune(self, now: datetime, most: int) -> int:
         """Deletes rows whose time is over, ``most`` at once; answers how many."""
         keys = ("forget_at", "id")
@@ -129,7 +139,7 @@ class _Batch:
             else:
                 self._spend(entry[2], total)
                 hour, _, token_id, model = entry[:4]
-                reading = [ended, to_micros(hour), token_id, model, total, *entry[_HEAD:]]
+                reading = [ended, event_id, to_micros(hour), token_id, model, total, *entry[_HEAD:]]
                 self._known[key] = self.responses[key] = json.dumps(reading)
         self.counted.append(entry)
 
@@ -155,7 +165,7 @@ class _Batch:
 
 def _taken_back(reading: str, entry: Entry) -> tuple[Entry, str, int]:
     """What undoes a read that was counted; the token that it was charged to, and its LLM tokens."""
-    _, hour, token_id, model, total, *counts = json.loads(reading)
+    _, _, hour, token_id, model, total, *counts = json.loads(reading)
     # Written before the ledger had the columns that it has now, it has fewer.
     counts = [-count for count in counts] + [0] * (len(entry) - _HEAD - len(counts))
     return (from_micros(hour), entry[1], token_id, model, 0, 0, *counts), token_id, total

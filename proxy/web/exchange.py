@@ -184,8 +184,8 @@ class Exchange:
         total = 0 if reading.usage is None else reading.usage.total
         if self.limited is not None and reading.source == "none":
             total = self.limited.estimate(event)
-        if event.method == "GET" and event.is_read:
-            total = 0  # the ledger charges it, if nothing has counted before
+        if event.method == "GET" and event.is_read:  # the ledger charges what nothing has counted
+            total, event.spending = 0, self.passage.spending if self.passage else ()
         self._settle(total)
         self._events.publish(event)
         if self.passage is not None and self.passage.spending:  # last, for it may have to wait

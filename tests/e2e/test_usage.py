@@ -1,6 +1,7 @@
 """From requests through events and the ledger to `manage.py usage`, with a price list."""
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,32 @@ def test_a_stored_response_counts_once_whoever_reads_it(own_proxy: Maker) -> Non
     for _ in range(3):
         assert call("GET", f"{chat}/chatcmpl-1", access.token) == 200
     wait_until(lambda: used() == (17, 390, 390, 0), 30)
+
+
+def test_limits_and_figures_know_a_stored_response_once(own_proxy: Maker) -> None:
+    server, access = own_proxy.started(EVENT_SHIPPER="on")
+    token = server.mint(access.project_id, rate_limit_tpm=200)["token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    responses = f"{server.url}/v1/responses"
+
+    def poll() -> int:
+        answer = requests.get(f"{responses}/resp_1", headers=headers, timeout=30)
+        assert answer.status_code == 200, "four reads of 123 tokens would be more than 200"
+        return int(answer.headers["x-proxy-ratelimit-remaining-tokens"])
+
+    background = {"model": "m", "background": True}
+    made = requests.post(responses, json=background, headers=headers, timeout=30)
+    assert made.status_code == 200
+    assert poll() > 123
+    wait_until(lambda: poll() < 123, 30)
+    for _ in range(4):
+        assert poll() >= 77
+
+    def prompt_tokens() -> float:
+        page = requests.get(f"{server.url}/metrics", timeout=10).text
+        found = re.findall(r'^proxy_tokens_total{kind="prompt",.*} (\S+)$', page, re.MULTILINE)
+        return sum(map(float, found))
+
+    wait_until(lambda: prompt_tokens() == 36, 30)
+    requests.post(responses, json={"model": "m"}, headers=headers, timeout=30)
+    wait_until(lambda: prompt_tokens() == 72, 30)

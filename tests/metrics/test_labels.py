@@ -97,3 +97,30 @@ def test_pairs_are_bounded() -> None:
     found = {consumers.labels(f"p{number}", "m") for number in range(10)}
     assert found == {("p0", "m"), ("p1", "m"), ("p2", "m"), ("other", "other")}
     assert consumers.labels("p1", "m") == ("p1", "m")
+
+
+def test_names_that_one_token_makes_up_leave_room_for_others() -> None:
+    consumers = labels.Consumers()
+    found = [consumers.labels("p", f"made-up-{number}", "t") for number in range(1000)]
+    assert len(set(found)) == 17
+    assert found[15:17] == [("p", "made-up-15"), ("p", "other")]
+    assert consumers.labels("p", "gpt-4.1", "t2") == ("p", "gpt-4.1")
+    assert consumers.labels("p", "gpt-4.1", "t") == ("p", "gpt-4.1"), "another has introduced it"
+    assert consumers.labels("p2", "gpt-4.1", "t3") == ("p2", "gpt-4.1")
+
+
+def test_nor_do_the_tokens_that_it_mints() -> None:
+    consumers = labels.Consumers()
+    for number in range(1000):
+        consumers.labels("p", f"made-up-{number}", f"t{number}")
+    assert len(consumers._pairs) == 49
+    assert consumers.labels("p2", "gpt-4.1", "t") == ("p2", "gpt-4.1")
+
+
+def test_without_projects_each_key_has_its_share() -> None:
+    consumers = labels.Consumers()
+    for number in range(1000):
+        consumers.labels("other", f"made-up-{number}", "key:1")
+    assert consumers.labels("other", "gpt-4.1", "key:2") == ("other", "gpt-4.1")
+    for number in range(40):
+        assert consumers.labels("other", f"m{number}", f"k{number}")[1] != "other"

@@ -186,3 +186,12 @@ def test_more_than_one_query_takes(node: Node) -> None:
     node.add(*batch)
     node.add(*[event(f"resp_{number}", read=True, at=1000 + number) for number in range(700)])
     assert sums(node) == (1400, 700 * 12)
+
+
+def test_which_read_has_counted(node: Node) -> None:
+    first = event("read", read=True, at=1)
+    node.add(event("made", at=1), event("made", read=True, at=2))
+    node.add(first, event("read", read=True, at=2))
+    names = [(P1, "made"), (P1, "read"), (P2, "read"), (P1, "unknown")]
+    found = node.ledger.counted.readers(names)
+    assert found == {(P1, "made"): "", (P1, "read"): first[1][0]}

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from proxy.events.sinks.modelnames import ModelNames
 from proxy.turns import in_short_turns
 
 _log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class LedgerSink:
         self._positions: dict[str, Position | None] = {}
         # The ids of the last events that were added, the oldest first.
         self._recent: OrderedDict[str, None] = OrderedDict()
+        self._names = ModelNames()
         #: Lines that were no event.
         self.unreadable = 0
 
@@ -115,7 +117,7 @@ class LedgerSink:
             # One may come from another source or place as well.
             if entry is not None and mark[0] not in self._recent and mark[0] not in marks:
                 marks[mark[0]] = mark
-                entries.append(entry)
+                entries.append((*entry[:3], self._names.bounded(*entry[:4]), *entry[4:]))
         return entries, marks
 
     def _remember(self, event_ids: Iterable[str]) -> None:

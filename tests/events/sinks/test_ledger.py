@@ -216,6 +216,23 @@ class Spool:
 START = (0, 0)
 
 
+def test_names_that_one_token_makes_up_make_few_rows() -> None:
+    """The rest is added up under one."""
+    added: list[Entry] = []
+
+    class Rows(Recorder):
+        def apply(self, *args: Any) -> bool:
+            added.extend(args[3])
+            return super().apply(*args)
+
+    lines = [line(metadata={"model": f"made-up-{number}", **COUNTS}) for number in range(500)]
+    LedgerSink(Rows()).write_from("w", START, (1, 1), lines)
+    models = [found[3] for found in added]
+    assert len(models) == 500
+    assert len(set(models)) == 33
+    assert models.count("other") == 500 - 32
+
+
 @pytest.fixture
 def ledger() -> Recorder:
     return Recorder()

@@ -1,0 +1,106 @@
+"""Reads of stored responses, until the ledger has decided whether they count.
+
+A worker charges no read itself (:attr:`proxy.events.event.UsageEvent.is_read`): the ledger counts
+the first that reports the usage of a response whose generation did not, and charges its token. What
+the ledger does not keep, limits of LLM tokens per minute and figures, is charged here once it has
+counted a read of this worker.
+
+Note: nothing here is kept over the end of the worker; a read that is undecided then is not charged.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import gevent
+
+from proxy.errors import StoreError
+from proxy.events.event import UsageEvent
+
+_log = logging.getLogger(__name__)
+
+_INTERVAL: Final = 1.0
+#: Seconds until a read is asked for: the ledger has it by then, and the generation before it too.
+_SETTLED_AFTER: Final = 3.0
+#: Seconds after which it is given up: the shipper is away.
+_GIVEN_UP_AFTER: Final = 60.0
+_MOST_WAITING: Final = 10_000
+#: Reads in one query.
+_PAGE: Final = 200
+
+#: Project id, response id.
+Name = tuple[str, str]
+
+
+class CountedReads(Protocol):
+    """The store, as seen from here."""
+
+    def readers(self, names: Sequence[Name]) -> Mapping[Name, str]:
+        """Of responses that something has counted: the event id of the read that did, or empty
+        where it was a generation. Raises StoreError."""
+        ...
+
+
+class Reads:
+    """One per worker. ``counted`` is called with each read that the ledger has counted."""
+
+    def __init__(
+        self,
+        store: CountedReads,
+        counted: Callable[[UsageEvent], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._counted = counted
+        self._clock = clock
+        # When it came, and the event; the oldest first.
+        self._waiting: deque[tuple[float, UsageEvent]] = deque(maxlen=_MOST_WAITING)
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def events(self, events: Sequence[UsageEvent]) -> None:
+        """All events of the worker. Neither waits nor raises."""
+        for event in events:
+            if event.method == "GET" and event.is_read and event.usage_source != "none":
+                self._waiting.append((self._clock(), event))
+
+    def start(self) -> None:
+        self._greenlet = gevent.spawn(self._run)
+
+    def close(self) -> None:
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            greenlet.kill()
+
+    def look(self) -> None:
+        """Ask once for the reads that the ledger may have decided on. Never raises."""
+        now = self._clock()
+        due: list[tuple[float, UsageEvent]] = []
+        while self._waiting and self._waiting[0][0] <= now - _SETTLED_AFTER and len(due) < _PAGE:
+            due.append(self._waiting.popleft())
+        if not due:
+            return
+        try:
+            readers = self._store.readers([_name(event) for _, event in due])
+        except StoreError:
+            readers = {}
+        except Exception:  # noqa: BLE001  (this greenlet must not end)
+            _log.exception("which reads of stored responses count could not be read")
+            readers = {}
+        for came, event in reversed(due):
+            reader = readers.get(_name(event))
+            if reader is None:
+                if now - came < _GIVEN_UP_AFTER:
+                    self._waiting.appendleft((came, event))
+            elif reader == event.event_id:
+                self._counted(event)
+
+    def _run(self) -> None:
+        while True:
+            gevent.sleep(_INTERVAL)
+            self.look()
+
+
+def _name(event: UsageEvent) -> Name:
+    return str(event.project_id), str(event.metadata["response_id"])
