@@ -118,6 +118,7 @@ FENCES: dict[str, set[str]] = {
         "auth.cache",
         "auth.counts",
         "auth.leases",
+        "auth.reads",
         "auth.redis",
         "auth.review",
         "auth.recorder",

@@ -12,12 +12,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 import gevent
 
 from proxy.errors import StoreError
-from proxy.events.event import UsageEvent
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +29,23 @@ _MOST_WAITING: Final = 10_000
 #: Reads in one query.
 _PAGE: Final = 200
 
+E = TypeVar("E", bound="Event")
+
 #: Project id, response id.
 Name = tuple[str, str]
+
+
+class Event(Protocol):
+    """A usage event, as seen from here."""
+
+    method: str
+    event_id: str
+    project_id: str | None
+    usage_source: str
+    metadata: Mapping[str, object]
+
+    @property
+    def is_read(self) -> bool: ...
 
 
 class CountedReads(Protocol):
@@ -43,23 +57,23 @@ class CountedReads(Protocol):
         ...
 
 
-class Reads:
+class Reads(Generic[E]):
     """One per worker. ``counted`` is called with each read that the ledger has counted."""
 
     def __init__(
         self,
         store: CountedReads,
-        counted: Callable[[UsageEvent], None],
+        counted: Callable[[E], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._counted = counted
         self._clock = clock
         # When it came, and the event; the oldest first.
-        self._waiting: deque[tuple[float, UsageEvent]] = deque(maxlen=_MOST_WAITING)
+        self._waiting: deque[tuple[float, E]] = deque(maxlen=_MOST_WAITING)
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
-    def events(self, events: Sequence[UsageEvent]) -> None:
+    def events(self, events: Sequence[E]) -> None:
         """All events of the worker. Neither waits nor raises."""
         for event in events:
             if event.method == "GET" and event.is_read and event.usage_source != "none":
@@ -76,7 +90,7 @@ class Reads:
     def look(self) -> None:
         """Ask once for the reads that the ledger may have decided on. Never raises."""
         now = self._clock()
-        due: list[tuple[float, UsageEvent]] = []
+        due: list[tuple[float, E]] = []
         while self._waiting and self._waiting[0][0] <= now - _SETTLED_AFTER and len(due) < _PAGE:
             due.append(self._waiting.popleft())
         if not due:
@@ -102,5 +116,5 @@ class Reads:
             self.look()
 
 
-def _name(event: UsageEvent) -> Name:
+def _name(event: Event) -> Name:
     return str(event.project_id), str(event.metadata["response_id"])

@@ -41,7 +41,7 @@ def counted() -> list[UsageEvent]:
 
 
 @pytest.fixture
-def reads(ledger: Ledger, counted: list[UsageEvent], clock: Clock) -> Reads:
+def reads(ledger: Ledger, counted: list[UsageEvent], clock: Clock) -> "Reads[UsageEvent]":
     return Reads(ledger, counted.append, clock)
 
 
@@ -63,7 +63,7 @@ def read(response: str = "r", **fields: Any) -> UsageEvent:
 
 
 def test_the_read_that_the_ledger_counted(
-    reads: Reads, ledger: Ledger, counted: list[UsageEvent], clock: Clock
+    reads: "Reads[UsageEvent]", ledger: Ledger, counted: list[UsageEvent], clock: Clock
 ) -> None:
     first, second, generated = read(), read(), read("g")
     reads.events([first, second, generated])
@@ -78,7 +78,7 @@ def test_the_read_that_the_ledger_counted(
 
 
 def test_what_is_no_read_with_usage_is_none_of_this(
-    reads: Reads, ledger: Ledger, clock: Clock
+    reads: "Reads[UsageEvent]", ledger: Ledger, clock: Clock
 ) -> None:
     reads.events([read(method="POST"), read(status_code=101), read(project_id=None)])
     reads.events([read(usage_source="none"), read(metadata={"total_tokens": 5})])
@@ -89,7 +89,7 @@ def test_what_is_no_read_with_usage_is_none_of_this(
 
 @pytest.mark.parametrize("error", [None, StoreError(), RuntimeError("a defect")])
 def test_what_is_undecided_is_asked_for_again_and_not_for_ever(
-    reads: Reads,
+    reads: "Reads[UsageEvent]",
     ledger: Ledger,
     counted: list[UsageEvent],
     clock: Clock,
