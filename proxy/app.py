@@ -139,7 +139,8 @@ class Application:
 
     @property
     def database_seen(self) -> bool:
-        return self._pass_through is not None or self._registry.health.ready
+        registry = self._registry
+        return bool(self._pass_through) or registry.health.ready or registry.known_tokens_only
 
     @property
     def revocation_lag(self) -> float | None:
@@ -149,6 +150,8 @@ class Application:
     def database_state(self) -> str:
         if self._pass_through:
             return "not used"
+        if self._registry.known_tokens_only:
+            return "down, known tokens only"
         return self._registry.health.writes or self._registry.health.state
 
     @property

@@ -15,6 +15,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from proxy.errors import CipherError
 
@@ -44,6 +46,17 @@ class Cipher:
                 raise ValueError(f"two encryption keys have the same id {key_id}: make a new one")
             self._keys[key_id] = AESGCM(key)
         self.key_id = _key_id(encryption_key)
+
+    @classmethod
+    def derived(cls, label: str, encryption_key: bytes, previous: Sequence[bytes] = ()) -> "Cipher":
+        """For another purpose: under keys made of these by HKDF-SHA256 (RFC 5869) with ``label``,
+        so that nothing encrypted for one purpose decrypts for another."""
+
+        def derive(key: bytes) -> bytes:
+            info = b"openai-proxy " + label.encode()
+            return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key)
+
+        return cls(derive(encryption_key), [derive(key) for key in previous])
 
     def __repr__(self) -> str:
         return f"Cipher(key_id={self.key_id!r}, previous={len(self._keys) - 1})"

@@ -1,6 +1,7 @@
 """The cipher: nothing decrypts but the right cell with the right key, and nothing leaks."""
 
 import base64
+import hmac
 
 import pytest
 from hypothesis import assume, given
@@ -128,3 +129,26 @@ def test_an_error_shows_nothing_of_what_only_looks_like_a_ciphertext() -> None:
     with pytest.raises(CipherError) as caught:
         Cipher(KEY).decrypt(f"v1:{SECRET}:", **CELL)
     assert SECRET[:8] not in str(caught.value)
+
+
+class TestDerived:
+    """Keys for other purposes, of the same root."""
+
+    def test_each_purpose_has_a_key_of_its_own(self) -> None:
+        one, two = Cipher.derived("one", KEY), Cipher.derived("two", KEY)
+        stored = one.encrypt(SECRET, **CELL)
+        assert Cipher.derived("one", KEY).decrypt(stored, **CELL) == SECRET
+        for other in (two, Cipher(KEY), Cipher.derived("one", OTHER)):
+            with pytest.raises(CipherError):
+                other.decrypt(stored, **CELL)
+        assert len({one.key_id, two.key_id, Cipher(KEY).key_id}) == 3
+
+    def test_previous_keys_decrypt(self) -> None:
+        stored = Cipher.derived("one", OTHER).encrypt(SECRET, **CELL)
+        assert Cipher.derived("one", KEY, [OTHER]).decrypt(stored, **CELL) == SECRET
+
+    def test_it_is_hkdf_sha256(self) -> None:
+        """RFC 5869 by hand: what was written has to be readable for as long as it is kept."""
+        extracted = hmac.digest(bytes(32), KEY, "sha256")
+        expected = hmac.digest(extracted, b"openai-proxy one" + b"\x01", "sha256")
+        assert Cipher.derived("one", KEY).key_id == Cipher(expected).key_id

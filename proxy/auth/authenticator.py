@@ -12,8 +12,9 @@ from typing import Final, Protocol
 from proxy.auth import credentials
 from proxy.auth.budgets import Full
 from proxy.auth.cache import GrantCache
+from proxy.auth.known import KnownGrants
 from proxy.auth.principal import Principal, TokenRefused
-from proxy.errors import CipherError, ClientError, KeyUnreadable, QuotaExceeded
+from proxy.errors import CipherError, ClientError, KeyUnreadable, QuotaExceeded, StoreError
 from proxy.policy.accounts import Account, account_of
 from proxy.policy.policy import Policy
 from proxy.store.records import Grant
@@ -70,17 +71,25 @@ class Authenticator:
         stale_grace: float = 0.0,
         clock: Callable[[], float] = time.time,
         cache_clock: Callable[[], float] = time.monotonic,
+        known: KnownGrants | None = None,
     ) -> None:
-        """``cache_ttl`` and ``stale_grace``: seconds, as of :class:`GrantCache`."""
+        """``cache_ttl`` and ``stale_grace``: seconds, as of :class:`GrantCache`. ``known``: whom to
+        ask for tokens that are not cached while the store is away."""
         self._grants = grants
         self._permits = permits
         self._counter = counter
         self._budgets = budgets
         self._clock = clock
+        self._known = known
         # What has been logged of keys that cannot be decrypted.
         self._unreadable: set[str] = set()
         self.cache = GrantCache(
-            self._look_up, size=cache_size, ttl=cache_ttl, grace=stale_grace, clock=cache_clock
+            self._look_up,
+            size=cache_size,
+            ttl=cache_ttl,
+            grace=stale_grace,
+            clock=cache_clock,
+            recall=None if known is None else self._recall,
         )
 
     def authenticate(self, authorization: str | None) -> Principal:
@@ -181,7 +190,7 @@ class Authenticator:
             self.cache.evict(lambda principal: principal.concerned_by(chosen))
 
     def _look_up(self, token_hash: str) -> Principal | None:
-        read_at = time.monotonic()
+        read_at, asked_at = time.monotonic(), self._clock()
         try:
             grant = self._grants.find(token_hash)
         except CipherError as error:
@@ -190,8 +199,22 @@ class Authenticator:
                 self._unreadable.add(str(error))
                 _log.error("upstream key unreadable: %s", error)
             raise KeyUnreadable(_KEY_UNREADABLE) from error
-        if grant is None:
+        if self._known is not None:
+            self._known.learn(token_hash, grant, asked_at)
+        return None if grant is None else self._principal(grant, token_hash, read_at)
+
+    def _recall(self, token_hash: str) -> tuple[Principal, float] | None:
+        """What others know while the store is away, and for how many seconds it may be used."""
+        try:
+            found = None if self._known is None else self._known.find(token_hash)
+        except StoreError:
             return None
+        if found is None:
+            return None
+        # As old as can be: whatever changes is newer.
+        return self._principal(found[0], token_hash, 0.0), found[1]
+
+    def _principal(self, grant: Grant, token_hash: str, read_at: float) -> Principal:
         token, project = grant.token, grant.project
         chain = (token, *grant.ancestors)
         policy = Policy.compile(project.policy, [each.policy for each in chain])

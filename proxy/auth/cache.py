@@ -11,6 +11,7 @@ not be kept.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
@@ -34,7 +35,7 @@ _LONGEST_PAUSE: Final = 5.0
 
 
 class _Entry(Generic[T]):
-    __slots__ = ("pause", "read_at", "retry_at", "value")
+    __slots__ = ("pause", "read_at", "retry_at", "until", "value")
 
     def __init__(self, value: T, read_at: float) -> None:
         self.value = value
@@ -42,6 +43,8 @@ class _Entry(Generic[T]):
         self.read_at = read_at
         self.retry_at = 0.0
         self.pause = 0.0
+        # When it may not be used any more, if that comes before its end in the cache.
+        self.until = math.inf
 
 
 class GrantCache(Generic[T]):
@@ -55,9 +58,17 @@ class GrantCache(Generic[T]):
         ttl: float,
         grace: float,
         clock: Callable[[], float] = time.monotonic,
+        recall: Callable[[str], tuple[T, float] | None] | None = None,
     ) -> None:
-        """``ttl`` and ``grace`` in seconds; ``size`` bounds the known and the unknown alike."""
+        """``ttl`` and ``grace`` in seconds; ``size`` bounds the known and the unknown alike.
+
+        ``recall(key)`` is asked for a key that is not here while the store is away: a value that
+        somebody else knows and the seconds for which it may be used, or None. It does not raise.
+        """
         self._read = read
+        self._recall = recall
+        # Whether the last read failed, or was late.
+        self._away = False
         self._ttl = ttl
         self._grace = grace
         self._clock = clock
@@ -87,7 +98,7 @@ class GrantCache(Generic[T]):
                 self.refusals += 1
                 return None
             self.misses += 1
-            return self._fetch(key)
+            return self._fetch(key) if self._recall is None else self._first(key, self._recall)
         now = self._clock()
         if now - entry.read_at < self._ttl or now < entry.retry_at:
             self.hits += 1
@@ -99,21 +110,58 @@ class GrantCache(Generic[T]):
         """What the store says now, whatever is known. StoreError."""
         return self._fly(key, AsyncResult())
 
-    def _refresh(self, key: str, entry: _Entry[T]) -> T | None:
-        """Ask again, but go on with the old one when the answer fails or is long in coming."""
-        if not self._grace:
-            return self._fetch(key)
+    def _first(self, key: str, recall: Callable[[str], tuple[T, float] | None]) -> T | None:
+        """Ask for the first time, but go on with what others know when there is no answer."""
+        epoch = self._epoch
+        flight = self._flight(key)
+        failure: StoreError | None = None
+        try:
+            return flight.get(timeout=_LITTLE_PATIENCE if self._away else _PATIENCE)
+        except StoreError as error:
+            failure = error
+        except gevent.Timeout:
+            pass
+        self._away = True
+        recalled = recall(key)
+        # What changed meanwhile may be what is recalled.
+        if recalled is not None and epoch == self._epoch:
+            value, seconds = recalled
+            now = self._clock()
+            entry = _Entry(value, now - self._ttl)
+            entry.until = now + seconds
+            entry.pause = _FIRST_PAUSE
+            entry.retry_at = min(now + entry.pause, entry.until)
+            self._entries[key] = entry
+            return value
+        if failure is not None:
+            raise failure
+        return flight.get()
+
+    def _flight(self, key: str) -> "AsyncResult[T | None]":
+        """The read under way for this key, or a new one in a greenlet of its own."""
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = AsyncResult()
             gevent.spawn(self._fly_quietly, key, flight)
+        return flight
+
+    def _refresh(self, key: str, entry: _Entry[T]) -> T | None:
+        """Ask again, but go on with the old one when the answer fails or is long in coming."""
+        if not self._grace:
+            return self._fetch(key)
+        flight = self._flight(key)
         try:
             return flight.get(timeout=_LITTLE_PATIENCE if entry.pause else _PATIENCE)
         except (StoreError, gevent.Timeout):
+            self._away = True
             now = self._clock()
+            if now >= entry.until:
+                if self._entries.get(key) is entry:
+                    del self._entries[key]
+                raise StoreError from None
             if now >= entry.retry_at:  # of all that waited for it, the first one
                 entry.pause = min(max(_FIRST_PAUSE, 2 * entry.pause), _LONGEST_PAUSE)
-                entry.retry_at = now + entry.pause
+                entry.retry_at = min(now + entry.pause, entry.until)
             return entry.value
 
     def evict(self, matches: Callable[[T], bool]) -> int:
@@ -148,6 +196,7 @@ class GrantCache(Generic[T]):
             flight.set_exception(error if isinstance(error, Exception) else StoreError())
             raise
         self._land(key, flight)
+        self._away = False
         if epoch == self._epoch:
             self._keep(key, value)
         flight.set(value)

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import gevent
 from gevent.event import Event
 
+from proxy.auth.known import KnownGrants
 from proxy.errors import StoreError
 from proxy.store.changes import Change, ChangeList
 
@@ -47,11 +48,14 @@ class Revocation:
         forget: Callable[[Collection[str] | None], None],
         *,
         interval: float,
+        known: KnownGrants | None = None,
     ) -> None:
-        """``interval``: seconds between two questions, jittered by a tenth."""
+        """``interval``: seconds between two questions, jittered by a tenth. ``known``: what is kept
+        over restarts, which is asked up to when it is true, and given every change."""
         self._source = source
         self._forget = forget
         self._interval = interval
+        self._kept = known
         # The database's time up to which everything has been seen; None before the first answer.
         self._seen_until: int | None = None
         # Changes within the overlap that have been acted upon: id → its time.
@@ -79,6 +83,8 @@ class Revocation:
 
     def announced(self, ids: Collection[str]) -> None:
         """These changed just now: forget them before they are found."""
+        if self._kept is not None:
+            self._kept.forget(ids)
         self._forget(ids)
         if len(self._felt) < _MOST_FELT:
             self._felt.update(dict.fromkeys(ids, time.monotonic()))
@@ -96,12 +102,19 @@ class Revocation:
 
     def look(self) -> None:
         """Ask once. StoreError: nothing was learned, the next question covers it."""
+        resumed = False
         if self._seen_until is None:
-            # Nothing is cached yet that could be older than this.
-            self._seen_until = self._source.now()
-            return
+            moment = None if self._kept is None else self._kept.seen_until()
+            resumed = moment is not None
+            if moment is None:
+                # Nothing is known yet that could be older than this.
+                self._seen_until = self._source.now()
+                self._keep(self._seen_until, [])
+                return
+            self._seen_until = moment
         reach = self._seen_until - _OVERLAP
         answer = self._source.since(reach)
+        fresh: list[Change] | None = None
         if answer.truncated:
             self._forget(None)
             self._known.clear()
@@ -109,9 +122,15 @@ class Revocation:
             fresh = [c for c in answer.changes if self._known.get(c.id) != c.updated_at]
             if fresh:
                 self._forget({change.id for change in fresh})
-                self._measure(fresh, answer.now)
+                if not resumed:  # what changed before the start was not felt late
+                    self._measure(fresh, answer.now)
             self._known = {change.id: change.updated_at for change in answer.changes}
         self._seen_until = answer.now
+        self._keep(answer.now, fresh)
+
+    def _keep(self, moment: int, changes: list[Change] | None) -> None:
+        if self._kept is not None:
+            self._kept.seen(moment, changes)
 
     def _measure(self, fresh: list[Change], now: int) -> None:
         """How late the newest of these was felt, when the database's time is ``now``."""

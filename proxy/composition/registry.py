@@ -17,6 +17,7 @@ from proxy.auth.revocation import Revocation
 from proxy.cipher import Cipher
 from proxy.composition.channel import change_channel
 from proxy.composition.chores import housekeeper
+from proxy.composition.known import known_grants
 from proxy.events.audit import audit_line
 from proxy.events.queue import EventQueue
 from proxy.limits.holds import NodeHolds
@@ -60,6 +61,7 @@ class Registry:
             self.counts.unwritten,
             lambda token_id: live.cut_account(token_id, QuotaSpent),
         )
+        self._known = known_grants(settings)
         self.authenticator = Authenticator(
             Grants(database, cipher),
             self.leases,
@@ -68,15 +70,25 @@ class Registry:
             cache_size=settings.auth_cache_size,
             cache_ttl=settings.auth_cache_ttl,
             stale_grace=settings.auth_stale_grace,
+            known=self._known if settings.auth_stale_grace else None,
         )
         self.revocation = Revocation(
-            Changes(database), self._forget, interval=settings.revocation_interval
+            Changes(database),
+            self._forget,
+            interval=settings.revocation_interval,
+            known=self._known,
         )
         self._channel = change_channel(settings, self.revocation)
         self._review = Review(live, self.authenticator.look_again)
         self.housekeeper = housekeeper(settings, database)
 
+    @property
+    def known_tokens_only(self) -> bool:
+        """Whether the database is away and there are tokens that may be used without it."""
+        return self.health.away and self._known.usable
+
     def start(self) -> None:
+        self._known.start()
         self.recorder.start()
         self.counts.start(self._budgets.refresh)
         self.leases.start()
@@ -102,6 +114,7 @@ class Registry:
         self.leases.close(deadline / 3)
         self.counts.close(deadline / 3)
         self.recorder.close(deadline / 8)
+        self._known.close(deadline / 8)
 
     def close(self) -> None:
         """After :meth:`flush`, when nobody needs the database any more."""

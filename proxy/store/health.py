@@ -10,7 +10,7 @@ from typing import Final
 
 import gevent
 
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, SchemaOutdated, StoreError
 from proxy.store.dialects import ReadOnly
 
 _log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class DatabaseHealth:
         #: Whether a check has ever succeeded in this process; what the last one said.
         self.ready = False
         self.state = "not checked yet"
+        #: Whether the last check got no answer.
+        self.away = False
         #: What is wrong with the stored upstream keys; "": nothing that is known of.
         self.keys = ""
         #: Why the database takes no writes, or "": it does, or that is not known.
@@ -64,11 +66,13 @@ class DatabaseHealth:
         except Exception as error:  # noqa: BLE001  (a defect must not end the checks)
             # ``/ready`` is open to all: only what was worded for clients is said there.
             self.writes = ""
+            self.away = isinstance(error, StoreError) and not isinstance(error, SchemaOutdated)
             self.state = (str(error) if isinstance(error, ProxyError) else "") or "unavailable"
             if self.state != before:
                 _log.error("database: %s (%r)", self.state, error.__cause__ or error)
         else:
             self.state = "ok"
+            self.away = False
             self.ready = True
             if before != "ok":
                 _log.info("database: ok")

@@ -1,6 +1,6 @@
 """The token check: its order, its codes, what is cached and what is never cached."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -10,10 +10,12 @@ import pytest
 from proxy.auth import credentials
 from proxy.auth.authenticator import Authenticator, bearer
 from proxy.auth.budgets import Budgets
+from proxy.auth.known import KnownGrants
 from proxy.auth.principal import Principal, TokenRefused
 from proxy.errors import CipherError, ClientError, ProxyError, StoreError
 from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
+from proxy.store.knowntokens import Confirmed, Found, Learned, Outdated
 from proxy.store.records import AccessToken
 from tests.auth.granting import PAST, SECRET, START, TOKEN, Store
 from tests.auth.holding import process_holds
@@ -427,3 +429,64 @@ def test_looking_again_asks_the_store_and_judges_as_at_the_door() -> None:
     assert refused(lambda: authenticator.look_again(first.token_hash)).code == "token_not_found"
     store.found[first.token_hash] = StoreError()
     assert isinstance(refused(lambda: authenticator.look_again(first.token_hash)), StoreError)
+
+
+class TestWhatOthersKnow:
+    def known(self, grace: float = 100) -> KnownGrants:
+        return KnownGrants(NodeFile(), grace=grace, clock=Clock(START.timestamp()))
+
+    def authenticator(self, store: Store, known: KnownGrants, clock: Clock) -> Authenticator:
+        return Authenticator(
+            store,
+            store,
+            store,
+            Budgets(store, lambda token_id: 0),
+            cache_size=10,
+            cache_ttl=1,
+            stale_grace=100,
+            clock=clock,
+            known=known,
+        )
+
+    def test_a_token_another_worker_has_served_is_good_while_the_store_is_away(self) -> None:
+        store, known, clock = Store(), self.known(), Clock(START.timestamp())
+        known.seen(1, [])
+        first = self.authenticator(store, known, clock)
+        principal = first.authenticate(f"Bearer {SECRET}")
+        store.found = dict.fromkeys(store.found, StoreError())
+        second = self.authenticator(store, known, clock)
+        assert second.authenticate(f"Bearer {SECRET}") == principal
+        clock.now += 3601
+        error = refused(lambda: second.authenticate(f"Bearer {SECRET}"))
+        assert error.code == "token_expired", "its own expiry holds"
+
+    def test_one_that_nobody_has_served_is_not(self) -> None:
+        store, known = Store(), self.known()
+        known.seen(1, [])
+        store.found = dict.fromkeys(store.found, StoreError())
+        authenticator = self.authenticator(store, known, Clock(START.timestamp()))
+        error = refused(lambda: authenticator.authenticate(f"Bearer {SECRET}"))
+        assert error.code == "store_unavailable"
+
+
+class NodeFile:
+    """A file of known tokens, in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Found] = {}
+
+    def find(self, token_hash: str) -> Found | None:
+        return self.rows.get(token_hash)
+
+    def confirmed(self) -> Confirmed | None:
+        return None
+
+    def update(
+        self, learned: Sequence[Learned], outdated: Outdated, confirmed: Confirmed | None
+    ) -> None:
+        self.rows |= {
+            each.token_hash: Found(each.grant, each.read_at) for each in learned if each.grant
+        }
+
+    def close(self) -> None:
+        pass

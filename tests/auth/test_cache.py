@@ -253,3 +253,89 @@ def test_renewing_asks_whatever_is_known() -> None:
     source.value = None
     assert cache.renew("k") is None
     assert cache.get("k") is None
+
+
+class Others:
+    """What other workers know: value and seconds for which it may be used."""
+
+    def __init__(self, known: dict[str, tuple[str, float]] | None = None) -> None:
+        self.known = known or {}
+        self.asked: list[str] = []
+
+    def __call__(self, key: str) -> tuple[str, float] | None:
+        self.asked.append(key)
+        return self.known.get(key)
+
+
+def with_others(source: Source, others: Others, clock: Clock, ttl: float = 10) -> GrantCache[str]:
+    return GrantCache(source, size=9, ttl=ttl, grace=100, clock=clock, recall=others)
+
+
+class TestWhatOthersKnow:
+    def test_is_asked_for_only_while_the_store_is_away(self) -> None:
+        source, others, clock = Source(), Others({"k": ("theirs", 50)}), Clock()
+        cache = with_others(source, others, clock)
+        assert cache.get("k") == "one"
+        source.value = None
+        assert cache.get("unknown") is None
+        assert others.asked == []
+        source.value = StoreError()
+        cache.evict(lambda value: True)
+        assert cache.get("k") == "theirs"
+
+    def test_counts_for_a_while_and_is_asked_for_again(self) -> None:
+        source, others, clock = Source(StoreError()), Others({"k": ("theirs", 50)}), Clock()
+        cache = with_others(source, others, clock)
+        assert [cache.get("k"), cache.get("k")] == ["theirs", "theirs"]
+        assert (len(others.asked), source.asked) == (1, 1)
+        clock.now += 1
+        assert cache.get("k") == "theirs"
+        assert source.asked == 2, "the store is tried again"
+        source.value = "one"
+        clock.now += 10
+        assert cache.get("k") == "one"
+
+    def test_ends_when_it_is_too_old(self) -> None:
+        source, others, clock = Source(StoreError()), Others({"k": ("theirs", 50)}), Clock()
+        cache = with_others(source, others, clock)
+        for second in range(50):
+            clock.now = second
+            assert cache.get("k") == "theirs"
+        others.known.clear()
+        clock.now = 50
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                cache.get("k")
+        assert len(cache) == 0
+
+    def test_does_not_help_where_there_is_nothing(self) -> None:
+        cache = with_others(Source(StoreError()), Others(), Clock())
+        with pytest.raises(StoreError):
+            cache.get("k")
+
+    def test_helps_while_the_store_hangs_and_the_answer_is_kept(self) -> None:
+        source, others, clock = Source(), Others({"k": ("theirs", 50)}), Clock()
+        source.open.clear()
+        cache = with_others(source, others, clock)
+        began = time.monotonic()
+        assert cache.get("k") == "theirs"
+        waiting = gevent.spawn(cache.get, "not theirs")
+        assert time.monotonic() - began < 20
+        gevent.sleep(0.1)
+        assert not waiting.ready(), "one that nobody knows waits for the store"
+        source.open.set()
+        assert waiting.get(timeout=20) == "one"
+        clock.now += 1
+        assert cache.get("k") == "one"
+
+    def test_is_not_used_when_something_changed_meanwhile(self) -> None:
+        source, clock = Source(StoreError()), Clock()
+
+        def recall(key: str) -> tuple[str, float] | None:
+            cache.evict(lambda value: True)
+            return ("theirs", 50.0)
+
+        cache = GrantCache(source, size=9, ttl=10, grace=100, clock=clock, recall=recall)
+        with pytest.raises(StoreError):
+            cache.get("k")
+        assert len(cache) == 0

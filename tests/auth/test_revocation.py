@@ -1,6 +1,6 @@
 """What a worker learns from the changes, and that it never stops asking."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import gevent
 import pytest
@@ -197,3 +197,70 @@ def test_it_does_not_wait_for_its_time_when_there_is_news(how: str) -> None:
     assert len(world.source.asked) < 50, "however much is announced"
     assert world.revocation.listening is (None if how == "heard" else True)
     world.revocation.close()
+
+
+class Kept:
+    """What is kept over restarts."""
+
+    def __init__(self, until: int | None) -> None:
+        self.until = until
+        self.given: list[tuple[int, list[str] | None]] = []
+        self.announced: list[list[str]] = []
+
+    def seen_until(self) -> int | None:
+        return self.until
+
+    def seen(self, seen_until: int, changes: Sequence[Change] | None) -> None:
+        ids = None if changes is None else [change.id for change in changes]
+        self.given.append((seen_until // SECOND, ids))
+
+    def forget(self, ids: Collection[str]) -> None:
+        self.announced.append(sorted(ids))
+
+
+def keeping(until: int | None) -> tuple[World, Kept]:
+    kept, world = Kept(until), World()
+    world.revocation = Revocation(
+        world.source,
+        world.forgotten.append,
+        interval=0.01,
+        known=kept,  # type: ignore[arg-type]
+    )
+    return world, kept
+
+
+class TestWhatIsKept:
+    def test_is_given_each_change_once_and_up_to_when_these_are_all(self) -> None:
+        world, kept = keeping(None)
+        world.look(0)
+        world.source.change("a")
+        world.look(), world.look()
+        world.source.truncated = True
+        world.look()
+        assert kept.given == [(10_000, []), (10_001, ["a"]), (10_002, []), (10_003, None)]
+
+    def test_what_changed_while_nobody_ran_is_asked_for(self) -> None:
+        world, kept = keeping(9_000 * SECOND)
+        world.source.change("long ago", at=8_000 * SECOND)
+        world.source.change("a", at=9_500 * SECOND)
+        assert world.look(0) == [{"a"}]
+        assert world.source.asked == [9_000 * SECOND - _OVERLAP]
+        assert kept.given == [(10_000, ["a"])]
+        assert world.revocation.lag is None, "nobody was there to feel it"
+
+    def test_a_database_that_is_away_confirms_nothing(self) -> None:
+        world, kept = keeping(9_000 * SECOND)
+        world.source.away = True
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                world.look()
+        assert kept.given == []
+        world.source.away = False
+        world.source.change("a", at=9_500 * SECOND)
+        assert world.look() == [{"a"}]
+
+    def test_is_told_of_announcements_at_once(self) -> None:
+        world, kept = keeping(None)
+        world.revocation.announced(["a"])
+        world.revocation.heard(["b"])
+        assert kept.announced == [["a"], ["b"]]
