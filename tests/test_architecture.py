@@ -117,6 +117,7 @@ FENCES: dict[str, set[str]] = {
         "limits.charges",
         "auth.cache",
         "auth.counts",
+        "auth.known",
         "auth.leases",
         "auth.reads",
         "auth.redis",

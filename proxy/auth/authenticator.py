@@ -13,10 +13,9 @@ from proxy.auth import credentials
 from proxy.auth.budgets import Full
 from proxy.auth.cache import GrantCache
 from proxy.auth.known import KnownGrants
-from proxy.auth.principal import Principal, TokenRefused
+from proxy.auth.principal import Principal, TokenRefused, principal_of
 from proxy.errors import CipherError, ClientError, KeyUnreadable, QuotaExceeded, StoreError
-from proxy.policy.accounts import Account, account_of
-from proxy.policy.policy import Policy
+from proxy.policy.accounts import Account
 from proxy.store.records import Grant
 
 _log = logging.getLogger(__name__)
@@ -73,8 +72,8 @@ class Authenticator:
         cache_clock: Callable[[], float] = time.monotonic,
         known: KnownGrants | None = None,
     ) -> None:
-        """``cache_ttl`` and ``stale_grace``: seconds, as of :class:`GrantCache`. ``known``: whom to
-        ask for tokens that are not cached while the store is away."""
+        """``cache_ttl`` and ``stale_grace``: seconds, as of :class:`GrantCache`. ``known``: what
+        the node's workers know while the store is away."""
         self._grants = grants
         self._permits = permits
         self._counter = counter
@@ -195,7 +194,7 @@ class Authenticator:
             grant = self._grants.find(token_hash)
         except CipherError as error:
             # A line per cause, not per request: it names the project, and what is to be done.
-            if str(error) not in self._unreadable and len(self._unreadable) < _MOST_UNREADABLE:
+            if str(error) not in self._unreadable and len(self._unreadable) < 1000:
                 self._unreadable.add(str(error))
                 _log.error("upstream key unreadable: %s", error)
             raise KeyUnreadable(_KEY_UNREADABLE) from error
@@ -208,44 +207,23 @@ class Authenticator:
         try:
             found = None if self._known is None else self._known.find(token_hash)
         except StoreError:
-            return None
+            found = None
         if found is None:
             return None
         # As old as can be: whatever changes is newer.
         return self._principal(found[0], token_hash, 0.0), found[1]
 
     def _principal(self, grant: Grant, token_hash: str, read_at: float) -> Principal:
-        token, project = grant.token, grant.project
-        chain = (token, *grant.ancestors)
-        policy = Policy.compile(project.policy, [each.policy for each in chain])
-        if policy.unreadable:
-            _log.error(
-                "token %s is refused, its rules cannot be read: %s", token.id, policy.unreadable
-            )
-        accounts = [account_of("token", each.id, each.policy, each.max_requests) for each in chain]
-        for each, account in zip(chain, accounts, strict=True):
+        principal = principal_of(grant, token_hash, read_at, self._clock())
+        chain, policy = (grant.token, *grant.ancestors), principal.policy
+        if why := policy.unreadable:
+            _log.error("token %s is refused, its rules cannot be read: %s", grant.token.id, why)
+        for each, account in zip(chain, principal.accounts[1:], strict=True):
             total = account.max_tokens_total
             self._budgets.learn(each.id, each.tokens_used, total, cuts=policy.cut_in_flight)
-        return Principal(
-            token_id=token.id,
-            token_mask=token.token,
-            project_id=project.id,
-            upstream_key=grant.upstream_key,
-            expires_at=min(each.expires_at for each in chain).timestamp(),
-            # One that has run out is told that, also when it has been deactivated for it. A child
-            # whose parent cannot be found has nobody to answer for it.
-            token_active=grant.rooted
-            and all(each.is_active or each.ran_out(self._clock()) for each in chain),
-            project_active=project.is_active,
-            policy=policy,
-            accounts=(account_of("project", project.id, project.policy), *accounts),
-            token_hash=token_hash,
-            read_at=read_at,
-        )
+        return principal
 
 
-#: Keys that cannot be decrypted, of which the log has a line.
-_MOST_UNREADABLE: Final = 1000
 _KEY_UNREADABLE: Final = (
     "The upstream key of this project cannot be read by this server. Its operator finds the reason "
     "in the log and in /ready."

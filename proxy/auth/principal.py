@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.errors import ClientError
-from proxy.policy.accounts import Account
+from proxy.policy.accounts import Account, account_of
 from proxy.policy.policy import Policy
+from proxy.store.records import Grant
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,31 @@ class Principal:
             if changes.get(account.id, -1.0) >= self.read_at:
                 return True
         return False
+
+
+def principal_of(grant: Grant, token_hash: str, read_at: float, now: float) -> Principal:
+    """Who a grant is of. ``read_at``: monotonic seconds, as :attr:`Principal.read_at`; ``now``:
+    unix seconds."""
+    token, project = grant.token, grant.project
+    chain = (token, *grant.ancestors)
+    return Principal(
+        token_id=token.id,
+        token_mask=token.token,
+        project_id=project.id,
+        upstream_key=grant.upstream_key,
+        expires_at=min(each.expires_at for each in chain).timestamp(),
+        # One that has run out is told that, also when it has been deactivated for it. A child
+        # whose parent cannot be found has nobody to answer for it.
+        token_active=grant.rooted and all(each.is_active or each.ran_out(now) for each in chain),
+        project_active=project.is_active,
+        policy=Policy.compile(project.policy, [each.policy for each in chain]),
+        accounts=(
+            account_of("project", project.id, project.policy),
+            *(account_of("token", each.id, each.policy, each.max_requests) for each in chain),
+        ),
+        token_hash=token_hash,
+        read_at=read_at,
+    )
 
 
 class TokenRefused(ClientError):

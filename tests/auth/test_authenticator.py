@@ -440,7 +440,7 @@ class TestWhatOthersKnow:
             store,
             store,
             store,
-            Budgets(store, lambda token_id: 0),
+            Budgets(store, process_holds(), lambda token_id: 0),
             cache_size=10,
             cache_ttl=1,
             stale_grace=100,
