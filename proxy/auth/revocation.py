@@ -49,13 +49,16 @@ class Revocation:
         *,
         interval: float,
         known: KnownGrants | None = None,
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
         """``interval``: seconds between two questions, jittered by a tenth. ``known``: what is kept
-        over restarts, which is asked up to when it is true, and given every change."""
+        over restarts, which is asked up to when it is true, and given every change. ``failed`` is
+        called when the database stops to answer; it must not wait."""
         self._source = source
         self._forget = forget
         self._interval = interval
         self._kept = known
+        self._failed = failed
         # The database's time up to which everything has been seen; None before the first answer.
         self._seen_until: int | None = None
         # Changes within the overlap that have been acted upon: id → its time.
@@ -148,6 +151,7 @@ class Revocation:
             except StoreError as error:
                 if not self._failing:
                     _log.warning("revocations of other nodes cannot be seen: %s", error.__cause__)
+                    self._failed()
                 self._failing = True
                 pause = min(pause * 2, max(_LONGEST_PAUSE, self._interval))
             except Exception:  # noqa: BLE001

@@ -77,6 +77,7 @@ class Registry:
             self._forget,
             interval=settings.revocation_interval,
             known=self._known,
+            failed=self.health.hurry,
         )
         self._channel = change_channel(settings, self.revocation)
         self._review = Review(live, self.authenticator.look_again)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 import gevent
+from gevent.event import Event
 
 from proxy.errors import ProxyError, SchemaOutdated, StoreError
 from proxy.store.dialects import ReadOnly
@@ -40,6 +41,7 @@ class DatabaseHealth:
         self._check_writes = check_writes
         # Good checks until the keys are looked at again.
         self._keys_due = 0
+        self._soon = Event()
         self._greenlet: gevent.Greenlet[..., None] | None = None
         #: Whether a check has ever succeeded in this process; what the last one said.
         self.ready = False
@@ -57,6 +59,10 @@ class DatabaseHealth:
     def close(self) -> None:
         if self._greenlet is not None:
             self._greenlet.kill()
+
+    def hurry(self) -> None:
+        """Somebody has met a database that does not answer: check soon. Does not wait."""
+        self._soon.set()
 
     def look(self) -> None:
         """Check once."""
@@ -111,4 +117,6 @@ class DatabaseHealth:
     def _run(self) -> None:
         while True:
             self.look()
-            gevent.sleep(_INTERVAL if self.ready else _UNTIL_FIRST)
+            well = self.ready and not self.away
+            self._soon.wait(_INTERVAL if well else _UNTIL_FIRST)
+            self._soon.clear()

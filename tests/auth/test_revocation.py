@@ -264,3 +264,18 @@ class TestWhatIsKept:
         world.revocation.announced(["a"])
         world.revocation.heard(["b"])
         assert kept.announced == [["a"], ["b"]]
+
+
+def test_a_database_that_stops_to_answer_is_reported_once() -> None:
+    source, failures = Source(), list[int]()
+    revocation = Revocation(
+        source, lambda ids: None, interval=0.05, failed=lambda: failures.append(len(source.asked))
+    )
+    revocation.look()
+    source.away = True
+    revocation.start()
+    try:
+        wait_until(lambda: len(source.asked) >= 3)
+        assert len(failures) == 1
+    finally:
+        revocation.close()

@@ -171,3 +171,22 @@ class TestWrites:
         check.error = StoreError()
         health.look()
         assert (health.state, health.writes) == ("unavailable", "")
+
+
+def test_it_is_checked_at_once_when_somebody_met_a_failure(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_module, "_INTERVAL", 600.0)
+    health = DatabaseHealth(check)
+    health.start()
+    try:
+        with gevent.Timeout(20):
+            while not health.ready:
+                gevent.sleep(0.005)
+            check.error = StoreError()
+            health.hurry()
+            while not health.away:
+                gevent.sleep(0.005)
+        assert health.state == "unavailable"
+    finally:
+        health.close()
