@@ -5,6 +5,7 @@ the database does not answer. It is as true as the last look for changes: for ``
 after it a row may be used, by whichever worker, also over a restart.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -22,7 +23,7 @@ from proxy.store.records import Grant
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two writes: at the least, and where nothing is urgent.
+#: Seconds between two writes: of changes at the least, and where nothing is urgent.
 _GAP: Final = 0.5
 _INTERVAL: Final = 1.0
 #: Seconds after which a token that is in use is written again although nothing changed, so that
@@ -95,12 +96,10 @@ class KnownGrants:
         if greenlet is None:
             return
         greenlet.kill()
-        with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
-            try:
-                self._flush(last=True)
-                self._store.close()
-            except StoreError:
-                pass  # it has been logged
+        timeout = gevent.Timeout(deadline, False)  # type: ignore[arg-type]  # it ends silently
+        with timeout, contextlib.suppress(StoreError):  # which has been logged
+            self._flush(last=True)
+            self._store.close()
 
     @property
     def usable(self) -> bool:
@@ -183,8 +182,8 @@ class KnownGrants:
     def _run(self) -> None:
         self.seen_until()
         while True:
-            gevent.sleep(_GAP)
-            self._wake.wait(_INTERVAL - _GAP)
+            if self._wake.wait(_INTERVAL):
+                gevent.sleep(_GAP)
             self._wake.clear()
             try:
                 self._flush()

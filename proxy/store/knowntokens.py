@@ -23,11 +23,10 @@ from typing import Any, Final, NamedTuple
 
 from proxy.cipher import Cipher
 from proxy.errors import CipherError
-from proxy.store.database import Database, Session
 from proxy.store.packed import packed, unpacked
 from proxy.store.records import AccessToken, Grant, Project
 from proxy.store.rows import to_micros
-from proxy.store.session import Timeouts
+from proxy.store.session import Session, Timeouts
 from proxy.store.sqlite import SqliteBackend
 
 #: Longer rows are not kept: with the number of rows this bounds the file.
@@ -102,7 +101,7 @@ class KnownTokens:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Makes nothing before it is used. ``most``: rows that are kept, the newest."""
-        self._database = Database(SqliteBackend(path, _TIMEOUTS))
+        self._backend = SqliteBackend(path, _TIMEOUTS)
         self._cipher = cipher
         self._most = most
         self._clock = clock
@@ -157,13 +156,13 @@ class KnownTokens:
         self._run(work)
 
     def close(self) -> None:
-        self._database.close()
+        self._backend.close()
 
     def _run(self, work: Callable[[Session], Any], *, readonly: bool = False) -> Any:
         if not self._ready:
-            self._database.run(lambda session: [session.execute(sql) for sql in _SCHEMA])
+            self._backend.run(_make_tables, readonly=False, timeout=None)
             self._ready = True
-        return self._database.run(work, readonly=readonly)
+        return self._backend.run(work, readonly=readonly, timeout=None)
 
     def _seal(self, learned: Learned) -> str | None:
         if learned.grant is None:
@@ -179,6 +178,11 @@ class KnownTokens:
         )
         for (token_hash,) in rows:
             _remove(session, token_hash)
+
+
+def _make_tables(session: Session) -> None:
+    for statement in _SCHEMA:
+        session.execute(statement)
 
 
 def _take_out(session: Session, outdated: Outdated, now: int) -> None:
