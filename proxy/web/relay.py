@@ -78,7 +78,10 @@ class RelayEndpoint:
                 preflight = self._cors.preflight(inbound.header)
                 if preflight is not None:
                     return self._preflight(exchange, preflight, start_response)
-            slot = self._live.enter(inbound.client_ip)
+            address = inbound.client_ip
+            if self._bounds.trusted_proxies and address == environ.get("REMOTE_ADDR"):
+                address = ""  # the proxy's own: it names no client, and has no share
+            slot = self._live.enter(address)
             return self._serve(exchange, slot, start_response)
         except ProxyError as error:
             failure = error

@@ -297,6 +297,30 @@ def test_a_streamed_body_that_grows_too_large_ends_the_request() -> None:
     assert (world.event.outcome, len(world.live)) == ("rejected", 0)
 
 
+@pytest.mark.parametrize(
+    ("trusted", "lines", "counted"),
+    [
+        (0, [], "192.0.2.1"),
+        (0, [("X-Forwarded-For", "203.0.113.9")], "192.0.2.1"),
+        (1, [("X-Forwarded-For", "203.0.113.9")], "203.0.113.9"),
+        (1, [], ""),
+    ],
+)
+def test_whose_share_a_place_counts_for(
+    trusted: int, lines: list[tuple[str, str]], counted: str
+) -> None:
+    """A trusted proxy that names no client has no share."""
+    seen: list[str | None] = []
+
+    def look() -> Answer:
+        seen.extend(world.live._by_address.held)
+        return Answer()
+
+    world = World(look, bounds=limits(trusted_proxies=trusted))
+    assert world.ask(headers=lines).code == 200
+    assert seen == [counted]
+
+
 def test_overloaded_only_beyond_the_bound() -> None:
     inner: list[Result] = []
     world = World(concurrent=2)
