@@ -128,7 +128,7 @@ class Drain:
             self._take(_RETRY_SECONDS if self._kept else None, most)
             self._hand_on()
             self._idle.set()
-            if len(self._queue) < _BATCH:
+            if len(self._queue) < _BATCH and not self._queue.gate.closed:
                 # A batch costs as much with one event as with a hundred: a pause collects some.
                 gevent.sleep(_LINGER)
 
