@@ -31,6 +31,7 @@ _DECODED_BY: Final = 4
 _BLANK: Final = "".join(map(chr, range(0x21)))
 #: More than any address with a zone and a port.
 _LONGEST_ADDRESS: Final = 100
+_IN_ADDRESSES: Final = "0123456789abcdefABCDEF.:"
 
 
 class Inbound:
@@ -187,8 +188,11 @@ def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: i
         for item in value.split(",")
     ]
     chain = [*said, peer]
-    # Cut, should the number of proxies be wrong and this be the client's own words.
-    return usual_spelling(chain[max(0, len(chain) - 1 - trusted_proxies)][:_LONGEST_ADDRESS])
+    address = chain[max(0, len(chain) - 1 - trusted_proxies)]
+    if address.strip(_IN_ADDRESSES):
+        # The number of proxies may be wrong, and these be the client's own words.
+        address = sanitizer.clean(address)
+    return usual_spelling(address[:_LONGEST_ADDRESS])
 
 
 def client_of(environ: dict[str, Any], trusted_proxies: int) -> str:

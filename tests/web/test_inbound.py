@@ -307,3 +307,14 @@ def test_a_large_body_is_joined_beside_the_loop(monkeypatch: pytest.MonkeyPatch)
     assert joined == []
     assert body([b"abcde", b"fghijk"], length=11).read_all(99) == b"abcdefghijk"
     assert joined == [2]
+
+
+def test_words_in_place_of_an_address_are_cut_and_cleaned() -> None:
+    def said(text: str) -> str:
+        request = inbound(headers=[("X-Forwarded-For", text)], REMOTE_ADDR="192.0.2.1")
+        return client_address(request.headers, {"REMOTE_ADDR": "192.0.2.1"}, 1)
+
+    assert said("198.51.100.7") == "198.51.100.7"
+    assert said("sk-" + "a" * 22) == "[secret]"
+    assert said("x" * 5000) == "x" * 100
+    assert len(said("1" * 5000)) <= 100
