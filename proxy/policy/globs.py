@@ -5,7 +5,12 @@ from the client, so nothing here may go back over it. Two ends are compared and 
 them are found from left to right; there is no regular expression.
 """
 
+import re
 from collections.abc import Iterable
+from typing import Final
+
+#: A run of characters of host names (RFC 1123); possessive, so that nothing is gone over twice.
+_HOST_RUN: Final = re.compile(r"[a-z0-9.-]++")
 
 
 class Globs:
@@ -22,6 +27,39 @@ class Globs:
 
     def match(self, text: str) -> bool:
         return text in self._exact or any(_fits(text, pieces) for pieces in self._pieces)
+
+
+class HostGlobs:
+    """The same for origins in lower case: ``*`` stands for one or more characters of host names."""
+
+    __slots__ = ("_exact", "_pieces")
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        given = tuple(patterns)
+        self._exact = frozenset(pattern for pattern in given if "*" not in pattern)
+        self._pieces = tuple(pattern.split("*") for pattern in given if "*" in pattern)
+
+    def match(self, text: str) -> bool:
+        return text in self._exact or any(_fits_host(text, pieces) for pieces in self._pieces)
+
+
+def _fits_host(text: str, pieces: list[str]) -> bool:
+    """The first place of each piece will do.
+
+    Characters that no run may hold can only be matched by a piece itself, so that a piece with one
+    of them has one place; and of the others the first leaves most to the rest.
+    """
+    first, *middle, last = pieces
+    end = len(text) - len(last)
+    if end <= len(first) or not (text.startswith(first) and text.endswith(last)):
+        return False
+    at = len(first)
+    for piece in middle:
+        found = text.find(piece, at + 1, end)
+        if found < 0 or not _HOST_RUN.fullmatch(text, at, found):
+            return False
+        at = found + len(piece)
+    return _HOST_RUN.fullmatch(text, at, end) is not None
 
 
 def _fits(text: str, pieces: list[str]) -> bool:

@@ -16,7 +16,7 @@ from proxy.policy.addresses import Addresses
 from proxy.policy.endpoints import AMBIGUOUS, Endpoints, plain_segments
 from proxy.policy.fields import read_document
 from proxy.policy.headers import ForwardedHeaders, RequiredHeaders
-from proxy.policy.models import Models, models_in_target
+from proxy.policy.models import NAMING, Models, models_in_body, models_in_target
 from proxy.policy.origins import Origins
 from proxy.policy.params import Params
 
@@ -96,7 +96,7 @@ class Policy:
             cut_in_flight=own.get("cut_in_flight", False),
             can_mint=bool(minted) and all(token.get("can_mint", False) for token in minted),
             restricts=any(field in layer for layer in layers for field in _OF_THE_HEAD),
-            reads=frozenset(["model"] if every("allowed_models") else []).union(
+            reads=(NAMING if every("allowed_models") else frozenset[str]()).union(
                 *every("allowed_params")
             ),
             addresses=tuple(map(Addresses, every("allowed_ips"))),
@@ -151,9 +151,9 @@ class Policy:
         Raises ClientError ``model_not_allowed``, ``param_not_allowed``.
         """
         if self.models:
-            name = values.get("model")
-            for models in self.models:
-                models.check("" if name is None else name)
+            for param, name in models_in_body(values):
+                for models in self.models:
+                    models.check(name, param)
         for params in self.params:
             params.check(values)
 

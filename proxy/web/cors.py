@@ -5,13 +5,13 @@ upstream's own. Once it is set, preflights end here (they carry no token, by spe
 upstream's ``Access-Control-*`` lines are replaced by ours.
 """
 
-import re
 from collections.abc import Callable, Sequence
+
+from proxy.policy.globs import HostGlobs
 
 Headers = list[tuple[str, str]]
 
-#: Longer ones are no origins (RFC 1035: a name has 253 characters), and matching one against a
-#: pattern with several ``*`` takes time that grows with a power of its length.
+#: Longer ones are no origins (RFC 1035: a name has 253 characters).
 _LONGEST_ORIGIN = 300
 _MAX_AGE = "86400"
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -23,12 +23,11 @@ class Cors:
     def __init__(self, allowed: Sequence[str]) -> None:
         self.enabled = bool(allowed)
         self._any = "*" in allowed
-        patterns = [re.escape(origin.lower()).replace(r"\*", "[a-z0-9.-]+") for origin in allowed]
-        self._pattern = re.compile("|".join(patterns) or r"(?!)")
+        self._patterns = HostGlobs(origin.lower() for origin in allowed)
 
     def allows(self, origin: str) -> bool:
         return self._any or (
-            len(origin) <= _LONGEST_ORIGIN and self._pattern.fullmatch(origin.lower()) is not None
+            len(origin) <= _LONGEST_ORIGIN and self._patterns.match(origin.lower())
         )
 
     def preflight(self, header: Callable[[str], str | None]) -> Headers | None:

@@ -18,21 +18,27 @@ LONGEST_VALUE: Final = 4096
 _LONGEST_HEAD: Final = 4096
 _SLICE: Final = 256 * 1024
 
+_CHARSET: Final = r"""(?:\s*;\s*charset=(?:utf-?8|us-ascii|"utf-?8"|"us-ascii"))?"""
 _BOUNDARY: Final = re.compile(
-    r"""multipart/form-data\s*;\s*boundary=(?:"([A-Za-z0-9'()+_,./:=?-]{1,70})"|"""
-    r"""([A-Za-z0-9'+_.-]{1,70}))\s*(?:;\s*charset=utf-?8\s*)?""",
+    rf"""multipart/form-data{_CHARSET}\s*;\s*boundary=(?:"([A-Za-z0-9'()+_,./:=?-]{{1,70}})"|"""
+    rf"""([A-Za-z0-9'+_.-]{{1,70}})){_CHARSET}\s*""",
     re.IGNORECASE | re.ASCII,
 )
 # Names are plain: no escapes or percent signs, which parsers undo in different ways. Some clients
 # (.NET) leave out the quotes.
 _DISPOSITION: Final = re.compile(
     rb'form-data; *name=(?:"(?P<quoted>[A-Za-z0-9_.\[\]-]{1,100})"|(?P<token>[A-Za-z0-9_.-]+))'
-    rb'(?P<file>(?:; *filename=(?:"[^"\\\r\n]*"|[A-Za-z0-9_.-]+))?'
+    rb'(?P<file>(?:; *filename=(?:"(?P<filename>(?:[^"\\\r\n]|\\[^\r\n])*)"|[A-Za-z0-9_.-]+))?'
     rb"(?:; *filename\*=[A-Za-z0-9!#$&+.^_`|~%'-]+)?)",
     re.IGNORECASE,
 )
-_PLAIN: Final = re.compile(rb'text/plain(?:; *charset=("?)(?:utf-?8|us-ascii)\1)?', re.IGNORECASE)
-_HEADER: Final = re.compile(rb"(content-disposition|content-type|content-length): *(.*)", re.I)
+_PLAIN: Final = re.compile(
+    rb'text/plain(?:; *charset=("?)(?:utf-?8|us-ascii|(?P<latin>iso-8859-1|windows-1252))\1)?',
+    re.IGNORECASE,
+)
+_HEADER: Final = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ \t]*([^\r\n\0]*)")
+#: Codings that change nothing (RFC 2045 §6.2).
+_UNCODED: Final = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 def form_fields(body: bytes, content_type: str, wanted: frozenset[str]) -> dict[str, str]:
@@ -47,7 +53,7 @@ def form_fields(body: bytes, content_type: str, wanted: frozenset[str]) -> dict[
     folded = {name.casefold() for name in wanted}
     found: dict[str, str] = {}
     for start, end in _parts(body, delimiter):
-        name, is_plain, value_start = _head(body, start, end)
+        name, charset, value_start = _head(body, start, end)
         # `model[]` is `model` to PHP and its kin.
         base = name.partition("[")[0]
         if base.casefold() == "_charset_":
@@ -57,9 +63,9 @@ def form_fields(body: bytes, content_type: str, wanted: frozenset[str]) -> dict[
             continue
         if name in found or name != base:
             raise ClientError(f"`{base}` is in the form twice.", param=base)
-        if not is_plain or end - value_start > LONGEST_VALUE:
+        if not charset or end - value_start > LONGEST_VALUE:
             raise _odd(f"its field `{base}`")
-        found[name] = _text(body[value_start:end], base)
+        found[name] = _text(body[value_start:end], charset, base)
     return found
 
 
@@ -94,28 +100,49 @@ def _find(body: bytes, delimiter: bytes, start: int) -> int:
     return -1
 
 
-def _head(body: bytes, start: int, end: int) -> tuple[str, bool, int]:
-    """Name, whether it is plain text and no file, and where the value begins."""
+def _head(body: bytes, start: int, end: int) -> tuple[str, str, int]:
+    """Name, charset if it is plain text and no file (else ``""``), and where the value begins.
+
+    Lines that say nothing of the name or of the value are ignored.
+    """
     value_start = body.find(b"\r\n\r\n", start, min(end, start + _LONGEST_HEAD)) + 4
     if value_start < start:
         raise _odd("the head of a part")
-    headers: dict[bytes, bytes] = {}
+    headers: dict[bytes, list[bytes]] = {}
     for line in body[start : value_start - 4].split(b"\r\n"):
         header = _HEADER.fullmatch(line)
-        if header is None or header[1].lower() in headers:
+        if header is None:
             raise _odd("the head of a part")
-        headers[header[1].lower()] = header[2]
-    disposition = _DISPOSITION.fullmatch(headers.get(b"content-disposition", b""))
+        # Some frameworks read an underscore in a header's name as a dash.
+        headers.setdefault(header[1].lower().replace(b"_", b"-"), []).append(header[2].rstrip())
+    dispositions = headers.get(b"content-disposition", [])
+    disposition = _DISPOSITION.fullmatch(dispositions[0]) if len(dispositions) == 1 else None
     if disposition is None:
         raise _odd("the name of a part")
-    kind = _PLAIN.fullmatch(headers.get(b"content-type", b"text/plain"))
+    filename = disposition["filename"] or b""
+    if b'\\"' in filename and b";" in filename:
+        # To a reader without escapes the file's name ends there, and a parameter begins.
+        raise _odd("the name of a file")
     name = (disposition["quoted"] or disposition["token"]).decode()
-    return name, not disposition["file"] and kind is not None, value_start
+    return name, "" if disposition["file"] else _charset(headers), value_start
 
 
-def _text(value: bytes, name: str) -> str:
+def _charset(headers: dict[bytes, list[bytes]]) -> str:
+    """Of a part that is plain text as it stands; ``""`` of another."""
+    kinds = headers.get(b"content-type", [b"text/plain"])
+    kind = _PLAIN.fullmatch(kinds[0]) if len(kinds) == 1 else None
+    codings = headers.get(b"content-transfer-encoding", [])
+    if kind is None or b"content-encoding" in headers:
+        return ""
+    if any(coding.lower() not in _UNCODED for coding in codings):
+        return ""
+    # Where that is not UTF-8, only what is the same in both is read.
+    return "ascii" if kind["latin"] else "utf-8"
+
+
+def _text(value: bytes, charset: str, name: str) -> str:
     try:
-        return value.decode()
+        return value.decode(charset)
     except UnicodeDecodeError as error:
         raise _odd(f"its field `{name}`") from error
 

@@ -6,6 +6,7 @@ case; another charset; an encoding) it is refused instead of guessed at.
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from proxy.yielding import turn_if_due
 MOST_PARTS: Final = 512 * 1024
 #: No request has as many top-level parameters.
 MOST_PARAMETERS: Final = 1000
+_LONGEST_NAME: Final = 256
 #: A body of so many bytes, and a plain one of so many and of so many parts, is read at once: that
 #: takes a few milliseconds. Larger ones are read by slices.
 _AT_ONCE: Final = 32 * 1024
@@ -31,6 +33,7 @@ _PARTS_AT_ONCE: Final = 32 * 1024
 
 # A visible ASCII letter as an escape, which nobody writes but to spell a name a second time.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[2-7]")
+_NO_LETTERS: Final = re.compile(r"[\W_]+")
 _CHARSET: Final = re.compile(r'[^;]*;\s*charset=("?)(?:utf-?8|us-ascii)\1\s*;?\s*')
 
 
@@ -53,18 +56,38 @@ def parameters_of(
     if len(said) > 1 or "form-urlencoded" in content_type:
         # A string in JSON may hold `&model=…&`, which a reader of such forms takes for a field.
         raise _unreadable("be JSON or a multipart form (`Content-Type`)")
-    if "charset" in content_type and not _CHARSET.fullmatch(content_type):
+    form = content_type.partition(";")[0].strip() == "multipart/form-data"
+    if not form and "charset" in content_type and not _CHARSET.fullmatch(content_type):
         raise _unreadable("be in UTF-8 (`charset`)")
-    if content_type.partition(";")[0].strip() == "multipart/form-data":
+    if form:
         found: Mapping[str, Any] = form_fields(body, said[0], wanted)
     else:
         found = _json_members(body, wanted, measured)
-    folded = {name.casefold() for name in wanted}
-    for name in found:
-        # Some upstreams' readers of JSON (Go's) take `Model` for `model`.
-        if name not in wanted and name.casefold() in folded:
-            raise ClientError(f"{name!r} must be written in lower case.", param=name)
+    _check_names(found, wanted)
     return found
+
+
+def _check_names(found: Mapping[str, Any], wanted: frozenset[str]) -> None:
+    """Refuse what some reader takes for a wanted name: Go's reads `Model`, PHP's `max.tokens`,
+    protobuf's `maxTokens`, one that keeps strings as C does the name before a NUL."""
+    letters = {_letters(name): name for name in wanted}
+    for name in found:
+        if name in wanted:
+            continue
+        if len(name) > _LONGEST_NAME or not name.isprintable() or " " in name:
+            raise ClientError(
+                f"The parameter {name[:100]!r} must be written in {_LONGEST_NAME} characters at "
+                "most, without blanks and control characters.",
+                param=name[:100],
+            )
+        meant = letters.get(_letters(name))
+        if meant is not None:
+            raise ClientError(f"{name[:100]!r} must be written as `{meant}`.", param=name[:100])
+
+
+def _letters(name: str) -> str:
+    """What of a name all readers keep: letters and digits, without their case."""
+    return _NO_LETTERS.sub("", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _json_members(body: bytes, wanted: frozenset[str], measured: bool) -> dict[str, Any]:

@@ -73,6 +73,10 @@ def test_a_request_that_names_none(patterns: list[str], allowed: bool) -> None:
         ("/v1/realtime", "model[]=o3", ["o3"]),
         ("/v1/realtime", "model", [""]),
         ("/v1/realtime", "models=x&amodel=y&=z&&", []),
+        ("/v1/x", "deployment=mine", ["mine"]),
+        ("/v1/x", "engine=davinci&deployment_id=mine", ["davinci", "mine"]),
+        ("/v1/x", "deployment.id=a&Engine[]=b&model%00x=c", ["a", "b", "c"]),
+        ("/v1/x", "deployment+id=a", ["a"]),
     ],
 )
 def test_what_a_target_names(path: str, query: str, named: list[str]) -> None:
@@ -101,6 +105,10 @@ def test_what_a_target_names(path: str, query: str, named: list[str]) -> None:
         ("/v1/realtime", "model=a&x=1%26model=b", "invalid_request"),
         ("/v1/realtime", "model=a&x=%2526model%253Db", "invalid_request"),
         ("/v1/realtime", "x=1?model=a&model=a", "invalid_request"),
+        ("/v1/x", "deployment=a&deployment=b", "invalid_request"),
+        ("/v1/x", "deployment_id=a&deployment.id=b", "invalid_request"),
+        ("/v1/x", "model=a&x=1%26engine=b", "invalid_request"),
+        ("/v1/x", "engine=a%2562", "invalid_request"),
     ],
 )
 def test_what_could_be_read_in_two_ways(path: str, query: str, code: str) -> None:
@@ -137,6 +145,8 @@ PIECES = st.sampled_from(
             "model[]",
             "model=ok",
             "model=evil",
+            "deployment=evil",
+            "engine=ok",
             "%20",
             "#",
         ),
@@ -153,7 +163,7 @@ def named_by_anybody(target: str) -> set[str]:
     found = set(re.findall(r"[/\\;](?:models|engines|deployments)[/\\;]+([^/\\;?&#\0]+)", path))
     for item in re.split("[&;#]", query):
         name, _, value = item.partition("=")
-        if name.strip(" \0").partition("[")[0] == "model":
+        if name.strip(" \0").partition("[")[0] in ("model", "deployment", "engine"):
             found.add(value)
     return {name.strip(" \0") for name in found} - {""}
 

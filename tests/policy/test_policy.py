@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import ProxyError
+from proxy.policy.models import NAMING
 from proxy.policy.policy import Policy
 
 TARGET = "/v1/chat/completions"
@@ -152,9 +153,22 @@ def test_all_layers_must_hold() -> None:
     with pytest.raises(ProxyError) as caught:
         policy.check_values({"model": "gpt-4o-mini", "n": 2})
     assert (caught.value.code, caught.value.param) == ("param_not_allowed", "n")
-    assert policy.reads == {"model", "n"}
+    assert policy.reads == {"n"} | NAMING
     error = refusal(policy, method="GET")
     assert (error.status, error.headers) == (405, (("Allow", "POST"),))
+
+
+def test_every_model_that_a_body_names_must_be_allowed() -> None:
+    policy = Policy.compile({"allowed_models": ["good"]}, [{"allowed_models": ["g*"]}])
+    policy.check_values({"model": "good", "models": ["good"], "engine": "good", "fallbacks": None})
+    for param in sorted(NAMING - {"model"}):
+        for value in ("evil", ["good", "evil"], [{"model": "good"}], {"x": ["good"]}, True, [""]):
+            with pytest.raises(ProxyError) as caught:
+                policy.check_values({"model": "good", param: value})
+            assert (caught.value.code, caught.value.param) == ("model_not_allowed", param)
+    with pytest.raises(ProxyError) as caught:
+        policy.check_values({"models": ["good"]})  # a server without them runs its default
+    assert caught.value.param == "model"
 
 
 def test_a_wider_token_widens_nothing() -> None:

@@ -64,6 +64,47 @@ def test_as_requests_writes_it() -> None:
     assert found == {"a": "", "file": "", "model": "whisper-1"}
 
 
+BINARY = "Content-Transfer-Encoding: binary"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        # Apache HttpClient, with a charset and without.
+        (FILE + MODEL, "multipart/form-data; boundary=BB; charset=UTF-8"),
+        (FILE + MODEL, 'multipart/form-data; charset="utf-8"; boundary=BB'),
+        (
+            part(
+                "model",
+                "whisper-1",
+                "Content-Type: text/plain; charset=ISO-8859-1",
+                "Content-Transfer-Encoding: 8bit",
+            ),
+            TYPE,
+        ),
+        # multipart-post (Ruby).
+        (
+            FILE.replace("Content-Type", f"Content-Length: 9\r\n{BINARY}\r\nContent-Type") + MODEL,
+            TYPE,
+        ),
+        # Dart's http.
+        (
+            part("prompt", "\xc3\xbc", "content-type: text/plain; charset=utf-8", BINARY) + MODEL,
+            TYPE,
+        ),
+        # Names of files as undici and requests write them, and as curl and Go do.
+        (FILE.replace('"a.wav"', '"C:\\dir\\a.wav"') + MODEL, TYPE),
+        (FILE.replace('"a.wav"', '"a\\"b.wav"') + MODEL, TYPE),
+        # Lines that say nothing here.
+        (part("x", "1", "Content-ID: <1>", "X-Any: 1", "Content-Encoding: gzip") + MODEL, TYPE),
+        (part("x", "eA==", "Content-Transfer-Encoding: base64") + MODEL, TYPE),
+        (part("model", "whisper-1", "MIME-Version: 1.0", "Content-Language: en") + FILE, TYPE),
+    ],
+)
+def test_as_other_clients_write_it(body: str, content_type: str) -> None:
+    assert read(body + END, content_type)["model"] == "whisper-1"
+
+
 @pytest.mark.parametrize(
     "content_type",
     [
@@ -128,6 +169,20 @@ def test_boundaries_in_quotes_and_capitals() -> None:
         part("model", "bW9kZWw=", "Content-Transfer-Encoding: base64") + END,
         part("model", "m", "Content-Type: text/plain; charset=utf-7") + END,
         part("model", "m", "Content-Type: application/json") + END,
+        part("model", "m\xa0", "Content-Type: text/plain; charset=ISO-8859-1") + END,
+        part("model", "m", "Content-Type: text/plain; charset=utf-16") + END,
+        part("model", "m", "Content-Type: text/plain", "Content-Type: text/plain") + END,
+        part("model", "bT0=", "content-transfer-encoding: quoted-printable") + END,
+        part("model", "m", "Content_Transfer_Encoding: base64") + END,
+        part("model", "m", BINARY, "Content-Transfer-Encoding: base64") + END,
+        part("model", "m", "Content-Encoding: identity") + END,
+        part("x", "m", 'Content_Disposition: form-data; name="model"') + END,
+        part("x", "m", "X-Y: a\0b") + END,
+        part("x", "m", "X-Y: a\rb") + END,
+        part("x", "m", "no colon") + END,
+        # One reader's name of a file is another's second name of the part.
+        FILE.replace('"a.wav"', '"a\\"; name=\\"model"') + END,
+        FILE.replace('"a.wav"', '"a\\"') + END,
         part("model", "m", ' ; name="other"') + END,
         part("model", "m", 'Content-Disposition: form-data; name="x"') + END,
         "--BB\r\nContent-Type: text/plain\r\n\r\nm\r\n" + END,

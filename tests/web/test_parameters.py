@@ -150,6 +150,51 @@ def test_a_name_in_another_case(name: str) -> None:
         assert refused(body).param == name
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model\0", "model\0x", "\0model", "model ", " model", "mo del", "model\n", "\tmodel"),
+        *("model.", "mo.del", "mo-del", "model[]", "_model", "\u200bmodel", "model\xa0", "n\r"),
+        *("max.tokens", "max tokens", "max-tokens", "maxTokens", "MaxTokens", "max__tokens"),
+        *("\uff4dodel", "max_tokens\0", "other name", "x\0", ""),
+    ],
+)
+def test_a_name_that_some_reader_takes_for_another(name: str) -> None:
+    inbound = Inbound(environ("POST"), 0)
+    body = json.dumps({"model": "a", name: "b"}).encode()
+    wanted = WANTED | {"max_tokens"}
+    if not name:
+        assert parameters_of(inbound, body, wanted)[""] == "b"
+        return
+    with pytest.raises(ClientError) as caught:
+        parameters_of(inbound, body, wanted)
+    assert (caught.value.code, caught.value.param) == ("invalid_request", name)
+
+
+def test_a_long_name() -> None:
+    assert read(json.dumps({"x" * 256: 1}).encode())
+    error = refused(json.dumps({"model" + "." * 10_000: 1}).encode())
+    assert len(error.param or "") == 100
+    assert len(str(error)) < 300
+
+
+@pytest.mark.parametrize("name", ["models", "x.y", "x-model", "model2", "$schema", "a:b", "ü"])
+def test_other_names_are_free(name: str) -> None:
+    assert read(json.dumps({"model": "a", name: 1}).encode())["model"] == "a"
+
+
+def test_a_form_with_a_name_that_php_reads_as_another() -> None:
+    body = b'--B\r\nContent-Disposition: form-data; name="mo.del"\r\n\r\nx\r\n--B--'
+    assert refused(body, "multipart/form-data; boundary=B").param == "mo.del"
+
+
+def test_the_charset_of_a_form_is_for_its_reader() -> None:
+    body = b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--B--'
+    for content_type in ("boundary=B; charset=UTF-8", "charset=utf-8; boundary=B"):
+        assert read(body, f"multipart/form-data; {content_type}")["model"] == "m"
+    refused(body, "multipart/form-data; boundary=B; charset=utf-7")
+
+
 def test_letters_that_fold_into_others() -> None:
     """Go compares names with these as equal."""
     wanted = frozenset({"stop", "top_k"})
