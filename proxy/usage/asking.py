@@ -8,24 +8,31 @@ them; and where it is not plain what a text means (a name twice, an odd type), i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 
 from proxy.errors import ClientError
 from proxy.usage.grammar import object_by_grammar
+from proxy.usage.large import LargeObject, Values
 from proxy.usage.members import Member, top_members
+from proxy.yielding import joined, turn_if_due
 
 _UNKNOWN = object()
 _ASKING = b'{"include_usage":true}'
 _STREAM, _OPTIONS, _INCLUDE = b'"stream"', b'"stream_options"', b'"include_usage"'
 
-# So long the event loop is held: 4 MiB of text take 30 ms to parse on a slow core, 32,768 names and
-# brackets 20 ms (4 MiB of nothing else would take 500 ms). Finding places takes ten times as long.
+# More would cost too much for a favour.
 _MAX_PARSED = 4 * 1024 * 1024
 _MAX_PARTS = 32 * 1024
 _MAX_SCANNED = 256 * 1024
+# Larger bodies, and those of more parts, are read by slices: at once they take over 5 ms.
+_AT_ONCE = 128 * 1024
+_PARTS_AT_ONCE = 4 * 1024
+_MAX_MEMBERS = 1000
+# Copying more takes several milliseconds.
+_COPIED_AT_ONCE = 1024 * 1024
 # A visible ASCII letter as an escape: nobody needs one in a name.
 _ESCAPED = re.compile(rb"\\u00[2-7]")
 # A letter of "stream" as an escape, which nobody writes but to spell a name a second time.
@@ -40,12 +47,19 @@ def ask_for_usage(body: bytes) -> bytes | None:
     """
     if len(body) > _MAX_PARSED or _STREAM not in body:
         return None
-    if _parts(body) > _MAX_PARTS:
+    parts = _parts(body)
+    if parts > _MAX_PARTS:
         return None
+    if len(body) > _AT_ONCE or parts > _PARTS_AT_ONCE:
+        return _asked_by_slices(body)
     try:
         request = orjson.loads(body)
     except orjson.JSONDecodeError:
         request = _by_grammar(body)
+    return _asked(body, request)
+
+
+def _asked(body: bytes, request: object) -> bytes | None:
     if not isinstance(request, dict) or request.get("stream") is not True:
         return None
     if "stream_options" not in request and _says_stream_once(body):
@@ -68,6 +82,22 @@ def _by_grammar(body: bytes) -> dict[str, Any] | None:
     return request
 
 
+def _asked_by_slices(body: bytes) -> bytes | None:
+    read = LargeObject(body, _MAX_MEMBERS, 2 * _MAX_PARTS)
+    try:
+        for _ in read.steps():
+            turn_if_due()
+    except ValueError:
+        return _asked(body, _by_grammar(body))
+    request = read.values
+    names = [orjson.loads(member.name) for member in request.members]
+    if request.get("stream") is not True or names.count("stream") > 1:
+        return None
+    if "stream_options" in request or body.count(_STREAM) > 1:
+        return _asked_in_place(body, request) if len(body) <= _MAX_SCANNED else None
+    return _with_member(body, _OPTIONS + b":" + _ASKING, first=False)
+
+
 def demand_usage(body: bytes, request: Mapping[str, Any]) -> bytes | None:
     """``body`` as :func:`ask_for_usage` makes it, for a client that must not go uncounted.
 
@@ -81,14 +111,14 @@ def demand_usage(body: bytes, request: Mapping[str, Any]) -> bytes | None:
     if options is not None and not isinstance(options, dict):
         raise ClientError("`stream_options` must be an object.", param="stream_options")
     if options:
-        _check_options(body, options)
+        _check_options(body, options, request)
         if options.get("include_usage"):
             return None
     if stream is not True:
         return None
     if "stream_options" not in request:
         return _with_member(body, _OPTIONS + b":" + _ASKING, first=False)
-    place = _place_of(body, "stream_options")
+    place = _place_of(body, "stream_options", request)
     text = body[place.value_start : place.end]
     if options is None:
         asked = _ASKING
@@ -99,29 +129,31 @@ def demand_usage(body: bytes, request: Mapping[str, Any]) -> bytes | None:
     return _replaced(body, place, asked)
 
 
-def _check_options(body: bytes, options: Mapping[str, Any]) -> None:
+def _check_options(body: bytes, options: Mapping[str, Any], request: Mapping[str, Any]) -> None:
     for name in options:
         if name != "include_usage" and name.casefold() == "include_usage":
             raise ClientError(f"{name!r} must be written in lower case.", param="stream_options")
     include = options.get("include_usage")
     if include is not None and not isinstance(include, bool):
         raise ClientError("`include_usage` must be true or false.", param="stream_options")
-    if body.count(_INCLUDE) > 1 or _ESCAPED.search(body) is not None:
-        place = _place_of(body, "stream_options")
+    known = isinstance(request, Values)
+    if known or body.count(_INCLUDE) > 1 or _ESCAPED.search(body) is not None:
+        place = _place_of(body, "stream_options", request)
         members = top_members(body[place.value_start : place.end])
         if [orjson.loads(member.name) for member in members].count("include_usage") > 1:
             raise ClientError("`include_usage` is there twice.", param="stream_options")
 
 
-def _place_of(text: bytes, name: str) -> Member:
-    """Where the one member of that name stands, however it is spelled."""
-    if _parts(text) > _MAX_PARTS:
+def _place_of(text: bytes, name: str, value: Mapping[str, Any] | None = None) -> Member:
+    """Where the one member of that name stands, however it is spelled. ``value``: what it says."""
+    if (value.brackets // 2 if isinstance(value, Values) else _parts(text)) > _MAX_PARTS:
         raise ClientError(
             "`stream_options` cannot be read in a body of so many parts: leave it out, or send"
             ' {"include_usage": true} alone.',
             param="stream_options",
         )
-    return next(each for each in top_members(text) if orjson.loads(each.name) == name)
+    members = value.members if isinstance(value, Values) else top_members(text)
+    return next(each for each in members if orjson.loads(each.name) == name)
 
 
 def _parts(text: bytes) -> int:
@@ -161,14 +193,28 @@ def _options_asking(text: bytes, options: object) -> bytes | None:
 
 def _unambiguous(text: bytes, value: dict[str, Any]) -> dict[bytes, Member] | None:
     """The members by name; None if two have the same, of which servers take this one or that."""
-    members = top_members(text)
+    members = value.members if isinstance(value, Values) else top_members(text)
     return {member.name: member for member in members} if len(members) == len(value) else None
 
 
 def _with_member(text: bytes, member: bytes, *, first: bool) -> bytes:
     end = text.rindex(b"}")
-    return text[:end] + (b"" if first else b",") + member + text[end:]
+    return _spliced(text, end, end, member if first else b"," + member)
 
 
 def _replaced(text: bytes, place: Member, value: bytes) -> bytes:
-    return text[: place.value_start] + value + text[place.end :]
+    return _spliced(text, place.value_start, place.end, value)
+
+
+def _spliced(text: bytes, start: int, end: int, put: bytes) -> bytes:
+    """``text`` with ``put`` in place of what stands from ``start`` to ``end``."""
+    if len(text) <= _COPIED_AT_ONCE:
+        return text[:start] + put + text[end:]
+    pieces = [*_pieces(text, 0, start), put, *_pieces(text, end, len(text))]
+    return joined(pieces)
+
+
+def _pieces(text: bytes, start: int, end: int) -> Iterator[bytes]:
+    for at in range(start, end, _COPIED_AT_ONCE):
+        yield text[at : min(at + _COPIED_AT_ONCE, end)]
+        turn_if_due()

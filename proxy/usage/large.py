@@ -57,6 +57,18 @@ class LargeValue:
         self.text = text
 
 
+class Values(dict[str, Any]):
+    """Values by name, and in ``members`` where they stand; ``brackets``: how many there are in all,
+    those that close included."""
+
+    __slots__ = ("brackets", "members")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members: list[Member] = []
+        self.brackets = 0
+
+
 class LargeObject:
     """Take all :meth:`steps`, then read :attr:`members` and :attr:`values`."""
 
@@ -73,10 +85,10 @@ class LargeObject:
         self._most = most_members
         self._brackets = most_brackets
         self._measure = measure
-        #: The top-level members in their order, equal names included.
-        self.members: list[Member] = []
-        #: Their values by name, the last of equal names; large ones as :class:`LargeValue`.
-        self.values: dict[str, Any] = {}
+        #: The top-level values, the last of equal names; large ones as :class:`LargeValue`.
+        self.values = Values()
+        #: Where they stand, in their order, equal names included.
+        self.members = self.values.members
         # What is open at `_start`, outermost first; and what stands for all that came before.
         self._start = 0
         self._open = bytearray(b"{")
@@ -141,12 +153,12 @@ class LargeObject:
                 self._open.append(text[at - 1])
             else:
                 self._open.pop()
-            if self._brackets == 0:
+            self.values.brackets += 1
+            if self.values.brackets > self._brackets:
                 raise ValueError("it has too many brackets")
-            self._brackets -= 1
             if len(self._open) == 1:
                 break
-            if not self._brackets % _BRACKETS:
+            if not self.values.brackets % _BRACKETS:
                 yield
             if at - self._start > SLICE:
                 if not is_large:

@@ -42,7 +42,8 @@ def parameters_of(
 ) -> Mapping[str, Any]:
     """The parameters of a whole ``body``, those ``wanted`` beyond doubt; of an empty body, none.
 
-    Of a large body, large ones are :class:`LargeValue`; ``measured``: with the text in them.
+    Those of a large body are :class:`Values`, large ones :class:`LargeValue`; ``measured``: with
+    the text in them.
 
     Raises ClientError ``invalid_request``.
     """

@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.usage.asking import ask_for_usage
+from proxy.errors import ClientError
+from proxy.usage import asking
+from proxy.usage.asking import ask_for_usage, demand_usage
+from proxy.usage.large import LargeObject
+from tests.bystander import served_while
 from tests.usage.values import VALUES
 
 ASKING = b'"stream_options":{"include_usage":true}'
@@ -167,3 +171,52 @@ def test_hostile_bodies_do_no_harm(body: bytes) -> None:
     ask_for_usage(body)
     ask_for_usage(b'{"stream":true,' + body)
     ask_for_usage(b'{"stream":true,"stream_options":' + body + b"}")
+
+
+BIG = b'"messages":[%b"%b"]' % (b'{"role":"user"},' * 10_000, b"x" * 200_000)
+
+
+@pytest.mark.parametrize(
+    ("body", "asked"),
+    [
+        (b'{"stream":true,%b}' % BIG, b'{"stream":true,%b,%b}' % (BIG, ASKING)),
+        (b'{%b,"stream" : true }' % BIG, b'{%b,"stream" : true ,%b}' % (BIG, ASKING)),
+        (b'{%b,"stream":false}' % BIG, None),
+        (b'{%b,"stream":true,}' % BIG, None),
+        (b'{"strea\\u006d":false,%b,"stream":true}' % BIG, None),
+    ],
+    ids=range(5),
+)
+def test_large_bodies_are_read_by_slices(body: bytes, asked: bytes | None) -> None:
+    assert ask_for_usage(body) == asked
+
+
+def test_asking_in_a_large_body_leaves_others_their_turn() -> None:
+    body = b'{"stream":true,%b}' % BIG
+    assert served_while(lambda: ask_for_usage(body)) >= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (b"null", b'{"include_usage":true}'),
+        (b'{"a":1}', b'{"a":1,"include_usage":true}'),
+        (b'{"include_usage":false}', b'{"include_usage":true}'),
+    ],
+)
+def test_large_bodies_are_made_to_ask_in_place(
+    monkeypatch: pytest.MonkeyPatch, options: bytes, asked: bytes
+) -> None:
+    monkeypatch.setattr(asking, "_COPIED_AT_ONCE", 1000)
+    body = b'{"stream":true,"stream_options":%b,%b}' % (options, BIG)
+    read = LargeObject(body, 100, 100_000)
+    assert sum(1 for _ in read.steps()) > 3
+    assert demand_usage(body, read.values) == body.replace(options, asked, 1)
+
+
+def test_a_large_body_that_says_it_twice_is_refused() -> None:
+    body = b'{"stream":true,"stream_options":{"include_usage":true,"include_usage":false},%b}' % BIG
+    read = LargeObject(body, 100, 100_000)
+    list(read.steps())
+    with pytest.raises(ClientError, match="twice"):
+        demand_usage(body, read.values)
