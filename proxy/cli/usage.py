@@ -78,6 +78,9 @@ def _show(report: Mapping[str, Any]) -> None:
     click.echo(f"{report['from']} to {report['to']}", err=True)
     if currency and totals["unpriced_tokens"]:
         click.echo(f"{totals['unpriced_tokens']} tokens have no price.", err=True)
+    estimated = sum(totals.get(f"estimated_{side}_tokens", 0) for side in ("prompt", "completion"))
+    if estimated:
+        click.echo(f"{estimated} tokens were estimated; they are in none of these.", err=True)
 
 
 def _write_csv(report: Mapping[str, Any]) -> None:

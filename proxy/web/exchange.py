@@ -182,8 +182,8 @@ class Exchange:
         if reading.usage is not None:
             event.metadata = reading.usage.as_metadata()
         total = 0 if reading.usage is None else reading.usage.total
-        if self.limited is not None and reading.source == "none":
-            total = self.limited.estimate(event)
+        if self.limited is not None and reading.source != "reported":
+            total = self.limited.charge(event, total)
         if event.method == "GET" and event.is_read:  # the ledger charges what nothing has counted
             total, event.spending = 0, self.passage.spending if self.passage else ()
         self._settle(total)

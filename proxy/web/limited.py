@@ -49,15 +49,19 @@ class LimitedRequest:
         self._text = ResponseText(content_type, content_encoding)
         return self._text
 
-    def estimate(self, event: UsageEvent) -> int:
-        """Note in `event` what the response cost, its upstream having reported nothing.
+    def charge(self, event: UsageEvent, seen: int) -> int:
+        """The LLM tokens to be charged for a response that did not report all of its usage.
 
-        Returns the LLM tokens to be charged: none unless its status is 2xx.
+        `seen` are those it did report. They stand as they are, but a client that leaves before the
+        last count must not go uncounted, so that the estimate is charged where it is more. Where
+        nothing was reported, it is noted in `event`. Nothing is estimated unless the status is 2xx.
         """
         status = event.status_code
         if self._text is None or status is None or not 200 <= status < 300:
-            return 0
+            return seen
         completion_tokens = tokens_of(self._text.size())
+        if event.usage_source != "none":
+            return max(seen, self.prompt_tokens + completion_tokens)
         event.usage_source, event.estimate_method = "estimated", "bytes"
         event.metadata = {
             **event.metadata,

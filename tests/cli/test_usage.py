@@ -72,6 +72,17 @@ def test_a_table_with_its_total(run: Run, api: responses.RequestsMock) -> None:
     assert " ".join(total.split()) == "TOTAL 6 1 40 6 50 7 0.00012"
     assert "2026-05-20T00:00:00Z to 2026-05-21T00:00:00Z" in result.stderr
     assert "90 tokens have no price" in result.stderr
+    assert "estimated" not in result.stderr
+
+
+def test_estimates_are_a_line_of_their_own(run: Run, api: responses.RequestsMock) -> None:
+    totals = {
+        **REPORT["totals"],
+        "estimated_prompt_tokens": 30,
+        "estimated_completion_tokens": 12,
+    }
+    api.get(URL, json={**REPORT, "totals": totals})
+    assert "42 tokens were estimated" in run("usage").stderr
 
 
 def test_without_prices_there_are_no_costs(run: Run, api: responses.RequestsMock) -> None:

@@ -69,6 +69,7 @@ def test_files_are_no_text(part: dict[str, Any]) -> None:
     [
         {"type": "text", "text": "data:image/png;base64,not base64 at all"},
         {"type": "document", "source": {"type": "text", "data": "it is text, and is read"}},
+        {"type": "text", "text": "data:text/plain;base64," + "QUJD" * 2000 + " and then text"},
     ],
 )
 def test_text_that_only_looks_like_a_file_counts(part: dict[str, Any]) -> None:

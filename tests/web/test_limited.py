@@ -165,6 +165,19 @@ def test_a_client_that_leaves_pays_for_what_has_come() -> None:
     assert (it.event.outcome, it.access.settled) == (Outcome.CLIENT_GONE, [2 + 1])
 
 
+BEGUN = b'{"type":"message_start","message":{"usage":{"input_tokens":9,"output_tokens":1}}}'
+DELTA = b'{"type":"content_block_delta","delta":{"type":"text_delta","text":"%b"}}'
+
+
+@pytest.mark.parametrize(("text", "charged"), [(b"x" * 400, 2 + 100), (b"x", 9 + 1)])
+def test_a_client_that_leaves_before_the_last_count(text: bytes, charged: int) -> None:
+    it = world(Answer([sse(BEGUN), sse(DELTA % text), sse(b"more")], headers=SSE))
+    chat(it, path="/v1/messages", stop_after=2)
+    assert it.event.usage_source == "partial"
+    assert "estimated_prompt_tokens" not in it.event.metadata
+    assert it.access.settled == [charged]
+
+
 @pytest.mark.parametrize(
     ("answer", "path"),
     [
