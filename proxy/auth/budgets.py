@@ -50,7 +50,7 @@ class Holds(Protocol):
 
     def settle(self, held: Iterable[tuple[str, int]], spent: int = 0) -> None: ...
 
-    def stored(self, key: str, used: int, left: int) -> None: ...
+    def stored(self, key: str, used: int, left: int, asked_at: int) -> None: ...
 
     def spent(self, key: str) -> int: ...
 
@@ -147,6 +147,7 @@ class Budgets:
                 del self._budgets[token_id]
         if not in_use:
             return
+        asked_at = time.time_ns()
         try:
             found = self._store.tokens_used(in_use)
         except StoreError:
@@ -159,7 +160,7 @@ class Budgets:
             if current is not None:
                 current.used = used
                 # Spent here, and not written, while the store was asked.
-                self._holds.stored(token_id, used, self._unwritten(token_id))
+                self._holds.stored(token_id, used, self._unwritten(token_id), asked_at)
                 self._judge(token_id, current)
 
     def _judge(self, token_id: str, budget: _Budget) -> None:

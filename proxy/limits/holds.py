@@ -6,7 +6,7 @@ others judge by it at once. What is left of a total is::
 
     total - used - spent - held
 
-`used` is what the store has said, the highest number that any worker has read. A request is let in
+`used` is what the store has said, to the worker that asked last. A request is let in
 while something is left. So the last one may go over the total, by no more than it costs itself, and
 each one beside it by what it costs more than it held.
 
@@ -14,6 +14,7 @@ Amounts are whole numbers in any unit: LLM tokens, or a fraction of a currency.
 """
 
 import contextlib
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,8 +25,9 @@ from proxy.limits.table import WorkerTable
 #: Keys with something held, or spent within the last seconds. With them the file has 4 MiB.
 _ROWS: Final = 2048
 _MAX: Final = 2**62
-#: Of a row, in words: what the store has said.
+#: Of a row, in words: what the store has said, and when it was asked for that, in nanoseconds.
 _USED_WORD: Final = 1
+_ASKED_WORD: Final = 2
 
 
 class Full(NamedTuple):
@@ -42,7 +44,7 @@ class NodeHolds(WorkerTable):
     """When the table cannot be had, each worker goes by its own amounts."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, b"proxy holds 1", rows=_ROWS, unit=8, numbers=2, words=2)
+        super().__init__(path, b"proxy holds 1", rows=_ROWS, unit=8, numbers=2, words=3)
         #: Key → [held, spent] of this worker.
         self._own: dict[str, list[int]] = {}
 
@@ -72,10 +74,11 @@ class NodeHolds(WorkerTable):
             own[1] = min(own[1] + spent, _MAX)
             self._write(key, own)
 
-    def stored(self, key: str, used: int, left: int) -> None:
+    def stored(self, key: str, used: int, left: int, asked_at: int) -> None:
         """The store says that `used` is used in all, and of what was spent here it lacks `left`.
 
-        One step for the other workers, so that nothing counts twice or not at all.
+        It was asked at `asked_at`, in nanoseconds of the wall clock. One step for the other
+        workers, so that nothing counts twice or not at all.
         """
         # As a difference, since more may be spent while the lock is waited for.
         stored = self.spent(key) - left
@@ -89,8 +92,7 @@ class NodeHolds(WorkerTable):
                 self._place(key, used)
             row = self._row(key)
             if row is not None:
-                at = row // 8 + _USED_WORD
-                self._file.words[at] = max(self._file.words[at], min(used, _MAX))
+                self._say(row, used, asked_at)
             self._stored(key, stored)
         finally:
             self._file.unlock()
@@ -136,7 +138,16 @@ class NodeHolds(WorkerTable):
     def _place(self, key: str, used: int) -> None:
         """See to it that the key has a row, if there is one."""
         if key not in self._rows and self._claim(key):
-            self._file.words[self._rows[key] // 8 + _USED_WORD] = min(used, _MAX)
+            self._file.words[self._rows[key] // 8 + _ASKED_WORD] = 0
+            self._say(self._rows[key], used, 0)
+
+    def _say(self, row: int, used: int, asked_at: int) -> None:
+        """What was asked for last counts, in whichever order workers come to say it."""
+        words, at = self._file.words, row // 8
+        # Of a clock that went back, a later moment counts for nothing.
+        if words[at + _ASKED_WORD] <= asked_at or words[at + _ASKED_WORD] > time.time_ns():
+            words[at + _USED_WORD] = min(used, _MAX)
+            words[at + _ASKED_WORD] = asked_at
 
     def _restore(self) -> None:
         for key, own in list(self._own.items()):

@@ -60,14 +60,34 @@ def test_what_the_store_has_is_used_and_not_spent_any_more(
     one.settle([("a", 10)], 60)
     assert hold(two, 10) is None
     # It has 50 of the 60, and 20 of another node.
-    one.stored("a", 70, left=10)
+    one.stored("a", 70, left=10, asked_at=5)
     assert one.spent("a") == 10
     assert hold(two, 9) is None, "19 are held, 80 used or spent"
     assert hold(two, 1, total=99) == IN_FLIGHT
     assert hold(one, 1, used=3) is None, "an older number of the store changes nothing"
     assert hold(one, 1) == IN_FLIGHT
-    one.stored("a", 100, left=0)
+    two.stored("a", 99, left=0, asked_at=4)
+    assert hold(two, 1, total=100) == IN_FLIGHT, "two asked before one"
+    one.stored("a", 100, left=0, asked_at=6)
     assert hold(two, 1) == SPENT
+
+
+def test_what_the_store_takes_back_is_there_again(workers: tuple[NodeHolds, NodeHolds]) -> None:
+    one, two = workers
+    assert hold(one, 1) is None
+    one.stored("a", 100, left=0, asked_at=7)
+    assert hold(two, 1) == SPENT
+    two.stored("a", 90, left=0, asked_at=8)
+    one.stored("a", 100, left=0, asked_at=7)
+    assert hold(two, 1) is None
+
+
+def test_a_moment_of_a_clock_that_went_back(workers: tuple[NodeHolds, NodeHolds]) -> None:
+    one, two = workers
+    assert hold(one, 1) is None
+    one.stored("a", 5, left=0, asked_at=2**62)
+    two.stored("a", 100, left=0, asked_at=9)
+    assert hold(one, 1) == SPENT
 
 
 def test_all_or_none(workers: tuple[NodeHolds, NodeHolds]) -> None:
@@ -97,7 +117,7 @@ def test_after_all_is_settled_and_stored_nothing_is_left_of_it(
             table.settle([("a", amount)], chance.randrange(9))
         elif chance.random() < 0.2:
             used += table.spent("a")
-            table.stored("a", used, left=0)
+            table.stored("a", used, left=0, asked_at=used)
         else:
             amount = chance.randrange(50)
             assert table.hold([("a", amount, 0, 10**9)]) is None
@@ -106,7 +126,7 @@ def test_after_all_is_settled_and_stored_nothing_is_left_of_it(
         table.settle([("a", amount)])
     for table in workers:
         used += table.spent("a")
-        table.stored("a", used, left=0)
+        table.stored("a", used, left=0, asked_at=used)
     assert [table._own for table in workers] == [{}, {}]
     assert [table._rows for table in workers] == [{}, {}]
     assert hold(workers[0], 1, total=used) == SPENT
@@ -142,7 +162,7 @@ def test_without_a_table_each_goes_by_its_own(place: Path) -> None:
     assert hold(one, 100) is None
     assert hold(two, 100) is None
     assert hold(one, 1) == IN_FLIGHT
-    one.stored("a", 7, left=3)
+    one.stored("a", 7, left=3, asked_at=1)
     one.settle([("a", 100)])
     assert one.spent("a") == 3
     place.rmdir()
@@ -169,7 +189,7 @@ def test_huge_amounts(workers: tuple[NodeHolds, NodeHolds]) -> None:
     assert hold(one, 10**30, used=10**30, total=10**40) is None
     assert hold(two, 1) == SPENT
     one.settle([("a", 10**30)], 10**30)
-    one.stored("a", 10**30, left=10**30)
+    one.stored("a", 10**30, left=10**30, asked_at=1)
 
 
 def test_workers_at_once_let_in_no_more_than_the_total_covers(place: Path) -> None:
