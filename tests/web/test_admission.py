@@ -74,13 +74,13 @@ def test_what_counts_comes_last() -> None:
 
 def test_what_was_admitted_is_settled_once_whichever_way_it_ends() -> None:
     world = World()
-    world.ask()
+    world.ask("POST")
     assert world.access.settled == [21]
     world = World(Answer([EVENT, USAGE], headers=SSE))
-    world.ask(stop_after=1)
+    world.ask("POST", stop_after=1)
     assert world.access.settled == [0], "the client left before the usage came"
     world = World(Answer([EVENT, USAGE, ResponseBroken()], headers=SSE))
-    world.ask()
+    world.ask("POST")
     assert world.access.settled == [3], "partly seen is used all the same"
     for failure in (ConnectFailed("away"), ZeroDivisionError(), ClientGone(), SystemExit()):
         world = failing(failure)
@@ -186,8 +186,8 @@ def test_an_answer_tells_of_the_tightest_and_leaves_the_upstream_s_alone(shared:
 def test_reported_usage_is_charged_and_refuses_the_next() -> None:
     limited = Limited()
     world = World(lambda: Answer([CHAT]), access=Access(principal=BUSY), limited=limited)
-    assert world.ask().code == world.ask().code == 200  # 21 tokens each
-    result = world.ask()
+    assert world.ask("POST").code == world.ask("POST").code == 200  # 21 tokens each
+    result = world.ask("POST")
     assert result.code == 429
     assert limited.near.charged == {"token-tpm:token-1": 42}
     assert result.one("x-ratelimit-remaining-tokens") == "0"
