@@ -40,6 +40,7 @@ class _Sum:
                 "event_id": self.event_id,
                 "event": SUMMARY,
                 "timestamp": rfc3339(self.last),
+                "request_id": "",  # of none; receivers index every line by it
                 "error_code": code,
                 "count": self.count,
                 "from": rfc3339(self.first),

@@ -298,6 +298,8 @@ def test_from_the_client_to_the_sink(own_proxy: Maker, destinations: Destination
         answers = list(pool.map(ask, range(200)))
     answered = sum(status != 0 for status in answers)
     assert answered > 150
+    # Those of the killed worker come once another one has looked after it.
+    wait_until(lambda: server.event_log.read_text().count('"status_code":200') >= answered)
     assert server.stop() == 0
     lines = [json.loads(line) for line in server.event_log.read_text().splitlines()]
     logged = {line["event_id"] for line in lines}

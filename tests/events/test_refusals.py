@@ -63,6 +63,7 @@ def test_past_it_they_are_counted_by_reason() -> None:
         {
             "event": "rejected_summary",
             "timestamp": "2026-05-20T00:03:05.000Z",
+            "request_id": "",
             "error_code": "invalid_token",
             "count": 3,
             "from": "2026-05-20T00:03:01.000Z",
@@ -71,6 +72,7 @@ def test_past_it_they_are_counted_by_reason() -> None:
         {
             "event": "rejected_summary",
             "timestamp": "2026-05-20T00:03:02.000Z",
+            "request_id": "",
             "error_code": "token_expired",
             "count": 1,
             "from": "2026-05-20T00:03:02.000Z",
