@@ -13,6 +13,7 @@ import pytest
 
 from proxy.errors import StoreError
 from proxy.store.database import Database, Session
+from proxy.store.dialects import ReadOnly
 from proxy.store.migrate import load
 from proxy.store.sqlite import path_from_url
 
@@ -233,3 +234,14 @@ def test_a_new_file_may_be_opened_by_several_at_once(sqlite_url: str) -> None:
     run = [sys.executable, "-c", OPENER, sqlite_url, str(time.time() + 1.5)]
     openers = [subprocess.Popen(run, cwd=ROOT) for _ in range(4)]
     assert [opener.wait(60) for opener in openers] == [0, 0, 0, 0]
+
+
+def test_a_connection_that_takes_no_writes_is_replaced(sqlite_url: str) -> None:
+    """Its file may have been replaced meanwhile, or be writable again."""
+    database = Database.from_url(sqlite_url)
+    database.run(lambda session: session.execute("CREATE TABLE t (a INT)"))
+    database.run(lambda session: session.execute("PRAGMA query_only = ON"), readonly=True)
+    with pytest.raises(ReadOnly):
+        database.run(lambda session: session.execute("INSERT INTO t VALUES (1)"))
+    database.run(lambda session: session.execute("INSERT INTO t VALUES (1)"))
+    database.close()
