@@ -66,9 +66,8 @@ def read_upgrade(sock: Any) -> UpgradeAnswer:
         status = head.split(b" ", 2)[1:2]
         if not status or not head.startswith(b"HTTP/1.") or not status[0][:3].isdigit():
             raise BadAnswer("its answer is not valid HTTP")
-        answer = UpgradeAnswer(sock, head, buffer[at:])
-        if status[0][:1] != b"1" or answer.switched:
-            return answer
+        if status[0][:1] != b"1" or status[0] == b"101":
+            return UpgradeAnswer(sock, head, buffer[at:])
 
 
 def close_frame(code: int, reason: str) -> bytes:
@@ -161,7 +160,7 @@ class Tunnel:
         in_turns(self._seen(data))
 
     def _seen(self, data: bytes) -> Iterator[None]:
-        """Show it to whoever follows the conversation, a step at a time."""
+        """Show it to the meter, a step at a time."""
         for start in range(0, len(data), STEP):
             self._on_server_bytes(data[start : start + STEP])
             yield

@@ -21,7 +21,7 @@ from proxy.usage.members import Member
 SLICE = 32 * 1024
 # Brackets counted between two steps.
 _BRACKETS = 2048
-# Stands for what came before a slice. Nobody can write it: it changes with every process.
+# Stands for what came before a slice. A client cannot write it: it changes with every process.
 _NAME_OF_IT = os.urandom(8).hex()
 _STANDS_FOR = orjson.dumps(_NAME_OF_IT)
 _OPENED = {0x5B: b"[", 0x7B: b"{" + _STANDS_FOR + b":"}

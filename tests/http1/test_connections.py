@@ -88,7 +88,7 @@ class AlwaysReady:
 
 
 @pytest.mark.parametrize("wanted", [None, 1 << 30])
-def test_whoever_reads_a_client_leaves_others_their_turn(wanted: int | None) -> None:
+def test_reading_a_client_leaves_others_their_turn(wanted: int | None) -> None:
     reader = ClientBytes(AlwaysReady())
     assert served_while(lambda: reader.chunk(wanted)) >= 3
 
