@@ -25,7 +25,7 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final
 
-from proxy.store.database import Database, Session
+from proxy.store.database import Conflict, Database, Session
 from proxy.store.rows import from_micros, to_micros
 
 #: Of an event: its id, the id of the response (None: it names none, or reports no usage), whether
@@ -73,7 +73,9 @@ class CountedIds:
         for entry, mark, key in sorted(events, key=lambda event: event[1][3]):
             batch.add(entry, mark, key)
         for key in sorted(batch.taken_back):
-            session.execute("UPDATE counted_ids SET reading = NULL WHERE id = ?", (key,))
+            taken = "UPDATE counted_ids SET reading = NULL WHERE id = ? AND reading IS NOT NULL"
+            if session.execute(taken, (key,)) != 1:
+                raise Conflict  # another transaction has taken it back meanwhile: begin anew
         self._remember(session, batch.events, batch.responses)
         return batch.counted, {name: tokens for name, tokens in batch.spent.items() if tokens}
 

@@ -9,9 +9,10 @@ import pytest
 
 from proxy.auth.credentials import new_token_id
 from proxy.cipher import Cipher
+from proxy.store import counted as counted_module
 from proxy.store import usage
 from proxy.store.counted import CountedIds, Mark
-from proxy.store.database import Database
+from proxy.store.database import Database, Session
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
@@ -110,6 +111,27 @@ def test_a_read_that_comes_in_before_its_generation_is_taken_back(node: Node) ->
     assert [(row.requests, row.prompt_tokens) for row in rows] == [(1, 13), (1, 0)]
     node.add(event(read=True, at=6), event(at=4))  # and not once more
     assert sums(node) == (4, 25)
+
+
+def test_two_that_take_back_the_same_read_at_once(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.add(event(read=True, at=5))
+    find, stale = counted_module._find, []
+
+    def remembered(session: Session, names: Any) -> dict[str, str | None]:
+        found = find(session, names)
+        # As a transaction sees it that began before the other one ended.
+        return found if not stale else {**found, **stale.pop()}
+
+    monkeypatch.setattr(counted_module, "_find", remembered)
+    key = counted_module.response_key(P1, "resp_1")
+    before = node.database.run(lambda session: find(session, [key]), readonly=True)
+    node.add(event(at=3, tokens=13))
+    stale.append(before)
+    node.add(event(at=4))
+    assert not stale
+    assert sums(node) == (3, 25)
 
 
 def test_an_event_that_comes_again_from_elsewhere(node: Node, migrated_url: str) -> None:
