@@ -178,7 +178,8 @@ class WorkerTable:
         if row is None or self._generation != self._file.generation:
             return
         at = self._first(row) + self._column * self._numbers
-        for offset, number in enumerate(numbers):
-            self._view[at + offset] = number
+        # What is held becomes what is spent: the last first, or the row would be free in between.
+        for offset in reversed(range(len(numbers))):
+            self._view[at + offset] = numbers[offset]
         if not any(numbers):
             del self._rows[key]

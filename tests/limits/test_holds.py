@@ -90,6 +90,28 @@ def test_a_moment_of_a_clock_that_went_back(workers: tuple[NodeHolds, NodeHolds]
     assert hold(one, 1) == SPENT
 
 
+def test_a_row_is_never_free_while_something_is_settled(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or another key may get it, and what was spent with it."""
+    table = NodeHolds(place)
+    assert hold(table, 10) is None
+    (row,) = table._rows.values()
+    view, free = table._view, []
+
+    class Watched:
+        def __setitem__(self, at: int, number: int) -> None:
+            view[at] = number
+            free.append(not any(table._columns(row)))
+
+        def __getitem__(self, at: slice) -> memoryview:
+            return view[at]
+
+    monkeypatch.setattr(NodeHolds, "_view", Watched())
+    table.settle([("a", 10)], 7)
+    assert free == [False, False]
+
+
 def test_all_or_none(workers: tuple[NodeHolds, NodeHolds]) -> None:
     one, two = workers
     assert one.hold([("a", 5, 0, 100), ("b", 5, 7, 7)]) == Full(1, in_flight=False)
