@@ -11,9 +11,10 @@ they have taken ``gevent.getswitchinterval()`` (5 ms).
 
 import time
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import gevent
+import gevent.socket
 
 #: Seconds that one greenlet may hold the loop.
 SLICE: Final = 0.002
@@ -37,6 +38,14 @@ def turn_if_due() -> None:
     # The loop's own clock stands still from one look to the next: there is nothing to remember.
     if time.time() - gevent.get_hub().loop.now() > SLICE:
         gevent.sleep(_MOMENT)
+
+
+def wait_for_bytes(sock: Any, seconds: float) -> None:
+    """Until the gevent socket ``sock`` can be read, whatever its own timeout. Raises TimeoutError.
+
+    Other greenlets may meanwhile write to it.
+    """
+    gevent.socket.wait(sock._read_event, seconds)  # noqa: SLF001  (`wait_read` makes another)
 
 
 def in_turns(steps: Iterable[object]) -> None:

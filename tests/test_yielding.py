@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import gevent
+import gevent.socket
 import pytest
 
 from proxy import yielding
-from proxy.yielding import SLICE, in_turns, joined, turn, turn_if_due
+from proxy.yielding import SLICE, in_turns, joined, turn, turn_if_due, wait_for_bytes
 from tests.bystander import Bystander, served_while
 
 
@@ -58,3 +59,14 @@ def test_joining_leaves_others_their_turn() -> None:
     pieces = [b"x" * 65536] * 500
     assert served_while(lambda: joined(pieces)) >= 3
     assert joined([b"a", b"b"]) == b"ab"
+
+
+def test_bytes_are_waited_for_whatever_the_socket_s_own_timeout() -> None:
+    ours, theirs = gevent.socket.socketpair()
+    ours.settimeout(60.0)
+    with ours, theirs:
+        with pytest.raises(TimeoutError):
+            wait_for_bytes(ours, 0.001)
+        theirs.sendall(b"x")
+        wait_for_bytes(ours, 60.0)
+        assert ours.recv(1) == b"x"

@@ -18,7 +18,7 @@ from typing import Any, Final
 from gunicorn.http.unreader import SocketUnreader
 
 from proxy.shares import PRESSURE, Shares, is_local
-from proxy.yielding import turn_if_due
+from proxy.yielding import turn_if_due, wait_for_bytes
 
 #: What one read takes: most requests come whole in the smaller, bodies in several of the larger.
 _READ_SIZE: Final = 16 * 1024
@@ -60,16 +60,18 @@ class ClientBytes(SocketUnreader):  # type: ignore[misc]
         if credit is None or not self._min_body_rate:
             data: bytes = sock.recv(size)
             return data
-        # Only waiting counts: what an upstream takes its time for is not the client's fault.
+        # Only waiting counts: what an upstream takes its time for is not the client's fault. Not by
+        # the socket's timeout: a response may be written to it meanwhile.
         usual = sock.timeout
         longest = BODY_GRACE if usual is None or usual < BODY_GRACE else usual
-        if usual is None or credit < usual:
-            sock.timeout = credit
+        allowed = credit if usual is None or credit < usual else usual
         began = time.monotonic()
-        try:
-            data = sock.recv(size)
-        finally:
-            sock.timeout = usual
+        while True:
+            try:
+                data = sock._sock.recv(size)  # noqa: SLF001  (gevent's waits by that timeout)
+                break
+            except BlockingIOError:
+                wait_for_bytes(sock, allowed)
         credit += len(data) / self._min_body_rate + began - time.monotonic()
         if credit <= 0:
             raise TimeoutError("the body comes too slowly")

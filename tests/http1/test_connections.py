@@ -3,6 +3,7 @@
 import contextlib
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -241,15 +242,28 @@ class Dripping:
         self.now = 100.0
         self.wait = 0.0
         self.data = b"x"
+        self._arrived = False
+        self._sock = SimpleNamespace(recv=self._recv)
         monkeypatch.setattr("proxy.http1.connections.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("proxy.http1.connections.wait_for_bytes", self._until)
 
     def recv(self, size: int) -> bytes:
-        allowed = self.timeout
-        if allowed is not None and self.wait > allowed:
-            self.now += allowed
-            raise TimeoutError
         self.now += self.wait
         return self.data
+
+    def _recv(self, size: int) -> bytes:
+        if self.wait and not self._arrived:
+            raise BlockingIOError
+        self._arrived = False
+        return self.data
+
+    def _until(self, sock: object, seconds: float) -> None:
+        assert sock is self
+        if self.wait > seconds:
+            self.now += seconds
+            raise TimeoutError
+        self.now += self.wait
+        self._arrived = True
 
 
 def reads(source: ClientBytes, most: int = 10_000) -> int:
@@ -310,3 +324,17 @@ def test_what_others_take_their_time_for_is_not_the_client_s_fault(
         source.chunk()
         client.now += 100
     assert client.timeout is None
+
+
+def test_the_rate_of_a_body_is_no_timeout_of_its_response(pair: tuple[Any, Any]) -> None:
+    """Which may be written while the client still sends."""
+    ours, theirs = pair
+    ours.settimeout(60.0)
+    source = ClientBytes(ours, 1024)
+    source.credit = BODY_GRACE
+    reading = gevent.spawn(source.chunk)
+    gevent.idle()
+    assert not reading.ready()
+    assert ours.timeout == 60.0
+    theirs.sendall(b"more")
+    assert reading.get(timeout=10) == b"more"
