@@ -54,6 +54,13 @@ class RequiredHeaders:
                 raise ClientError(
                     f"This access token needs another value of the header `{name}`.", param=name
                 )
+            # An upstream behind CGI or WSGI reads `X_Team` as `X-Team`.
+            twin = upper.replace("_", "-")
+            if any(given != upper and given.replace("_", "-") == twin for given, _ in lines):
+                raise ClientError(
+                    f"With this access token the header `{name}` must be written in one way.",
+                    param=name,
+                )
 
 
 class ForwardedHeaders:

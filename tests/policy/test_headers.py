@@ -21,6 +21,8 @@ def test_required_and_there() -> None:
         ([("X-TEAM", "red"), ("X-TEAM", "green"), ("X-ANY", "")], "X-Team"),
         ([("X-TEAM", "red, red"), ("X-ANY", "")], "X-Team"),
         ([("X-TEAM", "red")], "X-Any"),
+        ([("X-TEAM", "red"), ("X_TEAM", "green"), ("X-ANY", "")], "X-Team"),
+        ([("X_TEAM", "red"), ("X-ANY", "")], "X-Team"),
     ],
 )
 def test_required_and_not_there(lines: list[tuple[str, str]], name: str) -> None:
