@@ -73,6 +73,11 @@ class Inbound:
         return self._by_name.get(upper_name)
 
     @property
+    def peer(self) -> str:
+        """Who connected, spelled as :attr:`client_ip` is."""
+        return usual_spelling(self._environ.get("REMOTE_ADDR", ""))
+
+    @property
     def upgrades(self) -> bool:
         """Whether this is a WebSocket's opening handshake (RFC 6455 §4.2.1). HTTP/1.0 has none."""
         wanted = self._by_name.get("UPGRADE")

@@ -79,7 +79,7 @@ class RelayEndpoint:
                 if preflight is not None:
                     return self._preflight(exchange, preflight, start_response)
             address = inbound.client_ip
-            if self._bounds.trusted_proxies and address == environ.get("REMOTE_ADDR"):
+            if self._bounds.trusted_proxies and address == inbound.peer:
                 address = ""  # the proxy's own: it names no client, and has no share
             slot = self._live.enter(address)
             return self._serve(exchange, slot, start_response)

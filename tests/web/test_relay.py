@@ -321,6 +321,19 @@ def test_whose_share_a_place_counts_for(
     assert seen == [counted]
 
 
+def test_a_trusted_proxy_has_no_share_however_its_address_is_spelled() -> None:
+    """A socket that listens on ``::`` shows IPv4 in IPv6."""
+    seen: list[str | None] = []
+
+    def look() -> Answer:
+        seen.extend(world.live._by_address.held)
+        return Answer()
+
+    world = World(look, bounds=limits(trusted_proxies=1))
+    assert world.ask(REMOTE_ADDR="::ffff:192.0.2.1").code == 200
+    assert seen == [""]
+
+
 def test_overloaded_only_beyond_the_bound() -> None:
     inner: list[Result] = []
     world = World(concurrent=2)
