@@ -57,6 +57,9 @@ class UnaskedUsage:
             self._swallow_lf = False
             chunk = chunk.removeprefix(b"\n")
         held = self._held
+        if held and b"\n" not in chunk and b"\r" not in chunk:
+            held += chunk  # nothing can end here: what is held is not searched again
+            return self._too_large()
         searched = max(0, len(held) - 2)
         text: bytes | bytearray = chunk
         if held:
@@ -80,11 +83,19 @@ class UnaskedUsage:
             del held[:begin]
         else:
             held += chunk[begin:]
-        if self._passed or len(held) > MAX_EVENT_BYTES:
-            out.append(bytes(held[self._passed :]))
-            del held[:-2]
-            self._passed = len(held)
+        if large := self._too_large():
+            out.append(large)
         return out[0] if len(out) == 1 else b"".join(out)
+
+    def _too_large(self) -> bytes:
+        """What goes out of an event that passes as it is."""
+        held = self._held
+        if not self._passed and len(held) <= MAX_EVENT_BYTES:
+            return b""
+        large = bytes(held[self._passed :])
+        del held[:-2]
+        self._passed = len(held)
+        return large
 
     def end(self) -> bytes:
         """What is held of an event without its blank line, judged as if it had come."""

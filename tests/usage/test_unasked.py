@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.usage import unasked as module
 from proxy.usage.unasked import MAX_EVENT_BYTES, UnaskedUsage
 from tests.usage.metering import bytewise, chunked
 from tests.usage.streams import LATE_CHUNK, STREAMS, chat_chunk, sse
@@ -209,3 +210,23 @@ def test_what_goes_out_are_whole_events() -> None:
         for part in pairwise([0, cut, len(stream)]):
             out = unasked.feed(stream[slice(*part)])
             assert not out or out.endswith((b"\r\n\r\n", b"\r\n\r")) or out == b"\n"
+
+
+@pytest.mark.parametrize("begin", [b":", b"data: ", b'data: {"usage":null'])
+def test_a_line_without_an_end_is_not_searched_again(
+    monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    searched: list[int] = []
+    first = module._first_lf_end
+
+    def counted(text: bytes | bytearray, start: int) -> int:
+        searched.append(len(text))
+        return first(text, start)
+
+    monkeypatch.setattr(module, "_first_lf_end", counted)
+    filtered = UnaskedUsage()
+    assert filtered.feed(begin) == b""
+    searched.clear()
+    sent = b"".join(filtered.feed(b"x" * 1000) for _ in range(2000))
+    assert searched == []
+    assert sent + filtered.feed(b"\n\n") == begin + b"x" * 2_000_000 + b"\n\n"
