@@ -124,6 +124,7 @@ FENCES: dict[str, set[str]] = {
         "auth.review",
         "auth.recorder",
         "auth.revocation",
+        "auth.shortfalls",
         "store",
     },
 }

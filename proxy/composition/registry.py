@@ -14,6 +14,7 @@ from proxy.auth.recorder import Recorder
 from proxy.auth.refusals import Refusals
 from proxy.auth.review import Review
 from proxy.auth.revocation import Revocation
+from proxy.auth.shortfalls import Shortfalls
 from proxy.cipher import Cipher
 from proxy.composition.channel import change_channel
 from proxy.composition.chores import housekeeper
@@ -53,6 +54,7 @@ class Registry:
         self.counted_ids = CountedIds(database, settings.counted_ids_days)
         counters = Counters(database)
         self.counts = RequestCounts(counters)
+        self.shortfalls = Shortfalls(counters)
         self.leases = PermitLeases(counters, self.counts)
         self._holds = NodeHolds(settings.data_dir.absolute() / "limits" / "holds")
         self._budgets = Budgets(
@@ -112,6 +114,7 @@ class Registry:
         self._review.close()
         self.health.close()
         self.housekeeper.close(deadline / 8)
+        self.shortfalls.close()
         self.leases.close(deadline / 3)
         self.counts.close(deadline / 3)
         self.recorder.close(deadline / 8)

@@ -32,6 +32,8 @@ class Adoption:
         #: Requests of killed workers that were told of; records that nobody could read.
         self.recovered = 0
         self.damaged = 0
+        #: Called with the access tokens that a killed worker has served last. Must not wait.
+        self.killed: Callable[[Collection[str]], None] = lambda token_ids: None
         self._greenlet = gevent.spawn(self._run)
 
     def close(self) -> None:
@@ -70,6 +72,8 @@ class Adoption:
                 orphan.recovered,
                 orphan.unreadable,
             )
+        if orphan.token_ids:
+            self.killed(orphan.token_ids)
         self.recovered += orphan.recovered
         self.damaged += orphan.unreadable
         if self._deliveries:

@@ -7,6 +7,8 @@ segment, durably, before their file goes, and those that are in a segment alread
 their ``event_id``.
 """
 
+import re
+from collections import deque
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
@@ -27,8 +29,11 @@ from proxy.events.spool import SpoolWriter
 
 #: Where the ``event_id`` stands in a record: the first field of every line.
 _ID: Final = slice(PREFIX + len('{"event_id":"'), PREFIX + len('{"event_id":"') + 32)
+_TOKEN: Final = re.compile(rb'"token_id":"([0-9a-f-]{36})"')
 #: Among so many of the newest segments a record can have a slot still.
 _NEWEST: Final = 3
+#: Of so many of the newest events it is said whose they are: more than a worker ends in a second.
+_LAST_EVENTS: Final = 5000
 
 
 class Orphan:
@@ -40,6 +45,8 @@ class Orphan:
         #: Requests of which only the beginning is known; open requests in all; unreadable ones.
         self.recovered = 0
         self.unreadable = 0
+        #: Access tokens of the newest events of a worker that was killed; nobody else's are known.
+        self.token_ids: frozenset[str] = frozenset()
         self._position = read_position(folder, LOCAL)
 
     def recover(self) -> None:
@@ -55,6 +62,8 @@ class Orphan:
             finally:
                 writer.close()
             self.recovered = len(records)
+        if (self.folder / INTENTS).exists():
+            self.token_ids = _newest_tokens(self.folder)
         (self.folder / INTENTS).unlink(missing_ok=True)
         sync_folder(self.folder)
 
@@ -119,3 +128,12 @@ def _newest_ids(folder: Path) -> set[bytes]:
             # Whole ones only: of a record that the kill tore, the slot has the rest.
             ids.update(record[_ID] for record in file if line_of(record) is not None)
     return ids
+
+
+def _newest_tokens(folder: Path) -> frozenset[str]:
+    lines: deque[bytes] = deque(maxlen=_LAST_EVENTS)
+    for number in segment_numbers(folder)[-_NEWEST:]:
+        with segment_path(folder, number).open("rb") as file:
+            lines.extend(line for record in file if (line := line_of(record)) is not None)
+    found = {match[1].decode() for line in lines if (match := _TOKEN.search(line))}
+    return frozenset(found)

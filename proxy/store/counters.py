@@ -106,6 +106,57 @@ class Counters:
 
         return self._database.run(work, readonly=True) if ids else {}
 
+    def accounted(self, token_ids: Collection[str]) -> dict[str, tuple[int, int]]:
+        """Token id → the LLM tokens it has used, and those that the ledger and the tokens minted
+        from it account for. The second is less where hours of the ledger were deleted."""
+        ids = list(token_ids)[:_PAGE]
+        marks = ", ".join("?" * len(ids))
+
+        def work(session: Session) -> dict[str, tuple[int, int]]:
+            ledger: dict[str, int] = dict(
+                session.all(
+                    "SELECT t.id, SUM(u.prompt_tokens + u.completion_tokens "  # noqa: S608
+                    "+ u.estimated_prompt_tokens + u.estimated_completion_tokens) FROM tokens t "
+                    "JOIN usage_hourly u ON u.project_id = t.project_id AND u.token_id = t.id "
+                    f"WHERE t.id IN ({marks}) GROUP BY t.id",
+                    ids,
+                )
+            )
+            children: dict[str, int] = dict(
+                session.all(
+                    "SELECT parent_id, SUM(tokens_used) FROM tokens "  # noqa: S608
+                    f"WHERE parent_id IN ({marks}) GROUP BY parent_id",
+                    ids,
+                )
+            )
+            rows = session.all(f"SELECT id, tokens_used FROM tokens WHERE id IN ({marks})", ids)  # noqa: S608
+            return {
+                name: (int(used), int(ledger.get(name, 0)) + int(children.get(name, 0)))
+                for name, used in rows
+            }
+
+        return self._database.run(work, readonly=True) if ids else {}
+
+    def make_good(self, token_id: str, used: int, missing: int) -> bool:
+        """Adds LLM tokens that were never counted to a token and all that it comes from.
+
+        False, and nothing is changed: it has not used ``used`` any more.
+        """
+
+        def work(session: Session) -> bool:
+            changed = session.execute(
+                "UPDATE tokens SET tokens_used = tokens_used + ? WHERE id = ? AND tokens_used = ?",
+                (missing, token_id, used),
+            )
+            if changed != 1:
+                return False
+            parent = session.one("SELECT parent_id FROM tokens WHERE id = ?", (token_id,))
+            if parent is not None and parent[0] is not None:
+                charge(session, {parent[0]: missing})
+            return True
+
+        return self._database.run(work)
+
 
 def charge(session: Session, spent: Mapping[str, int]) -> None:
     """Adds LLM tokens to those of a token (id → how many) and of all that it comes from."""

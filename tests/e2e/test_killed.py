@@ -206,3 +206,34 @@ def test_a_node_killed_as_a_whole_tells_at_the_next_start(own_proxy: Maker) -> N
     assert clients.complete - outcomes.keys() == set()
     assert "unknown" in outcomes.values()
     assert left_in(spool_of(server)) == []
+
+
+def test_what_a_killed_worker_had_not_counted_is_made_good(own_proxy: Maker) -> None:
+    """Counts are written once a second; the ledger has the events of the last one too."""
+    server, access = own_proxy.started(EVENT_SHIPPER="on", WEB_CONCURRENCY="2")
+    body = json.dumps({"model": "gpt-4", "messages": []}).encode()
+    headers = [access.bearer, ("Content-Type", "application/json")]
+    asked = 0
+
+    def ask() -> None:
+        with RawClient(server.port, timeout=10) as client:
+            client.request("POST", "/v1/chat/completions", headers, body)
+            assert client.read_answer("POST").status == 200
+
+    def is_made_good() -> bool:
+        totals = server.manage("GET", "/usage").json()["totals"]
+        token = server.manage("GET", f"/tokens/{access.token_id}").json()
+        in_ledger = totals["prompt_tokens"] + totals["completion_tokens"]
+        return bool(totals["requests"] == asked and token["tokens_used"] == in_ledger)
+
+    # Once at least they are killed before they have written.
+    for _ in range(10):
+        for _ in range(20):
+            ask()
+        asked += 20
+        for pid in server.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(is_made_good, 60)
+        if "a killed worker had not counted" in server.log_text():
+            break
+    assert "a killed worker had not counted" in server.log_text()

@@ -10,6 +10,7 @@ import pytest
 from proxy.events.folders import INTENTS, LOCAL, writer_folders
 from proxy.events.intents import Intents
 from proxy.events.orphans import Orphan, orphans
+from proxy.events.ownership import own
 from proxy.events.positions import START, read_position, write_position
 from proxy.events.segments import read_batch, segment_numbers, segment_path
 from proxy.events.spool import NotSpooled, SpoolWriter
@@ -156,4 +157,29 @@ def test_unreadable_slots_are_counted(folder: Path) -> None:
     orphan = adopt(folder.parent)
     orphan.recover()
     assert orphan.unreadable >= 1
+    orphan.release()
+
+
+TOKEN_ID = "00000000-0000-7000-8000-000000000001"
+
+
+def test_whom_a_killed_worker_has_served_last(folder: Path) -> None:
+    ownership = own(folder)
+    assert ownership is not None
+    writer = SpoolWriter(folder, ownership)
+    writer.append([record("6", token_id=TOKEN_ID), record("7", token_id=TOKEN_ID)])
+    writer.close()
+    writer.release()
+    orphan = adopt(folder.parent)
+    assert orphan.token_ids == frozenset()
+    orphan.recover()
+    assert orphan.token_ids == {TOKEN_ID}
+    orphan.release()
+
+
+def test_one_that_has_ended_in_order_has_counted_all(folder: Path) -> None:
+    (folder / INTENTS).unlink()
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    assert orphan.token_ids == frozenset()
     orphan.release()

@@ -1,0 +1,98 @@
+"""LLM tokens that a killed worker had not written yet, made good from the ledger.
+
+Counts are written once a second (:mod:`proxy.auth.counts`), so a worker that is killed loses those
+of its last second. Its events are not lost, and the ledger adds them up. The worker that adopts its
+spool compares the two for the tokens that it had served last.
+
+Note: each is behind the other now and then, by seconds. So a token is judged when neither has
+changed between two looks; while it is in use it is looked at again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, Protocol
+
+import gevent
+
+from proxy.errors import StoreError
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between two looks: longer than the ledger is behind.
+_INTERVAL: Final = 6.0
+#: Seconds after which a token that is always in use is given up.
+_GIVEN_UP_AFTER: Final = 900.0
+_MOST: Final = 500
+
+
+class Accounts(Protocol):
+    """The store, as seen from here. Both raise StoreError."""
+
+    def accounted(self, token_ids: Collection[str]) -> Mapping[str, tuple[int, int]]: ...
+
+    def make_good(self, token_id: str, used: int, missing: int) -> bool: ...
+
+
+class _Suspect:
+    __slots__ = ("seen", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.seen: tuple[int, int] | None = None
+
+
+class Shortfalls:
+    """One per worker; idle until a worker was killed."""
+
+    def __init__(self, store: Accounts, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._suspects: dict[str, _Suspect] = {}
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def killed(self, token_ids: Collection[str]) -> None:
+        """These were served last by a worker that was killed. Does not wait."""
+        until = self._clock() + _GIVEN_UP_AFTER
+        for token_id in token_ids:
+            if len(self._suspects) < _MOST:
+                self._suspects[token_id] = _Suspect(until)
+        if self._greenlet is None or self._greenlet.dead:
+            self._greenlet = gevent.spawn(self._run)
+
+    def close(self) -> None:
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            greenlet.kill()
+
+    def look(self) -> None:
+        """Compare once. Never raises."""
+        try:
+            found = self._store.accounted(list(self._suspects))
+            for token_id in list(self._suspects):
+                self._judge(token_id, found.get(token_id))
+        except StoreError:
+            return  # the next one covers it
+        except Exception:  # noqa: BLE001  (this greenlet must not end)
+            _log.exception("what a killed worker had not counted could not be read")
+
+    def _judge(self, token_id: str, now: tuple[int, int] | None) -> None:
+        suspect = self._suspects[token_id]
+        if now is None or self._clock() >= suspect.until:
+            del self._suspects[token_id]
+        elif now != suspect.seen:
+            suspect.seen = now
+        else:
+            used, accounted = now
+            if accounted <= used or self._store.make_good(token_id, used, accounted - used):
+                del self._suspects[token_id]
+                if accounted > used:
+                    missing = accounted - used
+                    _log.warning(
+                        "a killed worker had not counted %d LLM tokens: made good", missing
+                    )
+
+    def _run(self) -> None:
+        while self._suspects:
+            gevent.sleep(_INTERVAL)
+            self.look()
