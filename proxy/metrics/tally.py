@@ -114,7 +114,7 @@ class Tally:
             figures.count("proxy_body_bytes_total", ("in",), event.bytes_in)
         if event.bytes_out:
             figures.count("proxy_body_bytes_total", ("out",), event.bytes_out)
-        if not event.is_read:
+        if event.method != "GET" or not event.is_read:
             self.tokens(event)
 
     def tokens(self, event: Finished) -> None:

@@ -14,9 +14,11 @@ Rows are in the transaction that adds to the ledger, so all workers and nodes ag
 
     id         event id, or hash of project and response id: 32 hexadecimal digits
     forget_at  microseconds: the row may go
-    reading    of a response that a read has counted, JSON: [end of the read in microseconds, its
-               event id, hour in microseconds, token id, model, LLM tokens, the ledger's token
-               counts]; else null
+    reading    of an event: null. Of a response that a generation has counted: its event id. Of one
+               that a read has counted, JSON: [end of the read in microseconds, its event id, hour
+               in microseconds, token id, model, LLM tokens, the ledger's token counts]
+
+An event that is named in its response's row has none of its own.
 """
 
 import json
@@ -56,25 +58,35 @@ class CountedIds:
         self._responses_kept = timedelta(days=days)
 
     def judge(
-        self, session: Session, entries: Sequence[Entry], marks: Sequence[Mark]
+        self,
+        session: Session,
+        entries: Sequence[Entry],
+        marks: Sequence[Mark],
+        *,
+        all_new: bool = False,
     ) -> tuple[list[Entry], dict[str, int]]:
         """What of ``entries`` is to be added, and what was taken back; remembers it.
 
         The second: token id → LLM tokens of its reads, which no worker has charged. May be
-        negative.
+        negative. ``all_new``: only reads are looked for, as nearly always nothing else is known;
+        raises Conflict where something is.
         """
         keys = [
             None if mark[1] is None else response_key(entry[1], mark[1])
             for entry, mark in zip(entries, marks, strict=True)
         ]
-        names = {mark[0] for mark in marks} | {key for key in keys if key is not None}
-        batch = _Batch(_find(session, names))
+        if all_new:
+            names = {key for key, mark in zip(keys, marks, strict=True) if key and mark[2]}
+        else:
+            names = {mark[0] for mark in marks} | {key for key in keys if key is not None}
+        keeps_responses = self._responses_kept > timedelta()
+        batch = _Batch(_find(session, names), keeps_responses=keeps_responses)
         events = zip(entries, marks, keys, strict=True)
         for entry, mark, key in sorted(events, key=lambda event: event[1][3]):
             batch.add(entry, mark, key)
-        for key in sorted(batch.taken_back):
-            taken = "UPDATE counted_ids SET reading = NULL WHERE id = ? AND reading IS NOT NULL"
-            if session.execute(taken, (key,)) != 1:
+        for key, (event_id, reading) in sorted(batch.taken_back.items()):
+            taken = "UPDATE counted_ids SET reading = ? WHERE id = ? AND reading = ?"
+            if session.execute(taken, (event_id, key, reading)) != 1:
                 raise Conflict  # another transaction has taken it back meanwhile: begin anew
         self._remember(session, batch.events, batch.responses)
         return batch.counted, {name: tokens for name, tokens in batch.spent.items() if tokens}
@@ -85,7 +97,7 @@ class CountedIds:
         keys = {response_key(*name): name for name in names}
         found = self._database.run(lambda session: _find(session, keys), readonly=True)
         return {
-            keys[key]: "" if reading is None else str(json.loads(reading)[1])
+            keys[key]: _event_of(reading) if reading and _is_read(reading) else ""
             for key, reading in found.items()
         }
 
@@ -95,9 +107,7 @@ class CountedIds:
         sql = self._database.dialect.deleting("counted_ids", keys, "forget_at <= ?")
         return self._database.run(lambda session: session.execute(sql, (to_micros(now), most)))
 
-    def _remember(
-        self, session: Session, events: Sequence[str], responses: dict[str, str | None]
-    ) -> None:
+    def _remember(self, session: Session, events: Sequence[str], responses: dict[str, str]) -> None:
         now = session.now()
         later = now + _EVENTS_KEPT // timedelta(microseconds=1)
         rows: list[tuple[str, int, str | None]] = [(event_id, later, None) for event_id in events]
@@ -115,54 +125,76 @@ class CountedIds:
 
 
 class _Batch:
-    """Events of one transaction, in the order of their ends. ``known``: rows, id → ``reading``."""
+    """Events of one transaction, in the order of their ends.
 
-    def __init__(self, known: dict[str, str | None]) -> None:
+    ``known``: rows, id → ``reading``. ``keeps_responses``: whether their rows will be there.
+    """
+
+    def __init__(self, known: dict[str, str | None], *, keeps_responses: bool) -> None:
         self._known = known
+        self._keeps_responses = keeps_responses
         self.counted: list[Entry] = []
         #: Token id → LLM tokens of its reads.
         self.spent: dict[str, int] = {}
-        #: New rows: of events; of responses, with their `reading`. And keys of old rows.
+        #: New rows: of events; of responses, with their `reading`. And old ones that change: their
+        #: new and old `reading`.
         self.events: list[str] = []
-        self.responses: dict[str, str | None] = {}
-        self.taken_back: list[str] = []
+        self.responses: dict[str, str] = {}
+        self.taken_back: dict[str, tuple[str, str]] = {}
 
     def add(self, entry: Entry, mark: Mark, key: str | None) -> None:
         event_id, _, is_read, ended, total = mark
-        if event_id in self._known:
+        reading = None if key is None else self._known.get(key)
+        if event_id in self._known or (reading and _event_of(reading) == event_id):
             return
         self._known[event_id] = None
-        self.events.append(event_id)
+        is_named = False
         if key is not None:
             if not is_read:
-                self._generate(key, entry, ended)
-            elif key in self._known:
+                is_named = self._generate(key, entry, ended, event_id)
+            elif reading is not None:
                 entry = (*entry[:_HEAD], *[0] * (len(entry) - _HEAD))
             else:
                 self._spend(entry[2], total)
                 hour, _, token_id, model = entry[:4]
-                reading = [ended, event_id, to_micros(hour), token_id, model, total, *entry[_HEAD:]]
-                self._known[key] = self.responses[key] = json.dumps(reading)
+                read = [ended, event_id, to_micros(hour), token_id, model, total, *entry[_HEAD:]]
+                self._known[key] = self.responses[key] = json.dumps(read)
+                is_named = True
+        if not (is_named and self._keeps_responses):
+            self.events.append(event_id)
         self.counted.append(entry)
 
-    def _generate(self, key: str, entry: Entry, ended: int) -> None:
-        if key not in self._known:
-            self._known[key] = self.responses[key] = None
-            return
-        reading = self._known[key]
-        if reading is None or json.loads(reading)[0] < ended:
-            return
+    def _generate(self, key: str, entry: Entry, ended: int, event_id: str) -> bool:
+        """Whether the response's row names this event."""
+        reading = self._known.get(key)
+        if reading is None:
+            self._known[key] = self.responses[key] = event_id
+            return True
+        if not _is_read(reading) or json.loads(reading)[0] < ended:
+            return False
         back, token_id, tokens = _taken_back(reading, entry)
         self.counted.append(back)
         self._spend(token_id, -tokens)
-        self._known[key] = None
+        # The read has no row of its own, and must be known all the same.
+        self.events.append(_event_of(reading))
+        self._known[key] = event_id
         if key in self.responses:
-            self.responses[key] = None
+            self.responses[key] = event_id
         else:
-            self.taken_back.append(key)
+            self.taken_back[key] = (event_id, reading)
+        return True
 
     def _spend(self, token_id: str, tokens: int) -> None:
         self.spent[token_id] = self.spent.get(token_id, 0) + tokens
+
+
+def _is_read(reading: str) -> bool:
+    return reading.startswith("[")
+
+
+def _event_of(reading: str) -> str:
+    """The event that has counted a response."""
+    return str(json.loads(reading)[1]) if _is_read(reading) else reading
 
 
 def _taken_back(reading: str, entry: Entry) -> tuple[Entry, str, int]:

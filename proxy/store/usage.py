@@ -10,13 +10,15 @@ a response that is only read again by its own (:mod:`proxy.store.counted`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from operator import add
 from typing import Final
 
 from proxy.store.contention import persistently
 from proxy.store.counted import CountedIds, Mark
 from proxy.store.counters import charge
-from proxy.store.database import Database, Session, Value
+from proxy.store.database import Conflict, Database, Session, Value
+from proxy.store.dialects import Deadlock
 from proxy.store.rows import from_micros, to_micros
 from proxy.turns import in_short_turns
 
@@ -107,13 +109,13 @@ class UsageLedger:
         call may be repeated after any error, also one that left open whether it had succeeded.
         """
 
-        def work(session: Session) -> bool:
+        def work(session: Session, *, all_new: bool = False) -> bool:
             if not _move(session, source, after, upto):
                 return False
             counted: Sequence[Entry] = entries
             spent: dict[str, int] = {}
             if marks:
-                counted, spent = self.counted.judge(session, entries, marks)
+                counted, spent = self.counted.judge(session, entries, marks, all_new=all_new)
             rows = sorted(_summed(counted))  # in one order everywhere: fewer deadlocks
             for start in range(0, len(rows), _ROWS):
                 _add(session, rows[start : start + _ROWS])
@@ -121,7 +123,10 @@ class UsageLedger:
             return True
 
         # Unique keys meet when two begin with the same source, or (in InnoDB) with the same row.
-        applied = persistently(lambda: self._database.run(work))
+        try:
+            applied = self._database.run(partial(work, all_new=True))
+        except (Conflict, Deadlock):
+            applied = persistently(lambda: self._database.run(work))
         if applied and after is None:
             self._forget_sources()
         return applied

@@ -142,6 +142,17 @@ def test_an_event_that_comes_again_from_elsewhere(node: Node, migrated_url: str)
     other.database.close()
 
 
+@pytest.mark.parametrize("read", [False, True])
+def test_an_event_that_its_response_names_comes_again(node: Node, read: bool) -> None:
+    first, generated = event(read=read, at=5), event(at=4)
+    node.add(first)
+    node.add(first)
+    assert sums(node) == (1, 12)
+    node.add(generated)
+    node.add(generated, first)
+    assert sums(node) == (2, 12 if read else 24)
+
+
 def test_nodes_that_hear_of_the_same_response_at_once(node: Node, migrated_url: str) -> None:
     nodes = [Node(migrated_url) for _ in range(4)]
     jobs = [gevent.spawn(one.add, event(read=True, at=1)) for one in nodes]
@@ -194,7 +205,7 @@ def test_rows_go_when_their_time_is_over(node: Node) -> None:
     node.add(event(at=1), event("resp_2", at=2, read=True))
     counted, now = CountedIds(node.database, 7), datetime.now(UTC)
     assert counted.prune(now, 10) == 0
-    assert counted.prune(now + timedelta(days=2), 10) == 2, "two events"
+    assert counted.prune(now + timedelta(days=2), 10) == 0, "their responses name them"
     node.add(event(at=3, read=True))
     assert sums(node) == (3, 24)
     assert counted.prune(now + timedelta(days=6), 10) == 1

@@ -171,8 +171,9 @@ def mark_of(event: Any) -> Mark:
     name = metadata.get("response_id")
     response = name if total is not None and name and isinstance(name, str) else None
     is_read = event["method"] == "GET" and event["status_code"] != 101
-    started = datetime.fromisoformat(event["timestamp"])
-    ended = int(started.timestamp() * 1e6) + int((event.get("duration_ms") or 0) * 1e3)
+    timestamp = event["timestamp"]
+    started = _second(timestamp[:19]) + int(timestamp[20:23]) * 1000
+    ended = started + int((event.get("duration_ms") or 0) * 1e3)
     return event_id, response, is_read, ended, total or 0
 
 
@@ -189,6 +190,12 @@ def _hour(text: str) -> datetime:
     return datetime.fromisoformat(f"{text}:00:00+00:00")
 
 
+@lru_cache(64)
+def _second(text: str) -> int:
+    """In microseconds."""
+    return int(datetime.fromisoformat(f"{text}+00:00").timestamp()) * 1_000_000
+
+
 def _model(name: object) -> str:
     return _shown(name[:MAX_MODEL]) if isinstance(name, str) else ""
 
@@ -202,8 +209,8 @@ def _shown(name: str) -> str:
 
 def _total(metadata: Mapping[str, object]) -> int | None:
     """All LLM tokens, as a worker charges them; None: none were reported."""
-    names = ("total_tokens", "prompt_tokens", "completion_tokens")
-    total, prompt, completion = (metadata.get(name) for name in names)
+    total = metadata.get("total_tokens")
+    prompt, completion = metadata.get("prompt_tokens"), metadata.get("completion_tokens")
     if total is None and prompt is None and completion is None:
         return None
     return _count(prompt) + _count(completion) if total is None else _count(total)
