@@ -71,18 +71,20 @@ class Reads(Generic[E]):
         self._clock = clock
         # When it came, and the event; the oldest first.
         self._waiting: deque[tuple[float, E]] = deque(maxlen=_MOST_WAITING)
+        # While some wait: without stored responses there is nothing to wake up for.
         self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._closed = False
 
     def events(self, events: Sequence[E]) -> None:
         """All events of the worker. Neither waits nor raises."""
         for event in events:
             if event.method == "GET" and event.is_read and event.usage_source != "none":
                 self._waiting.append((self._clock(), event))
-
-    def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+                if self._greenlet is None and not self._closed:
+                    self._greenlet = gevent.spawn(self._run)
 
     def close(self) -> None:
+        self._closed = True
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill()
@@ -111,9 +113,10 @@ class Reads(Generic[E]):
                 self._counted(event)
 
     def _run(self) -> None:
-        while True:
+        while self._waiting:
             gevent.sleep(_INTERVAL)
             self.look()
+        self._greenlet = None
 
 
 def _name(event: Event) -> Name:

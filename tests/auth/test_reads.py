@@ -1,6 +1,6 @@
 """Reads of stored responses that wait for the ledger (``proxy/auth/reads.py``)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from proxy.auth.reads import Name, Reads
 from proxy.errors import StoreError
 from proxy.events.event import UsageEvent
 from tests.clock import Clock
+from tests.waiting import wait_until
 
 
 class Ledger:
@@ -41,8 +42,10 @@ def counted() -> list[UsageEvent]:
 
 
 @pytest.fixture
-def reads(ledger: Ledger, counted: list[UsageEvent], clock: Clock) -> "Reads[UsageEvent]":
-    return Reads(ledger, counted.append, clock)
+def reads(ledger: Ledger, counted: list[UsageEvent], clock: Clock) -> "Iterator[Reads[UsageEvent]]":
+    reads = Reads(ledger, counted.append, clock)
+    yield reads
+    reads.close()
 
 
 def read(response: str = "r", **fields: Any) -> UsageEvent:
@@ -123,3 +126,21 @@ def test_how_many_wait_is_bounded(
     reads.look()
     reads.look()
     assert {event.event_id for event in counted} == {event.event_id for event in events[2:]}
+
+
+def test_it_runs_while_some_wait(
+    ledger: Ledger, counted: list[UsageEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_INTERVAL", 0.001)
+    monkeypatch.setattr(module, "_SETTLED_AFTER", 0.0)
+    reads = Reads(ledger, counted.append)
+    for _ in range(2):
+        assert reads._greenlet is None
+        event = read()
+        ledger.known = {("p", "r"): event.event_id}
+        reads.events([event])
+        wait_until(lambda event=event: event in counted)  # type: ignore[misc]
+        wait_until(lambda: reads._greenlet is None)
+    reads.close()
+    reads.events([read()])
+    assert reads._greenlet is None

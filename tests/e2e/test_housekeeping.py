@@ -103,7 +103,7 @@ def test_two_nodes_of_two_workers_do_everything_once(own_proxy: Maker, mysql_url
         store.token(project, expires_at=PAST)
     hour = PAST.replace(minute=0, second=0, microsecond=0)
     entries = [
-        (hour + timedelta(days=days), project.id, f"t{n}", "m", 1, 0, 1, 1, 0, 0)
+        (hour + timedelta(days=days), project.id, f"t{n}", "m", 1, 0, 1, 1, 0, 0, 0, 0)
         for n in range(20)
         for days in (0, 2)
     ]
@@ -112,7 +112,8 @@ def test_two_nodes_of_two_workers_do_everything_once(own_proxy: Maker, mysql_url
         server.spawn()
     for server in servers:
         server.wait_ready()
-    wait_until(lambda: rows_done(servers) == {"tokens": 30, "usage": 20}, 40)
+    done = {"tokens": 30, "usage": 20, "counted_ids": 0}
+    wait_until(lambda: rows_done(servers) == done, 40)
     listed = servers[1].manage("GET", "/tokens?active=true").json()
     assert [token["id"] for token in listed] == [alive.id]
     listed = servers[0].manage("GET", "/tokens?active=false").json()
