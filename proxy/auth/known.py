@@ -7,6 +7,7 @@ after it a row may be used, by whichever worker, also over a restart.
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple, Protocol
@@ -82,6 +83,8 @@ class KnownGrants:
         self._confirmed: Confirmed | None = None
         self._confirmed_in_file = 0.0
         self._failing = False
+        # Unix seconds at which somebody last said that something had changed.
+        self._forgot_at = -math.inf
         self._wake = Event()
         self._writing = RLock()
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -125,7 +128,7 @@ class KnownGrants:
     def learn(self, token_hash: str, grant: Grant | None, read_at: float) -> None:
         """The database said this when it was asked at ``read_at`` (unix seconds); None: there is no
         such token. Does not wait."""
-        if not self._grace or len(self._learned) >= _MOST_WAITING:
+        if not self._grace or len(self._learned) >= _MOST_WAITING or read_at <= self._forgot_at:
             return
         mark = None if grant is None else _mark(grant)
         if self._written.get(token_hash) == mark:
@@ -138,7 +141,11 @@ class KnownGrants:
 
     def forget(self, ids: Collection[str]) -> None:
         """Somebody said that these tokens and projects have changed. Does not wait."""
-        self._drop(Outdated(ids=frozenset(ids)))
+        gone, self._forgot_at = frozenset(ids), self._clock()
+        # Read before the change, and not written yet. What is being read now is not learned.
+        for each in [each for each in self._learned.values() if each.concerned_by(gone)]:
+            del self._learned[each.token_hash]
+        self._drop(Outdated(ids=gone))
 
     def seen(self, seen_until: int, changes: Sequence[Change] | None) -> None:
         """The database was asked what has changed up to then (its microseconds), and named these
@@ -174,7 +181,7 @@ class KnownGrants:
     def _drop(self, outdated: Outdated) -> None:
         if not self._grace:
             return
-        self._outdated = _both(self._outdated, outdated)
+        self._outdated = self._outdated.then(outdated)
         # Which tokens that concerns is not known here: they are learned again when in use.
         self._written.clear()
         self._wake.set()
@@ -208,7 +215,7 @@ class KnownGrants:
             except BaseException as error:
                 # What has changed must not come back; what was learned is learned again.
                 self._written.clear()
-                self._outdated = _both(outdated, self._outdated)
+                self._outdated = outdated.then(self._outdated)
                 if isinstance(error, StoreError):
                     self._failed(error)
                 raise
@@ -231,14 +238,6 @@ class KnownGrants:
         if not self._failing:
             _log.warning("known tokens: the file cannot be used: %s", error.__cause__ or error)
         self._failing = True
-
-
-def _both(earlier: Outdated, later: Outdated) -> Outdated:
-    return Outdated(
-        earlier.ids | later.ids,
-        {**earlier.versions, **later.versions},
-        earlier.everything if later.everything is None else later.everything,
-    )
 
 
 def _mark(grant: Grant) -> object:

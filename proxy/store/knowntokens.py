@@ -63,6 +63,10 @@ class Learned(NamedTuple):
     grant: Grant | None
     read_at: float
 
+    def concerned_by(self, ids: frozenset[str]) -> bool:
+        """Whether a change of one of these tokens and projects may change it."""
+        return self.grant is not None and not ids.isdisjoint(_versions(self.grant))
+
 
 class Outdated(NamedTuple):
     """What is not true any more: of these ids every row; of those in ``versions`` (id → its
@@ -72,6 +76,11 @@ class Outdated(NamedTuple):
     ids: frozenset[str] = frozenset()
     versions: Mapping[str, int] = {}
     everything: float | None = None
+
+    def then(self, later: "Outdated") -> "Outdated":
+        everything = self.everything if later.everything is None else later.everything
+        versions = {**self.versions, **later.versions}
+        return Outdated(self.ids | later.ids, versions, everything)
 
 
 class Confirmed(NamedTuple):

@@ -209,6 +209,24 @@ class TestFinding:
         with pytest.raises(StoreError):
             known.find("h")
 
+    def test_what_was_read_before_an_announced_change_is_not_written_after_it(
+        self, store: Store, clock: Clock
+    ) -> None:
+        """Should the database be away from then on, nothing would take it out again."""
+        known = make(store, clock)
+        known.seen(1, [])
+        other = replace(GRANT, token=replace(TOKEN, id="token-2"))
+        known.learn("waiting", GRANT, NOW)
+        known.learn("other", other, NOW)
+        clock.now = NOW + 1
+        known.forget(["token-1"])
+        known.learn("under way", GRANT, NOW + 0.9)
+        known.find("h")
+        assert hashes(store) == [["other"]]
+        known.learn("under way", GRANT, NOW + 1.1)
+        known.find("h")
+        assert hashes(store)[1:] == [["under way"]]
+
     def test_without_grace_nothing_is_kept(self, store: Store, clock: Clock) -> None:
         store.error = AssertionError()
         known = make(store, clock, grace=0)
