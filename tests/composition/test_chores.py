@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from proxy.composition.chores import housekeeper
+from proxy.housekeeping import BATCH
 from proxy.store.audit import AuditLog
 from proxy.store.database import Database, Session
+from proxy.store.migrate import Migrator
 from proxy.store.rows import to_micros
 from proxy.store.usage import UsageLedger
 from tests.installation import settings
@@ -42,3 +44,21 @@ def test_how_old_something_is_the_database_says(
     keeper = housekeeper(made, Database.from_url(made.database_url))
     assert keeper._chores[name.lower()](500) == 0
     assert asked == [(datetime(2020, 1, 1, tzinfo=UTC), 500)]
+
+
+def test_ids_that_were_counted_go_as_fast_as_a_busy_node_makes_them(tmp_path: Path) -> None:
+    """One for each request: a turn of 20 seconds a minute is for thousands of requests a second."""
+    made = settings(tmp_path)
+    database = Database.from_url(made.database_url)
+    Migrator(database).migrate()
+    rows = [(f"{number:032x}", 0) for number in range(6000)]
+
+    def fill(session: Session) -> None:
+        for row in rows:
+            session.execute("INSERT INTO counted_ids (id, forget_at) VALUES (?, ?)", row)
+
+    database.run(fill)
+    keeper = housekeeper(made, database)
+    assert keeper._chores["counted_ids"](BATCH) == 5000
+    assert keeper._chores["counted_ids"](BATCH) == 1000
+    database.close()
