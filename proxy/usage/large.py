@@ -24,7 +24,10 @@ _BRACKETS = 2048
 # Stands for what came before a slice. A client cannot write it: it changes with every process.
 _NAME_OF_IT = os.urandom(8).hex()
 _STANDS_FOR = orjson.dumps(_NAME_OF_IT)
+# With a blank, or what follows a value could go on with it.
+_VALUE = b":0 "
 _OPENED = {0x5B: b"[", 0x7B: b"{" + _STANDS_FOR + b":"}
+_OPENERS = (b"[", b"{")
 _CLOSERS = bytes.maketrans(b"[{", b"]}")
 
 _BLANK = b" \t\r\n"
@@ -176,6 +179,8 @@ class LargeObject:
         comma = _COMMA.match(self._text, at, at + SLICE)
         if comma is not None and comma.end() - 1 > at:
             end = comma.end() - 1
+            if (self._before + self._text[self._start : end]).rstrip(_BLANK).endswith(_OPENERS):
+                raise ValueError("a value is missing")  # between a bracket and a comma
             self._cut(end, started=True)
             yield
             return end
@@ -215,14 +220,14 @@ class LargeObject:
 
     def _end_large(self, end: int) -> None:
         self.values[orjson.loads(self.members[-1].name)] = LargeValue(self._size)
-        self._start, self._before = end, b"{" + _STANDS_FOR + b":0"
+        self._start, self._before = end, b"{" + _STANDS_FOR + _VALUE
 
     def _take_members(self, end: int, last: bytes = b"") -> None:
         """``last``: the value of the last one, if that is not to be read."""
         parsed = orjson.loads(self._before + self._text[self._start : end] + last + b"}")
         parsed.pop(_NAME_OF_IT, None)
         self.values.update(parsed)
-        self._start, self._before = end, b"{" + _STANDS_FOR + b":0"
+        self._start, self._before = end, b"{" + _STANDS_FOR + _VALUE
 
     def _cut(self, end: int, *, started: bool, last: bytes = b"") -> None:
         """A slice of a large value. ``started``: a value has ended there, no bracket opened."""
@@ -232,5 +237,5 @@ class LargeObject:
         self._start = end
         outer = b"".join([_OPENED[bracket] for bracket in self._open[:-1]])
         inner = bytes(self._open[-1:])
-        stands = b"" if not started else b"0" if inner == b"[" else _STANDS_FOR + b":0"
+        stands = b"" if not started else b"0 " if inner == b"[" else _STANDS_FOR + _VALUE
         self._before = outer + inner + stands
