@@ -76,7 +76,9 @@ class Application:
             cors,
             bounds(settings),
         )
-        self._reads = Reads(registry.counted_ids, self._count_read)
+        self._reads = Reads(
+            registry.counted_ids, self._count_read, each=not settings.counted_ids_days
+        )
         self._observation = Observation(
             settings,
             "openai",

@@ -65,8 +65,12 @@ class Reads(Generic[E]):
         store: CountedReads,
         counted: Callable[[E], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        each: bool = False,
     ) -> None:
+        """``each``: the ledger remembers no responses, and each read counts."""
         self._store = store
+        self._each = each
         self._counted = counted
         self._clock = clock
         # When it came, and the event; the oldest first.
@@ -79,7 +83,10 @@ class Reads(Generic[E]):
         """All events of the worker. Neither waits nor raises."""
         for event in events:
             if event.method == "GET" and event.is_read and event.usage_source != "none":
-                self._waiting.append((self._clock(), event))
+                if self._each:
+                    self._counted(event)
+                else:
+                    self._waiting.append((self._clock(), event))
                 if self._greenlet is None and not self._closed:
                     self._greenlet = gevent.spawn(self._run)
 

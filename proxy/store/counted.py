@@ -150,7 +150,9 @@ class _Batch:
         self._known[event_id] = None
         is_named = False
         if key is not None:
-            if not is_read:
+            if not self._keeps_responses:
+                self._spend(entry[2], total if is_read else 0)
+            elif not is_read:
                 is_named = self._generate(key, entry, ended, event_id)
             elif reading is not None:
                 entry = (*entry[:_HEAD], *[0] * (len(entry) - _HEAD))
@@ -160,7 +162,7 @@ class _Batch:
                 read = [ended, event_id, to_micros(hour), token_id, model, total, *entry[_HEAD:]]
                 self._known[key] = self.responses[key] = json.dumps(read)
                 is_named = True
-        if not (is_named and self._keeps_responses):
+        if not is_named:
             self.events.append(event_id)
         self.counted.append(entry)
 

@@ -144,3 +144,14 @@ def test_it_runs_while_some_wait(
     reads.close()
     reads.events([read()])
     assert reads._greenlet is None
+
+
+def test_where_no_response_is_remembered_each_read_counts(
+    ledger: Ledger, counted: list[UsageEvent]
+) -> None:
+    reads: Reads[UsageEvent] = Reads(ledger, counted.append, each=True)
+    first, second = read(), read()
+    reads.events([first, second, read(usage_source="none")])
+    assert counted == [first, second]
+    reads.look()
+    assert ledger.asked == []

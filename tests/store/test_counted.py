@@ -195,9 +195,11 @@ def test_without_days_each_read_counts(node: Node, migrated_url: str) -> None:
     for at in range(3):
         other.add(event(read=True, at=at))
     assert sums(node) == (3, 36)
+    other.add(event("resp_2", at=1), event("resp_2", read=True, at=2), event("resp_2", read=True))
+    assert sums(node) == (6, 72), "of one batch too"
     other.add(event(None, event_id="a" * 32))
     other.add(event(None, event_id="a" * 32))
-    assert sums(node) == (4, 48), "events are known all the same"
+    assert sums(node) == (7, 84), "events are known all the same"
     other.database.close()
 
 
