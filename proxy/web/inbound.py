@@ -21,6 +21,10 @@ Headers = list[tuple[str, str]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _PIECE: Final = 64 * 1024
+#: A body that comes in many small pieces is put together meanwhile: each of them takes some 50
+#: bytes of memory beside its own.
+_SMALL: Final = 1024
+_MANY: Final = 64
 #: Copying more takes several milliseconds.
 _JOINED_AT_ONCE: Final = 4 * 1024 * 1024
 #: The first segment below `/v1` that is ours. With what may follow it in a longer name, it is
@@ -142,7 +146,14 @@ class InboundBody:
     def read_all(self, limit: int) -> bytes:
         """The whole body. Raises ClientError: 413 over ``limit`` bytes, 400 truncated, 408 slow."""
         self.check_length(limit)
-        pieces = [*self]
+        pieces: list[bytes] = []
+        small = 0
+        for piece in self:
+            pieces.append(piece)
+            small = small + 1 if len(piece) < _SMALL else 0
+            if small == _MANY:
+                pieces[-_MANY:] = [b"".join(pieces[-_MANY:])]
+                small = 0
         if self.received > _JOINED_AT_ONCE:
             return joined(pieces)
         return b"".join(pieces)

@@ -1,5 +1,6 @@
 """A request as it came in: header lines, ids, addresses, paths, and a body read once."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -318,3 +319,31 @@ def test_words_in_place_of_an_address_are_cut_and_cleaned() -> None:
     assert said("sk-" + "a" * 22) == "[secret]"
     assert said("x" * 5000) == "x" * 100
     assert len(said("1" * 5000)) <= 100
+
+
+def test_a_body_in_small_pieces_takes_about_its_own_memory() -> None:
+    class Trickling:
+        """A new object for each two bytes."""
+
+        sent = 0
+
+        def read_arrived(self, most: int) -> bytes:
+            self.sent += 1
+            return self.sent.to_bytes(4)[2:]
+
+    source = Trickling()
+    tracemalloc.start()
+    try:
+        whole = InboundBody(source, length=200_000, chunked=False).read_all(200_000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert whole == b"".join([number.to_bytes(4)[2:] for number in range(1, 100_001)])
+    assert peak < 4 * len(whole)
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
+def test_pieces_of_any_size_stay_in_their_order(count: int) -> None:
+    pieces = [b"%d," % number * (1000 if number % 70 == 69 else 1) for number in range(count)]
+    whole = b"".join(pieces)
+    assert body(list(pieces), length=len(whole)).read_all(len(whole)) == whole
