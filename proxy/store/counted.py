@@ -179,6 +179,7 @@ class _Batch:
         self._spend(token_id, -tokens)
         # The read has no row of its own, and must be known all the same.
         self.events.append(_event_of(reading))
+        self._known[_event_of(reading)] = None
         self._known[key] = event_id
         if key in self.responses:
             self.responses[key] = event_id

@@ -113,6 +113,16 @@ def test_a_read_that_comes_in_before_its_generation_is_taken_back(node: Node) ->
     assert sums(node) == (4, 25)
 
 
+def test_a_read_that_is_taken_back_and_comes_again_in_one_batch(node: Node) -> None:
+    """Its row would be there twice, and the batch would be refused for ever."""
+    read = event(read=True, at=5)
+    node.add(read)
+    node.add(event(at=3, tokens=13), read)
+    assert sums(node) == (2, 13)
+    node.add(read)
+    assert sums(node) == (2, 13)
+
+
 def test_two_that_take_back_the_same_read_at_once(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
