@@ -108,7 +108,7 @@ class LedgerSink:
                 if "event" in event:
                     continue  # an audit entry, a summary: no usage
                 entry, mark = entry_from(event), mark_of(event)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 # It would come again for ever, and all behind it would wait.
                 if not self.unreadable:
                     _log.error("a line of the spool is no usage event: it is not in the ledger")

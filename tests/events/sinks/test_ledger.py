@@ -341,6 +341,7 @@ class TestOnce:
             line(metadata=[]),
             line().replace(b"2026-05-20T10", b"2026-13-45T99"),
             line().replace(b'"2026', b'7,"x":"2026'),
+            line().replace(b'"metadata"', b'"duration_ms":1e308,"metadata"'),
         ],
     )
     def test_what_is_no_event_holds_nothing_up(
