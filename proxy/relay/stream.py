@@ -165,11 +165,13 @@ class RelayStream:
             # It has been written; clients leave then, without waiting for the framing's end.
             self.outcome = Outcome.COMPLETED
         try:
-            self._meter_at_end()
-            self.seen_whole = self.outcome is Outcome.COMPLETED
-            if self._drain and self.outcome is Outcome.CLIENT_GONE:
-                self._read_on()
-            self._upstream.close()
+            try:
+                self._meter_at_end()
+                self.seen_whole = self.outcome is Outcome.COMPLETED
+                if self._drain and self.outcome is Outcome.CLIENT_GONE:
+                    self._read_on()
+            finally:
+                self._upstream.close()
         finally:
             on_close(self)
 

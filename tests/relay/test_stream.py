@@ -532,3 +532,20 @@ def test_an_interruption_while_the_last_chunk_is_metered(
     assert b"".join(seen.chunks) == LARGE
     assert seen.ends == [(*end, len(LARGE))]
     assert upstream.closed == 1
+
+
+def test_a_greenlet_that_is_killed_while_the_last_chunk_is_metered_leaves_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upstream, seen = Script(b"x" * (STEP + 1), known=True), Seen()
+    stream = make(upstream, seen)
+    assert len(list(stream)) == 2
+    monkeypatch.setattr("proxy.relay.stream.in_turns", _killed)
+    with pytest.raises(gevent.GreenletExit):
+        stream.close()
+    assert upstream.closed == 1
+    assert seen.ends == [(Outcome.COMPLETED, None, STEP + 1)]
+
+
+def _killed(steps: Iterator[None]) -> None:
+    raise gevent.GreenletExit
