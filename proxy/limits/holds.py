@@ -151,7 +151,7 @@ class NodeHolds(WorkerTable):
 
     def _restore(self) -> None:
         for key, own in list(self._own.items()):
-            self._claim(key)
+            self._place(key, 0)
             self._write(key, own)
 
     def _write(self, key: str, own: list[int]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.limits import holds as holds_module
 from proxy.limits import table as table_module
 from proxy.limits.holds import Full, NodeHolds
 from tests.limits.hammer import ROOT
@@ -110,6 +111,20 @@ def test_a_row_is_never_free_while_something_is_settled(
     monkeypatch.setattr(NodeHolds, "_view", Watched())
     table.settle([("a", 10)], 7)
     assert free == [False, False]
+
+
+def test_a_table_that_is_new_to_a_worker_says_nothing_of_its_keys(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holds_module, "_ROWS", 1)
+    one = NodeHolds(place)
+    assert hold(one, 1) is None
+    place.unlink()
+    two = NodeHolds(place)
+    assert two.hold([("b", 1, 100, 1000)]) is None
+    two.settle([("b", 1)])
+    one._file._look_at = 0.0
+    assert hold(one, 1) is None, "what the row says is of another key"
 
 
 def test_all_or_none(workers: tuple[NodeHolds, NodeHolds]) -> None:
