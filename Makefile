@@ -19,7 +19,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check lint type coverage smoke bench build lock clean
+.PHONY: help install run demo test quick check shape lint type coverage smoke bench build lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,10 +37,17 @@ demo: $(RUN) ## the whole thing with a stand-in upstream: no key, no network
 test: $(DEV) ## the whole suite at once; ARGS='-k name' picks, one test after the other
 	$(PYTEST) $(ARGS)
 
+quick: lint ## lint and the unit tests that are not slow: under a minute
+	@$(PY) -m pytest --quiet -m "not slow" $(ARGS) tests/unit
+
 check: lint type ## what CI runs: lint, types, architecture, tests with coverage, demo
-	$(PY) -m pytest -q tests/test_architecture.py
+	$(PY) -m pytest -q tests/unit/test_architecture.py
 	@$(MAKE) --no-print-directory coverage
 	@$(MAKE) --no-print-directory demo
+
+shape: ## modules over 600 or under 50 lines: each wants a reason
+	@find proxy -name '*.py' ! -name '__init__.py' -exec wc -l {} + | \
+	    awk '$$2 != "total" && ($$1 > 600 || $$1 < 50)' | sort -rn
 
 lint: $(DEV) ## ruff: rules and format; codespell
 	$(PY) -m ruff check --quiet .
@@ -59,7 +66,7 @@ coverage: $(DEV) ## the suite, measured: 90 % of proxy/ or it fails
 	$(PY) -m coverage report --fail-under=90
 
 smoke: $(DEV) ## the tour against the real OpenAI, when OPENAI_API_KEY is set
-	@$(PY) -m tests.smoke
+	@$(PY) -m tests.support.smoke
 
 bench: $(DEV) ## the race against other proxies (wrk, nginx); ARGS='--quick' for a trial
 	@$(PY) -m bench $(ARGS)

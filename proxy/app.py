@@ -5,40 +5,108 @@ Made in each worker, after the fork; nothing connects, spawns or listens before 
 
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
-from proxy import sanitizer
+import requests
+
 from proxy.auth.passthrough import PassThrough
-from proxy.auth.reads import Reads
-from proxy.composition.events import event_drain, event_queue
-from proxy.composition.limits import Limits
-from proxy.composition.observation import Observation, facts
-from proxy.composition.registry import Registry
-from proxy.composition.relay import bounds, session_transport, upstream_adapter
-from proxy.composition.rooms import management
-from proxy.errors import ClientError, ProxyError
-from proxy.events.drain import Drain
-from proxy.events.event import UsageEvent
+from proxy.core.errors import ClientError, ProxyError
+from proxy.core.usage_event import UsageEvent
+from proxy.events.pump import EventPump
+from proxy.gateway.admission import Admission
+from proxy.gateway.cors import Cors
+from proxy.gateway.endpoint import RelayEndpoint, RelayOptions, StartResponse
+from proxy.gateway.held_bodies import HeldBodies
+from proxy.gateway.inflight import InFlightRequests
+from proxy.gateway.request import request_id
+from proxy.gateway.responses import Reply, error_reply
+from proxy.logs import sanitizer
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
-from proxy.relay.relay import Relay
-from proxy.relay.watch import LiveRequests
-from proxy.settings import Settings
-from proxy.web import Room, create_flask_app, doors, metrics, minting, status
-from proxy.web.admission import Admission
-from proxy.web.cors import Cors
-from proxy.web.guards import MetricsGuard
-from proxy.web.inbound import request_id
-from proxy.web.minting import MintingEndpoint
-from proxy.web.relay import RelayEndpoint, StartResponse
-from proxy.web.replies import Reply, error_reply
-from proxy.web.trail import Trail
+from proxy.quota.stored_reads import Reads
+from proxy.routing.dispatcher import Dispatcher
+from proxy.settings.settings import Settings
+from proxy.store.audit import AuditLog
+from proxy.store.usage import UsageLedger
+from proxy.upstream.adapter import UpstreamAdapter
+from proxy.upstream.transport import SessionTransport
+from proxy.web import Mount, blueprints, create_flask_app, metrics, status
+from proxy.web.api import audit, minting, projects, tokens, usage
+from proxy.web.api.minting import MintingEndpoint
+from proxy.web.audit_trail import AuditTrail
+from proxy.web.guards import LoginLimiter, ManagementGuard, MetricsGuard
+from proxy.wiring.accounts import AccountServices
+from proxy.wiring.events import event_pump, event_queue
+from proxy.wiring.ratelimit import RateLimiting
+from proxy.wiring.telemetry import Telemetry, stats_facts
+
+_NOTHING_TO_MANAGE: Final = (
+    "This node relays its clients' own keys (AUTH_MODE=passthrough): it keeps no projects, access"
+    " tokens or usage, and uses no database."
+)
+
+
+def management(
+    settings: Settings, registry: AccountServices, trail: AuditTrail, logins: LoginLimiter
+) -> list[Mount]:
+    """Everything below ``/manage``, behind one guard. ``logins`` is told of each that is refused,
+    ``trail`` of each call that changes something."""
+    guard = ManagementGuard(
+        settings.management_token, logins, settings.trusted_proxies, trail.refused_login
+    )
+    if settings.auth_mode == "passthrough":
+        return [
+            Mount(
+                blueprints.create_disabled_blueprint("absent", _NOTHING_TO_MANAGE), "/manage", guard
+            )
+        ]
+    stores = registry.projects, registry.tokens
+    ledger = UsageLedger(registry.database)
+    announce = registry.announce
+    return [
+        Mount(
+            projects.create_blueprint(*stores, trail, announce=announce), "/manage/projects", guard
+        ),
+        Mount(tokens.create_blueprint(*stores, trail, announce=announce), "/manage/tokens", guard),
+        Mount(audit.create_blueprint(AuditLog(registry.database)), "/manage/audit", guard),
+        Mount(usage.create_blueprint(ledger, settings.prices_file), "/manage/usage", guard),
+    ]
+
+
+def upstream_adapter(settings: Settings) -> UpstreamAdapter:
+    return UpstreamAdapter(
+        pool_size=settings.upstream_pool_size,
+        connect_timeout=settings.upstream_connect_timeout,
+        proxy_url=settings.upstream_proxy_url,
+    )
+
+
+def session_transport(settings: Settings, adapter: UpstreamAdapter) -> SessionTransport:
+    session = requests.Session()
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return SessionTransport(
+        session,
+        connect_timeout=settings.upstream_connect_timeout,
+        read_timeout=settings.upstream_read_timeout,
+    )
+
+
+def bounds(settings: Settings) -> RelayOptions:
+    return RelayOptions(
+        request_bytes=settings.max_request_bytes,
+        json_bytes=settings.max_json_bytes,
+        # One body alone may be as large as it likes, up to its own bounds.
+        held=HeldBodies(settings.held_bodies_max_bytes),
+        trusted_proxies=settings.trusted_proxies,
+        sse_keepalive=settings.sse_keepalive,
+    )
 
 
 class Application:
     """The WSGI callable, and the life of what works behind it in one worker."""
 
-    #: Targets that go to the relay, which takes the request's facts from ``wsgi.input``.
+    #: Targets that go to the relay, which takes the request's stats_facts from ``wsgi.input``.
     relayed = "/v1/"
 
     def __init__(self, settings: Settings) -> None:
@@ -51,10 +119,10 @@ class Application:
         self.connection_share = 1.0 if settings.trusted_proxies else settings.fair_share
         self.profile_dir = settings.profile_dir
         self._queue = event_queue(settings)
-        self._drain: Drain | None = None
-        self._live = LiveRequests(settings.max_concurrent_requests, settings.fair_share)
-        self._limits = Limits(settings)
-        self._registry = registry = Registry(settings, self._live, self._queue)
+        self._drain: EventPump | None = None
+        self._live = InFlightRequests(settings.max_concurrent_requests, settings.fair_share)
+        self._limits = RateLimiting(settings)
+        self._registry = registry = AccountServices(settings, self._live, self._queue)
         #: Set where clients bring keys of their own: then nothing here uses the database.
         without = settings.auth_mode == "passthrough"
         self._pass_through = PassThrough(settings.data_dir.absolute()) if without else None
@@ -66,7 +134,7 @@ class Application:
         self._transport = session_transport(settings, adapter)
         self._endpoint = RelayEndpoint(
             admission,
-            Relay(
+            Dispatcher(
                 PROVIDERS["openai"](),
                 Target.from_url(settings.upstream_base_url),
                 self._transport,
@@ -79,7 +147,7 @@ class Application:
         self._reads = Reads(
             registry.counted_ids, self._count_read, each=not settings.counted_ids_days
         )
-        self._observation = Observation(
+        self._observation = Telemetry(
             settings,
             "openai",
             [registry.recorder.refusals.events, self._reads.events],
@@ -95,7 +163,7 @@ class Application:
             chores=registry.housekeeper.rows,
             limits=self._limits,
         )
-        trail = Trail(registry.recorder, settings.trusted_proxies)
+        trail = AuditTrail(registry.recorder, settings.trusted_proxies)
         self._minting = MintingEndpoint(
             admission,
             registry.tokens,
@@ -107,12 +175,12 @@ class Application:
         )
         self.flask = create_flask_app(
             [
-                Room(doors.create_blueprint(self._endpoint), "/v1", None),
-                Room(doors.create_minting_blueprint(self._minting), minting.PATH, None),
+                Mount(blueprints.create_blueprint(self._endpoint), "/v1", None),
+                Mount(blueprints.create_minting_blueprint(self._minting), minting.PATH, None),
                 *management(settings, registry, trail, self._limits.throttle),
-                Room(status.create_blueprint(self), None, None),
-                Room(
-                    metrics.create_blueprint(self._observation.read, facts(settings)),
+                Mount(status.create_blueprint(self), None, None),
+                Mount(
+                    metrics.create_blueprint(self._observation.read, stats_facts(settings)),
                     None,
                     MetricsGuard(settings.metrics_token),
                 ),
@@ -125,7 +193,7 @@ class Application:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         target: str = environ.get("RAW_URI", "/")
         if target.startswith(self.relayed):
-            ours = target.startswith(minting.PATH) and minting.takes(target)
+            ours = target.startswith(minting.PATH) and minting.handles(target)
             return (self._minting if ours else self._endpoint)(environ, start_response)
         if not target.startswith("/"):
             # Authority-form, `*`, a foreign scheme: the proxy is no forward proxy. Absolute-form of
@@ -170,7 +238,7 @@ class Application:
 
     def start(self) -> None:
         """Called once in the worker, before it accepts."""
-        self._drain = event_drain(self._settings, self._queue, self._observation.events)
+        self._drain = event_pump(self._settings, self._queue, self._observation.events)
         self._observation.start()
         self._limits.prepare()
         self._limits.start()

@@ -46,8 +46,8 @@ import pytest
 
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
-from tests import canaries
-from tests.services import MariaDB, Moto, Postgres, RedisServer, mysql_server
+from tests.support import canaries
+from tests.support.services import MariaDB, Moto, Postgres, RedisServer, mysql_server
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -73,13 +73,13 @@ hypothesis.settings.load_profile("suite")
 #: Whose servers and commands coverage looks at, too; it makes a start three times as expensive.
 #: What only such a process does, each of its kinds does in one of these files.
 MEASURED = {
-    "tests/cli/test_events.py",
-    "tests/cli/test_serve.py",
-    "tests/cli/test_welcome.py",
+    "tests/integration/cli/test_events.py",
+    "tests/unit/cli/test_serve.py",
+    "tests/unit/cli/test_first_run.py",
     "tests/e2e/test_lifecycle.py",
-    "tests/test_logwriter.py",
-    "tests/test_master.py",
-    "tests/test_worker.py",
+    "tests/unit/logs/test_async_handler.py",
+    "tests/unit/server/test_supervisor.py",
+    "tests/unit/server/test_worker.py",
 }
 #: By which a process that is started finds out that it is measured.
 COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
-from proxy.auth import credentials
-from proxy.auth.budgets import Full
 from proxy.auth.cache import GrantCache
 from proxy.auth.known import KnownGrants
 from proxy.auth.principal import Principal, TokenRefused, principal_of
-from proxy.errors import CipherError, ClientError, KeyUnreadable, QuotaExceeded, StoreError
+from proxy.core.errors import CipherError, ClientError, KeyUnreadable, QuotaExceeded, StoreError
+from proxy.crypto import tokens
 from proxy.policy.accounts import Account
+from proxy.quota.budgets import Full
 from proxy.store.records import Grant
 
 _log = logging.getLogger(__name__)
@@ -96,15 +96,16 @@ class Authenticator:
 
         Raises the first that holds: :class:`ClientError` ``invalid_token``, ``token_not_found``;
         :class:`TokenRefused` ``token_inactive``, ``token_expired``, ``project_inactive``; or
-        :class:`proxy.errors.StoreError` when a token is not cached and the store is away;
-        :class:`proxy.errors.KeyUnreadable` when its project's upstream key cannot be decrypted.
+        :class:`proxy.core.errors.StoreError` when a token is not cached and the store is away;
+        :class:`proxy.core.errors.KeyUnreadable` when its project's upstream key cannot be
+        decrypted.
         """
         secret = bearer(authorization)
-        if secret is None or not credentials.is_well_formed(secret):
+        if secret is None or not tokens.is_well_formed(secret):
             raise ClientError(code="invalid_token", headers=_CHALLENGE)
-        return self._judged(self.cache.get(credentials.hash_token(secret)))
+        return self._judged(self.cache.get(tokens.hash_token(secret)))
 
-    def look_again(self, token_hash: str) -> Principal:
+    def revalidate(self, token_hash: str) -> Principal:
         """What the store says now of a token that has been let in. Raises as
         :meth:`authenticate`; StoreError: nobody can tell."""
         return self._judged(self.cache.renew(token_hash))

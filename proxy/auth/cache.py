@@ -20,7 +20,7 @@ import gevent
 from cachetools import TTLCache
 from gevent.event import AsyncResult
 
-from proxy.errors import StoreError
+from proxy.core.errors import StoreError
 
 T = TypeVar("T")
 

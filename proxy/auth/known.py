@@ -17,7 +17,7 @@ from cachetools import TTLCache
 from gevent.event import Event
 from gevent.lock import RLock
 
-from proxy.errors import StoreError
+from proxy.core.errors import StoreError
 from proxy.store.changes import Change
 from proxy.store.knowntokens import CONFIRM_SECONDS, Confirmed, Found, Learned, Outdated
 from proxy.store.records import Grant

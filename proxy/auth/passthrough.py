@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from proxy.auth.authenticator import bearer
-from proxy.auth.fingerprints import Fingerprints
 from proxy.auth.principal import Principal
+from proxy.crypto.fingerprints import Fingerprinter
 from proxy.policy.policy import Policy
 
 _POLICY: Final = Policy()
@@ -22,11 +22,11 @@ class PassThrough:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._fingerprints: Fingerprints | None = None
+        self._fingerprints: Fingerprinter | None = None
 
     def start(self) -> None:
         """Before the first request: reads the secret of the hashes, or makes it."""
-        self._fingerprints = Fingerprints.load(self._folder)
+        self._fingerprints = Fingerprinter.load(self._folder)
 
     def authenticate(self, authorization: str | None) -> Principal:
         """Nobody we know: no project, no token, no accounts, no key to swap in."""

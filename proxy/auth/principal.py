@@ -7,7 +7,7 @@ used is judged on every request.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.errors import ClientError
+from proxy.core.errors import ClientError
 from proxy.policy.accounts import Account, account_of
 from proxy.policy.policy import Policy
 from proxy.store.records import Grant

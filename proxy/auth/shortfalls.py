@@ -1,8 +1,8 @@
 """LLM tokens that a killed worker had not written yet, made good from the ledger.
 
-Counts are written once a second (:mod:`proxy.auth.counts`), so a worker that is killed loses those
-of its last second. Its events are not lost, and the ledger adds them up. The worker that adopts its
-spool compares the two for the tokens that it had served last.
+Counts are written once a second (:mod:`proxy.quota.usage_counter`), so a worker that is killed
+loses those of its last second. Its events are not lost, and the ledger adds them up. The worker
+that adopts its spool compares the two for the tokens that it had served last.
 
 Note: each is behind the other now and then, by seconds. So a token is judged when neither has
 changed between two looks; while it is in use it is looked at again.
@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import gevent
 
-from proxy.errors import StoreError
+from proxy.core.errors import StoreError
 
 _log = logging.getLogger(__name__)
 

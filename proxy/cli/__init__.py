@@ -13,8 +13,8 @@ from typing import Any, Final, cast
 import click
 
 from proxy import __version__
-from proxy.cli.streams import show_anything
-from proxy.errors import ProxyError, SettingsError
+from proxy.cli.encoding import show_anything
+from proxy.core.errors import ProxyError, SettingsError
 
 #: Command → module:attribute, and its line in ``--help``.
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {

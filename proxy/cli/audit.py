@@ -13,9 +13,9 @@ import click
 
 from proxy.cli import output
 from proxy.cli.client import Api, management_command, segment
-from proxy.cli.installation import load_settings, open_database
-from proxy.store import chain
-from proxy.store.auditfilters import ACTIONS
+from proxy.cli.local_settings import load_settings, open_database
+from proxy.store import audit_chain
+from proxy.store.audit import ACTIONS
 from proxy.store.migrate import check_schema
 
 _COLUMNS = {
@@ -30,14 +30,14 @@ _COLUMNS = {
 _LINK = re.compile(r"(\d{1,18}):([0-9a-f]{64})", re.ASCII)
 
 
-class _LinkType(click.ParamType[chain.Link]):
+class _LinkType(click.ParamType[audit_chain.Link]):
     name = "SEQ:HASH"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> chain.Link:
+    def convert(self, value: Any, param: Any, ctx: Any) -> audit_chain.Link:
         match = _LINK.fullmatch(value)
         if match is None:
             self.fail("expected SEQ:HASH, as `audit verify` prints the head", param, ctx)
-        return chain.Link(int(match[1]), match[2])
+        return audit_chain.Link(int(match[1]), match[2])
 
 
 @click.group()
@@ -97,7 +97,7 @@ def show(api: Api, entry_id: str, json_wanted: bool) -> None:
     help="A head that was noted earlier: it must still be in the chain.",
 )
 @output.json_option
-def verify(expected: chain.Link | None, json_wanted: bool) -> None:
+def verify(expected: audit_chain.Link | None, json_wanted: bool) -> None:
     """Look for entries that were changed, removed, added or moved in the database.
 
     Prints the chain's head. Keep it where nobody who can write to the database can, and compare it
@@ -106,7 +106,7 @@ def verify(expected: chain.Link | None, json_wanted: bool) -> None:
     """
     with closing(open_database(load_settings())) as database:
         check_schema(database)
-        verdict = chain.verify(database, expected)
+        verdict = audit_chain.verify(database, expected)
     head, anchor = verdict.ends
     broken = verdict.broken
     if json_wanted:

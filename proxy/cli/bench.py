@@ -11,15 +11,14 @@ from typing import Any, Final
 import click
 import orjson
 
-from proxy.cli import benchrequest, benchtable, output
+from proxy.cli import benchrequest, output
 from proxy.cli.benchrequest import CHAT, Request, endpoint_of
 from proxy.cli.client import Refused, base_url_option, bearer, default_base_url
-from proxy.cli.figures import figures
-from proxy.cli.load import Load
-from proxy.cli.plot import svg
-from proxy.cli.secretoption import SecretOption
-from proxy.cli.turns import Side, measured
-from proxy.cli.wirecall import Unreachable
+from proxy.cli.secret_option import SecretOption
+from proxy.tools.loadtest import report
+from proxy.tools.loadtest.report import figures, svg
+from proxy.tools.loadtest.runner import Load, Side, measured
+from proxy.tools.verify.raw_client import Unreachable
 
 #: From here on the client's own work is told of: it may be part of what was measured.
 _BUSY: Final = 0.7
@@ -111,7 +110,7 @@ def bench(
     _print([side.name for side in sides], found)
     more: dict[str, Any] = {"method": method, "stream": stream, "interrupted": interrupted}
     if len(found) == 2:
-        more |= {"compare": found[0], "ratio": benchtable.ratios(*found)}
+        more |= {"compare": found[0], "ratio": report.ratios(*found)}
     if results is not None:
         document = orjson.dumps(found[-1] | more, option=orjson.OPT_INDENT_2)
         _write(results, document + b"\n")
@@ -136,9 +135,9 @@ def _check_folders(*paths: Path | None) -> None:
 def _print(names: Sequence[str], found: Sequence[dict[str, Any]]) -> None:
     headings = {name: name for name in names} if len(names) == 2 else {names[0]: ""}
     columns = {"name": "", **headings} | ({"ratio": "ratio"} if len(names) == 2 else {})
-    output.table(benchtable.rows(found, names), columns)
+    output.table(report.rows(found, names), columns)
     click.echo()
-    output.table(benchtable.code_rows(found, names), {"name": "Response code", **headings})
+    output.table(report.code_rows(found, names), {"name": "Response code", **headings})
     for name, side in zip(names, found, strict=True):
         for reason, count in side["errors"].items():
             click.echo(f"{name}: {count} × {reason}", err=True)

@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 import click
 import orjson
 
-from proxy.cli.channel import Address
 from proxy.cli.client import base_url
-from proxy.cli.exchange import Asked
-from proxy.cli.wirecall import Endpoint, Unreachable
+from proxy.tools.loadtest.connection import Address, Asked
+from proxy.tools.verify.raw_client import Endpoint, Unreachable
 
 CHAT: Final = "/v1/chat/completions"
 _DEFAULT_BODY: Final = {

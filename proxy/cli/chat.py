@@ -14,9 +14,9 @@ import requests
 
 from proxy.cli.client import base_url, base_url_option, cause, default_base_url, error_message
 from proxy.cli.client import session as new_session
-from proxy.cli.deltas import StreamBroken, content, deltas
-from proxy.cli.envfile import lookup
-from proxy.cli.secretoption import SecretOption
+from proxy.cli.local_settings import lookup
+from proxy.cli.secret_option import SecretOption
+from proxy.tools.sse_client import StreamBroken, content, deltas
 
 #: Connecting, and silence between two bytes: a model may think for minutes.
 _TIMEOUT = (5, 600)

@@ -15,8 +15,8 @@ from urllib.parse import quote, urlsplit
 import click
 import requests
 
-from proxy.cli.envfile import lookup
-from proxy.cli.secretoption import SecretOption
+from proxy.cli.local_settings import lookup
+from proxy.cli.secret_option import SecretOption
 
 _TIMEOUT = (5, 30)
 _VISIBLE = re.compile(r"[!-~]+")

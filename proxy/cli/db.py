@@ -14,12 +14,12 @@ from typing import BinaryIO
 
 import click
 
-from proxy.cipher import Cipher
 from proxy.cli import output
-from proxy.cli.installation import load_settings, open_database
-from proxy.settings import Settings
-from proxy.store import transfer
-from proxy.store.audit import Draft
+from proxy.cli.local_settings import load_settings, open_database
+from proxy.crypto.cipher import Cipher
+from proxy.settings.settings import Settings
+from proxy.store import export
+from proxy.store.audit import PendingEntry
 from proxy.store.migrate import Migrator, Status
 
 
@@ -65,7 +65,7 @@ def export_(file: Path) -> None:
     at all.
     """
     with closing(open_database(load_settings())) as database, _whole(file) as output_file:
-        header = transfer.export_all(database, output_file.write)
+        header = export.export_all(database, output_file.write)
     click.echo(f"Exported {header.projects} projects and {header.tokens} tokens.", err=True)
 
 
@@ -85,7 +85,7 @@ def import_(file: BinaryIO, allow_missing_keys: bool) -> None:
     cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
     key_ids = None if allow_missing_keys else cipher.key_ids
     with closing(open_database(settings)) as database:
-        header = transfer.import_all(database, file, key_ids, Draft("db.import", "cli"))
+        header = export.import_all(database, file, key_ids, PendingEntry("db.import", "cli"))
     click.echo(f"Imported {header.projects} projects and {header.tokens} tokens.")
 
 

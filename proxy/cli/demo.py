@@ -12,9 +12,9 @@ import requests
 
 from proxy.cli import output
 from proxy.cli.client import error_message, session
-from proxy.cli.deltas import StreamBroken, content, deltas
-from proxy.cli.standin import MODEL, StandIn
-from proxy.cli.tour import Upstream, take
+from proxy.cli.demo_session import Upstream, take
+from proxy.tools.fake_upstream import MODEL, FakeUpstream
+from proxy.tools.sse_client import StreamBroken, content, deltas
 
 _UPSTREAM_KEY = "sk-stand-in-0123456789abcdef"
 _TIMEOUT = (5, 30)
@@ -23,7 +23,7 @@ _TIMEOUT = (5, 30)
 @click.command()
 def demo() -> None:
     """Start everything with a stand-in upstream, chat twice, show the usage events, stop."""
-    with StandIn(_UPSTREAM_KEY) as upstream:
+    with FakeUpstream(_UPSTREAM_KEY) as upstream:
         click.echo(f"A stand-in for the upstream listens on {upstream.base_url}.")
         events = take(Upstream(upstream.base_url, _UPSTREAM_KEY), _two_chats)
     for event in events:

@@ -16,18 +16,18 @@ from urllib.parse import urlsplit
 
 import click
 
-from proxy import logs
-from proxy.cli.installation import load_settings, open_database
-from proxy.cli.sinkfigures import SinkFigures
-from proxy.errors import SettingsError
-from proxy.events.carrier import Carrier
-from proxy.events.positions import Position
-from proxy.events.segments import Batch
-from proxy.events.shipper import Shipper, only_one, remote_carriers
+from proxy.cli.local_settings import load_settings, open_database
+from proxy.core.errors import SettingsError
 from proxy.events.sinks import LEDGER, shipped
 from proxy.events.sinks.ledger import LedgerSink
-from proxy.events.statusserver import StatusServer
-from proxy.settings import Settings
+from proxy.events.spool.offsets import Offset
+from proxy.events.spool.segment import Batch
+from proxy.logs import config
+from proxy.settings.settings import Settings
+from proxy.shipper.metrics import SinkFigures
+from proxy.shipper.shipper import Shipper, only_one, remote_carriers
+from proxy.shipper.spool_consumer import SpoolConsumer
+from proxy.shipper.status_server import StatusServer
 from proxy.store.usage import UsageLedger
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def dispatch(
     of the settings.
     """
     # Only here: every server starts a shipper, and few of them have a Redis to load a library for.
-    from proxy.events.dispatcher import open_dispatcher
+    from proxy.shipper.dispatcher import open_dispatcher
 
     settings = load_settings(serving=False)
     _check(settings, to, path)
@@ -142,17 +142,17 @@ def ship(attached: bool) -> None:
     os._exit(0)
 
 
-def _ledger_carrier(settings: Settings, root: Path) -> Carrier:
+def _ledger_carrier(settings: Settings, root: Path) -> SpoolConsumer:
     """The usage ledger, in the server's own database; it remembers itself where it goes on."""
     sink: LedgerSink | None = None
 
-    def take(source: str, start: Position, batch: Batch) -> Position:
+    def take(source: str, start: Offset, batch: Batch) -> Offset:
         nonlocal sink
         if sink is None:  # on the carrier's thread: the database may have one of its own
             sink = _ledger_sink(settings)
-        return Position(*sink.write_from(source, start, batch.position, batch.lines))
+        return Offset(*sink.write_from(source, start, batch.position, batch.lines))
 
-    return Carrier(LEDGER, take, root)
+    return SpoolConsumer(LEDGER, take, root)
 
 
 def _ledger_sink(settings: Settings) -> LedgerSink:
@@ -187,7 +187,7 @@ def _destination(settings: Settings, to: str, path: str | None) -> str:
 
 def _configure_log(settings: Settings) -> None:
     logging.config.dictConfig(
-        logs.config(
+        config.logging_config(
             level=settings.log_level,
             log_format=settings.log_format,
             log_file=str(settings.log_file) if settings.log_file else None,

@@ -12,11 +12,11 @@ from contextlib import closing
 
 import click
 
-from proxy.cipher import Cipher
 from proxy.cli import output
-from proxy.cli.installation import load_settings, open_database
+from proxy.cli.local_settings import load_settings, open_database
+from proxy.crypto.cipher import Cipher
 from proxy.store import rotation
-from proxy.store.audit import Draft
+from proxy.store.audit import PendingEntry
 from proxy.store.migrate import check_schema
 
 
@@ -43,7 +43,7 @@ def rotate(json_wanted: bool) -> None:
     cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
     with closing(open_database(settings)) as database:
         check_schema(database)
-        done = rotation.rotate(database, cipher, lambda: Draft("keys.rotate", "cli"))
+        done = rotation.rotate(database, cipher, lambda: PendingEntry("keys.rotate", "cli"))
     failed = [row._asdict() for row in done.failed]
     counts = {"rotated": done.rotated, "encrypted": done.encrypted, "current": done.current}
     if json_wanted:

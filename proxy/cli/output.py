@@ -14,7 +14,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from proxy.cli.streams import is_unicode
+from proxy.cli.encoding import is_unicode
 
 #: Gives a command the argument ``json_wanted``.
 json_option = click.option("--json", "json_wanted", is_flag=True, help="Print JSON, for scripts.")

@@ -11,8 +11,8 @@ import click
 
 from proxy.cli import output
 from proxy.cli.client import Api, management_command, segment
-from proxy.cli.policy import policy_options, show
-from proxy.cli.secretoption import SecretOption
+from proxy.cli.policy_options import policy_options, show
+from proxy.cli.secret_option import SecretOption
 
 _COLUMNS = {
     "id": "ID",

@@ -15,8 +15,7 @@ import click
 
 from proxy.cli import output, server
 from proxy.cli.client import Api, base_url, base_url_option, default_base_url
-from proxy.cli.envfile import lookup
-from proxy.cli.installation import load_settings
+from proxy.cli.local_settings import load_settings, lookup
 
 _PID_NAME = "proxy.pid"
 _pid_file_option = click.option(
@@ -36,7 +35,7 @@ def serve(daemon: bool, pid_file: Path | None, welcome: bool) -> None:
         _serve_in_background(pid_file)
     elif welcome:
         # Imported here: exec must not wait for what it throws away.
-        from proxy.cli.welcome import serve_and_greet
+        from proxy.cli.first_run import serve_and_greet
 
         sys.exit(serve_and_greet())
     else:

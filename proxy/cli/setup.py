@@ -5,10 +5,10 @@ Running it again is harmless: what is set, there or in the environment, stays as
 
 import click
 
-from proxy.cli import envfile
+from proxy.cli import local_settings
 from proxy.cli.keys import new_encryption_key, new_management_token
-from proxy.errors import SettingsError
-from proxy.settings import Settings
+from proxy.core.errors import SettingsError
+from proxy.settings.settings import Settings
 
 #: What ``--interactive`` asks: setting, question, what an empty answer means.
 _QUESTIONS = (
@@ -32,15 +32,15 @@ def setup(interactive: bool, part_of_run: bool) -> None:
     Values that are set already, there or in the environment, are never changed.
     """
     secrets = {"MANAGEMENT_TOKEN": new_management_token(), "ENCRYPTION_KEY": new_encryption_key()}
-    values = {name: value for name, value in secrets.items() if not envfile.lookup(name)}
+    values = {name: value for name, value in secrets.items() if not local_settings.lookup(name)}
     if interactive:
         values |= _asked(secrets)
     if values:
         try:
-            envfile.add(envfile.PATH, values)
+            local_settings.add(local_settings.PATH, values)
         except OSError as error:
-            raise click.ClickException(f"{envfile.PATH}: {error.strerror}") from error
-        click.echo(f"Wrote {', '.join(values)} to {envfile.PATH.resolve()} (mode 0600).")
+            raise click.ClickException(f"{local_settings.PATH}: {error.strerror}") from error
+        click.echo(f"Wrote {', '.join(values)} to {local_settings.PATH.resolve()} (mode 0600).")
     else:
         click.echo("Nothing to do: MANAGEMENT_TOKEN and ENCRYPTION_KEY are set.")
     if "ENCRYPTION_KEY" in values:
@@ -53,7 +53,7 @@ def _asked(secrets: dict[str, str]) -> dict[str, str]:
     """The answers that differ from the default, for settings that are not set yet."""
     answers: dict[str, str] = {}
     for name, question, default in _QUESTIONS:
-        if envfile.lookup(name):
+        if local_settings.lookup(name):
             continue
         while True:
             answer = click.prompt(question, default=default, show_default=bool(default)).strip()

@@ -21,8 +21,8 @@ from proxy.cli.client import (
     management_command,
     segment,
 )
-from proxy.cli.policy import Command, policy_options, show
-from proxy.cli.secretoption import SecretOption
+from proxy.cli.policy_options import Command, policy_options, show
+from proxy.cli.secret_option import SecretOption
 
 _COLUMNS = {
     "id": "ID",

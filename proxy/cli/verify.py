@@ -15,12 +15,12 @@ import click
 
 from proxy.cli import output
 from proxy.cli.client import Refused, base_url, base_url_option, default_base_url
-from proxy.cli.envfile import lookup
-from proxy.cli.fidelity import ASPECTS, timing
-from proxy.cli.pair import Pair, Row, Side
-from proxy.cli.probes import Probe, built_in, parse_request
-from proxy.cli.secretoption import SecretOption
-from proxy.cli.wirecall import Endpoint, Unreachable
+from proxy.cli.local_settings import lookup
+from proxy.cli.secret_option import SecretOption
+from proxy.tools.verify.compare import ASPECTS, timing
+from proxy.tools.verify.probes import Probe, built_in, parse_request
+from proxy.tools.verify.raw_client import Endpoint, Unreachable
+from proxy.tools.verify.runner import Pair, Row, Side
 
 #: Upstreams quote a refused key in parts: ``sk-ab***yz``.
 _KEY_LIKE: Final = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_*.-]{4,}")

@@ -5,8 +5,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from proxy.auth.known import KnownGrants
-from proxy.cipher import Cipher
-from proxy.settings import Settings
+from proxy.crypto.cipher import Cipher
+from proxy.settings.settings import Settings
 from proxy.store.knowntokens import KnownTokens
 
 FILE: Final = "known-tokens.db"

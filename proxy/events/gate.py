@@ -11,7 +11,7 @@ from typing import Final
 import gevent
 from gevent.event import Event
 
-from proxy.errors import ProxyError
+from proxy.core.errors import ProxyError
 
 _log = logging.getLogger(__name__)
 

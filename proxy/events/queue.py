@@ -2,7 +2,7 @@
 
 When it is full its :class:`Gate` holds back new requests, while those in flight still bring their
 events: none of them is dropped. An event is turned into its line here, on the request's own close,
-so that what outlives a killed worker (:class:`Intents`) is all of it.
+so that what outlives a killed worker (:class:`InFlightTable`) is all of it.
 """
 
 import logging
@@ -12,19 +12,19 @@ from typing import Final
 
 from gevent.event import Event
 
-from proxy.events.event import Intent, UsageEvent
+from proxy.core.usage_event import Intent, UsageEvent
 from proxy.events.gate import Gate
-from proxy.events.intents import NO_SLOT, Intents, intent_record
-from proxy.events.records import framed
-from proxy.events.refusals import RefusalSummary
+from proxy.events.rejected_summary import RejectedSummary
+from proxy.events.spool.inflight_table import NO_SLOT, InFlightTable, intent_record
+from proxy.events.spool.segment import encode_record
 
 _log = logging.getLogger(__name__)
 
 #: Entries beyond its size: far more than requests that can be in flight, so that only a fault which
 #: goes around the gate is stopped by it, before it takes all memory.
 _BEYOND: Final = 100_000
-#: A framed record, the slot that is to be freed once it is safe elsewhere, and what it tells; None
-#: where it tells of no request.
+#: A encode_record record, the slot that is to be freed once it is safe elsewhere, and what it
+#: tells; None where it tells of no request.
 Entry = tuple[bytes, int, UsageEvent | None]
 
 
@@ -40,9 +40,9 @@ class EventQueue:
         #: Closed while the queue is full.
         self.gate = gate or Gate()
         #: The slots of this worker; None: there are none, and a killed worker loses what it holds.
-        self.intents: Intents | None = None
+        self.intents: InFlightTable | None = None
         #: Takes refusals of unknown tokens past a rate, which then are no entries.
-        self.refusals = RefusalSummary()
+        self.refusals = RejectedSummary()
         # Slots that hold what it has counted so far.
         self._held: list[int] = []
         #: Sees the events that are no entries; does not wait and does not raise.
@@ -72,7 +72,7 @@ class EventQueue:
             return
         slot = event.slot
         try:
-            record = framed(event.line())
+            record = encode_record(event.line())
         except Exception as error:  # noqa: BLE001
             _log.error("a usage event cannot be written", exc_info=error)
             self.unwritable += 1
@@ -87,7 +87,7 @@ class EventQueue:
 
     def publish_line(self, line: bytes) -> None:
         """What is no usage event, as the JSON line that it is. Never blocks and never raises."""
-        record = framed(line)
+        record = encode_record(line)
         slot = NO_SLOT if self.intents is None else self.intents.hold(record)
         self._put((record, slot, None))
 
@@ -98,7 +98,7 @@ class EventQueue:
             self.publish_line(line)
         before, self._held = self._held, []
         if self.intents is not None:
-            held = [self.intents.hold(framed(line)) for line in self.refusals.running()]
+            held = [self.intents.hold(encode_record(line)) for line in self.refusals.running()]
             self._held = [slot for slot in held if slot != NO_SLOT]
         for slot in before:
             self.free(slot)

@@ -1,4 +1,4 @@
-"""Figures in the text formats of Prometheus, by its own library: escaping, types, content types.
+"""Samples in the text formats of Prometheus, by its own library: escaping, types, content types.
 
 The library's own counters are not used: they are per process, or cost each request a write to a
 file.
@@ -20,13 +20,13 @@ from prometheus_client.exposition import choose_encoder
 
 from proxy import __version__
 from proxy.metrics.families import CATALOGUE, Family
-from proxy.metrics.figures import Figures, Labels
+from proxy.metrics.samples import Labels, Samples
 
 _OPENMETRICS_TYPE: Final = "application/openmetrics-text"
 _OPENMETRICS: Final = f"{_OPENMETRICS_TYPE}; version=1.0.0"
 
 
-def render(figures: Figures, accept: str) -> tuple[bytes, str]:
+def render(figures: Samples, accept: str) -> tuple[bytes, str]:
     """The page and its content type, in the format that the ``Accept`` header asks for.
 
     Whoever takes OpenMetrics gets it, at 1.0.0, and everybody else the plain format.
@@ -39,7 +39,7 @@ def render(figures: Figures, accept: str) -> tuple[bytes, str]:
 class _Collector:
     """What the library's encoders take for a registry."""
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: Samples) -> None:
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:

@@ -9,13 +9,13 @@ import resource
 import time
 from pathlib import Path
 
-from proxy.metrics.figures import Figures
+from proxy.metrics.samples import Samples
 
 _STATUS = Path("/proc/self/statm")
 _FILES = Path("/proc/self/fd")
 
 
-def measure(figures: Figures, process: str) -> None:
+def measure(figures: Samples, process: str) -> None:
     """Into ``figures``, with the label ``process``. What cannot be known is left out."""
     labels = (process,)
     figures.set("proxy_process_starts_total", 1, labels)

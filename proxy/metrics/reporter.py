@@ -12,15 +12,15 @@ from typing import Any, Final, Protocol, TypeVar
 import gevent
 from gevent.threadpool import ThreadPool
 
-from proxy.errors import BackendError
-from proxy.metrics.board import Board
-from proxy.metrics.figures import Figures, merge
+from proxy.core.errors import BackendError
+from proxy.metrics.multiprocess import MetricsDirectory
+from proxy.metrics.samples import Samples, merge
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds. Figures are at most a second old, with what writing takes.
+#: Seconds. Samples are at most a second old, with what writing takes.
 _INTERVAL: Final = 0.75
 _PATIENCE: Final = 5.0
 
@@ -28,7 +28,7 @@ _PATIENCE: Final = 5.0
 class Source(Protocol):
     """What is only known at the moment of a snapshot."""
 
-    def measure(self, figures: Figures) -> None: ...
+    def measure(self, figures: Samples) -> None: ...
 
     def free_space(self) -> tuple[int, int] | None:
         """Bytes free and in all. Waits for the disk."""
@@ -38,7 +38,9 @@ class Source(Protocol):
 class Reporter:
     """One per worker. ``boards``: its server's first, then others that belong to the node."""
 
-    def __init__(self, figures: Figures, source: Source, boards: Sequence[Board]) -> None:
+    def __init__(
+        self, figures: Samples, source: Source, boards: Sequence[MetricsDirectory]
+    ) -> None:
         self._figures = figures
         self._source = source
         self._boards = boards
@@ -53,7 +55,7 @@ class Reporter:
         self._thread = ThreadPool(1)
         self._greenlet = gevent.spawn(self._run)
 
-    def read(self, make: Callable[[Figures], T]) -> T:
+    def read(self, make: Callable[[Samples], T]) -> T:
         """What ``make``, on the thread, makes of everybody's figures now.
 
         BackendError: the disk does not answer, or it is not started.
@@ -124,11 +126,11 @@ class Reporter:
         except OSError as error:
             self._tell("figures cannot be written, other workers show old ones", error)
 
-    def _write_and_read(self, dumped: bytes) -> Figures:
+    def _write_and_read(self, dumped: bytes) -> Samples:
         # Written first: the next scrape may meet another worker, and must not find less than this
         # one. Our own come from memory, in case that failed.
         self._write(dumped)
-        found = [Figures.load(dumped)]
+        found = [Samples.load(dumped)]
         for board in self._boards:
             try:
                 found.append(board.read(leave_out=self._writer.name))

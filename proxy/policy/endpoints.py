@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
-from proxy.errors import ClientError
+from proxy.core.errors import ClientError
 
 #: RFC 3986 ``pchar`` without ``;``, which servlet containers cut off, and ``*``.
 _SEGMENT: Final = "[A-Za-z0-9._~:@!$&'()+,=-]+"

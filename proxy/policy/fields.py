@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from proxy.errors import ClientError
+from proxy.core.errors import ClientError
 from proxy.policy.addresses import address_range
 from proxy.policy.endpoints import endpoint_pattern
 from proxy.policy.headers import header_glob, header_name

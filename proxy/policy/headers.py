@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from proxy.errors import ClientError
+from proxy.core.errors import ClientError
 from proxy.policy.globs import Globs
 
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'.^_`|~+-]{1,100}", re.ASCII)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, unquote_plus
 
-from proxy.errors import ClientError
+from proxy.core.errors import ClientError
 from proxy.policy.endpoints import ambiguous, plain_segments
 from proxy.policy.globs import Globs
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from proxy.errors import ClientError
+from proxy.core.errors import ClientError
 
 #: Longer ones are no origins (RFC 1035: a name has 253 characters).
 _LONGEST: Final = 300

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from proxy.errors import ClientError
+from proxy.core.errors import ClientError
 from proxy.policy.globs import Globs
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from proxy.errors import ClientError, ProxyError
+from proxy.core.errors import ClientError, ProxyError
 from proxy.policy.addresses import Addresses
 from proxy.policy.endpoints import AMBIGUOUS, Endpoints, plain_segments
 from proxy.policy.fields import read_document

@@ -1,9 +1,10 @@
 """The audit log: who changed what, in the transaction that changed it.
 
-Writing methods of the repositories take a :class:`Draft` and hand it to :func:`record` as the last
-thing in their unit of work: so there is no change without its entry, and no entry without its
-change. The thing to get wrong: from there to the end of the transaction the lock of the chain's one
-row is held, over all nodes. It is always the last lock to be taken, so that it makes no deadlock.
+Writing methods of the repositories take a :class:`PendingEntry` and hand it to :func:`record` as
+the last thing in their unit of work: so there is no change without its entry, and no entry without
+its change. The thing to get wrong: from there to the end of the transaction the lock of the chain's
+one row is held, over all nodes. It is always the last lock to be taken, so that it makes no
+deadlock.
 
 An entry never holds a secret: upstream keys and access tokens are told by their masks.
 """
@@ -13,16 +14,90 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import orjson
 
-from proxy.errors import ClientError
-from proxy.store.auditfilters import Action, conditions
-from proxy.store.chain import COLUMNS, Link, link_hash, read_ends
+from proxy.core.errors import ClientError
+from proxy.store.audit_chain import COLUMNS, Link, link_hash, read_ends
 from proxy.store.database import Database, Row, Session, Value
 from proxy.store.records import AccessToken, Project
 from proxy.store.rows import from_micros, to_micros
+
+#: All that entries tell of.
+Action = Literal[
+    "project.create",
+    "project.update",
+    "project.delete",
+    "token.create",
+    "token.update",
+    "token.revoke",
+    "token.revoke_batch",
+    "token.mint",
+    "keys.rotate",
+    "db.import",
+    "auth.denied",
+]
+ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
+
+_CONDITIONS: Final = {
+    "action": "action = ?",
+    "project_id": "project_id = ?",
+    "token_id": "token_id = ?",
+    "outcome": "outcome = ?",
+    "client_ip": "client_ip = ?",
+    "request_id": "request_id = ?",
+    "start": "created_at >= ?",
+    "end": "created_at < ?",
+}
+#: For other text than the column has: MySQL refuses to compare it with a column of ASCII.
+_NOTHING: Final = "1 = 0"
+#: No backslash, whose meaning in a string is a setting of the server's.
+_ESCAPE: Final = "!"
+
+
+def conditions(filters: Mapping[str, Value]) -> tuple[str, list[Value]]:
+    """``" WHERE …"`` and its parameters; empty without filters.
+
+    ``action``, ``project_id``, ``token_id``, ``outcome``, ``client_ip``, ``request_id``; ``actor``
+    (``token`` is every ``token:<id>``, too); ``search``, a text in actor, action or details;
+    ``start`` and, not included, ``end``, in microseconds since the epoch.
+    """
+    found, params = [], list[Value]()
+    for name, value in filters.items():
+        if name == "actor":
+            found.append("(actor = ? OR actor LIKE ? ESCAPE ?)")
+            params += [value, f"{_like(str(value))}:%", _ESCAPE]
+        elif name == "search":
+            condition, values = _search(str(value))
+            found.append(condition)
+            params += values
+        elif isinstance(value, str) and not value.isascii():
+            found.append(_NOTHING)
+        else:
+            found.append(_CONDITIONS[name])
+            params.append(value)
+    return f" WHERE {' AND '.join(found)}" if found else "", params
+
+
+def _search(text: str) -> tuple[str, list[Value]]:
+    found, params = [], list[Value]()
+    within_json = orjson.dumps(text).decode()[1:-1]
+    places = [("actor", text), ("details", within_json)]
+    if text.isascii():
+        places.append(("action", text))
+    for column, looked_for in places:
+        found += [f"LOWER({column}) LIKE ? ESCAPE ?", f"{column} LIKE ? ESCAPE ?"]
+        lowered = "".join(letter.lower() if letter.isascii() else letter for letter in looked_for)
+        params += [f"%{_like(lowered)}%", _ESCAPE, f"%{_like(looked_for)}%", _ESCAPE]
+    return f"({' OR '.join(found)})", params
+
+
+def _like(text: str) -> str:
+    for special in (_ESCAPE, "%", "_"):
+        text = text.replace(special, _ESCAPE + special)
+    return text
+
 
 _SELECT: Final = f"SELECT {COLUMNS}, hash FROM audit_events"  # noqa: S608 - a constant
 _INSERT: Final = (
@@ -57,7 +132,7 @@ class AuditEntry:
 
 
 @dataclass(slots=True)
-class Draft:
+class PendingEntry:
     """An entry that is not written yet.
 
     ``entry`` is what was written. It is set within the transaction, so it holds only when that has
@@ -79,7 +154,7 @@ class Draft:
 
 def record(
     session: Session,
-    draft: Draft | None,
+    draft: PendingEntry | None,
     before: T | None,
     after: T,
     *,
@@ -107,14 +182,16 @@ def record(
     return after
 
 
-def note(session: Session, draft: Draft | None, project_id: str, details: dict[str, Any]) -> None:
+def note(
+    session: Session, draft: PendingEntry | None, project_id: str, details: dict[str, Any]
+) -> None:
     """Writes ``draft``, if there is one, about what was done to a project as a whole."""
     if draft is not None:
         draft.project_id, draft.details = project_id, {**draft.details, **details}
         append(session, draft)
 
 
-def append(session: Session, draft: Draft) -> AuditEntry:
+def append(session: Session, draft: PendingEntry) -> AuditEntry:
     """Writes ``draft`` behind the newest entry. The last thing in a unit of work."""
     head = read_ends(session, session.dialect.for_update).head
     row = (
@@ -144,7 +221,7 @@ class AuditLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def write(self, drafts: Sequence[Draft]) -> list[AuditEntry]:
+    def write(self, drafts: Sequence[PendingEntry]) -> list[AuditEntry]:
         """For what changes nothing else. After an error the same drafts may be given again: those
         that had been written are passed over."""
 
@@ -168,7 +245,7 @@ class AuditLog:
     ) -> tuple[list[AuditEntry], int]:
         """Those that all ``filters`` fit, newest first, and how many there are in all.
 
-        ``filters`` are those of :func:`proxy.store.auditfilters.conditions`.
+        ``filters`` are those of :func:`proxy.store.audit.conditions`.
         """
         where, params = conditions(filters)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-from proxy.errors import StoreError
+from proxy.core.errors import StoreError
 from proxy.store.dialects import Conflict, Deadlock, Dialect
 from proxy.store.session import Backend, Row, Session, Timeouts, Value
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
-from proxy.errors import StoreError
+from proxy.core.errors import StoreError
 
 
 class Conflict(StoreError):

@@ -8,8 +8,8 @@ judging is the authenticator's work.
 import logging
 from typing import Final
 
-from proxy.cipher import Cipher
-from proxy.errors import StoreError
+from proxy.core.errors import StoreError
+from proxy.crypto.cipher import Cipher
 from proxy.store.database import Database, Row, Session
 from proxy.store.records import Grant
 from proxy.store.rows import (

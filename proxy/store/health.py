@@ -11,7 +11,7 @@ from typing import Final
 import gevent
 from gevent.event import Event
 
-from proxy.errors import ProxyError, SchemaOutdated, StoreError
+from proxy.core.errors import ProxyError, SchemaOutdated, StoreError
 from proxy.store.dialects import ReadOnly
 
 _log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from proxy.cipher import Cipher
-from proxy.errors import CipherError
+from proxy.core.errors import CipherError
+from proxy.crypto.cipher import Cipher
 from proxy.store.packed import packed, unpacked
 from proxy.store.records import AccessToken, Grant, Project
 from proxy.store.rows import to_micros

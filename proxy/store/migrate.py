@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from proxy.errors import SchemaOutdated, StoreError
+from proxy.core.errors import SchemaOutdated, StoreError
 from proxy.store.database import Database, Session
 from proxy.store.dialects import DIALECTS
 from proxy.store.rows import from_micros

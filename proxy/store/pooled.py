@@ -17,7 +17,7 @@ import gevent
 from dbutils.pooled_db import PooledDB
 from gevent.lock import BoundedSemaphore
 
-from proxy.errors import StoreError
+from proxy.core.errors import StoreError
 from proxy.store.dialects import Dialect, ReadOnly
 from proxy.store.session import Cursor, Session, Timeouts
 

@@ -21,7 +21,7 @@ from psycopg import waiting
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
-from proxy.errors import StoreError
+from proxy.core.errors import StoreError
 from proxy.store.dialects import PostgresDialect
 from proxy.store.pooled import PooledBackend
 from proxy.store.session import Session, Timeouts

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from proxy.cipher import Cipher
-from proxy.errors import ClientError
-from proxy.store.audit import Draft, record
+from proxy.core.errors import ClientError
+from proxy.crypto.cipher import Cipher
+from proxy.store.audit import PendingEntry, record
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.records import Project
 from proxy.store.rows import (
@@ -43,7 +43,7 @@ class Projects:
         description: str | None = None,
         metadata: dict[str, Any] | None = None,
         policy: Mapping[str, Any] | None = None,
-        audit: Draft | None = None,
+        audit: PendingEntry | None = None,
     ) -> Project:
         """A new, active project. ClientError ``conflict``: the name is taken.
 
@@ -108,7 +108,7 @@ class Projects:
         changes: Mapping[str, Any],
         *,
         revoke_tokens: bool = False,
-        audit: Draft | None = None,
+        audit: PendingEntry | None = None,
     ) -> Project:
         """Changes what ``changes`` names: ``name``, ``description``, ``metadata``, ``is_active``,
         ``upstream_key`` (in clear) together with ``upstream_key_mask``, and ``policy``: a
@@ -154,7 +154,7 @@ class Projects:
 
         return self._run(work, changes.get("name"))
 
-    def deactivate(self, project_id: str, audit: Draft | None = None) -> Project:
+    def deactivate(self, project_id: str, audit: PendingEntry | None = None) -> Project:
         """Inactive, and all its tokens revoked, or neither. Again: the same. ``not_found``."""
         return self.update(project_id, {"is_active": False}, revoke_tokens=True, audit=audit)
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from proxy.cipher import Cipher
-from proxy.errors import CipherError
-from proxy.store.audit import Draft, note
+from proxy.core.errors import CipherError
+from proxy.crypto.cipher import Cipher
+from proxy.store.audit import PendingEntry, note
 from proxy.store.database import Database, Session
 
 #: Rows read at once.
@@ -63,7 +63,9 @@ class Rotated:
     failed: list[Unreadable] = field(default_factory=list)
 
 
-def rotate(database: Database, cipher: Cipher, draft: Callable[[], Draft] | None = None) -> Rotated:
+def rotate(
+    database: Database, cipher: Cipher, draft: Callable[[], PendingEntry] | None = None
+) -> Rotated:
     """Re-encrypts every upstream key under the current key of ``cipher``.
 
     ``draft`` makes the audit entry of one row, which is written together with it.
@@ -159,7 +161,7 @@ def _renew(
     cipher: Cipher,
     project_id: str,
     stored: str,
-    draft: Callable[[], Draft] | None,
+    draft: Callable[[], PendingEntry] | None,
 ) -> str:
     """One row. ``rotated``, ``encrypted``, ``current``, ``gone`` or ``busy``; CipherError."""
     place = {"table": "projects", "column": "upstream_key", "row_id": project_id}
@@ -185,7 +187,7 @@ def _renew(
 
 
 def _replace(
-    database: Database, project_id: str, stored: str, sealed: str, audit: Draft | None
+    database: Database, project_id: str, stored: str, sealed: str, audit: PendingEntry | None
 ) -> bool:
     keys = {"before": Cipher.key_id_of(stored), "after": Cipher.key_id_of(sealed)}
 

@@ -19,7 +19,7 @@ from gevent import monkey
 from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 
-from proxy.errors import StoreError
+from proxy.core.errors import StoreError
 from proxy.store.dialects import ReadOnly, SqliteDialect
 from proxy.store.session import Session, Timeouts
 

@@ -9,12 +9,58 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
-from proxy.errors import ClientError
-from proxy.store.audit import Draft, note, record
+from proxy.core.errors import ClientError
+from proxy.store.audit import PendingEntry, note, record
 from proxy.store.database import Conflict, Database, Session, Value
-from proxy.store.expiry import activity
 from proxy.store.records import AccessToken, Revoked
 from proxy.store.rows import TOKEN_COLUMNS, assignments, changed_policy, to_micros, token_from
+
+_FIND = (
+    "SELECT id FROM tokens WHERE is_active = 1 AND expires_at <= ? "
+    "ORDER BY is_active, expires_at LIMIT ?"
+)
+
+
+class ExpiredTokens:
+    """What the housekeeping does with them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def deactivate(self, most: int) -> int:
+        """Those that expired first, ``most`` (up to 900) at once; answers how many. StoreError."""
+
+        def find(session: Session) -> tuple[list[str], int]:
+            now = session.now()
+            return [str(row[0]) for row in session.all(_FIND, (now, most))], now
+
+        # Looked for without a lock, and again with one: what was extended meanwhile lives.
+        found, now = self._database.run(find, readonly=True)
+        if not found:
+            return 0
+        places = ", ".join("?" * len(found))
+        sql = (
+            "UPDATE tokens SET is_active = 0 "  # noqa: S608 - places for parameters
+            f"WHERE id IN ({places}) AND is_active = 1 AND expires_at <= ?"
+        )
+        params: list[Value] = [*sorted(found), now]
+        return self._database.run(lambda session: session.execute(sql, params))
+
+
+def activity(
+    before: AccessToken, active: bool | None, expires: int | None, now: int
+) -> dict[str, Value]:
+    """The columns by which a token is alive or not, as a change of ``is_active`` (``active``) or of
+    ``expires_at`` (``expires``) sets them; None: not asked for. Times in microseconds.
+    """
+    if active is None:
+        ran_out = not before.is_active and before.revoked_at is None
+        return {"is_active": 1} if ran_out and expires is not None and expires > now else {}
+    if active:
+        return {} if before.is_active else {"is_active": 1, "revoked_at": None}
+    # Also of one that only ran out: more time must not bring it back then.
+    return {} if before.revoked_at is not None else {"is_active": 0, "revoked_at": now}
+
 
 _SELECT: Final = f"SELECT {TOKEN_COLUMNS} FROM tokens t "  # noqa: S608 - a constant
 #: What :meth:`Tokens.update` may change.
@@ -50,7 +96,7 @@ class Tokens:
         max_requests: int | None = None,
         policy: Mapping[str, Any] | None = None,
         lineage: Sequence[str] = (),
-        audit: Draft | None = None,
+        audit: PendingEntry | None = None,
     ) -> AccessToken:
         """A new, active token. ``token_id`` is a UUIDv7: its order is the order of creation.
 
@@ -136,7 +182,7 @@ class Tokens:
         return [token_from(row) for row in rows]
 
     def update(
-        self, token_id: str, changes: Mapping[str, Any], audit: Draft | None = None
+        self, token_id: str, changes: Mapping[str, Any], audit: PendingEntry | None = None
     ) -> AccessToken:
         """Changes what ``changes`` names: ``name``, ``is_active`` (False revokes, True revives),
         ``max_requests``, ``expires_at`` (revives what ran out), ``policy`` (the fields to change;
@@ -168,11 +214,11 @@ class Tokens:
 
         return self._database.run(work)
 
-    def revoke(self, token_id: str, audit: Draft | None = None) -> AccessToken:
+    def revoke(self, token_id: str, audit: PendingEntry | None = None) -> AccessToken:
         """Revoked now, or long ago: then its ``revoked_at`` stays. ClientError ``not_found``."""
         return self.update(token_id, {"is_active": False}, audit)
 
-    def revoke_secret(self, token_hash: str, audit: Draft | None = None) -> AccessToken:
+    def revoke_secret(self, token_hash: str, audit: PendingEntry | None = None) -> AccessToken:
         """:meth:`revoke` for who has only the secret (its hash). ClientError ``not_found``."""
 
         def work(session: Session) -> str | None:
@@ -184,7 +230,7 @@ class Tokens:
             raise ClientError("There is no such token.", code="not_found")
         return self.revoke(token_id, audit)
 
-    def revoke_all(self, project_id: str, audit: Draft | None = None) -> Revoked:
+    def revoke_all(self, project_id: str, audit: PendingEntry | None = None) -> Revoked:
         """Every token of a project, in one transaction. ClientError ``not_found``."""
 
         def work(session: Session) -> Revoked:

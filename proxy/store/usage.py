@@ -4,7 +4,7 @@ Events come at least once, so what has been added is remembered: for each source
 spool) the position behind its last line moves in the transaction that adds its lines. The thing to
 get wrong: a source's name must never stand for two spools, or the lines of one would pass for lines
 of the other that were added long ago. What comes again from another source is known by its id, and
-a response that is only read again by its own (:mod:`proxy.store.counted`).
+a response that is only read again by its own (:mod:`proxy.store.counted_ids`).
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from functools import partial
 from operator import add
 from typing import Final
 
+from proxy.runtime.cpu_turns import yield_cpu_every
 from proxy.store.contention import persistently
-from proxy.store.counted import CountedIds, Mark
+from proxy.store.counted_ids import CountedIds, Mark
 from proxy.store.counters import charge
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.dialects import Deadlock
 from proxy.store.rows import from_micros, to_micros
-from proxy.turns import in_short_turns
 
 #: Segment number and byte offset in it. They compare as tuples do.
 Position = tuple[int, int]
@@ -190,7 +190,7 @@ class UsageLedger:
 def _summed(entries: Sequence[Entry]) -> list[tuple[Value, ...]]:
     """Rows with each key once: no INSERT may meet a row of its own."""
     sums: dict[tuple[datetime, str, str, str], tuple[int, ...]] = {}
-    for entry in in_short_turns(entries):
+    for entry in yield_cpu_every(entries):
         key, counts = entry[:4], entry[4:]
         known = sums.get(key)
         sums[key] = counts if known is None else tuple(map(add, known, counts))

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from proxy.usage.inflate import ENCODINGS, Inflater, small_pieces
+from proxy.usage.decompress import ENCODINGS, Inflater, small_pieces
 from proxy.usage.large import LargeValue
 from proxy.usage.sse import SseDecoder
 

@@ -11,7 +11,7 @@ import re
 import orjson
 
 from proxy.usage.counts import Usage
-from proxy.usage.extract import read_answer
+from proxy.usage.extract import read_response
 from proxy.usage.kinds import anthropic_answer, is_final, is_generation
 from proxy.usage.reading import Reading, source_of
 from proxy.usage.skeleton import members_of
@@ -91,7 +91,7 @@ class EventStream:
     def _read(self, answer: object) -> None:
         if isinstance(answer, dict) and (found := anthropic_answer(answer, self._message)):
             self._message, answer = found
-        usage = read_answer(answer)
+        usage = read_response(answer)
         if not self._generated:
             self._generated = is_generation(answer)
         if usage.has_counts:

@@ -25,7 +25,7 @@ _MAX_TIME = 2**53  # what a JSON number can carry everywhere; some services coun
 _MAX_TEXT = 512  # longer than any model name or id seen; the event is one log line
 
 
-def read_answer(answer: object) -> Usage:
+def read_response(answer: object) -> Usage:
     """The usage in a decoded JSON response, or in the data of one SSE event. Never raises.
 
     Read are chat completions, completions, embeddings, images, audio and moderations (`usage` at

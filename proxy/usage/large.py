@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from proxy.usage.members import Member
+from proxy.usage.json_spans import Member
 
 #: Bytes parsed, or looked through, at once: about a millisecond of brackets.
 SLICE = 32 * 1024

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from proxy.usage.body import JsonBody
 from proxy.usage.counts import Usage
+from proxy.usage.decompress import ENCODINGS, Inflater, small_pieces
 from proxy.usage.event_stream import EventStream
-from proxy.usage.extract import read_answer
-from proxy.usage.inflate import ENCODINGS, Inflater, small_pieces
+from proxy.usage.extract import read_response
+from proxy.usage.json_body import JsonBody
 from proxy.usage.kinds import is_generation
 from proxy.usage.reading import Reading, source_of
 from proxy.usage.sniff import kind_of, without_space
@@ -127,7 +127,7 @@ class UsageMeter:
         if self._body is None:
             return Reading(None, "none")
         answer = self._body.answer()
-        usage = read_answer(answer)
+        usage = read_response(answer)
         if not usage.has_counts:
             return Reading(None if usage == Usage() else usage, "none")
         # A JSON body has its counts once, so they are final even if it was cut behind them.

@@ -16,7 +16,7 @@ import orjson
 
 from proxy.usage.counts import Usage
 from proxy.usage.event_stream import USAGE
-from proxy.usage.extract import read_answer
+from proxy.usage.extract import read_response
 from proxy.usage.frames import FrameReader, Message
 from proxy.usage.kinds import is_final, is_generation
 from proxy.usage.reading import Reading, source_of
@@ -107,7 +107,7 @@ class WebSocketMeter:
             self._open.add(response_id)
 
     def _end(self, kind: str, event: Mapping[str, object]) -> None:
-        seen, response_id = read_answer(event), _id_of(event)
+        seen, response_id = read_response(event), _id_of(event)
         if response_id is not None:
             self._open.discard(response_id)
             if self._ended.get(response_id, kind) != kind:

@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 import flask
 from werkzeug.exceptions import HTTPException
 
-from proxy import current
-from proxy.errors import ClientError, ProxyError
-from proxy.web.inbound import client_of, request_id
+from proxy.core.errors import ClientError, ProxyError
+from proxy.core.request_id import request_id_var
+from proxy.gateway.request import client_of, request_id
 from proxy.web.replies import flask_error
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _CODE_BY_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
 
-class Answered(NamedTuple):
+class AccessRecord(NamedTuple):
     """One answer of our own pages, for the metrics and the access log. ``ms`` is its duration."""
 
     #: `management`, `minting`, `status`, or `other` where there is nothing.
@@ -44,7 +44,7 @@ class Answered(NamedTuple):
     client_ip: str
 
 
-class Room(NamedTuple):
+class Mount(NamedTuple):
     """A blueprint where it is registered. ``guard`` None: it is open, or guards itself."""
 
     blueprint: flask.Blueprint
@@ -53,8 +53,8 @@ class Room(NamedTuple):
 
 
 def create_flask_app(
-    rooms: Sequence[Room],
-    observe: Callable[[Answered], None] = lambda answered: None,
+    rooms: Sequence[Mount],
+    observe: Callable[[AccessRecord], None] = lambda answered: None,
     trusted_proxies: int = 0,
 ) -> flask.Flask:
     """The Flask application: ``rooms``, and one error shape for whatever happens in them.
@@ -65,9 +65,9 @@ def create_flask_app(
     app = flask.Flask("proxy", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
-    app.before_request(_name_request)
-    app.after_request(_tell_name)
-    app.after_request(lambda response: _tell_answer(response, observe, trusted_proxies))
+    app.before_request(_assign_request_id)
+    app.after_request(_add_request_id_header)
+    app.after_request(lambda response: _record_response(response, observe, trusted_proxies))
     for room in rooms:
         if room.guard is not None:
             room.blueprint.before_request(room.guard)
@@ -103,14 +103,14 @@ def _defect(error: Exception) -> flask.Response:
     return flask_error(ProxyError())
 
 
-def _name_request() -> None:
+def _assign_request_id() -> None:
     flask.g.began = time.perf_counter()
     flask.g.request_id = request_id(flask.request.headers.get("X-Request-ID"))
-    current.request_id.set(flask.g.request_id)
+    request_id_var.set(flask.g.request_id)
 
 
-def _tell_answer(
-    response: flask.Response, observe: Callable[[Answered], None], trusted_proxies: int
+def _record_response(
+    response: flask.Response, observe: Callable[[AccessRecord], None], trusted_proxies: int
 ) -> flask.Response:
     request = flask.request
     if request.blueprint not in ("v1", "minting"):  # they tell themselves
@@ -119,7 +119,7 @@ def _tell_answer(
         else:
             route = "status" if request.blueprint else "other"
         observe(
-            Answered(
+            AccessRecord(
                 route=route,
                 request_id=flask.g.request_id,
                 method=request.method,
@@ -132,6 +132,6 @@ def _tell_answer(
     return response
 
 
-def _tell_name(response: flask.Response) -> flask.Response:
+def _add_request_id_header(response: flask.Response) -> flask.Response:
     response.headers["X-Proxy-Request-ID"] = flask.g.request_id
     return response

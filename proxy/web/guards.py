@@ -10,12 +10,12 @@ from typing import Protocol
 import flask
 
 from proxy.auth.authenticator import bearer
-from proxy.errors import ClientError
-from proxy.web.inbound import client_of
-from proxy.web.trail import actors
+from proxy.core.errors import ClientError
+from proxy.gateway.request import client_of
+from proxy.web.audit_trail import actors
 
 
-class Logins(Protocol):
+class LoginLimiter(Protocol):
     """The throttle, as seen from here."""
 
     def check_login(self, address: str) -> None: ...
@@ -69,7 +69,7 @@ class ManagementGuard(_BearerGuard):
     def __init__(
         self,
         tokens: Sequence[str],
-        logins: Logins,
+        logins: LoginLimiter,
         trusted_proxies: int,
         refused: Callable[[str], None] = lambda code: None,
     ) -> None:

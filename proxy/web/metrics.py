@@ -6,8 +6,8 @@ from typing import Any, Protocol, TypeVar
 import flask
 
 from proxy.metrics import exposition
-from proxy.metrics.figures import Figures
-from proxy.metrics.summary import summarise
+from proxy.metrics.samples import Samples
+from proxy.metrics.stats_page import summarise
 from proxy.web.replies import json_reply
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Read(Protocol):
     """Hands everybody's figures to ``make``, on a thread of its own, and returns what it made."""
 
-    def __call__(self, make: Callable[[Figures], T], /) -> T: ...
+    def __call__(self, make: Callable[[Samples], T], /) -> T: ...
 
 
 def create_blueprint(read: Read, facts: Mapping[str, Any]) -> flask.Blueprint:
@@ -38,6 +38,6 @@ def create_blueprint(read: Read, facts: Mapping[str, Any]) -> flask.Blueprint:
     return blueprint
 
 
-def _summary(figures: Figures) -> tuple[dict[str, Any], float]:
+def _summary(figures: Samples) -> tuple[dict[str, Any], float]:
     """It, and how many tokens are remembered."""
     return summarise(figures), sum(figures.values.get("proxy_token_cache_entries", {}).values())

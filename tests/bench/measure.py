@@ -17,9 +17,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from proxy.events.event import UsageEvent
+from proxy.core.usage_event import UsageEvent
 from tests.bench.warm import EVENT, STREAM_HEAD, WarmWorker, chunk
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 _EVENTS = 20
 #: Three that are not reached.
@@ -112,7 +112,7 @@ def _drained(warm: WarmWorker) -> bool:
     drain = warm.app._drain
     assert drain is not None
     waiting = sum(delivery.pending for delivery in drain.deliveries)
-    return not (len(warm.app._queue) or drain._in_hand or waiting)
+    return not (len(warm.app._queue) or drain._batch or waiting)
 
 
 def _publish(warm: WarmWorker) -> int:

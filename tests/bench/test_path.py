@@ -8,15 +8,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.store.database import Database
 from tests.bench.warm import CHAT, WarmWorker
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 #: Calls of Python functions and of C functions for one buffered chat, from the first byte of the
 #: request until the worker waits for the next, and the opcodes of all of them. On 2026-11-27:
 #: 243, 302 and 7,772; the bounds are 5 % above. Other versions of Python count some operations
@@ -57,7 +56,7 @@ def test_calls_of_a_request(measured: Any) -> None:
     assert of_c <= C_CALLS, report(calls)
     assert sum(calls.values()) - of_c <= PYTHON_CALLS, report(calls)
     # It was really counted: the relay is in it, once.
-    assert calls["relay.py:_serve"] == 1
+    assert calls["endpoint.py:_serve"] == 1
     # Two writes, to the upstream and to the client; two reads, and one look at the idle connection.
     assert calls["C:send"] == 2
     assert "C:sendall" not in calls
@@ -81,11 +80,13 @@ def test_calls_of_limits(measured: Any) -> None:
     more = {name: n for name, n in more.items() if n}
     assert sum(calls.values()) - sum(without.values()) <= CALLS_OF_LIMITS, report(more)
     # The address is looked at, then all are taken together: one lock, taken and given back.
-    assert more["memory.py:glance"] == more["memory.py:take"] == 1
+    assert more["node.py:peek"] == more["node.py:take"] == 1
     assert more["C:flock"] == 2
-    assert more["allowance.py:_told"] == 1
+    assert more["headers.py:_told"] == 1
     # Without limits there is one look at whether there are any, and no call.
-    assert not [name for name in without if name.startswith(("throttle.py", "allowance.py"))]
+    assert not [
+        name for name in without if name.startswith(("request_limiter.py", "headers.py:_told"))
+    ]
 
 
 def test_calls_of_an_event(measured: Any) -> None:

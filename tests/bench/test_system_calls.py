@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 REQUESTS = 300
 #: On the path of a request: two writes; two reads and one look at the idle upstream connection;

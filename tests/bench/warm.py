@@ -19,12 +19,12 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from proxy.app import Application, create_app
-from proxy.http1.connections import Connections
-from proxy.http1.head import head_class
-from proxy.settings import Settings
+from proxy.server.connections import Connections
+from proxy.server.request_parser import head_class
+from proxy.server.worker import ProxyWorker
+from proxy.settings.settings import Settings
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
-from proxy.worker import ProxyWorker
 
 MANAGEMENT = "management-token-of-the-guards"
 CHAT = (

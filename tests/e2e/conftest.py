@@ -7,10 +7,10 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.e2e.realtime import Realtime
-from tests.rawclient import RawAnswer, RawClient
-from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.upstream import Received, Upstream
+from tests.support.fake_upstream import Received, Upstream
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.realtime import Realtime
+from tests.support.server import UPSTREAM_KEY, ProxyServer
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.asking import error_of
-from tests.rawclient import RawAnswer, RawClient
-from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.raw_requests import error_of
+from tests.support.server import UPSTREAM_KEY, ProxyServer
+from tests.support.waiting import wait_until
 
 CHAT = "/v1/chat/completions"
 JSON = ("Content-Type", "application/json")

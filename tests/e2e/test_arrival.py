@@ -15,10 +15,10 @@ import sseclient
 from openai._streaming import SSEDecoder
 
 from tests.e2e.conftest import Access, Maker
-from tests.e2e.oddities import gated_pieces
-from tests.rawclient import RawClient
-from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.upstream import Upstream
+from tests.support.fake_upstream import Upstream
+from tests.support.odd_responses import gated_pieces
+from tests.support.raw_client import RawClient
+from tests.support.server import UPSTREAM_KEY, ProxyServer
 
 pytestmark = pytest.mark.usefixtures("upstream")
 

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.e2e import oddities  # noqa: F401  (adds its behaviours)
-from tests.e2e.asking import error_of
-from tests.ports import free_port
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support import odd_responses  # noqa: F401  (adds its behaviours)
+from tests.support.fake_upstream import Upstream
+from tests.support.ports import free_port
+from tests.support.raw_client import RawClient
+from tests.support.raw_requests import error_of
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 MANAGEMENT = "management-CANARY-MANAGEMENT-0123456789"
 UPSTREAM = "sk-canary-CANARYUPSTREAMKEY0123456789-tail"

@@ -6,14 +6,13 @@ from typing import Any
 
 import requests
 
-from proxy.store.chain import verify
+from proxy.store.audit_chain import verify
 from proxy.store.database import Database
-from proxy.web.trail import actors
-from tests import canaries
-from tests.server import MANAGEMENT_TOKEN, UPSTREAM_KEY, ProxyServer
-from tests.waiting import wait_until
-
-from .conftest import Maker
+from proxy.web.audit_trail import actors
+from tests.e2e.conftest import Maker
+from tests.support import canaries
+from tests.support.server import MANAGEMENT_TOKEN, UPSTREAM_KEY, ProxyServer
+from tests.support.waiting import wait_until
 
 SECOND = "another-management-token-of-the-tests"
 NEW_KEY = "sk-upstream-canary-new-0123456789abcdef"

@@ -9,8 +9,8 @@ import requests
 from gevent.server import StreamServer
 
 from tests.e2e.conftest import Access, Maker
-from tests.server import ProxyServer
-from tests.waiting import wait_until
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 CONNECTIONS = 50
 #: Of each connection: many times what the queue of these tests holds.

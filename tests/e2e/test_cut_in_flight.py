@@ -2,11 +2,11 @@
 
 import pytest
 
-from tests.e2e.asking import chat, mint
 from tests.e2e.conftest import Maker
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.waiting import wait_until
+from tests.support.raw_client import RawClient
+from tests.support.raw_requests import chat, mint
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

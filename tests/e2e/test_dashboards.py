@@ -16,11 +16,11 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server import ROOT, ProxyServer
-from tests.services import Prometheus
-from tests.services.process import require
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.server import ROOT, ProxyServer
+from tests.support.services import Prometheus
+from tests.support.services.process import require
+from tests.support.waiting import wait_until
 
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "openai-proxy.json"

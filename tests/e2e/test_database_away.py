@@ -6,12 +6,12 @@ import gevent
 import pytest
 import requests
 
-from tests.e2e.asking import ask, error_of
 from tests.e2e.conftest import Maker
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.services import MariaDB, mysql_server
-from tests.waiting import wait_until
+from tests.support.raw_client import RawClient
+from tests.support.raw_requests import ask, error_of
+from tests.support.server import ProxyServer
+from tests.support.services import MariaDB, mysql_server
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The real server on each database: its driver must have been imported after gevent's patches."""
 
 from tests.e2e.conftest import Maker
-from tests.rawclient import RawClient
+from tests.support.raw_client import RawClient
 
 
 def test_serves_a_token_of_it(own_proxy: Maker, database_url: str) -> None:

@@ -18,20 +18,20 @@ import gevent
 import pytest
 import requests
 
-from proxy.events.folders import LOCAL, register_sinks
-from proxy.events.records import framed
 from proxy.events.sinks.redis import FIELD
-from proxy.events.spool import SpoolWriter
+from proxy.events.spool.retention import LOCAL, register_sinks
+from proxy.events.spool.segment import encode_record
+from proxy.events.spool.writer import SegmentWriter
 from proxy.store.database import Database
 from proxy.store.usage import UsageLedger
-from tests import middleman
 from tests.e2e.conftest import Maker
-from tests.events.samples import event
-from tests.middleman import Middleman
-from tests.receiver import Receiver
-from tests.server import ROOT, ProxyServer
-from tests.services import Moto, RedisServer
-from tests.waiting import wait_until
+from tests.support import fault_proxy
+from tests.support.event_receiver import Receiver
+from tests.support.event_samples import event
+from tests.support.fault_proxy import Middleman
+from tests.support.server import ROOT, ProxyServer
+from tests.support.services import Moto, RedisServer
+from tests.support.waiting import wait_until
 
 COUNT = 5000
 THROTTLED = json.dumps({"__type": "ThrottlingException", "message": "Rate exceeded"}).encode()
@@ -98,7 +98,7 @@ class Node:
         self._server.migrate()
         root = folder / "data" / "spool"
         register_sinks(root, [*sinks, "ledger"])
-        self._writers = [SpoolWriter.create(root, segment_bytes=20_000) for _ in range(2)]
+        self._writers = [SegmentWriter.create(root, segment_bytes=20_000) for _ in range(2)]
         self.root = root
         self.ids: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -114,7 +114,7 @@ class Node:
                 metadata={"model": "m", "prompt_tokens": 3},
             )
             self.ids.append(made.event_id)
-            writer.append([framed(made.line())])
+            writer.append([encode_record(made.line())])
 
     def start(self) -> None:
         with self._server.log.open("ab") as log:
@@ -165,11 +165,11 @@ def node(tmp_path: Path, destinations: Destinations) -> Iterator[MakeNode]:
 
 
 TROUBLES = {
-    "http": [middleman.answering(middleman.http("429 No")), middleman.cut_after(3000)],
-    "redis": [middleman.answering(b"-LOADING loading\r\n" * 3), middleman.cut_after(20_000)],
+    "http": [fault_proxy.answering(fault_proxy.http("429 No")), fault_proxy.cut_after(3000)],
+    "redis": [fault_proxy.answering(b"-LOADING loading\r\n" * 3), fault_proxy.cut_after(20_000)],
     "cloudwatch": [
-        middleman.answering(middleman.http("400 No", THROTTLED)),
-        middleman.cut_after(30_000),
+        fault_proxy.answering(fault_proxy.http("400 No", THROTTLED)),
+        fault_proxy.cut_after(30_000),
     ],
 }
 
@@ -183,7 +183,7 @@ def test_a_sink_in_trouble_gets_every_event(
     running = node(sink)
     running.start()
     throttled, cut = TROUBLES[sink]
-    troubles = [middleman.refused, middleman.slow, throttled, cut, middleman.answer_lost]
+    troubles = [fault_proxy.refused, fault_proxy.slow, throttled, cut, fault_proxy.answer_lost]
     for trouble in troubles:
         hindered = between.hindered
         between.meet(trouble)
@@ -203,8 +203,8 @@ def test_a_sink_in_trouble_gets_every_event(
 def test_one_sink_s_trouble_is_no_other_s(node: MakeNode, destinations: Destinations) -> None:
     sinks = list(destinations.between)
     running = node(*sinks)
-    destinations.between["http"].meet(middleman.silent)
-    destinations.between["redis"].meet(middleman.refused)
+    destinations.between["http"].meet(fault_proxy.silent)
+    destinations.between["redis"].meet(fault_proxy.refused)
     running.spool(1000)
     running.start()
     wait_until(lambda: destinations.between["cloudwatch"].calls > 0)

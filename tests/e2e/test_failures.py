@@ -5,13 +5,13 @@ import socket
 
 import pytest
 
-from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access, Call, Maker
-from tests.ports import free_port
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.ports import free_port
+from tests.support.raw_client import RawClient
+from tests.support.raw_requests import error_of
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("name", ["hang-up", "reset", "garbage", "half-head", "both-lengths"])

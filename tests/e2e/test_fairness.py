@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access, Maker
-from tests.rawclient import RawAnswer, RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.raw_requests import error_of
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

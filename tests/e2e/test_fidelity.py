@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from tests.e2e.comparing import comparable
 from tests.e2e.conftest import Access, Call, Maker
-from tests.rawclient import RawClient
-from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.upstream import OWN_ORIGIN, Upstream
-from tests.waiting import wait_until
+from tests.support.comparison import comparable
+from tests.support.fake_upstream import OWN_ORIGIN, Upstream
+from tests.support.raw_client import RawClient
+from tests.support.server import UPSTREAM_KEY, ProxyServer
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import openai
 import pytest
 import requests
 
-from tests.e2e.comparing import comparable
 from tests.e2e.conftest import Access
-from tests.ports import free_port
-from tests.rawclient import Headers, RawAnswer, RawClient
-from tests.server import ROOT, UPSTREAM_KEY, ProxyServer
-from tests.waiting import wait_until
+from tests.support.comparison import comparable
+from tests.support.ports import free_port
+from tests.support.raw_client import Headers, RawAnswer, RawClient
+from tests.support.server import ROOT, UPSTREAM_KEY, ProxyServer
+from tests.support.waiting import wait_until
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Both:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "tests.e2e.foreign_app:app", "--http", "h11"]
+    command = [sys.executable, "-m", "uvicorn", "tests.support.foreign_app:app", "--http", "h11"]
     options = ["--port", str(port), "--log-level", "warning", "--ws", "none", "--lifespan", "off"]
     with subprocess.Popen([*command, *options], cwd=ROOT) as uvicorn:
         try:

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access, Call
-from tests.rawclient import RawAnswer, RawClient
-from tests.server import MANAGEMENT_TOKEN, ProxyServer
-from tests.upstream import Upstream
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.raw_requests import error_of
+from tests.support.server import MANAGEMENT_TOKEN, ProxyServer
 
 
 def ask(port: int, request: bytes) -> RawAnswer:

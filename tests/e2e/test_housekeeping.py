@@ -12,10 +12,10 @@ import requests
 
 from proxy.store.database import Database
 from proxy.store.usage import UsageLedger
-from tests.contracts.stored import Store
 from tests.e2e.conftest import Maker
-from tests.server import ROOT, ProxyServer
-from tests.waiting import wait_until
+from tests.support.server import ROOT, ProxyServer
+from tests.support.stored_records import Store
+from tests.support.waiting import wait_until
 
 PAST = datetime.now(UTC) - timedelta(days=3)
 
@@ -26,7 +26,7 @@ class Keepers:
     def __init__(self, url: str, folder: Path) -> None:
         self._file = folder / "turns.out"
         self._file.touch()
-        command = [sys.executable, "-m", "tests.keeper", url, str(self._file)]
+        command = [sys.executable, "-m", "tests.support.maintenance_process", url, str(self._file)]
         self.processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(4)]
 
     def turns(self) -> list[tuple[str, int]]:

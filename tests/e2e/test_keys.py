@@ -9,12 +9,11 @@ from typing import Any
 import gevent
 import requests
 
-from proxy.cipher import Cipher
-from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
-
-from .conftest import Maker
+from proxy.crypto.cipher import Cipher
+from tests.e2e.conftest import Maker
+from tests.support.fake_upstream import Upstream
+from tests.support.server import UPSTREAM_KEY, ProxyServer
+from tests.support.waiting import wait_until
 
 OLD, NEW = (base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
 

@@ -16,10 +16,10 @@ import gevent.pool
 import requests
 
 from tests.e2e.conftest import Access, Maker
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 #: How often a worker is killed, and the streams that run meanwhile.
 KILLS = 200

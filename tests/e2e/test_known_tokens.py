@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.e2e.asking import ask, error_of
 from tests.e2e.conftest import Maker
-from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.services import MariaDB, mysql_server
-from tests.waiting import wait_until
+from tests.support.raw_requests import ask, error_of
+from tests.support.server import UPSTREAM_KEY, ProxyServer
+from tests.support.services import MariaDB, mysql_server
+from tests.support.waiting import wait_until
 
 KNOWN = "down, known tokens only"
 

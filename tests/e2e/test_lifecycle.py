@@ -6,13 +6,13 @@ from pathlib import Path
 
 import requests
 
-from tests.e2e.asking import error_of
 from tests.e2e.conftest import Maker
-from tests.e2e.oddities import gated_pieces
-from tests.rawclient import RawClient
-from tests.server import MANAGEMENT_TOKEN
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.odd_responses import gated_pieces
+from tests.support.raw_client import RawClient
+from tests.support.raw_requests import error_of
+from tests.support.server import MANAGEMENT_TOKEN
+from tests.support.waiting import wait_until
 
 #: Its head; the bearer and the length are to be filled in.
 UPLOAD = (
@@ -142,10 +142,10 @@ def test_a_stop_that_runs_out_of_time_ends_the_rest_broken(
             assert client.read_chunk()
     server.terminate()
     # At an event's border: an error event, then broken.
-    last_words = streams["silent-midstream"].read_chunk()
-    assert last_words is not None
-    assert last_words.startswith(b"event: error\ndata: ")
-    assert json.loads(last_words.split(b"data: ")[1])["error"]["code"] == "draining"
+    closing_event = streams["silent-midstream"].read_chunk()
+    assert closing_event is not None
+    assert closing_event.startswith(b"event: error\ndata: ")
+    assert json.loads(closing_event.split(b"data: ")[1])["error"]["code"] == "draining"
     assert streams["silent-midstream"].read_chunk() is None
     # Within an event: only broken.
     assert streams["half-event"].read_chunk() is None

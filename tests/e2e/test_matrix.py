@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.asking import error_of
-from tests.e2e.comparing import HOP, OURS
 from tests.e2e.conftest import Access
-from tests.e2e.oddities import BREAKING, BREAKING_LATER, INVALID, PASSING
-from tests.rawclient import RawAnswer, RawClient
-from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.upstream import Upstream
+from tests.support.comparison import HOP, OURS
+from tests.support.fake_upstream import Upstream
+from tests.support.odd_responses import BREAKING, BREAKING_LATER, INVALID, PASSING
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.raw_requests import error_of
+from tests.support.server import UPSTREAM_KEY, ProxyServer
 
 _FORM = (
     b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n"

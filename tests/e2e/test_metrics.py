@@ -10,11 +10,10 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.waiting import wait_until
-
-from .conftest import Access, Maker
+from tests.e2e.conftest import Access, Maker
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 CHAT = {"model": "gpt-4.1", "messages": [{"role": "user", "content": "hi"}]}
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -223,7 +222,9 @@ def test_the_access_log(own_proxy: Maker) -> None:
 
     def lines() -> dict[str, Any]:
         found = [json.loads(line) for line in server.log_text().splitlines()]
-        return {line["request_id"]: line for line in found if line["logger"] == "proxy.accesslog"}
+        return {
+            line["request_id"]: line for line in found if line["logger"] == "proxy.logs.access_log"
+        }
 
     wait_until(lambda: {"call-7", "call-8"} <= lines().keys())
     assert {lines()[name]["client_ip"] for name in ("call-7", "call-8")} == {"192.0.2.7"}

@@ -4,9 +4,9 @@ import os
 import stat
 from pathlib import Path
 
-from tests.e2e.asking import ask
 from tests.e2e.conftest import Maker
-from tests.waiting import wait_until
+from tests.support.raw_requests import ask
+from tests.support.waiting import wait_until
 
 
 def test_files_are_for_their_owner_alone(own_proxy: Maker, tmp_path: Path) -> None:

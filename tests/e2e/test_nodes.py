@@ -6,10 +6,10 @@ import pytest
 import requests
 
 from tests.e2e.conftest import Access, Maker
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 #: So long that only the question for changes can bring the news.
 SETTINGS = {"AUTH_CACHE_TTL": "3600", "WEB_CONCURRENCY": "2"}

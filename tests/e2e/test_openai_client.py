@@ -7,8 +7,8 @@ import openai
 import pytest
 
 from tests.e2e.conftest import Access
-from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.upstream import AUDIO, Upstream
+from tests.support.fake_upstream import AUDIO, Upstream
+from tests.support.server import UPSTREAM_KEY, ProxyServer
 
 ASK = [{"role": "user", "content": "Hi"}]
 

@@ -8,12 +8,12 @@ import pytest
 import requests
 from wsproto.events import AcceptConnection, Request
 
-from tests import canaries
 from tests.e2e.conftest import Maker
-from tests.e2e.realtime import DONE, Client, Realtime, opening
-from tests.rawclient import RawAnswer, RawClient
-from tests.server import MANAGEMENT_TOKEN, ProxyServer
-from tests.upstream import Upstream
+from tests.support import canaries
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.realtime import DONE, Client, Realtime, opening
+from tests.support.server import MANAGEMENT_TOKEN, ProxyServer
 
 #: In no form that anybody would know a secret by; and one that a leak's first letters would show.
 ODD_KEY = "corporate key, of no known form: Ä{}\"' 1234567890"

@@ -5,9 +5,9 @@ import json
 import openai
 import pytest
 
-from tests import canaries
-from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.upstream import Upstream
+from tests.support import canaries
+from tests.support.fake_upstream import Upstream
+from tests.support.server import UPSTREAM_KEY, ProxyServer
 
 
 def manage(

@@ -4,11 +4,10 @@ import os
 import signal
 from pathlib import Path
 
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.waiting import wait_until
-
-from .conftest import Access, Maker
+from tests.e2e.conftest import Access, Maker
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 
 def ask(server: ProxyServer, access: Access, count: int = 1) -> None:
@@ -36,10 +35,12 @@ def test_a_profile_of_a_serving_worker(own_proxy: Maker, tmp_path: Path) -> None
     stacks = [line.rsplit(" ", 1) for line in folded.read_text().splitlines()]
     assert all(int(weight) > 0 for _, weight in stacks)
     served = [
-        stack for stack, _ in stacks if "RelayEndpoint.__call__ (proxy/web/relay.py:" in stack
+        stack
+        for stack, _ in stacks
+        if "RelayEndpoint.__call__ (proxy/gateway/endpoint.py:" in stack
     ]
     assert served
-    assert all("ProxyWorker.handle (proxy/worker.py:" in stack for stack in served)
+    assert all("ProxyWorker.handle (proxy/server/worker.py:" in stack for stack in served)
     (summary,) = files(folder, ".txt")
     assert summary.read_text().startswith(f"process {worker}: ")
     assert server.worker_pids() == [worker]

@@ -4,9 +4,9 @@ from collections import Counter
 
 import gevent
 
-from tests.e2e.asking import ask
 from tests.e2e.conftest import Maker
-from tests.upstream import Upstream
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_requests import ask
 
 
 def test_exact_over_nodes(own_proxy: Maker, mysql_url: str, upstream: Upstream) -> None:

@@ -18,12 +18,12 @@ import requests
 from wsproto.events import AcceptConnection, RejectConnection
 
 from tests.e2e.conftest import Access, Maker
-from tests.e2e.realtime import Client, Realtime, opening
-from tests.rawclient import RawAnswer, RawClient
-from tests.server import ProxyServer
-from tests.services import RedisServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.realtime import Client, Realtime, opening
+from tests.support.server import ProxyServer
+from tests.support.services import RedisServer
+from tests.support.waiting import wait_until
 
 OURS = "x-proxy-ratelimit"
 CHAT = [("Content-Type", "application/json")]

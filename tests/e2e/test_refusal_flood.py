@@ -7,13 +7,13 @@ from typing import Any
 import gevent
 import requests
 
-from proxy.events.folders import writer_folders
-from proxy.events.positions import START
-from proxy.events.segments import read_batch
+from proxy.events.spool.offsets import START
+from proxy.events.spool.retention import writer_folders
+from proxy.events.spool.segment import read_batch
 from tests.e2e.conftest import Maker
-from tests.ports import free_port
-from tests.server import ProxyServer
-from tests.waiting import wait_until
+from tests.support.ports import free_port
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 PAID = 20
 FLOOD = 4000

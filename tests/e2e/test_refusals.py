@@ -4,12 +4,12 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access, Call, Maker
-from tests.rawclient import RawAnswer, RawClient
-from tests.server import MANAGEMENT_TOKEN, UPSTREAM_KEY, ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.raw_requests import error_of
+from tests.support.server import MANAGEMENT_TOKEN, UPSTREAM_KEY, ProxyServer
+from tests.support.waiting import wait_until
 
 JSON = ("Content-Type", "application/json")
 

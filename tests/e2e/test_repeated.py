@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import gevent
 import pytest
 
-from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access, Maker
-from tests.rawclient import RawAnswer, RawClient
-from tests.relay.wireserver import OK, Connection, Request, WireServer
-from tests.server import ProxyServer
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.raw_requests import error_of
+from tests.support.server import ProxyServer
+from tests.support.wire_server import OK, Connection, Request, WireServer
 
 
 @dataclass

@@ -12,14 +12,14 @@ import pytest
 import requests
 from wsproto.events import AcceptConnection, CloseConnection
 
-from tests.e2e.asking import error_of
 from tests.e2e.conftest import Maker
-from tests.e2e.realtime import Client, Realtime, opening
-from tests.rawclient import RawAnswer, RawClient
-from tests.server import ProxyServer
-from tests.services import RedisServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.raw_requests import error_of
+from tests.support.realtime import Client, Realtime, opening
+from tests.support.server import ProxyServer
+from tests.support.services import RedisServer
+from tests.support.waiting import wait_until
 
 #: So long that only the question for changes, or an announcement, can bring the news.
 SETTINGS = {"AUTH_CACHE_TTL": "3600", "WEB_CONCURRENCY": "2"}

@@ -23,12 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from gevent.server import StreamServer
 
-from tests.e2e import oddities  # noqa: F401  (adds its behaviours)
-from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access
-from tests.rawclient import RawAnswer, RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
+from tests.support import odd_responses  # noqa: F401  (adds its behaviours)
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.raw_requests import error_of
+from tests.support.server import ProxyServer
 
 PROXY_PASSWORD = "p@ss:w/rd"
 PROXY_CREDENTIALS = f"user:{PROXY_PASSWORD}"

@@ -5,10 +5,10 @@ import json
 import gevent
 
 from tests.e2e.conftest import Access, Maker
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 JSON = ("Content-Type", "application/json")
 CHAT = {"model": "gated", "messages": [], "stream": True, "stream_options": {"include_usage": True}}

@@ -13,11 +13,11 @@ import gevent
 import pytest
 
 from tests.e2e.conftest import Access, Call
-from tests.e2e.oddities import EVERY_BYTE
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.odd_responses import EVERY_BYTE
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 DOWNLOAD = int(os.environ.get("BIG_DOWNLOAD_BYTES", 1024 * MIB))

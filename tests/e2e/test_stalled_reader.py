@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.conftest import Access
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 #: Lines of nearly 4 KB each: more than the memory for them holds, and than a pipe does by far.
 REQUESTS = 2600
 LONG = "x" * 1700
-LOG_WRITER = "proxy.logwriter"
+LOG_WRITER = "proxy.logs.async_handler"
 
 
 def test_requests_go_on_and_the_lines_come_later(tmp_path: Path, upstream: Upstream) -> None:

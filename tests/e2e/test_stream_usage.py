@@ -8,9 +8,9 @@ import openai
 import pytest
 
 from tests.e2e.conftest import Access, Call
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream, chat_events
+from tests.support.fake_upstream import Upstream, chat_events
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
 
 ASK = [{"role": "user", "content": "Hi"}]
 JSON = ("Content-Type", "application/json")

@@ -10,9 +10,9 @@ from typing import Any
 import gevent
 import pytest
 
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
 
 
 @pytest.fixture(scope="module")

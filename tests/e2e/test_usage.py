@@ -11,11 +11,10 @@ import requests
 from proxy.events.sinks.ledger import LedgerSink
 from proxy.store.database import Database
 from proxy.store.usage import UsageLedger
-from tests.server import ProxyServer
-from tests.upstream import CHAT
-from tests.waiting import wait_until
-
-from .conftest import Maker
+from tests.e2e.conftest import Maker
+from tests.support.fake_upstream import CHAT
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 MODEL = str(CHAT["model"])
 PROMPT, COMPLETION = CHAT["usage"]["prompt_tokens"], CHAT["usage"]["completion_tokens"]

@@ -10,10 +10,10 @@ import pytest
 import requests
 
 from tests.e2e.conftest import Maker
-from tests.rawclient import RawClient
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_client import RawClient
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 CHAT = b'{"model":"gpt-4.1-mini","messages":[{"role":"user","content":"hi"}]%b}'
 

@@ -12,13 +12,13 @@ from wsproto.events import (
     Request,
 )
 
-from tests.certificates import Authority
-from tests.e2e.asking import error_of
 from tests.e2e.conftest import Access, Maker
-from tests.e2e.realtime import DONE, SAYINGS, Client, Realtime, opening
-from tests.rawclient import RawClient
-from tests.server import UPSTREAM_KEY, ProxyServer
-from tests.waiting import wait_until
+from tests.support.certificates import Authority
+from tests.support.raw_client import RawClient
+from tests.support.raw_requests import error_of
+from tests.support.realtime import DONE, SAYINGS, Client, Realtime, opening
+from tests.support.server import UPSTREAM_KEY, ProxyServer
+from tests.support.waiting import wait_until
 
 
 def converse(server: ProxyServer, access: Access, realtime: Realtime) -> None:

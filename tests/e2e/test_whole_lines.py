@@ -9,8 +9,8 @@ import requests
 from gevent.os import tp_read
 
 from tests.e2e.conftest import Maker
-from tests.rawclient import RawClient
-from tests.waiting import wait_until
+from tests.support.raw_client import RawClient
+from tests.support.waiting import wait_until
 
 ROUNDS = 40
 LONG = "r" * 120

@@ -9,11 +9,11 @@ import openai
 import pytest
 import requests
 
-from tests.e2e.asking import ask, chat, mint
 from tests.e2e.conftest import Access, Call, Maker
-from tests.server import ProxyServer
-from tests.upstream import Upstream
-from tests.waiting import wait_until
+from tests.support.fake_upstream import Upstream
+from tests.support.raw_requests import ask, chat, mint
+from tests.support.server import ProxyServer
+from tests.support.waiting import wait_until
 
 Nodes = tuple[ProxyServer, ProxyServer, Access]
 

@@ -17,10 +17,10 @@ import boto3
 import watchtower
 from botocore.config import Config
 
-from proxy.events.deadletters import Refused, Sieve
-from proxy.events.shorten import shorten
+from proxy.core.usage_event import event_time
+from proxy.events.dead_letters import PoisonIsolator, Refused
 from proxy.events.sinks.base import DeadLetters, SinkSettings
-from proxy.events.timestamps import came_in
+from proxy.events.truncate import shorten
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class CloudWatchSink:
         name = stream.replace("{hostname}", platform.node()).replace("{pid}", str(os.getpid()))
         self._stream = name.replace(":", "-").replace("*", "-")
         self._dead = dead
-        self._sieve = Sieve(self._put, dead)
+        self._sieve = PoisonIsolator(self._put, dead)
         self._handler: _Handler | None = None
 
     def write(self, batch: Sequence[bytes]) -> None:
@@ -125,7 +125,7 @@ class _Handler(watchtower.CloudWatchLogHandler):
             record = logging.makeLogRecord(
                 {"msg": shorten(line.rstrip(b"\n"), _EVENT_BYTES).decode("utf-8", "replace")}
             )
-            record.created = came_in(line) or time.time()
+            record.created = event_time(line) or time.time()
             self.emit(record)
         made, self._made = self._made, []
         return sorted(made, key=lambda event: event["timestamp"])

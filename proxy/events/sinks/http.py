@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 
 from proxy import __version__
-from proxy.events.deadletters import Refused, Sieve
+from proxy.events.dead_letters import PoisonIsolator, Refused
 from proxy.events.sinks.base import DeadLetters, SinkSettings
 
 _CONNECT_TIMEOUT: Final = 5.0
@@ -38,7 +38,7 @@ class HttpSink:
         # For messages: the rest may hold a secret.
         self._where = urlsplit(url).netloc.rpartition("@")[2]
         self._dead = dead
-        self._sieve = Sieve(self._send, dead)
+        self._sieve = PoisonIsolator(self._send, dead)
         self._session = requests.Session()
         # Else ~/.netrc would replace our bearer.
         self._session.trust_env = False

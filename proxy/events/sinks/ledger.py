@@ -17,8 +17,8 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from proxy.events.sinks.modelnames import ModelNames
-from proxy.turns import in_short_turns
+from proxy.events.sinks.model_names import ModelNames
+from proxy.runtime.cpu_turns import yield_cpu_every
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class LedgerSink:
         """What ``lines`` add, and the marks of these events by their ids, in the same order."""
         entries = []
         marks: dict[str, Mark] = {}
-        for line in in_short_turns(lines):
+        for line in yield_cpu_every(lines):
             try:
                 event = orjson.loads(line)
                 if "event" in event:

@@ -10,7 +10,7 @@ from typing import Final
 from redis import Redis
 
 from proxy.events.sinks.base import DeadLetters, SinkSettings
-from proxy.redisoptions import connection_options
+from proxy.runtime.redis import connection_options
 
 #: The field of a stream's entry that holds the event's JSON, without its line end.
 FIELD: Final = "event"

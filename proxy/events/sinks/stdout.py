@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from proxy.events.shorten import MAX_STDOUT_BYTES, fit
+from proxy.events.truncate import MAX_STDOUT_BYTES, fit
 
 #: Writes up to this size to a pipe are atomic on Linux (PIPE_BUF), so that workers who share it do
 #: not mix their lines.

@@ -1,5 +1,5 @@
 -- What the ledger has counted: events by their id, and responses that can be read again by a hash of
--- project and response id. `reading` is what a read has counted, as JSON (proxy/store/counted.py).
+-- project and response id. `reading` is what a read has counted, as JSON (proxy/store/counted_ids.py).
 
 CREATE TABLE IF NOT EXISTS counted_ids (
     id        CHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,

@@ -1,0 +1,1 @@
+"""The audit log's writer, and refused credentials summed up for it."""

@@ -1,0 +1,142 @@
+"""Refused credentials, counted: what of them is told in the audit log.
+
+Whoever guesses may do so as fast as he can and must not fill the database. So for each address and
+minute there are two entries at the most, the first one as soon as there were enough refusals and
+one with the rest; and only so many addresses are told apart.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from proxy.store.audit import Action, PendingEntry
+
+#: Refused requests on ``/v1`` from one address within a window that make an entry. A wrong
+#: management token makes one at once.
+BURST: Final = 10
+#: What ``where`` is for requests, and for those to mint.
+RELAY: Final = "/v1"
+MINTING: Final = "/v1/proxy/tokens"
+#: Seconds.
+WINDOW: Final = 60.0
+#: Addresses (and minting tokens) that are told apart at a time, per worker; all further ones
+#: together are one.
+MOST: Final = 100
+#: Tokens that are named in an entry.
+_NAMED: Final = 5
+
+#: Action, actor, where, address.
+_Key = tuple[Action, str, str, str]
+
+
+class Finished(Protocol):
+    """A usage event, as seen from here."""
+
+    status_code: int | None
+    outcome: str
+    error_code: str | None
+    client_ip: str
+    request_id: str
+    project_id: str | None
+    token_id: str | None
+
+
+class _Window:
+    """What one address was refused since it began."""
+
+    __slots__ = ("began", "codes", "count", "first_at", "last_at", "request_id", "subjects", "told")
+
+    def __init__(self, began: float, request_id: str) -> None:
+        self.began = began
+        self.request_id = request_id
+        self.first_at = self.last_at = datetime.now(UTC)
+        self.subjects: set[tuple[str, str | None]] = set()
+        self.told = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin to count anew, within the same window."""
+        self.count = 0
+        self.codes: Counter[str] = Counter()
+
+
+class DenialAggregator:
+    """One per worker. Nothing here waits."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._windows: dict[_Key, _Window] = {}
+
+    def events(self, events: Iterable[Finished]) -> None:
+        """Looks for refused credentials among usage events, off the path of the requests."""
+        for event in events:
+            if event.status_code == 401 and event.outcome == "rejected":
+                self.add(
+                    RELAY,
+                    event.client_ip,
+                    event.error_code or "",
+                    request_id=event.request_id,
+                    token_id=event.token_id,
+                    project_id=event.project_id,
+                )
+
+    def add(
+        self,
+        where: str,
+        client_ip: str,
+        code: str,
+        *,
+        request_id: str = "",
+        action: Action = "auth.denied",
+        actor: str = "anonymous",
+        token_id: str | None = None,
+        project_id: str | None = None,
+    ) -> None:
+        """One refusal; ``token_id`` and ``project_id`` if it is known what was refused."""
+        key: _Key = (action, actor, where, client_ip)
+        if key not in self._windows and len(self._windows) >= MOST:
+            key = (action, "anonymous", where, "")
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = _Window(self._clock(), request_id)
+        window.count += 1
+        window.codes[code] += 1
+        window.last_at = datetime.now(UTC)
+        if token_id is not None and len(window.subjects) <= _NAMED:
+            window.subjects.add((token_id, project_id))
+
+    def due(self, *, all_of_them: bool = False) -> list[PendingEntry]:
+        """What is to be told by now; at a stop, all that would be told later."""
+        drafts = []
+        now = self._clock()
+        for key, window in list(self._windows.items()):
+            over = all_of_them or now - window.began >= WINDOW
+            enough = BURST if key[2] == RELAY else 1
+            if window.count and (over if window.told else window.count >= enough):
+                drafts.append(_draft(key, window))
+                window.told = True
+                window.forget()
+            if over:
+                del self._windows[key]
+        return drafts
+
+
+def _draft(key: _Key, window: _Window) -> PendingEntry:
+    action, actor, where, client_ip = key
+    details = {
+        "where": where,
+        "count": window.count,
+        "codes": dict(window.codes),
+        "first_at": window.first_at,
+        "last_at": window.last_at,
+    }
+    draft = PendingEntry(action, actor, client_ip, window.request_id, "denied", details=details)
+    if not client_ip:
+        details["addresses"] = f"more than {MOST}"
+    if len(window.subjects) == 1:
+        ((draft.token_id, draft.project_id),) = window.subjects
+    elif window.subjects:
+        details["tokens"] = sorted(token_id for token_id, _ in window.subjects)[:_NAMED]
+    return draft

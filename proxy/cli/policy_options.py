@@ -1,0 +1,292 @@
+"""Policy fields as options of a command, as a file for all at once, and as people read them.
+
+The thing to get wrong: a rule that is given is replaced as a whole, and only ``--unset``, or null
+in a file, takes one away; an option that is not given leaves it as it is.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+
+import click
+import orjson
+
+from proxy.cli import output
+from proxy.core.errors import ClientError
+from proxy.policy.fields import Place, fields_of
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """``read``: what was given → the field's value; of the repeatable ones, all of it at once."""
+
+    option: str
+    help: str
+    metavar: str | None
+    read: Callable[[Any], Any]
+    multiple: bool = False
+    kind: type | None = None
+
+
+def _entries(values: Sequence[str]) -> list[str]:
+    if "" in values:
+        raise ValueError(
+            "empty; without the option there is no rule, `update --unset` takes one away,"
+            " a --policy file may hold empty patterns"
+        )
+    return list(values)
+
+
+def _entries_or_none(values: Sequence[str]) -> list[str]:
+    return [] if list(values) == [""] else _entries(values)
+
+
+def _limit(value: int) -> int:
+    if value < 1:
+        raise ValueError(
+            f"{value} is less than 1; without the option there is no limit,"
+            " `update --unset` takes one away"
+        )
+    return value
+
+
+def _params(values: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for value in values:
+        name, sign, glob = value.partition("=")
+        if not sign:
+            raise ValueError(f"{value!r}: expected NAME=GLOB, or `NAME=` for no value at all")
+        found.setdefault(name, []).extend([glob] if glob else [])
+    return found
+
+
+def _headers(values: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for value in values:
+        name, sign, glob = value.partition("=")
+        if sign and not glob:
+            raise ValueError(f"{value!r}: expected NAME=GLOB, or NAME for any value")
+        found.setdefault(name, []).append(glob or "*")
+    return found
+
+
+def _list(
+    option: str, metavar: str, help_text: str, read: Callable[[Any], Any] = _entries
+) -> Spelling:
+    return Spelling(option, f"{help_text} Repeatable.", metavar, read, multiple=True)
+
+
+def _number(option: str, help_text: str) -> Spelling:
+    return Spelling(option, f"{help_text}, 1 or more.", "N", _limit, kind=int)
+
+
+def _word(option: str, words: str, help_text: str) -> Spelling:
+    return Spelling(option, help_text, words, str)
+
+
+def _flag(option: str, help_text: str) -> Spelling:
+    return Spelling(option, help_text, None, bool)
+
+
+#: Every field. Each option may be written as its field's own name, too: ``--rate-limit-rpm``.
+SPELLINGS: Final[Mapping[str, Spelling]] = {
+    "allowed_methods": _list("--allowed-method", "METHOD", "A method that may be used."),
+    "allowed_endpoints": _list(
+        "--allowed-endpoint",
+        "PATH",
+        "A path that may be asked for; `*` is one segment, a last `**` the rest.",
+    ),
+    "allowed_models": _list(
+        "--allowed-model", "GLOB", "A model that may be asked for, such as 'gpt-4o*'."
+    ),
+    "allowed_params": _list(
+        "--allowed-param",
+        "NAME=GLOB",
+        "What a parameter of the JSON body may be; `NAME=`: it must not be there.",
+        _params,
+    ),
+    "allowed_ips": _list("--allowed-ip", "CIDR", "An address or range that clients come from."),
+    "allowed_origins": _list(
+        "--allowed-origin", "ORIGIN", "A web page's origin, such as https://app.example.com."
+    ),
+    "required_headers": _list(
+        "--required-header",
+        "NAME[=GLOB]",
+        "A header that must be there, and what it may be.",
+        _headers,
+    ),
+    "forwarded_headers": _list(
+        "--forwarded-header",
+        "GLOB",
+        "A request header that may go upstream; '' for none.",
+        _entries_or_none,
+    ),
+    "rate_limit_rpm": _number("--rpm", "Requests a minute"),
+    "rate_limit_tpm": _number("--tpm", "LLM tokens a minute"),
+    "max_concurrent": _number("--max-concurrent", "Requests under way at once"),
+    "max_tokens_total": _number("--max-tokens-total", "LLM tokens over its whole life"),
+    "can_mint": _flag("--can-mint", "Whether it may mint tokens of its own: `token derive`."),
+    "on_disconnect": _word(
+        "--on-disconnect",
+        "cancel|drain",
+        "When a client leaves early: cancel the upstream's work (the default), or drain its answer,"
+        " so that the usage is known.",
+    ),
+    "on_revoke": _word(
+        "--on-revoke",
+        "cut|finish",
+        "When a token is revoked or expires: cut what is under way (the default), or let it"
+        " finish.",
+    ),
+    "cut_in_flight": _flag(
+        "--cut-in-flight", "Whether answers under way are cut when max_tokens_total is used up."
+    ),
+    "stream_usage": _word(
+        "--stream-usage",
+        "off|inject",
+        "Ask for the usage of streamed chats that do not (inject), unseen by the client.",
+    ),
+}
+
+
+Command = Callable[..., None]
+
+
+def policy_options(
+    place: Place, *, also: Sequence[str] = (), removable: bool = False
+) -> Callable[[Command], Command]:
+    """Gives a command the argument ``policy``: what was chosen, as the management API takes it.
+
+    ``also``: fields besides that a file may hold. ``removable``: with ``--unset``.
+    """
+    fields = {name: SPELLINGS[name] for name in fields_of(place)}
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(
+            *, policy_file: BinaryIO | None, unset: Sequence[str] = (), **options: Any
+        ) -> None:
+            given = {name: options.pop(name) for name in fields}
+            policy = _from_file(policy_file, place, also) if policy_file else {}
+            chosen = {
+                name: _value(name, value, place)
+                for name, value in given.items()
+                if value is not None and value != ()
+            }
+            if both := [name for name in unset if name in chosen]:
+                raise click.UsageError(f"{both[0]} is given and unset")
+            function(policy=policy | chosen | dict.fromkeys(unset), **options)
+
+        wanted = [_option(name, spelling) for name, spelling in fields.items()]
+        wanted.append(
+            click.option(
+                "--policy",
+                "policy_file",
+                type=click.File("rb"),
+                metavar="FILE.json",
+                help="Policy fields as a JSON object; `-` reads it from stdin. Options win.",
+            )
+        )
+        if removable:
+            names = sorted([*fields, *also])
+            wanted.append(
+                click.option(
+                    "--unset",
+                    multiple=True,
+                    type=_FieldName(names),
+                    metavar="FIELD",
+                    help=f"Take a rule away. Repeatable. One of: {', '.join(names)}.",
+                )
+            )
+        made: Command = command
+        for option in reversed(wanted):
+            made = option(made)
+        return made
+
+    return decorate
+
+
+class _FieldName(click.ParamType[str]):
+    """A field, by its name or by its option's: ``allowed_models``, ``allowed-model``, ``rpm``."""
+
+    name = "FIELD"
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._by_spelling = {name: name for name in names} | {
+            _plain(SPELLINGS[name].option): name for name in names if name in SPELLINGS
+        }
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        found = self._by_spelling.get(_plain(value))
+        if found is None:
+            names = ", ".join(dict.fromkeys(self._by_spelling.values()))
+            self.fail(f"{value!r} is no field that can be unset; one of: {names}", param, ctx)
+        return found
+
+
+def show(value: Mapping[str, Any], place: Place) -> None:
+    """A project or a token for people: its rules last, and those that are not set on one line."""
+    rules = [name for name in fields_of(place) if name in value]
+    shown = {name: content for name, content in value.items() if name not in rules}
+    shown |= {name: _words(value[name]) for name in rules if value[name] is not None}
+    if free := [name for name in rules if value[name] is None]:
+        shown["(not set)"] = ", ".join(free)
+    output.record(shown)
+
+
+def _plain(spelled: str) -> str:
+    return spelled.removeprefix("--").replace("-", "_")
+
+
+def _option(name: str, spelling: Spelling) -> Callable[[Command], Command]:
+    """The option and, where that is another one, the field's name as an option."""
+    spelled = dict.fromkeys((spelling.option, f"--{name.replace('_', '-')}"))
+    if spelling.metavar is None:
+        flags = [f"{one}/--no-{one.removeprefix('--')}" for one in spelled]
+        return click.option(*flags, name, default=None, help=spelling.help)
+    return click.option(
+        *spelled,
+        name,
+        type=spelling.kind,
+        multiple=spelling.multiple,
+        metavar=spelling.metavar,
+        help=spelling.help,
+    )
+
+
+def _value(name: str, given: Any, place: Place) -> Any:
+    spelling = SPELLINGS[name]
+    try:
+        return fields_of(place)[name].read(name, spelling.read(given))
+    except (ClientError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint=spelling.option) from error
+
+
+def _from_file(file: BinaryIO, place: Place, also: Sequence[str]) -> dict[str, Any]:
+    """Null stays null: in a change it takes a rule away."""
+    fields = fields_of(place)
+    try:
+        try:
+            found = orjson.loads(file.read())
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise ValueError("expected a JSON object of policy fields")  # noqa: TRY004
+        if unknown := sorted(found.keys() - fields.keys() - set(also)):
+            raise ValueError(f"not a policy field of a {place}: {unknown[0]!r}")
+        return {
+            name: value if value is None or name in also else fields[name].read(name, value)
+            for name, value in found.items()
+        }
+    except (ClientError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint="--policy") from error
+
+
+def _words(value: Any) -> Any:
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_words(entries)}" for name, entries in value.items())
+    if isinstance(value, list):
+        # The empty pattern has to be seen: it lets requests without a model pass.
+        return ", ".join(str(entry) or "''" for entry in value) or "none"
+    return value

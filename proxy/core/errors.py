@@ -1,0 +1,228 @@
+"""Every way in which this proxy says no, as exceptions that know their status and code.
+
+Foreign exceptions (drivers, sockets, parsers) are translated into these at the edge that
+imports the foreign library, and nowhere else; the original stays as ``__cause__``.
+
+The thing to get right: an upstream's *answer* with status >= 400 is not an error of ours and
+never becomes one of these.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+BY_CODE: Final[Mapping[str, str]] = {
+    "invalid_request": "The request is not valid.",
+    "param_not_allowed": "A parameter of this request is not allowed for this access token.",
+    "origin_required": "This access token requires an Origin header.",
+    "invalid_token": (
+        "Missing or malformed access token: send `Authorization: Bearer sk-…` with a token "
+        "minted by this proxy."
+    ),
+    "token_not_found": "This access token is not known here.",
+    "token_inactive": "This access token has been revoked.",
+    "token_expired": "This access token has expired.",
+    "invalid_management_token": (
+        "Missing or wrong management token: send `Authorization: Bearer <MANAGEMENT_TOKEN>`."
+    ),
+    "project_inactive": "The project of this access token is inactive.",
+    "origin_not_allowed": "Requests from this origin are not allowed.",
+    "ip_not_allowed": "Requests from this client address are not allowed.",
+    "model_not_allowed": "This access token may not use this model.",
+    "not_found": "There is nothing here.",
+    "endpoint_not_found": "This endpoint does not exist, or is not allowed for this access token.",
+    "method_not_allowed": "This method is not allowed here.",
+    "request_timeout": "The request took too long to arrive.",
+    "conflict": "This conflicts with something that exists already.",
+    "request_too_large": "The request body is larger than this proxy accepts.",
+    "rate_limit_exceeded": "Too many requests: slow down and try again.",
+    "quota_exceeded": "This access token has used up its quota.",
+    "internal_error": "The proxy made a mistake. It has been logged.",
+    "upstream_unreachable": "The upstream could not be reached.",
+    "upstream_broken": "The upstream did not give a valid answer.",
+    "store_unavailable": "The proxy's database is not available right now.",
+    "upstream_unavailable": "The upstream is not available right now.",
+    "overloaded": "The proxy is at its limit of concurrent requests.",
+    "draining": "The proxy is shutting down.",
+    "upstream_timeout": "The upstream was silent for too long.",
+}
+
+#: OpenAI's ``error.type`` by status; the SDKs pick their exception class by status alone.
+_TYPE_BY_STATUS: Final[Mapping[int, str]] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+def error_type(status: int) -> str:
+    """The ``error.type`` that OpenAI uses for an HTTP ``status``."""
+    if status >= 500:
+        return "server_error"
+    return _TYPE_BY_STATUS.get(status, "invalid_request_error")
+
+
+#: Every ``code`` a client may see, with its HTTP status. Part of the public API:
+#: docs/management-api.md lists the same table.
+STATUS_BY_CODE: Final[Mapping[str, int]] = {
+    "invalid_request": 400,
+    "param_not_allowed": 400,
+    "origin_required": 400,
+    "invalid_token": 401,
+    "token_not_found": 401,
+    "token_inactive": 401,
+    "token_expired": 401,
+    "invalid_management_token": 401,
+    "project_inactive": 403,
+    "origin_not_allowed": 403,
+    "ip_not_allowed": 403,
+    "model_not_allowed": 403,
+    "not_found": 404,
+    "endpoint_not_found": 404,
+    "method_not_allowed": 405,
+    "request_timeout": 408,
+    "conflict": 409,
+    "request_too_large": 413,
+    "rate_limit_exceeded": 429,
+    "quota_exceeded": 429,
+    "internal_error": 500,
+    "upstream_unreachable": 502,
+    "upstream_broken": 502,
+    "store_unavailable": 503,
+    "upstream_unavailable": 503,
+    "overloaded": 503,
+    "draining": 503,
+    "upstream_timeout": 504,
+}
+
+#: With these we end what is under way already: at a stop, or when its access token may not go on.
+CUT_CODES: Final = frozenset(
+    {
+        "draining",
+        "token_not_found",
+        "token_inactive",
+        "token_expired",
+        "project_inactive",
+        "quota_exceeded",
+    }
+)
+
+
+class ProxyError(Exception):
+    """Base of all. ``str(error)`` is the message for the client; empty means the code's usual one.
+
+    ``code`` is a key of :data:`STATUS_BY_CODE`; ``param`` names the offending field, if any;
+    ``retry_after`` is in seconds; ``headers`` are further response headers.
+    """
+
+    code: str = "internal_error"
+    retry_after: int | None = None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+        if retry_after is not None:
+            self.retry_after = retry_after
+        self.param = param
+        self.headers = tuple(headers)
+
+    @property
+    def status(self) -> int:
+        return STATUS_BY_CODE[self.code]
+
+
+class ClientError(ProxyError):
+    """The request was refused for a reason that lies with the client (4xx)."""
+
+    code = "invalid_request"
+
+
+class QuotaExceeded(ClientError):
+    """A quota is used up. No waiting helps, which is told to SDKs that try a 429 again."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message, headers=[("x-should-retry", "false")])
+
+
+class Overloaded(ProxyError):
+    """There is no room for this request now."""
+
+    code = "overloaded"
+    retry_after: int | None = 1
+
+
+class UpstreamError(ProxyError):
+    """The upstream could not be had, or did not give a valid answer."""
+
+    code = "upstream_broken"
+
+
+class ConnectFailed(UpstreamError):
+    """No connection: name lookup, refused, TLS, connect timeout. Nothing was sent."""
+
+    code = "upstream_unreachable"
+
+
+class ResponseBroken(UpstreamError):
+    """Connected, then no valid answer: reset, garbage, cut short."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """Silent for longer than ``UPSTREAM_READ_TIMEOUT``."""
+
+    code = "upstream_timeout"
+
+
+class BackendError(ProxyError):
+    """Something of ours that the request needed is away or broken."""
+
+    code = "store_unavailable"
+    retry_after: int | None = 2
+
+
+class StoreError(BackendError):
+    """The database did not answer, or not in time."""
+
+
+class LimiterError(BackendError):
+    """Nobody can tell whether a rate limit still has permits."""
+
+
+class SchemaOutdated(StoreError):
+    """The database answers, but its tables are not those of this version (older, or newer)."""
+
+
+class CipherError(BackendError):
+    """A stored secret cannot be decrypted: wrong ``ENCRYPTION_KEY``, or a row was tampered with."""
+
+    code = "internal_error"
+    retry_after = None
+
+
+class KeyUnreadable(BackendError):
+    """A request needs an upstream key that this server cannot decrypt. Trying again does not help
+    before an operator has acted, and SDKs are told so."""
+
+    retry_after: int | None = 60
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message, headers=[("x-should-retry", "false")])
+
+
+class SettingsError(Exception):
+    """The configuration is unusable. ``problems`` names each one; none of them shows a secret."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)

@@ -1,0 +1,152 @@
+"""One sink of the worker's own: a greenlet and a thread for it, and what it has not taken yet.
+
+Each sink stands alone: what it could not take is kept for it, bounded, and tried again with growing
+pauses, and neither its errors nor its stalls reach a neighbour. Sinks write on a thread, since a
+full pipe or a slow disk would stop the event loop and every stream with it.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import gevent
+from gevent.event import Event
+from gevent.threadpool import ThreadPool
+
+from proxy.events.sinks.base import Sink
+from proxy.runtime.backoff import Backoff
+
+_log = logging.getLogger(__name__)
+
+_BATCH: Final = 500
+#: Seconds without progress after which a sink that works is taken for one that hangs.
+_STALLED_SECONDS: Final = 1.0
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 30.0
+
+
+class SinkWorker:
+    """One sink, what waits for it, and the greenlet that brings it there."""
+
+    def __init__(self, sink: Sink, backlog: int) -> None:
+        """``backlog``: how many lines are kept while the sink does not take them."""
+        self._sink = sink
+        self.name = type(sink).__name__
+        self._thread = ThreadPool(1)
+        # Lines that the sink has not accepted yet, oldest first; the oldest go when it is full.
+        # Those that it is just writing are older still, and out of reach.
+        self._waiting: deque[bytes] = deque()
+        self._writing: list[bytes] = []
+        self._backlog = backlog
+        self._failing = False
+        # Whether it hung when it was last waited for; set when a write has ended.
+        self._stalled = False
+        self._moved = Event()
+        # Set when lines were added, or when it is time to finish; the second also ends a pause.
+        self._wake = Event()
+        self._finishing = Event()
+        self._greenlet = gevent.spawn(self._run)
+        #: Lines given up because the sink stayed away for too long; failed writes.
+        self.dropped = 0
+        self.errors = 0
+        #: Lines that were ever added; of these, that the sink has accepted, or that were given up.
+        self.added = 0
+        self.done = 0
+
+    @property
+    def pending(self) -> int:
+        return len(self._waiting) + len(self._writing)
+
+    @property
+    def free(self) -> bool:
+        """Whether it has nothing to catch up with."""
+        return not self._failing and self.pending <= _BATCH
+
+    def wait_for_room(self, count: int) -> None:
+        """Let a sink that works, and is only slower, catch up until ``count`` lines have room.
+
+        One that fails or hangs is not waited for: its oldest lines go.
+        """
+        while len(self._waiting) + count > self._backlog:
+            if not self._waiting or self._failing or self._stalled:
+                return
+            self._moved.clear()
+            self._stalled = not self._moved.wait(_STALLED_SECONDS)
+
+    def add(self, lines: Sequence[bytes]) -> None:
+        self.added += len(lines)
+        self._waiting.extend(lines)
+        self._trim()
+        self._wake.set()
+
+    def finish(self) -> "gevent.Greenlet[..., None]":
+        """Write what waits, one last try if that fails; the greenlet ends when it is over."""
+        self._finishing.set()
+        self._wake.set()
+        return self._greenlet
+
+    def _run(self) -> None:
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        while self._waiting or not self._finishing.is_set():
+            if not self._waiting:
+                self._wake.clear()
+                self._wake.wait()
+                continue
+            last_try = self._finishing.is_set()
+            if self._write():
+                backoff.reset()
+                continue
+            if last_try:
+                break
+            self._finishing.wait(backoff.pause())
+        if error := self._call(self._sink.close):
+            _log.warning("event sink %s could not be closed: %s", self.name, error)
+        self._thread.kill()
+
+    def _write(self) -> bool:
+        waiting = len(self._waiting)
+        size = min(waiting, max(_BATCH, waiting // 4))  # or a busy loop would outrun it
+        batch = [self._waiting.popleft() for _ in range(size)]
+        self._writing = batch
+        error = self._call(self._sink.write, batch)
+        self._writing = []
+        self._stalled = False
+        self._moved.set()
+        if error is None:
+            if self._failing:
+                _log.info("event sink %s works again", self.name)
+            self._failing = False
+            self.done = self.added - len(self._waiting)
+            return True
+        if not self._failing:
+            _log.error("event sink %s fails, its events are kept: %s", self.name, error)
+        self._failing = True
+        self.errors += 1
+        self._waiting.extendleft(reversed(batch))
+        self._trim()
+        return False
+
+    def _call(self, method: Callable[..., None], *args: Any) -> Exception | None:
+        """On the sink's thread; whatever a sink raises, it is only that sink."""
+
+        def guarded() -> Exception | None:
+            # Caught over there: gevent prints the traceback of what leaves a pool's thread.
+            try:
+                method(*args)
+            except Exception as error:  # noqa: BLE001
+                return error
+            return None
+
+        failure: Exception | None = self._thread.apply(guarded)
+        return failure
+
+    def _trim(self) -> None:
+        excess = len(self._waiting) - self._backlog
+        if excess > 0 and not self.dropped:
+            _log.error("event sink %s is behind: its oldest events are dropped", self.name)
+        for _ in range(excess):
+            self._waiting.popleft()
+        self.dropped += max(0, excess)
+        if not self._writing:
+            self.done = self.added - len(self._waiting)

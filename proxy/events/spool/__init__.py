@@ -1,0 +1,1 @@
+"""The spool: usage events on disk until every sink has taken them."""

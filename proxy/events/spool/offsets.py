@@ -1,0 +1,110 @@
+"""How far each sink has read in a writer's folder: one small file per sink, ``<sink>.position``.
+
+A position may only grow after the sink has accepted what is before it; whoever is killed in between
+delivers a few lines twice, and none never. A file that is missing or damaged means the beginning,
+for the same reason.
+"""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_SUFFIX: Final = ".position"
+_FORM: Final = re.compile(rb"([0-9]{16}) ([0-9]{16})\n")
+#: What may be the name of a sink.
+SINK_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+class Offset(NamedTuple):
+    """Everything before byte ``offset`` of ``segment``, and all segments before that, is done."""
+
+    segment: int
+    offset: int
+
+
+#: Before everything.
+START: Final = Offset(0, 0)
+
+
+def read_position(folder: Path, sink: str) -> Offset:
+    """Where ``sink`` goes on; :data:`START` when it has never read here."""
+    try:
+        found = _FORM.fullmatch(_file(folder, sink).read_bytes())
+    except FileNotFoundError:
+        return START
+    return Offset(int(found[1]), int(found[2])) if found else START
+
+
+def write_position(folder: Path, sink: str, position: Offset, *, durable: bool = True) -> None:
+    """``durable``: returns when it would outlive a power cut. Raises OSError.
+
+    A folder that is gone had nothing left for any sink: then there is nothing to remember.
+    """
+    path = _file(folder, sink)
+    content = b"%016d %016d\n" % position
+    try:
+        if durable:
+            # One process writes the positions of one sink: this name is nobody else's.
+            fresh = path.with_suffix(".fresh")
+            _write(fresh, content, durable=True)
+            fresh.replace(path)
+            sync_folder(folder)
+        else:
+            # In place: all are of one length, so it is the old or the new one, cheaply, and on a
+            # full disk too.
+            _write(path, content, durable=False)
+    except FileNotFoundError:
+        if folder.exists():
+            raise
+
+
+def _write(path: Path, content: bytes, *, durable: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, content)
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_durable(folder: Path, sink: str) -> None:
+    """What was written without ``durable``; the folder itself is left to the caller."""
+    try:
+        descriptor = os.open(_file(folder, sink), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_positions(folder: Path) -> None:
+    for path in [*folder.glob("*" + _SUFFIX), *folder.glob("*.fresh")]:
+        path.unlink(missing_ok=True)
+
+
+def highest_position(folder: Path) -> Offset:
+    """That of the sink which has come furthest."""
+    names = [path.name.removesuffix(_SUFFIX) for path in folder.glob("*" + _SUFFIX)]
+    return max((read_position(folder, name) for name in names), default=START)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were added to or removed from ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Some network file systems refuse this for a directory; then they need none.
+        with contextlib.suppress(PermissionError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _file(folder: Path, sink: str) -> Path:
+    if not SINK_NAME.fullmatch(sink):
+        raise ValueError(f"not a name for a sink: {sink!r}")
+    return folder / (sink + _SUFFIX)

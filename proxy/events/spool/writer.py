@@ -1,0 +1,339 @@
+"""One worker's side of the spool: append, reach the disk, give back what is no longer needed.
+
+Everything here may wait for the disk: it is called on a thread, one call at a time, and never logs
+(logging would wait for locks that belong to the event loop); what is to be said is in
+:attr:`SpoolWriter.notices`. A spool that cannot be written stops nobody: it is tried again, the
+lines that it did not get are counted, and the local sinks have them all the same.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from proxy.events.spool.inflight_table import InFlightTable
+from proxy.events.spool.lock import SpoolLock, acquire, node_lock
+from proxy.events.spool.offsets import START, Offset, highest_position, sync_folder, write_position
+from proxy.events.spool.retention import (
+    LOCAL,
+    enforce_max_bytes,
+    reclaim,
+    register_sinks,
+    remove_if_empty,
+)
+from proxy.events.spool.segment import segment_numbers, segment_path
+
+#: A segment that is larger or older than this is closed, so that it can be removed.
+SEGMENT_BYTES: Final = 8 * 1024 * 1024
+SEGMENT_SECONDS: Final = 120.0
+
+
+class NotSpooled(OSError):
+    """The disk did not take all records; the first ``accepted`` of the batch are in."""
+
+    def __init__(self, accepted: int, cause: OSError) -> None:
+        super().__init__(cause.errno, cause.strerror)
+        self.accepted = accepted
+
+
+class SegmentWriter:
+    """The one writer of ``folder``."""
+
+    def __init__(
+        self, folder: Path, ownership: SpoolLock, *, segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
+        self.folder = folder
+        self._ownership = ownership
+        self._segment_bytes = segment_bytes
+        # The open segment: None between two. Numbers only grow, whatever the clock does, or a
+        # reader would pass over a segment.
+        self._descriptor: int | None = None
+        self._size = 0
+        self._opened = 0.0
+        self._number = max([highest_position(folder).segment, *segment_numbers(folder)])
+        # What a power cut would still take: bytes of the segment, of earlier ones, their names.
+        self._unsynced = False
+        self._closed: list[int] = []
+        self._unsynced_names = False
+
+    @classmethod
+    def create(cls, root: Path, *, segment_bytes: int = SEGMENT_BYTES) -> "SegmentWriter":
+        """A folder of its acquire for this process, whose name no other node has. Raises
+        OSError."""
+        name = f"{time.time_ns() // 1_000_000:014d}-{os.getpid()}-{os.urandom(8).hex()}"
+        folder = root / name
+        with node_lock(root):
+            folder.mkdir(mode=0o700)
+            ownership = acquire(folder, wait=True)
+        if ownership is None:
+            raise FileNotFoundError(f"{folder} has been removed")
+        return cls(folder, ownership, segment_bytes=segment_bytes)
+
+    @property
+    def live(self) -> int | None:
+        """The number of the segment that is being written."""
+        return None if self._descriptor is None else self._number
+
+    def append(self, records: Sequence[bytes]) -> Offset:
+        """Write framed ``records`` as one piece; returns the position behind them.
+
+        Raises :class:`NotSpooled`. Records that were written whole stay even then, for a reader
+        may have seen them; half a one is cut off.
+        """
+        data = b"".join(records)
+        view, written = memoryview(data), 0
+        try:
+            descriptor = self._segment()
+            while written < len(data):
+                written += os.write(descriptor, view[written:])  # a full disk takes a part first
+        except OSError as error:
+            whole = data.rfind(b"\n", 0, written) + 1
+            self._cut(whole)
+            raise NotSpooled(data.count(b"\n", 0, whole), error) from error
+        self._size += written
+        self._unsynced = True
+        position = Offset(self._number, self._size)
+        if self._size >= self._segment_bytes:
+            self._close_segment()
+        return position
+
+    def sync(self) -> None:
+        """Everything appended so far outlives a power cut. Raises OSError."""
+        # Forgotten first: after a failure the kernel has dropped the pages, and another try would
+        # only seem to succeed.
+        unsynced, self._unsynced = self._unsynced, False
+        if unsynced and self._descriptor is not None:
+            os.fsync(self._descriptor)
+        while self._closed:
+            descriptor = self._closed.pop()
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        if self._unsynced_names:
+            sync_folder(self.folder)
+            self._unsynced_names = False
+
+    def roll(self, older_than: float = SEGMENT_SECONDS) -> None:
+        """Close the segment if it is older than this, in seconds; the next append opens another."""
+        if self._descriptor is not None and time.monotonic() - self._opened >= older_than:
+            self._close_segment()
+
+    def close(self) -> None:
+        """End writing; the folder stays, owned, until :meth:`release`. Raises OSError."""
+        self._close_segment()
+        self.sync()
+
+    def release(self) -> None:
+        """Leave the folder to whoever looks for orphans."""
+        self._ownership.release()
+
+    def _segment(self) -> int:
+        if self._descriptor is None:
+            number = max(self._number + 1, time.time_ns() // 1_000_000)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(segment_path(self.folder, number), flags, 0o600)
+            self._number, self._size, self._opened = number, 0, time.monotonic()
+            self._unsynced_names = True
+        return self._descriptor
+
+    def _cut(self, whole: int) -> None:
+        """After a failed write, of which ``whole`` bytes are complete records."""
+        if self._descriptor is None:
+            return
+        self._size += whole
+        self._unsynced = True
+        try:
+            os.ftruncate(self._descriptor, self._size)
+        except OSError:
+            # The half record stays, as a torn tail: nothing may be written behind it.
+            self._close_segment()
+
+    def _close_segment(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            self._closed.append(descriptor)
+
+
+_RETRY_SECONDS: Final = 5.0
+#: The bound was reached, and the spool is far enough below it again to call it over.
+_RELAXED: Final = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolSettings:
+    """``sinks``: for whom segments are kept. ``fsync_interval``: seconds, 0 for each batch."""
+
+    root: Path
+    sinks: frozenset[str]
+    max_bytes: int
+    fsync_interval: float
+    slots: int
+
+
+class SpoolWriter:
+    """Made, used and closed on one thread at a time."""
+
+    def __init__(self, settings: SpoolSettings) -> None:
+        self._settings = settings
+        self._writer: SegmentWriter | None = None
+        self._tried = 0.0
+        self._synced = time.monotonic()
+        self._local = START
+        # What fails, and whether the oldest has to go: each is said once, until it is over.
+        self._failing: set[str] = set()
+        self._dropping = False
+        self._grown = False
+        #: The worker's slots, once they could be made.
+        self.intents: InFlightTable | None = None
+        #: Bytes in the spool of the whole node, when last looked.
+        self.bytes = 0
+        #: Of the last batch, how many the spool took.
+        self.accepted = 0
+        #: Records that the spool did not take and that are not kept; that went for being too many.
+        self.unspooled = 0
+        self.dropped = 0
+        #: What is to be logged: level and text.
+        self.notices: deque[tuple[int, str]] = deque()
+
+    @property
+    def root(self) -> Path:
+        return self._settings.root
+
+    @property
+    def max_bytes(self) -> int:
+        return self._settings.max_bytes
+
+    @property
+    def sinks(self) -> frozenset[str]:
+        return self._settings.sinks
+
+    def open(self) -> None:
+        """Make the folder and the slots, or see later whether they can be made."""
+        settings = self._settings
+        self._tried = time.monotonic()
+        try:
+            if self._writer is None:
+                register_sinks(settings.root, settings.sinks)
+                size = min(SEGMENT_BYTES, max(settings.max_bytes // 16, 4096))
+                self._writer = SegmentWriter.create(settings.root, segment_bytes=size)
+            if self.intents is None:
+                self.intents = InFlightTable.create(self._writer.folder, settings.slots)
+            self._works("made")
+        except OSError as error:
+            self._fails("made", error)
+
+    def append(
+        self, records: Sequence[bytes], local: Offset | None, keep: int = 0
+    ) -> Offset | None:
+        """The position behind the records; None when not all are in: :attr:`accepted`.
+
+        ``keep``: so many of the rest the caller will bring again. ``local``: see `tend`.
+        """
+        self.accepted = 0
+        try:
+            self._save(local)
+            if self._writer is not None:
+                position = self._writer.append(records)
+                self._grown = True
+                if not self._settings.fsync_interval:
+                    self._sync()
+                self.accepted = len(records)
+                self._works("written")
+                return position
+        except OSError as error:
+            self.accepted = error.accepted if isinstance(error, NotSpooled) else 0
+            self._fails("written", error)
+        self.unspooled += max(0, len(records) - self.accepted - keep)
+        return None
+
+    def maintain(self, local: Offset | None) -> None:
+        """Once in a while. ``local``: what the local sinks have passed."""
+        try:
+            if self._writer is not None and not self._writer.folder.exists():
+                # Somebody has removed it. The slots stay: requests hold numbers of them.
+                self._writer.release()
+                self._writer = None
+            incomplete = self._writer is None or self.intents is None
+            if incomplete and time.monotonic() - self._tried >= _RETRY_SECONDS:
+                self.open()
+            writer = self._writer
+            if writer is None:
+                return
+            if time.monotonic() - self._synced >= self._settings.fsync_interval:
+                self._sync()
+            writer.roll()
+            self._save(local)
+            reclaim(writer.folder, self._settings.sinks, live=writer.live)
+            self._keep_within()
+            self._works("cleared")
+        except OSError as error:
+            self._fails("cleared", error)
+
+    def close(self, local: Offset | None) -> None:
+        """Leave the folder in order; it goes when nothing remains in it."""
+        writer = self._writer
+        if writer is None:
+            return
+        try:
+            writer.close()
+            self._save(local)
+            if self.intents is not None:
+                self.intents.close()
+            reclaim(writer.folder, self._settings.sinks)
+            remove_if_empty(writer.folder)
+        except OSError as error:
+            self._fails("closed", error)
+        self._writer = None
+        if self.intents is None or not self.intents.open:
+            writer.release()
+        # Else requests still run, and write into their slots: they are nobody's until we are gone.
+
+    def _sync(self) -> None:
+        self._synced = time.monotonic()
+        if self._writer is not None:
+            try:
+                self._writer.sync()
+                self._works("synced")
+            except OSError as error:
+                self._fails("synced", error)
+
+    def _save(self, local: Offset | None) -> None:
+        if local is not None and local != self._local and self._writer is not None:
+            write_position(self._writer.folder, LOCAL, local, durable=False)
+            self._local = local
+
+    def _keep_within(self) -> None:
+        if not self._grown:
+            return
+        self._grown = False
+        most = self._settings.max_bytes
+        bounded = enforce_max_bytes(self._settings.root, most, self._settings.sinks)
+        self.bytes = bounded.kept
+        self.dropped += bounded.lost + bounded.refused
+        if (bounded.lost or bounded.refused) and not self._dropping:
+            self._dropping = True
+            text = f"the spool has reached SPOOL_MAX_BYTES, the oldest go: {bounded.lost} events"
+            if bounded.refused:
+                text += f", after {bounded.refused} of requests without a known token"
+            self.notices.append((logging.ERROR, text))
+        elif bounded.kept < most * _RELAXED and self._dropping:
+            self._dropping = False
+            text = f"the spool is within SPOOL_MAX_BYTES again; {self.dropped} events were dropped"
+            self.notices.append((logging.INFO, text))
+
+    def _fails(self, what: str, error: OSError) -> None:
+        if what not in self._failing:
+            text = f"the spool in {self._settings.root} cannot be {what}: {error.strerror or error}"
+            self.notices.append((logging.ERROR, text))
+        self._failing.add(what)
+
+    def _works(self, what: str) -> None:
+        if what in self._failing:
+            text = f"the spool can be {what} again; {self.unspooled} events are not in it"
+            self.notices.append((logging.WARNING, text))
+        self._failing.discard(what)

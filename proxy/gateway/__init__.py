@@ -1,0 +1,1 @@
+"""`/v1` without Flask: one request from its head to its last byte."""

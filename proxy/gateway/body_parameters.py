@@ -1,0 +1,154 @@
+"""The top-level parameters of a request's body, for a policy that must know them.
+
+The thing to get wrong: what counts is what the upstream will read. So the body is read strictly and
+whatever its content type says, and where two readers could disagree (a name twice, or in another
+case; another charset; an encoding) it is refused instead of guessed at.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from proxy.core.errors import ClientError
+from proxy.gateway.multipart import form_fields
+from proxy.gateway.request import ClientRequest
+from proxy.runtime.yielding import turn_if_due
+from proxy.usage.estimate import text_bytes
+from proxy.usage.json_spans import Member, top_members
+from proxy.usage.large import LargeObject
+
+#: Parts (names, values, brackets) of a body that is taken apart: more would hold up the worker.
+MOST_PARTS: Final = 512 * 1024
+#: No request has as many top-level parameters.
+MOST_PARAMETERS: Final = 1000
+_LONGEST_NAME: Final = 256
+#: A body of so many bytes, and a plain one of so many and of so many parts, is read at once: that
+#: takes a few milliseconds. Larger ones are read by slices.
+_AT_ONCE: Final = 32 * 1024
+_PLAIN_AT_ONCE: Final = 256 * 1024
+_PARTS_AT_ONCE: Final = 32 * 1024
+
+# A visible ASCII letter as an escape, which nobody writes but to spell a name a second time.
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00[2-7]")
+_NO_LETTERS: Final = re.compile(r"[\W_]+")
+_CHARSET: Final = re.compile(r'[^;]*;\s*charset=("?)(?:utf-?8|us-ascii)\1\s*;?\s*')
+
+
+def parameters_of(
+    inbound: ClientRequest, body: bytes, wanted: frozenset[str], *, measured: bool = False
+) -> Mapping[str, Any]:
+    """The parameters of a whole ``body``, those ``wanted`` beyond doubt; of an empty body, none.
+
+    Those of a large body are :class:`Values`, large ones :class:`LargeValue`; ``measured``: with
+    the text in them.
+
+    Raises ClientError ``invalid_request``.
+    """
+    if not body:
+        return {}
+    encodings = [value for name, value in inbound.headers if name == "CONTENT-ENCODING"]
+    if any(value.strip().lower() not in ("", "identity") for value in encodings):
+        raise _unreadable("not be compressed (`Content-Encoding`)")
+    said = [value for name, value in inbound.headers if name == "CONTENT-TYPE"]
+    content_type = ",".join(said).lower()
+    if len(said) > 1 or "form-urlencoded" in content_type:
+        # A string in JSON may hold `&model=…&`, which a reader of such forms takes for a field.
+        raise _unreadable("be JSON or a multipart form (`Content-Type`)")
+    form = content_type.partition(";")[0].strip() == "multipart/form-data"
+    if not form and "charset" in content_type and not _CHARSET.fullmatch(content_type):
+        raise _unreadable("be in UTF-8 (`charset`)")
+    if form:
+        found: Mapping[str, Any] = form_fields(body, said[0], wanted)
+    else:
+        found = _json_members(body, wanted, measured)
+    _check_names(found, wanted)
+    return found
+
+
+def _check_names(found: Mapping[str, Any], wanted: frozenset[str]) -> None:
+    """Refuse what some reader takes for a wanted name: Go's reads `Model`, PHP's `max.tokens`,
+    protobuf's `maxTokens`, one that keeps strings as C does the name before a NUL."""
+    letters = {_letters(name): name for name in wanted}
+    for name in found:
+        if name in wanted:
+            continue
+        if len(name) > _LONGEST_NAME or not name.isprintable() or " " in name:
+            raise ClientError(
+                f"The parameter {name[:100]!r} must be written in {_LONGEST_NAME} characters at "
+                "most, without blanks and control characters.",
+                param=name[:100],
+            )
+        meant = letters.get(_letters(name))
+        if meant is not None:
+            raise ClientError(f"{name[:100]!r} must be written as `{meant}`.", param=name[:100])
+
+
+def _letters(name: str) -> str:
+    """What of a name all readers keep: letters and digits, without their case."""
+    return _NO_LETTERS.sub("", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _json_members(body: bytes, wanted: frozenset[str], measured: bool) -> dict[str, Any]:
+    if len(body) > _AT_ONCE and not _is_light(body, wanted):
+        return _members_by_slices(body, wanted, measured)
+    if len(body) > MOST_PARTS < _parts(body):
+        raise _unreadable(f"have {MOST_PARTS} parts at most")
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _unreadable(f"be valid JSON in UTF-8: {error.msg}") from error
+    if not isinstance(found, dict) or len(found) > MOST_PARAMETERS:
+        raise _unreadable(f"be a JSON object of {MOST_PARAMETERS} members at most")
+    if _may_repeat(body, wanted):
+        _check_once(wanted, top_members(body))
+    return found
+
+
+def _members_by_slices(body: bytes, wanted: frozenset[str], measured: bool) -> dict[str, Any]:
+    measure = text_bytes if measured else _nothing
+    read = LargeObject(body, MOST_PARAMETERS, MOST_PARTS, measure)
+    try:
+        for _ in read.steps():
+            turn_if_due()
+    except ValueError as error:
+        raise _unreadable(f"be a valid JSON object in UTF-8: {error}") from error
+    _check_once(wanted, read.members)
+    return read.values
+
+
+def _check_once(wanted: frozenset[str], members: list[Member]) -> None:
+    names = [orjson.loads(member.name) for member in members]
+    for name in wanted:
+        if names.count(name) > 1:
+            raise ClientError(f"`{name}` is in the body twice.", param=name)
+
+
+def _is_light(body: bytes, wanted: frozenset[str]) -> bool:
+    """Whether it takes a few milliseconds to read, though it is not small."""
+    return (
+        len(body) <= _PLAIN_AT_ONCE
+        and _parts(body) <= _PARTS_AT_ONCE
+        and not _may_repeat(body, wanted)
+    )
+
+
+def _parts(body: bytes) -> int:
+    return sum(map(body.count, (b",", b":", b"{", b"[")))
+
+
+def _nothing(value: object) -> int:
+    return 0
+
+
+def _may_repeat(body: bytes, wanted: frozenset[str]) -> bool:
+    """Whether a name could be there twice, for all that can be seen without taking it apart."""
+    return _ESCAPED_LETTER.search(body) is not None or any(
+        body.count(b'"%b"' % name.encode()) > 1 for name in wanted
+    )
+
+
+def _unreadable(expected: str) -> ClientError:
+    return ClientError(f"The rules of this access token read the body, so it must {expected}.")

@@ -1,0 +1,104 @@
+"""What goes out: the client's request without what is between the client and us.
+
+JSON bodies are read whole here, and those that a policy must read; all others are read while they
+are sent. The thing to get wrong: a client that wants its usage not to be known spells the path or
+the content type otherwise, in a way that its upstream understands all the same.
+"""
+
+from urllib.parse import unquote
+
+from proxy.gateway.generating_endpoints import generating
+from proxy.gateway.held_bodies import HeldBodies
+from proxy.gateway.methods import one_hop_less
+from proxy.gateway.request import ClientRequest
+from proxy.policy.policy import Policy
+from proxy.providers.base import OutboundRequest
+from proxy.upstream.headers import Headers, upgrade_headers, upstream_headers
+from proxy.usage.request_usage import ask_for_usage
+
+
+def outbound_request(
+    inbound: ClientRequest,
+    policy: Policy,
+    *,
+    request_bytes: int,
+    json_bytes: int,
+    bodies: HeldBodies,
+    with_key: bool = False,
+    usage_limited: bool = False,
+) -> OutboundRequest:
+    """``request_bytes`` bounds any body, ``json_bytes`` one that is held whole; ``bodies``: all
+    of those. ``with_key``: the client's own key goes on. ``usage_limited``: its LLM tokens count
+    against a limit.
+
+    Raises ClientError: 413 by the announced length before a byte is read, or by count; 400; 408;
+    and Overloaded when too much is held.
+    """
+    body = inbound.body
+    headers = _forwarded(upstream_headers(inbound.headers, with_key=with_key), policy)
+    if inbound.method == "OPTIONS":
+        headers = one_hop_less(headers)
+    target = inbound.target.encode("latin-1")
+    if not body.exists:
+        return OutboundRequest(inbound.method, target, headers, None)
+    held = policy.reads or is_json(inbound.header("CONTENT-TYPE"))
+    if not held and usage_limited:
+        held = generating(inbound.method, inbound.path) is not None
+    if held or (policy.inject_usage and inbound.method == "POST" and _is_chat(inbound.path)):
+        data = bodies.read(body, min(json_bytes, request_bytes))
+        headers.append(("Content-Length", str(len(data))))
+        return OutboundRequest(inbound.method, target, headers, data)
+    body.check_length(request_bytes)
+    if body.length is not None:
+        headers.append(("Content-Length", str(body.length)))
+        return OutboundRequest(inbound.method, target, headers, body if body.length else b"")
+    headers.append(("Transfer-Encoding", "chunked"))
+    return OutboundRequest(inbound.method, target, headers, body, chunked=True)
+
+
+def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
+    """A streamed chat (or completion) that asks for its usage and for an uncompressed answer.
+
+    None when ``request`` goes out as it is.
+    """
+    # Bodies of other paths need not be held. Compressed ones, and forms, are not JSON: they stay
+    # as they are.
+    if request.method != "POST" or not isinstance(request.body, bytes):
+        return None
+    if not _is_chat(request.target.partition(b"?")[0].decode("latin-1")):
+        return None
+    body = ask_for_usage(request.body)
+    return None if body is None else with_body(request, body)
+
+
+def with_body(request: OutboundRequest, body: bytes) -> OutboundRequest:
+    """``request`` with a body that asks for the usage, which comes uncompressed."""
+    replaced = ("Accept-Encoding", "Content-Length")
+    headers: Headers = [line for line in request.headers if line[0] not in replaced]
+    headers += [("Accept-Encoding", "identity"), ("Content-Length", str(len(body)))]
+    return OutboundRequest(request.method, request.target, headers, body)
+
+
+def _is_chat(path: str) -> bool:
+    if "%" in path:
+        path = unquote(path, "latin-1")
+    return path.endswith("/chat/completions") or path == "/v1/completions"
+
+
+def outbound_upgrade(
+    inbound: ClientRequest, policy: Policy, *, with_key: bool = False
+) -> OutboundRequest:
+    """The opening handshake of a WebSocket; ``with_key`` as above."""
+    headers = _forwarded(upgrade_headers(inbound.headers, with_key=with_key), policy)
+    return OutboundRequest(inbound.method, inbound.target.encode("latin-1"), headers, None)
+
+
+def _forwarded(headers: Headers, policy: Policy) -> Headers:
+    if not policy.forwarded:
+        return headers
+    return [line for line in headers if policy.forwards(line[0])]
+
+
+def is_json(content_type: str | None) -> bool:
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")

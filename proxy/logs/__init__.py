@@ -1,0 +1,1 @@
+"""The application log: configuration, sanitizer, the thread that writes it, the access log."""

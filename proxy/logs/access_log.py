@@ -1,0 +1,86 @@
+"""The access log (``ACCESS_LOG=on``): a line in the application log for each finished request.
+
+The thing to get wrong: what a client made up goes into a line of text. And nothing here waits, as
+long as the log's handler does not (see :mod:`proxy.logs.async_handler`).
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+_log = logging.getLogger(__name__)
+
+
+class Finished(Protocol):
+    """A usage event, as seen from here."""
+
+    request_id: str
+    method: str
+    endpoint: str
+    status_code: int | None
+    outcome: str
+    error_code: str | None
+    duration_ms: float | None
+    bytes_in: int | None
+    bytes_out: int | None
+    client_ip: str
+    project_id: str | None
+    token_id: str | None
+
+
+class AccessLog:
+    """One per worker."""
+
+    def __init__(self, log: logging.Logger = _log) -> None:
+        self._log = log
+
+    def events(self, events: Iterable[Finished]) -> None:
+        """Requests on ``/v1``. Neither waits nor raises."""
+        for event in events:
+            self._add(
+                {
+                    "request_id": event.request_id,
+                    "method": event.method,
+                    "path": event.endpoint,
+                    "status": event.status_code,
+                    "outcome": event.outcome,
+                    "error_code": event.error_code,
+                    "duration_ms": round(event.duration_ms or 0.0, 2),
+                    "bytes_in": event.bytes_in,
+                    "bytes_out": event.bytes_out,
+                    "client_ip": event.client_ip,
+                    "project_id": event.project_id,
+                    "token_id": event.token_id,
+                }
+            )
+
+    def page(
+        self, request_id: str, method: str, path: str, status: int, ms: float, client_ip: str
+    ) -> None:
+        """An answer of the proxy's own pages."""
+        self._add(
+            {
+                "request_id": request_id,
+                "method": method,
+                "path": path,
+                "status": status,
+                "duration_ms": round(ms, 2),
+                "client_ip": client_ip,
+            }
+        )
+
+    def _add(self, fields: dict[str, Any]) -> None:
+        text = "{method} {path} {status} {duration_ms} ms".format(
+            **{**fields, "path": _printable(fields["path"])}
+        )
+        # `handle` asks for no level, so that LOG_LEVEL does not silence it.
+        self._log.handle(
+            self._log.makeRecord(
+                self._log.name, logging.INFO, __file__, 0, text, (), None, extra=fields
+            )
+        )
+
+
+def _printable(path: str) -> str:
+    """Nothing that a terminal would obey."""
+    return path if path.isprintable() else ascii(path)

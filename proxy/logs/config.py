@@ -1,0 +1,167 @@
+"""The application log: JSON lines (or plain lines for people), with every secret taken out.
+
+The finished text passes the :class:`Sanitizer`, since an exception's traceback or a driver's
+message can carry a key that no caller ever meant to log, and is then cut to what goes out in one
+piece. Nothing on the path of a request logs unless something went wrong.
+"""
+
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from typing import Any, Final
+
+import orjson
+
+from proxy.core.json_line import shorten
+from proxy.core.request_id import request_id_var
+from proxy.logs.sanitizer import Sanitizer
+
+__all__ = ["ConsoleFormatter", "JsonFormatter", "Sanitizer", "logging_config", "message"]
+
+#: Bytes of a line, its end included: below PIPE_BUF (4096) on stderr, since larger writes to a pipe
+#: that several processes share are torn.
+_MOST_ON_STDERR: Final = 4095
+_MOST_IN_A_FILE: Final = 64 * 1024
+#: Where something was left out of a text.
+_GAP: Final = "\n[…]\n"
+#: Attributes that every record has; whatever else is on it came through ``extra=``.
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, extras, exception."""
+
+    def __init__(self, sanitizer: Sanitizer, most: int = _MOST_IN_A_FILE) -> None:
+        """``most``: bytes of a line, its end included."""
+        super().__init__()
+        self._sanitizer = sanitizer
+        self._most = most - 1
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "message": message(record),
+        }
+        if request_id := request_id_var.get():
+            line["request_id"] = request_id
+        # An extra named `time` or `level` does not replace ours.
+        taken = _STANDARD | (line.keys() - {"request_id"})
+        line |= {k: v for k, v in record.__dict__.items() if k not in taken}
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = "".join(traceback.format_exception(*record.exc_info))
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        text = self._sanitizer.clean(_json(line))
+        return text if _fits(text, self._most) else _shorter(text, self._most)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """A line for a person: time, level, logger, message, then a traceback if there is one."""
+
+    def __init__(self, sanitizer: Sanitizer, most: int = _MOST_IN_A_FILE) -> None:
+        super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s")
+        self._sanitizer = sanitizer
+        self._most = most - 1
+
+    def format(self, record: logging.LogRecord) -> str:
+        try:
+            text = super().format(record)
+        except (TypeError, ValueError, KeyError):  # arguments that do not fit: see message()
+            text = f"{record.levelname} {record.name}: {message(record)}"
+        if request_id := getattr(record, "request_id", None) or request_id_var.get():
+            first, newline, rest = text.partition("\n")
+            text = f"{first} [{request_id}]{newline}{rest}"
+        text = self._sanitizer.clean(text)
+        return text if _fits(text, self._most) else _without_middle(text, self._most)
+
+
+def _fits(text: str, most: int) -> bool:
+    # A character has four bytes at the most, or six as an escape of half a surrogate pair.
+    return len(text) * 6 <= most or len(_encoded(text)) <= most
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _shorter(text: str, most: int) -> str:
+    """A line of JSON: of a traceback the middle goes first, since it ends with what happened."""
+    line = _encoded(text)
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        fields = {}
+    exception = fields.get("exception")
+    if isinstance(exception, str):
+        excess = len(line) - most + len('"truncated":true,') + len(orjson.dumps(_GAP))
+        size = len(orjson.dumps(exception))
+        kept = len(exception) * max(0, size - excess) // size
+        fields |= {"exception": _without_middle(exception, max(kept, most // 2)), "truncated": True}
+        line = orjson.dumps(fields)
+    return shorten(line, most).decode()
+
+
+def _without_middle(text: str, most: int) -> str:
+    data = _encoded(text)
+    if len(data) <= most:
+        return text
+    head = most // 3
+    tail = most - head - len(_encoded(_GAP))
+    return data[:head].decode("utf-8", "ignore") + _GAP + data[-tail:].decode("utf-8", "ignore")
+
+
+def message(record: logging.LogRecord) -> str:
+    """The finished message, whatever the arguments: an exception here would make `logging` print
+    the raw record, secrets included, to stderr."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return f"{record.msg} {record.args!r}"
+
+
+def _json(line: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # half a surrogate pair (a file name that is no UTF-8), a list in itself, …
+        scalars = (str, int, float, bool, type(None))
+        return json.dumps({k: v if isinstance(v, scalars) else repr(v) for k, v in line.items()})
+
+
+def logging_config(
+    *, level: str, log_format: str, log_file: str | None, known_secrets: Iterable[str]
+) -> dict[str, Any]:
+    """A ``logging.config.dictConfig`` for gunicorn's ``logconfig_dict``: one handler for all.
+
+    ``log_file`` None means stderr. gunicorn's own loggers go the same way as ours.
+    """
+    sanitizer = Sanitizer(known_secrets)
+    formatter = JsonFormatter if log_format == "json" else ConsoleFormatter
+    most = _MOST_ON_STDERR if log_file is None else _MOST_IN_A_FILE
+    handler: dict[str, Any] = {"formatter": "proxy"}
+    if log_file is None:
+        handler |= {"class": "logging.StreamHandler", "stream": sys.stderr}
+    else:
+        # Reopens when an outside rotation has moved the file; several workers may append.
+        handler |= {"class": "logging.handlers.WatchedFileHandler", "filename": log_file}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"proxy": {"()": formatter, "sanitizer": sanitizer, "most": most}},
+        "handlers": {"proxy": handler},
+        "root": {"level": level.upper(), "handlers": ["proxy"]},
+        "loggers": {
+            "gunicorn.error": {"level": level.upper(), "handlers": [], "propagate": True},
+            "gunicorn.access": {"level": "ERROR", "handlers": [], "propagate": True},
+        },
+    }

@@ -1,0 +1,230 @@
+"""Usage events, and answers of the proxy's own pages, become figures.
+
+Runs behind the queue of events, never on the path of a request. The thing to get wrong: nothing of
+an event becomes a label as it stands (see :mod:`proxy.metrics.request_metrics`).
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from proxy.core.errors import CUT_CODES, STATUS_BY_CODE
+from proxy.metrics import request_metrics
+from proxy.metrics.samples import Samples
+
+OTHER: Final = "other"
+
+_METHODS: Final = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+)
+#: First segment behind ``/v1/`` → route. `chat` is more than one endpoint; they are one route.
+ROUTES: Final[Mapping[str, str]] = {
+    name: name
+    for name in (
+        *("chat", "completions", "embeddings", "responses", "images", "audio"),
+        *("models", "files", "realtime"),
+    )
+}
+#: 499: the client left before the head.
+_STATUSES: Final = frozenset({str(status.value) for status in HTTPStatus} | {"499"})
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,79}", re.ASCII)
+#: Far more than anybody serves; and what an attacker with a good token can make of it.
+_MOST_MODELS: Final = 100
+_MOST_PAIRS: Final = 200
+#: Of these pairs, what one access token, and what one project may be the first to use: an upstream
+#: that repeats whatever name it is sent lets a client make up any number.
+_MOST_OF_TOKEN: Final = 16
+_MOST_OF_PROJECT: Final = 48
+
+
+def route(path: str) -> str:
+    """The route class of a path below ``/v1/``."""
+    if not path.startswith("/v1/"):
+        return OTHER
+    return ROUTES.get(path[4:].partition("/")[0], OTHER)
+
+
+def method(given: str) -> str:
+    return given if given in _METHODS else OTHER
+
+
+def status(code: int) -> str:
+    """A registered status as it is; any other by its class, ``4xx``."""
+    text = str(code)
+    return text if text in _STATUSES else f"{text[:1]}xx"
+
+
+class Consumers:
+    """Which projects and models have figures of their own: the first that came, up to a limit; of
+    one token and one project up to a limit of its own."""
+
+    def __init__(self, most_models: int = _MOST_MODELS, most_pairs: int = _MOST_PAIRS) -> None:
+        self._most_models = most_models
+        self._most_pairs = most_pairs
+        self._models: set[str] = set()
+        self._pairs: set[tuple[str, str]] = set()
+        #: Access token or project → the pairs that it was the first to use.
+        self._introduced: dict[str, int] = {}
+
+    def labels(self, project: str, model: object, token: str | None = None) -> tuple[str, str]:
+        """(project, model) as labels.
+
+        ``model``: what the upstream called itself; ``token``: what is known of the access token.
+        """
+        name = model if isinstance(model, str) and _MODEL.fullmatch(model) else OTHER
+        if (project, name) not in self._pairs and not self._may_introduce(project, name, token):
+            name = OTHER
+        pair = (project, name)
+        if pair in self._pairs:
+            return pair
+        if len(self._pairs) >= self._most_pairs:
+            return OTHER, OTHER
+        self._pairs.add(pair)
+        if name != OTHER:
+            self._models.add(name)
+            for account in self._accounts(project, token):
+                self._introduced[account] = self._introduced.get(account, 0) + 1
+        return pair
+
+    def _may_introduce(self, project: str, name: str, token: str | None) -> bool:
+        if name not in self._models and len(self._models) >= self._most_models:
+            return False
+        bounds = self._accounts(project, token)
+        return all(self._introduced.get(account, 0) < most for account, most in bounds.items())
+
+    def _accounts(self, project: str, token: str | None) -> dict[str, int]:
+        bounds = {} if project == OTHER else {project: _MOST_OF_PROJECT}
+        return bounds if token is None else {**bounds, token: _MOST_OF_TOKEN}
+
+
+_log = logging.getLogger(__name__)
+
+#: Field of an event's metadata → the label `kind`.
+_KINDS: Final[Mapping[str, str]] = {
+    "prompt_tokens": "prompt",
+    "completion_tokens": "completion",
+    "cached_tokens": "cached",
+    "reasoning_tokens": "reasoning",
+}
+#: Our own codes that say which limit was met.
+_LIMITS: Final = frozenset({"rate_limit_exceeded", "quota_exceeded", "overloaded"})
+
+
+class Finished(Protocol):
+    """A usage event, as seen from here: milliseconds, None for what did not happen."""
+
+    endpoint: str
+    method: str
+    status_code: int | None
+    outcome: str
+    error_code: str | None
+    project_id: str | None
+    token_id: str | None
+    token: str | None
+    duration_ms: float | None
+    queue_ms: float | None
+    upstream_ms: float | None
+    ttfb_ms: float | None
+    bytes_in: int | None
+    bytes_out: int | None
+    metadata: Mapping[str, object]
+
+    @property
+    def is_read(self) -> bool: ...
+
+
+class RequestMetrics:
+    """One per worker. ``provider`` is the name of the upstream's kind."""
+
+    def __init__(self, figures: Samples, provider: str) -> None:
+        self._figures = figures
+        self._provider = provider
+        self._consumers = request_metrics.Consumers()
+        self._failed = False
+        # From the start, so that the first one shows as a rise from 0.
+        for code in sorted(_LIMITS):
+            figures.count("proxy_rate_limited_total", (code,), 0)
+        for code in sorted(CUT_CODES):
+            figures.count("proxy_requests_cut_total", (code,), 0)
+
+    def observe(self, events: Iterable[Finished]) -> None:
+        """Count ``events``. Never raises: whoever hands them on has more to do with them."""
+        for event in events:
+            try:
+                self._observe(event)
+            except Exception:  # noqa: BLE001
+                if not self._failed:
+                    _log.exception("an event cannot be counted")
+                self._failed = True
+
+    def page(self, route: str, method: str, status: int) -> None:
+        """An answer of our own pages; ``route`` is `management`, `status` or `other`."""
+        outcome = "completed" if status < 400 else "rejected" if status < 500 else "aborted"
+        key = (route, request_metrics.method(method), request_metrics.status(status), outcome)
+        self._figures.count("proxy_requests_total", key)
+
+    def _observe(self, event: Finished) -> None:
+        figures = self._figures
+        route = request_metrics.route(event.endpoint)
+        figures.count(
+            "proxy_requests_total",
+            (
+                route,
+                request_metrics.method(event.method),
+                request_metrics.status(event.status_code or 0),
+                event.outcome,
+            ),
+        )
+        by_route = (route,)
+        duration = (event.duration_ms or 0.0) / 1e3
+        figures.observe("proxy_request_duration_seconds", duration, by_route)
+        if event.ttfb_ms is not None:
+            figures.observe("proxy_time_to_first_byte_seconds", event.ttfb_ms / 1e3, by_route)
+        if event.upstream_ms is not None:
+            upstream = event.upstream_ms / 1e3
+            figures.observe("proxy_upstream_duration_seconds", upstream, by_route)
+            if event.outcome == "completed":
+                own = duration - upstream - (event.queue_ms or 0.0) / 1e3
+                figures.observe("proxy_overhead_seconds", max(0.0, own), by_route)
+            figures.count("proxy_provider_requests_total", (self._provider, _result(event)))
+        code = event.error_code
+        if code is not None:
+            known = code if code in STATUS_BY_CODE else request_metrics.OTHER
+            figures.count("proxy_errors_total", (known,))
+            if code in _LIMITS:
+                figures.count("proxy_rate_limited_total", (code,))
+            if code in CUT_CODES and event.outcome == "aborted":
+                figures.count("proxy_requests_cut_total", (code,))
+        if event.bytes_in:
+            figures.count("proxy_body_bytes_total", ("in",), event.bytes_in)
+        if event.bytes_out:
+            figures.count("proxy_body_bytes_total", ("out",), event.bytes_out)
+        if event.method != "GET" or not event.is_read:
+            self.tokens(event)
+
+    def tokens(self, event: Finished) -> None:
+        """Of a generation; or of a read, once the ledger has counted it."""
+        told = event.metadata
+        if "prompt_tokens" not in told and "completion_tokens" not in told:
+            return
+        # In pass-through mode there is no id, and the hash of the key says who it was.
+        token = event.token_id or event.token
+        who = self._consumers.labels(
+            event.project_id or request_metrics.OTHER, told.get("model"), token
+        )
+        for field, kind in _KINDS.items():
+            tokens = told.get(field)
+            if isinstance(tokens, int) and tokens:
+                self._figures.count("proxy_tokens_total", (kind, *who), tokens)
+
+
+def _result(event: Finished) -> str:
+    """Our code where there was no whole answer; else the answer's class, and 429 by itself."""
+    if event.error_code is not None:
+        return event.error_code if event.error_code in STATUS_BY_CODE else request_metrics.OTHER
+    if event.outcome == "client_gone":
+        return "client_gone"
+    status = event.status_code or 0
+    return "429" if status == 429 else f"{status // 100}xx"

@@ -1,0 +1,111 @@
+"""Samples for people: ``/stats``. Totals since the server's start, of all workers together.
+
+Quantiles are estimated from histograms, as Prometheus does it: linearly within a bucket.
+"""
+
+from itertools import accumulate
+from typing import Any
+
+from proxy.metrics.families import CATALOGUE
+from proxy.metrics.samples import Labels, Samples
+
+#: Routes of the proxy's own pages: no requests of clients.
+_OWN = frozenset({"management", "status"})
+
+
+def summarise(figures: Samples) -> dict[str, Any]:
+    """Milliseconds, bytes, counts; None where nothing was measured."""
+
+    def series(name: str) -> dict[Labels, Any]:
+        return figures.values.get(name, {})
+
+    def total(name: str) -> float | None:
+        values = series(name).values()
+        return sum(values) if values else None
+
+    relayed = {k: v for k, v in series("proxy_requests_total").items() if k[0] not in _OWN}
+    dropped = series("proxy_events_dropped_total")
+    sinks = series("proxy_sink_pending_events")
+    return {
+        "requests": {
+            "total": sum(relayed.values()),
+            "by_outcome": _by(3, relayed),
+            "by_status": _by(2, relayed),
+            "by_route": _by(0, relayed),
+            "under_way": total("proxy_open_streams"),
+            "rate_limited": _by(0, series("proxy_rate_limited_total")),
+            "errors": _by(0, series("proxy_errors_total")),
+        },
+        "latency_ms": {
+            "total": quantiles("proxy_request_duration_seconds", figures),
+            "upstream": quantiles("proxy_upstream_duration_seconds", figures),
+            "first_byte": quantiles("proxy_time_to_first_byte_seconds", figures),
+            "overhead": quantiles("proxy_overhead_seconds", figures),
+        },
+        "tokens": _by(0, series("proxy_tokens_total")),
+        "bytes": _by(0, series("proxy_body_bytes_total")),
+        "token_cache": _by(0, series("proxy_token_cache_lookups_total")),
+        "upstream_connections": {
+            "idle": total("proxy_upstream_idle_connections"),
+            **_by(0, series("proxy_upstream_connections_total")),
+        },
+        "events": {
+            "queued": total("proxy_event_queue_depth"),
+            "dropped": sum(dropped.values()),
+            "spool_bytes": total("proxy_spool_bytes"),
+            "sinks": {
+                sink: {
+                    "pending": pending,
+                    "lag_seconds": series("proxy_sink_lag_seconds").get((sink,)),
+                    "errors": series("proxy_sink_errors_total").get((sink,), 0),
+                    "dropped": dropped.get((sink,), 0),
+                }
+                for (sink,), pending in sorted(sinks.items())
+            },
+        },
+        "revocation_lag_seconds": total("proxy_revocation_lag_seconds"),
+        "database_up": _switch(total("proxy_database_up")),
+        "workers": {
+            "alive": total("proxy_workers"),
+            "expected": total("proxy_workers_expected"),
+            "started": series("proxy_process_starts_total").get(("worker",), 0),
+        },
+    }
+
+
+def _switch(value: float | None) -> bool | None:
+    return None if value is None else bool(value)
+
+
+def quantiles(name: str, figures: Samples) -> dict[str, float | None]:
+    """p50, p90 and p99 of a histogram, of all its series together, in milliseconds."""
+    bounds = CATALOGUE[name].buckets
+    counts = [0] * (len(bounds) + 1)
+    for cells in figures.values.get(name, {}).values():
+        counts = [a + b for a, b in zip(counts, cells[:-1], strict=True)]
+    return {f"p{percent}": _quantile(percent / 100, counts, bounds) for percent in (50, 90, 99)}
+
+
+def _quantile(part: float, counts: list[int], bounds: tuple[float, ...]) -> float | None:
+    upto = list(accumulate(counts))
+    if not upto[-1]:
+        return None
+    rank = part * upto[-1]
+    index = next(i for i, count in enumerate(upto) if count >= rank)
+    if index == len(bounds):
+        return bounds[-1] * 1e3  # all that is known of it: it was longer
+    low = bounds[index - 1] if index else 0.0
+    share = (rank - (upto[index] - counts[index])) / counts[index]
+    return round((low + (bounds[index] - low) * share) * 1e3, 3)
+
+
+def _by(position: int, series: dict[Labels, Any]) -> dict[str, float]:
+    """``series`` added up by the label at ``position``, the largest first."""
+    sums: dict[str, float] = {}
+    for labels, value in series.items():
+        sums[labels[position]] = sums.get(labels[position], 0) + value
+    return dict(sorted(sums.items(), key=_largest_first))
+
+
+def _largest_first(item: tuple[str, float]) -> tuple[float, str]:
+    return -item[1], item[0]

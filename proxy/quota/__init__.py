@@ -1,0 +1,1 @@
+"""What an access token may use in all: requests and LLM tokens."""

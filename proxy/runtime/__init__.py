@@ -1,0 +1,1 @@
+"""Small tools that several rooms need: periodic tasks, single flight, backoff, files, locks."""

@@ -1,0 +1,155 @@
+"""gunicorn's configuration, made of the settings.
+
+`gunicorn.conf.py` executes it, and again at each SIGHUP.
+
+Settings are checked here, in the master, before a worker exists: a worker that exits is only
+respawned.
+"""
+
+import gc
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from proxy.core.errors import ProxyError, SchemaOutdated, SettingsError
+from proxy.logs.config import logging_config
+from proxy.server import supervisor, wsgi
+from proxy.settings.settings import Settings
+from proxy.store.database import Database
+from proxy.store.migrate import check_schema
+
+#: More than the shipper gives itself; a stop takes GRACEFUL_TIMEOUT and this at the most.
+_SHIPPER_TIMEOUT_SECONDS: Final = 7
+#: A heartbeat, not a request's time limit: it ends a worker whose event loop stands still.
+_HEARTBEAT_SECONDS: Final = 60
+
+
+def configuration() -> dict[str, Any]:
+    """What gunicorn reads as the names of its configuration file.
+
+    Prints every problem and exits with status 2 where the settings or the schema do not fit; on a
+    reload, bad settings are logged and the running ones kept. Umask and file limit are set.
+    """
+    # All that the server makes (logs, events, its pid file, profiles) is for its user alone. A file
+    # that is there already keeps its mode.
+    os.umask(0o077)
+    reloading = wsgi.is_running()
+    try:
+        settings = wsgi.configure(os.environ, Path(".env"))
+    except SettingsError as error:
+        _exit(*error.problems)
+    # Pass-through mode uses no database.
+    checked = not reloading and settings.auth_mode != "passthrough"
+    if checked and (problem := _schema_problem(settings.database_url)):
+        _exit(problem)
+    return {**_served(settings), **_hooks(settings, _raise_file_limit())}
+
+
+def _served(settings: Settings) -> dict[str, Any]:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return {
+        "wsgi_app": "proxy.server.wsgi:application()",
+        "worker_class": "proxy.server.worker.ProxyWorker",
+        "bind": f"{host}:{settings.port}",
+        "workers": settings.web_concurrency or os.cpu_count() or 1,
+        "worker_connections": settings.worker_connections,
+        "graceful_timeout": settings.graceful_timeout,
+        "timeout": _HEARTBEAT_SECONDS,
+        "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
+        # Read by gunicorn's own loop alone, which is not used; 0 would close.
+        "keepalive": 75,
+        "preload_app": False,
+        "control_socket_disable": True,
+        # The parser: strict, and in Python; the C one accepts bare line feeds in a head.
+        "http_parser": "python",
+        "limit_request_line": 8190,
+        "limit_request_field_size": 32760,
+        "permit_unconventional_http_method": True,
+        "header_map": "refuse",
+        "forwarder_headers": "",
+        "forwarded_allow_ips": "",
+        "secure_scheme_headers": {},
+        "accesslog": None,
+        "logger_class": "proxy.server.worker.ProxyLogger",
+        "logconfig_dict": logging_config(
+            level=settings.log_level,
+            log_format=settings.log_format,
+            log_file=str(settings.log_file) if settings.log_file else None,
+            known_secrets=settings.known_secrets(),
+        ),
+    }
+
+
+def _hooks(settings: Settings, file_limit: int) -> dict[str, Any]:
+    """What gunicorn calls in the master."""
+
+    def when_ready(server: Any) -> None:
+        # All that is imported stays for good: workers share it, and no collector looks through it.
+        gc.collect()
+        gc.freeze()
+        if server.pidfile is not None:
+            Path(server.pidfile.fname).chmod(0o600)  # gunicorn makes it readable for all
+        supervisor.shipper.apply(settings)
+        _log_mode(server, settings)
+        if settings.event_shipper == "off":
+            server.log.info(
+                "EVENT_SHIPPER=off: run `manage.py events ship` beside this server; without it"
+                " nothing reaches the ledger"
+            )
+        needed = 2 * settings.worker_connections + settings.upstream_pool_size + 64
+        if file_limit < needed:
+            server.log.warning(
+                "the limit of %d open files is too low for WORKER_CONNECTIONS=%d: allow %d",
+                file_limit,
+                settings.worker_connections,
+                needed,
+            )
+
+    def on_reload(server: Any) -> None:
+        _log_mode(server, settings)
+        supervisor.shipper.apply(settings)
+
+    def on_exit(server: Any) -> None:
+        supervisor.shipper.end(_SHIPPER_TIMEOUT_SECONDS)
+
+    return {"when_ready": when_ready, "on_reload": on_reload, "on_exit": on_exit}
+
+
+def _log_mode(server: Any, settings: Settings) -> None:
+    if settings.auth_mode == "passthrough":
+        server.log.warning(
+            "AUTH_MODE=passthrough: whoever reaches this server uses the upstream with a key of"
+            " their own; no access token is asked for or known, and the database is not used"
+        )
+
+
+def _exit(*problems: str) -> NoReturn:
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+    sys.exit(2)
+
+
+def _schema_problem(database_url: str) -> str | None:
+    """An old schema is a problem; a database that is away only keeps the workers unready."""
+    try:
+        database = Database.from_url(database_url, pool_size=1)
+    except ValueError as error:
+        return f"DATABASE_URL: {error}"
+    try:
+        check_schema(database)
+    except SchemaOutdated as error:
+        return str(error)
+    except ProxyError:
+        return None
+    finally:
+        database.close()
+    return None
+
+
+def _raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one. Returns what it is now."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

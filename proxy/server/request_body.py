@@ -1,0 +1,150 @@
+"""A request's body on gunicorn, read as it arrives, with failures that are ours.
+
+Replaces gunicorn's ``Body`` as ``wsgi.input``. gunicorn reads until it has the bytes asked for,
+takes a truncated body of known length for a complete one, has no time limit, and answers
+``Expect: 100-continue`` before anyone has looked at the token; here each of these is put right.
+"""
+
+from typing import Any, Final
+
+from gunicorn.http import errors as http_errors
+from gunicorn.http.body import Body, ChunkedReader, LengthReader
+
+from proxy.core.errors import ClientError
+from proxy.server.connections import BODY_GRACE
+
+#: The rest of a refused body up to this size is skipped, which keeps the connection.
+_WORTH_SKIPPING: Final = 64 * 1024
+
+
+class ArrivingBody(Body):  # type: ignore[misc]
+    """``wsgi.input``. Also carries the header lines as parsed, and the connection's fate."""
+
+    def __init__(self, request: Any, reader: Any) -> None:
+        super().__init__(reader)
+        self._request = request
+        # The client holds its body back until it is told to go on (RFC 9110 §10.1.1).
+        self._continue_due = bool(request._expected_100_continue)  # noqa: SLF001
+        request._expected_100_continue = False  # noqa: SLF001  (gunicorn would tell it at once)
+        self._touched = False
+
+    @property
+    def header_lines(self) -> list[tuple[str, str]]:
+        """Names in upper case, order and duplicates as they came."""
+        lines: list[tuple[str, str]] = self._request.headers
+        return lines
+
+    @property
+    def first_values(self) -> dict[str, str]:
+        """The first line of each name."""
+        values: dict[str, str] = self._request.by_name
+        return values
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether the next request's start on this connection cannot be found any more."""
+        return bool(self.failed) or self._continue_due
+
+    @property
+    def ended(self) -> bool:
+        """Whether the body has been read to its end."""
+        return self._rest() == 0 and not self.buf.tell()
+
+    @property
+    def unread(self) -> bool:
+        """Whether bytes of the body may still be on their way."""
+        return bool(self._rest())
+
+    def read_arrived(self, most: int) -> bytes:
+        """What has arrived, at least one byte; ``b""`` at the end.
+
+        Raises ClientError: 400 malformed or truncated, 408 too slow.
+        """
+        reader = self.reader
+        try:
+            self._begin_reading()
+            if isinstance(reader, LengthReader):
+                return self._of_known_length(reader, most)
+            if isinstance(reader, ChunkedReader):
+                return _next_piece(reader)
+        except BaseException as error:
+            self.failed = True
+            raise _translated(error) from error
+        return b""
+
+    def take_buffered(self) -> bytes:
+        """What came behind the request, when the connection becomes a tunnel."""
+        data: bytes = self._request.unreader.take_buffered()
+        return data
+
+    def abandon(self) -> None:
+        """The application will not read the rest. Called before the answer's head is written."""
+        rest = self._rest()
+        if self._touched or self._continue_due or rest is None or rest > _WORTH_SKIPPING:
+            self._request.force_close()
+
+    def _read_reader(self, size: int) -> bytes:
+        """Beneath every ``read`` and ``readline`` of the base class."""
+        reader = self.reader
+        try:
+            self._begin_reading()
+            expected = min(size, reader.length) if isinstance(reader, LengthReader) else 0
+            data: bytes = reader.read(size)
+            if len(data) < expected:
+                raise _truncated()
+        except BaseException as error:
+            self.failed = True
+            raise _translated(error) from error
+        return data
+
+    def _of_known_length(self, reader: LengthReader, most: int) -> bytes:
+        if not reader.length:
+            return b""
+        most = min(most, reader.length)
+        piece: bytes = reader.unreader.read(None, read_ahead=most)
+        if not piece:
+            raise _truncated()
+        if len(piece) > most:  # pipelined bytes, or more than was asked for
+            reader.unreader.unread(piece[most:])
+            piece = piece[:most]
+        reader.length -= len(piece)
+        return piece
+
+    def _rest(self) -> int | None:
+        """Bytes of the body not read yet; None when that is not known."""
+        reader = self.reader
+        if isinstance(reader, LengthReader):
+            return int(reader.length)
+        return None if getattr(reader, "parser", None) else 0
+
+    def _begin_reading(self) -> None:
+        if not self._touched:
+            self._touched = True
+            self._request.unreader.credit = BODY_GRACE
+        if self._continue_due:
+            self._continue_due = False
+            self._request.unreader.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _translated(error: BaseException) -> BaseException:
+    if isinstance(error, TimeoutError):
+        return ClientError(code="request_timeout")
+    if isinstance(error, http_errors.NoMoreData | ConnectionError):
+        return _truncated()
+    if isinstance(error, http_errors.ParseException):
+        return ClientError("The request body is not validly chunked.")
+    return error
+
+
+def _next_piece(reader: ChunkedReader) -> bytes:
+    """Of a chunked body; gunicorn's parser also yields empty pieces, which are not its end."""
+    if reader.parser is not None:
+        for piece in reader.parser:
+            if piece:
+                return bytes(piece)
+        reader.parser = None
+    return b""
+
+
+def _truncated() -> ClientError:
+    return ClientError("The request body ended before it was complete.")

@@ -1,0 +1,49 @@
+"""What gunicorn loads: the settings once in the master, the application in each worker.
+
+The thing to get wrong: workers take the master's settings, through the fork. If each read the
+environment and ``.env`` itself, a worker forked after a bad edit would die at once, and be
+respawned, for ever.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from proxy.app import Application, create_app
+from proxy.core.errors import SettingsError
+from proxy.settings.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+# The settings that the master runs with; survives a SIGHUP, which executes gunicorn.conf.py anew.
+_running: Settings | None = None
+
+
+def configure(environ: Mapping[str, str], dotenv: Path) -> Settings:
+    """Load the settings; on a reload, bad ones are logged and the running ones kept.
+
+    ``DATA_DIR`` is made. Raises :class:`SettingsError` at the first start.
+    """
+    global _running
+    try:
+        settings = Settings.load(environ, dotenv)
+        settings.make_data_dir()
+        _running = settings
+    except SettingsError as error:
+        if _running is None:
+            raise
+        for problem in error.problems:
+            _log.error("settings not reloaded: %s", problem)
+    return _running
+
+
+def application() -> Application:
+    """``wsgi_app = "proxy.server.wsgi:application()"``."""
+    if _running is None:
+        raise RuntimeError("serve with `gunicorn -c gunicorn.conf.py`, which loads the settings")
+    return create_app(_running)
+
+
+def is_running() -> bool:
+    """Whether the master has settings already: what runs now is a reload."""
+    return _running is not None

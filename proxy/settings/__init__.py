@@ -1,0 +1,1 @@
+"""The configuration: environment variables and `.env` as one frozen Settings object."""

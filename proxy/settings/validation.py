@@ -1,0 +1,93 @@
+"""Settings that are valid alone but cannot hold together, or with what is on the disk.
+
+``chosen`` has what was set, by the name of its field, as the parsers made it. The thing to get
+wrong: a setting that is a problem already is not in it, and must not become a second problem.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Set
+from difflib import get_close_matches
+from os.path import isdir, isfile
+from typing import Any
+
+
+def conflicting_settings(
+    chosen: Mapping[str, Any], defaults: Mapping[str, Any], unknown: Set[str]
+) -> list[str]:
+    """Valid alone but not together; nothing about those of ``unknown``, a problem already."""
+
+    def value(name: str) -> Any:
+        return chosen.get(name, defaults[name])
+
+    found = [
+        (
+            {"max_concurrent_requests", "worker_connections"},
+            value("max_concurrent_requests") >= value("worker_connections"),
+            "MAX_CONCURRENT_REQUESTS: must be smaller than WORKER_CONNECTIONS, so that a full node"
+            " can still answer",
+        ),
+        (
+            {"max_json_bytes", "max_request_bytes"},
+            # Left at its default, the smaller of the two simply holds.
+            chosen.get("max_json_bytes", 0) > value("max_request_bytes"),
+            "MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES",
+        ),
+        (
+            {"held_bodies_max_bytes", "max_json_bytes"},
+            # Left at its default, one larger body is held alone.
+            chosen.get("held_bodies_max_bytes", math.inf) < value("max_json_bytes"),
+            "HELD_BODIES_MAX_BYTES: must not be smaller than MAX_JSON_BYTES",
+        ),
+        (
+            {"redis_url"},
+            value("event_stream") and not value("redis_url"),
+            "EVENT_STREAM: needs REDIS_URL, where the stream lies",
+        ),
+        (
+            {"auth_mode", "rate_limit_per_token_rpm", "rate_limit_per_project_rpm"},
+            value("auth_mode") == "passthrough"
+            and (value("rate_limit_per_token_rpm") or value("rate_limit_per_project_rpm")),
+            "AUTH_MODE: passthrough knows no tokens and projects, so RATE_LIMIT_PER_TOKEN_RPM and"
+            " RATE_LIMIT_PER_PROJECT_RPM cannot hold",
+        ),
+        (
+            {"redis_url", "rate_limit_on_error"},
+            value("rate_limit_on_error") == "closed" and not value("redis_url"),
+            "RATE_LIMIT_ON_ERROR: closed needs REDIS_URL; without it there is nothing that could be"
+            " away",
+        ),
+        (
+            {"logging_url"},
+            value("logging_token") and not value("logging_url"),
+            "LOGGING_TOKEN: needs LOGGING_URL, where it is sent",
+        ),
+    ]
+    return [problem for names, wrong, problem in found if wrong and names.isdisjoint(unknown)]
+
+
+def misspelled_limits(given: Iterable[str], known: Set[str]) -> list[str]:
+    """Of the variables ``given``, those that are nearly a limit of ours: it would not hold.
+
+    Others may begin alike and are left alone: Kubernetes gives every pod a ``RATE_LIMIT_PORT`` when
+    there is a service of that name.
+    """
+    prefix = "RATE_LIMIT_"
+    limits = sorted(name for name in known if name.startswith(prefix))
+    return [
+        f"{name}: no such setting; did you mean {close[0]}?"
+        for name in sorted(given)
+        if name.startswith(prefix)
+        and name not in known
+        and (close := get_close_matches(name, limits, n=1, cutoff=0.8))
+    ]
+
+
+def wrong_paths(chosen: Mapping[str, Any]) -> list[str]:
+    """Folders where files are expected, and the other way round."""
+    problems = []
+    log = chosen.get("event_log", "off")
+    if log not in ("stdout", "off") and isdir(log):  # noqa: PTH112  (Path's may raise)
+        problems.append(f"EVENT_LOG: {log} is a folder, expected a file")
+    if isfile(folder := chosen.get("profile_dir", "")):  # noqa: PTH113
+        problems.append(f"PROFILE_DIR: {folder} is a file, expected a folder")
+    return problems

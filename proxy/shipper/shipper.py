@@ -1,0 +1,118 @@
+"""The shipper: one process a node that brings every worker's spool to the remote sinks.
+
+Remote sinks are not the workers' business, because their CPU and their stalls would hold up every
+stream. The thing to get wrong: two shippers on one spool would deliver everything twice, so whoever
+has not got the lock waits.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from proxy.events.dead_letters import DeadLetterFile
+from proxy.events.sinks import configured, open_remote
+from proxy.events.sinks.base import Sink, SinkSettings
+from proxy.events.spool.offsets import Offset
+from proxy.events.spool.segment import Batch
+from proxy.shipper.spool_consumer import Handler, SpoolConsumer
+
+_log = logging.getLogger(__name__)
+
+_LOOK: Final = 0.25
+_SHOW: Final = 1.0
+_LOCK: Final = "shipper.lock"
+
+
+def remote_carriers(settings: SinkSettings, root: Path) -> list[SpoolConsumer]:
+    """One for each remote sink that ``settings`` ask for."""
+    return [_carrier(name, settings, root) for name in configured(settings)]
+
+
+def _carrier(name: str, settings: SinkSettings, root: Path) -> SpoolConsumer:
+    dead = DeadLetterFile(settings.data_dir / "dead-letters" / f"{name}.jsonl")
+    sink = open_remote(name, settings, dead)
+    return SpoolConsumer(
+        name, _lines_to(sink), root, close=sink.close, dead_letters=lambda: dead.count
+    )
+
+
+def _lines_to(sink: Sink) -> Handler:
+    def take(_source: str, _start: Offset, batch: Batch) -> Offset:
+        sink.write(batch.lines)
+        return batch.position
+
+    return take
+
+
+class Shipper:
+    """All carriers of a node. ``publish`` is called about once a second, with their figures."""
+
+    def __init__(
+        self, carriers: Sequence[SpoolConsumer], publish: Callable[[], None] = lambda: None
+    ) -> None:
+        self.carriers = carriers
+        self._publish = publish
+
+    def run(self, ended: threading.Event, deadline: float) -> bool:
+        """Until ``ended`` is set, and then up to ``deadline`` seconds more for what is there.
+
+        Whether everything was delivered. What was not stays in the spool.
+        """
+        names = ", ".join(carrier.name for carrier in self.carriers)
+        _log.info("shipping usage events to %s", names or "nobody")
+        for carrier in self.carriers:
+            carrier.start()
+        while not ended.wait(_SHOW):
+            self._show()
+        for carrier in self.carriers:
+            carrier.finish()
+        end = time.monotonic() + deadline
+        left = [
+            carrier.name
+            for carrier in self.carriers
+            if not carrier.join(max(0.0, end - time.monotonic())) or carrier.trouble
+        ]
+        self._show()
+        if left:
+            _log.warning("events for %s stay in the spool until the next start", ", ".join(left))
+        return not left
+
+    def _show(self) -> None:
+        try:
+            self._publish()
+        except Exception as error:  # noqa: BLE001
+            _log.warning("the figures of the sinks cannot be published: %s", error)
+
+
+@contextlib.contextmanager
+def only_one(root: Path, give_up: Callable[[float], bool]) -> Iterator[bool]:
+    """Holds the lock of the node's shipper; False when ``give_up(seconds)`` said so first.
+
+    ``give_up`` waits that long at most. One that is starting meets one that is ending at every
+    reload.
+    """
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        told = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    _log.info("another shipper works on %s: waiting for its end", root)
+                told = True
+                if give_up(_LOOK):
+                    yield False
+                    return
+            else:
+                yield True
+                return
+    finally:
+        os.close(descriptor)

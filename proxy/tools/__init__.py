@@ -1,0 +1,1 @@
+"""Tools without click and settings: the load test, the verifier, the stand-in upstream."""

@@ -1,0 +1,199 @@
+"""The load of ``manage.py bench``: N connections, each sending its next request after an answer.
+
+One thread and one ``select`` over raw sockets. Measured on threads, a latency holds the wait for
+the interpreter lock, up to 5 ms a switch; in greenlets or asyncio it holds the client's work on
+every answer that was ready before. Here all answers that one ``select`` reports have its time,
+parsing is a search for the head's end and its lines, and a request is one write on a kept-alive
+connection. The thing to get wrong: what is left of the client's own cost still counts where the
+client has no processor to itself; :attr:`Load.cpu_seconds` says how much it worked.
+"""
+
+import gc
+import itertools
+import selectors
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from proxy.tools.loadtest.connection import Asked, Client, Sample
+
+#: A model may think for minutes.
+_SILENCE: Final = 600.0
+#: Whoever is told draws something, which costs a millisecond in which nobody reads.
+_BETWEEN_TICKS: Final = 0.5
+
+_Steps = Generator[None, float, Sample | None]
+
+
+class Load:
+    """One side of a benchmark; its connections stay open between turns.
+
+    ``samples``: in the order in which the answers ended. ``seconds``: of all turns, without the
+    connecting at a turn's begin.
+    """
+
+    def __init__(self, asked: Asked, concurrency: int) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._clients = [Client(asked, self._selector) for _ in range(concurrency)]
+        # Clients that wait → their generator; and since when, to end those that wait for ever.
+        self._running: dict[Client, _Steps] = {}
+        self._since: dict[Client, float] = {}
+        self.samples: list[Sample] = []
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0
+
+    @property
+    def connections(self) -> int:
+        """How many were opened so far."""
+        return sum(client.channel.opened for client in self._clients)
+
+    def forget(self) -> None:
+        """What was measured so far; the connections stay."""
+        self.samples.clear()
+        self.seconds = self.cpu_seconds = 0.0
+
+    def close(self) -> None:
+        self._running.clear()
+        for client in self._clients:
+            client.channel.close()
+        self._selector.close()
+
+    def turn(self, requests: int, tick: Callable[[int], None]) -> None:
+        """Send ``requests`` and wait for their answers; ``tick(answered so far)`` now and then.
+
+        What was measured until an exception (Ctrl-C) counts.
+        """
+        clients = self._clients[:requests]
+        for client in clients:
+            self._start(client, client.connect())
+        self._work((), lambda: None)
+        before = len(self.samples)
+        gc.collect()
+        gc.disable()  # a collection would look like latency
+        began, worked = time.perf_counter(), time.process_time()
+        try:
+            calls = itertools.repeat(Client.call, requests)
+            for client in clients:
+                self._next(client, calls)
+            self._work(calls, lambda: tick(len(self.samples) - before))
+        finally:
+            self.seconds += time.perf_counter() - began
+            self.cpu_seconds += time.process_time() - worked
+            gc.enable()
+        tick(requests)
+
+    def _next(self, client: Client, jobs: Iterable[Callable[[Client], _Steps]]) -> None:
+        for job in jobs:
+            if self._start(client, job(client)):
+                return
+
+    def _start(self, client: Client, steps: _Steps) -> bool:
+        """Whether it waits; else it has ended already."""
+        try:
+            next(steps)
+        except StopIteration as end:
+            self._keep(end.value)
+            return False
+        self._running[client] = steps
+        self._since[client] = time.perf_counter()
+        return True
+
+    def _keep(self, sample: Sample | None) -> None:
+        if sample is not None:
+            self.samples.append(sample)
+
+    def _work(self, jobs: Iterable[Callable[[Client], _Steps]], tick: Callable[[], None]) -> None:
+        """Until nobody waits; a client that has ended begins the next of ``jobs``."""
+        due = time.perf_counter() + _BETWEEN_TICKS
+        while self._running:
+            ready = self._selector.select(1.0)
+            now = time.perf_counter()
+            for key, _ in ready:
+                self._go_on(key.data, now, jobs)
+            if now >= due:
+                self._end_the_silent(now, jobs)
+                tick()
+                due = time.perf_counter() + _BETWEEN_TICKS
+
+    def _go_on(
+        self, client: Client, now: float, jobs: Iterable[Callable[[Client], _Steps]]
+    ) -> None:
+        steps = self._running.get(client)
+        if steps is None:  # has nothing to do any more, and the server closed the connection
+            client.channel.close()
+            return
+        self._since[client] = now
+        try:
+            steps.send(now)
+        except StopIteration as end:
+            del self._running[client]
+            self._keep(end.value)
+            self._next(client, jobs)
+
+    def _end_the_silent(self, now: float, jobs: Iterable[Callable[[Client], _Steps]]) -> None:
+        for client, steps in list(self._running.items()):
+            if now - self._since[client] > _SILENCE:
+                try:
+                    steps.throw(TimeoutError("timed out"))
+                except StopIteration as end:
+                    del self._running[client]
+                    self._keep(end.value)
+                    self._next(client, jobs)
+
+
+_MOST_TURNS: Final = 10
+#: A turn's begin and end, when not every connection is busy, must not matter much.
+_REQUESTS_PER_CONNECTION: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    name: str
+    url: str
+    load: Load
+
+
+def measured(sides: Sequence[Side], requests: int, concurrency: int, warmup: int) -> bool:
+    """Whether it was measured to the end, which Ctrl-C can prevent."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    # It draws when it is told to: a thread that does would take the processor at any time.
+    with (
+        suppress(KeyboardInterrupt),
+        Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            auto_refresh=False,
+        ) as progress,
+    ):
+        task = progress.add_task("warming up", total=len(sides) * (requests + warmup))
+        done = 0
+
+        def tick(answered: int) -> None:
+            progress.update(task, completed=done + answered, refresh=True)
+
+        for side in sides if warmup else ():
+            side.load.turn(warmup, tick)
+            side.load.forget()
+            done += warmup
+        for number, count in enumerate(turns(requests, concurrency, len(sides))):
+            # Who begins takes turns, too.
+            for side in sides if number % 2 == 0 else reversed(sides):
+                progress.update(task, description=side.name)
+                side.load.turn(count, tick)
+                done += count
+        return True
+    return False
+
+
+def turns(requests: int, concurrency: int, sides: int) -> list[int]:
+    """How many requests each turn has, together ``requests``."""
+    most = requests // (concurrency * _REQUESTS_PER_CONNECTION)
+    turns = 1 if sides == 1 else min(requests, max(2, min(_MOST_TURNS, most)))
+    return [requests // turns + (number < requests % turns) for number in range(turns)]

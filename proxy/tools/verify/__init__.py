@@ -1,0 +1,1 @@
+"""Direct against proxied, byte for byte: behind `manage.py verify`."""

@@ -1,0 +1,234 @@
+"""Connections to one origin: made by geventhttpclient, kept idle by us.
+
+geventhttpclient resolves, connects, speaks TLS and CONNECT; its own pool is not used, because its
+size bounds use and idleness together and its ``select()`` refuses descriptors from 1024 up. Here
+the number of connections in use is unbounded (requests are bounded at the door) and only the idle
+ones are counted.
+
+The thing to get wrong: an idle connection may have been closed by the other side at any time, and
+may hold bytes nobody asked for. Both show as "readable", and neither may be used again.
+"""
+
+import socket
+import ssl
+import time
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import gevent
+import gevent.resolver.thread  # or the first connection loads it, in a worker that serves already
+import gevent.socket
+import gevent.ssl
+from geventhttpclient.connectionpool import ConnectionPool as PlainConnector
+from geventhttpclient.connectionpool import SSLConnectionPool as TLSConnector
+
+from proxy.upstream.read_timeouts import ReadTimeouts
+
+#: Idle connections older than this are closed: NAT gateways forget flows after 350 s, and most
+#: servers close theirs after one to five minutes.
+MAX_IDLE_SECONDS: Final = 55.0
+_KEEPALIVE: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+)
+
+#: A plain number: combining the flags each time costs more than the look itself.
+_PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
+Socket = gevent.socket.socket
+
+
+class ConnectTimedOut(OSError):
+    """No connection within the time allowed, name lookup and TLS included."""
+
+
+def tls_context() -> ssl.SSLContext:
+    """One context for all connections: parsing the CA bundle costs 15 ms of CPU each time.
+
+    Trusts the system's CA store, or what ``SSL_CERT_FILE`` names; certifi's where there is none.
+    """
+    context: ssl.SSLContext = gevent.ssl.create_default_context()
+    if not context.get_ca_certs() and not _has_ca_directory():
+        import certifi
+
+        context.load_verify_locations(cafile=certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _has_ca_directory() -> bool:
+    from pathlib import Path
+
+    paths = ssl.get_default_verify_paths()
+    return paths.capath is not None and any(Path(paths.capath).glob("*.0"))
+
+
+class ConnectionPool:
+    """Idle connections to one origin, newest first, and the means to open another."""
+
+    def __init__(
+        self,
+        origin: str,
+        *,
+        connect_timeout: float,
+        max_idle: int,
+        context: Callable[[], ssl.SSLContext],
+        proxy_url: str = "",
+    ) -> None:
+        """``origin`` is ``scheme://host[:port]``; ``proxy_url`` an HTTP forward proxy or empty."""
+        self._connect_timeout = connect_timeout
+        self._max_idle = max_idle
+        self._connector = _connector(origin, connect_timeout, context, proxy_url)
+        self.patience = ReadTimeouts()
+        # (socket, when it became idle on the monotonic clock); the right end is the newest.
+        self._idle: deque[tuple[Socket, float]] = deque()
+        #: Connections made, and idle ones used again, since the start.
+        self.made = 0
+        self.reused = 0
+
+    @property
+    def idle_count(self) -> int:
+        return len(self._idle)
+
+    def acquire(self) -> Socket | None:
+        """An idle connection that still looks usable, or None: then :meth:`connect`."""
+        oldest_good = time.monotonic() - MAX_IDLE_SECONDS
+        while self._idle and self._idle[0][1] < oldest_good:
+            self._idle.popleft()[0].close()
+        while self._idle:
+            sock, _ = self._idle.pop()
+            if _is_quiet(sock):
+                self.reused += 1
+                return sock
+            sock.close()
+        return None
+
+    def make_room(self) -> None:
+        """Close the oldest idle connection: a new one is about to take its place."""
+        if self._idle:
+            self._idle.popleft()[0].close()
+
+    def connect(self) -> Socket:
+        """A new connection. Raises OSError (:class:`ConnectTimedOut`, ssl.SSLError, …)."""
+        with gevent.Timeout(self._connect_timeout, ConnectTimedOut("connect timed out")):
+            try:
+                sock: Socket = self._connector._create_socket()  # noqa: SLF001  (its one entry)
+            except RuntimeError as error:  # what a forward proxy's refusal is raised as
+                raise OSError(str(error)) from error
+        self.made += 1
+        return sock
+
+    def release(self, sock: Socket) -> None:
+        """Take back a connection whose answer was read to its end."""
+        if not self._max_idle:
+            sock.close()
+            return
+        if len(self._idle) >= self._max_idle:
+            self._idle.popleft()[0].close()
+        self._idle.append((sock, time.monotonic()))
+
+    def close(self) -> None:
+        """Keep nothing, from now on."""
+        self._max_idle = 0
+        while self._idle:
+            self._idle.pop()[0].close()
+
+
+def _is_quiet(sock: Socket) -> bool:
+    """Whether nothing waits to be read: neither an end of connection nor stray bytes."""
+    try:
+        # The plain socket beneath: gevent's would wait, and TLS takes no flags.
+        sock._sock.recv(1, _PEEK)  # type: ignore[attr-defined]  # noqa: SLF001
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _connector(
+    origin: str, connect_timeout: float, context: Callable[[], ssl.SSLContext], proxy_url: str
+) -> PlainConnector:
+    parts = urlsplit(origin)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    proxy = urlsplit(proxy_url)
+    options: dict[str, Any] = {
+        "connection_host": proxy.hostname or host,
+        "connection_port": (proxy.port or 80) if proxy_url else port,
+        "request_host": f"[{host}]" if ":" in host else host,  # as CONNECT names it
+        "request_port": port,
+        "connection_timeout": connect_timeout,
+        "use_proxy": bool(proxy_url),
+    }
+    if proxy.username is not None:
+        options["proxy_user"] = unquote(proxy.username)
+        options["proxy_password"] = unquote(proxy.password or "")
+    if parts.scheme == "https":
+        options["ssl_options"] = {"server_hostname": host}
+        return _TunedTLS(ssl_context_factory=lambda cafile: context(), **options)
+    return _Tuned(**options)
+
+
+def proxy_authorization(proxy_url: str) -> list[tuple[str, str]]:
+    """The header line for plain requests; with TLS the credentials go into the CONNECT."""
+    proxy = urlsplit(proxy_url)
+    if proxy.username is None:
+        return []
+    credentials = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return [("Proxy-Authorization", f"Basic {b64encode(credentials.encode()).decode()}")]
+
+
+class _Tuned(PlainConnector):
+    def _create_socket(self) -> Socket:
+        """Try each address. All but the last may take half of the time that is left, so that one
+        that swallows packets (often the IPv6 one) leaves some to the others; the base class gives
+        all of it to each."""
+        deadline = time.monotonic() + self.connection_timeout
+        addresses = self._resolve()
+        failure: OSError | None = None
+        for number, (family, kind, protocol, _, address) in enumerate(addresses, 1):
+            sock: Socket = self._create_tcp_socket(family, kind, protocol)
+            try:
+                if number < len(addresses):
+                    sock.settimeout(max(0.01, (deadline - time.monotonic()) / 2))
+                connected: Socket = self._connect_socket(sock, address)
+                return connected
+            except BaseException as error:
+                sock.close()
+                if isinstance(error, ConnectTimedOut) or not isinstance(error, OSError):
+                    raise  # no failure of this address: all the time is over, or the client left
+                # Of several, what somebody answered with says more than that nobody did.
+                if failure is None or isinstance(error, ssl.SSLError):
+                    failure = error
+        raise failure or OSError("its name has no address")
+
+    def _create_tcp_socket(self, family: int, socktype: int, protocol: int) -> Socket:
+        sock = super()._create_tcp_socket(family, socktype, protocol)
+        for level, option, value in _KEEPALIVE:
+            sock.setsockopt(level, option, value)
+        return sock
+
+
+class _TunedTLS(_Tuned, TLSConnector):
+    def _connect_socket(self, sock: Socket, address: Any) -> Socket:
+        """As the base class; but a handshake that is interrupted leaves no descriptor behind."""
+        sock.connect(address)
+        if self._use_proxy:
+            self._setup_proxy(sock)
+        secure: Socket = self.ssl_context.wrap_socket(
+            sock,
+            server_hostname=self.ssl_options["server_hostname"],
+            do_handshake_on_connect=False,
+        )
+        try:
+            secure.do_handshake()  # type: ignore[attr-defined]
+        except BaseException:
+            secure.close()
+            raise
+        return secure

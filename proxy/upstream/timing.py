@@ -1,0 +1,92 @@
+"""When things happened to one request, and the headers that tell it.
+
+Durations come from the monotonic clock, points in time from the wall clock; the two are never
+subtracted from each other.
+"""
+
+import time
+
+Headers = list[tuple[str, str]]
+
+
+class Timing:
+    """Marks of one request. Each is set once, in this order; later ones stay 0 if never reached."""
+
+    __slots__ = (
+        "authenticated",
+        "connected",
+        "first_byte",
+        "head_received",
+        "started",
+        "started_unix",
+        "upstream_asked",
+        "upstream_done",
+        "upstream_start_ns",
+        "upstream_stop_ns",
+    )
+
+    def __init__(self) -> None:
+        self.started_unix = time.time()
+        # Monotonic seconds: accepted, token checked, asked for a connection, had one, answer's
+        # head in, first byte handed to the server, upstream's last byte in.
+        self.started = time.perf_counter()
+        self.authenticated = 0.0
+        self.upstream_asked = 0.0
+        self.connected = 0.0
+        self.head_received = 0.0
+        self.first_byte = 0.0
+        self.upstream_done = 0.0
+        # Unix nanoseconds, for clients that subtract their own clock.
+        self.upstream_start_ns = 0
+        self.upstream_stop_ns = 0
+
+    def headers(self) -> Headers:
+        """``Server-Timing`` (W3C, milliseconds), and the upstream's start and stop (unix ns)."""
+        auth = (self.authenticated - self.started) * 1e3 if self.authenticated else 0.0
+        if not self.upstream_stop_ns:
+            return [("Server-Timing", f"auth;dur={auth:.2f}")]
+        queue = (self.connected - self.upstream_asked) * 1e3
+        upstream = (self.head_received - self.connected) * 1e3
+        return [
+            (
+                "Server-Timing",
+                f"auth;dur={auth:.2f}, queue;dur={queue:.2f}, upstream;dur={upstream:.2f}",
+            ),
+            ("X-Upstream-Request-Start", str(self.upstream_start_ns)),
+            ("X-Upstream-Request-Stop", str(self.upstream_stop_ns)),
+        ]
+
+    def duration_ms(self) -> float:
+        """From acceptance until now."""
+        return (time.perf_counter() - self.started) * 1e3
+
+    def upstream_ms(self) -> float | None:
+        """From the connection until the upstream's last byte; None if it was never asked."""
+        if not self.connected:
+            return None
+        return ((self.upstream_done or time.perf_counter()) - self.connected) * 1e3
+
+    def queue_ms(self) -> float | None:
+        """The wait for a connection to the upstream; None if it was never asked."""
+        return (self.connected - self.upstream_asked) * 1e3 if self.connected else None
+
+    def ttfb_ms(self) -> float | None:
+        """From acceptance until the first byte of the answer; None if there was none."""
+        return (self.first_byte - self.started) * 1e3 if self.first_byte else None
+
+    def mark_authenticated(self) -> None:
+        self.authenticated = time.perf_counter()
+
+    def mark_upstream_started(self) -> None:
+        self.upstream_asked = self.connected = time.perf_counter()
+        self.upstream_start_ns = time.time_ns()
+
+    def mark_head(self) -> None:
+        self.head_received = time.perf_counter()
+        self.upstream_stop_ns = time.time_ns()
+
+    def mark_first_byte(self) -> None:
+        self.first_byte = time.perf_counter()
+
+    def mark_upstream_done(self) -> None:
+        self.upstream_done = time.perf_counter()

@@ -1,0 +1,151 @@
+"""One round trip on the pooled Session, and requests' errors turned into ours.
+
+``requests.Session`` is the seam: tests and other adapters can be mounted on it. Its ``request`` and
+``send`` are never called, since they follow redirects, keep cookies, read ``.netrc`` and the
+environment, and swallow the body of a redirect; the prepared request goes straight to the mounted
+adapter.
+"""
+
+from typing import Any, Protocol
+
+import gevent
+import requests
+
+from proxy.core.errors import ConnectFailed, ResponseBroken, UpstreamError, UpstreamTimeout
+from proxy.providers.base import PreparedCall
+from proxy.upstream.http1_codec import HeaderPairs
+from proxy.upstream.timing import Timing
+from proxy.upstream.websocket import UpgradeResponse
+
+Headers = list[tuple[str, str]]
+
+
+class UpstreamResponse:
+    """An answer whose head is in; :meth:`read` gives the body as it comes."""
+
+    __slots__ = ("_patience", "_raw", "_silence", "complete", "headers", "reason", "status")
+
+    def __init__(self, response: requests.Response, patience: float) -> None:
+        """``patience``: seconds of silence that :meth:`read_within` bears in all."""
+        self._patience = patience
+        self._silence = 0.0
+        self.status: int = response.status_code
+        self.reason: str = response.reason or ""
+        self._raw: Any = response.raw
+        # The Response's own mapping joins duplicates; the raw one keeps each line.
+        self.headers: Headers = list(self._raw.headers.items())
+        #: Whether the chunk last read is the last one; what a mock cannot tell counts as not.
+        self.complete = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether :meth:`read` has something to give without waiting; a mock cannot tell."""
+        return bool(getattr(self._raw, "ready", False))
+
+    def read(self) -> bytes:
+        """What has arrived, undecoded; ``b""`` at the end. Raises :class:`UpstreamError`."""
+        try:
+            data: bytes = self._raw.read1(65536, decode_content=False)
+        except requests.RequestException as error:
+            raise _translated(error) from error
+        self.complete = getattr(self._raw, "complete", False)
+        return data
+
+    def read_within(self, seconds: float) -> bytes | None:
+        """As :meth:`read`, or None when nothing came in that time; it may be called again then."""
+        with gevent.Timeout(seconds, False):  # type: ignore[arg-type]  # False: it ends silently
+            data = self.read()
+            self._silence = 0.0
+            return data
+        self._silence += seconds
+        if self._silence >= self._patience:
+            raise UpstreamTimeout
+        return None
+
+    def close(self) -> None:
+        """Idempotent. A connection with an unfinished answer on it is dropped."""
+        self._raw.close()
+
+
+class Transport(Protocol):
+    """What the relay needs of it."""
+
+    def handle(self, call: PreparedCall, timing: Timing) -> UpstreamResponse: ...
+
+    def upgrade(self, call: PreparedCall, timing: Timing) -> UpgradeResponse | UpstreamResponse: ...
+
+
+class SessionTransport:
+    """Sends on the adapters that are mounted on ``session``."""
+
+    def __init__(
+        self, session: requests.Session, *, connect_timeout: float, read_timeout: float
+    ) -> None:
+        self._session = session
+        self._timeout = (connect_timeout, read_timeout)
+
+    def handle(self, call: PreparedCall, timing: Timing) -> UpstreamResponse:
+        """One attempt. Raises :class:`UpstreamError`, or the error of the client's own body."""
+        adapter = self._session.get_adapter(call.url)
+        timing.mark_upstream_started()
+        try:
+            response = adapter.send(_prepared(call), stream=True, timeout=self._timeout)
+        except requests.RequestException as error:
+            raise _translated(error) from error
+        timing.mark_head()
+        raw: Any = response.raw
+        started_ns = getattr(raw, "write_started_ns", 0)
+        if started_ns:  # a mock has no such marks
+            timing.connected = raw.write_started
+            timing.upstream_start_ns = started_ns
+        return UpstreamResponse(response, self._timeout[1])
+
+    def upgrade(self, call: PreparedCall, timing: Timing) -> UpgradeResponse | UpstreamResponse:
+        """Ask to switch protocols, on an adapter that can. Raises :class:`UpstreamError`."""
+        adapter: Any = self._session.get_adapter(call.url)
+        timing.mark_upstream_started()
+        try:
+            opened = adapter.upgrade(_prepared(call), self._timeout)
+        except requests.RequestException as error:
+            raise _translated(error) from error
+        timing.mark_head()
+        if isinstance(opened, UpgradeResponse):
+            return opened
+        return UpstreamResponse(opened, self._timeout[1])
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class _PreparedRequest(requests.PreparedRequest):
+    """requests' own constructor makes a table of hooks that nobody hangs anything on."""
+
+    hooks: Any = {}  # noqa: RUF012
+    _cookies = None
+    _body_position = None
+
+    def __init__(self) -> None:
+        """Filled in by the one who makes it."""
+
+
+def _prepared(call: PreparedCall) -> requests.PreparedRequest:
+    """By hand: requests' own preparing re-encodes the target and sorts out the headers."""
+    prepared = _PreparedRequest()
+    prepared.method = call.request.method
+    prepared.url = call.url
+    prepared.headers = HeaderPairs(call.request.headers)  # type: ignore[assignment]
+    prepared.body = call.request.body  # type: ignore[assignment]
+    return prepared
+
+
+def _translated(error: requests.RequestException) -> UpstreamError:
+    """requests says what happened by class; our message adds the detail it was given."""
+    if isinstance(error, requests.ReadTimeout):
+        return UpstreamTimeout()
+    detail = str(error)
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError):
+        return ConnectFailed(f"The upstream could not be reached: {detail}.")
+    # The adapter's BrokenAnswer is a ConnectionError too: with a connection behind it.
+    if isinstance(error, requests.ConnectionError) and not getattr(error, "connected", False):
+        return ConnectFailed(f"The upstream could not be reached: {detail}.")
+    return ResponseBroken(f"The upstream gave no valid answer: {detail}.")

@@ -1,0 +1,111 @@
+"""JSON objects by the grammar alone (RFC 8259), for bodies that a parser refuses all the same.
+
+Those are half a surrogate pair (RFC 8259 §8.2: a client cut its text within an emoji), a number
+beyond a double, and more levels than a parser goes down. Such a body is the upstream's to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from proxy.runtime.yielding import turn_if_due
+
+#: About 40 ms of work; between so many of them the loop gets a turn.
+_TOKENS_A_TURN: Final = 512
+_MAX_TOKENS: Final = 32 * 1024
+_TOKEN: Final = re.compile(
+    rb"[ \t\r\n]*+(?:"
+    rb'(?P<string>"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+")'
+    rb"|(?P<flat>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+|true|false|null)"
+    rb"|(?P<mark>[\[\]{},:]))"
+)
+_SPACE: Final = b" \t\r\n"
+_OPENED: Final = {b"}": 0x7B, b"]": 0x5B}
+_INSIDE: Final = {b"{": "first name", b"[": "first value"}
+#: What is expected, and what comes → what is expected then, or one of three acts.
+_STEPS: Final = {
+    **{
+        (expected, comes): step
+        for expected in ("value", "first value")
+        for comes, step in (
+            (b"string", "end"),
+            (b"flat", "end"),
+            (b"{", "open"),
+            (b"[", "open"),
+        )
+    },
+    ("first value", b"]"): "close",
+    ("first name", b"string"): "colon",
+    ("first name", b"}"): "close",
+    ("name", b"string"): "colon",
+    ("colon", b":"): "value",
+    ("end", b","): "next",
+    ("end", b"}"): "close",
+    ("end", b"]"): "close",
+}
+
+
+def object_by_grammar(text: bytes) -> dict[str, bytes] | None:
+    """The members of the object that ``text`` is, each value as it is written.
+
+    None: it is no object, a name is there twice, or it has more than 32,768 tokens. Takes turns
+    with other greenlets.
+    """
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return None
+    members = _Members(text)
+    around = bytearray()  # the open brackets
+    expected = "value"
+    at = 0
+    for number in range(_MAX_TOKENS):
+        if number % _TOKENS_A_TURN == 0:
+            turn_if_due()
+        token = _TOKEN.match(text, at)
+        if token is None:
+            return None
+        at = token.end()
+        comes = token["mark"] or (b"string" if token["string"] else b"flat")
+        step = _STEPS.get((expected, comes))
+        if step == "open":
+            around += comes
+            expected = _INSIDE[comes]
+        elif step == "close" and around[-1] == _OPENED[comes]:
+            around.pop()
+            expected = "end"
+        elif step == "next":
+            expected = "name" if around[-1] == _OPENED[b"}"] else "value"
+        elif step is None or step == "close":
+            return None
+        else:
+            expected = step
+        if not around:
+            whole = expected == "end" and comes == b"}" and not text[at:].strip(_SPACE)
+            return members.found if whole else None
+        if len(around) == 1 and not members.see(expected, token):
+            return None
+    return None
+
+
+class _Members:
+    """The members of the outermost object, as its tokens come."""
+
+    def __init__(self, text: bytes) -> None:
+        self.found: dict[str, bytes] = {}
+        self._text = text
+        self._name = ""
+        self._begin = 0
+
+    def see(self, expected: str, token: re.Match[bytes]) -> bool:
+        """False: the name is there twice."""
+        if expected == "colon":
+            self._name = json.loads(token["string"])
+            return self._name not in self.found
+        if expected == "value":
+            self._begin = token.end()
+        elif expected == "end":
+            self.found[self._name] = self._text[self._begin : token.end()].strip(_SPACE)
+        return True

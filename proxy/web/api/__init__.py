@@ -1,0 +1,1 @@
+"""The management API: Flask blueprints below `/manage`."""

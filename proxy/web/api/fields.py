@@ -1,0 +1,296 @@
+"""What came in, checked: JSON bodies and query parameters of the management API.
+
+Nothing is guessed and nothing is ignored: an unknown field is refused by its name, so that a typo
+(``max_request``) can never pass for a limit that was set. Every refusal is a ClientError whose
+``param`` names the field.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import flask
+import orjson
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from proxy.core.errors import ClientError
+from proxy.policy.fields import Place, fields_of
+from proxy.web.api import fields
+
+MAX_BODY_BYTES: Final = 256 * 1024
+MAX_METADATA_BYTES: Final = 64 * 1024
+MAX_NAME_LENGTH: Final = 255
+#: Levels of a JSON value. orjson writes 254 at most, and answers and audit entries wrap it.
+MAX_DEPTH: Final = 100
+MAX_PAGE: Final = 1000
+#: The largest integer that every database keeps (a signed BIGINT).
+MAX_INTEGER: Final = 2**63 - 1
+
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+_RFC_3339: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_TRUTH: Final[Mapping[str, bool]] = {"true": True, "1": True, "false": False, "0": False}
+
+
+def read_object(request: flask.Request, known: Collection[str]) -> dict[str, Any]:
+    """The request's JSON object; every name in it is ``known``. A name given twice: the last."""
+    return parse_object(_read_body(request), known)
+
+
+def parse_object(raw: bytes, known: Collection[str]) -> dict[str, Any]:
+    """A JSON object, every name in which is ``known``. A name given twice: the last."""
+    if not raw:
+        raise ClientError("A JSON object is expected in the body.")
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ClientError(f"The body is not valid JSON: {error.msg}.") from error
+    if not isinstance(body, dict):
+        raise ClientError("The body must be a JSON object.")
+    _refuse_unknown(body, known, "field")
+    return body
+
+
+def _read_body(request: flask.Request) -> bytes:
+    too_large = ClientError(
+        f"The body is larger than {MAX_BODY_BYTES} bytes.", code="request_too_large"
+    )
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise too_large
+    raw = b""
+    try:
+        # Until nothing comes: one read may bring less than there is, and only the last one
+        # notices that the client left early. Chunked bodies have no length to check.
+        while len(raw) <= MAX_BODY_BYTES and (
+            part := request.stream.read(MAX_BODY_BYTES + 1 - len(raw))
+        ):
+            raw += part
+    except RequestEntityTooLarge as error:
+        raise too_large from error
+    except ClientDisconnected as error:
+        raise ClientError("The body ended early.") from error
+    if len(raw) > MAX_BODY_BYTES:
+        raise too_large
+    return raw
+
+
+def read_query(request: flask.Request, known: Collection[str]) -> dict[str, str]:
+    """The query parameters, each ``known``; of one given twice the first counts."""
+    _refuse_unknown(request.args, known, "query parameter")
+    return {name: request.args[name] for name in request.args}
+
+
+def _refuse_unknown(given: Collection[str], known: Collection[str], kind: str) -> None:
+    for name in given:
+        if name not in known:
+            raise ClientError(f"Unknown {kind}: {name[:100]!r}.", param=name[:100])
+
+
+def text(value: Any, param: str, max_length: int) -> str:
+    """A string that a database can keep; line breaks are fine, NUL is not."""
+    if not isinstance(value, str):
+        raise ClientError(f"`{param}` must be a string.", param=param)
+    if len(value) > max_length:
+        raise ClientError(f"`{param}` may have {max_length} characters at most.", param=param)
+    if "\x00" in value:
+        raise ClientError(f"`{param}` must not contain NUL characters.", param=param)
+    return value
+
+
+def name(value: Any, param: str = "name") -> str:
+    """A name for people: stripped, not empty, one line, 255 characters at most."""
+    if isinstance(value, str):
+        value = value.strip()
+    result = text(value, param, MAX_NAME_LENGTH)
+    if not result:
+        raise ClientError(f"`{param}` must not be empty.", param=param)
+    if _CONTROL.search(result):
+        raise ClientError(f"`{param}` must not contain control characters.", param=param)
+    return result
+
+
+def boolean(value: Any, param: str) -> bool:
+    if not isinstance(value, bool):
+        raise ClientError(f"`{param}` must be true or false.", param=param)
+    return value
+
+
+def choice(value: Any, param: str, options: Sequence[str]) -> str:
+    """One of the words in ``options``, spelled exactly."""
+    if not isinstance(value, str) or value not in options:
+        words = ", ".join(f"`{option}`" for option in options)
+        raise ClientError(f"`{param}` must be one of: {words}.", param=param)
+    return value
+
+
+def integer(value: Any, param: str, least: int, most: int) -> int:
+    """A JSON integer from ``least`` to ``most``; ``true`` and ``60.0`` are none."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        # An integer beyond 64 bits arrives as a float.
+        raise ClientError(f"`{param}` must be an integer from {least} to {most}.", param=param)
+    if not least <= value <= most:
+        raise ClientError(f"`{param}` must be from {least} to {most}.", param=param)
+    return value
+
+
+def moment(value: Any, param: str) -> datetime:
+    """An RFC 3339 time with its offset, in UTC."""
+    problem = ClientError(
+        f"`{param}` must be an RFC 3339 time with an offset, such as 2026-05-20T00:03:00Z.",
+        param=param,
+    )
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise problem
+    try:
+        return datetime.fromisoformat(value.upper().replace(" ", "T")).astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # the 31st of February; the year 0
+        raise problem from error
+
+
+def json_object(value: Any, param: str) -> dict[str, Any]:
+    """A JSON object of bounded size and depth."""
+    if not isinstance(value, dict):
+        raise ClientError(f"`{param}` must be a JSON object.", param=param)
+    if _deeper(value, MAX_DEPTH):
+        raise ClientError(f"`{param}` may be {MAX_DEPTH} levels deep at most.", param=param)
+    if len(orjson.dumps(value)) > MAX_METADATA_BYTES:
+        raise ClientError(f"`{param}` is larger than {MAX_METADATA_BYTES} bytes.", param=param)
+    return value
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether lists and objects are nested in ``value`` more than ``most`` deep. No recursion."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            child
+            for each in level
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def uuid(value: str) -> str | None:
+    """``value`` in lower case when it is a UUID with hyphens, else None."""
+    return value.lower() if _UUID.fullmatch(value) else None
+
+
+def path_id(value: str, kind: str) -> str:
+    """An id from the path or body: what is no UUID cannot exist, so 404 without a query."""
+    known = uuid(value)
+    if known is None:
+        raise ClientError(f"There is no {kind} with this id.", code="not_found")
+    return known
+
+
+def query_id(query: Mapping[str, str], param: str) -> str | None:
+    """A UUID in the query, or None when it is not there."""
+    if param not in query:
+        return None
+    known = uuid(query[param])
+    if known is None:
+        raise ClientError(f"`{param}` must be a UUID.", param=param)
+    return known
+
+
+def query_boolean(query: Mapping[str, str], param: str) -> bool | None:
+    """``true``, ``1``, ``false`` or ``0`` in the query, or None when it is not there."""
+    if param not in query:
+        return None
+    value = _TRUTH.get(query[param].lower())
+    if value is None:
+        raise ClientError(f"`{param}` must be true or false.", param=param)
+    return value
+
+
+def query_integer(query: Mapping[str, str], param: str, most: int) -> int | None:
+    """From 1 to ``most``, or None when it is not there."""
+    if param not in query:
+        return None
+    value = query[param]
+    if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= most:
+        raise ClientError(f"`{param}` must be an integer from 1 to {most}.", param=param)
+    return int(value)
+
+
+def query_limit(query: Mapping[str, str]) -> int | None:
+    """How many rows the client wants, or None: all."""
+    return query_integer(query, "limit", MAX_PAGE)
+
+
+def alias(given: Mapping[str, Any], canonical: str, other: str) -> str:
+    """Which of two names of one field was given; ``canonical`` when none was.
+
+    Both may be given if they say the same.
+    """
+    if canonical in given and other in given and given[canonical] != given[other]:
+        raise ClientError(
+            f"`{canonical}` and `{other}` are the same field, and differ.", param=other
+        )
+    return other if other in given and canonical not in given else canonical
+
+
+def next_page(query: Mapping[str, str], last_id: str) -> list[tuple[str, str]]:
+    """The ``Link`` header (RFC 8288) to what comes behind ``last_id``, as a relative reference."""
+    target = urlencode({**query, "after": last_id})
+    return [("Link", f'<?{target}>; rel="next"')]
+
+
+def rfc3339(when: datetime | None) -> str | None:
+    """``2026-05-20T00:03:00.123456Z``; always as long, so that it sorts as text too."""
+    if when is None:
+        return None
+    return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_SPACE_FOR_PLUS: Final = re.compile(r" (\d\d:\d\d)$", re.ASCII)
+
+
+def query_moment(query: Mapping[str, str], param: str) -> datetime | None:
+    """In UTC, of a date its midnight; None: it was not given. Raises ClientError."""
+    if param not in query:
+        return None
+    given = _SPACE_FOR_PLUS.sub(r"+\1", query[param])
+    try:
+        found = fields.moment(f"{given}T00:00:00Z" if _DATE.fullmatch(given) else given, param)
+    except ClientError as error:
+        raise ClientError(
+            f"`{param}` must be a date, such as 2026-05-20, or an RFC 3339 time with an offset, "
+            "such as 2026-05-20T00:03:00Z.",
+            param=param,
+        ) from error
+    if not _FIRST <= found < _LAST:
+        raise ClientError(f"`{param}` must be from {_FIRST.year} to {_LAST.year - 1}.", param=param)
+    return found
+
+
+def names(place: Place) -> frozenset[str]:
+    """The fields that a project, or a token, may be given."""
+    return frozenset(fields_of(place))
+
+
+def read(body: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """The policy fields in ``body``, as the store takes them; None: to be removed.
+
+    ClientError ``invalid_request``: what a field must be.
+    """
+    return {
+        name: None if body[name] is None else field.read(name, body[name])
+        for name, field in fields_of(place).items()
+        if name in body
+    }
+
+
+def policy_as_json(policy: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """All policy fields as answers show them; null, or the default, where one is not set."""
+    return {name: policy.get(name, field.default) for name, field in fields_of(place).items()}

@@ -1,0 +1,236 @@
+"""``POST /v1/proxy/tokens``: an access token makes another one, without the management token.
+
+A WSGI callable beside the relay and behind the same two doors: it is entered with an access token,
+by browsers too, and counts as a request of that token.
+
+The thing to get wrong: a child is not compared with its parent. Whatever its own fields say, all
+rules and limits of the tokens it comes from hold for it as well, so a wider field widens nothing.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from proxy.audit.denials import MINTING
+from proxy.auth.principal import Principal
+from proxy.core.errors import ClientError, ProxyError
+from proxy.core.request_id import request_id_var
+from proxy.core.usage_event import Intent, UsageEvent
+from proxy.crypto import tokens
+from proxy.gateway import methods
+from proxy.gateway.admission import Admission
+from proxy.gateway.context import RequestContext
+from proxy.gateway.cors import Cors
+from proxy.gateway.endpoint import StartResponse
+from proxy.gateway.inflight import Cancelled, InFlightRequests
+from proxy.gateway.request import ClientRequest
+from proxy.gateway.response_stream import Outcome
+from proxy.gateway.responses import Reply, error_reply, status_line
+from proxy.store.grants import MOST_ANCESTORS
+from proxy.store.records import AccessToken
+from proxy.store.tokens import Tokens
+from proxy.web import AccessRecord
+from proxy.web.api import fields
+from proxy.web.api.tokens import as_json, minutes, parse_token_options
+from proxy.web.audit_trail import AuditTrail
+
+_log = logging.getLogger(__name__)
+
+PATH: Final = MINTING
+#: Of a body: its rules are stored, told in the audit log and kept in memory, for each child.
+_MOST_BYTES: Final = 16 * 1024
+_KNOWN: Final = fields.names("token") | {"duration_minutes", "name", "max_requests"}
+
+
+class _NoEvents:
+    """Nobody upstream is asked, so there is no usage to tell of."""
+
+    def begin(self, intent: Intent) -> int:
+        return -1
+
+    def publish(self, event: UsageEvent) -> None:
+        pass
+
+
+def handles(target: str) -> bool:
+    """Whether this raw target is ours to answer; others below ``/v1/proxy`` exist nowhere."""
+    return target.partition("?")[0] == PATH
+
+
+class MintingEndpoint:
+    """The WSGI callable."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        tokens: Tokens,
+        live: InFlightRequests,
+        cors: Cors,
+        trail: AuditTrail,
+        *,
+        trusted_proxies: int,
+        observe: Callable[[AccessRecord], None] = lambda answered: None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """``observe`` is told each answer."""
+        self._admission = admission
+        self._tokens = tokens
+        self._live = live
+        self._cors = cors
+        self._trail = trail
+        self._trusted_proxies = trusted_proxies
+        self._observe = observe
+        self._now = now
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        began = time.perf_counter()
+        inbound = ClientRequest(environ, self._trusted_proxies)
+        request_id_var.set(inbound.request_id)
+        status, headers, body = self._answer(inbound)
+        origin = inbound.header("ORIGIN")
+        start_response(
+            status,
+            [
+                ("X-Proxy-Request-ID", inbound.request_id),
+                *(self._cors.answer_headers(origin) if body else ()),
+                *headers,
+            ],
+        )
+        self._observe(
+            AccessRecord(
+                route="minting",
+                request_id=inbound.request_id,
+                method=inbound.method,
+                path=inbound.path,
+                status=int(status[:3]),
+                ms=(time.perf_counter() - began) * 1e3,
+                client_ip=inbound.client_ip,
+            )
+        )
+        return [body] if body and inbound.method != "HEAD" else []
+
+    def _answer(self, inbound: ClientRequest) -> Reply:
+        # Without the socket: a client that leaves must not end a transaction half way.
+        exchange = RequestContext(inbound, {}, _NoEvents())
+        try:
+            return self._answer_of(exchange)
+        finally:
+            if exchange.passage is not None:
+                exchange.passage.end()
+
+    def _answer_of(self, exchange: RequestContext) -> Reply:
+        inbound = exchange.inbound
+        try:
+            if inbound.method in methods.REFUSED:
+                raise methods.refused("POST")
+            if inbound.method == "OPTIONS":
+                preflight = self._cors.preflight(inbound.header)
+                if preflight is not None:
+                    self._admission.meet(exchange)
+                    inbound.discard_body()
+                    return Reply(status_line(204), preflight, b"")
+            token, secret = self._mint(exchange, *self._asked(exchange))
+        except ProxyError as error:
+            failure = error
+        except Cancelled as interruption:
+            failure = interruption.refusal()
+        except Exception as error:  # noqa: BLE001  (a defect of ours: told as a 500)
+            failure = ProxyError()
+            failure.__cause__ = error
+        except BaseException:
+            # The worker is being killed: nobody is left to answer to.
+            exchange.end(503, Outcome.ABORTED, "draining")
+            raise
+        else:
+            exchange.end(201, Outcome.COMPLETED)
+            body = orjson.dumps({**as_json(token), "token": secret})
+            # RFC 9111, 5.2.2.5: nobody on the way may keep the secret.
+            return Reply(
+                status_line(201),
+                [
+                    ("Content-Type", "application/json"),
+                    ("Content-Length", str(len(body))),
+                    ("Cache-Control", "no-store"),
+                    *(exchange.passage.headers() if exchange.passage else ()),
+                ],
+                body,
+            )
+        inbound.discard_body()
+        exchange.refused(failure, 0)
+        self._trail.refused_mint(exchange.principal, inbound, failure)
+        if failure.code == "internal_error":
+            _log.error("minting failed", exc_info=failure, extra={"request_id": inbound.request_id})
+        return error_reply(failure)
+
+    def _asked(self, exchange: RequestContext) -> tuple[Principal, dict[str, Any]]:
+        """Who asks for which child. Until its body is there it is a request under way as others
+        are; then it is none, for a transaction must not be ended half way."""
+        slot = self._live.enter(exchange.inbound.client_ip)
+        try:
+            principal = self._admission.enter_minting(exchange)
+            self._live.claim(slot, principal)
+            return principal, self._read(exchange.inbound, principal)
+        finally:
+            self._live.leave(slot)
+
+    def _read(self, inbound: ClientRequest, principal: Principal) -> dict[str, Any]:
+        if inbound.path != PATH:
+            raise ClientError(code="endpoint_not_found")
+        if inbound.method != "POST":
+            raise ClientError(code="method_not_allowed", headers=[("Allow", "POST")])
+        if principal.project_id is None:
+            raise ClientError(
+                "This node relays its clients' own keys (AUTH_MODE=passthrough) and mints none.",
+                code="endpoint_not_found",
+            )
+        height = len(_lineage(principal))
+        if not principal.policy.can_mint or height > MOST_ANCESTORS:
+            raise ClientError(
+                "This access token may not mint others: it lacks `can_mint`.",
+                code="endpoint_not_found",
+            )
+        raw = inbound.body.read_all(_MOST_BYTES)
+        return self._chosen(fields.parse_object(raw, _KNOWN), principal, height)
+
+    def _mint(
+        self, exchange: RequestContext, principal: Principal, chosen: dict[str, Any]
+    ) -> tuple[AccessToken, str]:
+        self._admission.admit(exchange, principal)
+        minted = tokens.mint()
+        audit = self._trail.mint(principal, exchange.inbound)
+        token = self._tokens.create(
+            token_id=minted.token_id,
+            token_hash=minted.token_hash,
+            token_mask=minted.token_mask,
+            lineage=_lineage(principal),
+            audit=audit,
+            **chosen,
+        )
+        self._trail.committed(audit)
+        return token, minted.secret
+
+    def _chosen(self, body: dict[str, Any], principal: Principal, height: int) -> dict[str, Any]:
+        """What the child is to be; ``height``: how many ancestors it will have."""
+        if "duration_minutes" not in body:
+            raise ClientError("`duration_minutes` is required.", param="duration_minutes")
+        lifetime, chosen = minutes(body), parse_token_options(body)
+        if chosen["policy"].get("can_mint") and height >= MOST_ANCESTORS:
+            raise ClientError(
+                f"A token with {MOST_ANCESTORS} ancestors cannot mint.", param="can_mint"
+            )
+        # Nobody can ask when a token ends: so what is asked for is cut, and the answer tells.
+        last = datetime.fromtimestamp(principal.expires_at, UTC)
+        return {
+            **chosen,
+            "project_id": principal.project_id,
+            "expires_at": min(self._now() + lifetime, last),
+        }
+
+
+def _lineage(principal: Principal) -> list[str]:
+    """A child's ancestors: the token itself, and those that it comes from."""
+    return [account.id for account in principal.accounts if account.kind == "token"]

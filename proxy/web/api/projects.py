@@ -1,0 +1,198 @@
+"""``/manage/projects``: the management API of projects.
+
+The upstream key goes in and never comes out: every answer shows the mask that is stored beside
+the ciphertext, and a mask that is sent back is refused, because a form that was filled from such
+an answer would otherwise overwrite the real key with it.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import flask
+
+from proxy.core.errors import ClientError
+from proxy.crypto import tokens
+from proxy.store.audit import PendingEntry
+from proxy.store.projects import Projects
+from proxy.store.records import Project
+from proxy.store.tokens import Tokens
+from proxy.web.api import fields
+from proxy.web.audit_trail import AuditTrail
+from proxy.web.replies import json_reply
+
+MAX_KEY_LENGTH: Final = 4096
+MAX_DESCRIPTION_LENGTH: Final = 4096
+
+#: It becomes a header value: visible ASCII, no spaces (RFC 9110, 5.5).
+_KEY: Final = re.compile(r"[\x21-\x7e]+")
+_CREATE: Final = fields.names("project") | {
+    "name",
+    "api_key",
+    "openai_api_key",
+    "description",
+    "metadata",
+}
+_CHANGE: Final = _CREATE | {"is_active", "revoke_tokens"}
+
+
+def create_blueprint(
+    projects: Projects,
+    tokens: Tokens,
+    trail: AuditTrail,
+    *,
+    announce: Callable[[str], None] = lambda _: None,
+) -> flask.Blueprint:
+    """To be registered at ``/manage/projects``, behind the management guard. ``announce`` is told
+    the id of a project that was changed, or whose tokens were."""
+    blueprint = flask.Blueprint("projects", __name__)
+
+    @blueprint.post("")
+    @trail.audited("project.create")
+    def create(audit: PendingEntry) -> flask.Response:
+        body = fields.read_object(flask.request, _CREATE)
+        changes = _changes(body)
+        for required, param in (("name", "name"), ("upstream_key", "api_key")):
+            if required not in changes:
+                raise ClientError(f"`{param}` is required.", param=param)
+        return json_reply(as_json(projects.create(**changes, audit=audit)), 201)
+
+    @blueprint.get("")
+    def list_all() -> flask.Response:
+        query = fields.read_query(flask.request, {"limit", "after"})
+        limit = fields.query_limit(query)
+        found = projects.list(limit and limit + 1, fields.query_id(query, "after"))
+        more = limit is not None and len(found) > limit
+        page = found[:limit]
+        return json_reply(
+            [as_json(project) for project in page],
+            headers=fields.next_page(query, page[-1].id) if more else [],
+        )
+
+    @blueprint.get("/<project_id>")
+    def get(project_id: str) -> flask.Response:
+        return json_reply(as_json(projects.get(fields.path_id(project_id, "project"))))
+
+    @blueprint.patch("/<project_id>")
+    @trail.audited("project.update")
+    def change(project_id: str, audit: PendingEntry) -> flask.Response:
+        known_id = fields.path_id(project_id, "project")
+        answer = _change(projects, known_id, fields.read_object(flask.request, _CHANGE), audit)
+        announce(known_id)
+        return answer
+
+    @blueprint.patch("")
+    @trail.audited("project.update")
+    def change_by_body(audit: PendingEntry) -> flask.Response:
+        body = fields.read_object(flask.request, _CHANGE | {"project_id"})
+        known_id = _id_from(body)
+        answer = _change(projects, known_id, body, audit)
+        announce(known_id)
+        return answer
+
+    @blueprint.delete("/<project_id>")
+    @trail.audited("project.delete")
+    def delete(project_id: str, audit: PendingEntry) -> flask.Response:
+        announce(projects.deactivate(fields.path_id(project_id, "project"), audit).id)
+        return flask.Response(status=204)
+
+    @blueprint.delete("")
+    @trail.audited("project.delete")
+    def delete_by_body(audit: PendingEntry) -> flask.Response:
+        known_id = _id_from(fields.read_object(flask.request, {"project_id"}))
+        announce(projects.deactivate(known_id, audit).id)
+        return flask.Response(status=204)
+
+    @blueprint.post("/<project_id>/tokens/revoke")
+    @trail.audited("token.revoke_batch")
+    def revoke_tokens(project_id: str, audit: PendingEntry) -> flask.Response:
+        known_id = fields.path_id(project_id, "project")
+        revoked = tokens.revoke_all(known_id, audit)
+        announce(known_id)
+        return json_reply(
+            {
+                "revoked_count": revoked.revoked_count,
+                "already_revoked_count": revoked.already_revoked_count,
+                "total_tokens": revoked.total_tokens,
+            }
+        )
+
+    return blueprint
+
+
+def as_json(project: Project) -> dict[str, Any]:
+    """A project as the API shows it."""
+    return {
+        "id": project.id,
+        "name": project.name,
+        "description": project.description,
+        "metadata": project.metadata,
+        "api_key": project.api_key,
+        **fields.policy_as_json(project.policy, "project"),
+        "is_active": project.is_active,
+        "deactivated_at": fields.rfc3339(project.deactivated_at),
+        "created_at": fields.rfc3339(project.created_at),
+        "updated_at": fields.rfc3339(project.updated_at),
+    }
+
+
+def _change(
+    projects: Projects, project_id: str, body: dict[str, Any], audit: PendingEntry
+) -> flask.Response:
+    changes = _changes(body)
+    revoke = False
+    if "is_active" in body:
+        changes["is_active"] = fields.boolean(body["is_active"], "is_active")
+    if "revoke_tokens" in body:
+        revoke = fields.boolean(body["revoke_tokens"], "revoke_tokens")
+        if changes.get("is_active") is not False:
+            raise ClientError(
+                "`revoke_tokens` goes only with `is_active: false`.", param="revoke_tokens"
+            )
+    if not changes:
+        raise ClientError("There is no field to change.")
+    changed = projects.update(project_id, changes, revoke_tokens=revoke, audit=audit)
+    return json_reply(as_json(changed))
+
+
+def _changes(body: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a new project and a change have in common, as the store takes them."""
+    changes: dict[str, Any] = {}
+    if "name" in body:
+        changes["name"] = fields.name(body["name"])
+    if "description" in body:
+        description = body["description"]
+        if description is not None:
+            description = fields.text(description, "description", MAX_DESCRIPTION_LENGTH)
+        changes["description"] = description
+    if "metadata" in body:
+        metadata = body["metadata"]
+        changes["metadata"] = {} if metadata is None else fields.json_object(metadata, "metadata")
+    if policy := fields.read(body, "project"):
+        changes["policy"] = policy
+    param = fields.alias(body, "api_key", "openai_api_key")
+    if param in body:
+        upstream_key = _upstream_key(body[param], param)
+        changes["upstream_key"] = upstream_key
+        changes["upstream_key_mask"] = tokens.mask_upstream_key(upstream_key)
+    return changes
+
+
+def _upstream_key(value: Any, param: str) -> str:
+    upstream_key = fields.text(value, param, MAX_KEY_LENGTH)
+    if not _KEY.fullmatch(upstream_key):
+        raise ClientError(
+            f"`{param}` must be visible ASCII characters without spaces, and not empty.",
+            param=param,
+        )
+    if tokens.looks_masked(upstream_key):
+        raise ClientError(
+            f"`{param}` is a masked key: send the real one, or leave the field out.", param=param
+        )
+    return upstream_key
+
+
+def _id_from(body: dict[str, Any]) -> str:
+    if "project_id" not in body:
+        raise ClientError("`project_id` is required.", param="project_id")
+    return fields.path_id(fields.text(body["project_id"], "project_id", 100), "project")

@@ -1,0 +1,127 @@
+"""Who is calling the management API, or mints, for the audit log; and what becomes of each call.
+
+A view that changes something is wrapped by :meth:`AuditTrail.audited` and is given a draft, which
+it hands on to the store, where it is written in the transaction of the change. The thing to get
+wrong: an entry is told to the event sinks only when the view has come back, for only then it is
+committed.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import flask
+
+from proxy.audit.denials import MINTING, RELAY
+from proxy.audit.writer import AuditWriter
+from proxy.auth.principal import Principal
+from proxy.core.errors import ProxyError
+from proxy.gateway.request import ClientRequest, client_of
+from proxy.store.audit import Action, PendingEntry
+from proxy.web.api import fields
+
+_View = Callable[..., flask.Response]
+#: Hex digits of a management token's hash: enough to tell two apart, too few to confirm a guess.
+_SHOWN: Final = 4
+
+
+class AuditTrail:
+    """One per worker, for all rooms of the management API and for minting."""
+
+    def __init__(self, recorder: AuditWriter, trusted_proxies: int) -> None:
+        self._recorder = recorder
+        self._trusted_proxies = trusted_proxies
+
+    def audited(self, action: Action) -> Callable[[_View], _View]:
+        """Gives a view the keyword ``audit``, the :class:`PendingEntry` of its entry.
+
+        Ids in its path are the draft's from the start, so that a call that is refused tells what
+        it was about: of such a one there is an entry with the outcome ``failure``.
+        """
+
+        def wrap(view: _View) -> _View:
+            @functools.wraps(view)
+            def wrapped(**ids: str) -> flask.Response:
+                draft = PendingEntry(
+                    action,
+                    actor=flask.g.get("actor", "management"),
+                    client_ip=self._client_ip(),
+                    request_id=flask.g.get("request_id", ""),
+                    project_id=fields.uuid(ids.get("project_id", "")),
+                    token_id=fields.uuid(ids.get("token_id", "")),
+                )
+                try:
+                    answer = view(audit=draft, **ids)
+                except Exception as error:
+                    self._recorder.put(_failure(draft, error))
+                    raise
+                self.committed(draft)
+                return answer
+
+            return wrapped
+
+        return wrap
+
+    def mint(self, parent: Principal, inbound: ClientRequest) -> PendingEntry:
+        """The draft of an entry about a token that another one makes; see :meth:`committed`."""
+        actor = f"token:{parent.token_id}"
+        return PendingEntry("token.mint", actor, inbound.client_ip, inbound.request_id)
+
+    def committed(self, draft: PendingEntry) -> None:
+        """What it was written with is committed, if it was written."""
+        if draft.entry is not None:
+            self._recorder.tell(draft.entry)
+
+    def refused_mint(
+        self, parent: Principal | None, inbound: ClientRequest, error: ProxyError
+    ) -> None:
+        """``parent``: as far as it is known. Requests to mint make no usage events, so that refused
+        credentials among them are told here."""
+        known = parent is not None and error.status != 401
+        if not known and error.status != 401:
+            return  # nobody was refused: the worker is full, or the store away
+        self._recorder.refusals.add(
+            MINTING if known else RELAY,
+            inbound.client_ip,
+            error.code,
+            request_id=inbound.request_id,
+            action="token.mint" if known else "auth.denied",
+            actor=f"token:{parent.token_id}" if parent and known else "anonymous",
+            token_id=parent.token_id if parent else None,
+            project_id=parent.project_id if parent else None,
+        )
+
+    def refused_login(self, code: str) -> None:
+        """Somebody came without a management token, or with a wrong one."""
+        self._recorder.refusals.add(
+            "/manage", self._client_ip(), code, request_id=flask.g.get("request_id", "")
+        )
+
+    def _client_ip(self) -> str:
+        return client_of(flask.request.environ, self._trusted_proxies)
+
+
+def actors(management_tokens: Sequence[str]) -> list[str]:
+    """What each token is called in the audit log."""
+    return [
+        f"management:{hashlib.sha256(token.encode()).hexdigest()[:_SHOWN]}"
+        for token in management_tokens
+    ]
+
+
+def _failure(draft: PendingEntry, error: Exception) -> PendingEntry:
+    """Nothing of the message: it may repeat what was sent."""
+    code, param = "internal_error", None
+    if isinstance(error, ProxyError):
+        code, param = error.code, error.param
+    return dataclasses.replace(
+        draft,
+        id=str(uuid.uuid4()),
+        outcome="failure",
+        details={"code": code, "param": param, "at": datetime.now(UTC)},
+        entry=None,
+    )

@@ -1,0 +1,73 @@
+"""The limits of one worker, put together: limiters, their files, what waits to be charged.
+
+The thing to get wrong: with Redis there are two of them. The
+one of this node is asked about an address before anything else is done for it, without I/O.
+"""
+
+from proxy.core.usage_event import UsageEvent
+from proxy.ratelimit import make_table, open_limiter
+from proxy.ratelimit.batching import BatchedCharges
+from proxy.ratelimit.concurrency import NodeConcurrency
+from proxy.ratelimit.limiter import Charge
+from proxy.ratelimit.request_limiter import Limiters, Rates, RequestLimiter
+from proxy.settings.settings import Settings
+
+
+class RateLimiting:
+    """Nothing is opened or connected before the first request that has a limit; the node's table is
+    there by then."""
+
+    def __init__(self, settings: Settings) -> None:
+        # One folder of a node: a server that takes over from another takes its buckets, too.
+        self._folder = folder = settings.data_dir.absolute() / "limits"
+        self._near = open_limiter(redis_url="", on_error="open", folder=folder)
+        self._shared = self._charges = None
+        settle = self._near.settle
+        if settings.redis_url:
+            self._shared = open_limiter(
+                redis_url=settings.redis_url, on_error=settings.rate_limit_on_error, folder=folder
+            )
+            self._charges = BatchedCharges(self._shared)
+            settle = self._charges.settle
+        self._settle = settle
+        self._places = NodeConcurrency(folder / "concurrency")
+        rates = Rates(
+            everybody=settings.rate_limit_global_rpm,
+            address=settings.rate_limit_per_ip_rpm,
+            token=settings.rate_limit_per_token_rpm,
+            project=settings.rate_limit_per_project_rpm,
+        )
+        self.throttle = RequestLimiter(
+            rates,
+            Limiters(near=self._near, shared=self._shared, settle=settle, places=self._places),
+        )
+
+    @property
+    def is_up(self) -> bool:
+        """Whether limits are as exact as they can be: nothing is answered by a net."""
+        return not (self._near.failing or (self._shared is not None and self._shared.failing))
+
+    def prepare(self) -> None:
+        """Make the table of the node; before the worker accepts. Milliseconds, and only once."""
+        make_table(self._folder)
+
+    def start(self) -> None:
+        if self._charges is not None:
+            self._charges.start()
+
+    def counted(self, read: UsageEvent) -> None:
+        """The ledger has counted a read of a stored response, which had been charged to nothing."""
+        told = read.metadata
+        total = told.get("total_tokens")
+        if not isinstance(total, int):
+            sides = (told.get("prompt_tokens"), told.get("completion_tokens"))
+            total = sum(side for side in sides if isinstance(side, int))
+        self._settle([Charge(bucket, total) for bucket, _ in read.spending])
+
+    def close(self, deadline: float) -> None:
+        """Charge what is left, for ``deadline`` seconds at the most."""
+        if self._charges is not None:
+            self._charges.close(deadline)
+        for part in (self._shared, self._near, self._places):
+            if part is not None:
+                part.close()

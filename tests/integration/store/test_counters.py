@@ -1,0 +1,55 @@
+"""What only counters do; the rest is in ``tests/contract/test_store.py``."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from proxy.crypto.cipher import Cipher
+from proxy.crypto.tokens import new_token_id
+from proxy.store.counters import Counters
+from proxy.store.database import Database
+from proxy.store.migrate import Migrator
+from proxy.store.projects import Projects
+from proxy.store.tokens import Tokens
+from proxy.store.usage import UsageLedger
+
+
+def test_times_without_a_zone_are_a_mistake_of_ours(sqlite_url: str) -> None:
+    counters = Counters(Database.from_url(sqlite_url))
+    naive = datetime(2026, 1, 1)  # noqa: DTZ001
+    with pytest.raises(ValueError, match="zone"):
+        counters.lease_permits("id", naive)
+    with pytest.raises(ValueError, match="zone"):
+        counters.add_counts([("id", 1, 0, naive)])
+
+
+def test_what_a_killed_worker_had_not_counted_is_made_good(migrated_url: str) -> None:
+    database = Database.from_url(migrated_url)
+    Migrator(database).migrate()
+    project = Projects(database, Cipher(b"k" * 32)).create("Acme", "sk-real", "sk-real")
+    tokens, counters = Tokens(database), Counters(database)
+    made: dict[str, str] = {}
+    for name, parent in (("parent", None), ("child", "parent")):
+        made[name] = new_token_id()
+        tokens.create(
+            token_id=made[name],
+            token_hash=name.ljust(64, "0"),
+            token_mask="sk-aaaa...aaaa",
+            project_id=project.id,
+            expires_at=datetime(2100, 1, 1, tzinfo=UTC),
+            lineage=[made[parent]] if parent else [],
+        )
+    parent, child = made.values()
+    hour = datetime(2026, 5, 20, 10, tzinfo=UTC)
+    sums = (1, 0, 10, 5, 9, 2, 3, 1)
+    entries = [(hour, project.id, token_id, "m", *sums) for token_id in made.values()]
+    UsageLedger(database).apply("w", None, (1, 1), entries)
+    counters.add_counts([(child, 1, 12, hour), (parent, 1, 31, hour)])
+
+    found = counters.accounted([parent, child, new_token_id()])
+    assert found == {parent: (31, 19 + 12), child: (12, 19)}
+    assert not counters.make_good(child, 11, 7), "it has changed since"
+    assert counters.make_good(child, 12, 7)
+    assert counters.accounted([parent, child]) == {parent: (38, 19 + 19), child: (19, 19)}
+    assert counters.accounted([]) == {}
+    database.close()

@@ -1,0 +1,20 @@
+"""Settings of an installation that lies in a test's folder, and reaches nobody."""
+
+from pathlib import Path
+
+from proxy.settings.settings import Settings
+
+MANAGEMENT = "management-token-1"
+
+
+def settings(folder: Path, **changes: str) -> Settings:
+    return Settings.load(
+        {
+            "MANAGEMENT_TOKEN": MANAGEMENT,
+            "ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            "DATA_DIR": str(folder / "data"),
+            "EVENT_LOG": str(folder / "events.jsonl"),
+            "UPSTREAM_BASE_URL": "http://127.0.0.1:9",  # nobody listens on the discard port
+            **changes,
+        }
+    )

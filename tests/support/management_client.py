@@ -1,0 +1,104 @@
+"""A small app around the management blueprints, as ``app.py`` builds it, without the guard."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import flask
+from flask.testing import FlaskClient
+from werkzeug.exceptions import HTTPException
+
+from proxy.audit.denials import DenialAggregator
+from proxy.audit.writer import AuditWriter
+from proxy.core.errors import ProxyError
+from proxy.crypto.cipher import Cipher
+from proxy.store.audit import AuditEntry, AuditLog
+from proxy.store.database import Database
+from proxy.store.grants import Grants
+from proxy.store.migrate import Migrator
+from proxy.store.projects import Projects
+from proxy.store.tokens import Tokens
+from proxy.store.usage import UsageLedger
+from proxy.usage.pricing import PriceList
+from proxy.web.api import audit as audit_page
+from proxy.web.api import projects as projects_page
+from proxy.web.api import tokens as tokens_page
+from proxy.web.api import usage as usage_page
+from proxy.web.audit_trail import AuditTrail
+from proxy.web.replies import flask_error
+
+UPSTREAM_KEY = "sk-proj-0123456789abcdef"
+ABSENT = "00000000-0000-4000-8000-000000000000"
+
+
+class Management:
+    """The API over a test client, and the store behind it. ``clock`` is what the views see."""
+
+    def __init__(self, url: str, prices: PriceList | None = None) -> None:
+        database = self.database = Database.from_url(url)
+        Migrator(database).migrate()
+        cipher = Cipher(b"k" * 32)
+        self.projects = Projects(database, cipher)
+        self.tokens = Tokens(database)
+        self.grants = Grants(database, cipher)
+        self.ledger = UsageLedger(database)
+        self.audit = AuditLog(database)
+        #: Entries as they were told to the event sinks.
+        self.told: list[AuditEntry] = []
+        self.recorder = AuditWriter(self.audit, DenialAggregator(), self.told.append)
+        trail = self.trail = AuditTrail(self.recorder, trusted_proxies=1)
+        self.clock = datetime(2030, 1, 1, tzinfo=UTC)
+        app = flask.Flask("test")
+        app.url_map.strict_slashes = False
+        now: Callable[[], datetime] = lambda: self.clock  # noqa: E731
+        #: The ids of which the others would have been told.
+        self.announced: list[str] = []
+        announce = self.announced.append
+        app.register_blueprint(
+            projects_page.create_blueprint(self.projects, self.tokens, trail, announce=announce),
+            url_prefix="/manage/projects",
+        )
+        app.register_blueprint(
+            tokens_page.create_blueprint(self.projects, self.tokens, trail, now, announce=announce),
+            url_prefix="/manage/tokens",
+        )
+        app.register_blueprint(
+            usage_page.create_blueprint(self.ledger, prices, now), url_prefix="/manage/usage"
+        )
+        app.register_blueprint(audit_page.create_blueprint(self.audit), url_prefix="/manage/audit")
+        app.register_error_handler(ProxyError, flask_error)
+        self.client: FlaskClient = app.test_client()
+
+        @app.errorhandler(HTTPException)
+        def _http(error: HTTPException) -> Any:
+            return flask.Response(status=error.code)
+
+    def call(
+        self, method: str, path: str, body: Any = None, status: int = 200, raw: bool = False
+    ) -> Any:
+        """The answer's JSON (None for an empty one), after its status was checked."""
+        data = {} if body is None else {"json": body}
+        answer = self.client.open("/manage" + path, method=method, **data)
+        assert answer.status_code == status, (answer.status_code, answer.get_data(as_text=True))
+        if raw:
+            return answer
+        return answer.get_json() if answer.get_data() else None
+
+    def refused(
+        self, method: str, path: str, body: Any, status: int, param: str | None = None
+    ) -> dict[str, Any]:
+        """The ``error`` of an answer that must be a refusal naming ``param``."""
+        error: dict[str, Any] = self.call(method, path, body, status)["error"]
+        assert error["param"] == param, error
+        assert error["message"]
+        return error
+
+    def project(self, name: str = "Acme", **more: Any) -> dict[str, Any]:
+        body = {"name": name, "api_key": UPSTREAM_KEY, **more}
+        made: dict[str, Any] = self.call("POST", "/projects", body, 201)
+        return made
+
+    def token(self, project_id: str, **more: Any) -> dict[str, Any]:
+        body = {"project_id": project_id, "duration_minutes": 60, **more}
+        made: dict[str, Any] = self.call("POST", "/tokens", body, 201)
+        return made

@@ -1,0 +1,89 @@
+"""What a killed worker had not counted (``proxy/auth/shortfalls.py``)."""
+
+from collections.abc import Collection, Mapping
+
+import pytest
+
+from proxy.auth.shortfalls import Shortfalls
+from proxy.core.errors import StoreError
+from tests.support.clock import Clock
+
+
+class Accounts:
+    def __init__(self) -> None:
+        self.tokens: dict[str, tuple[int, int]] = {}
+        self.asked: list[list[str]] = []
+        self.error: Exception | None = None
+        self.made_good: list[tuple[str, int, int]] = []
+
+    def accounted(self, token_ids: Collection[str]) -> Mapping[str, tuple[int, int]]:
+        self.asked.append(list(token_ids))
+        if self.error is not None:
+            raise self.error
+        return {name: self.tokens[name] for name in token_ids if name in self.tokens}
+
+    def make_good(self, token_id: str, used: int, missing: int) -> bool:
+        if self.tokens[token_id][0] != used:
+            return False
+        self.made_good.append((token_id, used, missing))
+        return True
+
+
+@pytest.fixture
+def accounts() -> Accounts:
+    return Accounts()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def shortfalls(accounts: Accounts, clock: Clock) -> Shortfalls:
+    return Shortfalls(accounts, clock)
+
+
+def test_a_token_that_lacks_some_gets_them_once_it_is_quiet(
+    shortfalls: Shortfalls, accounts: Accounts
+) -> None:
+    accounts.tokens = {"a": (100, 90), "whole": (5, 5), "imported": (50, 5)}
+    shortfalls.killed([*accounts.tokens, "gone"])
+    shortfalls.look()
+    accounts.tokens["a"] = (100, 130)  # the ledger was behind
+    shortfalls.look()
+    assert not accounts.made_good
+    shortfalls.look()
+    assert accounts.made_good == [("a", 100, 30)]
+    shortfalls.look()
+    assert accounts.asked[-1] == []
+    shortfalls.close()
+
+
+def test_one_that_is_in_use_is_looked_at_again_and_not_for_ever(
+    shortfalls: Shortfalls, accounts: Accounts, clock: Clock
+) -> None:
+    shortfalls.killed(["a"])
+    for number in range(10):
+        accounts.tokens["a"] = (number, number + 5)
+        shortfalls.look()
+    clock.now += 900
+    shortfalls.look()
+    shortfalls.look()
+    assert (accounts.made_good, accounts.asked[-1]) == ([], [])
+    shortfalls.close()
+
+
+@pytest.mark.parametrize("error", [StoreError(), RuntimeError("a defect")])
+def test_a_store_that_is_away_is_asked_again(
+    shortfalls: Shortfalls, accounts: Accounts, error: Exception
+) -> None:
+    accounts.tokens = {"a": (1, 4)}
+    shortfalls.killed(["a"])
+    shortfalls.look()
+    accounts.error = error
+    shortfalls.look()
+    accounts.error = None
+    shortfalls.look()
+    assert accounts.made_good == [("a", 1, 3)]
+    shortfalls.close()

@@ -1,0 +1,73 @@
+"""What the command line's tests share: an empty directory, an environment without our settings."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import responses
+from click.testing import CliRunner, Result
+
+from proxy.cli import root
+from proxy.settings.settings import Settings
+from tests.support.fake_upstream import Upstream
+from tests.support.server import ProxyServer
+
+BASE = "http://127.0.0.1:8080"
+TOKEN = "management-token-1"
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory is new, and nobody's settings are in the environment."""
+    monkeypatch.chdir(tmp_path)
+    names = {"PROXY_BASE_URL", "PROXY_TOKEN", "OPENAI_API_KEY"}
+    for field in dataclasses.fields(Settings):
+        names |= {field.name.upper(), *field.metadata["aliases"]}
+    for name in names & os.environ.keys():
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.fixture
+def run() -> Run:
+    """``run("token", "list", input="…")`` as from the shell."""
+
+    def invoke(*arguments: str, input: str | None = None) -> Result:  # noqa: A002
+        return CliRunner().invoke(root, arguments, input=input, prog_name="manage.py")
+
+    return invoke
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[responses.RequestsMock]:
+    """A management API made of canned answers; every one of them must be asked for."""
+    monkeypatch.setenv("MANAGEMENT_TOKEN", TOKEN)
+    with responses.RequestsMock() as mock:
+        yield mock
+
+
+# A real proxy, for the commands that ask one.
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    server = Upstream()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterator[ProxyServer]:
+    server = ProxyServer(tmp_path_factory.mktemp("proxy"), upstream.url).start()
+    yield server
+    assert server.stop() == 0, server.log_text()
+
+
+@pytest.fixture(scope="module")
+def token(proxy: ProxyServer) -> str:
+    minted: str = proxy.mint(proxy.create_project()["id"])["token"]
+    return minted

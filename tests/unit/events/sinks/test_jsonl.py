@@ -1,0 +1,235 @@
+"""The JSON-lines file: rotation by several writers, full disks, files that are moved away."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.events.sinks import jsonl
+from proxy.events.sinks.jsonl import JsonLinesSink
+from tests.support.paths import ROOT
+
+BATCH = [b'{"n":1}\n', b'{"n":2}\n']
+NEXT = [b'{"n":3}\n']
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "logs" / "events.jsonl"
+
+
+def make(path: Path, max_bytes: int = 1_000_000, backups: int = 3) -> JsonLinesSink:
+    return JsonLinesSink(path, max_bytes=max_bytes, backups=backups)
+
+
+def files(path: Path) -> list[Path]:
+    """The file and its backups, newest first."""
+    found = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, 2000))]
+    return [file for file in found if file.exists()]
+
+
+def read(path: Path) -> list[int]:
+    return [json.loads(line)["n"] for line in path.read_bytes().splitlines()]
+
+
+def test_lines_are_appended(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b'{"n":0}\n')
+    sink = make(path)
+    sink.write(BATCH)
+    sink.write(NEXT)
+    sink.close()
+    sink.close()
+    assert read(path) == [0, 1, 2, 3]
+
+
+def test_the_file_is_not_for_everybody(path: Path) -> None:
+    make(path).write(BATCH)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_it_can_be_written_again_after_close(path: Path) -> None:
+    sink = make(path)
+    sink.write(BATCH)
+    sink.close()
+    sink.write(NEXT)
+    assert read(path) == [1, 2, 3]
+
+
+def test_rotation_keeps_as_many_as_it_was_told(path: Path) -> None:
+    sink = make(path, max_bytes=7, backups=2)
+    for number in range(5):
+        sink.write([b'{"n":%d}\n' % number])
+    assert [read(file) for file in files(path)] == [[4], [3]]
+    sink.write([b"{}\n"])  # below the limit: stays
+    assert [file.name for file in files(path)] == [path.name, f"{path.name}.1", f"{path.name}.2"]
+
+
+def test_without_backups_a_full_file_is_thrown_away(path: Path) -> None:
+    sink = make(path, max_bytes=7, backups=0)
+    sink.write(BATCH)
+    assert files(path) == []
+    sink.write([b"{}\n"])
+    assert path.read_bytes() == b"{}\n"
+
+
+@pytest.mark.parametrize("new_file", [False, True])
+def test_a_file_moved_away_is_opened_anew(path: Path, new_file: bool) -> None:
+    sink = make(path)
+    sink.write(BATCH)
+    moved = path.rename(path.with_name("moved"))
+    if new_file:  # logrotate's `create`
+        path.touch()
+    sink.write(NEXT)
+    assert (read(moved), read(path)) == ([1, 2], [3])
+
+
+def test_a_folder_that_went_away_is_made_anew(path: Path) -> None:
+    sink = make(path)
+    sink.write(BATCH)
+    path.unlink()
+    path.parent.rmdir()
+    sink.write(NEXT)
+    assert read(path) == [3]
+
+
+def test_a_file_cut_to_nothing_is_appended_to(path: Path) -> None:
+    sink = make(path)
+    sink.write(BATCH)
+    os.truncate(path, 0)  # logrotate's `copytruncate`
+    sink.write(NEXT)
+    assert read(path) == [3]
+
+
+class FullDisk:
+    """``os.write`` that takes ``room`` bytes and then raises."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.write = os.write
+
+    def __call__(self, descriptor: int, data: Any) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.write(descriptor, data[: self.room])
+        self.room -= written
+        return written
+
+
+@pytest.mark.parametrize("room", [0, 1, 8, 12])
+def test_a_full_disk_takes_all_of_a_batch_or_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    sink = make(path)
+    sink.write(NEXT)
+    with monkeypatch.context() as patched:
+        patched.setattr(jsonl.os, "write", FullDisk(room))
+        with pytest.raises(OSError, match="No space left"):
+            sink.write(BATCH)
+        assert read(path) == [3]
+    sink.write(BATCH)  # it comes again
+    assert read(path) == [3, 1, 2]
+
+
+def test_a_batch_taken_in_parts_is_written_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write: Callable[[int, Any], int] = os.write
+    monkeypatch.setattr(jsonl.os, "write", lambda descriptor, data: write(descriptor, data[:3]))
+    make(path).write(BATCH)
+    assert read(path) == [1, 2]
+
+
+def test_a_line_torn_by_a_killed_writer_stays_alone(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b'{"n":0}\n{"n":')
+    make(path).write(BATCH)
+    assert path.read_bytes().splitlines(keepends=True) == [b'{"n":0}\n', b'{"n":\n', *BATCH]
+
+
+def test_a_rotation_that_fails_does_not_repeat_the_batch(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = make(path, max_bytes=7)
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", refuse)
+        sink.write(BATCH)
+        sink.write(NEXT)
+    assert read(path) == [1, 2, 3]
+    assert len(caplog.records) == 1
+    assert "cannot be rotated: [Errno 13] Permission denied" in caplog.text
+    sink.write(NEXT)
+    assert [read(file) for file in files(path)] == [[1, 2, 3, 3]]
+    assert not path.exists()
+
+
+def test_what_cannot_be_opened_raises(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="directory"):
+        make(tmp_path).write(BATCH)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"exists|directory"):
+        make(tmp_path / "file" / "events.jsonl").write(BATCH)
+    with pytest.raises(OSError, match="directory"):
+        make(tmp_path).write(BATCH)
+
+
+def test_a_pipe_or_a_device_will_do() -> None:
+    sink = make(Path("/dev/null"))
+    sink.write(BATCH)
+    sink.write(BATCH)
+    sink.close()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from proxy.events.sinks.jsonl import JsonLinesSink
+who, count = int(sys.argv[1]), int(sys.argv[2])
+sink = JsonLinesSink(Path(sys.argv[3]), max_bytes=2000, backups=1000)
+sys.stdin.readline()  # all start together
+for number in range(0, count, 5):
+    sink.write([b'{"who":%d,"n":%d,"pad":"%s"}\\n' % (who, n, b"x" * (n % 90))
+                for n in range(number, number + 5)])
+"""
+
+
+def test_processes_that_rotate_together_lose_and_tear_no_line(path: Path) -> None:
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(who), "1500", str(path)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+        )
+        for who in range(3)
+    ]
+    try:
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write(b"\n")
+            writer.stdin.flush()
+        assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+            assert writer.stdin is not None
+            writer.stdin.close()
+    written: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    found = files(path)
+    assert len(found) > 50
+    for file in reversed(found):  # oldest first
+        for line in file.read_bytes().splitlines():
+            record = json.loads(line)
+            written[record["who"]].append(record["n"])
+    assert written == {who: list(range(1500)) for who in range(3)}

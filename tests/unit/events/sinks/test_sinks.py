@@ -1,0 +1,62 @@
+"""Where events go, by EVENT_LOG or by name (``proxy/events/sinks/__init__.py``)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.events.dead_letters import DeadLetterFile
+from proxy.events.sinks import REMOTE, configured, from_event_log, open_remote, shipped
+from proxy.events.sinks.jsonl import JsonLinesSink
+from proxy.events.sinks.stdout import StdoutSink
+from proxy.settings.settings import Settings
+from tests.support.paths import ROOT
+
+NEEDED = {"MANAGEMENT_TOKEN": "x" * 16, "ENCRYPTION_KEY": "A" * 43 + "="}
+EACH = {
+    "cloudwatch": {"CLOUDWATCH_LOG_GROUP": "proxy"},
+    "http": {"LOGGING_URL": "http://127.0.0.1:1/in"},
+    "redis": {"EVENT_STREAM": "events", "REDIS_URL": "redis://127.0.0.1:1"},
+}
+
+
+def test_by_value(tmp_path: Path) -> None:
+    assert from_event_log("off", max_bytes=1, backups=1) == []
+    (sink,) = from_event_log("stdout", max_bytes=1, backups=1)
+    assert isinstance(sink, StdoutSink)
+    path = tmp_path / "folder" / "events.jsonl"
+    (sink,) = from_event_log(str(path), max_bytes=10, backups=2)
+    assert isinstance(sink, JsonLinesSink)
+    assert not path.parent.exists()  # nothing is opened before the first event
+    sink.write([b"0123456789\n"])
+    assert (tmp_path / "folder" / "events.jsonl.1").read_bytes() == b"0123456789\n"
+    sink.close()
+
+
+def test_settings_ask_for_remote_sinks() -> None:
+    assert configured(Settings.load(NEEDED)) == []
+    assert configured(Settings.load({**NEEDED, "REDIS_URL": "redis://h"})) == []
+    every = {name: value for each in EACH.values() for name, value in each.items()}
+    assert configured(Settings.load({**NEEDED, **every})) == list(EACH) == list(REMOTE)
+    assert shipped(Settings.load(NEEDED)) == ["ledger"]
+    assert shipped(Settings.load({**NEEDED, "AUTH_MODE": "passthrough"})) == []
+    assert shipped(Settings.load({**NEEDED, **every})) == ["ledger", *REMOTE]
+
+
+@pytest.mark.parametrize("name", list(REMOTE))
+def test_opening_connects_to_nothing(name: str, tmp_path: Path) -> None:
+    settings = Settings.load({**NEEDED, **EACH[name]})
+    assert configured(settings) == [name]
+    sink = open_remote(name, settings, DeadLetterFile(tmp_path / "dead.jsonl"))
+    assert name in type(sink).__name__.lower()
+    sink.close()
+
+
+def test_no_library_is_imported_before_its_sink_is_opened() -> None:
+    code = (
+        "import sys, proxy.app, proxy.cli.events, proxy.events.sinks;"
+        "print({'boto3', 'botocore', 'watchtower', 'redis'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout == b"set()\n"

@@ -1,0 +1,87 @@
+"""A sink's position: replaced as a whole, and the beginning when it cannot be read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from proxy.events.spool import offsets
+from proxy.events.spool.offsets import (
+    START,
+    Offset,
+    highest_position,
+    read_position,
+    remove_positions,
+    write_position,
+)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_there_and_back(tmp_path: Path, durable: bool) -> None:
+    assert read_position(tmp_path, "redis") == START
+    for position in (Offset(7, 12), Offset(1_700_000_000_000, 8_388_608)):
+        write_position(tmp_path, "redis", position, durable=durable)
+        assert read_position(tmp_path, "redis") == position
+    assert read_position(tmp_path, "http") == START
+    assert os.listdir(tmp_path) == ["redis.position"]
+
+
+GOOD = b"%016d %016d\n" % (7, 1)
+CONTENTS = [b"", b"\0" * len(GOOD), b"x" + GOOD[1:], GOOD + b"8", b"7 1\n"]
+CONTENTS += [GOOD[:length] for length in range(len(GOOD))]
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_damage_is_the_beginning(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "redis.position").write_bytes(content)
+    assert read_position(tmp_path, "redis") == START
+
+
+def test_every_torn_write_leaves_the_old_position(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the rename: what is half written has another name."""
+    write_position(tmp_path, "redis", Offset(1, 2))
+    monkeypatch.setattr(offsets.Path, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_position(tmp_path, "redis", Offset(3, 4))
+    assert read_position(tmp_path, "redis") == Offset(1, 2)
+
+
+def test_durable_means_the_file_then_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        steps.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_position(tmp_path, "redis", Offset(1, 2), durable=False)
+    assert steps == []
+    write_position(tmp_path, "redis", Offset(1, 2))
+    assert steps == ["redis.fresh", tmp_path.name]
+
+
+def test_a_folder_that_is_gone_needs_no_position(tmp_path: Path) -> None:
+    write_position(tmp_path / "gone", "redis", Offset(1, 2))
+    assert not (tmp_path / "gone").exists()
+    assert read_position(tmp_path / "gone", "redis") == START
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "A", ".hidden", "x" * 65])
+def test_names_stay_within_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        write_position(tmp_path, name, Offset(1, 2))
+
+
+def test_the_highest_and_the_end(tmp_path: Path) -> None:
+    assert highest_position(tmp_path) == START
+    write_position(tmp_path, "a", Offset(9, 1))
+    write_position(tmp_path, "b", Offset(10, 0))
+    assert highest_position(tmp_path) == Offset(10, 0)
+    (tmp_path / "c.fresh").touch()
+    remove_positions(tmp_path)
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,185 @@
+"""What a worker that is gone has left becomes events and reaches the local sinks, once or again."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.events.spool.inflight_table import InFlightTable
+from proxy.events.spool.lock import acquire
+from proxy.events.spool.offsets import START, read_position, write_position
+from proxy.events.spool.recovery import AbandonedSpool, abandoned_spools
+from proxy.events.spool.retention import INTENTS, LOCAL, writer_folders
+from proxy.events.spool.segment import read_batch, segment_numbers, segment_path
+from proxy.events.spool.writer import NotSpooled, SegmentWriter
+from tests.support.event_samples import intent, names, record
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Spooled are 0 to 3, of which the log has 0; 4 has ended, 5 has not."""
+    writer = SegmentWriter.create(tmp_path)
+    first = writer.append([record("0")])
+    writer.append([record(str(number)) for number in range(1, 4)])
+    write_position(writer.folder, LOCAL, first)
+    slots = InFlightTable.create(writer.folder, 10)
+    for name in "345":
+        slot = slots.begin(intent(name))
+        if name != "5":
+            slots.finish(slot, record(name))
+    writer.close()
+    writer.release()
+    return writer.folder
+
+
+def adopt(root: Path) -> AbandonedSpool:
+    (orphan,) = abandoned_spools(root)
+    return orphan
+
+
+def drink(orphan: AbandonedSpool) -> list[bytes]:
+    lines = []
+    while (batch := orphan.read()).lines:
+        orphan.accepted(batch)
+        lines += batch.lines
+    orphan.accepted(batch)
+    return lines
+
+
+def test_everything_that_the_log_lacks_reaches_it(folder: Path) -> None:
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    assert (orphan.recovered, orphan.unreadable) == (2, 0)
+    lines = drink(orphan)
+    assert sorted(names(lines)) == ["1", "2", "3", "4", "5"]
+    outcomes = {json.loads(line)["request_id"]: json.loads(line)["outcome"] for line in lines}
+    assert outcomes["4"] == "completed"
+    assert outcomes["5"] == "unknown"
+    orphan.leave({LOCAL})
+    assert writer_folders(folder.parent) == []
+
+
+def test_for_a_remote_sink_it_is_kept(folder: Path) -> None:
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    drink(orphan)
+    orphan.leave({LOCAL, "redis"})
+    batch = read_batch(folder, read_position(folder, "redis"))
+    assert sorted(names(batch.lines)) == ["0", "1", "2", "3", "4", "5"]
+    assert not (folder / INTENTS).exists()
+    write_position(folder, "redis", batch.position)
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    assert (orphan.recovered, drink(orphan)) == (0, [])
+    orphan.leave({LOCAL, "redis"})
+    assert not folder.exists()
+
+
+def test_whoever_nobody_knows_the_sinks_of_is_kept(folder: Path) -> None:
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    orphan.leave(None)
+    assert len(read_batch(folder, START).lines) == 6
+
+
+def test_one_at_a_time_and_none_with_an_owner(folder: Path) -> None:
+    living = SegmentWriter.create(folder.parent)
+    orphan = adopt(folder.parent)
+    assert orphan.folder == folder
+    assert list(abandoned_spools(folder.parent)) == []
+    orphan.release()
+    again = adopt(folder.parent)
+    again.release()
+    living.release()
+
+
+def test_killed_between_spooling_the_slots_and_removing_them(folder: Path) -> None:
+    slots = (folder / INTENTS).read_bytes()
+    for _ in range(2):
+        orphan = adopt(folder.parent)
+        orphan.recover()
+        orphan.release()
+        (folder / INTENTS).write_bytes(slots)
+    assert sorted(names(read_batch(folder, START).lines)) == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_full_disk_leaves_the_slots_for_later(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    orphan = adopt(folder.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(NotSpooled):
+            orphan.recover()
+    orphan.release()
+    assert (folder / INTENTS).exists()
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    assert orphan.recovered == 2
+    orphan.release()
+
+
+def test_a_torn_tail_is_skipped_and_counted(folder: Path) -> None:
+    (number,) = segment_numbers(folder)
+    with segment_path(folder, number).open("ab") as file:
+        file.write(record("torn")[:-5])
+    (folder / INTENTS).unlink()
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    batch = orphan.read()
+    assert (names(batch.lines), batch.damaged) == (["1", "2", "3"], 1)
+    orphan.accepted(batch)
+    orphan.leave({LOCAL})
+    assert not folder.exists()
+
+
+def test_torn_in_the_middle_of_a_batch_it_comes_from_its_slot(folder: Path) -> None:
+    """A kill can end a write at any page: what is cut has its slot still."""
+    (number,) = segment_numbers(folder)
+    with segment_path(folder, number).open("ab") as file:
+        file.write(record("4")[:-5])
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    orphan.release()
+    assert sorted(names(read_batch(folder, START).lines)) == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_unreadable_slots_are_counted(folder: Path) -> None:
+    with (folder / INTENTS).open("r+b") as file:
+        for slot in (7, 8, 9):
+            file.seek(slot * 2048)
+            file.write(b"\x01\0\0\0\0\0\0\0damage\n")
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    assert orphan.unreadable >= 1
+    orphan.release()
+
+
+TOKEN_ID = "00000000-0000-7000-8000-000000000001"
+
+
+def test_whom_a_killed_worker_has_served_last(folder: Path) -> None:
+    ownership = acquire(folder)
+    assert ownership is not None
+    writer = SegmentWriter(folder, ownership)
+    writer.append([record("6", token_id=TOKEN_ID), record("7", token_id=TOKEN_ID)])
+    writer.close()
+    writer.release()
+    orphan = adopt(folder.parent)
+    assert orphan.token_ids == frozenset()
+    orphan.recover()
+    assert orphan.token_ids == {TOKEN_ID}
+    orphan.release()
+
+
+def test_one_that_has_ended_in_order_has_counted_all(folder: Path) -> None:
+    (folder / INTENTS).unlink()
+    orphan = adopt(folder.parent)
+    orphan.recover()
+    assert orphan.token_ids == frozenset()
+    orphan.release()

@@ -1,0 +1,163 @@
+"""A worker looks after those that are gone: their lines reach its sinks, their folders go."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.events import sink_worker as delivery_module
+from proxy.events.sink_worker import SinkWorker
+from proxy.events.spool import recovery as adoption_module
+from proxy.events.spool.inflight_table import InFlightTable
+from proxy.events.spool.offsets import read_position
+from proxy.events.spool.recovery import SpoolRecovery
+from proxy.events.spool.retention import INTENTS, LOCAL, writer_folders
+from proxy.events.spool.segment import read_batch, segment_numbers, segment_path
+from proxy.events.spool.writer import SegmentWriter
+from tests.support.event_samples import Sink, intent, names, record, wait_for
+
+
+def leave_behind(root: Path, *spooled: str, running: str = "") -> Path:
+    writer = SegmentWriter.create(root)
+    writer.append([record(name) for name in spooled])
+    slots = InFlightTable.create(writer.folder, 10)
+    for name in running:
+        slots.begin(intent(name))
+    writer.close()
+    writer.release()
+    return writer.folder
+
+
+class Worker:
+    def __init__(self, root: Path, *sinks: Sink, remote: tuple[str, ...] = ()) -> None:
+        self.deliveries = [SinkWorker(sink, 1000) for sink in sinks]
+        self.adoption = SpoolRecovery(
+            root, {LOCAL, *remote} if sinks else set(remote), self.deliveries
+        )
+
+    def close(self) -> None:
+        self.adoption.close()
+        for delivery in self.deliveries:
+            delivery.finish().join(5)
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
+    monkeypatch.setattr(adoption_module, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(delivery_module, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(delivery_module, "_LONGEST_PAUSE", 0.05)
+    made: list[Worker] = []
+    yield made
+    for worker in made:
+        worker.close()
+
+
+def test_at_the_start_and_later(tmp_path: Path, workers: list[Worker]) -> None:
+    leave_behind(tmp_path, *"012", running="3")
+    sinks = [Sink(), Sink()]
+    workers.append(Worker(tmp_path, *sinks))
+    wait_for(lambda: not writer_folders(tmp_path))
+    assert [names(sink.lines) for sink in sinks] == [["0", "1", "2", "3"]] * 2
+    leave_behind(tmp_path, "4", running="5")
+    wait_for(lambda: not writer_folders(tmp_path))
+    assert names(sinks[0].lines) == ["0", "1", "2", "3", "4", "5"]
+    assert workers[0].adoption.recovered == 2
+
+
+def test_several_workers_share_without_doubling(tmp_path: Path, workers: list[Worker]) -> None:
+    for number in range(10):
+        leave_behind(tmp_path, f"{number}a", f"{number}b", running=str(number))
+    sinks = [Sink(), Sink(), Sink()]
+    workers += [Worker(tmp_path, sink) for sink in sinks]
+    wait_for(lambda: not writer_folders(tmp_path), 20)
+    found = [name for sink in sinks for name in names(sink.lines)]
+    assert len(found) == len(set(found)) == 30
+
+
+def test_a_sink_that_fails_gets_it_later(tmp_path: Path, workers: list[Worker]) -> None:
+    def fail() -> None:
+        raise OSError("no space left")
+
+    folder = leave_behind(tmp_path, *"012")
+    sink = Sink(fail)
+    workers.append(Worker(tmp_path, sink))
+    wait_for(lambda: workers[0].deliveries[0].errors > 2)
+    assert read_position(folder, LOCAL) == (0, 0)
+    sink.trouble = lambda: None
+    wait_for(lambda: not writer_folders(tmp_path))
+    assert names(sink.lines) == ["0", "1", "2"]
+
+
+def test_what_a_remote_sink_lacks_stays(tmp_path: Path, workers: list[Worker]) -> None:
+    folder = leave_behind(tmp_path, "0", running="1")
+    workers.append(Worker(tmp_path, Sink(), remote=("redis",)))
+    wait_for(lambda: not (folder / INTENTS).exists() and read_position(folder, LOCAL).segment)
+    assert names(read_batch(folder, read_position(folder, "redis")).lines) == ["0", "1"]
+
+
+def test_without_a_sink_of_its_own_it_still_tells_of_the_requests(
+    tmp_path: Path, workers: list[Worker]
+) -> None:
+    folder = leave_behind(tmp_path, running="1")
+    workers.append(Worker(tmp_path, remote=("redis",)))
+    wait_for(lambda: not (folder / INTENTS).exists())
+    wait_for(lambda: names(read_batch(folder, read_position(folder, "redis")).lines) == ["1"])
+
+
+def test_damage_is_counted_and_told(
+    tmp_path: Path, workers: list[Worker], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = leave_behind(tmp_path, "0")
+    with segment_path(folder, segment_numbers(folder)[0]).open("ab") as file:
+        file.write(b"torn")
+    sink = Sink()
+    workers.append(Worker(tmp_path, sink))
+    wait_for(lambda: not writer_folders(tmp_path))
+    assert names(sink.lines) == ["0"]
+    assert workers[0].adoption.damaged == 1
+    assert "1 damaged records" in caplog.text
+
+
+@pytest.mark.parametrize("trouble", [OSError(5, "Input/output error"), ValueError("unforeseen")])
+def test_what_fails_is_told_once_and_tried_again(
+    tmp_path: Path,
+    workers: list[Worker],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception,
+) -> None:
+    leave_behind(tmp_path, "0")
+    tries: list[int] = []
+
+    def fail(_: object) -> None:
+        tries.append(1)
+        raise trouble
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adoption_module.AbandonedSpool, "recover", fail)
+        sink = Sink()
+        workers.append(Worker(tmp_path, sink))
+        wait_for(lambda: len(tries) > 3)
+    assert caplog.text.count("cannot be read") == 1
+    wait_for(lambda: not writer_folders(tmp_path))
+    assert names(sink.lines) == ["0"]
+
+
+@pytest.mark.parametrize("trouble", ["not empty", "cannot be owned"])
+def test_one_bad_folder_does_not_hold_up_the_others(
+    tmp_path: Path, workers: list[Worker], trouble: str
+) -> None:
+    bad = leave_behind(tmp_path, "0")
+    if trouble == "not empty":
+        (bad / "note").touch()
+    else:
+        (bad / "lock").unlink()
+        (bad / "lock").symlink_to("lock")  # ELOOP, whoever asks
+    time.sleep(0.002)  # folders go by the millisecond of their making
+    good = [leave_behind(tmp_path, "1", running="2"), leave_behind(tmp_path, "3")]
+    assert writer_folders(tmp_path)[0] == bad
+    sink = Sink()
+    workers.append(Worker(tmp_path, sink))
+    wait_for(lambda: not any(folder.exists() for folder in good))
+    assert sorted(set(names(sink.lines)) - {"0"}) == ["1", "2", "3"]

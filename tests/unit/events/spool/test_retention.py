@@ -1,0 +1,137 @@
+"""What is kept, and for whom: segments until all named sinks have passed, folders until empty."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from proxy.events.spool.lock import acquire
+from proxy.events.spool.offsets import Offset, read_position, write_position
+from proxy.events.spool.retention import (
+    INTENTS,
+    reclaim,
+    register_sinks,
+    registered_sinks,
+    tidy,
+    writer_folders,
+)
+from proxy.events.spool.segment import segment_numbers, segment_path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three segments of 10 bytes."""
+    made = tmp_path / "writer"
+    made.mkdir()
+    for number in (1, 2, 3):
+        segment_path(made, number).write_bytes(b"x" * 10)
+    return made
+
+
+def test_a_segment_goes_when_every_sink_has_passed_it(folder: Path) -> None:
+    write_position(folder, "a", Offset(3, 10))
+    write_position(folder, "b", Offset(2, 9))
+    reclaim(folder, ["a", "b"])
+    assert segment_numbers(folder) == [2, 3]
+    write_position(folder, "b", Offset(2, 10))
+    reclaim(folder, ["a", "b"])
+    assert segment_numbers(folder) == [3]
+
+
+def test_a_sink_that_has_never_read_holds_everything(folder: Path) -> None:
+    write_position(folder, "a", Offset(3, 10))
+    reclaim(folder, ["a", "new"])
+    assert segment_numbers(folder) == [1, 2, 3]
+
+
+def test_a_sink_that_is_not_named_any_more_holds_nothing(folder: Path) -> None:
+    write_position(folder, "a", Offset(3, 10))
+    write_position(folder, "removed", Offset(1, 2))
+    reclaim(folder, ["a"])
+    assert segment_numbers(folder) == []
+
+
+def test_the_live_segment_and_empty_ones(folder: Path) -> None:
+    segment_path(folder, 2).write_bytes(b"")
+    reclaim(folder, ["new"], live=3)
+    assert segment_numbers(folder) == [1, 3]
+    write_position(folder, "new", Offset(3, 10))
+    reclaim(folder, ["new"], live=3)
+    assert segment_numbers(folder) == [3]
+
+
+def test_positions_are_durable_before_a_segment_goes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_position(folder, "a", Offset(2, 0), durable=False)
+    steps: list[str] = []
+    fsync, unlink = os.fsync, Path.unlink
+
+    def noted_fsync(descriptor: int) -> None:
+        steps.append("sync " + os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def noted_unlink(path: Path, missing_ok: bool = False) -> None:
+        steps.append("unlink " + path.name)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "unlink", noted_unlink)
+    reclaim(folder, ["a"])
+    assert steps == ["sync a.position", "sync writer", "unlink 0000000000000001.log"]
+
+
+def test_an_orphan_that_is_done_goes(folder: Path) -> None:
+    write_position(folder, "a", Offset(3, 9))
+    tidy(folder, None)  # nobody has said who reads
+    assert segment_numbers(folder) == [1, 2, 3]
+    tidy(folder, ["a"])
+    assert segment_numbers(folder) == [3]
+    write_position(folder, "a", Offset(3, 10))
+    (folder / INTENTS).touch()
+    tidy(folder, ["a"])
+    assert segment_numbers(folder) == [3], "it tells which of the slots are records already"
+    (folder / INTENTS).unlink()
+    tidy(folder, ["a"])
+    assert not folder.exists()
+    tidy(folder, ["a"])
+    assert read_position(folder, "a") == Offset(0, 0)
+
+
+def test_a_folder_with_an_owner_is_left_alone(folder: Path) -> None:
+    write_position(folder, "a", Offset(3, 10))
+    ownership = acquire(folder)
+    assert ownership is not None
+    tidy(folder, ["a"])
+    assert segment_numbers(folder) == [1, 2, 3]
+    ownership.release()
+    tidy(folder, ["a"])
+    assert not folder.exists()
+
+
+def test_the_names_of_the_sinks(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "spool"
+    assert registered_sinks(root) is None
+    register_sinks(root, ["redis", "local"])
+    assert registered_sinks(root) == {"redis", "local"}
+    register_sinks(root, [])
+    assert registered_sinks(root) == frozenset()
+    assert os.listdir(root) == ["sinks.json"]
+    (root / "sinks.json").write_text("[")
+    assert registered_sinks(root) is None
+    with pytest.raises(ValueError, match="not a name"):
+        register_sinks(root, ["../x"])
+
+
+def test_writers_folders_alone_in_the_order_of_their_making(tmp_path: Path) -> None:
+    assert writer_folders(tmp_path / "none") == []
+    made = ("00000000000003-1-aaaaaaaaaaaaaaaa", "00000000000001-9-bbbbbbbbbbbbbbbb")
+    others = ("lost+found", "00000000000002-1-aaaaaaaaaaaaaaaa.bak")
+    for name in made + others:
+        (tmp_path / name).mkdir()
+    (tmp_path / "00000000000002-1-cccccccccccccccc").touch()
+    register_sinks(tmp_path, [])
+    assert [found.name[:14] for found in writer_folders(tmp_path)] == [
+        "00000000000001",
+        "00000000000003",
+    ]

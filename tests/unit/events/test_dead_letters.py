@@ -1,0 +1,130 @@
+"""What nobody takes (``proxy/events/dead_letters.py``)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from proxy.events.dead_letters import DeadLetterFile, PoisonIsolator, Refused
+
+
+class Kept:
+    """Dead letters in a list."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self._lines = lines
+
+    def keep(self, lines: Sequence[bytes], reason: str) -> None:
+        self._lines += lines
+
+    def close(self) -> None:
+        pass
+
+
+def lines(*numbers: int) -> list[bytes]:
+    return [b"%d\n" % number for number in numbers]
+
+
+def test_what_is_at_fault_is_found_and_the_rest_arrives(tmp_path: Path) -> None:
+    dead = DeadLetterFile(tmp_path / "dead" / "http.jsonl")
+    taken: list[bytes] = []
+
+    def send(batch: Sequence[bytes]) -> None:
+        if {b"3\n", b"7\n"} & set(batch):
+            raise Refused("HTTP 400")
+        taken.extend(batch)
+
+    PoisonIsolator(send, dead).write(lines(*range(10)))
+    assert taken == lines(0, 1, 2, 4, 5, 6, 8, 9)
+    assert (tmp_path / "dead" / "http.jsonl").read_bytes() == b"3\n7\n"
+    assert dead.count == 2
+    dead.close()
+
+
+def test_other_failures_come_out(tmp_path: Path) -> None:
+    def send(batch: Sequence[bytes]) -> None:
+        raise ConnectionError
+
+    dead = DeadLetterFile(tmp_path / "dead.jsonl")
+    with pytest.raises(ConnectionError):
+        PoisonIsolator(send, dead).write(lines(1, 2))
+    assert dead.count == 0
+
+
+def test_not_kept_is_not_done(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    def send(batch: Sequence[bytes]) -> None:
+        raise Refused("HTTP 400")
+
+    sieve = PoisonIsolator(send, DeadLetterFile(tmp_path / "file" / "dead.jsonl"))
+    with pytest.raises(OSError, match="file"):
+        sieve.write(lines(1))
+
+
+def test_on_a_full_disk_the_rest_arrives_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = DeadLetterFile(tmp_path / "dead.jsonl")
+    taken: list[bytes] = []
+
+    def send(batch: Sequence[bytes]) -> None:
+        if {b"3\n", b"7\n"} & set(batch):
+            raise Refused("HTTP 400")
+        taken.extend(batch)
+
+    def full(_lines: Sequence[bytes], _reason: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    sieve = PoisonIsolator(send, dead)
+    with monkeypatch.context() as patch:
+        patch.setattr(dead, "keep", full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                sieve.write(lines(*range(10)))
+            sieve.write(lines(20, 21))  # of another folder, in between
+            with pytest.raises(OSError, match="No space"):
+                sieve.write(lines(*range(12)))  # more has come meanwhile
+    assert sorted(set(taken)) == sorted(lines(0, 1, 2, 4, 5, 6, *range(8, 12), 20, 21))
+    assert len([line for line in taken if line not in lines(20, 21)]) == 10, "each once"
+    sieve.write(lines(*range(12)))
+    assert len([line for line in taken if line not in lines(20, 21)]) == 10
+    assert (tmp_path / "dead.jsonl").read_bytes() == b"3\n7\n"
+    sieve.write(lines(1))  # nothing is remembered of what is through
+    assert taken[-1] == b"1\n"
+    dead.close()
+
+
+def test_what_was_taken_before_the_receiver_went_away_does_not_come_again() -> None:
+    taken: list[bytes] = []
+
+    def send(batch: Sequence[bytes]) -> None:
+        if b"0\n" in batch:
+            raise Refused("HTTP 400")
+        if len(taken) == 1 and not back:
+            raise ConnectionError
+        taken.extend(batch)
+
+    back: list[bool] = []
+    kept: list[bytes] = []
+    sieve = PoisonIsolator(send, Kept(kept))
+    with pytest.raises(ConnectionError):
+        sieve.write(lines(0, 1, 2, 3))
+    back.append(True)
+    sieve.write(lines(0, 1, 2, 3))
+    assert (taken, kept) == (lines(1, 2, 3), lines(0))
+
+
+def test_a_line_without_its_end_gets_one(tmp_path: Path) -> None:
+    dead = DeadLetterFile(tmp_path / "dead.jsonl")
+    dead.keep([b"1", b"2\n"], "test")
+    assert (tmp_path / "dead.jsonl").read_bytes() == b"1\n2\n"
+    dead.close()
+
+
+def test_they_are_for_nobody_else_s_eyes(tmp_path: Path) -> None:
+    dead = DeadLetterFile(tmp_path / "dead" / "http.jsonl")
+    dead.keep([b"1\n"], "test")
+    dead.close()
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "dead", *tmp_path.glob("dead/*"))]
+    assert modes == [0o700, 0o600]

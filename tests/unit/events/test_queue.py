@@ -1,0 +1,185 @@
+"""The queue between requests and sinks: bounded, in order, and never in a request's way."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import gevent
+import pytest
+
+from proxy.core.usage_event import Intent
+from proxy.events import queue as queue_module
+from proxy.events import rejected_summary
+from proxy.events.queue import Entry, EventQueue
+from proxy.events.spool.inflight_table import NO_SLOT, InFlightTable, leftover_records
+from proxy.events.spool.segment import decode_record
+from tests.support.event_samples import event, names
+
+
+def asked_for(entries: Sequence[Entry]) -> list[str]:
+    return names([decode_record(record) or b"" for record, _, _ in entries])
+
+
+def begin(queue: EventQueue, name: str = "r") -> int:
+    ids = ("e" * 32, 1.5, name, "p1", "t1", "sk-a...b")
+    return queue.begin(Intent(*ids, "/v1/models", "GET", "::1"))
+
+
+def test_in_order_and_in_batches() -> None:
+    queue = EventQueue(10)
+    for number in range(5):
+        queue.publish(event(str(number)))
+    assert len(queue) == 5
+    assert asked_for(queue.take(3, 0)) == ["0", "1", "2"]
+    assert asked_for(queue.take(3, None)) == ["3", "4"]
+    assert queue.take(3, 0) == []
+
+
+def test_a_full_queue_drops_nothing_and_closes_its_gate() -> None:
+    queue = EventQueue(2)
+    queue.publish(event("0"))
+    assert not queue.gate.closed
+    for number in range(1, 5):
+        queue.publish(event(str(number)))
+    assert queue.gate.closed
+    assert asked_for(queue.take(3, 0)) == ["0", "1", "2"]
+    assert queue.gate.closed
+    assert asked_for(queue.take(1, 0)) == ["3"]
+    assert not queue.gate.closed
+    queue.publish(event("later"))
+    assert asked_for(queue.take(10, 0)) == ["4", "later"]
+    assert queue.dropped == 0
+
+
+def test_what_goes_around_the_gate_is_bounded_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "_BEYOND", 1)
+    queue = EventQueue(2)
+    queue.intents = InFlightTable.create(tmp_path, 9)
+    for number in range(5):
+        queue.publish(event(str(number)))
+    assert (len(queue), queue.dropped, queue.intents.open) == (3, 2, 3)
+    assert asked_for(queue.take(10, 0)) == ["0", "1", "2"]
+
+
+def test_take_waits_for_the_first_only() -> None:
+    queue = EventQueue(10)
+    taker = gevent.spawn(queue.take, 10, None)
+    gevent.sleep(0)
+    assert not taker.ready()
+    queue.publish(event("a"))
+    assert asked_for(taker.get(timeout=2)) == ["a"]
+
+
+def test_take_gives_up_after_its_time() -> None:
+    assert EventQueue(10).take(10, 0.01) == []
+
+
+def test_a_taker_that_is_killed_loses_nothing() -> None:
+    queue = EventQueue(10)
+    taker = gevent.spawn(queue.take, 10, None)
+    gevent.sleep(0)
+    gevent.spawn(queue.publish, event("a"))  # in the same turn of the loop as the kill
+    taker.kill()
+    taken = taker.value if isinstance(taker.value, list) else []
+    assert asked_for([*taken, *queue.take(10, 0)]) == ["a"]
+
+
+def test_without_slots_a_request_goes_on(tmp_path: Path) -> None:
+    queue = EventQueue(10)
+    assert begin(queue) == NO_SLOT
+    queue.publish(event("a"))
+    ((_record, slot, _),) = queue.take(10, 0)
+    assert slot == NO_SLOT
+    queue.free(slot)
+
+
+def test_what_is_under_way_stands_in_a_slot(tmp_path: Path) -> None:
+    queue = EventQueue(10)
+    queue.intents = InFlightTable.create(tmp_path, 4)
+    slot = begin(queue, "a")
+    assert [json.loads(r[9:])["outcome"] for r in leftover_records(tmp_path)[0]] == ["unknown"]
+    queue.publish(event("a", slot=slot))
+    assert [json.loads(r[9:])["outcome"] for r in leftover_records(tmp_path)[0]] == ["completed"]
+    ((record, taken, _),) = queue.take(10, 0)
+    assert leftover_records(tmp_path) == ([record], 0)
+    queue.free(taken)
+    assert leftover_records(tmp_path) == ([], 0)
+    assert b"slot" not in record
+
+
+def test_what_never_went_upstream_stands_in_a_slot_too(tmp_path: Path) -> None:
+    queue = EventQueue(10)
+    queue.intents = InFlightTable.create(tmp_path, 1)
+    queue.publish(event("a", slot=begin(queue, "a")))
+    assert begin(queue, "no slot is left") == NO_SLOT
+    queue.free(queue.take(10, 0)[0][1])
+    queue.publish(event("b"))
+    ((record, slot, _),) = queue.take(10, 0)
+    assert leftover_records(tmp_path) == ([record], 0)
+    queue.publish(event("no slot is left"))
+    assert queue.take(10, 0)[0][1] == NO_SLOT
+    queue.free(slot)
+    assert leftover_records(tmp_path) == ([], 0)
+
+
+def test_what_is_given_up_frees_its_slot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    queue = EventQueue(1)
+    queue.intents = InFlightTable.create(tmp_path, 4)
+    queue.publish(event("kept", slot=begin(queue)))
+    queue.publish(event("bad", slot=begin(queue), metadata={"model": "\ud800"}))
+    assert (queue.dropped, queue.unwritable, queue.intents.open) == (0, 1, 1)
+    assert "cannot be written" in caplog.text
+
+
+def test_an_intent_that_cannot_be_written_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = EventQueue(1)
+    queue.intents = InFlightTable.create(tmp_path, 4)
+    assert begin(queue, "\ud800") == NO_SLOT
+    assert queue.intents.open == 0
+    assert "an intent cannot be written" in caplog.text
+
+
+def test_a_line_that_is_no_usage_event(tmp_path: Path) -> None:
+    """It is carried like one, survives a killed worker like one, and is counted as none."""
+    queue = EventQueue(1)
+    queue.intents = InFlightTable.create(tmp_path, 2)
+    queue.publish_line(b'{"event":"audit"}\n')
+    assert [decode_record(record) for record in leftover_records(tmp_path)[0]] == [
+        b'{"event":"audit"}\n'
+    ]
+    ((record, slot, event),) = queue.take(10, 0)
+    assert (decode_record(record), event) == (b'{"event":"audit"}\n', None)
+    queue.free(slot)
+    assert queue.intents.open == 0
+    queue.intents = None
+    queue.publish_line(b"{}\n")
+    assert len(queue) == 1
+
+
+def test_refusals_past_a_rate_are_summed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejected_summary, "MOST_A_MINUTE", 2)
+    queue, seen = EventQueue(10), []
+    queue.intents = InFlightTable.create(tmp_path, 9)
+    queue.observe = seen.extend
+    for number in range(5):
+        queue.publish(event(f"{number}", outcome="rejected", error_code="invalid_token"))
+    queue.publish(event("known", outcome="rejected", token="sk-a...b"))
+    assert asked_for(queue.take(10, 0)) == ["0", "1", "known"]
+    assert [each.request_id for each in seen] == ["2", "3", "4"]
+    for _ in range(3):
+        queue.sum_up()
+    held = [json.loads(decode_record(each) or b"") for each in leftover_records(tmp_path)[0]]
+    assert [each["count"] for each in held if each.get("event") == "rejected_summary"] == [3]
+    queue.sum_up(stopping=True)
+    ((record, slot, none),) = queue.take(10, 0)
+    assert (json.loads(decode_record(record) or b"")["count"], none) == (3, None)
+    queue.free(slot)
+    queue.sum_up()
+    assert queue.intents.open == 3  # of those that were taken above
+    assert len(queue) == 0

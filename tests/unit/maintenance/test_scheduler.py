@@ -1,0 +1,212 @@
+"""Turns of the housekeeping: whose they are, how long, and what becomes of failures."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+
+from proxy.core.errors import StoreError
+from proxy.maintenance import scheduler
+from proxy.maintenance.scheduler import BATCH, NAME, MaintenanceScheduler
+from tests.support.waiting import wait_until
+
+
+class Lease:
+    """Free, unless it is somebody's, or nobody can tell."""
+
+    def __init__(self) -> None:
+        self.holder: str | None = None
+        self.error: Exception | None = None
+        self.taken = 0
+
+    def take(self, name: str, holder: str, seconds: float) -> bool:
+        assert name == NAME
+        if self.error is not None:
+            raise self.error
+        self.taken += 1
+        self.holder = self.holder or holder
+        return self.holder == holder
+
+    def release(self, name: str, holder: str) -> None:
+        if self.error is not None:
+            raise self.error
+        assert self.holder == holder
+        self.holder = None
+
+
+class Table:
+    """So many rows to do; remembers in which batches they went."""
+
+    def __init__(self, rows: int, log: list[str] | None = None, name: str = "") -> None:
+        self.left = rows
+        self.batches: list[int] = []
+        self._log, self._name = log, name
+
+    def __call__(self, most: int) -> int:
+        done = min(most, self.left)
+        self.left -= done
+        self.batches.append(done)
+        if self._log is not None:
+            self._log.append(self._name)
+        return done
+
+
+class Clock:
+    """Time passes by sleeping, and by what is told."""
+
+    now = 0.0
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(scheduler.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(scheduler.gevent, "sleep", self.sleep)
+        self.pauses = 0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses += 1
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_batches_until_there_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    table = Table(2 * BATCH + 7)
+    keeper = MaintenanceScheduler(Lease(), {"tokens": table})
+    assert keeper.turn() == {"tokens": 2 * BATCH + 7}
+    assert table.batches == [BATCH, BATCH, 7]
+    assert clock.pauses == 2, "others get at the database between two batches"
+    assert keeper.turn() == {}
+    assert keeper.rows == {"tokens": 2 * BATCH + 7}
+
+
+def test_chores_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    log: list[str] = []
+    tables = {name: Table(rows, log, name) for name, rows in (("a", 3 * BATCH), ("b", BATCH + 1))}
+    MaintenanceScheduler(Lease(), tables).turn()
+    assert log == ["a", "b", "a", "b", "a", "a"]
+
+
+def test_a_turn_ends_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    table = Table(10**9)
+    keeper = MaintenanceScheduler(Lease(), {"tokens": table}, lease_seconds=10)
+    done = keeper.turn()["tokens"]
+    assert 5 <= clock.now < 6, "half of the lease"
+    assert keeper.turn()["tokens"] == done
+
+
+def test_a_process_that_was_stopped_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    batches = []
+
+    def stopped(most: int) -> int:
+        batches.append(most)
+        clock.now += 1000  # another has the lease by now
+        return most
+
+    MaintenanceScheduler(Lease(), {"tokens": stopped}).turn()
+    assert len(batches) == 1
+
+
+def test_nothing_is_done_without_the_lease() -> None:
+    lease, table = Lease(), Table(5)
+    lease.holder = "another"
+    assert MaintenanceScheduler(lease, {"tokens": table}).turn() == {}
+    assert table.batches == []
+    lease.holder = None
+    assert MaintenanceScheduler(lease, {"tokens": table}).turn() == {"tokens": 5}
+
+
+def test_a_store_that_is_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    lease = Lease()
+    keeper = MaintenanceScheduler(lease, {"tokens": Table(1)})
+    lease.error = StoreError()
+    assert [keeper.turn(), keeper.turn()] == [{}, {}]
+    assert len(lines(caplog)) == 1
+    lease.error = None
+    assert keeper.turn() == {"tokens": 1}
+    assert lines(caplog)[1:] == ["housekeeping: lease works again", "housekeeping: rows: tokens 1"]
+
+
+@pytest.mark.parametrize("error", [StoreError(), ValueError("a defect")])
+def test_one_chore_that_fails_does_not_hold_up_the_others(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(most: int) -> int:
+        raise error
+
+    chores: dict[str, Callable[[int], int]] = {"audit": fail, "usage": Table(3)}
+    keeper = MaintenanceScheduler(Lease(), chores)
+    assert keeper.turn() == {"usage": 3}
+    keeper.turn()
+    assert len([line for line in lines(caplog) if "audit" in line]) == 1
+
+
+def test_a_turn_that_did_nothing_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    MaintenanceScheduler(Lease(), {"tokens": Table(0)}).turn()
+    assert lines(caplog) == []
+
+
+def test_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = Lease()
+    keeper = MaintenanceScheduler(lease, {"tokens": Table(0)}, interval=0.01, first=0.01)
+    keeper.start()
+    wait_until(lambda: lease.taken > 3)
+    keeper.close(1)
+    assert lease.holder is None
+    taken = lease.taken
+    gevent.sleep(0.05)
+    assert lease.taken == taken
+    keeper.close(1)
+
+
+def test_a_stop_in_the_middle_of_a_batch_does_not_wait_for_it() -> None:
+    rolled_back = []
+
+    def slow(most: int) -> int:
+        try:
+            gevent.sleep(3600)
+        except BaseException:
+            rolled_back.append(most)
+            raise
+        return 0
+
+    lease = Lease()
+    keeper = MaintenanceScheduler(lease, {"tokens": slow}, first=0.0)
+    keeper.start()
+    wait_until(lambda: lease.holder is not None)
+    gevent.sleep(0)
+    keeper.close(1)
+    assert rolled_back == [BATCH]
+    assert lease.holder is None
+
+
+def test_a_store_that_hangs_does_not_hold_up_a_stop() -> None:
+    class Hanging(Lease):
+        def release(self, name: str, holder: str) -> Any:
+            gevent.sleep(3600)
+
+    lease = Hanging()
+    keeper = MaintenanceScheduler(lease, {"tokens": Table(0)}, first=0.0)
+    keeper.start()
+    wait_until(lambda: lease.taken > 0)
+    with gevent.Timeout(20):
+        keeper.close(0.05)
+
+
+def test_one_that_never_started_or_has_not_the_lease_frees_nothing() -> None:
+    lease = Lease()
+    lease.holder = "another"
+    keeper = MaintenanceScheduler(lease, {}, first=0.0)
+    keeper.close(1)
+    keeper.start()
+    wait_until(lambda: lease.taken > 0)
+    keeper.close(1)
+    assert lease.holder == "another"

@@ -1,0 +1,189 @@
+"""A worker's greenlet that writes, and a scrape that reads; the disk may do what it likes."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from proxy.core.errors import BackendError
+from proxy.metrics import reporter as reporter_module
+from proxy.metrics.multiprocess import MetricsDirectory, Writer
+from proxy.metrics.reporter import Reporter
+from proxy.metrics.samples import Samples
+from tests.support.event_samples import block
+from tests.support.waiting import wait_until
+
+REQUESTS = "proxy_requests_total"
+KEY = ("chat", "GET", "200", "completed")
+
+
+class Source:
+    """``streams`` is what it measures."""
+
+    def __init__(self) -> None:
+        self.streams = 1.0
+
+    def measure(self, figures: Samples) -> None:
+        if self.streams < 0:
+            raise ZeroDivisionError
+        figures.set("proxy_open_streams", self.streams)
+
+    def free_space(self) -> tuple[int, int]:
+        return 10, 20
+
+
+class Worker:
+    def __init__(self, folder: Path) -> None:
+        self.figures = Samples()
+        self.source = Source()
+        self.board = MetricsDirectory(folder / "1-1")
+        self.node = MetricsDirectory(folder / "node")
+        self.reporter = Reporter(self.figures, self.source, [self.board, self.node])
+
+    def count(self, number: int) -> None:
+        self.figures.count(REQUESTS, KEY, number)
+
+    def seen(self) -> Any:
+        return self.reporter.read(lambda figures: figures).values[REQUESTS][KEY]
+
+
+@pytest.fixture
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
+    monkeypatch.setattr(reporter_module, "_INTERVAL", 0.02)
+    made = [Worker(tmp_path / "metrics") for _ in range(2)]
+    for worker in made:
+        worker.reporter.start()
+    yield made
+    for worker in made:
+        worker.reporter.close()
+
+
+def written(worker: Worker) -> Any:
+    return worker.board.read().values.get(REQUESTS, {}).get(KEY)
+
+
+def test_whoever_is_asked_knows_of_all(workers: list[Worker]) -> None:
+    for worker, number in zip(workers, (1, 10), strict=True):
+        worker.count(number)
+    wait_until(lambda: written(workers[0]) == 11)
+    assert [worker.seen() for worker in workers] == [11, 11]
+    wait_until(lambda: "proxy_data_dir_free_bytes" in workers[1].figures.values)
+    values = workers[1].reporter.read(lambda figures: figures).values
+    assert values["proxy_open_streams"] == {(): 2.0}
+    assert values["proxy_data_dir_free_bytes"] == {(): 10}
+    assert values["proxy_event_loop_lag_seconds"][()] >= 0
+
+
+def test_what_was_shown_once_is_never_taken_back(workers: list[Worker]) -> None:
+    """The next scrape meets another worker, before this one has written by itself."""
+    first, second = workers
+    last = 0
+    for _ in range(100):
+        first.count(1)
+        shown = first.seen()
+        then = second.seen()
+        assert last <= shown <= then
+        last = then
+
+
+def test_the_nodes_own_figures_are_in_it(workers: list[Worker]) -> None:
+    shipper = Samples()
+    shipper.set("proxy_sink_delivered_total", 5, ("cloudwatch",))
+    workers[0].node.writer("shipper").publish(shipper)
+    values = workers[1].reporter.read(lambda figures: figures).values
+    assert values["proxy_sink_delivered_total"] == {("cloudwatch",): 5}
+
+
+def test_the_page_is_made_while_the_loop_goes_on(workers: list[Worker]) -> None:
+    turns = 0
+
+    def page(figures: Samples) -> int:
+        before = turns
+        block(0.2)
+        return turns - before
+
+    def turn() -> None:
+        nonlocal turns
+        while True:
+            gevent.sleep(0.002)
+            turns += 1
+
+    greenlet = gevent.spawn(turn)
+    assert workers[0].reporter.read(page) > 3
+    greenlet.kill()
+
+
+def test_a_worker_that_leaves_still_counts(workers: list[Worker], tmp_path: Path) -> None:
+    first, second = workers
+    first.count(3)
+    second.count(4)
+    first.reporter.close()
+    first.reporter.close()
+    assert second.seen() == 7
+    values = second.reporter.read(lambda figures: figures).values
+    assert values["proxy_open_streams"] == {(): 1.0}
+    # Whoever starts next adds it up.
+    third = Worker(tmp_path / "metrics")
+    third.reporter.start()
+    wait_until(lambda: (tmp_path / "metrics" / "1-1" / "ended").exists())
+    third.count(1)
+    assert third.seen() == 8
+    third.reporter.close()
+
+
+def test_not_started() -> None:
+    reporter = Worker(Path("/nonexistent")).reporter
+    with pytest.raises(BackendError):
+        reporter.read(lambda figures: figures)
+    reporter.close()
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reporter_module, "_INTERVAL", 0.01)
+    (tmp_path / "metrics").write_text("a file is in the way")
+    worker = Worker(tmp_path / "metrics")
+    worker.count(5)
+    worker.reporter.start()
+    gevent.sleep(0.1)
+    # Its own figures, at least; and one line in the log, not one a tick.
+    assert worker.seen() == 5
+    worker.reporter.close()
+    said = [r.message for r in caplog.records if r.levelno == logging.ERROR]
+    assert len(said) == len(set(said))
+    assert any("cannot be written" in text for text in said)
+
+
+def test_what_cannot_be_measured_stops_nothing(
+    workers: list[Worker], caplog: pytest.LogCaptureFixture
+) -> None:
+    workers[0].source.streams = -1.0
+    workers[0].count(5)
+    assert workers[0].seen() == 5
+    assert workers[0].seen() == 5
+    assert [r.message for r in caplog.records] == ["some figures cannot be read"]
+
+
+def test_a_disk_that_hangs_stops_no_event_loop(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter_module, "_PATIENCE", 0.1)
+    hangs = True
+
+    def hang(self: Writer, dumped: bytes) -> None:
+        while hangs:
+            block(0.01)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write", hang)
+        gevent.sleep(0.05)
+        with pytest.raises(BackendError) as caught:
+            workers[0].reporter.read(lambda figures: figures)
+        hangs = False
+    assert caught.value.status == 503
+    workers[0].count(1)
+    wait_until(lambda: written(workers[0]) == 1)

@@ -1,0 +1,165 @@
+"""From usage events to figures."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from proxy.metrics.request_metrics import RequestMetrics
+from proxy.metrics.samples import Samples
+from tests.support.event_samples import event
+
+USAGE = {"model": "gpt-4.1", "prompt_tokens": 9, "completion_tokens": 12, "cached_tokens": 3}
+
+
+def counted(*events: Any) -> dict[str, dict[tuple[str, ...], Any]]:
+    figures = Samples()
+    RequestMetrics(figures, "openai").observe(events)
+    return figures.values
+
+
+def test_a_completed_request() -> None:
+    values = counted(
+        event(
+            project_id="p1",
+            duration_ms=150.0,
+            queue_ms=20.0,
+            upstream_ms=125.0,
+            ttfb_ms=149.0,
+            bytes_in=120,
+            bytes_out=730,
+            metadata=USAGE,
+        )
+    )
+    assert values["proxy_requests_total"] == {("chat", "POST", "200", "completed"): 1}
+    sums = {name: series[("chat",)][-1] for name, series in values.items() if "seconds" in name}
+    assert sums == pytest.approx(
+        {
+            "proxy_request_duration_seconds": 0.15,
+            "proxy_time_to_first_byte_seconds": 0.149,
+            "proxy_upstream_duration_seconds": 0.125,
+            # Neither the upstream's time nor that of connecting to it is ours.
+            "proxy_overhead_seconds": 0.005,
+        }
+    )
+    assert values["proxy_provider_requests_total"] == {("openai", "2xx"): 1}
+    assert values["proxy_tokens_total"] == {
+        ("prompt", "p1", "gpt-4.1"): 9,
+        ("completion", "p1", "gpt-4.1"): 12,
+        ("cached", "p1", "gpt-4.1"): 3,
+    }
+    assert values["proxy_body_bytes_total"] == {("in",): 120, ("out",): 730}
+    assert "proxy_errors_total" not in values
+
+
+def test_a_refusal_asks_no_upstream() -> None:
+    refused = event(status_code=429, outcome="rejected", error_code="quota_exceeded")
+    values = counted(refused)
+    assert values["proxy_errors_total"] == {("quota_exceeded",): 1}
+    assert values["proxy_rate_limited_total"] == {
+        ("overloaded",): 0,
+        ("quota_exceeded",): 1,
+        ("rate_limit_exceeded",): 0,
+    }
+    for name in ("provider_requests_total", "upstream_duration_seconds", "overhead_seconds"):
+        assert f"proxy_{name}" not in values
+
+
+def test_what_was_cut_is_told_from_what_was_refused() -> None:
+    values = counted(
+        event(status_code=401, outcome="rejected", error_code="token_inactive"),
+        event(outcome="aborted", error_code="token_inactive"),
+        event(outcome="aborted", error_code="upstream_timeout"),
+    )
+    cut = values["proxy_requests_cut_total"]
+    assert {reason: count for (reason,), count in cut.items() if count} == {"token_inactive": 1}
+    assert ("project_inactive",) in cut
+
+
+@pytest.mark.parametrize(
+    ("changes", "result"),
+    [
+        ({"status_code": 429}, "429"),
+        ({"status_code": 404}, "4xx"),
+        ({"status_code": 503}, "5xx"),
+        ({"outcome": "client_gone"}, "client_gone"),
+        ({"outcome": "aborted", "error_code": "upstream_timeout"}, "upstream_timeout"),
+        ({"outcome": "aborted", "error_code": "x" * 50}, "other"),
+    ],
+)
+def test_what_came_of_asking_an_upstream(changes: dict[str, Any], result: str) -> None:
+    values = counted(event(upstream_ms=1.0, **changes))
+    assert values["proxy_provider_requests_total"] == {("openai", result): 1}
+    # The time of what was cut says nothing of how fast we are.
+    cut = changes.get("outcome", "completed") != "completed"
+    assert ("proxy_overhead_seconds" in values) != cut
+
+
+def test_clocks_that_disagree_make_no_negative_time() -> None:
+    values = counted(event(duration_ms=1.0, upstream_ms=1.5, queue_ms=0.1))
+    assert values["proxy_overhead_seconds"][("chat",)][-1] == 0.0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"endpoint": f"/v1/{'x' * 900}"},
+        {"endpoint": '/v1/a"} 1\nevil{b="'},
+        {"method": "EVIL\n"},
+        {"error_code": "evil"},
+        {"metadata": {**USAGE, "model": 'evil"\n'}},
+        {"metadata": {**USAGE, "model": "evil " * 10}},
+    ],
+)
+def test_what_somebody_made_up_is_other(changes: dict[str, Any]) -> None:
+    values = counted(event(project_id="p", upstream_ms=1.0, **changes))
+    found = {label for series in values.values() for labels in series for label in labels}
+    assert "other" in found
+    assert not [label for label in found if "evil" in label.lower() or "x" * 10 in label]
+
+
+def test_a_thousand_models_are_no_thousand_series() -> None:
+    made = [
+        event(project_id="p", metadata={**USAGE, "model": f"model-{number}"})
+        for number in range(1000)
+    ]
+    tokens = counted(*made)["proxy_tokens_total"]
+    assert len(tokens) <= 3 * 101
+    assert sum(tokens.values()) == 1000 * (9 + 12 + 3)
+
+
+def test_the_series_of_many_projects_and_models_are_bounded() -> None:
+    made = [
+        event(project_id=f"p{project}", metadata={**USAGE, "model": f"model-{model}"})
+        for project in range(60)
+        for model in range(20)
+    ]
+    values = counted(*made)
+    assert 3 * 200 <= len(values["proxy_tokens_total"]) <= 3 * 201
+    assert sum(len(series) for series in values.values()) < 700
+    assert sum(values["proxy_tokens_total"].values()) == len(made) * (9 + 12 + 3)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"model": "asked-for-but-not-counted"}])
+def test_a_model_without_counts_is_nothing(metadata: dict[str, object]) -> None:
+    assert "proxy_tokens_total" not in counted(event(metadata=metadata))
+
+
+def test_an_event_that_cannot_be_counted_takes_no_others_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = event(duration_ms="long")
+    values = counted(bad, event(), bad, event())
+    assert values["proxy_request_duration_seconds"][("chat",)][-1] > 0
+    said = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(204, "completed"), (401, "rejected"), (503, "aborted")]
+)
+def test_pages(status: int, outcome: str) -> None:
+    figures = Samples()
+    RequestMetrics(figures, "openai").page("management", "PURGE", status)
+    key = ("management", "other", str(status), outcome)
+    assert figures.values["proxy_requests_total"] == {key: 1}

@@ -1,0 +1,61 @@
+"""``/stats``: sums and quantiles for people."""
+
+import pytest
+
+from proxy.metrics.samples import Samples
+from proxy.metrics.stats_page import quantiles, summarise
+
+DURATION = "proxy_request_duration_seconds"
+
+
+def test_nothing_yet() -> None:
+    summary = summarise(Samples())
+    assert summary["requests"]["total"] == 0
+    assert summary["latency_ms"]["total"] == {"p50": None, "p90": None, "p99": None}
+    assert summary["events"]["sinks"] == {}
+    assert summary["database_up"] is None
+
+
+def test_sums() -> None:
+    figures = Samples()
+    name = "proxy_requests_total"
+    figures.count(name, ("chat", "POST", "200", "completed"), 10)
+    figures.count(name, ("chat", "POST", "429", "rejected"), 2)
+    figures.count(name, ("models", "GET", "200", "completed"), 3)
+    figures.count(name, ("status", "GET", "200", "completed"), 500)
+    figures.count(name, ("management", "GET", "200", "completed"), 50)
+    figures.count("proxy_tokens_total", ("prompt", "p1", "m"), 4)
+    figures.count("proxy_tokens_total", ("prompt", "p2", "m"), 5)
+    figures.set("proxy_workers", 2)
+    figures.set("proxy_sink_pending_events", 7, ("jsonlines",))
+    figures.set("proxy_events_dropped_total", 3, ("jsonlines",))
+    summary = summarise(figures)
+    requests = summary["requests"]
+    # Its own pages are no requests of clients.
+    assert requests["total"] == 15
+    assert requests["by_outcome"] == {"completed": 13, "rejected": 2}
+    assert requests["by_status"] == {"200": 13, "429": 2}
+    assert list(requests["by_route"].items()) == [("chat", 12), ("models", 3)]
+    assert summary["tokens"] == {"prompt": 9}
+    assert summary["workers"]["alive"] == 2
+    assert summary["events"]["dropped"] == 3
+    sink = {"pending": 7, "lag_seconds": None, "errors": 0, "dropped": 3}
+    assert summary["events"]["sinks"] == {"jsonlines": sink}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        # All in the bucket from 0.1 to 0.25: linear in it, over both routes.
+        ([0.2] * 100, {"p50": 175.0, "p90": 235.0, "p99": 248.5}),
+        ([0.2], {"p50": 175.0, "p90": 235.0, "p99": 248.5}),
+        # Longer than the last bound: that is all that is known.
+        ([9999.0], {"p50": 600_000.0, "p90": 600_000.0, "p99": 600_000.0}),
+        ([0.0] * 99 + [9999.0], {"p50": 2.525, "p90": 4.545, "p99": 5.0}),
+    ],
+)
+def test_quantiles(seconds: list[float], expected: dict[str, float]) -> None:
+    figures = Samples()
+    for number, value in enumerate(seconds):
+        figures.observe(DURATION, value, (("chat", "models")[number % 2],))
+    assert quantiles(DURATION, figures) == pytest.approx(expected, abs=0.01)

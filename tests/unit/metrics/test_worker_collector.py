@@ -1,0 +1,159 @@
+"""What a worker's parts say at the moment of a snapshot."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from proxy.metrics import worker_collector as vitals_module
+from proxy.metrics.samples import Samples
+from proxy.metrics.worker_collector import Parts, WorkerCollector
+
+
+class Counted(SimpleNamespace):
+    """A part with a length."""
+
+    def __len__(self) -> int:
+        return int(self.length)
+
+
+def delivery(name: str = "JsonLinesSink", pending: int = 0) -> Any:
+    return SimpleNamespace(name=name, pending=pending, dropped=2, errors=1)
+
+
+def drain(*deliveries: Any) -> Any:
+    journal = SimpleNamespace(
+        bytes=100, max_bytes=1000, dropped=3, unspooled=4, intents=SimpleNamespace(missed=5)
+    )
+    adoption = SimpleNamespace(recovered=8, damaged=9)
+    return SimpleNamespace(deliveries=deliveries, journal=journal, adoption=adoption, kept=12)
+
+
+def parts(**changes: Any) -> Parts:
+    made: dict[str, Any] = {
+        "live": [1, 2, 3],
+        "live_limit": 3000,
+        "cache": Counted(length=4, hits=10, refreshes=1, refusals=2, misses=3),
+        "pools": lambda: [
+            SimpleNamespace(made=1, reused=2, idle_count=3),
+            SimpleNamespace(made=10, reused=20, idle_count=30),
+        ],
+        "queue": Counted(length=5, dropped=6, unwritable=7, gate=Counted(waited=8, refused=9)),
+        "queue_limit": 10_000,
+        "drain": lambda: drain(delivery()),
+        "revocation": SimpleNamespace(lag=None, looked_at=None, listening=None),
+        "database_up": lambda: True,
+        "permits": lambda: 9,
+        "audit_dropped": lambda: 11,
+        "chores": {"tokens": 10, "usage": 0},
+        "limits": SimpleNamespace(is_up=True, throttle=SimpleNamespace(refused={"token": 10})),
+        "data_dir": Path("/"),
+        "workers_expected": 2,
+        "server_started": 1e9,
+    }
+    return Parts(**made | changes)
+
+
+def measured(source: WorkerCollector) -> dict[str, Any]:
+    """``name{label}`` → value."""
+    figures = Samples()
+    source.measure(figures)
+    return {
+        name.removeprefix("proxy_") + (f"{{{','.join(labels)}}}" if labels else ""): value
+        for name, series in figures.values.items()
+        for labels, value in series.items()
+    }
+
+
+def test_everything_is_asked() -> None:
+    values = measured(WorkerCollector(parts()))
+    assert {k: v for k, v in values.items() if not k.startswith(("process", "revocation"))} == {
+        "workers": 1,
+        "workers_expected": 2,
+        "start_time_seconds": 1e9,
+        "open_streams": 3,
+        "open_streams_limit": 3000,
+        "database_up": 1.0,
+        "permits_leased": 9,
+        "audit_entries_dropped_total": 11,
+        "housekeeping_rows_total{tokens}": 10,
+        "housekeeping_rows_total{usage}": 0,
+        "limiter_up": 1.0,
+        "limit_refusals_total{token}": 10,
+        "token_cache_entries": 4,
+        "token_cache_lookups_total{hit}": 10,
+        "token_cache_lookups_total{refresh}": 1,
+        "token_cache_lookups_total{unknown}": 2,
+        "token_cache_lookups_total{miss}": 3,
+        "upstream_idle_connections": 33,
+        "upstream_connections_total{made}": 11,
+        "upstream_connections_total{reused}": 22,
+        "event_queue_depth": 5,
+        "event_queue_limit": 10_000,
+        "event_gate_total{waited}": 8,
+        "event_gate_total{refused}": 9,
+        "events_dropped_total{queue}": 6,
+        "events_dropped_total{unwritable}": 7,
+        "events_dropped_total{jsonlines}": 2,
+        "events_dropped_total{spool_full}": 3,
+        "events_dropped_total{not_spooled}": 4,
+        "intents_missed_total": 5,
+        "events_recovered_total": 8,
+        "events_damaged_total": 9,
+        "spool_bytes": 100,
+        "spool_kept_events": 12,
+        "spool_limit_bytes": 1000,
+        "sink_pending_events{jsonlines}": 0,
+        "sink_errors_total{jsonlines}": 1,
+        "sink_lag_seconds{jsonlines}": 0,
+    }
+
+
+def test_before_the_start_and_without_a_database() -> None:
+    values = measured(WorkerCollector(parts(drain=lambda: None, database_up=lambda: False)))
+    assert values["database_up"] == 0.0
+    assert not [name for name in values if name.startswith("sink")]
+
+
+def test_where_no_database_is_used_nothing_is_said_of_it() -> None:
+    values = measured(WorkerCollector(parts(database_up=None, revocation=None)))
+    assert not [name for name in values if name.startswith(("database", "revocation"))]
+
+
+def test_lag_is_the_time_since_a_sink_had_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(vitals_module.time, "monotonic", lambda: now)
+    sink = delivery(pending=0)
+    source = WorkerCollector(parts(drain=lambda: drain(sink)))
+    lags = []
+    for now, pending in ((100.0, 0), (110.0, 3), (115.0, 9), (116.0, 0), (117.0, 1)):  # noqa: B007
+        sink.pending = pending
+        lags.append(measured(source)["sink_lag_seconds{jsonlines}"])
+    assert lags == [0, 10, 15, 0, 1]
+
+
+def test_revocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(vitals_module.time, "monotonic", lambda: now)
+    revocation = SimpleNamespace(lag=None, looked_at=None, listening=None)
+    source = WorkerCollector(parts(revocation=revocation))
+    now = 103.0
+    values = measured(source)
+    # Never asked yet: blind since it began.
+    assert values["revocation_blind_seconds"] == 3.0
+    assert "revocation_lag_seconds" not in values
+    revocation.lag, revocation.looked_at = 0.7, 102.5
+    values = measured(source)
+    assert (values["revocation_blind_seconds"], values["revocation_lag_seconds"]) == (0.5, 0.7)
+    assert "revocation_listening" not in values
+    for listening in (True, False):
+        revocation.listening = listening
+        assert measured(source)["revocation_listening"] == float(listening)
+
+
+def test_free_space(tmp_path: Path) -> None:
+    space = WorkerCollector(parts(data_dir=tmp_path)).free_space()
+    assert space is not None
+    assert 0 <= space[0] <= space[1]
+    assert WorkerCollector(parts(data_dir=tmp_path / "missing")).free_space() is None

@@ -1,0 +1,50 @@
+"""The shipper's figures (``proxy/shipper/metrics.py``)."""
+
+from pathlib import Path
+
+from proxy.events.spool.offsets import Offset
+from proxy.events.spool.segment import Batch
+from proxy.metrics.multiprocess import NODE, MetricsDirectory
+from proxy.shipper.metrics import SinkFigures
+from proxy.shipper.spool_consumer import SpoolConsumer
+from tests.support import spool_factories
+from tests.support.spool_factories import write
+from tests.support.waiting import wait_until
+
+
+def test_of_each_sink(tmp_path: Path) -> None:
+    root = tmp_path / "spool"
+
+    def good(_source: str, _start: Offset, batch: Batch) -> Offset:
+        return batch.position
+
+    def bad(_source: str, _start: Offset, batch: Batch) -> Offset:
+        raise ConnectionError
+
+    writer = write(root, range(10))
+    writer.append([b"damage\n"])
+    spool_factories.append(writer, [10])
+    carriers = [
+        SpoolConsumer("good", good, root),
+        SpoolConsumer("bad", bad, root, dead_letters=lambda: 7),
+    ]
+    figures = SinkFigures(tmp_path, carriers)
+    for carrier in carriers:
+        carrier.start()
+    wait_until(lambda: carriers[0].delivered == 11 and carriers[1].errors > 0)
+    for carrier in carriers:
+        carrier.finish()
+        carrier.join(20)
+    figures.publish()
+    values = MetricsDirectory(tmp_path / "metrics" / NODE).read().values
+    assert values["proxy_sink_delivered_total"] == {("good",): 11, ("bad",): 0}
+    assert values["proxy_sink_errors_total"][("good",)] == 0
+    assert values["proxy_sink_errors_total"][("bad",)] >= 1
+    assert values["proxy_sink_pending_events"][("good",)] == 0
+    assert values["proxy_sink_pending_events"][("bad",)] > 0
+    assert values["proxy_sink_lag_seconds"][("good",)] == 0
+    assert values["proxy_sink_lag_seconds"][("bad",)] > 0
+    assert values["proxy_events_dropped_total"][("bad",)] == 7
+    assert values["proxy_events_damaged_total"] == {(): 1}
+    assert values["proxy_process_starts_total"] == {("shipper",): 1}
+    figures.close()

@@ -1,0 +1,27 @@
+"""Of two who come at once one gets the lease; the rest is in tests/contracts."""
+
+from typing import Any
+
+import pytest
+
+from proxy.core.errors import StoreError
+from proxy.store.dialects import Conflict, Deadlock
+from proxy.store.leases import TaskLeases
+
+
+class Refusing:
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def run(self, work: Any) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [Conflict(), Deadlock()])
+def test_whoever_comes_second_has_not_got_it(error: Exception) -> None:
+    assert not TaskLeases(Refusing(error)).take("a", "me", 1)  # type: ignore[arg-type]
+
+
+def test_a_store_that_is_away_is_no_answer() -> None:
+    with pytest.raises(StoreError):
+        TaskLeases(Refusing(StoreError())).take("a", "me", 1)  # type: ignore[arg-type]

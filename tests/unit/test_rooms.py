@@ -1,0 +1,35 @@
+"""Everything below ``/manage`` stands behind one guard."""
+
+from pathlib import Path
+
+from proxy import app
+from proxy.events.queue import EventQueue
+from proxy.gateway.inflight import InFlightRequests
+from proxy.web import Mount
+from proxy.web.audit_trail import AuditTrail
+from proxy.web.guards import ManagementGuard
+from proxy.wiring.accounts import AccountServices
+from tests.support.installation import settings
+from tests.support.limiter_factories import Limited
+
+
+def rooms_of(folder: Path, **changes: str) -> list[Mount]:
+    chosen = settings(folder, **changes)
+    registry = AccountServices(chosen, InFlightRequests(), EventQueue(10))
+    made = app.management(chosen, registry, AuditTrail(registry.recorder, 0), Limited().throttle)
+    registry.close()
+    return made
+
+
+def test_every_room_of_the_management_api_is_guarded(tmp_path: Path) -> None:
+    made = rooms_of(tmp_path)
+    prefixes = {room.prefix for room in made}
+    assert {f"/manage/{name}" for name in ("projects", "tokens", "usage", "audit")} <= prefixes
+    assert all((room.prefix or "").startswith("/manage/") for room in made)
+    assert all(isinstance(room.guard, ManagementGuard) for room in made)
+
+
+def test_where_nothing_is_kept_one_guarded_room_says_so(tmp_path: Path) -> None:
+    (room,) = rooms_of(tmp_path, AUTH_MODE="passthrough")
+    assert (room.prefix, room.blueprint.name) == ("/manage", "absent")
+    assert isinstance(room.guard, ManagementGuard)

@@ -1,0 +1,43 @@
+"""Every attempt is prepared from the original, by the provider it was given."""
+
+import pytest
+
+from proxy.core.errors import ConnectFailed
+from proxy.providers.base import OutboundRequest, PreparedCall, Target
+from proxy.providers.openai import OpenAIProvider
+from proxy.routing.dispatcher import Dispatcher
+from proxy.upstream.timing import Timing
+from proxy.upstream.transport import UpstreamResponse
+
+REQUEST = OutboundRequest("POST", b"/v1/chat", [("Content-Type", "application/json")], b"{}")
+TARGET = Target.from_url("https://api.test/prefix")
+
+
+class RecordingTransport:
+    def __init__(self, answer: object) -> None:
+        self.calls: list[tuple[PreparedCall, Timing]] = []
+        self._answer = answer
+
+    def handle(self, call: PreparedCall, timing: Timing) -> UpstreamResponse:
+        self.calls.append((call, timing))
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer  # type: ignore[return-value]
+
+
+def test_one_attempt() -> None:
+    answer, timing = object(), Timing()
+    transport = RecordingTransport(answer)
+    relay = Dispatcher(OpenAIProvider(), TARGET, transport)
+    assert relay.handle(REQUEST, "sk-up", timing) is answer
+    ((call, seen),) = transport.calls
+    assert seen is timing
+    assert call.url == "https://api.test/prefix/v1/chat"
+    assert ("Authorization", "Bearer sk-up") in call.request.headers
+    assert REQUEST.headers == [("Content-Type", "application/json")]
+
+
+def test_a_failure_passes() -> None:
+    relay = Dispatcher(OpenAIProvider(), TARGET, RecordingTransport(ConnectFailed("x")))
+    with pytest.raises(ConnectFailed):
+        relay.handle(REQUEST, "sk-up", Timing())

@@ -1,0 +1,68 @@
+"""The one error shape, and JSON answers."""
+
+import json
+
+import flask
+import pytest
+
+from proxy.core.errors import STATUS_BY_CODE, CipherError, ClientError, ProxyError, StoreError
+from proxy.gateway.responses import error_body, error_reply, status_line
+from proxy.web.replies import flask_error, json_reply
+
+
+@pytest.mark.parametrize("code", STATUS_BY_CODE)
+def test_the_shape_of_every_code(code: str) -> None:
+    reply = error_reply(ProxyError(code=code))
+    assert reply.status.startswith(f"{STATUS_BY_CODE[code]} ")
+    assert list(json.loads(reply.body)) == ["error"]
+    error = json.loads(reply.body)["error"]
+    assert list(error) == ["message", "type", "param", "code"]
+    assert error["message"]
+    assert error["type"]
+    assert (error["param"], error["code"]) == (None, code)
+    assert dict(reply.headers)["Content-Length"] == str(len(reply.body))
+
+
+def test_what_the_raiser_said() -> None:
+    error = ClientError(
+        "No “x”.", param="x", retry_after=3, headers=[("x-should-retry", "false")], code="conflict"
+    )
+    reply = error_reply(error, [("X-First", "1")])
+    assert json.loads(reply.body)["error"] == {
+        "message": "No “x”.",
+        "type": "invalid_request_error",
+        "param": "x",
+        "code": "conflict",
+    }
+    assert reply.headers == [
+        ("X-First", "1"),
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(reply.body))),
+        ("x-should-retry", "false"),
+        ("Retry-After", "3"),
+    ]
+    assert reply.status == "409 Conflict"
+
+
+def test_a_defect_says_nothing_of_itself() -> None:
+    for error in (CipherError("projects.upstream_key of 123 is damaged"), ProxyError("secret")):
+        assert b"secret" not in error_body(error)
+        assert b"damaged" not in error_body(error)
+
+
+def test_retry_after_of_a_backend() -> None:
+    assert ("Retry-After", "2") in error_reply(StoreError()).headers
+
+
+def test_for_flask_views() -> None:
+    with flask.Flask("test").test_request_context():
+        refusal = flask_error(ClientError(code="not_found"))
+        assert (refusal.status_code, refusal.content_type) == (404, "application/json")
+        answer = json_reply({"a": "ä"}, 201, [("Link", "x")])
+    assert refusal.headers.getlist("Content-Length") == [str(len(refusal.data))]
+    assert (answer.status_code, answer.content_type) == (201, "application/json")
+    assert (answer.json, answer.headers["Link"]) == ({"a": "ä"}, "x")
+
+
+def test_status_line() -> None:
+    assert status_line(404) == "404 Not Found"
