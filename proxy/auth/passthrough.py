@@ -33,7 +33,7 @@ class PassThrough:
         key = bearer(authorization) or authorization
         return Principal(
             token_id=None,
-            token_mask=self._fingerprints.of(key) if key and self._fingerprints else None,
+            token_mask=self._fingerprints.fingerprint(key) if key and self._fingerprints else None,
             project_id=None,
             upstream_key=None,
             expires_at=math.inf,

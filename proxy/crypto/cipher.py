@@ -1,8 +1,8 @@
-"""Upstream keys at rest: AES-256-GCM, bound to the very cell they are stored in.
+"""Encryption of upstream keys at rest: AES-256-GCM, bound to the cell that stores the ciphertext.
 
-The thing to get right: the associated data is table, column and row id, so a ciphertext copied
-to another row does not decrypt. Whoever moves or re-keys rows must decrypt with the old place
-and encrypt with the new one.
+Note: the associated data is table, column and row id, so a ciphertext copied to another row does
+not decrypt. Code that moves or re-keys rows must decrypt for the old cell and encrypt for the new
+one.
 """
 
 import base64
@@ -31,8 +31,10 @@ class Cipher:
     """Encrypts with one key; decrypts with it and with every ``previous`` one.
 
     Stored form: ``v1:<key id>:<base64 of nonce + ciphertext + tag>``, where the key id is 8 hex
-    digits derived from the key. Keys are 32 bytes; ValueError if one is not, or if two different
-    keys have the same id. Random nonces are safe for 2**32 encryptions under one key.
+    digits derived from the key. Keys are 32 bytes. Random nonces are safe for 2**32 encryptions
+    under one key.
+
+    Raises ValueError for a key of another length, and for two different keys with the same id.
     """
 
     def __init__(self, encryption_key: bytes, previous: Sequence[bytes] = ()) -> None:
@@ -49,8 +51,8 @@ class Cipher:
 
     @classmethod
     def derived(cls, label: str, encryption_key: bytes, previous: Sequence[bytes] = ()) -> "Cipher":
-        """For another purpose: under keys made of these by HKDF-SHA256 (RFC 5869) with ``label``,
-        so that nothing encrypted for one purpose decrypts for another."""
+        """A cipher for another purpose, whose keys are derived from these by HKDF-SHA256 (RFC 5869)
+        with ``label``: nothing encrypted for one purpose decrypts for another."""
 
         def derive(key: bytes) -> bytes:
             info = b"openai-proxy " + label.encode()
@@ -63,11 +65,11 @@ class Cipher:
 
     @property
     def key_ids(self) -> tuple[str, ...]:
-        """Of every key that decrypts here, the newest first."""
+        """The ids of all keys that this cipher decrypts with, the newest first."""
         return tuple(self._keys)
 
     def encrypt(self, plaintext: str, *, table: str, column: str, row_id: str) -> str:
-        """``plaintext`` in the stored form, for this cell only. Never the same twice."""
+        """Returns ``plaintext`` in the stored form, for this cell only. Never the same twice."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._keys[self.key_id].encrypt(
             nonce, plaintext.encode(), _place(table, column, row_id)
@@ -75,15 +77,15 @@ class Cipher:
         return f"{_PREFIX}{self.key_id}:{base64.b64encode(nonce + sealed).decode('ascii')}"
 
     def decrypt(self, stored: str, *, table: str, column: str, row_id: str) -> str:
-        """The plaintext of ``stored``; a value that was never encrypted comes back as it is.
+        """Returns the plaintext of ``stored``. A value that was never encrypted is returned as is.
 
-        CipherError: key unknown, value damaged, or taken from another cell.
+        Raises CipherError when the key is unknown, or the value is damaged or from another cell.
         """
         if not self.is_encrypted(stored):
             return stored
         cell = f"{table}.{column} of {row_id}"
         key_id, separator, encoded = stored.removeprefix(_PREFIX).partition(":")
-        # What is no key id is not shown either: it may be anything, a key in clear too.
+        # An invalid key id is not shown: it may be anything, even a key in clear.
         if not separator or not _KEY_ID.fullmatch(key_id):
             raise CipherError(f"The stored value in {cell} is damaged.")
         aead = self._keys.get(key_id)
@@ -108,27 +110,27 @@ class Cipher:
 
     @staticmethod
     def is_encrypted(stored: str) -> bool:
-        """False for a plaintext value from before encryption: rewrite it when you meet it."""
+        """False for a plaintext value from before encryption, which is to be rewritten on sight."""
         return stored.startswith(_PREFIX)
 
     @staticmethod
     def key_id_of(stored: str) -> str | None:
-        """The id of the key that ``stored`` needs; None: not encrypted, or damaged."""
+        """Returns the id of the key that ``stored`` needs; None if unencrypted or damaged."""
         match = _FORM.fullmatch(stored)
         return None if match is None else match[1]
 
     def is_current(self, stored: str) -> bool:
-        """True when ``stored`` is encrypted with the newest key: key rotation skips it."""
+        """True when ``stored`` is encrypted with the newest key, so that key rotation skips it."""
         return stored.startswith(f"{_PREFIX}{self.key_id}:")
 
 
 def _key_id(key: bytes) -> str:
-    # The domain in front keeps this from being a plain hash of the key, which some other
-    # program might publish as a fingerprint of its own.
+    # The domain prefix keeps this from being a plain hash of the key, which another program
+    # might publish as a fingerprint of its own.
     return hashlib.sha256(b"openai-proxy encryption key id\x00" + key).hexdigest()[:8]
 
 
 def _place(table: str, column: str, row_id: str) -> bytes:
-    # Each part with its length in front: ("ab", "c") and ("a", "bc") must differ.
+    # Each part has its length in front: ("ab", "c") and ("a", "bc") must differ.
     parts = [part.encode() for part in ("v1", table, column, row_id)]
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

@@ -1,8 +1,8 @@
-"""What a log may know of a key that is not ours: the same name for the same key, and no way back.
+"""Fingerprints of clients' own keys, for logs and events: the same name for the same key, one-way.
 
-A plain hash would not do: whoever has a list of leaked keys could look for them in a leaked
-log. So it is keyed, with a secret of this installation that is good for nothing else: were it made
-of ``MANAGEMENT_TOKEN``, a log and one known key would be enough to guess at that offline.
+A plain hash is not enough: a list of leaked keys could be matched against a leaked log. So the hash
+is keyed with a secret of this installation that has no other use. If it were derived from
+``MANAGEMENT_TOKEN``, a log and one known key would be enough to guess that token offline.
 """
 
 import contextlib
@@ -14,24 +14,25 @@ from typing import Final
 
 _log = logging.getLogger(__name__)
 
-#: In ``DATA_DIR``. Nodes that shall give a key the same name have copies of one file.
+#: The secret's file in ``DATA_DIR``. Nodes that must give a key the same name have copies of it.
 FILE: Final = "fingerprint.key"
 _SECRET_BYTES: Final = 32
-#: Two of a million keys meet with a chance of one to forty million.
+#: 64 bits: among a million keys, the chance that any two collide is one in forty million.
 _NAME_BYTES: Final = 8
 
 
 class Fingerprinter:
-    """Names keys. ``secret``: :data:`_SECRET_BYTES` bytes."""
+    """Names keys by a keyed hash. ``secret`` has :data:`_SECRET_BYTES` bytes."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     @classmethod
     def load(cls, folder: Path) -> "Fingerprinter":
-        """With the secret that lies in ``folder``; made, for its owner alone, when it is missing.
+        """Loads the secret from ``folder``. A missing one is created, readable by its owner alone.
 
-        Where the disk refuses, requests are served all the same, and the log says what that means.
+        If the disk refuses, requests are still served, with a secret that lasts until the next
+        start, and the log says so.
         """
         try:
             return cls(_secret_in(folder / FILE))
@@ -44,25 +45,25 @@ class Fingerprinter:
             )
             return cls(os.urandom(_SECRET_BYTES))
 
-    def of(self, key: str) -> str:
-        """``key-`` and 16 hexadecimal digits. ``key`` is text as it came in a header (latin-1)."""
+    def fingerprint(self, key: str) -> str:
+        """Returns ``key-`` and 16 hex digits. ``key`` is text as it came in a header (latin-1)."""
         hashed = hashlib.blake2b(key.encode("latin-1"), key=self._secret, digest_size=_NAME_BYTES)
         return f"key-{hashed.hexdigest()}"
 
 
 def _secret_in(path: Path) -> bytes:
-    """OSError, or ValueError: it is not one that we have made."""
+    """Reads or creates the secret. Raises OSError, or ValueError for a file of another length."""
     try:
         secret = path.read_bytes()
     except FileNotFoundError:
-        secret = _made(path)
+        secret = _create_secret(path)
     if len(secret) != _SECRET_BYTES:
         raise ValueError(f"{len(secret)} bytes, expected {_SECRET_BYTES}")
     return secret
 
 
-def _made(path: Path) -> bytes:
-    """All workers start at once: the first whole file stays, and everybody takes that one."""
+def _create_secret(path: Path) -> bytes:
+    """All workers start at once: the first whole file stays, and every worker uses that one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -1,12 +1,13 @@
-"""The audit log: who changed what, in the transaction that changed it.
+"""The audit log: each change with its actor, in the transaction of the change.
 
-Writing methods of the repositories take a :class:`PendingEntry` and hand it to :func:`record` as
-the last thing in their unit of work: so there is no change without its entry, and no entry without
-its change. The thing to get wrong: from there to the end of the transaction the lock of the chain's
-one row is held, over all nodes. It is always the last lock to be taken, so that it makes no
-deadlock.
+Writing methods of the repositories take a :class:`PendingEntry` and pass it to :func:`record` as
+the last step of their unit of work, so there is no change without its entry, and no entry without
+its change.
 
-An entry never holds a secret: upstream keys and access tokens are told by their masks.
+Note: from that step to the end of the transaction the lock of the chain's one row is held, over
+all nodes. It must always be the last lock taken, so that it causes no deadlock.
+
+An entry never holds a secret: upstream keys and access tokens appear as their masks.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from proxy.store.database import Database, Row, Session, Value
 from proxy.store.records import AccessToken, Project
 from proxy.store.rows import from_micros, to_micros
 
-#: All that entries tell of.
+#: Every action that has entries.
 Action = Literal[
     "project.create",
     "project.update",
@@ -50,18 +51,18 @@ _CONDITIONS: Final = {
     "start": "created_at >= ?",
     "end": "created_at < ?",
 }
-#: For other text than the column has: MySQL refuses to compare it with a column of ASCII.
-_NOTHING: Final = "1 = 0"
-#: No backslash, whose meaning in a string is a setting of the server's.
+#: For text that is not ASCII: MySQL refuses to compare it with an ASCII column.
+_NO_MATCH: Final = "1 = 0"
+#: Not a backslash: its meaning within a string is a setting of the server.
 _ESCAPE: Final = "!"
 
 
 def conditions(filters: Mapping[str, Value]) -> tuple[str, list[Value]]:
-    """``" WHERE …"`` and its parameters; empty without filters.
+    """Returns ``" WHERE …"`` and its parameters, or an empty clause without filters.
 
-    ``action``, ``project_id``, ``token_id``, ``outcome``, ``client_ip``, ``request_id``; ``actor``
-    (``token`` is every ``token:<id>``, too); ``search``, a text in actor, action or details;
-    ``start`` and, not included, ``end``, in microseconds since the epoch.
+    Filters: ``action``, ``project_id``, ``token_id``, ``outcome``, ``client_ip``, ``request_id``;
+    ``actor`` (``token`` also matches every ``token:<id>``); ``search``, a text in actor, action or
+    details; ``start`` and ``end`` (exclusive), in microseconds since the epoch.
     """
     found, params = [], list[Value]()
     for name, value in filters.items():
@@ -73,7 +74,7 @@ def conditions(filters: Mapping[str, Value]) -> tuple[str, list[Value]]:
             found.append(condition)
             params += values
         elif isinstance(value, str) and not value.isascii():
-            found.append(_NOTHING)
+            found.append(_NO_MATCH)
         else:
             found.append(_CONDITIONS[name])
             params.append(value)
@@ -104,8 +105,8 @@ _INSERT: Final = (
     f"INSERT INTO audit_events ({COLUMNS}, hash) "  # noqa: S608 - a constant
     f"VALUES ({', '.join('?' * (COLUMNS.count(',') + 2))})"
 )
-#: Of a record: what changes without anybody's doing, or follows from the rest.
-_UNTOLD: Final = frozenset(
+#: Fields of a record that change without an actor, or follow from the others.
+_UNAUDITED: Final = frozenset(
     {"id", "project_id", "policy", "deactivated_at", "revoked_at", "created_at", "updated_at"}
     | {"request_count", "cache_hit_count", "tokens_used", "last_used_at"}
 )
@@ -115,7 +116,7 @@ T = TypeVar("T", Project, AccessToken)
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """``details`` is what the action has to tell: ``before`` and ``after`` of what was changed."""
+    """One entry as stored. ``details`` of a change: ``before`` and ``after`` of the fields."""
 
     seq: int
     id: str
@@ -135,8 +136,8 @@ class AuditEntry:
 class PendingEntry:
     """An entry that is not written yet.
 
-    ``entry`` is what was written. It is set within the transaction, so it holds only when that has
-    been committed.
+    ``entry`` is the written entry. It is set within the transaction, so it is valid only after the
+    commit.
     """
 
     action: Action
@@ -148,7 +149,7 @@ class PendingEntry:
     token_id: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
     entry: AuditEntry | None = None
-    #: From the start, so that one that may have been written already is known again.
+    #: Assigned at the start, so that an entry that may already be written is recognised.
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
@@ -161,11 +162,10 @@ def record(
     replaced: Sequence[str] = (),
     **more: Any,
 ) -> T:
-    """Writes ``draft``, if there is one, with what differs between two states of a row; answers
-    ``after``.
+    """Writes ``draft``, if there is one, with the difference between two states of a row.
 
-    ``replaced`` fields are told even if they look the same, as the masks of two keys may; ``more``
-    goes into the details as it is. The last thing in a unit of work.
+    ``replaced`` fields are listed even if they look the same, as masks of two keys may; ``more``
+    goes into the details unchanged. Must be the last step of a unit of work. Returns ``after``.
     """
     if draft is None:
         return after
@@ -185,14 +185,14 @@ def record(
 def note(
     session: Session, draft: PendingEntry | None, project_id: str, details: dict[str, Any]
 ) -> None:
-    """Writes ``draft``, if there is one, about what was done to a project as a whole."""
+    """Writes ``draft``, if there is one, about an action on a project as a whole."""
     if draft is not None:
         draft.project_id, draft.details = project_id, {**draft.details, **details}
         append(session, draft)
 
 
 def append(session: Session, draft: PendingEntry) -> AuditEntry:
-    """Writes ``draft`` behind the newest entry. The last thing in a unit of work."""
+    """Writes ``draft`` after the newest entry. Must be the last step of a unit of work."""
     head = read_ends(session, session.dialect.for_update).head
     row = (
         head.seq + 1,
@@ -203,7 +203,7 @@ def append(session: Session, draft: PendingEntry) -> AuditEntry:
         draft.outcome,
         draft.project_id,
         draft.token_id,
-        # Behind reverse proxies it is what a header says.
+        # Behind reverse proxies this is text from a header.
         draft.client_ip.encode("ascii", "replace").decode().replace("\x00", "?")[:64],
         draft.request_id[:200],
         orjson.dumps(draft.details, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z).decode(),
@@ -216,14 +216,19 @@ def append(session: Session, draft: PendingEntry) -> AuditEntry:
 
 
 class AuditLog:
-    """All methods: StoreError when the database does not answer. Times are aware datetimes."""
+    """The entries, written, read and pruned. Times are aware datetimes.
+
+    All methods raise StoreError when the database does not respond.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def write(self, drafts: Sequence[PendingEntry]) -> list[AuditEntry]:
-        """For what changes nothing else. After an error the same drafts may be given again: those
-        that had been written are passed over."""
+        """Writes entries about actions that change nothing else.
+
+        After an error the same drafts may be passed again: those already written are skipped.
+        """
 
         def work(session: Session) -> list[AuditEntry]:
             known = "SELECT 1 FROM audit_events WHERE id = ?"
@@ -233,7 +238,7 @@ class AuditLog:
         return self._database.run(work)
 
     def get(self, entry_id: str) -> AuditEntry:
-        """ClientError ``not_found``: no such entry."""
+        """Raises ClientError ``not_found`` when there is no such entry."""
         sql = f"{_SELECT} WHERE id = ?"
         row = self._database.run(lambda session: session.one(sql, (entry_id,)), readonly=True)
         if row is None:
@@ -243,7 +248,7 @@ class AuditLog:
     def find(
         self, filters: Mapping[str, Value], limit: int, offset: int
     ) -> tuple[list[AuditEntry], int]:
-        """Those that all ``filters`` fit, newest first, and how many there are in all.
+        """Returns a page of the entries that match all ``filters``, newest first, and their total.
 
         ``filters`` are those of :func:`proxy.store.audit.conditions`.
         """
@@ -259,10 +264,10 @@ class AuditLog:
         return [_entry_from(row) for row in rows], total
 
     def prune(self, before: datetime, batch: int) -> int:
-        """Deletes the oldest entries, if they are from ``before``: ``batch`` of them at the most.
+        """Deletes the oldest entries that are older than ``before``, at most ``batch`` of them.
 
-        The chain is anchored at the last one that went, in the same transaction. Answers how many
-        went; fewer than ``batch``: there are no more.
+        The chain is anchored at the last deleted entry, in the same transaction. Returns how many
+        were deleted: fewer than ``batch`` means that there are no more.
         """
         moment = to_micros(before)
 
@@ -272,7 +277,7 @@ class AuditLog:
                 "SELECT seq, hash, created_at FROM audit_events WHERE seq > ? ORDER BY seq LIMIT ?"
             )
             gone: list[Row] = []
-            # Without a gap, whatever the clock did between two entries.
+            # Stops at the first newer one, so that no gap appears if the clock was put back.
             for row in session.all(sql, (anchor.seq, batch)):
                 if row[2] >= moment:
                     break
@@ -289,12 +294,12 @@ class AuditLog:
 
 
 def _facts(record: Project | AccessToken) -> dict[str, Any]:
-    told = {
+    facts = {
         name: getattr(record, name)
         for name in (known.name for known in dataclasses.fields(record))
-        if name not in _UNTOLD
+        if name not in _UNAUDITED
     }
-    return {**told, **record.policy}
+    return {**facts, **record.policy}
 
 
 def _chosen(facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -304,14 +309,14 @@ def _chosen(facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def _entry_from(row: Sequence[Any]) -> AuditEntry:
     seq, entry_id, created_at, *rest = row
     *middle, details, own_hash = rest
-    told = [int(seq), entry_id, from_micros(created_at), *middle, _details(details), own_hash]
-    return AuditEntry(*told)
+    values = [int(seq), entry_id, from_micros(created_at), *middle, _details(details), own_hash]
+    return AuditEntry(*values)
 
 
 def _details(stored: str) -> dict[str, Any]:
     try:
         details: dict[str, Any] = orjson.loads(stored)
     except orjson.JSONDecodeError:
-        # Somebody has changed it. The others must be shown all the same.
+        # The row was changed from outside. The other entries must still be shown.
         return {"unreadable": stored}
     return details

@@ -1,18 +1,19 @@
-"""The chain of audit entries: how a link is made, and how a row that was changed or taken is found.
+"""The hash chain of audit entries: how a link is made, and how a changed or missing row is found.
 
-Each row's hash covers the row and the hash of the row before it. For whoever checks that without
-this program: the hash is the SHA-256, in hex, of these values one behind the other, each as a
-netstring (its length in bytes, ``:``, the bytes, ``,``)::
+Each row's hash covers the row and the hash of the row before it. It can be checked without this
+program: the hash is the SHA-256, in hex, of these values one after the other, each as a netstring
+(its length in bytes, ``:``, the bytes, ``,``)::
 
     "openai-proxy-audit-1", the hash of the row before ("" for row 1),
     seq, id, created_at, action, actor, outcome, project_id, token_id, client_ip, request_id,
     details
 
 Text is UTF-8, a number its decimal digits, and NULL is ``-,`` in place of a netstring. ``details``
-is the text that is stored, not what it means as JSON. Nothing of this depends on the database.
+is the stored text, not its meaning as JSON. None of this depends on the database.
 
-The thing to get wrong: this shows that somebody changed rows, and not that nobody did. Who can
-write to the database can also make all hashes anew: keep a link elsewhere, and have it compared.
+Note: a broken chain proves that rows were changed; a whole chain does not prove that none were.
+With write access to the database all hashes can be computed anew: keep a link elsewhere, and have
+it compared.
 """
 
 import hashlib
@@ -24,12 +25,12 @@ from proxy.core.errors import StoreError
 from proxy.store.database import Database, Row, Session
 
 _FORMAT: Final = "openai-proxy-audit-1"
-#: What is hashed, in this order.
+#: The hashed columns, in this order.
 COLUMNS: Final = (
     "seq, id, created_at, action, actor, outcome, project_id, token_id, client_ip, request_id, "
     "details"
 )
-#: Rows in memory.
+#: Rows in memory at once.
 _PAGE: Final = 500
 _PAGE_QUERY: Final = (
     f"SELECT {COLUMNS}, hash FROM audit_events WHERE seq > ? AND seq <= ? "  # noqa: S608
@@ -38,21 +39,21 @@ _PAGE_QUERY: Final = (
 
 
 class Link(NamedTuple):
-    """A row's number and hash. Number 0 with an empty hash stands before the first row."""
+    """A row's number and hash. Number 0 with an empty hash precedes the first row."""
 
     seq: int
     hash: str
 
 
 class Ends(NamedTuple):
-    """``head``: the newest row; ``anchor``: the last that was deleted when its time was over."""
+    """``head``: the newest row. ``anchor``: the last row that retention deleted."""
 
     head: Link
     anchor: Link
 
 
 class Break(NamedTuple):
-    """The first row with which something is wrong; ``id`` is None where there is no row."""
+    """The first faulty row. ``id`` is None where the row is missing."""
 
     seq: int
     id: str | None
@@ -61,7 +62,7 @@ class Break(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found. ``checked`` rows are as they were written, if the head is the right one."""
+    """The result. ``checked`` rows are as they were written, provided that the head is genuine."""
 
     checked: int
     ends: Ends
@@ -69,7 +70,7 @@ class Verdict:
 
 
 def link_hash(previous: str, row: Sequence[Any]) -> str:
-    """The hash of ``row``, which has :data:`COLUMNS`, behind the row with the hash ``previous``."""
+    """Returns the hash of ``row`` (:data:`COLUMNS`) after the row with the hash ``previous``."""
     digest = hashlib.sha256()
     for value in (_FORMAT, previous, *row):
         if value is None:
@@ -81,7 +82,7 @@ def link_hash(previous: str, row: Sequence[Any]) -> str:
 
 
 def read_ends(session: Session, suffix: str = "") -> Ends:
-    """StoreError: somebody has deleted the row that holds them, and nothing can be written."""
+    """Reads both ends. Raises StoreError if their row was deleted: no entry can be written then."""
     sql = "SELECT seq, hash, pruned_seq, pruned_hash FROM audit_chain WHERE id = 1"
     row = session.one(sql + suffix)
     if row is None:
@@ -90,22 +91,22 @@ def read_ends(session: Session, suffix: str = "") -> Ends:
 
 
 def verify(database: Database, expected: Link | None = None) -> Verdict:
-    """Reads all rows, oldest first and a page at a time, and stops at the first that is wrong.
+    """Reads all rows, oldest first and a page at a time, and stops at the first faulty one.
 
-    ``expected`` is a link that was noted earlier and must still be there. Others may write and
-    prune meanwhile. StoreError.
+    ``expected`` is a link that was noted earlier and must still exist. Other processes may write
+    and prune meanwhile. Raises StoreError.
     """
     return _Walk(database, expected).result()
 
 
 class _Walk:
-    """Along the chain, from its anchor to what was its head when the walk began."""
+    """A walk along the chain, from its anchor to the head at the start of the walk."""
 
     def __init__(self, database: Database, expected: Link | None) -> None:
         self._database = database
         self._expected = expected
         self._ends = database.run(read_ends, readonly=True)
-        # The link that was reached, which is as it should be; whether the expected one was met.
+        # The last link that was reached and is right; whether the expected one was met.
         self._at = self._ends.anchor
         self._met = self._at == expected
         self._checked = 0
@@ -160,7 +161,7 @@ class _Walk:
         return Break(first, None, f"{what} missing")
 
     def _was_pruned(self) -> bool:
-        """Whether retention took the next rows since the last look; then the walk goes on there."""
+        """Whether retention deleted the next rows meanwhile; the walk then continues after them."""
         ends = self._database.run(read_ends, readonly=True)
         if ends.anchor.seq <= self._at.seq:
             return False
@@ -172,7 +173,7 @@ class _Walk:
         """A row beyond either end."""
 
         def work(session: Session) -> tuple[Row | None, Ends, Row | None]:
-            # In this order: what is written or pruned in between is no surplus.
+            # In this order: rows written or pruned in between are no surplus.
             query = "SELECT seq, id FROM audit_events ORDER BY seq{} LIMIT 1"
             last = session.one(query.format(" DESC"))
             return last, read_ends(session), session.one(query.format(""))

@@ -1,8 +1,8 @@
-"""What has changed since? The question by which every worker learns of revocations.
+"""Changes of tokens and projects since a given time: how every worker learns of revocations.
 
-The thing to get wrong: a change gets its time when its statement runs and is seen when its
-transaction commits, so a later question may still find an earlier time. Whoever asks must reach
-back by more than a transaction can last, and recognise what it has seen before.
+Note: a change gets its time when its statement runs and becomes visible when its transaction
+commits, so a later query may still find an earlier time. The caller must reach back by more than a
+transaction can last, and recognise the changes that it has seen before.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from typing import Final
 
 from proxy.store.database import Database, Session
 
-#: More changes than this in one answer: whoever asks had better forget everything.
-MOST: Final = 5000
+#: Changes in one result. If there are more, the caller had better forget everything.
+MAX_CHANGES: Final = 5000
 
 _QUERY: Final = (
     "SELECT id, updated_at FROM tokens WHERE updated_at > ? "
@@ -22,7 +22,7 @@ _QUERY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A token or a project (their ids are UUIDs, and never the same), and when it changed."""
+    """A token or a project (their ids are UUIDs, so none is both), and when it changed."""
 
     id: str
     updated_at: int
@@ -30,30 +30,30 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class ChangeList:
-    """Changes, oldest first, and the database's own time when it was asked: microseconds."""
+    """Changes, oldest first, and the database's own time of the query, in microseconds."""
 
     now: int
     changes: list[Change]
-    #: Whether there were more than :data:`MOST`; ``changes`` then lacks the newest.
+    #: Whether there were more than :data:`MAX_CHANGES`; ``changes`` then lacks the newest.
     truncated: bool
 
 
 class Changes:
-    """Two indexed look-ups in one query."""
+    """The query for changes: two indexed look-ups in one statement."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def now(self) -> int:
-        """The clock by which changes get their time. StoreError."""
+        """Reads the clock by which changes get their time. Raises StoreError."""
         return self._database.run(lambda session: session.now(), readonly=True)
 
     def since(self, moment: int) -> ChangeList:
-        """What has a time after ``moment`` (microseconds). StoreError."""
+        """Returns the changes with a time after ``moment`` (microseconds). Raises StoreError."""
 
         def work(session: Session) -> ChangeList:
-            rows = session.all(_QUERY, (moment, moment, MOST + 1))
-            changes = [Change(str(row[0]), int(row[1])) for row in rows[:MOST]]
-            return ChangeList(session.now(), changes, truncated=len(rows) > MOST)
+            rows = session.all(_QUERY, (moment, moment, MAX_CHANGES + 1))
+            changes = [Change(str(row[0]), int(row[1])) for row in rows[:MAX_CHANGES]]
+            return ChangeList(session.now(), changes, truncated=len(rows) > MAX_CHANGES)
 
         return self._database.run(work, readonly=True)

@@ -1,4 +1,4 @@
-"""Transactions that meet others: the loser was rolled back whole, and may run again."""
+"""Retries of transactions that lost against another: the loser was rolled back whole."""
 
 import random
 import time
@@ -13,8 +13,8 @@ _ATTEMPTS: Final = 6
 
 
 def persistently(call: Callable[[], T]) -> T:
-    """What ``call`` returns; run again, after a moment, while it raises Conflict or Deadlock. The
-    last attempt's error propagates."""
+    """Returns the result of ``call``, which is run again after a pause while it raises Conflict or
+    Deadlock. The last attempt's error propagates."""
     for attempt in range(1, _ATTEMPTS):
         try:
             return call()

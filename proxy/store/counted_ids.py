@@ -1,24 +1,24 @@
-"""What the ledger has counted already: events by their id, and responses that can be read again.
+"""The events and responses that the ledger has already counted, each by its id.
 
 A stored response reports its usage each time it is read, and is paid for once. Of the events that
 name the same response of a project:
 
 1. A generation (anything but a GET) always counts: servers that give every response the same id
    make nothing free.
-2. A read (a GET: a poll, a resumed stream, a batch looked at) counts where nothing with this id
+2. A read (a GET: a poll, a resumed stream, the status of a batch) counts if nothing with this id
    has counted before. So a background response counts with the first read that reports its usage.
-3. Events of several workers come in any order. A read that was counted before the generation that
-   had ended earlier came in is taken back then.
+3. Events of several workers arrive in any order. A read that was counted before the event of an
+   earlier generation arrived is taken back on that arrival.
 
-Rows are in the transaction that adds to the ledger, so all workers and nodes agree. A row::
+Rows are written in the transaction that adds to the ledger, so all workers and nodes agree. A row::
 
     id         event id, or hash of project and response id: 32 hexadecimal digits
-    forget_at  microseconds: the row may go
-    reading    of an event: null. Of a response that a generation has counted: its event id. Of one
-               that a read has counted, JSON: [end of the read in microseconds, its event id, hour
+    forget_at  microseconds: from then on the row may be deleted
+    reading    of an event: null. Of a response counted by a generation: its event id. Of one
+               counted by a read, JSON: [end of the read in microseconds, its event id, hour
                in microseconds, token id, model, LLM tokens, the ledger's token counts]
 
-An event that is named in its response's row has none of its own.
+An event that its response's row names has no row of its own.
 """
 
 import json
@@ -30,28 +30,28 @@ from typing import Any, Final
 from proxy.store.database import Conflict, Database, Session
 from proxy.store.rows import from_micros, to_micros
 
-#: Of an event: its id, the id of the response (None: it names none, or reports no usage), whether
-#: it is a read, its end in microseconds, its LLM tokens.
+#: An event's id, the id of its response (None if it names none or reports no usage), whether it is
+#: a read, its end in microseconds, its LLM tokens.
 Mark = tuple[str, str | None, bool, int, int]
 #: A row of the ledger, as in `usage.py`: its key of four, requests, errors, counts of tokens.
 Entry = tuple[Any, ...]
 
-#: Events come again within moments, or when a node that lost its power is up again.
+#: Events are repeated within moments, or when a node that lost its power is up again.
 _EVENTS_KEPT: Final = timedelta(days=1)
-#: Ids of one query; rows of one INSERT: fewer parameters than the 999 that an old SQLite takes.
+#: Ids in one query, rows in one INSERT: fewer parameters than the 999 that an old SQLite takes.
 _PAGE: Final = 300
-#: What of an entry comes before its counts of tokens.
+#: The fields of an entry before its counts of tokens.
 _HEAD: Final = 6
 
 
 def response_key(project_id: str, response_id: str) -> str:
-    """The id of a response's row: two projects may have responses of the same id."""
+    """Returns the id of a response's row: two projects may have responses with the same id."""
     named = f"{project_id}\0{response_id}".encode(errors="surrogatepass")
     return blake2b(named, digest_size=16).hexdigest()
 
 
 class CountedIds:
-    """``days``: how long responses are remembered; 0: not at all, and each read counts."""
+    """``days`` is how long responses are remembered. With 0 none is, and each read counts."""
 
     def __init__(self, database: Database, days: int) -> None:
         self._database = database
@@ -65,11 +65,11 @@ class CountedIds:
         *,
         all_new: bool = False,
     ) -> tuple[list[Entry], dict[str, int]]:
-        """What of ``entries`` is to be added, and what was taken back; remembers it.
+        """Returns the rows to add for ``entries``, corrections included, and remembers the events.
 
-        The second: token id → LLM tokens of its reads, which no worker has charged. May be
-        negative. ``all_new``: only reads are looked for, as nearly always nothing else is known;
-        raises Conflict where something is.
+        The second result maps a token id to the LLM tokens of its reads, which no worker has
+        charged; they may be negative. With ``all_new`` only reads are looked up, as nearly always
+        nothing else is known; raises Conflict if something is.
         """
         keys = [
             None if mark[1] is None else response_key(entry[1], mark[1])
@@ -87,13 +87,13 @@ class CountedIds:
         for key, (event_id, reading) in sorted(batch.taken_back.items()):
             taken = "UPDATE counted_ids SET reading = ? WHERE id = ? AND reading = ?"
             if session.execute(taken, (event_id, key, reading)) != 1:
-                raise Conflict  # another transaction has taken it back meanwhile: begin anew
+                raise Conflict  # another transaction has taken it back meanwhile: start over
         self._remember(session, batch.events, batch.responses)
         return batch.counted, {name: tokens for name, tokens in batch.spent.items() if tokens}
 
     def readers(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Of (project id, response id) that have been counted: the event id of the read that was,
-        or empty where it was a generation. StoreError."""
+        """Returns, for each counted (project id, response id), the event id of the counted read, or
+        an empty string if a generation counted. Raises StoreError."""
         keys = {response_key(*name): name for name in names}
         found = self._database.run(lambda session: _find(session, keys), readonly=True)
         return {
@@ -102,7 +102,7 @@ class CountedIds:
         }
 
     def prune(self, now: datetime, most: int) -> int:
-        """Deletes rows whose time is over, ``most`` at once; answers how many."""
+        """Deletes expired rows, at most ``most`` at once. Returns how many."""
         keys = ("forget_at", "id")
         sql = self._database.dialect.deleting("counted_ids", keys, "forget_at <= ?")
         return self._database.run(lambda session: session.execute(sql, (to_micros(now), most)))
@@ -114,8 +114,8 @@ class CountedIds:
         if self._responses_kept:
             later = now + self._responses_kept // timedelta(microseconds=1)
             rows += [(name, later, reading) for name, reading in responses.items()]
-        # In one order everywhere: fewer deadlocks. Two that add the same row meet at its key, and
-        # the loser begins anew.
+        # The same order everywhere makes fewer deadlocks. Two transactions that add the same row
+        # collide at its key, and the loser starts over.
         for page in _pages(sorted(rows)):
             places = ", ".join(["(?, ?, ?)"] * len(page))
             session.execute(
@@ -125,18 +125,19 @@ class CountedIds:
 
 
 class _Batch:
-    """Events of one transaction, in the order of their ends.
+    """The events of one transaction, in the order of their ends.
 
-    ``known``: rows, id → ``reading``. ``keeps_responses``: whether their rows will be there.
+    ``known`` maps the ids of existing rows to ``reading``. ``keeps_responses`` says whether rows of
+    responses are written at all.
     """
 
     def __init__(self, known: dict[str, str | None], *, keeps_responses: bool) -> None:
         self._known = known
         self._keeps_responses = keeps_responses
         self.counted: list[Entry] = []
-        #: Token id → LLM tokens of its reads.
+        #: Maps a token id to the LLM tokens of its reads.
         self.spent: dict[str, int] = {}
-        #: New rows: of events; of responses, with their `reading`. And old ones that change: their
+        #: New rows of events; new rows of responses with their `reading`; changed rows with their
         #: new and old `reading`.
         self.events: list[str] = []
         self.responses: dict[str, str] = {}
@@ -167,7 +168,7 @@ class _Batch:
         self.counted.append(entry)
 
     def _generate(self, key: str, entry: Entry, ended: int, event_id: str) -> bool:
-        """Whether the response's row names this event."""
+        """Counts a generation. Returns whether the response's row names this event."""
         reading = self._known.get(key)
         if reading is None:
             self._known[key] = self.responses[key] = event_id
@@ -177,7 +178,7 @@ class _Batch:
         back, token_id, tokens = _taken_back(reading, entry)
         self.counted.append(back)
         self._spend(token_id, -tokens)
-        # The read has no row of its own, and must be known all the same.
+        # The read has no row of its own, and must still be recognised.
         self.events.append(_event_of(reading))
         self._known[_event_of(reading)] = None
         self._known[key] = event_id
@@ -196,14 +197,14 @@ def _is_read(reading: str) -> bool:
 
 
 def _event_of(reading: str) -> str:
-    """The event that has counted a response."""
+    """Returns the id of the event that counted a response."""
     return str(json.loads(reading)[1]) if _is_read(reading) else reading
 
 
 def _taken_back(reading: str, entry: Entry) -> tuple[Entry, str, int]:
-    """What undoes a read that was counted; the token that it was charged to, and its LLM tokens."""
+    """Returns the entry that undoes a counted read, the token it was charged to, its LLM tokens."""
     _, _, hour, token_id, model, total, *counts = json.loads(reading)
-    # Written before the ledger had the columns that it has now, it has fewer.
+    # A row written before the ledger had its present columns has fewer counts.
     counts = [-count for count in counts] + [0] * (len(entry) - _HEAD - len(counts))
     return (from_micros(hour), entry[1], token_id, model, 0, 0, *counts), token_id, total
 

@@ -1,7 +1,7 @@
-"""What access tokens have used: permits, requests and LLM tokens.
+"""Counters of access tokens: permits, requests and LLM tokens.
 
-Nothing here touches ``updated_at``: that column answers "what was revoked or changed since?", and
-counting would drown it.
+Nothing here touches ``updated_at``: the poll for revocations and changes reads that column, and
+counting would flood it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,11 +12,12 @@ from proxy.store.database import Database, Session
 from proxy.store.grants import MOST_ANCESTORS
 from proxy.store.rows import to_micros
 
-#: The last permits of a token are leased singly; before them, in blocks of so many at the most.
+#: So many last permits of a token are leased one by one.
 ONE_BY_ONE: Final = 100
-MOST_LEASED: Final = 50
+#: Permits of one block before that.
+MAX_LEASED: Final = 50
 
-#: Two nodes may report out of order: the later moment stays.
+#: Two nodes may report out of order: the later time stays.
 _USED: Final = (
     "last_used_at = CASE WHEN last_used_at IS NULL OR last_used_at < ? THEN ? ELSE last_used_at END"
 )
@@ -25,15 +26,18 @@ _PAGE: Final = 500
 
 
 class Counters:
-    """All methods: StoreError when the database does not answer. Times are aware datetimes."""
+    """Reads and adds to the counters. Times are aware datetimes.
+
+    All methods raise StoreError when the database does not respond.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def lease_permits(self, token_id: str, now: datetime) -> int:
-        """Counts a block of requests against ``max_requests``; answers how many, 0: used up.
+        """Counts a block of requests against ``max_requests``. Returns its size; 0 means used up.
 
-        The row is locked in between, so any number of nodes admit exactly as many as there are.
+        The row is locked meanwhile, so any number of nodes together admit exactly the maximum.
         """
         used = to_micros(now)
 
@@ -45,7 +49,7 @@ class Counters:
             remaining = ONE_BY_ONE if row[0] is None else int(row[0]) - int(row[1])
             if remaining <= 0:
                 return 0
-            block = min(MOST_LEASED, max(1, (remaining - ONE_BY_ONE) // 8))
+            block = min(MAX_LEASED, max(1, (remaining - ONE_BY_ONE) // 8))
             session.execute(
                 f"UPDATE tokens SET request_count = request_count + ?, {_USED} WHERE id = ?",  # noqa: S608
                 (block, used, used, token_id),
@@ -55,7 +59,10 @@ class Counters:
         return self._database.run(work)
 
     def return_permits(self, permits: Mapping[str, int]) -> None:
-        """Uncounts what was leased and not used. Never to be tried again: it may have been done."""
+        """Uncounts leased permits that were not used.
+
+        Must not be retried after an error: it may have been executed.
+        """
 
         def work(session: Session) -> None:
             for token_id, count in sorted(permits.items()):
@@ -67,8 +74,8 @@ class Counters:
         self._database.run(work)
 
     def add_counts(self, entries: Sequence[tuple[str, int, int, datetime]]) -> None:
-        """Adds (token id, requests, LLM tokens, last used at) in one transaction; unknown ids are
-        nothing."""
+        """Adds (token id, requests, LLM tokens, last used at) in one transaction. Unknown ids are
+        ignored."""
         sums: dict[str, tuple[int, int, int]] = {}
         for token_id, requests, tokens, last_used_at in entries:
             known, spent, latest = sums.get(token_id, (0, 0, 0))
@@ -78,7 +85,7 @@ class Counters:
             return
 
         def work(session: Session) -> None:
-            # In one order everywhere: two nodes flushing the same tokens must not deadlock.
+            # The same order everywhere: two nodes that flush the same tokens must not deadlock.
             for token_id, (requests, tokens, used) in sorted(sums.items()):
                 session.execute(
                     "UPDATE tokens SET request_count = request_count + ?, "  # noqa: S608
@@ -89,7 +96,7 @@ class Counters:
         self._database.run(work)
 
     def tokens_used(self, token_ids: Collection[str]) -> dict[str, int]:
-        """Token id → the LLM tokens it has used so far; without those that do not exist."""
+        """Maps each token id that exists to the LLM tokens that it has used so far."""
         ids = list(token_ids)
 
         def work(session: Session) -> dict[str, int]:
@@ -107,8 +114,9 @@ class Counters:
         return self._database.run(work, readonly=True) if ids else {}
 
     def accounted(self, token_ids: Collection[str]) -> dict[str, tuple[int, int]]:
-        """Token id → the LLM tokens it has used, and those that the ledger and the tokens minted
-        from it account for. The second is less where hours of the ledger were deleted."""
+        """Maps each token id to the LLM tokens that it has used, and to those that the ledger and
+        the tokens minted from it account for. The second is less if hours of the ledger were
+        deleted."""
         ids = list(token_ids)[:_PAGE]
         marks = ", ".join("?" * len(ids))
 
@@ -138,9 +146,9 @@ class Counters:
         return self._database.run(work, readonly=True) if ids else {}
 
     def make_good(self, token_id: str, used: int, missing: int) -> bool:
-        """Adds LLM tokens that were never counted to a token and all that it comes from.
+        """Adds LLM tokens that were never counted to a token and all its ancestors.
 
-        False, and nothing is changed: it has not used ``used`` any more.
+        Returns False, and changes nothing, if the token's count is no longer ``used``.
         """
 
         def work(session: Session) -> bool:
@@ -159,7 +167,7 @@ class Counters:
 
 
 def charge(session: Session, spent: Mapping[str, int]) -> None:
-    """Adds LLM tokens to those of a token (id → how many) and of all that it comes from."""
+    """Adds LLM tokens (``spent``: token id → how many) to each token and all its ancestors."""
     sums: dict[str, int] = {}
     for token_id, tokens in spent.items():
         account: str | None = token_id

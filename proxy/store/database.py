@@ -1,9 +1,9 @@
-"""The database: one unit of work, one transaction, never a wait without an end.
+"""The database: one unit of work is one transaction, and every wait is bounded.
 
 ``database.run(work)`` calls ``work(session)``, commits when it returns, rolls back when it raises.
-What one would get wrong: the work may run on another thread and may be rolled back although it
-returned, so it only reads and writes the database; whatever else is to happen, happens after
-``run`` has returned.
+
+Note: the work may run on another thread and may be rolled back although it returned, so it must
+only read and write the database. Every other effect belongs after ``run`` has returned.
 """
 
 import os
@@ -19,7 +19,7 @@ __all__ = ["Conflict", "Database", "Row", "Session", "Value"]
 
 T = TypeVar("T")
 
-#: How long a write that failed counts: those who write in the background try again within seconds.
+#: How long a failed write counts: the background writers try again within seconds.
 _FAILED_SECONDS: Final = 15.0
 
 
@@ -41,7 +41,7 @@ def _postgresql(url: str, pool_size: int, timeouts: Timeouts) -> Backend:
     return PostgresBackend(options_from_url(url), pool_size, timeouts)
 
 
-#: URL scheme → how to get there. Drivers are imported only when picked.
+#: URL scheme → factory of the backend. A driver is imported only when it is picked.
 _BACKENDS: Final[Mapping[str, Callable[[str, int, Timeouts], Backend]]] = {
     "sqlite": _sqlite,
     "mysql": _mysql,
@@ -55,9 +55,9 @@ class Database:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._closed = False
-        # The process that used it first: neither kind of connection survives a fork.
+        # The process of the first use: neither kind of connection survives a fork.
         self._process: int | None = None
-        # Monotonic seconds at which a unit of work that writes failed; None: the last one worked.
+        # Monotonic seconds of the last failed write; None if the last one succeeded.
         self._write_failed_at: float | None = None
 
     @classmethod
@@ -73,8 +73,9 @@ class Database:
         """``sqlite:///relative``, ``sqlite:////absolute``, ``mysql://user:pass@host:3306/name``
         or ``postgresql://user:pass@host:5432/name``.
 
-        Seconds: for a free connection, until connected, and of silence within a statement.
-        ValueError says what was expected and shows nothing of ``url`` but its scheme.
+        The timeouts, in seconds: for a free connection, until connected, and of silence within a
+        statement. Raises ValueError, which says what was expected and shows nothing of ``url`` but
+        its scheme.
         """
         backend = _BACKENDS.get(url.partition("://")[0])
         if backend is None:
@@ -94,12 +95,13 @@ class Database:
         readonly: bool = False,
         timeout: float | None = None,
     ) -> T:
-        """What ``work`` returns, after its transaction was committed.
+        """Returns the result of ``work`` after its transaction was committed.
 
-        ``readonly`` work takes no write lock; ``timeout`` (seconds) replaces the usual patience,
-        for long work such as a migration. Nothing is retried once it may have been executed.
-        StoreError: the database did not answer; after a failed commit the outcome is unknown.
-        Conflict: a unique constraint. Whatever ``work`` raises comes out as it is.
+        ``readonly`` work takes no write lock. ``timeout`` (seconds) replaces the usual one, for
+        long work such as a migration. Nothing is retried once it may have been executed.
+
+        Raises StoreError when the database does not respond (after a failed commit the outcome is
+        unknown), Conflict for a violated unique constraint, and whatever ``work`` raises.
         """
         if self._closed:
             raise StoreError("The proxy's database has been closed.")
@@ -120,8 +122,11 @@ class Database:
         return value
 
     def check_writes(self) -> None:
-        """StoreError unless the database takes writes: tries one that changes nothing. Also when
-        the last real one failed a moment ago (a full disk takes a write that changes nothing)."""
+        """Tries a write that changes nothing, and raises StoreError if the database refuses it.
+
+        Also raises if the last real write failed a moment ago: a full disk accepts a write that
+        changes nothing.
+        """
         self._backend.run(
             lambda session: session.execute("UPDATE tokens SET name = name WHERE id = ''"),
             readonly=False,
@@ -132,11 +137,11 @@ class Database:
             raise StoreError
 
     def check(self) -> None:
-        """StoreError unless the database answers."""
+        """Raises StoreError unless the database responds."""
         self.run(lambda session: session.one("SELECT 1"), readonly=True)
 
     def close(self) -> None:
-        """Closes idle connections now and those in use when they come back. Idempotent."""
+        """Closes idle connections now, and those in use when they are returned. Idempotent."""
         if not self._closed:
             self._closed = True
             self._backend.close()

@@ -46,7 +46,7 @@ def test_changes_and_only_changes(database: Database, monkeypatch: pytest.Monkey
     projects.update(project.id, {"upstream_key": "sk-new", "upstream_key_mask": "m"})
     assert {change.id for change in changes.since(after).changes} == {token.id, project.id}
 
-    monkeypatch.setattr(changes_module, "MOST", 1)
+    monkeypatch.setattr(changes_module, "MAX_CHANGES", 1)
     found = changes.since(start)
     assert found.truncated
     assert len(found.changes) == 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.core.errors import StoreError
 from proxy.quota import permits as leases_module
 from proxy.quota.permits import PermitLeases
-from proxy.store.counters import MOST_LEASED, ONE_BY_ONE
+from proxy.store.counters import MAX_LEASED, ONE_BY_ONE
 from tests.support.waiting import wait_until
 
 
@@ -32,7 +32,7 @@ class Store:
         if self.away:
             raise StoreError
         remaining = self.limit - self.counted
-        block = min(MOST_LEASED, max(1, (remaining - ONE_BY_ONE) // 8)) if remaining > 0 else 0
+        block = min(MAX_LEASED, max(1, (remaining - ONE_BY_ONE) // 8)) if remaining > 0 else 0
         self.counted += block
         self.open.wait()
         return block
@@ -58,7 +58,7 @@ def make(store: Store) -> PermitLeases:
 def test_a_block_is_spent_without_asking() -> None:
     store = Store(10_000)
     leases = make(store)
-    assert all(leases.take_permit("t") for _ in range(MOST_LEASED))
+    assert all(leases.take_permit("t") for _ in range(MAX_LEASED))
     assert store.asked == 1
     assert leases.take_permit("t")
     assert store.asked == 2
@@ -101,7 +101,7 @@ def test_while_the_store_is_away_the_lease_lasts() -> None:
     leases = make(store)
     leases.take_permit("t")
     store.away = True
-    assert all(leases.take_permit("t") for _ in range(MOST_LEASED - 1))
+    assert all(leases.take_permit("t") for _ in range(MAX_LEASED - 1))
     with pytest.raises(StoreError):
         leases.take_permit("t")
     store.away = False
@@ -134,7 +134,7 @@ def test_what_is_not_used_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     leases = make(store)
     leases.take_permit("t")
     leases.give_back({"other"})
-    assert store.counted == MOST_LEASED
+    assert store.counted == MAX_LEASED
     leases.give_back({"t"})
     assert store.counted == 1
     leases.take_permit("t")
@@ -156,7 +156,7 @@ def test_a_return_that_fails_is_not_repeated() -> None:
     leases.give_back(None)
     store.away = False
     leases.give_back(None)
-    assert store.counted == MOST_LEASED, "counted as used: never more than the limit"
+    assert store.counted == MAX_LEASED, "counted as used: never more than the limit"
 
 
 def test_a_defect_does_not_end_the_returning(
@@ -176,7 +176,7 @@ def test_a_defect_does_not_end_the_returning(
         leases.start()
         wait_until(lambda: "could not be returned" in caplog.text)
     leases.take_permit("t")
-    wait_until(lambda: store.counted == MOST_LEASED + 1)
+    wait_until(lambda: store.counted == MAX_LEASED + 1)
     leases.close(1)
 
 
