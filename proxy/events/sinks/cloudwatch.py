@@ -3,7 +3,7 @@
 The thing to get wrong: watchtower gives a batch five quick tries and then drops it with a warning,
 so nobody can know what was accepted. Here it creates group and stream and makes the events, and
 the batches are put by ourselves: :meth:`CloudWatchSink.write` returns only when the service has
-answered for each of them. See docs/decisions/2026-11-21-watchtower-without-its-delivery.md.
+answered for each of them. See docs/decisions/0005-boto3-delivers-what-watchtower-formats.md.
 """
 
 import logging
