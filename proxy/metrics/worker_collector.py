@@ -158,8 +158,8 @@ class WorkerCollector:
         figures.set("proxy_workers", 1)
         figures.set("proxy_workers_expected", parts.workers_expected)
         figures.set("proxy_start_time_seconds", parts.server_started)
-        figures.set("proxy_open_streams", len(parts.live))
-        figures.set("proxy_open_streams_limit", parts.live_limit)
+        figures.set("proxy_requests_in_flight", len(parts.live))
+        figures.set("proxy_requests_in_flight_limit", parts.live_limit)
         if parts.database_up is not None:
             figures.set("proxy_database_up", float(parts.database_up()))
         figures.set("proxy_permits_leased", parts.permits())
@@ -234,7 +234,7 @@ class WorkerCollector:
             figures.set("proxy_spool_kept_events", drain.kept)
             figures.set("proxy_spool_limit_bytes", journal.max_bytes)
             if journal.intents is not None:
-                figures.set("proxy_intents_missed_total", journal.intents.missed)
+                figures.set("proxy_inflight_table_full_total", journal.intents.missed)
         if adoption is not None:
             figures.set("proxy_events_recovered_total", adoption.recovered)
             figures.set("proxy_events_damaged_total", adoption.damaged)
@@ -248,4 +248,4 @@ class WorkerCollector:
         if revocation.listening is not None:
             figures.set("proxy_revocation_listening", float(revocation.listening))
         seen = self._began if revocation.looked_at is None else revocation.looked_at
-        figures.set("proxy_revocation_blind_seconds", time.monotonic() - seen)
+        figures.set("proxy_revocation_poll_age_seconds", time.monotonic() - seen)

@@ -75,7 +75,7 @@ def test_every_answer_has_an_event(own_proxy: Maker, mode: str) -> None:
         assert len(events()) == total
     figures = requests.get(f"{server.url}/metrics", timeout=30).text
     lost = re.findall(
-        r"^proxy_(?:events_dropped|intents_missed)_total(?:{.*?})? (.*)", figures, re.M
+        r"^proxy_(?:events_dropped|inflight_table_full)_total(?:{.*?})? (.*)", figures, re.M
     )
     assert len(lost) > 4
     assert set(map(float, lost)) == {0.0}

@@ -166,9 +166,9 @@ def test_a_running_stream_is_seen(own_proxy: Maker) -> None:
     url = f"{server.url}/v1/behave/silent-midstream"
     with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
         assert answer.status_code == 200
-        wait_until(lambda: value(scrape(server), "proxy_open_streams") == 1)
+        wait_until(lambda: value(scrape(server), "proxy_requests_in_flight") == 1)
     wait_until(lambda: value(scrape(server), "proxy_requests_total", outcome="client_gone") == 1)
-    wait_until(lambda: value(scrape(server), "proxy_open_streams") == 0)
+    wait_until(lambda: value(scrape(server), "proxy_requests_in_flight") == 0)
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/stats"])

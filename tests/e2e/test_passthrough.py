@@ -77,10 +77,10 @@ def test_no_database_is_made_or_missed(own_proxy: Maker, node: ProxyServer, tmp_
     assert (ready["status"], ready["database"]) == ("ready", "not used")
     assert not list(Path(node.environ["DATA_DIR"]).glob("*.db*"))
     metrics = requests.get(f"{node.url}/metrics", timeout=10).text
-    assert "\nproxy_open_streams " in metrics
+    assert "\nproxy_requests_in_flight " in metrics
     # Alerts stand on these.
     assert "\nproxy_database_up " not in metrics
-    assert "\nproxy_revocation_blind_seconds " not in metrics
+    assert "\nproxy_revocation_poll_age_seconds " not in metrics
     # Not even where there is none.
     away = own_proxy(AUTH_MODE="passthrough", DATABASE_URL="mysql://u:p@127.0.0.1:9/none")
     away.spawn()

@@ -18,7 +18,7 @@ KEY = ("chat", "GET", "200", "completed")
 def figures() -> Samples:
     made = Samples()
     made.count("proxy_requests_total", KEY, 7)
-    made.set("proxy_open_streams", 3)
+    made.set("proxy_requests_in_flight", 3)
     for seconds in (0.001, 0.2, 700.0):
         made.observe("proxy_request_duration_seconds", seconds, ("chat",))
     made.count("proxy_tokens_total", ("prompt", 'quo"te\\', "new\nline"), 5)
@@ -56,7 +56,7 @@ def test_it_reads_back(accept: str, content_type: str, parse: object) -> None:
         for sample in family.samples
     }
     assert samples["proxy_requests_total", *sorted(KEY)] == 7
-    assert samples["proxy_open_streams",] == 3
+    assert samples["proxy_requests_in_flight",] == 3
     assert samples["proxy_tokens_total", "new\nline", "prompt", 'quo"te\\'] == 5
     name = "proxy_request_duration_seconds"
     assert samples[f"{name}_count", "chat"] == 3

@@ -11,7 +11,7 @@ from proxy.metrics.multiprocess import MetricsDirectory, Writer, server_name
 from proxy.metrics.samples import Samples
 
 REQUESTS = "proxy_requests_total"
-STREAMS = "proxy_open_streams"
+STREAMS = "proxy_requests_in_flight"
 KEY = ("chat", "GET", "200", "completed")
 
 

@@ -29,7 +29,7 @@ class Source:
     def measure(self, figures: Samples) -> None:
         if self.streams < 0:
             raise ZeroDivisionError
-        figures.set("proxy_open_streams", self.streams)
+        figures.set("proxy_requests_in_flight", self.streams)
 
     def free_space(self) -> tuple[int, int]:
         return 10, 20
@@ -72,7 +72,7 @@ def test_whoever_is_asked_knows_of_all(workers: list[Worker]) -> None:
     assert [worker.seen() for worker in workers] == [11, 11]
     wait_until(lambda: "proxy_data_dir_free_bytes" in workers[1].figures.values)
     values = workers[1].reporter.read(lambda figures: figures).values
-    assert values["proxy_open_streams"] == {(): 2.0}
+    assert values["proxy_requests_in_flight"] == {(): 2.0}
     assert values["proxy_data_dir_free_bytes"] == {(): 10}
     assert values["proxy_event_loop_lag_seconds"][()] >= 0
 
@@ -124,7 +124,7 @@ def test_a_worker_that_leaves_still_counts(workers: list[Worker], tmp_path: Path
     first.reporter.close()
     assert second.seen() == 7
     values = second.reporter.read(lambda figures: figures).values
-    assert values["proxy_open_streams"] == {(): 1.0}
+    assert values["proxy_requests_in_flight"] == {(): 1.0}
     # Whoever starts next adds it up.
     third = Worker(tmp_path / "metrics")
     third.reporter.start()

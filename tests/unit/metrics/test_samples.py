@@ -8,7 +8,7 @@ from proxy.metrics.families import CATALOGUE
 from proxy.metrics.samples import Samples, bounded, merge
 
 REQUESTS = "proxy_requests_total"
-STREAMS = "proxy_open_streams"
+STREAMS = "proxy_requests_in_flight"
 DURATION = "proxy_overhead_seconds"
 GET = ("chat", "GET", "200", "completed")
 POST = ("chat", "POST", "200", "completed")
@@ -40,7 +40,7 @@ def test_written_and_read() -> None:
 
 def test_what_another_version_wrote_is_left_out() -> None:
     read = Samples.load(
-        b'{"format": 1, "families": {"proxy_unheard_of": [[[], 1]], "proxy_open_streams":'
+        b'{"format": 1, "families": {"proxy_unheard_of": [[[], 1]], "proxy_requests_in_flight":'
         b' [[[], 3], [["more"], 4], [[], null]], "proxy_overhead_seconds": [[["chat"], [1, 2]]]}}'
     )
     assert read.values == {STREAMS: {(): 3}, DURATION: {}}

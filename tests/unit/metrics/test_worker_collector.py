@@ -72,8 +72,8 @@ def test_everything_is_asked() -> None:
         "workers": 1,
         "workers_expected": 2,
         "start_time_seconds": 1e9,
-        "open_streams": 3,
-        "open_streams_limit": 3000,
+        "requests_in_flight": 3,
+        "requests_in_flight_limit": 3000,
         "database_up": 1.0,
         "permits_leased": 9,
         "audit_entries_dropped_total": 11,
@@ -98,7 +98,7 @@ def test_everything_is_asked() -> None:
         "events_dropped_total{jsonlines}": 2,
         "events_dropped_total{spool_full}": 3,
         "events_dropped_total{not_spooled}": 4,
-        "intents_missed_total": 5,
+        "inflight_table_full_total": 5,
         "events_recovered_total": 8,
         "events_damaged_total": 9,
         "spool_bytes": 100,
@@ -141,11 +141,11 @@ def test_revocation(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 103.0
     values = measured(source)
     # Never asked yet: blind since it began.
-    assert values["revocation_blind_seconds"] == 3.0
+    assert values["revocation_poll_age_seconds"] == 3.0
     assert "revocation_lag_seconds" not in values
     revocation.lag, revocation.looked_at = 0.7, 102.5
     values = measured(source)
-    assert (values["revocation_blind_seconds"], values["revocation_lag_seconds"]) == (0.5, 0.7)
+    assert (values["revocation_poll_age_seconds"], values["revocation_lag_seconds"]) == (0.5, 0.7)
     assert "revocation_listening" not in values
     for listening in (True, False):
         revocation.listening = listening
