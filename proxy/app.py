@@ -243,8 +243,8 @@ class Application:
         self._limits.prepare()
         self._limits.start()
         (self._pass_through or self._registry).start()
-        if self._pass_through is None and self._drain.adoption is not None:
-            self._drain.adoption.killed = self._registry.shortfalls.killed
+        if self._pass_through is None and self._drain.recovery is not None:
+            self._drain.recovery.killed = self._registry.shortfalls.killed
 
     def begin_stop(self) -> None:
         """``/ready`` answers 503 from now on; everything else goes on."""

@@ -24,8 +24,8 @@ from proxy.events.spool.offsets import Offset
 from proxy.events.spool.segment import Batch
 from proxy.logs import config
 from proxy.settings.settings import Settings
-from proxy.shipper.metrics import SinkFigures
-from proxy.shipper.shipper import Shipper, only_one, remote_carriers
+from proxy.shipper.metrics import SinkMetrics
+from proxy.shipper.shipper import Shipper, remote_consumers, shipper_lock
 from proxy.shipper.spool_consumer import SpoolConsumer
 from proxy.shipper.status_server import StatusServer
 from proxy.store.usage import UsageLedger
@@ -130,25 +130,25 @@ def ship(attached: bool) -> None:
         _stop_at_signal(ended.set)
     root = settings.data_dir.absolute() / "spool"
     _log.info("reading the spool %s", root)
-    with only_one(root, ended.wait) as mine:
+    with shipper_lock(root, ended.wait) as mine:
         if mine:
-            carriers = remote_carriers(settings, root)
+            consumers = remote_consumers(settings, root)
             if LEDGER in shipped(settings):
-                carriers.insert(0, _ledger_carrier(settings, root))
-            with closing(SinkFigures(settings.data_dir.absolute(), carriers)) as figures:
-                Shipper(carriers, figures.publish).run(ended, _FINISH)
+                consumers.insert(0, _ledger_consumer(settings, root))
+            with closing(SinkMetrics(settings.data_dir.absolute(), consumers)) as figures:
+                Shipper(consumers, figures.publish).run(ended, _FINISH)
     # Not by a return: a sink that hangs has a thread which nobody can end.
     logging.shutdown()
     os._exit(0)
 
 
-def _ledger_carrier(settings: Settings, root: Path) -> SpoolConsumer:
+def _ledger_consumer(settings: Settings, root: Path) -> SpoolConsumer:
     """The usage ledger, in the server's own database; it remembers itself where it goes on."""
     sink: LedgerSink | None = None
 
     def take(source: str, start: Offset, batch: Batch) -> Offset:
         nonlocal sink
-        if sink is None:  # on the carrier's thread: the database may have one of its own
+        if sink is None:  # on the consumer's thread: the database may have one of its own
             sink = _ledger_sink(settings)
         return Offset(*sink.write_from(source, start, batch.position, batch.lines))
 

@@ -15,7 +15,7 @@ from proxy.events.truncate import shorten
 #: The field ``event`` of these lines.
 AUDIT: Final = "audit"
 #: The database has all of the entry.
-_MOST_BYTES: Final = 4000
+_MAX_BYTES: Final = 4000
 
 
 class Entry(Protocol):
@@ -66,4 +66,4 @@ def audit_line(entry: Entry) -> bytes:
             "details": entry.details,
         }
     )
-    return shorten(line, _MOST_BYTES) + b"\n"
+    return shorten(line, _MAX_BYTES) + b"\n"

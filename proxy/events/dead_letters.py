@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _BACKUPS: Final = 3
 #: Lines that are remembered.
-_MOST: Final = 20_000
+_MAX_REMEMBERED_LINES: Final = 20_000
 
 
 class Refused(Exception):
@@ -75,7 +75,7 @@ class PoisonIsolator:
                 self._known[_digest(line)] = None
         for line in batch:
             self._known.pop(_digest(line), None)
-        while len(self._known) > _MOST:
+        while len(self._known) > _MAX_REMEMBERED_LINES:
             # Of batches that went away meanwhile. If it is not so, these are sent once more.
             del self._known[next(iter(self._known))]
 

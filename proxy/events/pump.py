@@ -30,10 +30,10 @@ _log = logging.getLogger(__name__)
 
 #: Events taken at once, and how many when more wait.
 _BATCH: Final = 500
-_LARGEST_BATCH: Final = 8192
+_MAX_BATCH: Final = 8192
 #: Seconds between two batches. What waits meanwhile stands in its slots and cannot be lost.
 _LINGER: Final = 0.05
-_TEND_SECONDS: Final = 1.0
+_MAINTAIN_INTERVAL_SECONDS: Final = 1.0
 #: Seconds between two tries of a disk that took nothing.
 _RETRY_SECONDS: Final = 1.0
 #: Events observed at a stretch, which is as long as a request may have to wait for it: at least so
@@ -54,7 +54,7 @@ class EventPump:
         *,
         backlog: int,
         observe: Callable[[Sequence[UsageEvent]], None] = lambda events: None,
-        journal: SpoolWriter | None = None,
+        spool_writer: SpoolWriter | None = None,
         refuse_when_full: bool = False,
     ) -> None:
         """``backlog``: how many events are kept for a sink, or a spool, that does not take them.
@@ -66,9 +66,9 @@ class EventPump:
         self._observe = queue.observe = observe
         self._backlog = backlog
         #: The worker's spool, and who looks after those of others; None: there is none.
-        self.journal = journal
+        self.spool_writer = spool_writer
         self._thread = ThreadPool(1)
-        self.deliveries = [SinkWorker(sink, backlog) for sink in sinks]
+        self.sink_workers = [SinkWorker(sink, backlog) for sink in sinks]
         # Taken from the queue and not handed on yet; the event is set while there is nothing.
         self._batch: list[Entry] = []
         self._idle = Event()
@@ -81,12 +81,12 @@ class EventPump:
         self._given: deque[tuple[list[int], Offset]] = deque()
         self._passed: Offset | None = None
         self._greenlets = [gevent.spawn(self._run), gevent.spawn(self._maintain_spool)]
-        self.adoption: SpoolRecovery | None = None
-        if journal is not None:
-            journal.open()
+        self.recovery: SpoolRecovery | None = None
+        if spool_writer is not None:
+            spool_writer.open()
             self._log_notices()
-            queue.intents = journal.intents
-            self.adoption = SpoolRecovery(journal.root, journal.sinks, self.deliveries)
+            queue.inflight_table = spool_writer.inflight_table
+            self.recovery = SpoolRecovery(spool_writer.root, spool_writer.sinks, self.sink_workers)
 
     def close(self, deadline: float) -> None:
         """Write what is left, for ``deadline`` seconds at the most; what then remains is logged.
@@ -101,8 +101,8 @@ class EventPump:
         self._idle.wait(rest(0.3))
         gevent.killall(self._greenlets)
         self._queue.sum_up(stopping=True)
-        if self.adoption is not None:
-            self.adoption.close()
+        if self.recovery is not None:
+            self.recovery.close()
         asked = False
         with contextlib.suppress(gevent.Timeout):
             while self._batch or len(self._queue) or (self._kept and not asked):
@@ -113,17 +113,17 @@ class EventPump:
         while self._batch or len(self._queue):  # the spool's disk hangs; slots keep what is here
             self._take(0, self._batch_size())
             self._deliver(None, ())
-        gevent.joinall([delivery.finish() for delivery in self.deliveries], timeout=rest(0.8))
-        if self.journal is not None:
+        gevent.joinall([delivery.finish() for delivery in self.sink_workers], timeout=rest(0.8))
+        if self.spool_writer is not None:
             with contextlib.suppress(gevent.Timeout), gevent.Timeout(max(0.05, rest())):
-                self._on_thread(self.journal.close, self._local_position())
-        self._tell_losses()
+                self._on_thread(self.spool_writer.close, self._local_position())
+        self._log_losses()
         gevent.spawn(self._thread.kill)  # which waits for a thread that hangs
 
     def _run(self) -> None:
         while True:
             most = self._batch_size()
-            for delivery in self.deliveries:
+            for delivery in self.sink_workers:
                 delivery.wait_for_room(most)
             self._take(_RETRY_SECONDS if self._kept else None, most)
             self._forward()
@@ -134,7 +134,7 @@ class EventPump:
 
     def _batch_size(self) -> int:
         """Events of the next batch, at the most; never more than a sink may have waiting."""
-        return min(max(_BATCH, len(self._queue)), _LARGEST_BATCH, self._backlog)
+        return min(max(_BATCH, len(self._queue)), _MAX_BATCH, self._backlog)
 
     def _take(self, wait: float | None, most: int) -> None:
         queue = self._queue
@@ -166,19 +166,21 @@ class EventPump:
         all, if all of it is in, and the slots that are free now."""
         brought = kept + [(record, slot) for record, slot, _ in self._batch]
         position, accepted = None, len(brought)
-        if self.journal is not None and brought:
+        if self.spool_writer is not None and brought:
             accepted = 0
             # A full disk is asked once in a while: what is kept would go there with every batch.
             if again or not kept or time.monotonic() - self._asked >= _RETRY_SECONDS:
                 records = [record for record, _ in brought]
                 local, self._asked = self._local_position(), time.monotonic()
                 try:
-                    position = self._on_thread(self.journal.append, records, local, self._backlog)
-                    accepted = self.journal.accepted
+                    position = self._on_thread(
+                        self.spool_writer.append, records, local, self._backlog
+                    )
+                    accepted = self.spool_writer.accepted
                 except Exception as error:  # noqa: BLE001  (this greenlet must not end)
                     _log.error("events could not be spooled", exc_info=error)
             else:
-                self.journal.unspooled += max(0, len(brought) - self._backlog)
+                self.spool_writer.unspooled += max(0, len(brought) - self._backlog)
         rest = brought[accepted:]
         self._kept = rest[: self._backlog]
         if self._refuse_when_full:
@@ -195,12 +197,12 @@ class EventPump:
         """Give the local sinks what is in hand; ``slots``: of what is safe, or given up."""
         batch, self._batch = self._batch, []
         lines = [record[PREFIX:] for record, _, _ in batch]
-        for delivery in self.deliveries:
+        for delivery in self.sink_workers:
             delivery.add(lines)
         if position is not None:
-            self._given.append(([delivery.added for delivery in self.deliveries], position))
+            self._given.append(([delivery.added for delivery in self.sink_workers], position))
         for slot in slots:
-            self._queue.free(slot)
+            self._queue.release(slot)
 
     def _on_thread(self, method: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -209,42 +211,42 @@ class EventPump:
             self._log_notices()
 
     def _log_notices(self) -> None:
-        while self.journal is not None and self.journal.notices:
-            _log.log(*self.journal.notices.popleft())
+        while self.spool_writer is not None and self.spool_writer.notices:
+            _log.log(*self.spool_writer.notices.popleft())
 
     # Once a second.
 
     def _maintain_spool(self) -> None:
         """Summaries of refusals; the spool, where there is one."""
-        journal, failing = self.journal, False
+        spool_writer, failing = self.spool_writer, False
         while True:
-            gevent.sleep(_TEND_SECONDS)
+            gevent.sleep(_MAINTAIN_INTERVAL_SECONDS)
             self._queue.sum_up()
-            if journal is None:
+            if spool_writer is None:
                 continue
             try:
-                self._on_thread(journal.maintain, self._local_position())
+                self._on_thread(spool_writer.maintain, self._local_position())
                 failing = False
             except Exception as error:  # noqa: BLE001  (this greenlet must not end)
                 if not failing:
                     _log.error("the spool cannot be tended", exc_info=error)
                 failing = True
-            self._queue.intents = journal.intents
+            self._queue.inflight_table = spool_writer.inflight_table
 
     def _local_position(self) -> Offset | None:
         """Up to where every local sink has what is in the spool; None: nothing yet."""
-        done = [delivery.done for delivery in self.deliveries]
+        done = [delivery.done for delivery in self.sink_workers]
         while self._given and all(
             given <= passed for given, passed in zip(self._given[0][0], done, strict=True)
         ):
             self._passed = self._given.popleft()[1]
         return self._passed
 
-    def _tell_losses(self) -> None:
+    def _log_losses(self) -> None:
         lost = self._queue.dropped + self._queue.unwritable
-        lost += sum(delivery.dropped for delivery in self.deliveries)
-        pending = sum(delivery.pending for delivery in self.deliveries)
-        kept = 0 if self.journal is None else max(0, pending - self.journal.unspooled)
+        lost += sum(delivery.dropped for delivery in self.sink_workers)
+        pending = sum(delivery.pending for delivery in self.sink_workers)
+        kept = 0 if self.spool_writer is None else max(0, pending - self.spool_writer.unspooled)
         if lost + pending - kept:
             _log.error("%d usage events could not be written", lost + pending - kept)
         if kept:

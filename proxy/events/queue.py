@@ -40,7 +40,7 @@ class EventQueue:
         #: Closed while the queue is full.
         self.gate = gate or Gate()
         #: The slots of this worker; None: there are none, and a killed worker loses what it holds.
-        self.intents: InFlightTable | None = None
+        self.inflight_table: InFlightTable | None = None
         #: Takes refusals of unknown tokens past a rate, which then are no entries.
         self.refusals = RejectedSummary()
         # Slots that hold what it has counted so far.
@@ -56,10 +56,10 @@ class EventQueue:
 
     def begin(self, intent: Intent) -> int:
         """Note that a request goes upstream; the slot is its event's. Never blocks or raises."""
-        if self.intents is None:
+        if self.inflight_table is None:
             return NO_SLOT
         try:
-            return self.intents.begin(intent_record(intent))
+            return self.inflight_table.reserve(intent_record(intent))
         except Exception as error:  # noqa: BLE001
             _log.error("an intent cannot be written", exc_info=error)
             return NO_SLOT
@@ -67,7 +67,7 @@ class EventQueue:
     def publish(self, event: UsageEvent) -> None:
         """Never blocks and never raises."""
         if event.token is None and event.outcome == "rejected" and self.refusals.takes(event):
-            self.free(event.slot)
+            self.release(event.slot)
             self.observe([event])
             return
         slot = event.slot
@@ -76,19 +76,21 @@ class EventQueue:
         except Exception as error:  # noqa: BLE001
             _log.error("a usage event cannot be written", exc_info=error)
             self.unwritable += 1
-            self.free(slot)
+            self.release(slot)
             return
-        if self.intents is not None:
+        if self.inflight_table is not None:
             if slot == NO_SLOT:
-                slot = self.intents.hold(record)
+                slot = self.inflight_table.reserve_finished(record)
             else:
-                self.intents.finish(slot, record)
+                self.inflight_table.finish(slot, record)
         self._put((record, slot, event))
 
     def publish_line(self, line: bytes) -> None:
         """What is no usage event, as the JSON line that it is. Never blocks and never raises."""
         record = encode_record(line)
-        slot = NO_SLOT if self.intents is None else self.intents.hold(record)
+        slot = (
+            NO_SLOT if self.inflight_table is None else self.inflight_table.reserve_finished(record)
+        )
         self._put((record, slot, None))
 
     def sum_up(self, *, stopping: bool = False) -> None:
@@ -97,11 +99,14 @@ class EventQueue:
         for line in self.refusals.finished(stopping=stopping):
             self.publish_line(line)
         before, self._held = self._held, []
-        if self.intents is not None:
-            held = [self.intents.hold(encode_record(line)) for line in self.refusals.running()]
+        if self.inflight_table is not None:
+            held = [
+                self.inflight_table.reserve_finished(encode_record(line))
+                for line in self.refusals.running()
+            ]
             self._held = [slot for slot in held if slot != NO_SLOT]
         for slot in before:
-            self.free(slot)
+            self.release(slot)
 
     def _put(self, entry: Entry) -> None:
         entries = self._entries
@@ -116,12 +121,12 @@ class EventQueue:
         self.gate.queue_full(True)
         if len(self._entries) > self._size + _BEYOND:
             self.dropped += 1
-            self.free(self._entries.pop()[1])
+            self.release(self._entries.pop()[1])
 
-    def free(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         """The event is safe elsewhere, or given up."""
-        if slot != NO_SLOT and self.intents is not None:
-            self.intents.free(slot)
+        if slot != NO_SLOT and self.inflight_table is not None:
+            self.inflight_table.release(slot)
 
     def take(self, most: int, wait: float | None) -> list[Entry]:
         """Up to ``most`` events: waits up to ``wait`` seconds (None: for ever) for the first."""

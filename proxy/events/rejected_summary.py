@@ -16,7 +16,7 @@ from proxy.core.usage_event import UsageEvent, rfc3339
 #: The field ``event`` of these lines.
 SUMMARY: Final = "rejected_summary"
 #: Events of their own in a minute, of one worker.
-MOST_A_MINUTE: Final = 600
+MAX_PER_MINUTE: Final = 600
 _MINUTE: Final = 60.0
 
 
@@ -64,7 +64,7 @@ class RejectedSummary:
     def takes(self, event: UsageEvent) -> bool:
         """Whether the event is counted here, and is no line of its own."""
         self._turn()
-        if self._single < MOST_A_MINUTE:
+        if self._single < MAX_PER_MINUTE:
             self._single += 1
             return False
         code = event.error_code or ""

@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 _BATCH: Final = 500
 #: Seconds without progress after which a sink that works is taken for one that hangs.
 _STALLED_SECONDS: Final = 1.0
-_FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 30.0
+_MIN_PAUSE_SECONDS: Final = 0.5
+_MAX_PAUSE_SECONDS: Final = 30.0
 
 
 class SinkWorker:
@@ -87,7 +87,7 @@ class SinkWorker:
         return self._greenlet
 
     def _run(self) -> None:
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        backoff = Backoff(_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
         while self._waiting or not self._finishing.is_set():
             if not self._waiting:
                 self._wake.clear()

@@ -20,13 +20,13 @@ from gevent import monkey
 _log = logging.getLogger(__name__)
 
 #: Lines, and bytes of them, that may wait.
-_MOST_LINES: Final = 10_000
-_MOST_BYTES: Final = 8 * 1024 * 1024
+_MAX_LINES: Final = 10_000
+_MAX_BYTES: Final = 8 * 1024 * 1024
 #: Writes up to this size to a pipe are atomic on Linux (PIPE_BUF), so that workers who share it do
 #: not mix their lines.
 _ATOMIC: Final = 4096
 #: Seconds that the end of a worker waits for its last lines. Everything else is done by then.
-_LAST_WORDS: Final = 0.5
+_FLUSH_TIMEOUT_SECONDS: Final = 0.5
 
 # Not gevent's, which would want a hub in the thread.
 _SimpleQueue: Final[Any] = monkey.get_original("queue", "SimpleQueue")
@@ -82,12 +82,12 @@ class LogWriter(logging.Handler):
     """Never waits in :meth:`emit`. Its thread starts with the first line of each process."""
 
     def __init__(
-        self, output: Output, most_lines: int = _MOST_LINES, most_bytes: int = _MOST_BYTES
+        self, output: Output, max_lines: int = _MAX_LINES, max_bytes: int = _MAX_BYTES
     ) -> None:
         super().__init__()
         self._output = output
-        self._most_lines = most_lines
-        self._most_bytes = most_bytes
+        self._max_lines = max_lines
+        self._max_bytes = max_bytes
         self._pid = 0
 
     def _start(self) -> None:
@@ -97,8 +97,8 @@ class LogWriter(logging.Handler):
         self._next: tuple[bytes, int] | None = None
         # Each number has one side that writes it. Greenlets, under the handler's lock:
         self._put = self._put_bytes = self._dropped = 0
-        # The thread; `_told`: how many lost lines it has owned up to.
-        self._done = self._done_bytes = self._failed = self._told = 0
+        # The thread; `_reported`: how many lost lines it has owned up to.
+        self._done = self._done_bytes = self._failed = self._reported = 0
         self._pid = os.getpid()
         _start_thread(self._run, ())
 
@@ -116,8 +116,8 @@ class LogWriter(logging.Handler):
             self.handleError(record)
             return
         if (
-            self._put - self._done >= self._most_lines
-            or self._put_bytes - self._done_bytes + size > self._most_bytes
+            self._put - self._done >= self._max_lines
+            or self._put_bytes - self._done_bytes + size > self._max_bytes
         ):
             self._dropped += 1
             return
@@ -133,7 +133,7 @@ class LogWriter(logging.Handler):
         the exit of the process, however that came about."""
         if self._pid != os.getpid():
             return
-        deadline = time.monotonic() + _LAST_WORDS
+        deadline = time.monotonic() + _FLUSH_TIMEOUT_SECONDS
         while self._done < self._put and time.monotonic() < deadline:
             _sleep(0.002)
 
@@ -145,10 +145,10 @@ class LogWriter(logging.Handler):
             block, lines, size = self._take()
             self._failed += 0 if self._written(block) else lines
             since_told += lines
-            lost = self._dropped + self._failed - self._told
+            lost = self._dropped + self._failed - self._reported
             rested = self._next is None and self._lines.empty()
-            if lost and (rested or since_told >= self._most_lines):
-                self._told += lost if self._written(self._notice(lost)) else 0
+            if lost and (rested or since_told >= self._max_lines):
+                self._reported += lost if self._written(self._notice(lost)) else 0
                 since_told = 0
             self._done_bytes += size
             self._done += lines

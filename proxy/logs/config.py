@@ -23,8 +23,8 @@ __all__ = ["ConsoleFormatter", "JsonFormatter", "Sanitizer", "logging_config", "
 
 #: Bytes of a line, its end included: below PIPE_BUF (4096) on stderr, since larger writes to a pipe
 #: that several processes share are torn.
-_MOST_ON_STDERR: Final = 4095
-_MOST_IN_A_FILE: Final = 64 * 1024
+_MAX_STDERR_LINE_BYTES: Final = 4095
+_MAX_FILE_LINE_BYTES: Final = 64 * 1024
 #: Where something was left out of a text.
 _GAP: Final = "\n[…]\n"
 #: Attributes that every record has; whatever else is on it came through ``extra=``.
@@ -38,7 +38,7 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (RFC 3339, UTC), level, logger, message, extras, exception."""
 
-    def __init__(self, sanitizer: Sanitizer, most: int = _MOST_IN_A_FILE) -> None:
+    def __init__(self, sanitizer: Sanitizer, most: int = _MAX_FILE_LINE_BYTES) -> None:
         """``most``: bytes of a line, its end included."""
         super().__init__()
         self._sanitizer = sanitizer
@@ -69,7 +69,7 @@ class JsonFormatter(logging.Formatter):
 class ConsoleFormatter(logging.Formatter):
     """A line for a person: time, level, logger, message, then a traceback if there is one."""
 
-    def __init__(self, sanitizer: Sanitizer, most: int = _MOST_IN_A_FILE) -> None:
+    def __init__(self, sanitizer: Sanitizer, most: int = _MAX_FILE_LINE_BYTES) -> None:
         super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s")
         self._sanitizer = sanitizer
         self._most = most - 1
@@ -147,7 +147,7 @@ def logging_config(
     """
     sanitizer = Sanitizer(known_secrets)
     formatter = JsonFormatter if log_format == "json" else ConsoleFormatter
-    most = _MOST_ON_STDERR if log_file is None else _MOST_IN_A_FILE
+    most = _MAX_STDERR_LINE_BYTES if log_file is None else _MAX_FILE_LINE_BYTES
     handler: dict[str, Any] = {"formatter": "proxy"}
     if log_file is None:
         handler |= {"class": "logging.StreamHandler", "stream": sys.stderr}

@@ -10,8 +10,8 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 #: Paths remembered with what they became, and the longest of them.
-_MOST_PATHS: Final = 1000
-_LONGEST_PATH: Final = 256
+_MAX_PATHS: Final = 1000
+_MAX_PATH_CHARS: Final = 256
 
 
 class Sanitizer:
@@ -58,8 +58,8 @@ class Paths(dict[str, str]):
 
     def __missing__(self, path: str) -> str:
         clean = _process.clean_path(path)
-        if len(path) <= _LONGEST_PATH:
-            if len(self) >= _MOST_PATHS:
+        if len(path) <= _MAX_PATH_CHARS:
+            if len(self) >= _MAX_PATHS:
                 self.clear()
             self[path] = clean
         return clean

@@ -89,7 +89,9 @@ _ALL: Final = (
         *("kind", "project", "model"),
     ),
     _counter("proxy_body_bytes_total", "Bytes of request and answer bodies.", "direction"),
-    _gauge("proxy_requests_in_flight", "Requests under way: waiting for an answer, or relaying it."),
+    _gauge(
+        "proxy_requests_in_flight", "Requests in flight: waiting for a response, or relaying it."
+    ),
     _gauge("proxy_requests_in_flight_limit", "MAX_CONCURRENT_REQUESTS of all workers."),
     _counter("proxy_token_cache_lookups_total", "Access tokens looked up.", "result"),
     _gauge("proxy_token_cache_entries", "Access tokens remembered."),

@@ -43,9 +43,9 @@ _SUFFIX: Final = ".figures"
 _ABANDONED_SECONDS: Final = 120.0
 #: Of one family, of those that have ended: workers that come and go, each with other model names,
 #: must not fill the disk.
-_MOST_SERIES: Final = 1000
+_MAX_SERIES: Final = 1000
 #: How long a scrape waits for another one that is just adding up those who have ended.
-_PATIENCE: Final = 1.0
+_TIMEOUT_SECONDS: Final = 1.0
 
 
 class Writer:
@@ -81,7 +81,7 @@ class MetricsDirectory:
     def read(self, leave_out: str = "") -> Samples:
         """All processes together, but for one by its file's name. Waits for the disk: nothing for
         an event loop."""
-        with self._locked(fcntl.LOCK_SH, _PATIENCE):
+        with self._locked(fcntl.LOCK_SH, _TIMEOUT_SECONDS):
             total, names = self._total()
             living: list[Samples] = []
             ended: list[Samples] = [total]
@@ -102,7 +102,7 @@ class MetricsDirectory:
             fresh = [(path, slot) for path, slot in gone if path.name not in names]
             if fresh:
                 figures = merge([], [total, *(Samples.load(slot.payload) for _, slot in fresh)])
-                self._write_total(bounded(figures, _MOST_SERIES), [path.name for path, _ in gone])
+                self._write_total(bounded(figures, _MAX_SERIES), [path.name for path, _ in gone])
             for path, _ in gone:
                 path.unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 #: Seconds. Samples are at most a second old, with what writing takes.
 _INTERVAL: Final = 0.75
-_PATIENCE: Final = 5.0
+_TIMEOUT_SECONDS: Final = 5.0
 
 
 class Source(Protocol):
@@ -49,7 +49,7 @@ class Reporter:
         # Made at the start. One thread, so that what was dumped first is written first.
         self._thread: Any = None
         # Kinds of trouble that have been logged.
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def start(self) -> None:
         self._thread = ThreadPool(1)
@@ -100,15 +100,15 @@ class Reporter:
     def _on_thread(self, work: Callable[[], T]) -> T:
         job = self._thread.spawn(work)
         try:
-            result: T = job.get(timeout=_PATIENCE)
+            result: T = job.get(timeout=_TIMEOUT_SECONDS)
         except gevent.Timeout as error:
             raise BackendError("The figures cannot be read right now.") from error
         return result
 
     def _tell(self, what: str, error: Exception) -> None:
-        if what not in self._told:
+        if what not in self._reported:
             _log.error("%s", what, exc_info=error)
-        self._told.add(what)
+        self._reported.add(what)
 
     # On the thread; raises nothing, as gevent prints what leaves it.
 

@@ -31,12 +31,12 @@ ROUTES: Final[Mapping[str, str]] = {
 _STATUSES: Final = frozenset({str(status.value) for status in HTTPStatus} | {"499"})
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,79}", re.ASCII)
 #: Far more than anybody serves; and what an attacker with a good token can make of it.
-_MOST_MODELS: Final = 100
-_MOST_PAIRS: Final = 200
+_MAX_MODELS: Final = 100
+_MAX_PAIRS: Final = 200
 #: Of these pairs, what one access token, and what one project may be the first to use: an upstream
 #: that repeats whatever name it is sent lets a client make up any number.
-_MOST_OF_TOKEN: Final = 16
-_MOST_OF_PROJECT: Final = 48
+_MAX_PAIRS_PER_TOKEN: Final = 16
+_MAX_PAIRS_PER_PROJECT: Final = 48
 
 
 def route(path: str) -> str:
@@ -60,9 +60,9 @@ class Consumers:
     """Which projects and models have figures of their own: the first that came, up to a limit; of
     one token and one project up to a limit of its own."""
 
-    def __init__(self, most_models: int = _MOST_MODELS, most_pairs: int = _MOST_PAIRS) -> None:
-        self._most_models = most_models
-        self._most_pairs = most_pairs
+    def __init__(self, max_models: int = _MAX_MODELS, max_pairs: int = _MAX_PAIRS) -> None:
+        self._max_models = max_models
+        self._max_pairs = max_pairs
         self._models: set[str] = set()
         self._pairs: set[tuple[str, str]] = set()
         #: Access token or project → the pairs that it was the first to use.
@@ -79,7 +79,7 @@ class Consumers:
         pair = (project, name)
         if pair in self._pairs:
             return pair
-        if len(self._pairs) >= self._most_pairs:
+        if len(self._pairs) >= self._max_pairs:
             return OTHER, OTHER
         self._pairs.add(pair)
         if name != OTHER:
@@ -89,14 +89,14 @@ class Consumers:
         return pair
 
     def _may_introduce(self, project: str, name: str, token: str | None) -> bool:
-        if name not in self._models and len(self._models) >= self._most_models:
+        if name not in self._models and len(self._models) >= self._max_models:
             return False
         bounds = self._accounts(project, token)
         return all(self._introduced.get(account, 0) < most for account, most in bounds.items())
 
     def _accounts(self, project: str, token: str | None) -> dict[str, int]:
-        bounds = {} if project == OTHER else {project: _MOST_OF_PROJECT}
-        return bounds if token is None else {**bounds, token: _MOST_OF_TOKEN}
+        bounds = {} if project == OTHER else {project: _MAX_PAIRS_PER_PROJECT}
+        return bounds if token is None else {**bounds, token: _MAX_PAIRS_PER_TOKEN}
 
 
 _log = logging.getLogger(__name__)

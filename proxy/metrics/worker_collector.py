@@ -79,7 +79,7 @@ class Journal(Protocol):
     @property
     def max_bytes(self) -> int: ...
     @property
-    def intents(self) -> Intents | None: ...
+    def inflight_table(self) -> Intents | None: ...
 
 
 class Adoption(Protocol):
@@ -91,11 +91,11 @@ class Adoption(Protocol):
 
 class Drain(Protocol):
     @property
-    def deliveries(self) -> Sequence[Delivery]: ...
+    def sink_workers(self) -> Sequence[Delivery]: ...
     @property
-    def journal(self) -> Journal | None: ...
+    def spool_writer(self) -> Journal | None: ...
     @property
-    def adoption(self) -> Adoption | None: ...
+    def recovery(self) -> Adoption | None: ...
     @property
     def kept(self) -> int: ...
 
@@ -214,7 +214,7 @@ class WorkerCollector:
             return
         self._spool(figures, drain)
         now = time.monotonic()
-        for delivery in drain.deliveries:
+        for delivery in drain.sink_workers:
             sink = (delivery.name.removesuffix("Sink").lower(),)
             if not delivery.pending:
                 self._idle_at[delivery.name] = now
@@ -225,19 +225,19 @@ class WorkerCollector:
             figures.set(dropped, delivery.dropped, sink)
 
     def _spool(self, figures: Samples, drain: Drain) -> None:
-        journal, adoption = drain.journal, drain.adoption
-        if journal is not None:
+        spool_writer, recovery = drain.spool_writer, drain.recovery
+        if spool_writer is not None:
             dropped = "proxy_events_dropped_total"
-            figures.set(dropped, journal.dropped, ("spool_full",))
-            figures.set(dropped, journal.unspooled, ("not_spooled",))
-            figures.set("proxy_spool_bytes", journal.bytes)
+            figures.set(dropped, spool_writer.dropped, ("spool_full",))
+            figures.set(dropped, spool_writer.unspooled, ("not_spooled",))
+            figures.set("proxy_spool_bytes", spool_writer.bytes)
             figures.set("proxy_spool_kept_events", drain.kept)
-            figures.set("proxy_spool_limit_bytes", journal.max_bytes)
-            if journal.intents is not None:
-                figures.set("proxy_inflight_table_full_total", journal.intents.missed)
-        if adoption is not None:
-            figures.set("proxy_events_recovered_total", adoption.recovered)
-            figures.set("proxy_events_damaged_total", adoption.damaged)
+            figures.set("proxy_spool_limit_bytes", spool_writer.max_bytes)
+            if spool_writer.inflight_table is not None:
+                figures.set("proxy_inflight_table_full_total", spool_writer.inflight_table.missed)
+        if recovery is not None:
+            figures.set("proxy_events_recovered_total", recovery.recovered)
+            figures.set("proxy_events_damaged_total", recovery.damaged)
 
     def _revocation(self, figures: Samples) -> None:
         revocation = self._parts.revocation

@@ -13,25 +13,25 @@ from proxy.metrics.samples import Samples
 from proxy.shipper.spool_consumer import SpoolConsumer
 
 
-class SinkFigures:
+class SinkMetrics:
     """Called about once a second, always by the same thread."""
 
-    def __init__(self, data_dir: Path, carriers: Sequence[SpoolConsumer]) -> None:
-        self._carriers = carriers
+    def __init__(self, data_dir: Path, consumers: Sequence[SpoolConsumer]) -> None:
+        self._consumers = consumers
         self._figures = Samples()
         self._writer = MetricsDirectory(data_dir / "metrics" / NODE).writer("shipper")
 
     def publish(self) -> None:
         """Raises OSError."""
         figures = self._figures
-        for carrier in self._carriers:
-            sink = (carrier.name,)
-            figures.set("proxy_sink_lag_seconds", carrier.lag, sink)
-            figures.set("proxy_sink_pending_events", carrier.pending_events, sink)
-            figures.set("proxy_sink_delivered_total", carrier.delivered, sink)
-            figures.set("proxy_sink_errors_total", carrier.errors, sink)
-            figures.set("proxy_events_dropped_total", carrier.dead_letters, sink)
-        damaged = sum(carrier.damaged for carrier in self._carriers)
+        for consumer in self._consumers:
+            sink = (consumer.name,)
+            figures.set("proxy_sink_lag_seconds", consumer.lag, sink)
+            figures.set("proxy_sink_pending_events", consumer.pending_events, sink)
+            figures.set("proxy_sink_delivered_total", consumer.delivered, sink)
+            figures.set("proxy_sink_errors_total", consumer.errors, sink)
+            figures.set("proxy_events_dropped_total", consumer.dead_letters, sink)
+        damaged = sum(consumer.damaged for consumer in self._consumers)
         figures.set("proxy_events_damaged_total", damaged)
         process.measure(figures, "shipper")
         self._writer.publish(figures)

@@ -29,12 +29,12 @@ _SHOW: Final = 1.0
 _LOCK: Final = "shipper.lock"
 
 
-def remote_carriers(settings: SinkSettings, root: Path) -> list[SpoolConsumer]:
+def remote_consumers(settings: SinkSettings, root: Path) -> list[SpoolConsumer]:
     """One for each remote sink that ``settings`` ask for."""
-    return [_carrier(name, settings, root) for name in configured(settings)]
+    return [_consumer(name, settings, root) for name in configured(settings)]
 
 
-def _carrier(name: str, settings: SinkSettings, root: Path) -> SpoolConsumer:
+def _consumer(name: str, settings: SinkSettings, root: Path) -> SpoolConsumer:
     dead = DeadLetterFile(settings.data_dir / "dead-letters" / f"{name}.jsonl")
     sink = open_remote(name, settings, dead)
     return SpoolConsumer(
@@ -51,12 +51,12 @@ def _lines_to(sink: Sink) -> Handler:
 
 
 class Shipper:
-    """All carriers of a node. ``publish`` is called about once a second, with their figures."""
+    """All consumers of a node. ``publish`` is called about once a second, with their figures."""
 
     def __init__(
-        self, carriers: Sequence[SpoolConsumer], publish: Callable[[], None] = lambda: None
+        self, consumers: Sequence[SpoolConsumer], publish: Callable[[], None] = lambda: None
     ) -> None:
-        self.carriers = carriers
+        self.consumers = consumers
         self._publish = publish
 
     def run(self, ended: threading.Event, deadline: float) -> bool:
@@ -64,19 +64,19 @@ class Shipper:
 
         Whether everything was delivered. What was not stays in the spool.
         """
-        names = ", ".join(carrier.name for carrier in self.carriers)
+        names = ", ".join(consumer.name for consumer in self.consumers)
         _log.info("shipping usage events to %s", names or "nobody")
-        for carrier in self.carriers:
-            carrier.start()
+        for consumer in self.consumers:
+            consumer.start()
         while not ended.wait(_SHOW):
             self._show()
-        for carrier in self.carriers:
-            carrier.finish()
+        for consumer in self.consumers:
+            consumer.finish()
         end = time.monotonic() + deadline
         left = [
-            carrier.name
-            for carrier in self.carriers
-            if not carrier.join(max(0.0, end - time.monotonic())) or carrier.trouble
+            consumer.name
+            for consumer in self.consumers
+            if not consumer.join(max(0.0, end - time.monotonic())) or consumer.trouble
         ]
         self._show()
         if left:
@@ -91,7 +91,7 @@ class Shipper:
 
 
 @contextlib.contextmanager
-def only_one(root: Path, give_up: Callable[[float], bool]) -> Iterator[bool]:
+def shipper_lock(root: Path, give_up: Callable[[float], bool]) -> Iterator[bool]:
     """Holds the lock of the node's shipper; False when ``give_up(seconds)`` said so first.
 
     ``give_up`` waits that long at most. One that is starting meets one that is ending at every

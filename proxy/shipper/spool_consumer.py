@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.core.usage_event import event_time
-from proxy.events.spool.offsets import Offset, read_position, write_position
+from proxy.events.spool.offsets import Offset, read_offset, write_offset
 from proxy.events.spool.retention import registered_sinks, tidy, writer_folders
 from proxy.events.spool.segment import PREFIX, Batch, pending_bytes, read_batch
 from proxy.runtime.backoff import Backoff
@@ -98,7 +98,7 @@ class SpoolConsumer:
         total = 0
         for folder in writer_folders(self._root):
             with contextlib.suppress(OSError):  # of one folder; the others count
-                position = self._positions.get(folder.name) or read_position(folder, self.name)
+                position = self._positions.get(folder.name) or read_offset(folder, self.name)
                 total += pending_bytes(folder, position)
         return total
 
@@ -186,9 +186,9 @@ class SpoolConsumer:
     def _advance(self, folder: Path) -> bool:
         name = folder.name
         if name not in self._positions:
-            self._positions[name] = read_position(folder, self.name)
+            self._positions[name] = read_offset(folder, self.name)
         position = self._positions[name]
-        batch = read_batch(folder, position, most_lines=_BATCH)
+        batch = read_batch(folder, position, max_lines=_BATCH)
         if batch.lines:
             self._oldest[name] = event_time(batch.lines[0]) or time.time()
             after = self._take(name, position, batch)
@@ -210,7 +210,7 @@ class SpoolConsumer:
         """Write the position down, then let go of what nobody needs any more."""
         # Each time would be an fsync a batch; before a segment goes, they are made durable anyway.
         durable = time.monotonic() - self._durable_at >= _DURABLE
-        write_position(folder, self.name, self._unwritten[folder.name], durable=durable)
+        write_offset(folder, self.name, self._unwritten[folder.name], durable=durable)
         del self._unwritten[folder.name]
         if durable:
             self._durable_at = time.monotonic()

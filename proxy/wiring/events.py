@@ -50,6 +50,6 @@ def event_pump(
         sinks,
         backlog=settings.event_queue_size,
         observe=observe,
-        journal=SpoolWriter(spool_settings(settings, readers)),
+        spool_writer=SpoolWriter(spool_settings(settings, readers)),
         refuse_when_full=settings.on_spool_full == "refuse",
     )

@@ -218,7 +218,7 @@ def test_close_is_idempotent_and_keeps_its_deadline(
 
     monkeypatch.setattr(app._registry.counts, "_store", type("Hanging", (), {"add_counts": hang})())
     assert app._drain is not None
-    (delivery,) = app._drain.deliveries
+    (delivery,) = app._drain.sink_workers
     monkeypatch.setattr(delivery, "_sink", Sink(lambda: block(1)))
     app._queue.publish(event())
     app._registry.counts.add("token")

@@ -12,8 +12,8 @@ from typing import Final
 #: The model of a row that stands for all names beyond the bounds.
 OTHER: Final = "other"
 #: Names in an hour.
-MOST_OF_TOKEN: Final = 32
-MOST_OF_PROJECT: Final = 128
+MAX_PER_TOKEN: Final = 32
+MAX_PER_PROJECT: Final = 128
 #: Hours of which names are remembered: events of long responses belong to earlier ones.
 _HOURS: Final = 26
 
@@ -38,9 +38,9 @@ class ModelNames:
         if model in of_token:
             return model
         of_project = accounts.setdefault(project_id, set())
-        if len(of_token) >= MOST_OF_TOKEN:
+        if len(of_token) >= MAX_PER_TOKEN:
             return OTHER
-        if model not in of_project and len(of_project) >= MOST_OF_PROJECT:
+        if model not in of_project and len(of_project) >= MAX_PER_PROJECT:
             return OTHER
         of_token.add(model)
         of_project.add(model)

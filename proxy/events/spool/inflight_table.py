@@ -65,7 +65,7 @@ class InFlightTable:
         """Slots in use."""
         return self._count - len(self._free)
 
-    def begin(self, record: bytes) -> int:
+    def reserve(self, record: bytes) -> int:
         """The slot that now holds this intent, or :data:`NO_SLOT`."""
         if not self._free or len(record) > _EVENT - _INTENT:
             self.missed += 1
@@ -83,7 +83,7 @@ class InFlightTable:
             self._memory[start + _EVENT : start + _EVENT + len(record)] = record
             self._memory[start] = _FINISHED
 
-    def hold(self, record: bytes) -> int:
+    def reserve_finished(self, record: bytes) -> int:
         """A slot for an event that had no intent, such as one of a refused request."""
         if not self._free or len(record) > _SLOT - _EVENT:
             return NO_SLOT
@@ -92,7 +92,7 @@ class InFlightTable:
         self.finish(slot, record)
         return slot
 
-    def free(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         self._memory[slot * _SLOT] = _FREE
         self._free.append(slot)
 

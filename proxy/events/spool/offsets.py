@@ -28,7 +28,7 @@ class Offset(NamedTuple):
 START: Final = Offset(0, 0)
 
 
-def read_position(folder: Path, sink: str) -> Offset:
+def read_offset(folder: Path, sink: str) -> Offset:
     """Where ``sink`` goes on; :data:`START` when it has never read here."""
     try:
         found = _FORM.fullmatch(_file(folder, sink).read_bytes())
@@ -37,7 +37,7 @@ def read_position(folder: Path, sink: str) -> Offset:
     return Offset(int(found[1]), int(found[2])) if found else START
 
 
-def write_position(folder: Path, sink: str, position: Offset, *, durable: bool = True) -> None:
+def write_offset(folder: Path, sink: str, position: Offset, *, durable: bool = True) -> None:
     """``durable``: returns when it would outlive a power cut. Raises OSError.
 
     A folder that is gone had nothing left for any sink: then there is nothing to remember.
@@ -82,15 +82,15 @@ def make_durable(folder: Path, sink: str) -> None:
         os.close(descriptor)
 
 
-def remove_positions(folder: Path) -> None:
+def remove_offsets(folder: Path) -> None:
     for path in [*folder.glob("*" + _SUFFIX), *folder.glob("*.fresh")]:
         path.unlink(missing_ok=True)
 
 
-def highest_position(folder: Path) -> Offset:
+def highest_offset(folder: Path) -> Offset:
     """That of the sink which has come furthest."""
     names = [path.name.removesuffix(_SUFFIX) for path in folder.glob("*" + _SUFFIX)]
-    return max((read_position(folder, name) for name in names), default=START)
+    return max((read_offset(folder, name) for name in names), default=START)
 
 
 def sync_folder(folder: Path) -> None:

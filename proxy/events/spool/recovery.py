@@ -17,7 +17,7 @@ from gevent.threadpool import ThreadPool
 from proxy.events.sink_worker import SinkWorker
 from proxy.events.spool.inflight_table import leftover_records
 from proxy.events.spool.lock import SpoolLock, acquire, node_lock
-from proxy.events.spool.offsets import read_position, sync_folder, write_position
+from proxy.events.spool.offsets import read_offset, sync_folder, write_offset
 from proxy.events.spool.retention import INTENTS, LOCAL, reclaim, remove_if_empty, writer_folders
 from proxy.events.spool.segment import (
     PREFIX,
@@ -49,7 +49,7 @@ class AbandonedSpool:
         self.unreadable = 0
         #: Access tokens of the newest events of a worker that was killed; nobody else's are known.
         self.token_ids: frozenset[str] = frozenset()
-        self._position = read_position(folder, LOCAL)
+        self._position = read_offset(folder, LOCAL)
 
     def recover(self) -> None:
         """Turn the slots in use into records. Raises OSError: then they are still there."""
@@ -71,13 +71,13 @@ class AbandonedSpool:
 
     def read(self) -> Batch:
         """The next lines that the local sinks lack; none when there are no more. Raises OSError."""
-        return read_batch(self.folder, self._position, most_lines=500, abandoned=True)
+        return read_batch(self.folder, self._position, max_lines=500, abandoned=True)
 
     def accepted(self, batch: Batch) -> None:
         """The local sinks have them. Raises OSError."""
         if batch.position != self._position:
             self._position = batch.position
-            write_position(self.folder, LOCAL, batch.position)
+            write_offset(self.folder, LOCAL, batch.position)
 
     def leave(self, sinks: Collection[str] | None) -> None:
         """Remove what all of ``sinks`` have passed; the rest is an orphan again. Raises OSError."""
@@ -148,15 +148,15 @@ _POLL_SECONDS: Final = 0.02
 
 
 class SpoolRecovery:
-    """Brings what abandoned_spools hold to ``deliveries``, and removes what all of ``sinks`` have
+    """Brings what abandoned_spools hold to ``sink_workers``, and removes what all of ``sinks`` have
     passed."""
 
     def __init__(
-        self, root: Path, sinks: Collection[str], deliveries: Sequence[SinkWorker]
+        self, root: Path, sinks: Collection[str], sink_workers: Sequence[SinkWorker]
     ) -> None:
         self._root = root
         self._sinks = sinks
-        self._deliveries = deliveries
+        self._sink_workers = sink_workers
         self._thread = ThreadPool(1)
         self._failing = False
         #: Requests of killed workers that were told of; records that nobody could read.
@@ -206,7 +206,7 @@ class SpoolRecovery:
             self.killed(orphan.token_ids)
         self.recovered += orphan.recovered
         self.damaged += orphan.unreadable
-        if self._deliveries:
+        if self._sink_workers:
             self._bring(orphan)
         self._call(orphan.leave, self._sinks)
 
@@ -216,10 +216,10 @@ class SpoolRecovery:
             if batch.damaged:
                 _log.warning("%d damaged records in the spool were skipped", batch.damaged)
             self.damaged += batch.damaged
-            self._wait_until(lambda: all(delivery.free for delivery in self._deliveries))
-            for delivery in self._deliveries:
+            self._wait_until(lambda: all(delivery.free for delivery in self._sink_workers))
+            for delivery in self._sink_workers:
                 delivery.add(batch.lines)
-            given = [(delivery, delivery.added) for delivery in self._deliveries]
+            given = [(delivery, delivery.added) for delivery in self._sink_workers]
             self._wait_until(lambda: all(sink.done >= count for sink, count in given))  # noqa: B023
             self._call(orphan.accepted, batch)
             if not batch.lines:

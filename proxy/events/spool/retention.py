@@ -20,8 +20,8 @@ from proxy.events.spool.offsets import (
     SINK_NAME,
     Offset,
     make_durable,
-    read_position,
-    remove_positions,
+    read_offset,
+    remove_offsets,
     sync_folder,
 )
 from proxy.events.spool.segment import segment_numbers, segment_path, segment_size
@@ -82,7 +82,7 @@ def reclaim(folder: Path, sinks: Collection[str], *, live: int | None = None) ->
 
     For the folder's owner alone. Positions are made durable first. Raises OSError.
     """
-    positions = [read_position(folder, sink) for sink in sinks]
+    positions = [read_offset(folder, sink) for sink in sinks]
     numbers = [number for number in segment_numbers(folder) if number != live]
     passed = [number for number in numbers if _passed(folder, number, positions)]
     if not passed:
@@ -117,7 +117,7 @@ def remove_if_empty(folder: Path) -> bool:
     """Remove a folder without segments and intents, by its owner. Raises OSError."""
     if segment_numbers(folder) or (folder / INTENTS).exists():
         return False
-    remove_positions(folder)
+    remove_offsets(folder)
     remove_lock(folder)
     folder.rmdir()
     return True
@@ -206,7 +206,7 @@ def _segments(folder: Path) -> list[_Segment]:
 
 def _pending_records(folder: Path, number: int, sinks: Collection[str]) -> int:
     """Records in this segment that the slowest of ``sinks`` has not got."""
-    slowest = min((read_position(folder, sink) for sink in sinks), default=None)
+    slowest = min((read_offset(folder, sink) for sink in sinks), default=None)
     if slowest is None or slowest.segment > number:
         return 0
     start = slowest.offset if slowest.segment == number else 0

@@ -78,19 +78,19 @@ def read_batch(
     folder: Path,
     position: Offset,
     *,
-    most_lines: int = 1000,
-    most_bytes: int = 1024 * 1024,
+    max_lines: int = 1000,
+    max_bytes: int = 1024 * 1024,
     abandoned: bool = False,
 ) -> Batch:
-    """What stands behind ``position``, over the ends of segments, up to about ``most_bytes``.
+    """What stands behind ``position``, over the ends of segments, up to about ``max_bytes``.
 
     A segment that is missing (the spool was full and it had to go) is passed over. ``abandoned``:
     the caller owns the folder himself, and writes nothing. Raises OSError.
     """
     lines: list[bytes] = []
     damaged = 0
-    room = most_bytes
-    while len(lines) < most_lines and room > 0:
+    room = max_bytes
+    while len(lines) < max_lines and room > 0:
         numbers = [number for number in segment_numbers(folder) if number >= position.segment]
         if not numbers:
             break
@@ -103,7 +103,7 @@ def read_batch(
             continue  # unlinked in between: look again
         taken = 0
         for record in yield_cpu_every(_records(data)):
-            if len(lines) == most_lines:
+            if len(lines) == max_lines:
                 break
             taken += len(record)
             line = decode_record(record)

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from proxy.events.spool.offsets import read_position, sync_folder
+from proxy.events.spool.offsets import read_offset, sync_folder
 from proxy.events.spool.segment import segment_numbers, segment_path
 
 #: In the line of an event without a principal. No client can put it there: in a JSON string its
@@ -33,7 +33,7 @@ def thin(folder: Path, number: int, sinks: Collection[str]) -> tuple[int, int]:
     (0, 0): there are none, or a sink is in the middle of it. For whoever holds the node's lock, and
     for a segment that nobody writes. Raises OSError.
     """
-    if any(read_position(folder, sink).segment == number for sink in sinks):
+    if any(read_offset(folder, sink).segment == number for sink in sinks):
         return 0, 0  # positions are bytes of this very file
     path = segment_path(folder, number)
     data = path.read_bytes()

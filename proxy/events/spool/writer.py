@@ -17,7 +17,7 @@ from typing import Final
 
 from proxy.events.spool.inflight_table import InFlightTable
 from proxy.events.spool.lock import SpoolLock, acquire, node_lock
-from proxy.events.spool.offsets import START, Offset, highest_position, sync_folder, write_position
+from proxy.events.spool.offsets import START, Offset, highest_offset, sync_folder, write_offset
 from proxy.events.spool.retention import (
     LOCAL,
     enforce_max_bytes,
@@ -54,7 +54,7 @@ class SegmentWriter:
         self._descriptor: int | None = None
         self._size = 0
         self._opened = 0.0
-        self._number = max([highest_position(folder).segment, *segment_numbers(folder)])
+        self._number = max([highest_offset(folder).segment, *segment_numbers(folder)])
         # What a power cut would still take: bytes of the segment, of earlier ones, their names.
         self._unsynced = False
         self._closed: list[int] = []
@@ -189,7 +189,7 @@ class SpoolWriter:
         self._dropping = False
         self._grown = False
         #: The worker's slots, once they could be made.
-        self.intents: InFlightTable | None = None
+        self.inflight_table: InFlightTable | None = None
         #: Bytes in the spool of the whole node, when last looked.
         self.bytes = 0
         #: Of the last batch, how many the spool took.
@@ -221,11 +221,11 @@ class SpoolWriter:
                 register_sinks(settings.root, settings.sinks)
                 size = min(SEGMENT_BYTES, max(settings.max_bytes // 16, 4096))
                 self._writer = SegmentWriter.create(settings.root, segment_bytes=size)
-            if self.intents is None:
-                self.intents = InFlightTable.create(self._writer.folder, settings.slots)
-            self._works("made")
+            if self.inflight_table is None:
+                self.inflight_table = InFlightTable.create(self._writer.folder, settings.slots)
+            self._succeeded("made")
         except OSError as error:
-            self._fails("made", error)
+            self._failed("made", error)
 
     def append(
         self, records: Sequence[bytes], local: Offset | None, keep: int = 0
@@ -243,11 +243,11 @@ class SpoolWriter:
                 if not self._settings.fsync_interval:
                     self._sync()
                 self.accepted = len(records)
-                self._works("written")
+                self._succeeded("written")
                 return position
         except OSError as error:
             self.accepted = error.accepted if isinstance(error, NotSpooled) else 0
-            self._fails("written", error)
+            self._failed("written", error)
         self.unspooled += max(0, len(records) - self.accepted - keep)
         return None
 
@@ -258,7 +258,7 @@ class SpoolWriter:
                 # Somebody has removed it. The slots stay: requests hold numbers of them.
                 self._writer.release()
                 self._writer = None
-            incomplete = self._writer is None or self.intents is None
+            incomplete = self._writer is None or self.inflight_table is None
             if incomplete and time.monotonic() - self._tried >= _RETRY_SECONDS:
                 self.open()
             writer = self._writer
@@ -269,10 +269,10 @@ class SpoolWriter:
             writer.roll()
             self._save(local)
             reclaim(writer.folder, self._settings.sinks, live=writer.live)
-            self._keep_within()
-            self._works("cleared")
+            self._enforce_max_bytes()
+            self._succeeded("cleared")
         except OSError as error:
-            self._fails("cleared", error)
+            self._failed("cleared", error)
 
     def close(self, local: Offset | None) -> None:
         """Leave the folder in order; it goes when nothing remains in it."""
@@ -282,14 +282,14 @@ class SpoolWriter:
         try:
             writer.close()
             self._save(local)
-            if self.intents is not None:
-                self.intents.close()
+            if self.inflight_table is not None:
+                self.inflight_table.close()
             reclaim(writer.folder, self._settings.sinks)
             remove_if_empty(writer.folder)
         except OSError as error:
-            self._fails("closed", error)
+            self._failed("closed", error)
         self._writer = None
-        if self.intents is None or not self.intents.open:
+        if self.inflight_table is None or not self.inflight_table.open:
             writer.release()
         # Else requests still run, and write into their slots: they are nobody's until we are gone.
 
@@ -298,16 +298,16 @@ class SpoolWriter:
         if self._writer is not None:
             try:
                 self._writer.sync()
-                self._works("synced")
+                self._succeeded("synced")
             except OSError as error:
-                self._fails("synced", error)
+                self._failed("synced", error)
 
     def _save(self, local: Offset | None) -> None:
         if local is not None and local != self._local and self._writer is not None:
-            write_position(self._writer.folder, LOCAL, local, durable=False)
+            write_offset(self._writer.folder, LOCAL, local, durable=False)
             self._local = local
 
-    def _keep_within(self) -> None:
+    def _enforce_max_bytes(self) -> None:
         if not self._grown:
             return
         self._grown = False
@@ -326,13 +326,13 @@ class SpoolWriter:
             text = f"the spool is within SPOOL_MAX_BYTES again; {self.dropped} events were dropped"
             self.notices.append((logging.INFO, text))
 
-    def _fails(self, what: str, error: OSError) -> None:
+    def _failed(self, what: str, error: OSError) -> None:
         if what not in self._failing:
             text = f"the spool in {self._settings.root} cannot be {what}: {error.strerror or error}"
             self.notices.append((logging.ERROR, text))
         self._failing.add(what)
 
-    def _works(self, what: str) -> None:
+    def _succeeded(self, what: str) -> None:
         if what in self._failing:
             text = f"the spool can be {what} again; {self.unspooled} events are not in it"
             self.notices.append((logging.WARNING, text))

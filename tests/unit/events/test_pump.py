@@ -18,7 +18,7 @@ from proxy.events import sink_worker as delivery_module
 from proxy.events.pump import EventPump
 from proxy.events.queue import EventQueue
 from proxy.events.spool.inflight_table import leftover_records
-from proxy.events.spool.offsets import read_position
+from proxy.events.spool.offsets import read_offset
 from proxy.events.spool.retention import LOCAL, writer_folders
 from proxy.events.spool.segment import decode_record, read_batch
 from proxy.events.spool.writer import NotSpooled, SegmentWriter, SpoolSettings, SpoolWriter
@@ -29,8 +29,8 @@ from tests.support.paths import ROOT
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery_module, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(delivery_module, "_LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(delivery_module, "_MIN_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(delivery_module, "_MAX_PAUSE_SECONDS", 0.1)
 
 
 class Line:
@@ -208,7 +208,7 @@ def test_pauses_between_tries_grow_up_to_a_bound(lines: list[Line], asked: list[
     line = Line(sink)
     lines.append(line)
     line.publish(1)
-    (delivery,) = line.drain.deliveries
+    (delivery,) = line.drain.sink_workers
     wait_for(lambda: delivery.errors >= 6)
     whole = (0.02, 0.04, 0.08, 0.1, 0.1)
     for pause, most in zip(asked, whole, strict=False):
@@ -250,7 +250,7 @@ def test_the_backlog_is_bounded_and_counts_what_it_drops(
     sink = Sink(fail)
     line = Line(sink, backlog=10)
     lines.append(line)
-    (delivery,) = line.drain.deliveries
+    (delivery,) = line.drain.sink_workers
     line.publish(4)
     wait_for(lambda: delivery.errors)
     expected = line.publish(20)
@@ -292,12 +292,12 @@ def test_close_writes_what_is_left_and_closes_the_sinks(caplog: pytest.LogCaptur
 
 
 def test_close_ends_a_pause_for_a_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery_module, "_FIRST_PAUSE", 30.0)
-    monkeypatch.setattr(delivery_module, "_LONGEST_PAUSE", 30.0)
+    monkeypatch.setattr(delivery_module, "_MIN_PAUSE_SECONDS", 30.0)
+    monkeypatch.setattr(delivery_module, "_MAX_PAUSE_SECONDS", 30.0)
     sink = Sink(fail)
     line = Line(sink)
     expected = line.publish(3)
-    wait_for(lambda: line.drain.deliveries[0].errors)
+    wait_for(lambda: line.drain.sink_workers[0].errors)
     sink.trouble = lambda: None
     began = time.monotonic()
     line.drain.close(10)
@@ -356,9 +356,13 @@ class SpooledLine(Line):
         self, root: Path, *sinks: Any, backlog: int = 10_000, refuse: bool = False
     ) -> None:
         self.queue = EventQueue(100_000)
-        self.journal = journal_at(root)
+        self.spool_writer = journal_at(root)
         self.drain = EventPump(
-            self.queue, sinks, backlog=backlog, journal=self.journal, refuse_when_full=refuse
+            self.queue,
+            sinks,
+            backlog=backlog,
+            spool_writer=self.spool_writer,
+            refuse_when_full=refuse,
         )
         self._next = 0
 
@@ -373,14 +377,14 @@ class SpooledLine(Line):
 
     @property
     def open_slots(self) -> int:
-        assert self.queue.intents is not None
-        return self.queue.intents.open
+        assert self.queue.inflight_table is not None
+        return self.queue.inflight_table.open
 
 
 def spooled(root: Path, sink: str) -> list[str]:
     """What ``sink`` would read next, over all folders."""
     batches = [
-        read_batch(folder, read_position(folder, sink), most_lines=10_000)
+        read_batch(folder, read_offset(folder, sink), max_lines=10_000)
         for folder in writer_folders(root)
     ]
     return names([line for batch in batches for line in batch.lines])
@@ -466,7 +470,7 @@ def test_what_a_full_disk_did_not_take_keeps_its_slots(
     wait_for(lambda: not line.drain.kept)  # without any event that would bring it about
     assert line.open_slots == 0
     assert spooled(tmp_path, "redis") == expected
-    assert line.journal.unspooled == 0
+    assert line.spool_writer.unspooled == 0
     line.drain.close(5)
     assert names(sink.lines) == expected
 
@@ -482,12 +486,12 @@ def test_so_many_are_kept_and_the_others_are_counted(
         for count in (5, 10, 15):
             expected = line.publish(5)
             wait_for(lambda count=count: len(sink.lines) == count)
-        wait_for(lambda: line.journal.unspooled == 8)
+        wait_for(lambda: line.spool_writer.unspooled == 8)
         assert line.drain.kept == line.open_slots == 7
         assert not line.queue.gate.closed
     wait_for(lambda: not line.drain.kept)
     assert spooled(tmp_path, "redis") == expected[:7]
-    assert (line.journal.unspooled, line.open_slots) == (8, 0)
+    assert (line.spool_writer.unspooled, line.open_slots) == (8, 0)
     line.drain.close(5)
 
 
@@ -578,7 +582,7 @@ def test_tending_goes_on_whatever_happens_and_tells_it_once(
         tries.append(1)
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(drain_module, "_TEND_SECONDS", 0.01)
+    monkeypatch.setattr(drain_module, "_MAINTAIN_INTERVAL_SECONDS", 0.01)
     sink = Sink()
     line = SpooledLine(tmp_path, sink)
     with monkeypatch.context() as patch:
@@ -618,7 +622,7 @@ from proxy.events.pump import EventPump
 from proxy.events.spool.retention import LOCAL, writer_folders
 from proxy.events.spool.inflight_table import leftover_records
 from proxy.events.spool.writer import SpoolWriter, SpoolSettings
-from proxy.events.spool.offsets import read_position
+from proxy.events.spool.offsets import read_offset
 from proxy.events.queue import EventQueue
 from tests.support.event_samples import Sink, block, event, wait_for
 queue, sink = EventQueue(10), Sink(lambda: block(60))

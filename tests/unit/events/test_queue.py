@@ -56,10 +56,10 @@ def test_what_goes_around_the_gate_is_bounded_and_counted(
 ) -> None:
     monkeypatch.setattr(queue_module, "_BEYOND", 1)
     queue = EventQueue(2)
-    queue.intents = InFlightTable.create(tmp_path, 9)
+    queue.inflight_table = InFlightTable.create(tmp_path, 9)
     for number in range(5):
         queue.publish(event(str(number)))
-    assert (len(queue), queue.dropped, queue.intents.open) == (3, 2, 3)
+    assert (len(queue), queue.dropped, queue.inflight_table.open) == (3, 2, 3)
     assert asked_for(queue.take(10, 0)) == ["0", "1", "2"]
 
 
@@ -92,44 +92,44 @@ def test_without_slots_a_request_goes_on(tmp_path: Path) -> None:
     queue.publish(event("a"))
     ((_record, slot, _),) = queue.take(10, 0)
     assert slot == NO_SLOT
-    queue.free(slot)
+    queue.release(slot)
 
 
 def test_what_is_under_way_stands_in_a_slot(tmp_path: Path) -> None:
     queue = EventQueue(10)
-    queue.intents = InFlightTable.create(tmp_path, 4)
+    queue.inflight_table = InFlightTable.create(tmp_path, 4)
     slot = begin(queue, "a")
     assert [json.loads(r[9:])["outcome"] for r in leftover_records(tmp_path)[0]] == ["unknown"]
     queue.publish(event("a", slot=slot))
     assert [json.loads(r[9:])["outcome"] for r in leftover_records(tmp_path)[0]] == ["completed"]
     ((record, taken, _),) = queue.take(10, 0)
     assert leftover_records(tmp_path) == ([record], 0)
-    queue.free(taken)
+    queue.release(taken)
     assert leftover_records(tmp_path) == ([], 0)
     assert b"slot" not in record
 
 
 def test_what_never_went_upstream_stands_in_a_slot_too(tmp_path: Path) -> None:
     queue = EventQueue(10)
-    queue.intents = InFlightTable.create(tmp_path, 1)
+    queue.inflight_table = InFlightTable.create(tmp_path, 1)
     queue.publish(event("a", slot=begin(queue, "a")))
     assert begin(queue, "no slot is left") == NO_SLOT
-    queue.free(queue.take(10, 0)[0][1])
+    queue.release(queue.take(10, 0)[0][1])
     queue.publish(event("b"))
     ((record, slot, _),) = queue.take(10, 0)
     assert leftover_records(tmp_path) == ([record], 0)
     queue.publish(event("no slot is left"))
     assert queue.take(10, 0)[0][1] == NO_SLOT
-    queue.free(slot)
+    queue.release(slot)
     assert leftover_records(tmp_path) == ([], 0)
 
 
 def test_what_is_given_up_frees_its_slot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     queue = EventQueue(1)
-    queue.intents = InFlightTable.create(tmp_path, 4)
+    queue.inflight_table = InFlightTable.create(tmp_path, 4)
     queue.publish(event("kept", slot=begin(queue)))
     queue.publish(event("bad", slot=begin(queue), metadata={"model": "\ud800"}))
-    assert (queue.dropped, queue.unwritable, queue.intents.open) == (0, 1, 1)
+    assert (queue.dropped, queue.unwritable, queue.inflight_table.open) == (0, 1, 1)
     assert "cannot be written" in caplog.text
 
 
@@ -137,25 +137,25 @@ def test_an_intent_that_cannot_be_written_stops_nobody(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = EventQueue(1)
-    queue.intents = InFlightTable.create(tmp_path, 4)
+    queue.inflight_table = InFlightTable.create(tmp_path, 4)
     assert begin(queue, "\ud800") == NO_SLOT
-    assert queue.intents.open == 0
+    assert queue.inflight_table.open == 0
     assert "an intent cannot be written" in caplog.text
 
 
 def test_a_line_that_is_no_usage_event(tmp_path: Path) -> None:
     """It is carried like one, survives a killed worker like one, and is counted as none."""
     queue = EventQueue(1)
-    queue.intents = InFlightTable.create(tmp_path, 2)
+    queue.inflight_table = InFlightTable.create(tmp_path, 2)
     queue.publish_line(b'{"event":"audit"}\n')
     assert [decode_record(record) for record in leftover_records(tmp_path)[0]] == [
         b'{"event":"audit"}\n'
     ]
     ((record, slot, event),) = queue.take(10, 0)
     assert (decode_record(record), event) == (b'{"event":"audit"}\n', None)
-    queue.free(slot)
-    assert queue.intents.open == 0
-    queue.intents = None
+    queue.release(slot)
+    assert queue.inflight_table.open == 0
+    queue.inflight_table = None
     queue.publish_line(b"{}\n")
     assert len(queue) == 1
 
@@ -163,9 +163,9 @@ def test_a_line_that_is_no_usage_event(tmp_path: Path) -> None:
 def test_refusals_past_a_rate_are_summed_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rejected_summary, "MOST_A_MINUTE", 2)
+    monkeypatch.setattr(rejected_summary, "MAX_PER_MINUTE", 2)
     queue, seen = EventQueue(10), []
-    queue.intents = InFlightTable.create(tmp_path, 9)
+    queue.inflight_table = InFlightTable.create(tmp_path, 9)
     queue.observe = seen.extend
     for number in range(5):
         queue.publish(event(f"{number}", outcome="rejected", error_code="invalid_token"))
@@ -179,7 +179,7 @@ def test_refusals_past_a_rate_are_summed_up(
     queue.sum_up(stopping=True)
     ((record, slot, none),) = queue.take(10, 0)
     assert (json.loads(decode_record(record) or b"")["count"], none) == (3, None)
-    queue.free(slot)
+    queue.release(slot)
     queue.sum_up()
-    assert queue.intents.open == 3  # of those that were taken above
+    assert queue.inflight_table.open == 3  # of those that were taken above
     assert len(queue) == 0

@@ -23,7 +23,7 @@ class Now:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejected_summary, "MOST_A_MINUTE", 3)
+    monkeypatch.setattr(rejected_summary, "MAX_PER_MINUTE", 3)
 
 
 def refused(code: str | None = "invalid_token", started: float = START) -> UsageEvent:

@@ -20,8 +20,8 @@ def sink() -> Iterator[Sink]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery_module, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(delivery_module, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(delivery_module, "_MIN_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(delivery_module, "_MAX_PAUSE_SECONDS", 0.05)
 
 
 def test_done_is_what_the_sink_has_accepted(sink: Sink) -> None:

@@ -49,9 +49,9 @@ def output() -> Iterator[Slow]:
     made.stalls = False  # its thread must not stay in it
 
 
-def logger(output: Output, most_lines: int = 10_000, most_bytes: int = 1 << 20) -> logging.Logger:
+def logger(output: Output, max_lines: int = 10_000, max_bytes: int = 1 << 20) -> logging.Logger:
     made = logging.Logger("proxy.test")  # noqa: LOG001
-    handler = LogWriter(output, most_lines, most_bytes)
+    handler = LogWriter(output, max_lines, max_bytes)
     handler.setFormatter(JsonFormatter(Sanitizer(["a-known-secret"])))
     made.addHandler(handler)
     return made
@@ -73,7 +73,7 @@ def test_all_is_there_after_a_flush_in_order(output: Slow) -> None:
 
 
 def test_a_stall_drops_and_counts_and_holds_up_nobody(output: Slow) -> None:
-    log = logger(output, most_lines=10)
+    log = logger(output, max_lines=10)
     output.stalls = True
     log.warning("first")
     wait_until(lambda: output.tried == 1)
@@ -93,7 +93,7 @@ def test_a_stall_drops_and_counts_and_holds_up_nobody(output: Slow) -> None:
 
 
 def test_long_lines_are_bounded_by_their_bytes(output: Slow) -> None:
-    log = logger(output, most_bytes=50_000)
+    log = logger(output, max_bytes=50_000)
     output.stalls = True
     for _ in range(20):
         log.warning("x" * 10_000)

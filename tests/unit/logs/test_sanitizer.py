@@ -43,7 +43,7 @@ def test_what_is_learned_holds_for_what_was_seen_before() -> None:
 
 
 def test_the_table_of_paths_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sanitizer, "_MOST_PATHS", 10)
+    monkeypatch.setattr(sanitizer, "_MAX_PATHS", 10)
     for number in range(100):
         assert PATHS[f"/v1/{number}"] == f"/v1/{number}"
         assert len(PATHS) <= 10

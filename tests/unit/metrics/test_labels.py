@@ -86,14 +86,14 @@ def test_what_is_no_model_name(model: object) -> None:
 
 @given(st.lists(st.text(string.ascii_letters, min_size=1), max_size=300))
 def test_models_are_bounded_and_the_first_keep_their_own(models: list[str]) -> None:
-    consumers = request_metrics.Consumers(most_models=5)
+    consumers = request_metrics.Consumers(max_models=5)
     seen = [consumers.labels("p", model)[1] for model in models]
     assert len(set(seen)) <= 6
     assert [consumers.labels("p", model)[1] for model in models] == seen
 
 
 def test_pairs_are_bounded() -> None:
-    consumers = request_metrics.Consumers(most_pairs=3)
+    consumers = request_metrics.Consumers(max_pairs=3)
     found = {consumers.labels(f"p{number}", "m") for number in range(10)}
     assert found == {("p0", "m"), ("p1", "m"), ("p2", "m"), ("other", "other")}
     assert consumers.labels("p1", "m") == ("p1", "m")

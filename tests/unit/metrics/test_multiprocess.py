@@ -112,7 +112,7 @@ def test_only_one_adds_up_and_readers_wait_for_it(
     board: MetricsDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published(board, 1).close()
-    monkeypatch.setattr(board_module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(board_module, "_TIMEOUT_SECONDS", 0.05)
     with board._locked(board_module.fcntl.LOCK_EX, 0) as locked:
         assert locked
         board.tidy()
@@ -126,7 +126,7 @@ def test_only_one_adds_up_and_readers_wait_for_it(
 
 
 def test_what_ended_is_bounded(board: MetricsDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board_module, "_MOST_SERIES", 3)
+    monkeypatch.setattr(board_module, "_MAX_SERIES", 3)
     for number in range(10):
         writer = board.writer("worker")
         made = Samples()

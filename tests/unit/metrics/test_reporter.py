@@ -171,7 +171,7 @@ def test_what_cannot_be_measured_stops_nothing(
 def test_a_disk_that_hangs_stops_no_event_loop(
     workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporter_module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(reporter_module, "_TIMEOUT_SECONDS", 0.1)
     hangs = True
 
     def hang(self: Writer, dumped: bytes) -> None:

@@ -22,12 +22,14 @@ def delivery(name: str = "JsonLinesSink", pending: int = 0) -> Any:
     return SimpleNamespace(name=name, pending=pending, dropped=2, errors=1)
 
 
-def drain(*deliveries: Any) -> Any:
-    journal = SimpleNamespace(
-        bytes=100, max_bytes=1000, dropped=3, unspooled=4, intents=SimpleNamespace(missed=5)
+def drain(*sink_workers: Any) -> Any:
+    spool_writer = SimpleNamespace(
+        bytes=100, max_bytes=1000, dropped=3, unspooled=4, inflight_table=SimpleNamespace(missed=5)
     )
-    adoption = SimpleNamespace(recovered=8, damaged=9)
-    return SimpleNamespace(deliveries=deliveries, journal=journal, adoption=adoption, kept=12)
+    recovery = SimpleNamespace(recovered=8, damaged=9)
+    return SimpleNamespace(
+        sink_workers=sink_workers, spool_writer=spool_writer, recovery=recovery, kept=12
+    )
 
 
 def parts(**changes: Any) -> Parts:

@@ -5,7 +5,7 @@ from pathlib import Path
 from proxy.events.spool.offsets import Offset
 from proxy.events.spool.segment import Batch
 from proxy.metrics.multiprocess import NODE, MetricsDirectory
-from proxy.shipper.metrics import SinkFigures
+from proxy.shipper.metrics import SinkMetrics
 from proxy.shipper.spool_consumer import SpoolConsumer
 from tests.support import spool_factories
 from tests.support.spool_factories import write
@@ -24,17 +24,17 @@ def test_of_each_sink(tmp_path: Path) -> None:
     writer = write(root, range(10))
     writer.append([b"damage\n"])
     spool_factories.append(writer, [10])
-    carriers = [
+    consumers = [
         SpoolConsumer("good", good, root),
         SpoolConsumer("bad", bad, root, dead_letters=lambda: 7),
     ]
-    figures = SinkFigures(tmp_path, carriers)
-    for carrier in carriers:
-        carrier.start()
-    wait_until(lambda: carriers[0].delivered == 11 and carriers[1].errors > 0)
-    for carrier in carriers:
-        carrier.finish()
-        carrier.join(20)
+    figures = SinkMetrics(tmp_path, consumers)
+    for consumer in consumers:
+        consumer.start()
+    wait_until(lambda: consumers[0].delivered == 11 and consumers[1].errors > 0)
+    for consumer in consumers:
+        consumer.finish()
+        consumer.join(20)
     figures.publish()
     values = MetricsDirectory(tmp_path / "metrics" / NODE).read().values
     assert values["proxy_sink_delivered_total"] == {("good",): 11, ("bad",): 0}

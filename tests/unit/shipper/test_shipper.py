@@ -12,7 +12,7 @@ from proxy.events.spool.retention import register_sinks
 from proxy.events.spool.segment import Batch
 from proxy.settings.settings import Settings
 from proxy.shipper import shipper as module
-from proxy.shipper.shipper import Shipper, only_one, remote_carriers
+from proxy.shipper.shipper import Shipper, remote_consumers, shipper_lock
 from proxy.shipper.spool_consumer import SpoolConsumer
 from tests.support.event_receiver import Receiver
 from tests.support.spool_factories import numbers, write
@@ -83,17 +83,17 @@ def test_figures_are_published_and_their_failure_stops_nothing(
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
-    with only_one(tmp_path, lambda _seconds: True) as first:
+    with shipper_lock(tmp_path, lambda _seconds: True) as first:
         assert first
-        with only_one(tmp_path, lambda _seconds: True) as second:
+        with shipper_lock(tmp_path, lambda _seconds: True) as second:
             assert not second
-    with only_one(tmp_path, lambda _seconds: True) as third:
+    with shipper_lock(tmp_path, lambda _seconds: True) as third:
         assert third
 
 
 def test_the_next_one_waits_for_the_end_of_the_one_before(tmp_path: Path) -> None:
     waits: list[float] = []
-    holder = only_one(tmp_path, lambda _seconds: True)
+    holder = shipper_lock(tmp_path, lambda _seconds: True)
     assert holder.__enter__()
 
     def give_up(seconds: float) -> bool:
@@ -102,7 +102,7 @@ def test_the_next_one_waits_for_the_end_of_the_one_before(tmp_path: Path) -> Non
             holder.__exit__(None, None, None)
         return False
 
-    with only_one(tmp_path, give_up) as mine:
+    with shipper_lock(tmp_path, give_up) as mine:
         assert mine
     assert len(waits) == 3
 
@@ -119,18 +119,18 @@ def test_a_carrier_for_each_remote_sink(tmp_path: Path) -> None:
         }
     )
     root = tmp_path / "spool"
-    carriers = remote_carriers(settings, root)
-    assert [carrier.name for carrier in carriers] == ["http", "redis"]
+    consumers = remote_consumers(settings, root)
+    assert [consumer.name for consumer in consumers] == ["http", "redis"]
     register_sinks(root, ["http"])
     receiver.judge = lambda batch: (
         "400 No" if "e1" in [event["event_id"] for event in batch] else "200 OK"
     )
     write(root, range(3))
-    carriers[0].start()
-    wait_until(lambda: carriers[0].delivered == 3)
+    consumers[0].start()
+    wait_until(lambda: consumers[0].delivered == 3)
     assert [event["event_id"] for event in receiver.events] == ["e0", "e2"]
-    assert [carrier.dead_letters for carrier in carriers] == [1, 0]
+    assert [consumer.dead_letters for consumer in consumers] == [1, 0]
     assert b'"e1"' in (tmp_path / "dead-letters" / "http.jsonl").read_bytes()
-    carriers[0].finish()
-    assert carriers[0].join(20)
+    consumers[0].finish()
+    assert consumers[0].join(20)
     receiver.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.events.spool.offsets import START, Offset, read_position
+from proxy.events.spool.offsets import START, Offset, read_offset
 from proxy.events.spool.retention import register_sinks
 from proxy.events.spool.segment import Batch, read_batch
 from proxy.runtime.backoff import Backoff
@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 
 
 class Bench:
-    """A spool, a sink that can be made to fail, and carriers for it."""
+    """A spool, a sink that can be made to fail, and consumers for it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -74,17 +74,17 @@ def away(_source: str, _batch: Batch) -> None:
 def test_every_writer_s_events_arrive_and_what_is_done_goes(bench: Bench) -> None:
     gone = orphan(bench.root, range(100))
     living = write(bench.root, range(100, 200))
-    carrier = bench.start()
-    wait_until(lambda: carrier.delivered == 200)
+    consumer = bench.start()
+    wait_until(lambda: consumer.delivered == 200)
     assert sorted(bench.taken) == list(range(200))
     assert set(bench.sources) == {gone.name, living.folder.name}
     spool_factories.append(living, range(200, 210))
     wait_until(lambda: len(bench.taken) == 210)
     wait_until(lambda: not gone.exists())
     assert living.folder.exists()
-    wait_until(lambda: carrier.pending_bytes == 0)
-    assert carrier.pending_events == 0
-    assert carrier.lag == 0
+    wait_until(lambda: consumer.pending_bytes == 0)
+    assert consumer.pending_events == 0
+    assert consumer.lag == 0
     bench.finish()
     assert bench.closed == 1
 
@@ -92,18 +92,18 @@ def test_every_writer_s_events_arrive_and_what_is_done_goes(bench: Bench) -> Non
 def test_the_position_moves_only_when_the_sink_has_taken(bench: Bench) -> None:
     bench.trouble = away
     folder = orphan(bench.root, range(10))
-    carrier = bench.start()
+    consumer = bench.start()
     wait_until(lambda: bench.tries > 5)
-    assert read_position(folder, "test") == START
-    assert carrier.errors >= 5
-    assert carrier.trouble == "ConnectionError: the sink is away"
-    assert carrier.pending_bytes > 0
-    assert carrier.pending_events > 0
+    assert read_offset(folder, "test") == START
+    assert consumer.errors >= 5
+    assert consumer.trouble == "ConnectionError: the sink is away"
+    assert consumer.pending_bytes > 0
+    assert consumer.pending_events > 0
     # The samples are of the morning of a day that is over.
-    assert carrier.lag > 0
+    assert consumer.lag > 0
     bench.trouble = lambda _source, _batch: None
     wait_until(lambda: sorted(bench.taken) == list(range(10)))
-    wait_until(lambda: carrier.trouble is None and not folder.exists())
+    wait_until(lambda: consumer.trouble is None and not folder.exists())
 
 
 def test_the_next_one_goes_on_where_the_last_one_was(bench: Bench) -> None:
@@ -119,21 +119,21 @@ def test_the_next_one_goes_on_where_the_last_one_was(bench: Bench) -> None:
 def test_finishing_takes_what_is_there_first(bench: Bench) -> None:
     """And of a sink that is away it takes one try more, not for ever."""
     write(bench.root, range(2000))
-    carrier = bench.start()
-    carrier.finish()
-    assert carrier.join(20)
+    consumer = bench.start()
+    consumer.finish()
+    assert consumer.join(20)
     assert bench.taken == list(range(2000))
 
 
 def test_a_failing_sink_does_not_hold_up_the_end(bench: Bench) -> None:
     bench.trouble = away
     write(bench.root, range(10))
-    carrier = SpoolConsumer("test", bench.take, bench.root, backoff=lambda: Backoff(1000, 1000))
-    carrier.start()
-    wait_until(lambda: carrier.errors == 1)
-    carrier.finish()
-    assert carrier.join(20)
-    assert carrier.errors == 2
+    consumer = SpoolConsumer("test", bench.take, bench.root, backoff=lambda: Backoff(1000, 1000))
+    consumer.start()
+    wait_until(lambda: consumer.errors == 1)
+    consumer.finish()
+    assert consumer.join(20)
+    assert consumer.errors == 2
 
 
 def test_one_writer_s_poison_does_not_hold_up_the_others(bench: Bench) -> None:
@@ -161,17 +161,17 @@ def test_a_folder_that_is_refused_does_not_throttle_the_others(bench: Bench) -> 
             raise ConnectionError("HTTP 500")
 
     bench.trouble = trouble
-    carrier = SpoolConsumer("test", bench.take, bench.root, backoff=lambda: Backoff(1000, 1000))
-    carrier.start()
+    consumer = SpoolConsumer("test", bench.take, bench.root, backoff=lambda: Backoff(1000, 1000))
+    consumer.start()
     for number in range(2, 10):  # one after the other: between two there is nothing to take
         wait_until(lambda: len(bench.taken) == number - 1)  # noqa: B023
         spool_factories.append(good, [number])
     wait_until(lambda: len(bench.taken) == 9)
-    assert (len(refused), carrier.errors) == (1, 1)
-    assert carrier.trouble == "ConnectionError: HTTP 500"
+    assert (len(refused), consumer.errors) == (1, 1)
+    assert consumer.trouble == "ConnectionError: HTTP 500"
     spool_factories.append(good, range(10, 3000))
-    carrier.finish()
-    assert carrier.join(20)
+    consumer.finish()
+    assert consumer.join(20)
     assert bench.taken == list(range(1, 3000))
     assert len(refused) == 2, "once more at the end"
 
@@ -179,19 +179,19 @@ def test_a_folder_that_is_refused_does_not_throttle_the_others(bench: Bench) -> 
 def test_a_position_that_cannot_be_written_is_no_reason_to_send_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = module.write_position
+    original = module.write_offset
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "write_position", full)
+    monkeypatch.setattr(module, "write_offset", full)
     folder = orphan(bench.root, range(1200))
-    carrier = bench.start()
-    wait_until(lambda: carrier.errors > 5)
+    consumer = bench.start()
+    wait_until(lambda: consumer.errors > 5)
     assert bench.taken == list(range(1200))
-    assert read_position(folder, "test") == START
-    assert carrier.trouble is not None
-    monkeypatch.setattr(module, "write_position", original)
+    assert read_offset(folder, "test") == START
+    assert consumer.trouble is not None
+    monkeypatch.setattr(module, "write_offset", original)
     wait_until(lambda: not folder.exists())
     assert bench.taken == list(range(1200))
 
@@ -208,37 +208,37 @@ def test_a_folder_that_cannot_be_read_does_not_hold_up_the_others(
         return read_batch(folder, *arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "read_batch", read)
-    carrier = bench.start()
+    consumer = bench.start()
     wait_until(lambda: bench.taken == list(range(10, 20)))
-    wait_until(lambda: carrier.trouble is not None)
+    wait_until(lambda: consumer.trouble is not None)
 
 
 def test_a_sink_that_remembers_more_says_where_to_go_on(bench: Bench) -> None:
     """As the ledger does, when the shipper was killed before it could write the position."""
     folder = orphan(bench.root, range(10))
-    further = read_batch(folder, START, most_lines=4).position
+    further = read_batch(folder, START, max_lines=4).position
     starts: list[Offset] = []
 
     def take(source: str, start: Offset, batch: Batch) -> Offset:
         starts.append(start)
         return further if start < further else bench.take(source, start, batch)
 
-    carrier = SpoolConsumer("test", take, bench.root)
-    carrier.start()
+    consumer = SpoolConsumer("test", take, bench.root)
+    consumer.start()
     wait_until(lambda: bench.taken == list(range(4, 10)))
     assert starts == [START, further]
-    wait_until(lambda: carrier.delivered == 6)
-    carrier.finish()
-    assert carrier.join(20)
+    wait_until(lambda: consumer.delivered == 6)
+    consumer.finish()
+    assert consumer.join(20)
 
 
 def test_how_many_wait_is_estimated_from_those_before(bench: Bench) -> None:
     writer = write(bench.root, range(100, 200))
-    carrier = bench.start()
-    wait_until(lambda: carrier.delivered == 100)
+    consumer = bench.start()
+    wait_until(lambda: consumer.delivered == 100)
     bench.trouble = away
     spool_factories.append(writer, range(200, 500))
-    assert carrier.pending_events == 300
+    assert consumer.pending_events == 300
 
 
 def test_damage_is_counted_and_passed(bench: Bench) -> None:
@@ -246,9 +246,9 @@ def test_damage_is_counted_and_passed(bench: Bench) -> None:
     (segment,) = folder.glob("*.log")
     data = segment.read_bytes()
     segment.write_bytes(data.replace(b'"e1"', b'"eX"'))
-    carrier = bench.start()
+    consumer = bench.start()
     wait_until(lambda: bench.taken == [0, 2])
-    wait_until(lambda: carrier.damaged == 1 and not folder.exists())
+    wait_until(lambda: consumer.damaged == 1 and not folder.exists())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -279,10 +279,10 @@ def test_killed_between_taking_and_writing_the_position(bench: Bench) -> None:
 def test_pauses_grow_while_the_sink_is_away(bench: Bench) -> None:
     bench.trouble = away
     write(bench.root, range(10))
-    carrier = SpoolConsumer("test", bench.take, bench.root, backoff=lambda: Backoff(0.2, 1000))
+    consumer = SpoolConsumer("test", bench.take, bench.root, backoff=lambda: Backoff(0.2, 1000))
     started = time.monotonic()
-    carrier.start()
-    wait_until(lambda: carrier.errors == 3)
+    consumer.start()
+    wait_until(lambda: consumer.errors == 3)
     assert time.monotonic() - started >= 0.1 + 0.2
-    carrier.finish()
-    carrier.join(20)
+    consumer.finish()
+    consumer.join(20)

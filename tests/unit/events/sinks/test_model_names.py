@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from proxy.events.sinks.model_names import MOST_OF_PROJECT, MOST_OF_TOKEN, OTHER, ModelNames
+from proxy.events.sinks.model_names import MAX_PER_PROJECT, MAX_PER_TOKEN, OTHER, ModelNames
 
 HOUR = datetime(2026, 5, 20, 10, tzinfo=UTC)
 
@@ -14,8 +14,8 @@ def names(names: ModelNames, token: str, count: int, project: str = "p") -> list
 def test_names_of_a_token_are_bounded_and_the_first_stay() -> None:
     known = ModelNames()
     found = names(known, "t", 1000)
-    assert found[:MOST_OF_TOKEN] == [f"t-{number}" for number in range(MOST_OF_TOKEN)]
-    assert set(found[MOST_OF_TOKEN:]) == {OTHER}
+    assert found[:MAX_PER_TOKEN] == [f"t-{number}" for number in range(MAX_PER_TOKEN)]
+    assert set(found[MAX_PER_TOKEN:]) == {OTHER}
     assert names(known, "t", 1000) == found
     assert known.bounded(HOUR, "p", "t", "") == "", "no name is none"
 
@@ -23,7 +23,7 @@ def test_names_of_a_token_are_bounded_and_the_first_stay() -> None:
 def test_another_token_has_names_of_its_own() -> None:
     known = ModelNames()
     names(known, "t", 1000)
-    assert OTHER not in names(known, "other", MOST_OF_TOKEN)
+    assert OTHER not in names(known, "other", MAX_PER_TOKEN)
     assert known.bounded(HOUR, "p", "other", "t-0") == OTHER
     assert known.bounded(HOUR, "p", "third", "t-0") == "t-0"
 
@@ -31,7 +31,7 @@ def test_another_token_has_names_of_its_own() -> None:
 def test_tokens_that_a_token_mints_do_not_make_it_more() -> None:
     known = ModelNames()
     found = {name for number in range(50) for name in names(known, f"t{number}", 20)}
-    assert len(found) == MOST_OF_PROJECT + 1
+    assert len(found) == MAX_PER_PROJECT + 1
     assert known.bounded(HOUR, "p", "new", "t0-0") == "t0-0", "what the project uses already"
     assert OTHER not in names(known, "elsewhere", 20, "p2")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from proxy.events.spool.lock import acquire
-from proxy.events.spool.offsets import Offset, write_position
+from proxy.events.spool.offsets import Offset, write_offset
 from proxy.events.spool.retention import Bounded, enforce_max_bytes
 from proxy.events.spool.segment import encode_record, segment_numbers, segment_path
 from tests.support.event_samples import record
@@ -37,10 +37,10 @@ def test_the_oldest_go_whosever_they_are(root: Path) -> None:
 
 
 def test_only_what_some_sink_lacks_is_lost(root: Path) -> None:
-    write_position(root / A, "fast", Offset(5, 1000))
-    write_position(root / A, "slow", Offset(1, 700))
-    write_position(root / B, "fast", Offset(6, 0))
-    write_position(root / B, "slow", Offset(4, 200))
+    write_offset(root / A, "fast", Offset(5, 1000))
+    write_offset(root / A, "slow", Offset(1, 700))
+    write_offset(root / B, "fast", Offset(6, 0))
+    write_offset(root / B, "slow", Offset(4, 200))
     assert enforce_max_bytes(root, 2500, ["fast", "slow"]).lost == 3 + 0 + 10 + 8
     assert enforce_max_bytes(root, 0, []) == Bounded(0, 2, 0)
 

@@ -29,7 +29,7 @@ def left(folder: Path) -> list[dict[str, Any]]:
 
 def test_an_intent_becomes_an_event_with_what_is_known(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 4)
-    slots.begin(intent("a"))
+    slots.reserve(intent("a"))
     (found,) = left(tmp_path)
     assert found == {
         "event_id": "a".rjust(32, "0"),
@@ -57,25 +57,25 @@ def test_an_intent_becomes_an_event_with_what_is_known(tmp_path: Path) -> None:
 
 def test_the_event_takes_its_intents_place_and_goes_when_freed(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 4)
-    first, second = slots.begin(intent("a")), slots.begin(intent("b"))
+    first, second = slots.reserve(intent("a")), slots.reserve(intent("b"))
     slots.finish(first, encode_record(event("a").line()))
     assert [(found["request_id"], found["outcome"]) for found in left(tmp_path)] == [
         ("b", "unknown"),
         ("a", "completed"),
     ]
-    slots.free(first)
+    slots.release(first)
     assert [found["request_id"] for found in left(tmp_path)] == ["b"]
-    slots.free(second)
+    slots.release(second)
     assert (left(tmp_path), slots.open) == ([], 0)
 
 
 def test_without_a_free_slot_the_request_goes_on(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 2)
-    taken = [slots.begin(intent(str(number))) for number in range(3)]
+    taken = [slots.reserve(intent(str(number))) for number in range(3)]
     assert taken[2] == NO_SLOT
     assert (slots.open, slots.missed) == (2, 1)
-    slots.free(taken[0])
-    assert slots.begin(intent("later")) == taken[0], "the one that was used last"
+    slots.release(taken[0])
+    assert slots.reserve(intent("later")) == taken[0], "the one that was used last"
     assert {found["request_id"] for found in left(tmp_path)} == {"later", "1"}
 
 
@@ -84,8 +84,8 @@ def test_an_event_too_large_leaves_its_intent(tmp_path: Path, size: int, outcome
     slots = InFlightTable.create(tmp_path, 2)
     shortest = len(encode_record(event("a", metadata={"model": ""}).line()))
     line = event("a", metadata={"model": "m" * (size - shortest)}).line()
-    slot = slots.begin(intent("a"))
-    slots.begin(intent("next"))
+    slot = slots.reserve(intent("a"))
+    slots.reserve(intent("next"))
     slots.finish(slot, encode_record(line))
     assert {found["request_id"]: found["outcome"] for found in left(tmp_path)} == {
         "a": outcome,
@@ -95,8 +95,8 @@ def test_an_event_too_large_leaves_its_intent(tmp_path: Path, size: int, outcome
 
 def test_a_request_of_any_length_has_its_intent(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 4)
-    slots.begin(intent("r" * 128, "/v1/" + "ÿ" * 1020, "M" * 8000))
-    slots.begin(intent("r" * 128, '/v1/"' + "\\" * 1020, "\\" * 8000))
+    slots.reserve(intent("r" * 128, "/v1/" + "ÿ" * 1020, "M" * 8000))
+    slots.reserve(intent("r" * 128, '/v1/"' + "\\" * 1020, "\\" * 8000))
     assert slots.missed == 0
     for found, start in zip(left(tmp_path), ('/v1/"\\', "/v1/ÿÿ"), strict=True):
         assert found["endpoint"].startswith(start)
@@ -129,13 +129,13 @@ def test_killed_at_each_byte(tmp_path: Path) -> None:
         folder = tmp_path / str(written)
         folder.mkdir()
         slots = InFlightTable.create(folder, 1)
-        slot = slots.begin(intent("old-and-longer", "/v1/" + "x" * 100))
+        slot = slots.reserve(intent("old-and-longer", "/v1/" + "x" * 100))
         slots.finish(slot, encode_record(event("old", endpoint="/v1/" + "x" * 200).line()))
-        slots.free(slot)
+        slots.release(slot)
         slots._memory = Dying(slots._memory, written)  # type: ignore[assignment]
-        slots.begin(begun)
+        slots.reserve(begun)
         slots.finish(slot, finished)
-        slots.free(slot)
+        slots.release(slot)
         found = [f"{one['request_id']} {one['outcome']}" for one in left(folder)]
         seen += found or ["nothing"]
     expected = ["nothing"] * (len(begun) + 1)
@@ -150,7 +150,7 @@ def test_damage_is_never_taken_for_an_event(change: bytes, at: int) -> None:
     try:
         slots = InFlightTable.create(folder, 1)
         event_line = event("a", event_id="e" * 32).line()
-        slots.finish(slots.begin(intent("a")), encode_record(event_line))
+        slots.finish(slots.reserve(intent("a")), encode_record(event_line))
         with (folder / INTENTS).open("r+b") as file:
             file.seek(at)
             file.write(change[: 2048 - at])
@@ -170,16 +170,19 @@ def records_of_intent() -> list[bytes]:
 
 def test_held_without_an_intent(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 1)
-    slots.free(slots.begin(intent("before")))
-    held = slots.hold(encode_record(event("held").line()))
+    slots.release(slots.reserve(intent("before")))
+    held = slots.reserve_finished(encode_record(event("held").line()))
     assert [one["request_id"] for one in left(tmp_path)] == ["held"]
-    assert slots.hold(encode_record(event("more").line())) == NO_SLOT
+    assert slots.reserve_finished(encode_record(event("more").line())) == NO_SLOT
     with (tmp_path / INTENTS).open("r+b") as file:
         file.seek(800)
         file.write(b"damage")
     assert leftover_records(tmp_path) == ([], 1), "never that of who was here before"
-    slots.free(held)
-    assert slots.hold(encode_record(event("x", metadata={"model": "m" * 2000}).line())) == NO_SLOT
+    slots.release(held)
+    assert (
+        slots.reserve_finished(encode_record(event("x", metadata={"model": "m" * 2000}).line()))
+        == NO_SLOT
+    )
 
 
 def test_a_full_disk_is_noticed_before_any_request(
@@ -203,10 +206,10 @@ def test_every_block_is_there_from_the_beginning(tmp_path: Path) -> None:
 
 def test_closed_without_open_slots_nothing_is_left(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 4)
-    slot = slots.begin(intent("a"))
+    slot = slots.reserve(intent("a"))
     slots.close()
     assert len(left(tmp_path)) == 1
-    slots.free(slot)
+    slots.release(slot)
     slots.close()
     assert os.listdir(tmp_path) == []
     assert leftover_records(tmp_path) == ([], 0)
@@ -220,7 +223,7 @@ from proxy.events.spool.segment import encode_record
 from tests.support.event_samples import event, intent
 slots = InFlightTable.create(Path(sys.argv[1]), 100)
 for number in range(50):
-    slot = slots.begin(intent(str(number)))
+    slot = slots.reserve(intent(str(number)))
     if number % 2:
         slots.finish(slot, encode_record(event(str(number)).line()))
 print("ready", flush=True)
@@ -244,7 +247,7 @@ def test_what_a_killed_process_wrote_is_there(tmp_path: Path) -> None:
 )
 def test_an_intent_of_another_version_is_counted(tmp_path: Path, content: bytes) -> None:
     slots = InFlightTable.create(tmp_path, 4)
-    slots.begin(encode_record(content + b"\n"))
-    slots.begin(intent("a"))
+    slots.reserve(encode_record(content + b"\n"))
+    slots.reserve(intent("a"))
     records, unreadable = leftover_records(tmp_path)
     assert (len(records), unreadable) == (1, 1)

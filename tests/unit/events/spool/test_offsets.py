@@ -9,20 +9,20 @@ from proxy.events.spool import offsets
 from proxy.events.spool.offsets import (
     START,
     Offset,
-    highest_position,
-    read_position,
-    remove_positions,
-    write_position,
+    highest_offset,
+    read_offset,
+    remove_offsets,
+    write_offset,
 )
 
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_there_and_back(tmp_path: Path, durable: bool) -> None:
-    assert read_position(tmp_path, "redis") == START
+    assert read_offset(tmp_path, "redis") == START
     for position in (Offset(7, 12), Offset(1_700_000_000_000, 8_388_608)):
-        write_position(tmp_path, "redis", position, durable=durable)
-        assert read_position(tmp_path, "redis") == position
-    assert read_position(tmp_path, "http") == START
+        write_offset(tmp_path, "redis", position, durable=durable)
+        assert read_offset(tmp_path, "redis") == position
+    assert read_offset(tmp_path, "http") == START
     assert os.listdir(tmp_path) == ["redis.position"]
 
 
@@ -34,18 +34,18 @@ CONTENTS += [GOOD[:length] for length in range(len(GOOD))]
 @pytest.mark.parametrize("content", CONTENTS)
 def test_damage_is_the_beginning(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "redis.position").write_bytes(content)
-    assert read_position(tmp_path, "redis") == START
+    assert read_offset(tmp_path, "redis") == START
 
 
 def test_every_torn_write_leaves_the_old_position(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before the rename: what is half written has another name."""
-    write_position(tmp_path, "redis", Offset(1, 2))
+    write_offset(tmp_path, "redis", Offset(1, 2))
     monkeypatch.setattr(offsets.Path, "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_position(tmp_path, "redis", Offset(3, 4))
-    assert read_position(tmp_path, "redis") == Offset(1, 2)
+        write_offset(tmp_path, "redis", Offset(3, 4))
+    assert read_offset(tmp_path, "redis") == Offset(1, 2)
 
 
 def test_durable_means_the_file_then_the_name(
@@ -59,29 +59,29 @@ def test_durable_means_the_file_then_the_name(
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    write_position(tmp_path, "redis", Offset(1, 2), durable=False)
+    write_offset(tmp_path, "redis", Offset(1, 2), durable=False)
     assert steps == []
-    write_position(tmp_path, "redis", Offset(1, 2))
+    write_offset(tmp_path, "redis", Offset(1, 2))
     assert steps == ["redis.fresh", tmp_path.name]
 
 
 def test_a_folder_that_is_gone_needs_no_position(tmp_path: Path) -> None:
-    write_position(tmp_path / "gone", "redis", Offset(1, 2))
+    write_offset(tmp_path / "gone", "redis", Offset(1, 2))
     assert not (tmp_path / "gone").exists()
-    assert read_position(tmp_path / "gone", "redis") == START
+    assert read_offset(tmp_path / "gone", "redis") == START
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "A", ".hidden", "x" * 65])
 def test_names_stay_within_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="not a name"):
-        write_position(tmp_path, name, Offset(1, 2))
+        write_offset(tmp_path, name, Offset(1, 2))
 
 
 def test_the_highest_and_the_end(tmp_path: Path) -> None:
-    assert highest_position(tmp_path) == START
-    write_position(tmp_path, "a", Offset(9, 1))
-    write_position(tmp_path, "b", Offset(10, 0))
-    assert highest_position(tmp_path) == Offset(10, 0)
+    assert highest_offset(tmp_path) == START
+    write_offset(tmp_path, "a", Offset(9, 1))
+    write_offset(tmp_path, "b", Offset(10, 0))
+    assert highest_offset(tmp_path) == Offset(10, 0)
     (tmp_path / "c.fresh").touch()
-    remove_positions(tmp_path)
+    remove_offsets(tmp_path)
     assert os.listdir(tmp_path) == []

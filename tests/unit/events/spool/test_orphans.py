@@ -9,7 +9,7 @@ import pytest
 
 from proxy.events.spool.inflight_table import InFlightTable
 from proxy.events.spool.lock import acquire
-from proxy.events.spool.offsets import START, read_position, write_position
+from proxy.events.spool.offsets import START, read_offset, write_offset
 from proxy.events.spool.recovery import AbandonedSpool, abandoned_spools
 from proxy.events.spool.retention import INTENTS, LOCAL, writer_folders
 from proxy.events.spool.segment import read_batch, segment_numbers, segment_path
@@ -23,10 +23,10 @@ def folder(tmp_path: Path) -> Path:
     writer = SegmentWriter.create(tmp_path)
     first = writer.append([record("0")])
     writer.append([record(str(number)) for number in range(1, 4)])
-    write_position(writer.folder, LOCAL, first)
+    write_offset(writer.folder, LOCAL, first)
     slots = InFlightTable.create(writer.folder, 10)
     for name in "345":
-        slot = slots.begin(intent(name))
+        slot = slots.reserve(intent(name))
         if name != "5":
             slots.finish(slot, record(name))
     writer.close()
@@ -66,10 +66,10 @@ def test_for_a_remote_sink_it_is_kept(folder: Path) -> None:
     orphan.recover()
     drink(orphan)
     orphan.leave({LOCAL, "redis"})
-    batch = read_batch(folder, read_position(folder, "redis"))
+    batch = read_batch(folder, read_offset(folder, "redis"))
     assert sorted(names(batch.lines)) == ["0", "1", "2", "3", "4", "5"]
     assert not (folder / INTENTS).exists()
-    write_position(folder, "redis", batch.position)
+    write_offset(folder, "redis", batch.position)
     orphan = adopt(folder.parent)
     orphan.recover()
     assert (orphan.recovered, drink(orphan)) == (0, [])

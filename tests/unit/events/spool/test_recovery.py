@@ -10,7 +10,7 @@ from proxy.events import sink_worker as delivery_module
 from proxy.events.sink_worker import SinkWorker
 from proxy.events.spool import recovery as adoption_module
 from proxy.events.spool.inflight_table import InFlightTable
-from proxy.events.spool.offsets import read_position
+from proxy.events.spool.offsets import read_offset
 from proxy.events.spool.recovery import SpoolRecovery
 from proxy.events.spool.retention import INTENTS, LOCAL, writer_folders
 from proxy.events.spool.segment import read_batch, segment_numbers, segment_path
@@ -23,7 +23,7 @@ def leave_behind(root: Path, *spooled: str, running: str = "") -> Path:
     writer.append([record(name) for name in spooled])
     slots = InFlightTable.create(writer.folder, 10)
     for name in running:
-        slots.begin(intent(name))
+        slots.reserve(intent(name))
     writer.close()
     writer.release()
     return writer.folder
@@ -31,22 +31,22 @@ def leave_behind(root: Path, *spooled: str, running: str = "") -> Path:
 
 class Worker:
     def __init__(self, root: Path, *sinks: Sink, remote: tuple[str, ...] = ()) -> None:
-        self.deliveries = [SinkWorker(sink, 1000) for sink in sinks]
-        self.adoption = SpoolRecovery(
-            root, {LOCAL, *remote} if sinks else set(remote), self.deliveries
+        self.sink_workers = [SinkWorker(sink, 1000) for sink in sinks]
+        self.recovery = SpoolRecovery(
+            root, {LOCAL, *remote} if sinks else set(remote), self.sink_workers
         )
 
     def close(self) -> None:
-        self.adoption.close()
-        for delivery in self.deliveries:
+        self.recovery.close()
+        for delivery in self.sink_workers:
             delivery.finish().join(5)
 
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
     monkeypatch.setattr(adoption_module, "_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(delivery_module, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(delivery_module, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(delivery_module, "_MIN_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(delivery_module, "_MAX_PAUSE_SECONDS", 0.05)
     made: list[Worker] = []
     yield made
     for worker in made:
@@ -62,7 +62,7 @@ def test_at_the_start_and_later(tmp_path: Path, workers: list[Worker]) -> None:
     leave_behind(tmp_path, "4", running="5")
     wait_for(lambda: not writer_folders(tmp_path))
     assert names(sinks[0].lines) == ["0", "1", "2", "3", "4", "5"]
-    assert workers[0].adoption.recovered == 2
+    assert workers[0].recovery.recovered == 2
 
 
 def test_several_workers_share_without_doubling(tmp_path: Path, workers: list[Worker]) -> None:
@@ -82,8 +82,8 @@ def test_a_sink_that_fails_gets_it_later(tmp_path: Path, workers: list[Worker]) 
     folder = leave_behind(tmp_path, *"012")
     sink = Sink(fail)
     workers.append(Worker(tmp_path, sink))
-    wait_for(lambda: workers[0].deliveries[0].errors > 2)
-    assert read_position(folder, LOCAL) == (0, 0)
+    wait_for(lambda: workers[0].sink_workers[0].errors > 2)
+    assert read_offset(folder, LOCAL) == (0, 0)
     sink.trouble = lambda: None
     wait_for(lambda: not writer_folders(tmp_path))
     assert names(sink.lines) == ["0", "1", "2"]
@@ -92,8 +92,8 @@ def test_a_sink_that_fails_gets_it_later(tmp_path: Path, workers: list[Worker]) 
 def test_what_a_remote_sink_lacks_stays(tmp_path: Path, workers: list[Worker]) -> None:
     folder = leave_behind(tmp_path, "0", running="1")
     workers.append(Worker(tmp_path, Sink(), remote=("redis",)))
-    wait_for(lambda: not (folder / INTENTS).exists() and read_position(folder, LOCAL).segment)
-    assert names(read_batch(folder, read_position(folder, "redis")).lines) == ["0", "1"]
+    wait_for(lambda: not (folder / INTENTS).exists() and read_offset(folder, LOCAL).segment)
+    assert names(read_batch(folder, read_offset(folder, "redis")).lines) == ["0", "1"]
 
 
 def test_without_a_sink_of_its_own_it_still_tells_of_the_requests(
@@ -102,7 +102,7 @@ def test_without_a_sink_of_its_own_it_still_tells_of_the_requests(
     folder = leave_behind(tmp_path, running="1")
     workers.append(Worker(tmp_path, remote=("redis",)))
     wait_for(lambda: not (folder / INTENTS).exists())
-    wait_for(lambda: names(read_batch(folder, read_position(folder, "redis")).lines) == ["1"])
+    wait_for(lambda: names(read_batch(folder, read_offset(folder, "redis")).lines) == ["1"])
 
 
 def test_damage_is_counted_and_told(
@@ -115,7 +115,7 @@ def test_damage_is_counted_and_told(
     workers.append(Worker(tmp_path, sink))
     wait_for(lambda: not writer_folders(tmp_path))
     assert names(sink.lines) == ["0"]
-    assert workers[0].adoption.damaged == 1
+    assert workers[0].recovery.damaged == 1
     assert "1 damaged records" in caplog.text
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.events.spool.lock import acquire
-from proxy.events.spool.offsets import Offset, read_position, write_position
+from proxy.events.spool.offsets import Offset, read_offset, write_offset
 from proxy.events.spool.retention import (
     INTENTS,
     reclaim,
@@ -29,24 +29,24 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_segment_goes_when_every_sink_has_passed_it(folder: Path) -> None:
-    write_position(folder, "a", Offset(3, 10))
-    write_position(folder, "b", Offset(2, 9))
+    write_offset(folder, "a", Offset(3, 10))
+    write_offset(folder, "b", Offset(2, 9))
     reclaim(folder, ["a", "b"])
     assert segment_numbers(folder) == [2, 3]
-    write_position(folder, "b", Offset(2, 10))
+    write_offset(folder, "b", Offset(2, 10))
     reclaim(folder, ["a", "b"])
     assert segment_numbers(folder) == [3]
 
 
 def test_a_sink_that_has_never_read_holds_everything(folder: Path) -> None:
-    write_position(folder, "a", Offset(3, 10))
+    write_offset(folder, "a", Offset(3, 10))
     reclaim(folder, ["a", "new"])
     assert segment_numbers(folder) == [1, 2, 3]
 
 
 def test_a_sink_that_is_not_named_any_more_holds_nothing(folder: Path) -> None:
-    write_position(folder, "a", Offset(3, 10))
-    write_position(folder, "removed", Offset(1, 2))
+    write_offset(folder, "a", Offset(3, 10))
+    write_offset(folder, "removed", Offset(1, 2))
     reclaim(folder, ["a"])
     assert segment_numbers(folder) == []
 
@@ -55,7 +55,7 @@ def test_the_live_segment_and_empty_ones(folder: Path) -> None:
     segment_path(folder, 2).write_bytes(b"")
     reclaim(folder, ["new"], live=3)
     assert segment_numbers(folder) == [1, 3]
-    write_position(folder, "new", Offset(3, 10))
+    write_offset(folder, "new", Offset(3, 10))
     reclaim(folder, ["new"], live=3)
     assert segment_numbers(folder) == [3]
 
@@ -63,7 +63,7 @@ def test_the_live_segment_and_empty_ones(folder: Path) -> None:
 def test_positions_are_durable_before_a_segment_goes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_position(folder, "a", Offset(2, 0), durable=False)
+    write_offset(folder, "a", Offset(2, 0), durable=False)
     steps: list[str] = []
     fsync, unlink = os.fsync, Path.unlink
 
@@ -82,12 +82,12 @@ def test_positions_are_durable_before_a_segment_goes(
 
 
 def test_an_orphan_that_is_done_goes(folder: Path) -> None:
-    write_position(folder, "a", Offset(3, 9))
+    write_offset(folder, "a", Offset(3, 9))
     tidy(folder, None)  # nobody has said who reads
     assert segment_numbers(folder) == [1, 2, 3]
     tidy(folder, ["a"])
     assert segment_numbers(folder) == [3]
-    write_position(folder, "a", Offset(3, 10))
+    write_offset(folder, "a", Offset(3, 10))
     (folder / INTENTS).touch()
     tidy(folder, ["a"])
     assert segment_numbers(folder) == [3], "it tells which of the slots are records already"
@@ -95,11 +95,11 @@ def test_an_orphan_that_is_done_goes(folder: Path) -> None:
     tidy(folder, ["a"])
     assert not folder.exists()
     tidy(folder, ["a"])
-    assert read_position(folder, "a") == Offset(0, 0)
+    assert read_offset(folder, "a") == Offset(0, 0)
 
 
 def test_a_folder_with_an_owner_is_left_alone(folder: Path) -> None:
-    write_position(folder, "a", Offset(3, 10))
+    write_offset(folder, "a", Offset(3, 10))
     ownership = acquire(folder)
     assert ownership is not None
     tidy(folder, ["a"])

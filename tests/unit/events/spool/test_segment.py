@@ -45,12 +45,12 @@ def test_from_each_position(tmp_path: Path) -> None:
 
 def test_bounded_in_lines_and_bytes(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS * 2)
-    batch = read_batch(tmp_path, START, most_lines=2)
+    batch = read_batch(tmp_path, START, max_lines=2)
     assert (batch.lines, batch.position) == (LINES[:2], Offset(5, ENDS[1]))
-    batch = read_batch(tmp_path, START, most_bytes=ENDS[1] + 3)
+    batch = read_batch(tmp_path, START, max_bytes=ENDS[1] + 3)
     assert (batch.lines, batch.position) == (LINES[:2], Offset(5, ENDS[1]))
     # One that is larger than that comes nevertheless, or nothing ever would.
-    assert read_batch(tmp_path, START, most_bytes=3).lines == LINES[:1]
+    assert read_batch(tmp_path, START, max_bytes=3).lines == LINES[:1]
 
 
 def test_over_the_ends_of_segments(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_over_the_ends_of_segments(tmp_path: Path) -> None:
     assert (batch.lines, batch.position) == (LINES, Offset(10, len(RECORDS[2])))
     position, lines = START, []
     for _ in range(3):
-        batch = read_batch(tmp_path, position, most_lines=1)
+        batch = read_batch(tmp_path, position, max_lines=1)
         position, lines = batch.position, lines + batch.lines
     assert (lines, position) == (LINES, Offset(10, len(RECORDS[2])))
 
@@ -146,10 +146,10 @@ def test_damage_takes_only_what_it_touches(lines: list[bytes], at: int, change: 
 
 def test_garbage_without_line_ends_is_one_damage(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS[0] + b"\0\r" * 5000 + b"\n" + RECORDS[1])
-    batch = read_batch(tmp_path, START, most_bytes=100)
+    batch = read_batch(tmp_path, START, max_bytes=100)
     position, lines, damaged = batch.position, batch.lines, batch.damaged
     while position.offset < segment_size(tmp_path, 5):
-        batch = read_batch(tmp_path, position, most_bytes=100)
+        batch = read_batch(tmp_path, position, max_bytes=100)
         position, lines, damaged = batch.position, lines + batch.lines, damaged + batch.damaged
     assert (lines, damaged) == (LINES[:2], 1)
 

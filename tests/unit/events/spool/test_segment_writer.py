@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.events.spool.lock import is_owned
-from proxy.events.spool.offsets import START, Offset, write_position
+from proxy.events.spool.offsets import START, Offset, write_offset
 from proxy.events.spool.retention import reclaim, tidy
 from proxy.events.spool.segment import (
     encode_record,
@@ -30,7 +30,7 @@ def records(first: int, count: int, size: int = 20) -> list[bytes]:
 
 
 def numbers(folder: Path) -> list[int]:
-    return [int(line) for line in read_batch(folder, START, most_lines=10**6).lines]
+    return [int(line) for line in read_batch(folder, START, max_lines=10**6).lines]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_numbers_grow_whatever_the_clock_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = SegmentWriter.create(tmp_path)
-    write_position(writer.folder, "redis", Offset(4 * 10**12, 7))
+    write_offset(writer.folder, "redis", Offset(4 * 10**12, 7))
     later = SegmentWriter(writer.folder, writer._ownership)
     assert later.append(records(0, 1)).segment == 4 * 10**12 + 1
     later.roll(0)
@@ -248,13 +248,13 @@ def test_read_while_it_is_written_until_the_writer_is_killed(tmp_path: Path) -> 
             if len(seen) > 20_000:
                 process.kill()
                 process.wait(20)
-            batch = read_batch(folder, position, most_lines=777)
+            batch = read_batch(folder, position, max_lines=777)
             seen += [int(line) for line in batch.lines]
             damaged += batch.damaged
             if process.poll() is not None and batch.position == position:
                 break
             position = batch.position
-            write_position(folder, "redis", position, durable=False)
+            write_offset(folder, "redis", position, durable=False)
             reclaim(folder, ["redis"], live=(segment_numbers(folder) or [0])[-1])
     assert seen == list(range(len(seen)))
     assert damaged <= 1

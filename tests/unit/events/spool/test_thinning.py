@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.events.spool import thinning
-from proxy.events.spool.offsets import START, Offset, write_position
+from proxy.events.spool.offsets import START, Offset, write_offset
 from proxy.events.spool.segment import encode_record, read_batch, segment_numbers, segment_path
 from proxy.events.spool.thinning import is_refusal, thin
 from tests.support.event_samples import event, names, record
@@ -60,7 +60,7 @@ def test_a_segment_of_refusals_alone_goes(folder: Path) -> None:
 
 
 def test_a_segment_in_which_a_sink_stands_is_left(folder: Path) -> None:
-    write_position(folder, "fast", Offset(10, 5))
+    write_offset(folder, "fast", Offset(10, 5))
     assert thin(folder, 10, ["slow", "fast"]) == (0, 0)
     assert read(folder) == ["1", "a", "2", "b", "3"]
     assert thin(folder, 10, ["slow"])[1] == 3
@@ -73,7 +73,7 @@ def test_a_number_that_is_taken_is_not_taken_again(folder: Path) -> None:
 
 
 def test_a_reader_in_the_middle_of_it_misses_nothing(folder: Path) -> None:
-    first = read_batch(folder, START, most_lines=2)
+    first = read_batch(folder, START, max_lines=2)
     assert names(first.lines) == ["1", "a"]
     thin(folder, 10, ["s"])
     rest = read_batch(folder, first.position)

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.events.spool import writer as journal_module
 from proxy.events.spool.lock import is_owned
-from proxy.events.spool.offsets import START, Offset, read_position, write_position
+from proxy.events.spool.offsets import START, Offset, read_offset, write_offset
 from proxy.events.spool.retention import LOCAL, registered_sinks, writer_folders
 from proxy.events.spool.segment import encode_record, read_batch, segment_numbers, segment_path
 from proxy.events.spool.writer import SpoolSettings, SpoolWriter
@@ -23,9 +23,9 @@ def make(root: Path, **changes: Any) -> SpoolWriter:
         "fsync_interval": 3600.0,
         "slots": 4,
     }
-    journal = SpoolWriter(SpoolSettings(**settings | changes))
-    journal.open()
-    return journal
+    spool_writer = SpoolWriter(SpoolSettings(**settings | changes))
+    spool_writer.open()
+    return spool_writer
 
 
 def records(first: int, count: int) -> list[bytes]:
@@ -37,8 +37,8 @@ def only_folder(root: Path) -> Path:
     return folder
 
 
-def texts(journal: SpoolWriter) -> list[str]:
-    return [text for _, text in journal.notices]
+def texts(spool_writer: SpoolWriter) -> list[str]:
+    return [text for _, text in spool_writer.notices]
 
 
 @pytest.fixture
@@ -47,69 +47,69 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_life(root: Path) -> None:
-    journal = make(root, sinks=frozenset({LOCAL, "redis"}))
+    spool_writer = make(root, sinks=frozenset({LOCAL, "redis"}))
     assert registered_sinks(root) == {LOCAL, "redis"}
-    first = journal.append(records(0, 3), None)
-    second = journal.append(records(3, 3), first)
+    first = spool_writer.append(records(0, 3), None)
+    second = spool_writer.append(records(3, 3), first)
     folder = only_folder(root)
-    assert read_position(folder, LOCAL) == first
+    assert read_offset(folder, LOCAL) == first
     assert len(read_batch(folder, START).lines) == 6
-    journal.maintain(second)
-    assert read_position(folder, LOCAL) == second
-    journal.close(second)
+    spool_writer.maintain(second)
+    assert read_offset(folder, LOCAL) == second
+    spool_writer.close(second)
     assert not is_owned(folder)
     assert segment_numbers(folder), "the other sink has not got them"
-    assert not journal.notices
+    assert not spool_writer.notices
 
 
 def test_nothing_is_left_when_everybody_has_everything(root: Path) -> None:
-    journal = make(root)
-    position = journal.append(records(0, 3), None)
-    journal.close(position)
+    spool_writer = make(root)
+    position = spool_writer.append(records(0, 3), None)
+    spool_writer.close(position)
     assert writer_folders(root) == []
-    journal.close(position)
+    spool_writer.close(position)
 
 
 def test_what_the_local_sinks_lack_is_left(root: Path) -> None:
-    journal = make(root)
-    position = journal.append(records(0, 3), None)
+    spool_writer = make(root)
+    position = spool_writer.append(records(0, 3), None)
     assert position is not None
-    journal.append(records(3, 3), position)
-    journal.close(position)
+    spool_writer.append(records(3, 3), position)
+    spool_writer.close(position)
     folder = only_folder(root)
-    assert len(read_batch(folder, read_position(folder, LOCAL)).lines) == 3
+    assert len(read_batch(folder, read_offset(folder, LOCAL)).lines) == 3
 
 
 def test_open_slots_are_left_and_nobody_elses_until_the_process_ends(root: Path) -> None:
-    journal = make(root)
-    assert journal.intents is not None
-    slot = journal.intents.begin(b"x\n")
-    journal.close(None)
+    spool_writer = make(root)
+    assert spool_writer.inflight_table is not None
+    slot = spool_writer.inflight_table.reserve(b"x\n")
+    spool_writer.close(None)
     folder = only_folder(root)
     assert is_owned(folder)
-    journal.intents.finish(slot, b"y\n")  # still running
+    spool_writer.inflight_table.finish(slot, b"y\n")  # still running
 
 
 def test_segments_are_given_back_while_it_lives(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = make(root, sinks=frozenset({LOCAL, "redis"}))
+    spool_writer = make(root, sinks=frozenset({LOCAL, "redis"}))
     folder = only_folder(root)
-    position = journal.append(records(0, 3), None)
+    position = spool_writer.append(records(0, 3), None)
     assert position is not None
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now + 3600)
-    journal.maintain(position)
+    spool_writer.maintain(position)
     assert segment_numbers(folder) == [position.segment]
-    write_position(folder, "redis", position)
-    journal.maintain(position)
+    write_offset(folder, "redis", position)
+    spool_writer.maintain(position)
     assert segment_numbers(folder) == []
-    later = journal.append(records(3, 1), position)
+    later = spool_writer.append(records(3, 1), position)
     assert later is not None
     assert later.segment > position.segment
-    journal.maintain(later)
+    spool_writer.maintain(later)
     assert segment_numbers(folder) == [later.segment], "it is being written"
-    journal.close(later)
+    spool_writer.close(later)
 
 
 def test_when_it_reaches_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,8 +143,8 @@ def test_when_it_reaches_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_full_disk_is_told_once_and_its_loss_is_counted(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = make(root)
-    whole = journal.append(records(0, 1), None)
+    spool_writer = make(root)
+    whole = spool_writer.append(records(0, 1), None)
     write = os.write
 
     def full(descriptor: int, data: Any) -> int:
@@ -157,14 +157,16 @@ def test_a_full_disk_is_told_once_and_its_loss_is_counted(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         for _ in range(3):
-            assert journal.append(records(1, 4), whole) is None
-    assert journal.unspooled == 9, "one of each batch had room"
-    assert texts(journal) == [f"the spool in {root} cannot be written: No space left on device"]
-    position = journal.append(records(5, 1), whole)
+            assert spool_writer.append(records(1, 4), whole) is None
+    assert spool_writer.unspooled == 9, "one of each batch had room"
+    assert texts(spool_writer) == [
+        f"the spool in {root} cannot be written: No space left on device"
+    ]
+    position = spool_writer.append(records(5, 1), whole)
     assert position is not None
-    assert texts(journal)[1:] == ["the spool can be written again; 9 events are not in it"]
+    assert texts(spool_writer)[1:] == ["the spool can be written again; 9 events are not in it"]
     assert len(read_batch(only_folder(root), START).lines) == 1 + 3 + 1
-    journal.close(position)
+    spool_writer.close(position)
     assert writer_folders(root) == []
 
 
@@ -173,18 +175,18 @@ def test_a_folder_that_cannot_be_made_is_tried_again(
 ) -> None:
     root.parent.mkdir()
     root.write_text("in the way")
-    journal = make(root)
-    assert journal.append(records(0, 2), None) is None
-    journal.maintain(None)
-    assert len(journal.notices) == 1
+    spool_writer = make(root)
+    assert spool_writer.append(records(0, 2), None) is None
+    spool_writer.maintain(None)
+    assert len(spool_writer.notices) == 1
     root.unlink()
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now + 10)
-    journal.maintain(None)
-    assert journal.append(records(2, 1), None) is not None
-    assert journal.intents is not None
-    assert texts(journal)[1:] == ["the spool can be made again; 2 events are not in it"]
-    journal.close(None)
+    spool_writer.maintain(None)
+    assert spool_writer.append(records(2, 1), None) is not None
+    assert spool_writer.inflight_table is not None
+    assert texts(spool_writer)[1:] == ["the spool can be made again; 2 events are not in it"]
+    spool_writer.close(None)
 
 
 def test_slots_that_find_no_room_are_tried_again(
@@ -195,85 +197,87 @@ def test_slots_that_find_no_room_are_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
-        journal = make(root)
-    assert journal.intents is None
-    assert journal.append(records(0, 1), None) is not None, "the spool works without"
-    assert len(journal.notices) == 1
+        spool_writer = make(root)
+    assert spool_writer.inflight_table is None
+    assert spool_writer.append(records(0, 1), None) is not None, "the spool works without"
+    assert len(spool_writer.notices) == 1
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now + 10)
-    journal.maintain(None)
-    assert journal.intents is not None
+    spool_writer.maintain(None)
+    assert spool_writer.inflight_table is not None
     assert len(writer_folders(root)) == 1
-    journal.close(None)
+    spool_writer.close(None)
 
 
 def test_a_folder_that_somebody_removes_is_made_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = make(root)
-    journal.append(records(0, 1), None)
+    spool_writer = make(root)
+    spool_writer.append(records(0, 1), None)
     folder = only_folder(root)
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now + 10)
-    journal.maintain(Offset(1, 1))
-    assert journal.append(records(1, 1), None) is not None
+    spool_writer.maintain(Offset(1, 1))
+    assert spool_writer.append(records(1, 1), None) is not None
     assert len(read_batch(only_folder(root), START).lines) == 1
-    journal.close(None)
+    spool_writer.close(None)
 
 
 def test_a_folder_that_cannot_be_looked_at_is_told_and_kept(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = make(root)
+    spool_writer = make(root)
 
     def broken(*_: Any, **__: Any) -> None:
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "exists", broken)
-        journal.maintain(None)
-        journal.maintain(None)
-    assert texts(journal) == [f"the spool in {root} cannot be cleared: Input/output error"]
-    assert journal.append(records(0, 1), None) is not None
-    journal.close(None)
+        spool_writer.maintain(None)
+        spool_writer.maintain(None)
+    assert texts(spool_writer) == [f"the spool in {root} cannot be cleared: Input/output error"]
+    assert spool_writer.append(records(0, 1), None) is not None
+    spool_writer.close(None)
 
 
 def test_the_bound_is_told_once_per_episode(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 1000)
-    journal = make(root, max_bytes=16_000, sinks=frozenset({"redis"}))
+    spool_writer = make(root, max_bytes=16_000, sinks=frozenset({"redis"}))
     for turn in range(100):
-        journal.append(records(turn * 10, 10), None)  # 300 bytes
-        journal.maintain(None)
+        spool_writer.append(records(turn * 10, 10), None)  # 300 bytes
+        spool_writer.maintain(None)
     folder = only_folder(root)
     sizes = [segment_path(folder, number).stat().st_size for number in segment_numbers(folder)]
     assert sum(sizes) <= 16_000
-    left = len(read_batch(folder, START, most_lines=10_000).lines)
-    assert journal.dropped == 1000 - left > 0
-    assert [text[:43] for text in texts(journal)] == ["the spool has reached SPOOL_MAX_BYTES, the "]
-    batch = read_batch(folder, START, most_lines=10_000)
-    write_position(folder, "redis", batch.position)
-    journal.maintain(None)
-    journal.append(records(0, 1), None)
-    journal.maintain(None)
-    assert "within SPOOL_MAX_BYTES again" in texts(journal)[-1]
-    journal.close(None)
+    left = len(read_batch(folder, START, max_lines=10_000).lines)
+    assert spool_writer.dropped == 1000 - left > 0
+    assert [text[:43] for text in texts(spool_writer)] == [
+        "the spool has reached SPOOL_MAX_BYTES, the "
+    ]
+    batch = read_batch(folder, START, max_lines=10_000)
+    write_offset(folder, "redis", batch.position)
+    spool_writer.maintain(None)
+    spool_writer.append(records(0, 1), None)
+    spool_writer.maintain(None)
+    assert "within SPOOL_MAX_BYTES again" in texts(spool_writer)[-1]
+    spool_writer.close(None)
 
 
 def test_the_spool_is_for_nobody_else_s_eyes(root: Path) -> None:
     """Events hold addresses of clients."""
     old = os.umask(0o022)
     try:
-        journal = make(root)
-        position = journal.append(records(0, 1), None)
-        journal.maintain(position)
-        write_position(only_folder(root), "redis", START)
+        spool_writer = make(root)
+        position = spool_writer.append(records(0, 1), None)
+        spool_writer.maintain(position)
+        write_offset(only_folder(root), "redis", START)
     finally:
         os.umask(old)
     paths = [root, *root.rglob("*")]
     assert {path.name[-8:] for path in paths} >= {"position", "intents", "lock", "nks.json"}
     for path in paths:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
-    journal.close(None)
+    spool_writer.close(None)
