@@ -52,9 +52,9 @@ def management(
     """Everything below ``/manage``, behind one guard. ``logins`` is told of each that is refused,
     ``trail`` of each call that changes something."""
     guard = ManagementGuard(
-        settings.management_token, logins, settings.trusted_proxies, trail.refused_login
+        settings.auth.management_token, logins, settings.server.trusted_proxies, trail.refused_login
     )
-    if settings.auth_mode == "passthrough":
+    if settings.auth.mode == "passthrough":
         return [
             Mount(
                 blueprints.create_disabled_blueprint("absent", _NOTHING_TO_MANAGE), "/manage", guard
@@ -75,9 +75,9 @@ def management(
 
 def upstream_adapter(settings: Settings) -> UpstreamAdapter:
     return UpstreamAdapter(
-        pool_size=settings.upstream_pool_size,
-        connect_timeout=settings.upstream_connect_timeout,
-        proxy_url=settings.upstream_proxy_url,
+        pool_size=settings.upstream.pool_size,
+        connect_timeout=settings.upstream.connect_timeout,
+        proxy_url=settings.upstream.proxy_url,
     )
 
 
@@ -87,19 +87,19 @@ def session_transport(settings: Settings, adapter: UpstreamAdapter) -> SessionTr
     session.mount("https://", adapter)
     return SessionTransport(
         session,
-        connect_timeout=settings.upstream_connect_timeout,
-        read_timeout=settings.upstream_read_timeout,
+        connect_timeout=settings.upstream.connect_timeout,
+        read_timeout=settings.upstream.read_timeout,
     )
 
 
 def bounds(settings: Settings) -> RelayOptions:
     return RelayOptions(
-        request_bytes=settings.max_request_bytes,
-        json_bytes=settings.max_json_bytes,
+        request_bytes=settings.gateway.max_request_bytes,
+        json_bytes=settings.gateway.max_json_bytes,
         # One body alone may be as large as it likes, up to its own bounds.
-        held=HeldBodies(settings.held_bodies_max_bytes),
-        trusted_proxies=settings.trusted_proxies,
-        sse_keepalive=settings.sse_keepalive,
+        held=HeldBodies(settings.gateway.held_bodies_max_bytes),
+        trusted_proxies=settings.server.trusted_proxies,
+        sse_keepalive=settings.gateway.sse_keepalive,
     )
 
 
@@ -112,31 +112,35 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         sanitizer.learn(settings.known_secrets())
         self._settings = settings
-        self.client_timeout = settings.client_timeout
-        self.keepalive_timeout = settings.keepalive_timeout
-        self.min_body_rate = settings.min_body_rate
+        self.client_timeout = settings.server.client_timeout
+        self.keepalive_timeout = settings.server.keepalive_timeout
+        self.min_body_rate = settings.server.min_body_rate
         # Behind trusted proxies all connections are theirs.
-        self.connection_share = 1.0 if settings.trusted_proxies else settings.fair_share
-        self.profile_dir = settings.profile_dir
+        self.connection_share = (
+            1.0 if settings.server.trusted_proxies else settings.server.fair_share
+        )
+        self.profile_dir = settings.server.profile_dir
         self._queue = event_queue(settings)
         self._drain: EventPump | None = None
-        self._live = InFlightRequests(settings.max_concurrent_requests, settings.fair_share)
+        self._live = InFlightRequests(
+            settings.server.max_concurrent_requests, settings.server.fair_share
+        )
         self._limits = RateLimiting(settings)
         self._registry = registry = AccountServices(settings, self._live, self._queue)
         #: Set where clients bring keys of their own: then nothing here uses the database.
-        without = settings.auth_mode == "passthrough"
+        without = settings.auth.mode == "passthrough"
         self._pass_through = PassThrough(settings.data_dir.absolute()) if without else None
         admission = Admission(
             self._pass_through or registry.authenticator, self._limits.throttle, self._queue.gate
         )
-        cors = Cors(settings.cors_allowed_origins)
+        cors = Cors(settings.gateway.cors_allowed_origins)
         adapter = upstream_adapter(settings)
         self._transport = session_transport(settings, adapter)
         self._endpoint = RelayEndpoint(
             admission,
             Dispatcher(
                 PROVIDERS["openai"](),
-                Target.from_url(settings.upstream_base_url),
+                Target.from_url(settings.upstream.base_url),
                 self._transport,
             ),
             self._queue,
@@ -145,7 +149,7 @@ class Application:
             bounds(settings),
         )
         self._reads = Reads(
-            registry.counted_ids, self._count_read, each=not settings.counted_ids_days
+            registry.counted_ids, self._count_read, each=not settings.retention.counted_ids_days
         )
         self._observation = Telemetry(
             settings,
@@ -163,14 +167,14 @@ class Application:
             chores=registry.housekeeper.rows,
             limits=self._limits,
         )
-        trail = AuditTrail(registry.recorder, settings.trusted_proxies)
+        trail = AuditTrail(registry.recorder, settings.server.trusted_proxies)
         self._minting = MintingEndpoint(
             admission,
             registry.tokens,
             self._live,
             cors,
             trail,
-            trusted_proxies=settings.trusted_proxies,
+            trusted_proxies=settings.server.trusted_proxies,
             observe=self._observation.page,
         )
         self.flask = create_flask_app(
@@ -182,11 +186,11 @@ class Application:
                 Mount(
                     metrics.create_blueprint(self._observation.read, stats_facts(settings)),
                     None,
-                    MetricsGuard(settings.metrics_token),
+                    MetricsGuard(settings.auth.metrics_token),
                 ),
             ],
             self._observation.page,
-            settings.trusted_proxies,
+            settings.server.trusted_proxies,
         )
         self.stopping = False
 

@@ -82,7 +82,7 @@ def import_(file: BinaryIO, allow_missing_keys: bool) -> None:
     Every line is checked, and all of it is imported or nothing.
     """
     settings = load_settings()
-    cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
+    cipher = Cipher(settings.encryption.key, settings.encryption.previous_keys)
     key_ids = None if allow_missing_keys else cipher.key_ids
     with closing(open_database(settings)) as database:
         header = export.import_all(database, file, key_ids, PendingEntry("db.import", "cli"))

@@ -6,7 +6,6 @@ nothing behind. When something fails, the server's log is printed before the exc
 """
 
 import base64
-import dataclasses
 import os
 import secrets
 import tempfile
@@ -22,7 +21,7 @@ import orjson
 from proxy.cli import server
 from proxy.cli.client import Api
 from proxy.cli.db import bring_up_to_date
-from proxy.settings.settings import Settings
+from proxy.settings.settings import Settings, variable_names
 
 #: Seconds until the usage events must have been written, and until the server must have stopped.
 _EVENTS_TIMEOUT: Final = 10.0
@@ -53,12 +52,12 @@ def take(upstream: Upstream, calls: Calls) -> list[dict[str, Any]]:
         with log_path.open("wb") as log:
             process = server.start(environ, log=log, directory=directory)
         try:
-            base_url = f"http://{settings.host}:{settings.port}"
+            base_url = f"http://{settings.server.host}:{settings.server.port}"
             if not server.wait_until_serving(base_url, lambda: process.poll() is not None):
                 raise click.ClickException("the server did not start")
             click.echo(f"The proxy serves on {base_url}.")
             count = calls(base_url, _access_token(base_url, settings, upstream))
-            events = _events(Path(settings.event_log), count)
+            events = _events(Path(settings.events.log), count)
             click.echo("Stopping the proxy: ", nl=False)
             code = server.stop(process, _STOP_TIMEOUT)
             click.echo(f"exit code {code}.")
@@ -76,7 +75,7 @@ def take(upstream: Upstream, calls: Calls) -> list[dict[str, Any]]:
 
 
 def _access_token(base_url: str, settings: Settings, upstream: Upstream) -> str:
-    with Api(base_url, settings.management_token[0]) as api:
+    with Api(base_url, settings.auth.management_token[0]) as api:
         body = {"name": "tour", "api_key": upstream.api_key}
         project = api.call("POST", "/manage/projects", body)
         click.echo(f"Project {project['id']} holds the upstream key {project['api_key']}.")
@@ -104,9 +103,7 @@ def _events(path: Path, count: int) -> list[dict[str, Any]]:
 
 def _environment(directory: Path, upstream: Upstream) -> dict[str, str]:
     """The caller's environment without any setting of the proxy or gunicorn, and ours instead."""
-    known = {"GUNICORN_CMD_ARGS"}
-    for field in dataclasses.fields(Settings):
-        known |= {field.name.upper(), *field.metadata["aliases"]}
+    known = {"GUNICORN_CMD_ARGS", *variable_names()}
     return {name: value for name, value in os.environ.items() if name not in known} | {
         "HOST": "127.0.0.1",
         "PORT": str(server.free_port()),

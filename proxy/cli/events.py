@@ -18,7 +18,7 @@ import click
 
 from proxy.cli.local_settings import load_settings, open_database
 from proxy.core.errors import SettingsError
-from proxy.events.sinks import LEDGER, shipped
+from proxy.events.sinks import LEDGER
 from proxy.events.sinks.ledger import LedgerSink
 from proxy.events.spool.offsets import Offset
 from proxy.events.spool.segment import Batch
@@ -102,7 +102,7 @@ def dispatch(
             raise click.BadParameter(f"{listen}: {reason}", param_hint="--listen") from error
     _log.info(
         "dispatching the stream %s, group %s, to %s",
-        settings.event_stream,
+        settings.sinks.event_stream,
         group or to,
         _destination(settings, to, path),
     )
@@ -133,7 +133,7 @@ def ship(attached: bool) -> None:
     with shipper_lock(root, ended.wait) as mine:
         if mine:
             consumers = remote_consumers(settings, root)
-            if LEDGER in shipped(settings):
+            if not settings.auth.passthrough:
                 consumers.insert(0, _ledger_consumer(settings, root))
             with closing(SinkMetrics(settings.data_dir.absolute(), consumers)) as figures:
                 Shipper(consumers, figures.publish).run(ended, _FINISH)
@@ -156,13 +156,13 @@ def _ledger_consumer(settings: Settings, root: Path) -> SpoolConsumer:
 
 
 def _ledger_sink(settings: Settings) -> LedgerSink:
-    database, days = open_database(settings), settings.counted_ids_days
+    database, days = open_database(settings), settings.retention.counted_ids_days
     return LedgerSink(UsageLedger(database, counted_ids_days=days))
 
 
 def _check(settings: Settings, to: str, path: str | None) -> None:
     needed = {"event_stream": "EVENT_STREAM", **_NEEDED.get(to, {})}
-    missing = [name for field, name in needed.items() if not getattr(settings, field)]
+    missing = [name for field, name in needed.items() if not getattr(settings.sinks, field)]
     if missing:
         raise SettingsError([f"{name}: needed by events dispatch --to {to}" for name in missing])
     if (to == "file") != (path is not None):
@@ -181,16 +181,16 @@ def _destination(settings: Settings, to: str, path: str | None) -> str:
     if to == "file":
         return f"the file {path}"
     if to == "cloudwatch":
-        return f"the log group {settings.cloudwatch_log_group}"
-    return urlsplit(settings.logging_url).netloc
+        return f"the log group {settings.sinks.cloudwatch_log_group}"
+    return urlsplit(settings.sinks.logging_url).netloc
 
 
 def _configure_log(settings: Settings) -> None:
     logging.config.dictConfig(
         config.logging_config(
-            level=settings.log_level,
-            log_format=settings.log_format,
-            log_file=str(settings.log_file) if settings.log_file else None,
+            level=settings.logs.level,
+            log_format=settings.logs.format,
+            log_file=str(settings.logs.file) if settings.logs.file else None,
             known_secrets=settings.known_secrets(),
         )
     )

@@ -23,7 +23,7 @@ _MODEL = "gpt-4.1-mini"
 def serve_and_greet() -> int:
     """Returns gunicorn's exit code."""
     settings = load_settings()
-    server.refuse_busy_port(settings.host, settings.port)
+    server.refuse_busy_port(settings.server.host, settings.server.port)
     process = server.start(os.environ)
     _pass_signals_on(process)
     where = default_base_url()
@@ -48,10 +48,10 @@ def _pass_signals_on(process: "subprocess.Popen[bytes]") -> None:
 def _greet(process: "subprocess.Popen[bytes]", where: str, settings: Settings) -> None:
     if not server.wait_until_serving(where, lambda: process.poll() is not None):
         return
-    if settings.auth_mode == "passthrough":
+    if settings.auth.mode == "passthrough":
         click.echo(own_key_greeting(where))
         return
-    with Api(where, settings.management_token[0]) as api:
+    with Api(where, settings.auth.management_token[0]) as api:
         try:
             click.echo(greeting(api))
         except Refused as error:

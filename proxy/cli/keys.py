@@ -40,7 +40,7 @@ def rotate(json_wanted: bool) -> None:
     be read; the others are done, and running it again does what is left.
     """
     settings = load_settings()
-    cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
+    cipher = Cipher(settings.encryption.key, settings.encryption.previous_keys)
     with closing(open_database(settings)) as database:
         check_schema(database)
         done = rotation.rotate(database, cipher, lambda: PendingEntry("keys.rotate", "cli"))
@@ -66,7 +66,7 @@ def status(json_wanted: bool) -> None:
     Exit code 1 when some need a key that is not among the settings, or are damaged.
     """
     settings = load_settings()
-    cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
+    cipher = Cipher(settings.encryption.key, settings.encryption.previous_keys)
     with closing(open_database(settings)) as database:
         check_schema(database)
         counts = [count._asdict() for count in rotation.count_by_key(database, cipher)]

@@ -83,6 +83,6 @@ def load_settings(*, serving: bool = True) -> Settings:
 def open_database(settings: Settings) -> Database:
     """The database of ``settings``; the caller closes it. Raises SettingsError."""
     try:
-        return Database.from_url(settings.database_url, pool_size=1)
+        return Database.from_url(settings.database.url, pool_size=1)
     except ValueError as error:
         raise SettingsError([f"DATABASE_URL: {error}"]) from error

@@ -102,7 +102,7 @@ def _serve_in_background(pid_file: Path | None) -> None:
     settings = load_settings()
     settings.make_data_dir()
     pid_file = _not_running(pid_file or settings.data_dir / _PID_NAME)
-    server.refuse_busy_port(settings.host, settings.port)
+    server.refuse_busy_port(settings.server.host, settings.server.port)
     log_path = settings.data_dir / "proxy.log"
     with os.fdopen(os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
         begin = log.tell()

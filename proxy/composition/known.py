@@ -15,12 +15,12 @@ FILE: Final = "known-tokens.db"
 def known_grants(settings: Settings) -> KnownGrants:
     """No I/O. What is in the file is readable with the keys of these settings and for their
     database alone: tokens of another one are none here."""
-    parts = urlsplit(settings.database_url)
+    parts = urlsplit(settings.database.url)
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     label = f"known tokens of {hashlib.sha256(place.encode()).hexdigest()}"
-    cipher = Cipher.derived(label, settings.encryption_key, settings.encryption_keys_previous)
+    cipher = Cipher.derived(label, settings.encryption.key, settings.encryption.previous_keys)
     return KnownGrants(
-        KnownTokens(settings.data_dir.absolute() / FILE, cipher, most=settings.auth_cache_size),
-        grace=settings.auth_stale_grace,
-        size=settings.auth_cache_size,
+        KnownTokens(settings.data_dir.absolute() / FILE, cipher, most=settings.auth.cache_size),
+        grace=settings.auth.stale_grace,
+        size=settings.auth.cache_size,
     )

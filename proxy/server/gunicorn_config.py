@@ -41,21 +41,21 @@ def configuration() -> dict[str, Any]:
     except SettingsError as error:
         _exit(*error.problems)
     # Pass-through mode uses no database.
-    checked = not reloading and settings.auth_mode != "passthrough"
-    if checked and (problem := _schema_problem(settings.database_url)):
+    checked = not reloading and settings.auth.mode != "passthrough"
+    if checked and (problem := _schema_problem(settings.database.url)):
         _exit(problem)
     return {**_served(settings), **_hooks(settings, _raise_file_limit())}
 
 
 def _served(settings: Settings) -> dict[str, Any]:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
     return {
         "wsgi_app": "proxy.server.wsgi:application()",
         "worker_class": "proxy.server.worker.ProxyWorker",
-        "bind": f"{host}:{settings.port}",
-        "workers": settings.web_concurrency or os.cpu_count() or 1,
-        "worker_connections": settings.worker_connections,
-        "graceful_timeout": settings.graceful_timeout,
+        "bind": f"{host}:{settings.server.port}",
+        "workers": settings.server.web_concurrency or os.cpu_count() or 1,
+        "worker_connections": settings.server.worker_connections,
+        "graceful_timeout": settings.server.graceful_timeout,
         "timeout": _HEARTBEAT_SECONDS,
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
         # Read by gunicorn's own loop alone, which is not used; 0 would close.
@@ -74,9 +74,9 @@ def _served(settings: Settings) -> dict[str, Any]:
         "accesslog": None,
         "logger_class": "proxy.server.worker.ProxyLogger",
         "logconfig_dict": logging_config(
-            level=settings.log_level,
-            log_format=settings.log_format,
-            log_file=str(settings.log_file) if settings.log_file else None,
+            level=settings.logs.level,
+            log_format=settings.logs.format,
+            log_file=str(settings.logs.file) if settings.logs.file else None,
             known_secrets=settings.known_secrets(),
         ),
     }
@@ -93,17 +93,17 @@ def _hooks(settings: Settings, file_limit: int) -> dict[str, Any]:
             Path(server.pidfile.fname).chmod(0o600)  # gunicorn makes it readable for all
         supervisor.shipper.apply(settings)
         _log_mode(server, settings)
-        if settings.event_shipper == "off":
+        if settings.events.shipper == "off":
             server.log.info(
                 "EVENT_SHIPPER=off: run `manage.py events ship` beside this server; without it"
                 " nothing reaches the ledger"
             )
-        needed = 2 * settings.worker_connections + settings.upstream_pool_size + 64
+        needed = 2 * settings.server.worker_connections + settings.upstream.pool_size + 64
         if file_limit < needed:
             server.log.warning(
                 "the limit of %d open files is too low for WORKER_CONNECTIONS=%d: allow %d",
                 file_limit,
-                settings.worker_connections,
+                settings.server.worker_connections,
                 needed,
             )
 
@@ -118,7 +118,7 @@ def _hooks(settings: Settings, file_limit: int) -> dict[str, Any]:
 
 
 def _log_mode(server: Any, settings: Settings) -> None:
-    if settings.auth_mode == "passthrough":
+    if settings.auth.mode == "passthrough":
         server.log.warning(
             "AUTH_MODE=passthrough: whoever reaches this server uses the upstream with a key of"
             " their own; no access token is asked for or known, and the database is not used"

@@ -54,7 +54,7 @@ class ShipperSupervisor:
             return
         self._settings = settings
         self._release()
-        if settings.event_shipper == "on":
+        if settings.events.shipper == "on":
             self._master = os.getpid()
             self._begin()
             self._watcher = gevent.spawn(self._keep)

@@ -21,44 +21,44 @@ def conflicting_settings(
 
     found = [
         (
-            {"max_concurrent_requests", "worker_connections"},
-            value("max_concurrent_requests") >= value("worker_connections"),
+            {"MAX_CONCURRENT_REQUESTS", "WORKER_CONNECTIONS"},
+            value("MAX_CONCURRENT_REQUESTS") >= value("WORKER_CONNECTIONS"),
             "MAX_CONCURRENT_REQUESTS: must be smaller than WORKER_CONNECTIONS, so that a full node"
             " can still answer",
         ),
         (
-            {"max_json_bytes", "max_request_bytes"},
+            {"MAX_JSON_BYTES", "MAX_REQUEST_BYTES"},
             # Left at its default, the smaller of the two simply holds.
-            chosen.get("max_json_bytes", 0) > value("max_request_bytes"),
+            chosen.get("MAX_JSON_BYTES", 0) > value("MAX_REQUEST_BYTES"),
             "MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES",
         ),
         (
-            {"held_bodies_max_bytes", "max_json_bytes"},
+            {"HELD_BODIES_MAX_BYTES", "MAX_JSON_BYTES"},
             # Left at its default, one larger body is held alone.
-            chosen.get("held_bodies_max_bytes", math.inf) < value("max_json_bytes"),
+            chosen.get("HELD_BODIES_MAX_BYTES", math.inf) < value("MAX_JSON_BYTES"),
             "HELD_BODIES_MAX_BYTES: must not be smaller than MAX_JSON_BYTES",
         ),
         (
-            {"redis_url"},
-            value("event_stream") and not value("redis_url"),
+            {"REDIS_URL"},
+            value("EVENT_STREAM") and not value("REDIS_URL"),
             "EVENT_STREAM: needs REDIS_URL, where the stream lies",
         ),
         (
-            {"auth_mode", "rate_limit_per_token_rpm", "rate_limit_per_project_rpm"},
-            value("auth_mode") == "passthrough"
-            and (value("rate_limit_per_token_rpm") or value("rate_limit_per_project_rpm")),
+            {"AUTH_MODE", "RATE_LIMIT_PER_TOKEN_RPM", "RATE_LIMIT_PER_PROJECT_RPM"},
+            value("AUTH_MODE") == "passthrough"
+            and (value("RATE_LIMIT_PER_TOKEN_RPM") or value("RATE_LIMIT_PER_PROJECT_RPM")),
             "AUTH_MODE: passthrough knows no tokens and projects, so RATE_LIMIT_PER_TOKEN_RPM and"
             " RATE_LIMIT_PER_PROJECT_RPM cannot hold",
         ),
         (
-            {"redis_url", "rate_limit_on_error"},
-            value("rate_limit_on_error") == "closed" and not value("redis_url"),
+            {"REDIS_URL", "RATE_LIMIT_ON_ERROR"},
+            value("RATE_LIMIT_ON_ERROR") == "closed" and not value("REDIS_URL"),
             "RATE_LIMIT_ON_ERROR: closed needs REDIS_URL; without it there is nothing that could be"
             " away",
         ),
         (
-            {"logging_url"},
-            value("logging_token") and not value("logging_url"),
+            {"LOGGING_URL"},
+            value("LOGGING_TOKEN") and not value("LOGGING_URL"),
             "LOGGING_TOKEN: needs LOGGING_URL, where it is sent",
         ),
     ]
@@ -85,9 +85,9 @@ def misspelled_limits(given: Iterable[str], known: Set[str]) -> list[str]:
 def wrong_paths(chosen: Mapping[str, Any]) -> list[str]:
     """Folders where files are expected, and the other way round."""
     problems = []
-    log = chosen.get("event_log", "off")
+    log = chosen.get("EVENT_LOG", "off")
     if log not in ("stdout", "off") and isdir(log):  # noqa: PTH112  (Path's may raise)
         problems.append(f"EVENT_LOG: {log} is a folder, expected a file")
-    if isfile(folder := chosen.get("profile_dir", "")):  # noqa: PTH113
+    if isfile(folder := chosen.get("PROFILE_DIR", "")):  # noqa: PTH113
         problems.append(f"PROFILE_DIR: {folder} is a file, expected a folder")
     return problems

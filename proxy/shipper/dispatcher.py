@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy.events.sinks import from_event_log, open_remote
-from proxy.events.sinks.base import Sink, SinkSettings
+from proxy.events.sinks.base import Sink
 from proxy.runtime.backoff import Backoff
+from proxy.settings.settings import Settings
 from proxy.shipper.redis_group import ConsumerGroup, Entry, StreamDeadLetters
+from proxy.wiring.sinks import sink_options
 
 _log = logging.getLogger(__name__)
 
@@ -224,7 +226,7 @@ class Dispatcher:
 
 
 def open_dispatcher(
-    settings: SinkSettings,
+    settings: Settings,
     to: str,
     *,
     path: str | None,
@@ -234,14 +236,14 @@ def open_dispatcher(
     claim_idle: float,
 ) -> Dispatcher:
     """``to``: ``file``, for which ``path`` is needed, or the name of a remote sink."""
-    source = ConsumerGroup(settings.redis_url, settings.event_stream, group, consumer)
+    source = ConsumerGroup(settings.redis_url, settings.sinks.event_stream, group, consumer)
     dead = StreamDeadLetters(source)
     if to == "file":
         (sink,) = from_event_log(
             path or "off",
-            max_bytes=settings.event_log_max_bytes,
-            backups=settings.event_log_backups,
+            max_bytes=settings.events.log_max_bytes,
+            backups=settings.events.log_backups,
         )
     else:
-        sink = open_remote(to, settings, dead)
+        sink = open_remote(to, sink_options(settings), dead)
     return Dispatcher(source, sink, dead, max_tries=max_tries, claim_idle=claim_idle)

@@ -17,10 +17,12 @@ from typing import Final
 
 from proxy.events.dead_letters import DeadLetterFile
 from proxy.events.sinks import configured, open_remote
-from proxy.events.sinks.base import Sink, SinkSettings
+from proxy.events.sinks.base import Sink, SinkOptions
 from proxy.events.spool.offsets import Offset
 from proxy.events.spool.segment import Batch
+from proxy.settings.settings import Settings
 from proxy.shipper.spool_consumer import Handler, SpoolConsumer
+from proxy.wiring.sinks import sink_options
 
 _log = logging.getLogger(__name__)
 
@@ -29,14 +31,15 @@ _SHOW: Final = 1.0
 _LOCK: Final = "shipper.lock"
 
 
-def remote_consumers(settings: SinkSettings, root: Path) -> list[SpoolConsumer]:
+def remote_consumers(settings: Settings, root: Path) -> list[SpoolConsumer]:
     """One for each remote sink that ``settings`` ask for."""
-    return [_consumer(name, settings, root) for name in configured(settings)]
+    options, dead = sink_options(settings), settings.data_dir / "dead-letters"
+    return [_consumer(name, options, root, dead) for name in configured(options)]
 
 
-def _consumer(name: str, settings: SinkSettings, root: Path) -> SpoolConsumer:
-    dead = DeadLetterFile(settings.data_dir / "dead-letters" / f"{name}.jsonl")
-    sink = open_remote(name, settings, dead)
+def _consumer(name: str, options: SinkOptions, root: Path, dead_letters: Path) -> SpoolConsumer:
+    dead = DeadLetterFile(dead_letters / f"{name}.jsonl")
+    sink = open_remote(name, options, dead)
     return SpoolConsumer(
         name, _lines_to(sink), root, close=sink.close, dead_letters=lambda: dead.count
     )

@@ -53,7 +53,7 @@ _COUNTED_BATCHES: Final = 10
 
 
 def maintenance_scheduler(settings: Settings, database: Database) -> MaintenanceScheduler:
-    counted_ids = CountedIds(database, settings.counted_ids_days)
+    counted_ids = CountedIds(database, settings.retention.counted_ids_days)
 
     def counted(before: datetime, most: int) -> int:
         return counted_ids.prune(before, most * _COUNTED_BATCHES)
@@ -63,11 +63,11 @@ def maintenance_scheduler(settings: Settings, database: Database) -> Maintenance
         # The rows say themselves when their time is over.
         "counted_ids": _pruning(database, counted, 0),
     }
-    if settings.usage_retention_days:
-        days = settings.usage_retention_days
+    if settings.retention.usage_days:
+        days = settings.retention.usage_days
         chores["usage"] = _pruning(database, UsageLedger(database).prune, days)
-    if settings.audit_retention_days:
-        days = settings.audit_retention_days
+    if settings.retention.audit_days:
+        days = settings.retention.audit_days
         chores["audit"] = _pruning(database, AuditLog(database).prune, days)
     return MaintenanceScheduler(TaskLeases(database), chores)
 
@@ -103,9 +103,9 @@ def change_bus(settings: Settings, revocation: ChangePoller) -> "ChangeBus | NoC
 class AccountServices:
     def __init__(self, settings: Settings, live: InFlightRequests, queue: EventQueue) -> None:
         """``live`` are the requests that a change may end; audit entries go to ``queue``, too."""
-        url, pool_size = settings.database_url, settings.database_pool_size
+        url, pool_size = settings.database.url, settings.database.pool_size
         self.database = database = Database.from_url(url, pool_size=pool_size)
-        cipher = Cipher(settings.encryption_key, settings.encryption_keys_previous)
+        cipher = Cipher(settings.encryption.key, settings.encryption.previous_keys)
         self.projects = Projects(database, cipher)
         self.tokens = Tokens(database)
         self.health = DatabaseHealth(
@@ -114,7 +114,7 @@ class AccountServices:
             database.check_writes,
         )
         self.recorder = _recorder(database, queue)
-        self.counted_ids = CountedIds(database, settings.counted_ids_days)
+        self.counted_ids = CountedIds(database, settings.retention.counted_ids_days)
         counters = Counters(database)
         self.counts = UsageCounter(counters)
         self.shortfalls = Shortfalls(counters)
@@ -132,15 +132,15 @@ class AccountServices:
             self.leases,
             self.counts,
             self._budgets,
-            cache_size=settings.auth_cache_size,
-            cache_ttl=settings.auth_cache_ttl,
-            stale_grace=settings.auth_stale_grace,
-            known=self._known if settings.auth_stale_grace else None,
+            cache_size=settings.auth.cache_size,
+            cache_ttl=settings.auth.cache_ttl,
+            stale_grace=settings.auth.stale_grace,
+            known=self._known if settings.auth.stale_grace else None,
         )
         self.revocation = ChangePoller(
             Changes(database),
             self._forget,
-            interval=settings.revocation_interval,
+            interval=settings.auth.revocation_interval,
             known=self._known,
             failed=self.health.hurry,
         )

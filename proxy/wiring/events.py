@@ -11,26 +11,27 @@ from proxy.events.sinks import from_event_log, shipped
 from proxy.events.spool.retention import LOCAL
 from proxy.events.spool.writer import SpoolSettings, SpoolWriter
 from proxy.settings.settings import Settings
+from proxy.wiring.sinks import sink_options
 
 #: Slots for events that wait: 32 MiB of disk.
 _MOST_WAITING: Final = 16_384
 
 
 def event_queue(settings: Settings) -> EventQueue:
-    gate = Gate(PATIENCE if settings.event_queue_full == "wait" else 0.0)
-    return EventQueue(settings.event_queue_size, gate)
+    gate = Gate(PATIENCE if settings.events.queue_full == "wait" else 0.0)
+    return EventQueue(settings.events.queue_size, gate)
 
 
 def spool_settings(settings: Settings, readers: frozenset[str]) -> SpoolSettings:
     """``readers``: the sinks for which the spool keeps what they have not got yet."""
     # A slot for each request in flight and each event that waits.
-    waiting = min(settings.event_queue_size, _MOST_WAITING)
+    waiting = min(settings.events.queue_size, _MOST_WAITING)
     return SpoolSettings(
         root=settings.data_dir.absolute() / "spool",
         sinks=readers,
-        max_bytes=settings.spool_max_bytes,
-        fsync_interval=settings.spool_fsync_interval,
-        slots=settings.max_concurrent_requests + waiting,
+        max_bytes=settings.events.spool_max_bytes,
+        fsync_interval=settings.events.spool_fsync_interval,
+        slots=settings.server.max_concurrent_requests + waiting,
     )
 
 
@@ -39,17 +40,17 @@ def event_pump(
 ) -> EventPump:
     """Opens files. ``observe`` is told all events."""
     sinks = from_event_log(
-        settings.event_log,
-        max_bytes=settings.event_log_max_bytes,
-        backups=settings.event_log_backups,
+        settings.events.log,
+        max_bytes=settings.events.log_max_bytes,
+        backups=settings.events.log_backups,
     )
     # Each is the name of a sink for which the spool keeps what it has not got yet.
-    readers = frozenset(shipped(settings)) | ({LOCAL} if sinks else set())
+    readers = frozenset(shipped(sink_options(settings))) | ({LOCAL} if sinks else set())
     return EventPump(
         queue,
         sinks,
-        backlog=settings.event_queue_size,
+        backlog=settings.events.queue_size,
         observe=observe,
         spool_writer=SpoolWriter(spool_settings(settings, readers)),
-        refuse_when_full=settings.on_spool_full == "refuse",
+        refuse_when_full=settings.events.on_spool_full == "refuse",
     )

@@ -25,17 +25,17 @@ class RateLimiting:
         settle = self._near.settle
         if settings.redis_url:
             self._shared = open_limiter(
-                redis_url=settings.redis_url, on_error=settings.rate_limit_on_error, folder=folder
+                redis_url=settings.redis_url, on_error=settings.limits.on_error, folder=folder
             )
             self._charges = BatchedCharges(self._shared)
             settle = self._charges.settle
         self._settle = settle
         self._places = NodeConcurrency(folder / "concurrency")
         rates = Rates(
-            everybody=settings.rate_limit_global_rpm,
-            address=settings.rate_limit_per_ip_rpm,
-            token=settings.rate_limit_per_token_rpm,
-            project=settings.rate_limit_per_project_rpm,
+            everybody=settings.limits.global_rpm,
+            address=settings.limits.per_ip_rpm,
+            token=settings.limits.per_token_rpm,
+            project=settings.limits.per_project_rpm,
         )
         self.throttle = RequestLimiter(
             rates,

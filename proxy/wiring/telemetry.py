@@ -42,10 +42,10 @@ class Telemetry:
         figures = Samples()
         vitals = WorkerCollector(
             Parts(
-                live_limit=settings.max_concurrent_requests,
-                queue_limit=settings.event_queue_size,
+                live_limit=settings.server.max_concurrent_requests,
+                queue_limit=settings.events.queue_size,
                 data_dir=settings.data_dir,
-                workers_expected=settings.web_concurrency or os.cpu_count() or 1,
+                workers_expected=settings.server.web_concurrency or os.cpu_count() or 1,
                 server_started=process.started(master),
                 **parts,
             )
@@ -54,7 +54,7 @@ class Telemetry:
         self._watchers = watchers
         self._tally = RequestMetrics(figures, provider)
         self._reporter = Reporter(figures, vitals, boards)
-        self._access_log = AccessLog() if settings.access_log else None
+        self._access_log = AccessLog() if settings.logs.access_log else None
 
     def start(self) -> None:
         self._reporter.start()
@@ -88,21 +88,21 @@ class Telemetry:
 
 def stats_facts(settings: Settings) -> dict[str, Any]:
     """What ``/stats`` says about the settings. No secret."""
-    proxy = urlsplit(settings.upstream_proxy_url)
+    proxy = urlsplit(settings.upstream.proxy_url)
     return {
         "service": "openai-proxy",
         "version": __version__,
-        "openai_url": settings.upstream_base_url,
+        "openai_url": settings.upstream.base_url,
         "proxy_url": f"{proxy.scheme}://{proxy.netloc.rpartition('@')[2]}"
         if proxy.netloc
         else None,
         "rate_limit": {
-            "per_ip_rpm": settings.rate_limit_per_ip_rpm,
-            "per_token_rpm": settings.rate_limit_per_token_rpm,
-            "per_project_rpm": settings.rate_limit_per_project_rpm,
-            "global_rpm": settings.rate_limit_global_rpm,
-            "on_error": settings.rate_limit_on_error,
+            "per_ip_rpm": settings.limits.per_ip_rpm,
+            "per_token_rpm": settings.limits.per_token_rpm,
+            "per_project_rpm": settings.limits.per_project_rpm,
+            "global_rpm": settings.limits.global_rpm,
+            "on_error": settings.limits.on_error,
             "shared": bool(settings.redis_url),
         },
-        "cache": {"ttl": settings.auth_cache_ttl},
+        "cache": {"ttl": settings.auth.cache_ttl},
     }

@@ -83,7 +83,7 @@ class WarmWorker:
                 **changes,
             }
         )
-        Migrator(Database.from_url(settings.database_url)).migrate()
+        Migrator(Database.from_url(settings.database.url)).migrate()
         self.app: Application = create_app(settings)
         self.worker = _worker(self.app)
         self.client, self._server = gevent.socket.socketpair()

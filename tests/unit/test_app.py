@@ -28,7 +28,7 @@ BEARER = [("Authorization", f"Bearer {MANAGEMENT}")]
 @pytest.fixture
 def app(tmp_path: Path, closing: None) -> Iterator[Application]:
     made = settings(tmp_path)
-    Migrator(Database.from_url(made.database_url)).migrate()
+    Migrator(Database.from_url(made.database.url)).migrate()
     app = create_app(made)
     yield app
     app.close(1)
@@ -145,7 +145,7 @@ def test_a_project_and_a_token_come_to_be_and_count(app: Application, tmp_path: 
 
 def test_a_change_is_felt_at_once_where_it_was_made(tmp_path: Path, closing: None) -> None:
     made = settings(tmp_path, REVOCATION_INTERVAL="600", AUTH_CACHE_TTL="3600")
-    Migrator(Database.from_url(made.database_url)).migrate()
+    Migrator(Database.from_url(made.database.url)).migrate()
     app = create_app(made)
     app.start()
     body = {"name": "Acme", "api_key": "sk-upstream-canary-0123456789"}
@@ -168,7 +168,7 @@ def test_usage_is_priced_by_the_file_of_the_settings(tmp_path: Path, closing: No
     file = tmp_path / "prices.json"
     file.write_text('{"currency": "EUR", "models": {"*": {"input": 1, "output": 2}}}')
     made = settings(tmp_path, PRICES_FILE=str(file))
-    database = Database.from_url(made.database_url)
+    database = Database.from_url(made.database.url)
     Migrator(database).migrate()
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     project_id = "00000000-0000-4000-8000-000000000001"

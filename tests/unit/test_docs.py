@@ -3,7 +3,6 @@
 The thing to get wrong: what a page does not write as code or as a link is not looked at here.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -16,7 +15,7 @@ import pytest
 
 from proxy.cli import COMMANDS, root
 from proxy.policy.fields import FIELDS
-from proxy.settings.settings import Settings
+from proxy.settings.settings import variable_names, variables
 from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -72,9 +71,7 @@ def test_options_that_stand_alone_exist(page: Path) -> None:
 
 
 def test_settings_exist(page: Path) -> None:
-    fields = dataclasses.fields(Settings)
-    known = {field.name.upper() for field in fields}
-    known |= {alias for field in fields for alias in field.metadata["aliases"]}
+    known = variable_names()
     clients = (ROOT / "docs" / "configuration.md").read_text().partition("## Command line")[2]
     known |= set(re.findall(rf"^\| `({_NAME})`", clients, re.MULTILINE))
     named = {name for code in _inline(page) for name in re.findall(rf"^{_NAME}\b", code)}
@@ -180,7 +177,7 @@ def _options(command: click.Command) -> set[str]:
 def test_the_security_page_knows_every_limit() -> None:
     """A page that names what exists cannot deny it."""
     text = (ROOT / "docs" / "security.md").read_text()
-    limits = [field.name.upper() for field in dataclasses.fields(Settings)]
+    limits = [variable.name for variable in variables()]
     limits = [name for name in limits if name.startswith("RATE_LIMIT_")]
     assert len(limits) >= 5
     fields = ["max_requests"] + [

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, cast
 
-from proxy.events.sinks.base import DeadLetters, Sink, SinkSettings
+from proxy.events.sinks.base import DeadLetters, Sink, SinkOptions
 from proxy.events.sinks.jsonl import JsonLinesSink
 from proxy.events.sinks.stdout import StdoutSink
 
 #: The usage ledger: no remote sink, but the database is as slow as one.
 LEDGER: Final = "ledger"
-#: Name of a remote sink → the setting that asks for it, and module:class, whose ``from_settings``
+#: Name of a remote sink → the option that asks for it, and module:class, whose ``from_options``
 #: makes one.
 REMOTE: Final[Mapping[str, tuple[str, str]]] = {
     "cloudwatch": ("cloudwatch_log_group", "cloudwatch:CloudWatchSink"),
@@ -33,22 +33,22 @@ def from_event_log(event_log: str, *, max_bytes: int, backups: int) -> list[Sink
     return [JsonLinesSink(Path(event_log), max_bytes=max_bytes, backups=backups)]
 
 
-def configured(settings: SinkSettings) -> list[str]:
-    """The names of the remote sinks that ``settings`` ask for."""
-    return [name for name, (setting, _) in REMOTE.items() if getattr(settings, setting)]
+def configured(options: SinkOptions) -> list[str]:
+    """The names of the remote sinks that ``options`` ask for."""
+    return [name for name, (option, _) in REMOTE.items() if getattr(options, option)]
 
 
-def shipped(settings: SinkSettings) -> list[str]:
+def shipped(options: SinkOptions) -> list[str]:
     """The names of all sinks that the shipper brings events to.
 
     The ledger's is there wherever there are projects to keep it for.
     """
-    ledger = [] if settings.auth_mode == "passthrough" else [LEDGER]
-    return [*ledger, *configured(settings)]
+    ledger = [LEDGER] if options.ledger else []
+    return [*ledger, *configured(options)]
 
 
-def open_remote(name: str, settings: SinkSettings, dead: DeadLetters) -> Sink:
+def open_remote(name: str, options: SinkOptions, dead: DeadLetters) -> Sink:
     """Imports what the sink needs; nothing is connected yet. ``dead``: what it never takes."""
     module, attribute = REMOTE[name][1].split(":")
     part = getattr(importlib.import_module(f"proxy.events.sinks.{module}"), attribute)
-    return cast(Sink, part.from_settings(settings, dead))
+    return cast(Sink, part.from_options(options, dead))

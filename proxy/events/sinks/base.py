@@ -1,7 +1,7 @@
 """The contract of a sink: takes batches of JSON lines, raises when it did not take them."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -25,30 +25,16 @@ class DeadLetters(Protocol):
     def close(self) -> None: ...
 
 
-class SinkSettings(Protocol):
-    """What sinks need to know; the names are those of the settings."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkOptions:
+    """What the shipper's sinks are made of. An empty string means: there is no such sink."""
 
-    @property
-    def data_dir(self) -> Path: ...
-    @property
-    def auth_mode(self) -> str: ...
-    @property
-    def event_log(self) -> str: ...
-    @property
-    def event_log_max_bytes(self) -> int: ...
-    @property
-    def event_log_backups(self) -> int: ...
-    @property
-    def cloudwatch_log_group(self) -> str: ...
-    @property
-    def cloudwatch_log_stream(self) -> str: ...
-    @property
-    def logging_url(self) -> str: ...
-    @property
-    def logging_token(self) -> str: ...
-    @property
-    def redis_url(self) -> str: ...
-    @property
-    def event_stream(self) -> str: ...
-    @property
-    def event_stream_max_length(self) -> int: ...
+    #: Whether there is a usage ledger.
+    ledger: bool
+    cloudwatch_log_group: str
+    cloudwatch_log_stream: str
+    logging_url: str
+    logging_token: str
+    redis_url: str
+    event_stream: str
+    event_stream_max_length: int

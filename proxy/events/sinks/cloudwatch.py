@@ -19,7 +19,7 @@ from botocore.config import Config
 
 from proxy.core.usage_event import event_time
 from proxy.events.dead_letters import PoisonIsolator, Refused
-from proxy.events.sinks.base import DeadLetters, SinkSettings
+from proxy.events.sinks.base import DeadLetters, SinkOptions
 from proxy.events.truncate import shorten
 
 _log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ class CloudWatchSink:
     """
 
     @classmethod
-    def from_settings(cls, settings: SinkSettings, dead: DeadLetters) -> "CloudWatchSink":
-        return cls(settings.cloudwatch_log_group, settings.cloudwatch_log_stream, dead)
+    def from_options(cls, options: SinkOptions, dead: DeadLetters) -> "CloudWatchSink":
+        return cls(options.cloudwatch_log_group, options.cloudwatch_log_stream, dead)
 
     def __init__(self, group: str, stream: str, dead: DeadLetters) -> None:
         self._group = group

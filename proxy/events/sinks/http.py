@@ -14,7 +14,7 @@ import requests
 
 from proxy import __version__
 from proxy.events.dead_letters import PoisonIsolator, Refused
-from proxy.events.sinks.base import DeadLetters, SinkSettings
+from proxy.events.sinks.base import DeadLetters, SinkOptions
 
 _CONNECT_TIMEOUT: Final = 5.0
 _READ_TIMEOUT: Final = 30.0
@@ -29,8 +29,8 @@ class HttpSink:
     """Any 2xx means taken."""
 
     @classmethod
-    def from_settings(cls, settings: SinkSettings, dead: DeadLetters) -> "HttpSink":
-        return cls(settings.logging_url, settings.logging_token, dead)
+    def from_options(cls, options: SinkOptions, dead: DeadLetters) -> "HttpSink":
+        return cls(options.logging_url, options.logging_token, dead)
 
     def __init__(self, url: str, token: str, dead: DeadLetters) -> None:
         """``token`` empty: no ``Authorization``."""

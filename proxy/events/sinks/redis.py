@@ -9,7 +9,7 @@ from typing import Final
 
 from redis import Redis
 
-from proxy.events.sinks.base import DeadLetters, SinkSettings
+from proxy.events.sinks.base import DeadLetters, SinkOptions
 from proxy.runtime.redis import connection_options
 
 #: The field of a stream's entry that holds the event's JSON, without its line end.
@@ -27,11 +27,11 @@ class RedisSink:
     """XADD to ``stream``, which is kept at about ``max_length`` entries: the oldest go."""
 
     @classmethod
-    def from_settings(cls, settings: SinkSettings, _dead: DeadLetters) -> "RedisSink":
+    def from_options(cls, options: SinkOptions, _dead: DeadLetters) -> "RedisSink":
         return cls(
-            settings.redis_url,
-            settings.event_stream,
-            max_length=settings.event_stream_max_length,
+            options.redis_url,
+            options.event_stream,
+            max_length=options.event_stream_max_length,
         )
 
     def __init__(self, url: str, stream: str, *, max_length: int) -> None:

@@ -15,7 +15,7 @@ def test_the_file_and_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch)
     run("setup")
     monkeypatch.setenv("DATABASE_URL", "sqlite:///here.db")
     settings = load_settings()
-    assert len(settings.encryption_key) == 32
+    assert len(settings.encryption.key) == 32
     with closing(open_database(settings)) as database:
         database.check()
     assert Path("here.db").exists()
@@ -23,6 +23,8 @@ def test_the_file_and_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_url_that_only_the_driver_refuses(run: Run) -> None:
     run("setup")
-    settings = replace(load_settings(), database_url="mysql://h/n?charset=latin1")
+    settings = load_settings()
+    database = replace(settings.database, url="mysql://h/n?charset=latin1")
+    settings = replace(settings, database=database)
     with pytest.raises(SettingsError, match="DATABASE_URL"):
         open_database(settings)

@@ -27,7 +27,7 @@ def test_what_is_kept_for_ever_has_no_chore(
     tmp_path: Path, changes: dict[str, str], expected: set[str]
 ) -> None:
     made = settings(tmp_path, **changes)
-    keeper = maintenance_scheduler(made, Database.from_url(made.database_url))
+    keeper = maintenance_scheduler(made, Database.from_url(made.database.url))
     assert keeper.rows == dict.fromkeys(expected, 0)
 
 
@@ -41,7 +41,7 @@ def test_how_old_something_is_the_database_says(
     monkeypatch.setattr(store, "prune", lambda self, *args: asked.append(args) or 0)
     today = datetime(2020, 1, 31, tzinfo=UTC)
     monkeypatch.setattr(Session, "now", lambda self: to_micros(today))
-    keeper = maintenance_scheduler(made, Database.from_url(made.database_url))
+    keeper = maintenance_scheduler(made, Database.from_url(made.database.url))
     assert keeper._chores[name.lower()](500) == 0
     assert asked == [(datetime(2020, 1, 1, tzinfo=UTC), 500)]
 
@@ -49,7 +49,7 @@ def test_how_old_something_is_the_database_says(
 def test_ids_that_were_counted_go_as_fast_as_a_busy_node_makes_them(tmp_path: Path) -> None:
     """One for each request: a turn of 20 seconds a minute is for thousands of requests a second."""
     made = settings(tmp_path)
-    database = Database.from_url(made.database_url)
+    database = Database.from_url(made.database.url)
     Migrator(database).migrate()
     rows = [(f"{number:032x}", 0) for number in range(6000)]
 

@@ -1,6 +1,5 @@
 """What the command line's tests share: an empty directory, an environment without our settings."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import responses
 from click.testing import CliRunner, Result
 
 from proxy.cli import root
-from proxy.settings.settings import Settings
+from proxy.settings.settings import variable_names
 from tests.support.fake_upstream import Upstream
 from tests.support.server import ProxyServer
 
@@ -25,8 +24,7 @@ def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory is new, and nobody's settings are in the environment."""
     monkeypatch.chdir(tmp_path)
     names = {"PROXY_BASE_URL", "PROXY_TOKEN", "OPENAI_API_KEY"}
-    for field in dataclasses.fields(Settings):
-        names |= {field.name.upper(), *field.metadata["aliases"]}
+    names |= variable_names()
     for name in names & os.environ.keys():
         monkeypatch.delenv(name)
     return tmp_path

@@ -53,7 +53,7 @@ def test_settings_are_checked_first(run: Run, monkeypatch: pytest.MonkeyPatch) -
 def project(name: str) -> None:
     settings = load_settings()
     with closing(open_database(settings)) as database:
-        Projects(database, Cipher(settings.encryption_key)).create(name, "sk-secret", "mask")
+        Projects(database, Cipher(settings.encryption.key)).create(name, "sk-secret", "mask")
 
 
 def test_export_and_import(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

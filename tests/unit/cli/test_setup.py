@@ -14,9 +14,9 @@ def test_writes_what_the_server_needs(run: Run) -> None:
     assert result.exit_code == 0
     assert "manage.py db migrate" in result.output
     settings = Settings.load({}, Path(".env"))
-    assert len(settings.encryption_key) == 32
+    assert len(settings.encryption.key) == 32
     # The secrets themselves are not shown.
-    assert settings.management_token[0] not in result.output
+    assert settings.auth.management_token[0] not in result.output
     assert Path(".env").stat().st_mode & 0o777 == 0o600
 
 

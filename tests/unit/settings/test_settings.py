@@ -27,24 +27,34 @@ def problems(environ: dict[str, str], dotenv: Path | None = None) -> list[str]:
 
 def test_defaults() -> None:
     settings = Settings.load(NEEDED)
-    assert (settings.host, settings.port, settings.web_concurrency) == ("127.0.0.1", 8080, None)
-    assert settings.management_token == (TOKEN,)
-    assert settings.encryption_key == bytes(32)
-    assert settings.upstream_base_url == "https://api.openai.com"
-    assert (settings.upstream_connect_timeout, settings.upstream_read_timeout) == (5.0, 600.0)
-    assert (settings.worker_connections, settings.max_concurrent_requests) == (4096, 3000)
-    assert (settings.max_request_bytes, settings.max_json_bytes) == (512 * 2**20, 64 * 2**20)
-    assert (settings.event_log, settings.log_level, settings.log_format) == (
+    assert (settings.server.host, settings.server.port, settings.server.web_concurrency) == (
+        "127.0.0.1",
+        8080,
+        None,
+    )
+    assert settings.auth.management_token == (TOKEN,)
+    assert settings.encryption.key == bytes(32)
+    assert settings.upstream.base_url == "https://api.openai.com"
+    assert (settings.upstream.connect_timeout, settings.upstream.read_timeout) == (5.0, 600.0)
+    assert (settings.server.worker_connections, settings.server.max_concurrent_requests) == (
+        4096,
+        3000,
+    )
+    assert (settings.gateway.max_request_bytes, settings.gateway.max_json_bytes) == (
+        512 * 2**20,
+        64 * 2**20,
+    )
+    assert (settings.events.log, settings.logs.level, settings.logs.format) == (
         "stdout",
         "info",
         "json",
     )
-    assert path_from_url(settings.database_url) == Path("data/proxy.db").absolute()
+    assert path_from_url(settings.database.url) == Path("data/proxy.db").absolute()
 
 
 def test_the_default_database_survives_a_folder_with_signs_of_a_url() -> None:
     settings = Settings.load({**NEEDED, "DATA_DIR": "/srv/100%20 ?#/x"})
-    assert path_from_url(settings.database_url) == Path("/srv/100%20 ?#/x/proxy.db")
+    assert path_from_url(settings.database.url) == Path("/srv/100%20 ?#/x/proxy.db")
 
 
 def test_nothing_at_all_names_what_is_required() -> None:
@@ -107,18 +117,18 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         f'MANAGEMENT_TOKEN="{TOKEN}"\nDATA_DIR=$HOME\nEMPTY\nGRACEFUL_TIMEOUT=\n'
     )
     settings = Settings.load({"PORT": "9001", "HOST": "  "}, dotenv)
-    assert (settings.port, settings.host, settings.management_token) == (
+    assert (settings.server.port, settings.server.host, settings.auth.management_token) == (
         9001,
         "localhost",
         (TOKEN,),
     )
     # Nothing is expanded: a secret may contain a dollar sign.
     assert settings.data_dir == Path("$HOME")
-    assert settings.graceful_timeout == 60
+    assert settings.server.graceful_timeout == 60
 
 
 def test_no_file_is_no_problem_and_an_unreadable_one_is(tmp_path: Path) -> None:
-    assert Settings.load(NEEDED, tmp_path / "missing").port == 8080
+    assert Settings.load(NEEDED, tmp_path / "missing").server.port == 8080
     broken = tmp_path / ".env"
     broken.write_bytes(b"PORT=\xff\xfe\n")
     assert problems(NEEDED, broken)[0].startswith(f"{broken}: cannot be read")
@@ -127,14 +137,14 @@ def test_no_file_is_no_problem_and_an_unreadable_one_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "alias", "field"),
     [
-        ("UPSTREAM_BASE_URL", "OPENAI_API_URL", "upstream_base_url"),
-        ("UPSTREAM_PROXY_URL", "PROXY_URL", "upstream_proxy_url"),
+        ("UPSTREAM_BASE_URL", "OPENAI_API_URL", "base_url"),
+        ("UPSTREAM_PROXY_URL", "PROXY_URL", "proxy_url"),
     ],
 )
 def test_two_names_of_one_setting(name: str, alias: str, field: str) -> None:
     one, other = "http://one:1", "http://other:1"
-    assert getattr(Settings.load({**NEEDED, alias: one}), field) == one
-    assert getattr(Settings.load({**NEEDED, alias: one, name: one}), field) == one
+    assert getattr(Settings.load({**NEEDED, alias: one}).upstream, field) == one
+    assert getattr(Settings.load({**NEEDED, alias: one, name: one}).upstream, field) == one
     (problem,) = problems({**NEEDED, alias: one, name: other})
     assert name in problem
     assert alias in problem
@@ -164,15 +174,17 @@ def test_secrets_are_in_no_repr_and_no_problem() -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings.load(NEEDED).port = 1  # type: ignore[misc]
+        Settings.load(NEEDED).server.port = 1  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings.load(NEEDED).data_dir = Path()  # type: ignore[misc]
 
 
 def test_seeing() -> None:
     settings = Settings.load(NEEDED)
-    assert (settings.metrics_token, settings.access_log) == ((), False)
+    assert (settings.auth.metrics_token, settings.logs.access_log) == ((), False)
     token = "metrics-token-0123"
     settings = Settings.load({**NEEDED, "METRICS_TOKEN": token, "ACCESS_LOG": "on"})
-    assert (settings.metrics_token, settings.access_log) == ((token,), True)
+    assert (settings.auth.metrics_token, settings.logs.access_log) == ((token,), True)
     assert token in settings.known_secrets()
     assert token not in repr(settings)
     found = problems({**NEEDED, "METRICS_TOKEN": "short", "ACCESS_LOG": "loud"})
@@ -181,9 +193,9 @@ def test_seeing() -> None:
 
 def test_with_cloudwatch_the_lines_go_there_alone_unless_said_otherwise() -> None:
     group = {**NEEDED, "CLOUDWATCH_LOG_GROUP": "proxy"}
-    assert Settings.load(group).event_log == "off"
-    assert Settings.load({**group, "EVENT_LOG": "stdout"}).event_log == "stdout"
-    assert Settings.load(group).cloudwatch_log_stream == "{hostname}-{pid}"
+    assert Settings.load(group).events.log == "off"
+    assert Settings.load({**group, "EVENT_LOG": "stdout"}).events.log == "stdout"
+    assert Settings.load(group).sinks.cloudwatch_log_stream == "{hostname}-{pid}"
 
 
 def test_a_misspelled_limit_is_a_problem_in_either_source(tmp_path: Path) -> None:
@@ -214,7 +226,7 @@ def test_a_spool_that_can_hold_nothing_is_refused() -> None:
     assert problems({**NEEDED, "SPOOL_MAX_BYTES": "64KiB"}) == [
         "SPOOL_MAX_BYTES: expected at least 1MiB"
     ]
-    assert Settings.load({**NEEDED, "SPOOL_MAX_BYTES": "1MiB"}).spool_max_bytes == 2**20
+    assert Settings.load({**NEEDED, "SPOOL_MAX_BYTES": "1MiB"}).events.spool_max_bytes == 2**20
 
 
 def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path: Path) -> None:

@@ -8,18 +8,18 @@ import pytest
 from proxy.settings.validation import conflicting_settings, misspelled_limits, wrong_paths
 
 DEFAULTS: dict[str, Any] = {
-    "max_concurrent_requests": 10,
-    "worker_connections": 20,
-    "max_request_bytes": 100,
-    "max_json_bytes": 80,
-    "event_stream": "",
-    "redis_url": "",
-    "rate_limit_on_error": "open",
-    "logging_token": "",
-    "logging_url": "",
-    "auth_mode": "tokens",
-    "rate_limit_per_token_rpm": 0,
-    "rate_limit_per_project_rpm": 0,
+    "MAX_CONCURRENT_REQUESTS": 10,
+    "WORKER_CONNECTIONS": 20,
+    "MAX_REQUEST_BYTES": 100,
+    "MAX_JSON_BYTES": 80,
+    "EVENT_STREAM": "",
+    "REDIS_URL": "",
+    "RATE_LIMIT_ON_ERROR": "open",
+    "LOGGING_TOKEN": "",
+    "LOGGING_URL": "",
+    "AUTH_MODE": "tokens",
+    "RATE_LIMIT_PER_TOKEN_RPM": 0,
+    "RATE_LIMIT_PER_PROJECT_RPM": 0,
 }
 
 NAMES = {
@@ -30,37 +30,37 @@ NAMES = {
 
 def test_what_was_set_is_held_against_the_defaults_of_the_rest() -> None:
     assert conflicting_settings({}, DEFAULTS, set()) == []
-    (problem,) = conflicting_settings({"worker_connections": 10}, DEFAULTS, set())
+    (problem,) = conflicting_settings({"WORKER_CONNECTIONS": 10}, DEFAULTS, set())
     assert problem.startswith("MAX_CONCURRENT_REQUESTS: ")
 
 
 def test_one_json_body_must_fit_into_what_may_be_held() -> None:
-    assert conflicting_settings({"held_bodies_max_bytes": 80}, DEFAULTS, set()) == []
-    (problem,) = conflicting_settings({"held_bodies_max_bytes": 79}, DEFAULTS, set())
+    assert conflicting_settings({"HELD_BODIES_MAX_BYTES": 80}, DEFAULTS, set()) == []
+    (problem,) = conflicting_settings({"HELD_BODIES_MAX_BYTES": 79}, DEFAULTS, set())
     assert problem.startswith("HELD_BODIES_MAX_BYTES: ")
     # Left at its default it is no problem that somebody could have meant.
-    assert conflicting_settings({"max_json_bytes": 100}, DEFAULTS, set()) == []
+    assert conflicting_settings({"MAX_JSON_BYTES": 100}, DEFAULTS, set()) == []
 
 
 def test_a_limit_that_cannot_hold_is_refused() -> None:
-    passing = {"auth_mode": "passthrough"}
+    passing = {"AUTH_MODE": "passthrough"}
     assert conflicting_settings(passing, DEFAULTS, set()) == []
-    for name in ("rate_limit_per_token_rpm", "rate_limit_per_project_rpm"):
+    for name in ("RATE_LIMIT_PER_TOKEN_RPM", "RATE_LIMIT_PER_PROJECT_RPM"):
         assert conflicting_settings({name: 5}, DEFAULTS, set()) == []
         (problem,) = conflicting_settings({**passing, name: 5}, DEFAULTS, set())
         assert problem.startswith("AUTH_MODE: ")
 
 
 def test_nothing_more_is_said_of_a_setting_that_is_a_problem_already() -> None:
-    wrong = {"worker_connections": 1, "event_stream": "events"}
+    wrong = {"WORKER_CONNECTIONS": 1, "EVENT_STREAM": "events"}
     assert len(conflicting_settings(wrong, DEFAULTS, set())) == 2
-    assert len(conflicting_settings(wrong, DEFAULTS, {"max_concurrent_requests", "redis_url"})) == 0
+    assert len(conflicting_settings(wrong, DEFAULTS, {"MAX_CONCURRENT_REQUESTS", "REDIS_URL"})) == 0
 
 
 def test_a_limiter_that_cannot_be_away() -> None:
-    (problem,) = conflicting_settings({"rate_limit_on_error": "closed"}, DEFAULTS, set())
+    (problem,) = conflicting_settings({"RATE_LIMIT_ON_ERROR": "closed"}, DEFAULTS, set())
     assert problem.startswith("RATE_LIMIT_ON_ERROR: ")
-    chosen = {"rate_limit_on_error": "closed", "redis_url": "redis://h"}
+    chosen = {"RATE_LIMIT_ON_ERROR": "closed", "REDIS_URL": "redis://h"}
     assert conflicting_settings(chosen, DEFAULTS, set()) == []
 
 
@@ -85,6 +85,6 @@ def test_what_is_nobody_s_misspelling_is_left_alone() -> None:
 def test_a_folder_where_a_file_is_expected_and_the_other_way_round(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    assert wrong_paths({"event_log": str(file), "profile_dir": str(tmp_path)}) == []
-    problems = wrong_paths({"event_log": str(tmp_path), "profile_dir": str(file)})
+    assert wrong_paths({"EVENT_LOG": str(file), "PROFILE_DIR": str(tmp_path)}) == []
+    problems = wrong_paths({"EVENT_LOG": str(tmp_path), "PROFILE_DIR": str(file)})
     assert [problem.partition(":")[0] for problem in problems] == ["EVENT_LOG", "PROFILE_DIR"]

@@ -16,7 +16,7 @@ def test_every_running_request_and_waiting_event_has_a_slot(tmp_path: Path) -> N
     assert spool.slots == 7 + 16_384
     assert spool.root == tmp_path / "data" / "spool"
     assert spool.sinks == {"local"}
-    assert spool.max_bytes == made.spool_max_bytes
+    assert spool.max_bytes == made.events.spool_max_bytes
 
 
 def test_a_full_queue_waits_or_refuses(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from proxy.events.sinks import REMOTE, configured, from_event_log, open_remote, 
 from proxy.events.sinks.jsonl import JsonLinesSink
 from proxy.events.sinks.stdout import StdoutSink
 from proxy.settings.settings import Settings
+from proxy.wiring.sinks import sink_options
 from tests.support.paths import ROOT
 
 NEEDED = {"MANAGEMENT_TOKEN": "x" * 16, "ENCRYPTION_KEY": "A" * 43 + "="}
@@ -35,20 +36,22 @@ def test_by_value(tmp_path: Path) -> None:
 
 
 def test_settings_ask_for_remote_sinks() -> None:
-    assert configured(Settings.load(NEEDED)) == []
-    assert configured(Settings.load({**NEEDED, "REDIS_URL": "redis://h"})) == []
+    assert configured(sink_options(Settings.load(NEEDED))) == []
+    assert configured(sink_options(Settings.load({**NEEDED, "REDIS_URL": "redis://h"}))) == []
     every = {name: value for each in EACH.values() for name, value in each.items()}
-    assert configured(Settings.load({**NEEDED, **every})) == list(EACH) == list(REMOTE)
-    assert shipped(Settings.load(NEEDED)) == ["ledger"]
-    assert shipped(Settings.load({**NEEDED, "AUTH_MODE": "passthrough"})) == []
-    assert shipped(Settings.load({**NEEDED, **every})) == ["ledger", *REMOTE]
+    assert (
+        configured(sink_options(Settings.load({**NEEDED, **every}))) == list(EACH) == list(REMOTE)
+    )
+    assert shipped(sink_options(Settings.load(NEEDED))) == ["ledger"]
+    assert shipped(sink_options(Settings.load({**NEEDED, "AUTH_MODE": "passthrough"}))) == []
+    assert shipped(sink_options(Settings.load({**NEEDED, **every}))) == ["ledger", *REMOTE]
 
 
 @pytest.mark.parametrize("name", list(REMOTE))
 def test_opening_connects_to_nothing(name: str, tmp_path: Path) -> None:
-    settings = Settings.load({**NEEDED, **EACH[name]})
-    assert configured(settings) == [name]
-    sink = open_remote(name, settings, DeadLetterFile(tmp_path / "dead.jsonl"))
+    options = sink_options(Settings.load({**NEEDED, **EACH[name]}))
+    assert configured(options) == [name]
+    sink = open_remote(name, options, DeadLetterFile(tmp_path / "dead.jsonl"))
     assert name in type(sink).__name__.lower()
     sink.close()
 
