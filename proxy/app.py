@@ -154,7 +154,7 @@ class Application:
         self._observation = Telemetry(
             settings,
             "openai",
-            [registry.recorder.refusals.events, self._reads.events],
+            [registry.recorder.denials.events, self._reads.events],
             live=self._live,
             cache=registry.authenticator.cache,
             pools=adapter.pools.values,

@@ -1,1 +1,1 @@
-"""The audit log's writer, and refused credentials summed up for it."""
+"""The audit log's writer, and the refused credentials that it sums up."""

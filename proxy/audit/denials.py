@@ -1,8 +1,8 @@
-"""Refused credentials, counted: what of them is told in the audit log.
+"""Refused credentials, summed up for the audit log.
 
-Whoever guesses may do so as fast as he can and must not fill the database. So for each address and
-minute there are two entries at the most, the first one as soon as there were enough refusals and
-one with the rest; and only so many addresses are told apart.
+A client that guesses credentials may guess as fast as it can, and must not fill the database. So
+each address makes at most two entries a minute: the first as soon as there were enough refusals,
+and one with the rest. Only a bounded number of addresses is kept apart.
 """
 
 import time
@@ -13,26 +13,26 @@ from typing import Final, Protocol
 
 from proxy.store.audit import Action, PendingEntry
 
-#: Refused requests on ``/v1`` from one address within a window that make an entry. A wrong
-#: management token makes one at once.
+#: Refused requests on `/v1` from one address within a window that make an entry. A wrong
+#: management token makes an entry at once.
 BURST: Final = 10
-#: What ``where`` is for requests, and for those to mint.
+#: The values of `where`: for relayed requests, and for requests that mint.
 RELAY: Final = "/v1"
 MINTING: Final = "/v1/proxy/tokens"
-#: Seconds.
+#: Seconds in which the refusals of one address are summed up.
 WINDOW: Final = 60.0
-#: Addresses (and minting tokens) that are told apart at a time, per worker; all further ones
-#: together are one.
-MOST: Final = 100
-#: Tokens that are named in an entry.
-_NAMED: Final = 5
+#: Addresses (and minting tokens) that a worker keeps apart at a time. All further ones share one
+#: entry.
+MAX_ADDRESSES: Final = 100
+#: Access tokens that one entry names.
+_MAX_NAMED: Final = 5
 
 #: Action, actor, where, address.
 _Key = tuple[Action, str, str, str]
 
 
 class Finished(Protocol):
-    """A usage event, as seen from here."""
+    """The fields of a usage event that say what was refused."""
 
     status_code: int | None
     outcome: str
@@ -44,33 +44,42 @@ class Finished(Protocol):
 
 
 class _Window:
-    """What one address was refused since it began."""
+    """The refusals of one address since `began`."""
 
-    __slots__ = ("began", "codes", "count", "first_at", "last_at", "request_id", "subjects", "told")
+    __slots__ = (
+        "began",
+        "codes",
+        "count",
+        "first_at",
+        "last_at",
+        "reported",
+        "request_id",
+        "subjects",
+    )
 
     def __init__(self, began: float, request_id: str) -> None:
         self.began = began
         self.request_id = request_id
         self.first_at = self.last_at = datetime.now(UTC)
         self.subjects: set[tuple[str, str | None]] = set()
-        self.told = False
+        self.reported = False
         self.forget()
 
     def forget(self) -> None:
-        """Begin to count anew, within the same window."""
+        """Count from 0 again, within the same window."""
         self.count = 0
         self.codes: Counter[str] = Counter()
 
 
 class DenialAggregator:
-    """One per worker. Nothing here waits."""
+    """Counts refused credentials per address. One per worker; no method waits."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._windows: dict[_Key, _Window] = {}
 
     def events(self, events: Iterable[Finished]) -> None:
-        """Looks for refused credentials among usage events, off the path of the requests."""
+        """Count the refused credentials among usage events, off the path of the requests."""
         for event in events:
             if event.status_code == 401 and event.outcome == "rejected":
                 self.add(
@@ -94,9 +103,9 @@ class DenialAggregator:
         token_id: str | None = None,
         project_id: str | None = None,
     ) -> None:
-        """One refusal; ``token_id`` and ``project_id`` if it is known what was refused."""
+        """Count one refusal; `token_id` and `project_id` where it is known what was refused."""
         key: _Key = (action, actor, where, client_ip)
-        if key not in self._windows and len(self._windows) >= MOST:
+        if key not in self._windows and len(self._windows) >= MAX_ADDRESSES:
             key = (action, "anonymous", where, "")
         window = self._windows.get(key)
         if window is None:
@@ -104,19 +113,19 @@ class DenialAggregator:
         window.count += 1
         window.codes[code] += 1
         window.last_at = datetime.now(UTC)
-        if token_id is not None and len(window.subjects) <= _NAMED:
+        if token_id is not None and len(window.subjects) <= _MAX_NAMED:
             window.subjects.add((token_id, project_id))
 
     def due(self, *, all_of_them: bool = False) -> list[PendingEntry]:
-        """What is to be told by now; at a stop, all that would be told later."""
+        """Return the entries that are due; at a stop, also those that would be due later."""
         drafts = []
         now = self._clock()
         for key, window in list(self._windows.items()):
             over = all_of_them or now - window.began >= WINDOW
             enough = BURST if key[2] == RELAY else 1
-            if window.count and (over if window.told else window.count >= enough):
+            if window.count and (over if window.reported else window.count >= enough):
                 drafts.append(_draft(key, window))
-                window.told = True
+                window.reported = True
                 window.forget()
             if over:
                 del self._windows[key]
@@ -134,9 +143,9 @@ def _draft(key: _Key, window: _Window) -> PendingEntry:
     }
     draft = PendingEntry(action, actor, client_ip, window.request_id, "denied", details=details)
     if not client_ip:
-        details["addresses"] = f"more than {MOST}"
+        details["addresses"] = f"more than {MAX_ADDRESSES}"
     if len(window.subjects) == 1:
         ((draft.token_id, draft.project_id),) = window.subjects
     elif window.subjects:
-        details["tokens"] = sorted(token_id for token_id, _ in window.subjects)[:_NAMED]
+        details["tokens"] = sorted(token_id for token_id, _ in window.subjects)[:_MAX_NAMED]
     return draft

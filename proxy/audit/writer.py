@@ -1,8 +1,8 @@
-"""Audit entries that belong to no change, and so to no transaction: refusals and failed calls.
+"""Audit entries that belong to no change, and so to no transaction: denials and failed calls.
 
-A greenlet writes them, off every path. While the store is away they are kept, up to a bound; those
-beyond it are counted and logged. The thing to get wrong: nobody may wait for any of this, or a
-database that hangs would slow down whoever is refused.
+A periodic task writes them, off the path of every request. While the store is away they are kept,
+up to a bound; those beyond it are counted and logged. No request may wait for any of this: a
+database that hangs would slow down every refusal.
 """
 
 import logging
@@ -11,71 +11,77 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import gevent
-from gevent.event import Event
 
 from proxy.audit.denials import DenialAggregator
 from proxy.core.errors import StoreError
+from proxy.runtime.periodic import PeriodicTask
 from proxy.store.audit import AuditEntry, PendingEntry
 
 _log = logging.getLogger(__name__)
 
+#: Seconds between two flushes.
 _INTERVAL: Final = 1.0
-#: Entries that wait at the most.
-_MOST: Final = 1000
-#: Entries a transaction, which holds up every management call on every node.
+#: Entries that may wait for the store.
+_MAX_WAITING: Final = 1000
+#: Entries per transaction, which holds up every management call on every node.
 _BATCH: Final = 20
 
 
 class EntryStore(Protocol):
-    """The store, as seen from here."""
+    """Appends entries to the audit log. Raises StoreError."""
 
     def write(self, drafts: Sequence[PendingEntry]) -> list[AuditEntry]: ...
 
 
 class AuditWriter:
-    """One per worker; ``refusals`` is asked once a second for what it has to tell."""
+    """Writes entries that wait, once a second. One per worker."""
 
     def __init__(
-        self, store: EntryStore, refusals: DenialAggregator, tell: Callable[[AuditEntry], None]
+        self, store: EntryStore, denials: DenialAggregator, publish: Callable[[AuditEntry], None]
     ) -> None:
-        """``tell`` is given every entry of this worker that was committed; it must not wait."""
+        """Create a writer.
+
+        Args:
+            store: Takes the entries.
+            denials: Asked once a second for the entries that are due.
+            publish: Called with every entry of this worker that was committed. Must not wait.
+        """
         self._store = store
-        self.refusals = refusals
-        self.tell = tell
-        # Oldest first; what is just being written is among them until it is committed.
+        self.denials = denials
+        self.publish = publish
+        # Oldest first. Entries that are being written stay here until they are committed.
         self._waiting: deque[PendingEntry] = deque()
-        self._greenlet: gevent.Greenlet[..., None] | None = None
-        self._closing = Event()
+        self._task = PeriodicTask(
+            self._run, lambda: _INTERVAL, failure="recording audit entries failed", log=_log
+        )
         self._failing = False
-        #: Entries that were lost: they found no room, or could not be written.
+        #: Entries that were lost: there was no room for them, or they could not be written.
         self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, draft: PendingEntry) -> None:
-        """To be written soon. Neither waits nor raises."""
-        if len(self._waiting) < _MOST:
+        """Queue an entry to be written soon. Neither waits nor raises."""
+        if len(self._waiting) < _MAX_WAITING:
             self._waiting.append(draft)
             return
         if not self.dropped:
-            _log.error("audit entries are dropped: %d wait for the database", _MOST)
+            _log.error("audit entries are dropped: %d wait for the database", _MAX_WAITING)
         self.dropped += 1
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        self._task.start()
 
     def close(self, deadline: float) -> None:
-        """Write what is left, for ``deadline`` seconds at the most; what then remains is logged.
+        """Write what is left, for at most `deadline` seconds. What then remains is logged.
 
-        Nothing, where it was not started: then there may be no database.
+        Does nothing unless the writer was started: there may be no database then. Idempotent.
         """
-        self._closing.set()
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is None:
+        if not self._task.started:
             return
         with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
-            greenlet.join()
+            self._task.finish()
             self._gather(all_of_them=True)
             self.flush()
             while self._waiting and not self._failing:
@@ -85,7 +91,7 @@ class AuditWriter:
             _log.error("%d audit entries could not be written", self.dropped)
 
     def flush(self) -> None:
-        """One attempt to write all that waits now. Whatever the store raises, it is kept."""
+        """Try once to write all that waits now. A StoreError keeps the entries."""
         left = len(self._waiting)
         while left:
             batch = [self._waiting[i] for i in range(min(_BATCH, left))]
@@ -98,7 +104,7 @@ class AuditWriter:
                 self._failing = True
                 return
             except Exception:  # noqa: BLE001
-                # A defect of ours: kept, they would be in everybody's way for ever.
+                # A defect. Entries that were kept would block all later ones for ever.
                 _log.exception("%d audit entries cannot be written, they are dropped", len(batch))
                 self.dropped += len(batch)
                 written = []
@@ -106,17 +112,12 @@ class AuditWriter:
             for _ in batch:
                 self._waiting.popleft()
             for entry in written:
-                self.tell(entry)
+                self.publish(entry)
 
     def _run(self) -> None:
-        while not self._closing.wait(_INTERVAL):
-            try:
-                self._gather()
-                self.flush()
-            except Exception:  # noqa: BLE001
-                # A defect of ours must not end it: nothing would be written any more.
-                _log.exception("recording audit entries failed")
+        self._gather()
+        self.flush()
 
     def _gather(self, *, all_of_them: bool = False) -> None:
-        for draft in self.refusals.due(all_of_them=all_of_them):
+        for draft in self.denials.due(all_of_them=all_of_them):
             self.put(draft)

@@ -1,1 +1,1 @@
-"""What an access token may use in all: requests and LLM tokens."""
+"""What an access token may use over its life: requests and LLM tokens."""

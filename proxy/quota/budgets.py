@@ -1,12 +1,12 @@
-"""What is left of ``max_tokens_total``: what the store said, what was spent since, what is held.
+"""Token budgets (`max_tokens_total`): used by the store's count, spent since then, and held.
 
-Every request holds what it may cost, and settles for what it did cost; all workers of the node
-judge by the same table (:mod:`proxy.quota.holds`), without asking the store. About once a second
-each one writes what it has spent, and reads what all nodes have written. So nodes agree within
-about two seconds. `docs/governance.md` says by how much a total may be exceeded.
+Every request holds the LLM tokens that it may cost, and settles for those that it did cost. All
+workers of the node decide by the same table (:mod:`proxy.quota.holds`), without asking the store.
+About once a second each worker writes what it has spent, and reads what all nodes have written. So
+nodes agree within about two seconds. `docs/governance.md` says by how much a total may be exceeded.
 
-Note: the store's number must be read when nothing of ours is on its way there, or it is counted
-twice, or not at all. So :meth:`Budgets.refresh` runs between two flushes.
+Note: the store's count must be read when no spent tokens of this worker are on their way to it.
+Otherwise they count twice, or not at all. So :meth:`Budgets.refresh` runs between two flushes.
 """
 
 import logging
@@ -18,23 +18,26 @@ from proxy.core.errors import StoreError
 
 _log = logging.getLogger(__name__)
 
-#: So many seconds after its last request the number of a token is still kept up to date. Later its
-#: grant is read again anyway, with the number in it.
+#: Seconds after a token's last request for which its count is kept up to date. Later the token's
+#: grant, which contains the count, is read again anyway.
 _IN_USE_SECONDS: Final = 30.0
 _FORGET_AFTER_SECONDS: Final = 600.0
-#: Seconds before each further try, where the rest is held: a request settles a moment after its
-#: client has its last byte, and that client may have asked again.
-_PAUSES: Final = (0.005, 0.02, 0.05)
+#: Seconds before each further try while requests in flight hold the rest of a budget. A request
+#: settles a moment after its client has the last byte, and that client may have asked again.
+_PAUSES_SECONDS: Final = (0.005, 0.02, 0.05)
 
 
 class UsedTokens(Protocol):
-    """The store, as seen from here."""
+    """Returns the used LLM tokens of access tokens, over all nodes. Raises StoreError."""
 
     def tokens_used(self, token_ids: Collection[str]) -> Mapping[str, int]: ...
 
 
 class Full(Protocol):
-    """What refuses. ``in_flight``: something may be left when requests in flight have settled."""
+    """The first total that is reached, at index `at` of those wanted.
+
+    `in_flight`: something may be left when requests in flight have settled.
+    """
 
     @property
     def at(self) -> int: ...
@@ -56,22 +59,22 @@ class Holds(Protocol):
 
 
 class _Budget:
-    __slots__ = ("cuts", "seen_at", "total", "under_way", "used")
+    __slots__ = ("cut_in_flight", "in_flight", "last_begin", "total", "used")
 
     def __init__(self) -> None:
-        # As the store said.
+        # By the store's count.
         self.used = 0
-        # None: not known at the moment, since it was changed.
+        # None: not known at the moment, because it was changed.
         self.total: int | None = None
-        # Whether answers under way are cut when the total is reached.
-        self.cuts = False
-        # Requests that have not ended yet, and the monotonic time of the last one that began.
-        self.under_way = 0
-        self.seen_at = 0.0
+        # Whether responses in flight are cut when the total is reached.
+        self.cut_in_flight = False
+        # Requests in flight, and the monotonic time at which the last one began.
+        self.in_flight = 0
+        self.last_begin = 0.0
 
 
 class Budgets:
-    """One per worker. ``unwritten(token_id)``: LLM tokens the store has not been told of."""
+    """The token budgets of all access tokens in use. One per worker."""
 
     def __init__(
         self,
@@ -81,8 +84,16 @@ class Budgets:
         spent: Callable[[str], None] = lambda token_id: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``spent`` is called with a token that has nothing left while requests that are charged to
-        it are under way and to be cut; perhaps more than once. It must not wait."""
+        """Create the budgets.
+
+        Args:
+            store: Returns what all nodes have written.
+            holds: The table of the node.
+            unwritten: Returns the LLM tokens of a token id that are not in the store yet.
+            spent: Called with a token id that has nothing left while requests charged to it are in
+                flight and must be cut. May be called more than once. Must not wait.
+            clock: Monotonic seconds.
+        """
         self._store = store
         self._holds = holds
         self._unwritten = unwritten
@@ -91,59 +102,64 @@ class Budgets:
         self._budgets: dict[str, _Budget] = {}
 
     def learn(self, token_id: str, used: int, total: int | None, *, cuts: bool) -> None:
-        """What the store said of a token; ``total`` None: it has none."""
+        """Take over what the store said about a token; `total` None: the token has no budget."""
         if total is None:
             self._budgets.pop(token_id, None)
             return
         budget = self._budget(token_id)
-        # It may be older than what is known.
+        # The store's word may be older than the known count.
         budget.used = max(budget.used, used)
-        budget.total, budget.cuts = total, cuts
+        budget.total, budget.cut_in_flight = total, cuts
 
     def forget(self, token_ids: Collection[str] | None) -> None:
-        """Their totals may have changed; None: of all. What they used is kept."""
+        """Forget the totals of these tokens, which may have changed; None: of all tokens.
+
+        The used LLM tokens are kept.
+        """
         for token_id in self._budgets if token_ids is None else token_ids:
             if (budget := self._budgets.get(token_id)) is not None:
                 budget.total = None
 
     def hold(self, wanted: Sequence[tuple[str, int]], amount: int) -> Full | None:
-        """A request begins that is charged to each `(token id, total)`: hold `amount` LLM tokens of
-        each, or of none. Returns what refuses, or None."""
+        """Begin a request: hold `amount` LLM tokens of each `(token id, total)`, or of none.
+
+        Returns the first total that is reached, or None. May wait for some 75 ms.
+        """
         budgets = [(self._budget(token_id), token_id, total) for token_id, total in wanted]
         now = self._clock()
         for budget, _, _ in budgets:
-            budget.seen_at = now
+            budget.last_begin = now
         entries = [(id_, amount, budget.used, total) for budget, id_, total in budgets]
         full = self._holds.hold(entries)
-        for seconds in _PAUSES:
+        for seconds in _PAUSES_SECONDS:
             if full is None or not full.in_flight:
                 break
-            time.sleep(seconds)  # of gevent, where there is gevent
+            time.sleep(seconds)  # gevent's, in a worker
             full = self._holds.hold(entries)
         if full is None:
             for budget, _, _ in budgets:
-                budget.under_way += 1
+                budget.in_flight += 1
         return full
 
     def settle(self, token_ids: Sequence[str], amount: int, tokens: int) -> None:
-        """It has ended, held ``amount`` and cost so many LLM ``tokens``. Does not wait."""
+        """End a request that held `amount` and cost `tokens` LLM tokens. Does not wait."""
         self._holds.settle([(token_id, amount) for token_id in token_ids], tokens)
         for token_id in token_ids:
             budget = self._budgets.get(token_id)
             if budget is not None:
-                budget.under_way = max(0, budget.under_way - 1)
+                budget.in_flight = max(0, budget.in_flight - 1)
                 if tokens:
-                    self._judge(token_id, budget)
+                    self._cut_if_spent(token_id, budget)
 
     def refresh(self) -> None:
-        """Read again what tokens in use have used. Between two flushes; never raises."""
+        """Read the counts of the tokens in use again. Runs between two flushes; never raises."""
         now = self._clock()
         in_use = []
         for token_id, budget in list(self._budgets.items()):
-            lately = now - budget.seen_at < _IN_USE_SECONDS
-            if lately or budget.under_way or self._holds.spent(token_id):
+            recent = now - budget.last_begin < _IN_USE_SECONDS
+            if recent or budget.in_flight or self._holds.spent(token_id):
                 in_use.append(token_id)
-            elif now - budget.seen_at > _FORGET_AFTER_SECONDS:
+            elif now - budget.last_begin > _FORGET_AFTER_SECONDS:
                 del self._budgets[token_id]
         if not in_use:
             return
@@ -151,7 +167,7 @@ class Budgets:
         try:
             found = self._store.tokens_used(in_use)
         except StoreError:
-            return  # the next one covers it
+            return  # the next refresh covers it
         except Exception:  # noqa: BLE001
             _log.exception("what access tokens have used could not be read")
             return
@@ -159,13 +175,13 @@ class Budgets:
             current = self._budgets.get(token_id)
             if current is not None:
                 current.used = used
-                # Spent here, and not written, while the store was asked.
+                # `unwritten` is what was spent here while the store was asked.
                 self._holds.stored(token_id, used, self._unwritten(token_id), asked_at)
-                self._judge(token_id, current)
+                self._cut_if_spent(token_id, current)
 
-    def _judge(self, token_id: str, budget: _Budget) -> None:
+    def _cut_if_spent(self, token_id: str, budget: _Budget) -> None:
         total = budget.total
-        if not budget.cuts or not budget.under_way or total is None:
+        if not budget.cut_in_flight or not budget.in_flight or total is None:
             return
         if budget.used + self._holds.spent(token_id) >= total:
             self._spent(token_id)
@@ -174,5 +190,5 @@ class Budgets:
         budget = self._budgets.get(token_id)
         if budget is None:
             budget = self._budgets[token_id] = _Budget()
-            budget.seen_at = self._clock()
+            budget.last_begin = self._clock()
         return budget

@@ -1,11 +1,11 @@
 """Reads of stored responses, until the ledger has decided whether they count.
 
-A worker charges no read itself (:attr:`proxy.core.usage_event.UsageEvent.is_read`): the ledger
-counts the first that reports the usage of a response whose generation did not, and charges its
-token. What the ledger does not keep, limits of LLM tokens per minute and figures, is charged here
-once it has counted a read of this worker.
+A worker charges no read itself (:attr:`proxy.core.usage_event.UsageEvent.is_read`). The ledger
+counts the first read that reports the usage of a response whose generation did not report it, and
+charges the token of that read. The limits of LLM tokens per minute and the metrics, which the
+ledger does not keep, are charged here once the ledger has counted a read of this worker.
 
-Note: nothing here is kept over the end of the worker; a read that is undecided then is not charged.
+Note: nothing here outlives the worker. A read that is undecided then is not charged.
 """
 
 import logging
@@ -21,13 +21,13 @@ from proxy.core.errors import StoreError
 _log = logging.getLogger(__name__)
 
 _INTERVAL: Final = 1.0
-#: Seconds until a read is asked for: the ledger has it by then, and the generation before it too.
-_SETTLED_AFTER: Final = 3.0
-#: Seconds after which it is given up: the shipper is away.
-_GIVEN_UP_AFTER: Final = 60.0
-_MOST_WAITING: Final = 10_000
+#: Seconds until the ledger is asked about a read: by then it has the read and the generation.
+_SETTLED_AFTER_SECONDS: Final = 3.0
+#: Seconds after which a read is given up: the shipper does not run.
+_GIVEN_UP_AFTER_SECONDS: Final = 60.0
+_MAX_WAITING: Final = 10_000
 #: Reads in one query.
-_PAGE: Final = 200
+_MAX_PAGE: Final = 200
 
 E = TypeVar("E", bound="Event")
 
@@ -36,7 +36,7 @@ Name = tuple[str, str]
 
 
 class Event(Protocol):
-    """A usage event, as seen from here."""
+    """The fields of a usage event that say whether it is a read, and of which response."""
 
     method: str
     event_id: str
@@ -49,16 +49,18 @@ class Event(Protocol):
 
 
 class CountedReads(Protocol):
-    """The store, as seen from here."""
+    """The ledger's decisions about stored responses."""
 
     def readers(self, names: Sequence[Name]) -> Mapping[Name, str]:
-        """Of responses that something has counted: the event id of the read that did, or empty
-        where it was a generation. Raises StoreError."""
+        """Return, for each response that is counted, the event id of the read that was counted.
+
+        The id is empty where the generation was counted. Raises StoreError.
+        """
         ...
 
 
 class Reads(Generic[E]):
-    """One per worker. ``counted`` is called with each read that the ledger has counted."""
+    """Reads of this worker that the ledger has not decided on. One per worker."""
 
     def __init__(
         self,
@@ -68,19 +70,26 @@ class Reads(Generic[E]):
         *,
         each: bool = False,
     ) -> None:
-        """``each``: the ledger remembers no responses, and each read counts."""
+        """Create the collection.
+
+        Args:
+            store: Returns the ledger's decisions.
+            counted: Called with each read that the ledger has counted.
+            clock: Monotonic seconds.
+            each: Whether each read counts, because the ledger remembers no responses.
+        """
         self._store = store
         self._each = each
         self._counted = counted
         self._clock = clock
-        # When it came, and the event; the oldest first.
-        self._waiting: deque[tuple[float, E]] = deque(maxlen=_MOST_WAITING)
-        # While some wait: without stored responses there is nothing to wake up for.
+        # Monotonic time of arrival, and the event. Oldest first.
+        self._waiting: deque[tuple[float, E]] = deque(maxlen=_MAX_WAITING)
+        # Runs only while reads wait: without stored responses there is nothing to wake up for.
         self._greenlet: gevent.Greenlet[..., None] | None = None
         self._closed = False
 
     def events(self, events: Sequence[E]) -> None:
-        """All events of the worker. Neither waits nor raises."""
+        """Take the reads out of the worker's events. Neither waits nor raises."""
         for event in events:
             if event.method == "GET" and event.is_read and event.usage_source != "none":
                 if self._each:
@@ -97,10 +106,14 @@ class Reads(Generic[E]):
             greenlet.kill()
 
     def look(self) -> None:
-        """Ask once for the reads that the ledger may have decided on. Never raises."""
+        """Ask once about the reads that the ledger may have decided on. Never raises."""
         now = self._clock()
         due: list[tuple[float, E]] = []
-        while self._waiting and self._waiting[0][0] <= now - _SETTLED_AFTER and len(due) < _PAGE:
+        while (
+            self._waiting
+            and self._waiting[0][0] <= now - _SETTLED_AFTER_SECONDS
+            and len(due) < _MAX_PAGE
+        ):
             due.append(self._waiting.popleft())
         if not due:
             return
@@ -108,14 +121,14 @@ class Reads(Generic[E]):
             readers = self._store.readers([_name(event) for _, event in due])
         except StoreError:
             readers = {}
-        except Exception:  # noqa: BLE001  (this greenlet must not end)
+        except Exception:  # noqa: BLE001  (a defect must not end the greenlet)
             _log.exception("which reads of stored responses count could not be read")
             readers = {}
-        for came, event in reversed(due):
+        for arrived_at, event in reversed(due):
             reader = readers.get(_name(event))
             if reader is None:
-                if now - came < _GIVEN_UP_AFTER:
-                    self._waiting.appendleft((came, event))
+                if now - arrived_at < _GIVEN_UP_AFTER_SECONDS:
+                    self._waiting.appendleft((arrived_at, event))
             elif reader == event.event_id:
                 self._counted(event)
 

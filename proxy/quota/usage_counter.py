@@ -1,10 +1,11 @@
-"""What tokens have used: added up in memory, written in batches off the path.
+"""The use of access tokens: added up in memory, written in batches off the request's path.
 
-Requests are counted here only of tokens without ``max_requests``; those with one are counted
-exactly, where their limit is kept. LLM tokens are counted here always.
+Requests of tokens without `max_requests` are counted here. Those of a token with that limit are
+counted exactly, where the limit is kept (:mod:`proxy.quota.permits`). LLM tokens are always counted
+here.
 
-The thing to get wrong: while a batch is being written, more comes in. Whoever writes until nothing
-is left does not end on a busy worker, and makes a transaction of every request.
+Note: more uses come in while a batch is being written. A flush that went on until nothing is left
+would not end on a busy worker, and would make a transaction of every request.
 """
 
 import logging
@@ -14,23 +15,25 @@ from time import time
 from typing import Final, Protocol
 
 import gevent
-from gevent.event import Event
+
+from proxy.runtime.periodic import PeriodicTask
 
 _log = logging.getLogger(__name__)
 
+#: Seconds between two flushes.
 _INTERVAL: Final = 1.0
-#: At most this many tokens a transaction, so that none holds its locks for long.
+#: Access tokens per transaction at most, so that none holds its locks for long.
 _BATCH: Final = 500
 
 
 class CountsStore(Protocol):
-    """The store, as seen from here."""
+    """Adds requests, LLM tokens and the last use to the counts of access tokens."""
 
     def add_counts(self, entries: Sequence[tuple[str, int, int, datetime]]) -> None: ...
 
 
 class _Used:
-    """By one token since its last flush: requests, LLM tokens, and unix seconds of the last use."""
+    """The use of one token since its last flush; `at`: Unix seconds of the last use."""
 
     __slots__ = ("at", "requests", "tokens")
 
@@ -40,48 +43,55 @@ class _Used:
 
 
 class UsageCounter:
-    """Collects uses and writes them once a second; what a failing store refused is kept."""
+    """Collects uses and writes them once a second. Keeps what a failing store refuses.
+
+    One per worker.
+    """
 
     def __init__(self, store: CountsStore) -> None:
         self._store = store
-        # By token id, what is not written yet. Merged, so bounded by tokens in use.
+        # Token id → its use that is not written yet. Merged, so bounded by the tokens in use.
         self._pending: dict[str, _Used] = {}
-        self._greenlet: gevent.Greenlet[..., None] | None = None
-        self._closing = Event()
+        self._after_flush: Callable[[], None] = lambda: None
+        self._task = PeriodicTask(
+            self._run, lambda: _INTERVAL, failure="counting uses failed", log=_log
+        )
         self._failing = False
 
     def add(self, token_id: str) -> None:
+        """Count one request."""
         used = self._used(token_id)
         used.requests += 1
         used.at = time()
 
     def touch(self, token_id: str) -> None:
-        """Note a use that is counted elsewhere."""
+        """Record the time of a request that is counted elsewhere."""
         self._used(token_id).at = time()
 
     def spend(self, token_id: str, tokens: int) -> None:
-        """Note LLM tokens of a request whose use has been noted."""
+        """Add the LLM tokens of a request that has been counted."""
         self._used(token_id).tokens += tokens
 
     def unwritten(self, token_id: str) -> int:
-        """LLM tokens that the store has not been told of; exact between two flushes."""
+        """Return the LLM tokens that are not in the store yet; exact between two flushes."""
         used = self._pending.get(token_id)
         return 0 if used is None else used.tokens
 
-    def start(self, then: Callable[[], None] = lambda: None) -> None:
-        """``then`` is called between two flushes, when nothing is on its way to the store, unless
-        it failed."""
-        self._greenlet = gevent.spawn(self._run, then)
+    def start(self, after_flush: Callable[[], None] = lambda: None) -> None:
+        """Flush once a second.
+
+        `after_flush` is called between two flushes, when nothing is on its way to the store, and
+        only after a flush that succeeded.
+        """
+        self._after_flush = after_flush
+        self._task.start()
 
     def close(self, deadline: float) -> None:
-        """Write what is left, for ``deadline`` seconds at the most; what then remains is logged."""
-        self._closing.set()
-        greenlet, self._greenlet = self._greenlet, None
+        """Write what is left, for at most `deadline` seconds. What then remains is logged."""
         with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
-            if greenlet is not None:
-                # Not killed: what it is just writing may be committed without it, and would be
-                # counted twice.
-                greenlet.join()
+            # Not killed: the batch that is being written may be committed all the same, and would
+            # be counted twice.
+            self._task.finish()
             self.flush()
             while self._pending and not self._failing:
                 self.flush()
@@ -89,7 +99,7 @@ class UsageCounter:
             _log.error("uses of %d access tokens could not be counted", len(self._pending))
 
     def flush(self) -> None:
-        """One attempt to write all that is pending now. Whatever the store raises, it is kept."""
+        """Try once to write all that is pending now. Uses are kept whatever the store raises."""
         tokens = list(self._pending)
         for start in range(0, len(tokens), _BATCH):
             batch = [(token, self._pending.pop(token)) for token in tokens[start : start + _BATCH]]
@@ -105,11 +115,10 @@ class UsageCounter:
                 return
             self._failing = False
 
-    def _run(self, then: Callable[[], None]) -> None:
-        while not self._closing.wait(_INTERVAL):
-            self.flush()
-            if not self._failing:
-                then()
+    def _run(self) -> None:
+        self.flush()
+        if not self._failing:
+            self._after_flush()
 
     def _used(self, token_id: str) -> _Used:
         used = self._pending.get(token_id)
@@ -118,7 +127,7 @@ class UsageCounter:
         return used
 
     def _restore(self, batch: list[tuple[str, _Used]]) -> None:
-        """Merge ``batch`` with what has come in since it was taken out."""
+        """Merge `batch` with the uses that have come in since it was taken out."""
         for token, old in batch:
             used = self._pending.setdefault(token, old)
             if used is not old:

@@ -74,7 +74,7 @@ class AuditTrail:
     def committed(self, draft: PendingEntry) -> None:
         """What it was written with is committed, if it was written."""
         if draft.entry is not None:
-            self._recorder.tell(draft.entry)
+            self._recorder.publish(draft.entry)
 
     def refused_mint(
         self, parent: Principal | None, inbound: ClientRequest, error: ProxyError
@@ -84,7 +84,7 @@ class AuditTrail:
         known = parent is not None and error.status != 401
         if not known and error.status != 401:
             return  # nobody was refused: the worker is full, or the store away
-        self._recorder.refusals.add(
+        self._recorder.denials.add(
             MINTING if known else RELAY,
             inbound.client_ip,
             error.code,
@@ -97,7 +97,7 @@ class AuditTrail:
 
     def refused_login(self, code: str) -> None:
         """Somebody came without a management token, or with a wrong one."""
-        self._recorder.refusals.add(
+        self._recorder.denials.add(
             "/manage", self._client_ip(), code, request_id=flask.g.get("request_id", "")
         )
 

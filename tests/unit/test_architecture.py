@@ -78,6 +78,8 @@ FENCES: dict[str, set[str]] = {
     "gevent": {
         "server.worker",
         "runtime.yielding",
+        "runtime.periodic",
+        "runtime.singleflight",
         "server.request_parser",
         "server.profiling",
         "maintenance.scheduler",

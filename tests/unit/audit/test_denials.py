@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.audit.denials import BURST, MINTING, MOST, WINDOW, DenialAggregator
+from proxy.audit.denials import BURST, MAX_ADDRESSES, MINTING, WINDOW, DenialAggregator
 from proxy.store.audit import PendingEntry
 from tests.support.clock import Clock
 
@@ -105,9 +105,9 @@ def test_any_number_of_addresses_makes_few_entries(
         count += len(refusals.due())
     clock.now += WINDOW
     last = refusals.due()
-    assert count + len(last) == MOST + 2
+    assert count + len(last) == MAX_ADDRESSES + 2
     (rest,) = [draft for draft in last if not draft.client_ip]
-    assert rest.details["addresses"] == f"more than {MOST}"
+    assert rest.details["addresses"] == f"more than {MAX_ADDRESSES}"
     assert rest.details["count"] > 29_000
     assert refusals.due() == []
     assert not refusals._windows

@@ -87,7 +87,7 @@ def test_what_comes_in_meanwhile_waits_for_the_next_time(store: Store) -> None:
 
 
 def test_what_was_refused_is_asked_for(recorder: AuditWriter, told: list[AuditEntry]) -> None:
-    recorder.refusals.add("/manage", "::1", "invalid_management_token")
+    recorder.denials.add("/manage", "::1", "invalid_management_token")
     wait_until(lambda: [entry.action for entry in told] == ["auth.denied"])
 
 
@@ -109,12 +109,12 @@ def test_kept_while_the_store_is_away(
 
 def test_bounded(recorder: AuditWriter, store: Store, caplog: pytest.LogCaptureFixture) -> None:
     store.failing = StoreError()
-    drafts = put(recorder, module._MOST + 7)
-    assert (len(recorder), recorder.dropped) == (module._MOST, 7)
+    drafts = put(recorder, module._MAX_WAITING + 7)
+    assert (len(recorder), recorder.dropped) == (module._MAX_WAITING, 7)
     assert caplog.text.count("dropped") == 1
     store.failing = None
     recorder.close(5)
-    assert store.written == drafts[: module._MOST]
+    assert store.written == drafts[: module._MAX_WAITING]
     assert "7 audit entries could not be written" in caplog.text
     assert recorder.dropped == 7
 
@@ -134,15 +134,15 @@ def test_a_defect_does_not_stop_the_rest(
 def test_nor_does_one_of_those_who_are_told(
     recorder: AuditWriter, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tell = recorder.tell
+    tell = recorder.publish
 
     def defect(entry: AuditEntry) -> None:
         raise ZeroDivisionError
 
-    recorder.tell = defect
+    recorder.publish = defect
     put(recorder, 1)
     wait_until(lambda: "recording audit entries failed" in caplog.text)
-    recorder.tell = tell
+    recorder.publish = tell
     (draft,) = put(recorder, 1)
     wait_until(lambda: draft in store.written)
 
@@ -150,7 +150,7 @@ def test_nor_does_one_of_those_who_are_told(
 def test_a_stop_flushes(recorder: AuditWriter, store: Store) -> None:
     module._INTERVAL = 60  # type: ignore[misc]
     drafts = put(recorder, 3)
-    recorder.refusals.add("/manage", "::1", "invalid_management_token")
+    recorder.denials.add("/manage", "::1", "invalid_management_token")
     recorder.close(5)
     assert store.written[:3] == drafts
     assert len(store.written) == 4

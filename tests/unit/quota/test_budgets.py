@@ -185,9 +185,9 @@ def test_who_is_about_to_settle_is_waited_for(
     full = world.budgets.hold([("t", 10)], 10)
     assert full is not None
     assert full.in_flight
-    assert len(paused) == 2 + len(budgets_module._PAUSES)
+    assert len(paused) == 2 + len(budgets_module._PAUSES_SECONDS)
     world.budgets.settle(["t"], 10, 7)
     full = world.budgets.hold([("t", 10)], 10)
     assert full is not None
     assert not full.in_flight
-    assert len(paused) == 2 + len(budgets_module._PAUSES), "nothing to wait for"
+    assert len(paused) == 2 + len(budgets_module._PAUSES_SECONDS), "nothing to wait for"

@@ -116,8 +116,8 @@ def test_what_is_undecided_is_asked_for_again_and_not_for_ever(
 def test_how_many_wait_is_bounded(
     ledger: Ledger, counted: list[UsageEvent], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_WAITING", 3)
-    monkeypatch.setattr(module, "_PAGE", 2)
+    monkeypatch.setattr(module, "_MAX_WAITING", 3)
+    monkeypatch.setattr(module, "_MAX_PAGE", 2)
     reads = Reads(ledger, counted.append, clock)
     events = [read(f"{number}") for number in range(5)]
     reads.events(events)
@@ -132,7 +132,7 @@ def test_it_runs_while_some_wait(
     ledger: Ledger, counted: list[UsageEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_INTERVAL", 0.001)
-    monkeypatch.setattr(module, "_SETTLED_AFTER", 0.0)
+    monkeypatch.setattr(module, "_SETTLED_AFTER_SECONDS", 0.0)
     reads = Reads(ledger, counted.append)
     for _ in range(2):
         assert reads._greenlet is None

@@ -230,7 +230,7 @@ def test_what_comes_after_a_flush_comes_only_when_all_is_written(
     unwritten: list[int] = []
     store.failing = StoreError()
     counts.spend("a", 7)
-    counts.start(then=lambda: unwritten.append(counts.unwritten("a")))
+    counts.start(after_flush=lambda: unwritten.append(counts.unwritten("a")))
     assert store.entered.wait(2)
     gevent.sleep(0.05)
     assert unwritten == []

@@ -207,7 +207,7 @@ def test_refused_mints(api: Management) -> None:
     for known, code in ((None, "token_not_found"), (PRINCIPAL, "token_expired")):
         for _ in range(BURST):
             api.trail.refused_mint(known, inbound(), ClientError(code=code))
-    mint, credentials = api.recorder.refusals.due()
+    mint, credentials = api.recorder.denials.due()
     assert (mint.action, mint.actor) == ("token.mint", f"token:{PRINCIPAL.token_id}")
     assert (mint.outcome, mint.details["count"]) == ("denied", 3)
     assert (mint.token_id, mint.project_id) == (PRINCIPAL.token_id, PRINCIPAL.project_id)

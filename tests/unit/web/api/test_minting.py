@@ -456,6 +456,6 @@ def test_the_audit_log_knows_who_minted_and_who_was_not_let(world: World) -> Non
     assert (entry.project_id, entry.token_id) == (world.project.id, child["id"])
     assert entry.details["after"]["parent_id"] == world.parent.id
     assert entry.details["after"]["allowed_models"] == ["gpt-4.1-mini"]
-    (denied,) = world.recorder.refusals.due()
+    (denied,) = world.recorder.denials.due()
     assert (denied.action, denied.actor) == ("token.mint", f"token:{child['id']}")
     assert child["token"] not in str(entry)
