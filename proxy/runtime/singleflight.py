@@ -33,7 +33,7 @@ class SingleFlight(Generic[T]):
     def do(self, key: str) -> T:
         """Join the flight of this key, or make the call in this greenlet. Raises as the call."""
         flight = self._flights.get(key)
-        return self.lead(key) if flight is None else flight.get()
+        return self.lead(key) if flight is None else flight.get()  # type: ignore[return-value]
 
     def lead(self, key: str) -> T:
         """Make the call in this greenlet, for all that join it. The key has no flight."""
