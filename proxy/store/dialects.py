@@ -1,7 +1,7 @@
-"""What differs between databases, so that every repository is written once.
+"""The differences between databases, so that every repository is written once.
 
-Repositories write ``?`` for a parameter and nothing else that a database might spell its own way;
-a literal question mark or a quoted string has no place in their SQL.
+Repositories write ``?`` for a parameter, and otherwise only SQL that all databases share. Their SQL
+must not contain a literal question mark or a quoted string.
 
 To add a database: a dialect here, a backend beside ``sqlite.py`` and ``postgres.py``, a row in both
 tables (:data:`DIALECTS` and the one in ``database.py``), a folder of migrations.
@@ -23,62 +23,65 @@ class Conflict(StoreError):
 
 
 class Deadlock(StoreError):
-    """The database rolled the transaction back, for another one's sake: it may be run again."""
+    """The database rolled the transaction back in favour of another one: it may be run again."""
 
 
 class ReadOnly(StoreError):
-    """The server at the other end takes no writes: after a failover, an old primary. Nothing was
-    done; a new connection may lead to another server."""
+    """The server takes no writes, such as an old primary after a failover.
+
+    Nothing was executed. A new connection may lead to another server.
+    """
 
 
 class Dialect(ABC):
-    """One database's ways. Stateless, but for the driver's error classes."""
+    """The SQL and the errors of one database. Stateless, except for the driver's error classes."""
 
     name: ClassVar[str]
     #: Appended to a SELECT inside a write transaction to keep others from changing the row.
     for_update: ClassVar[str]
-    #: One row, one value: microseconds since the epoch. None: take this machine's clock.
+    #: A query for one value: microseconds since the epoch. None: this machine's clock is used.
     now_query: ClassVar[str | None]
-    #: One row if the table named by the one parameter exists.
+    #: A query that returns one row if the table named by its one parameter exists.
     table_query: ClassVar[str]
     #: Appended to the CREATE TABLE of the migrations' own table.
     table_options: ClassVar[str] = ""
-    #: Takes the lock under which a migration runs, or None where the write transaction is that
-    #: lock already; waits a second at most and answers 1 or 0. What returns it, or None where it
-    #: ends with the transaction.
+    #: The query that takes the lock under which a migration runs; it waits at most a second and
+    #: returns 1 or 0. None where the write transaction already is that lock. Then the query that
+    #: releases it, or None where the lock ends with the transaction.
     take_migration_lock: ClassVar[str | None] = None
     return_migration_lock: ClassVar[str | None] = None
-    #: Every exception of the driver, for :meth:`translate`.
+    #: The driver's exceptions, for :meth:`translate`.
     driver_errors: tuple[type[Exception], ...]
 
     def sql(self, text: str) -> str:
-        """``text`` with this driver's placeholders. Only for statements that have parameters."""
+        """Returns ``text`` with this driver's placeholders. Only for statements with parameters."""
         return text.replace("%", "%%").replace("?", "%s")
 
     @abstractmethod
     def begin(self, *, readonly: bool) -> str:
-        """The statement that opens a transaction."""
+        """Returns the statement that opens a transaction."""
 
     @abstractmethod
     def is_conflict(self, error: Exception) -> bool:
-        """True when the driver's ``error`` is a violated unique constraint or primary key."""
+        """True when the driver's ``error`` reports a violated unique constraint or primary key."""
 
     def is_deadlock(self, error: Exception) -> bool:
         """True when the database chose this transaction as the victim of a deadlock."""
         return False
 
     def is_read_only(self, error: Exception) -> bool:
-        """True when the server takes no writes, whoever asks."""
+        """True when the server takes no writes from any client."""
         return False
 
     def adding(self, keys: Sequence[str], sums: Sequence[str], table: str) -> str:
-        """Appended to an INSERT into ``table``: a row whose ``keys`` are there is added to it."""
+        """Returns a clause for an INSERT into ``table``: it adds to a row with these ``keys``."""
         added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in sums)
         return f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {added}"
 
     def deleting(self, table: str, keys: Sequence[str], condition: str) -> str:
-        """Deletes of the rows with ``condition`` the first by ``keys`` (the primary key); the last
-        parameter says how many at the most. It reads those, and such as share their first key."""
+        """Returns a DELETE of the first rows with ``condition``, ordered by ``keys`` (the primary
+        key). Its last parameter is their maximum. It reads only those rows and others with the same
+        first key."""
         names = ", ".join(keys)
         return (
             f"DELETE FROM {table} WHERE ({names}) IN "  # noqa: S608 - fixed names
@@ -86,7 +89,7 @@ class Dialect(ABC):
         )
 
     def translate(self, error: Exception) -> StoreError:
-        """The driver's ``error`` as one of ours, to be raised ``from error``.
+        """Returns the driver's ``error`` as a StoreError, to be raised ``from error``.
 
         The driver's own message names hosts, users and values, so it goes to the log (as the
         cause) and never to the client.
@@ -110,7 +113,7 @@ class SqliteDialect(Dialect):
 
     def begin(self, *, readonly: bool) -> str:
         # A deferred transaction that writes later must upgrade its lock, and SQLite refuses that
-        # at once (no busy timeout) when another process wrote meanwhile: lock from the start.
+        # at once (no busy timeout) if another process wrote meanwhile: lock from the start.
         return "BEGIN DEFERRED" if readonly else "BEGIN IMMEDIATE"
 
     def is_conflict(self, error: Exception) -> bool:
@@ -120,7 +123,7 @@ class SqliteDialect(Dialect):
         )
 
     def is_read_only(self, error: Exception) -> bool:
-        # The low byte; the rest says why (the file was moved away, for one).
+        # The low byte is the code; the rest is the reason (such as that the file was moved away).
         code = getattr(error, "sqlite_errorcode", 0)
         return bool(code & 0xFF == sqlite3.SQLITE_READONLY)
 
@@ -132,19 +135,19 @@ _MYSQL_READ_ONLY: Final = frozenset({(1290,), (1792,), (1836,), (1047,)})
 
 
 class MysqlDialect(Dialect):
-    """MySQL 8.4 and MariaDB 10.11, and newer ones: only what all understand."""
+    """MySQL 8.4 and MariaDB 10.11, and newer: only the SQL that all of them understand."""
 
     name = "mysql"
     for_update = " FOR UPDATE"
-    # The server's clock: nodes compare these times with each other's (what changed since?).
-    # Not UNIX_TIMESTAMP(): it comes from local time, which repeats an hour when summer ends.
+    # The server's clock: nodes compare these times with each other's (changes since a time).
+    # Not UNIX_TIMESTAMP(): it is made from local time, which repeats an hour when summer ends.
     now_query = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
     table_query = (
         "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?"
     )
     table_options = " ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
-    # GET_LOCK names are the server's, not the database's, and have 64 characters at most. MySQL has
-    # no MD5() any more.
+    # GET_LOCK names belong to the server, not the database, and have at most 64 characters. MySQL
+    # no longer has MD5().
     _lock_name = "CONCAT('proxy_migrate_', LEFT(SHA2(DATABASE(), 256), 32))"
     take_migration_lock = f"SELECT GET_LOCK({_lock_name}, 1)"
     return_migration_lock = f"SELECT RELEASE_LOCK({_lock_name})"
@@ -157,8 +160,8 @@ class MysqlDialect(Dialect):
         self._operational_error = err.OperationalError
 
     def begin(self, *, readonly: bool) -> str:
-        # A server that is read-only refuses READ WRITE (1290) before anything was executed; without
-        # it, the first write would fail.
+        # A read-only server refuses READ WRITE (1290) before anything is executed. Without it, the
+        # first write would fail.
         return f"START TRANSACTION READ {'ONLY' if readonly else 'WRITE'}"
 
     def is_conflict(self, error: Exception) -> bool:
@@ -171,12 +174,12 @@ class MysqlDialect(Dialect):
         return isinstance(error, self.driver_errors) and error.args[:1] in _MYSQL_READ_ONLY
 
     def adding(self, keys: Sequence[str], sums: Sequence[str], table: str) -> str:
-        # VALUES() is what both have; MySQL's newer alias MariaDB has not.
+        # Both have VALUES(); MariaDB lacks MySQL's newer alias.
         added = ", ".join(f"{name} = {table}.{name} + VALUES({name})" for name in sums)
         return f" ON DUPLICATE KEY UPDATE {added}"
 
     def deleting(self, table: str, keys: Sequence[str], condition: str) -> str:
-        # A subquery may not have a LIMIT here, and the statement itself may.
+        # A subquery cannot have a LIMIT here, but the statement itself can.
         return f"DELETE FROM {table} WHERE {condition} ORDER BY {', '.join(keys)} LIMIT ?"  # noqa: S608
 
 
@@ -185,14 +188,14 @@ class PostgresDialect(Dialect):
 
     name = "postgresql"
     for_update = " FOR UPDATE"
-    # The server's clock, at this moment: now() would be the beginning of the transaction.
+    # The server's clock at this moment: now() would be the start of the transaction.
     now_query = "SELECT ROUND(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT"
-    # Where CREATE TABLE would put it; a table of this name in another schema is somebody else's.
+    # In the schema where CREATE TABLE would put it: the name may exist in a foreign schema.
     table_query = (
         "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND tablename = ?"
     )
-    # A number per database; CREATE TABLE IF NOT EXISTS alone fails when two do it at once. It
-    # belongs to the transaction, so that it also works behind a pooler. The scalar subquery is
+    # One number per database: CREATE TABLE IF NOT EXISTS alone fails when two nodes run it at once.
+    # The lock belongs to the transaction, so it also works behind a pooler. The scalar subquery is
     # evaluated only when it is needed.
     take_migration_lock = (
         "SELECT CASE WHEN pg_try_advisory_xact_lock(8102661242815999337) THEN 1 "
@@ -205,14 +208,14 @@ class PostgresDialect(Dialect):
         self.driver_errors = (psycopg.Error,)
         self._unique_violation = psycopg.errors.UniqueViolation
         self._deadlock_detected = psycopg.errors.DeadlockDetected
-        # The second is what a standby says to BEGIN … READ WRITE.
+        # A standby raises the second on BEGIN … READ WRITE.
         self._read_only = (
             psycopg.errors.ReadOnlySqlTransaction,
             psycopg.errors.FeatureNotSupported,
         )
 
     def begin(self, *, readonly: bool) -> str:
-        # Said each time, because servers, databases and roles can have other defaults.
+        # Set each time, because servers, databases and roles can have other defaults.
         mode = "READ ONLY" if readonly else "READ WRITE"
         return f"BEGIN ISOLATION LEVEL READ COMMITTED, {mode}"
 
@@ -226,7 +229,7 @@ class PostgresDialect(Dialect):
         return isinstance(error, self._read_only)
 
     def deleting(self, table: str, keys: Sequence[str], condition: str) -> str:
-        # By where the rows lie: to join them by key the planner may read the whole table.
+        # By the rows' physical place: for a join by key the planner may read the whole table.
         return (
             f"DELETE FROM {table} WHERE ctid = ANY (ARRAY("  # noqa: S608 - fixed names
             f"SELECT ctid FROM {table} WHERE {condition} ORDER BY {', '.join(keys)} LIMIT ?))"

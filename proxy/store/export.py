@@ -1,11 +1,11 @@
-"""A whole installation but its usage as JSON lines, out of one database and into another.
+"""Export and import of a whole installation, except its usage, as JSON lines.
 
-Both ways are one transaction and hold one page of rows, so that a backup of a busy database is of
-one moment, a failed import leaves nothing behind, and size does not matter. Secrets travel as they
-are stored: ciphertexts, which also need ``ENCRYPTION_KEY``, and hashes.
+Each direction is one transaction and holds one page of rows in memory. So a backup of a busy
+database shows one moment, a failed import leaves nothing behind, and size does not matter. Secrets
+are exported as stored: ciphertexts, which also need ``ENCRYPTION_KEY``, and hashes.
 
 Unlike other units of work these read and write a file from within, perhaps on another thread: the
-caller throws away what was written when an exception comes out.
+caller must discard the written lines when an exception is raised.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,15 +19,15 @@ from proxy.store.database import Conflict, Database, Session
 from proxy.store.export_format import KINDS, PROJECT, TOKEN, Header, Kind, TransferError
 from proxy.store.migrate import check_schema, load
 
-#: Seconds for all of it.
+#: Seconds for a whole export or import.
 TRANSFER_TIMEOUT: Final = 6 * 3600.0
-#: Rows in memory.
+#: Rows in memory at once.
 _PAGE: Final = 200
-#: Of one line, so that a file without line ends is not read into memory. Far more than a row has.
-_LINE_BYTES: Final = 16 * 1024 * 1024
+#: Far more than a row has: a file without line ends must not be read into memory.
+_MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 
-#: Dialect → what makes the transaction that was just begun see one moment, however many statements
-#: it has. SQLite's do by themselves. MySQL takes an isolation level only before a transaction.
+#: Dialect → statements that make a transaction that was just begun see one moment, however many
+#: statements it has. SQLite needs none. MySQL takes an isolation level only before a transaction.
 _SNAPSHOT: Final[Mapping[str, Sequence[str]]] = {
     "sqlite": (),
     "mysql": (
@@ -40,10 +40,10 @@ _SNAPSHOT: Final[Mapping[str, Sequence[str]]] = {
 
 
 def export_all(database: Database, write: Callable[[bytes], object]) -> Header:
-    """Gives the lines to ``write``, the same ones for the same content on every database.
+    """Passes the lines to ``write``: the same lines for the same content on every database.
 
-    TransferError: an upstream key that is not encrypted, or ``write`` failed. What was written
-    before an exception is no export. StoreError, SchemaOutdated.
+    Raises TransferError for an upstream key that is not encrypted and when ``write`` fails, and
+    StoreError or SchemaOutdated. Lines written before an exception are no export.
     """
     check_schema(database)
 
@@ -69,10 +69,10 @@ def import_all(
     key_ids: Collection[str] | None,
     audit: PendingEntry | None = None,
 ) -> Header:
-    """Reads an export into an empty database at the newest schema; all of it or nothing.
+    """Reads an export into an empty database at the newest schema, all of it or nothing.
 
-    ``key_ids`` are those that can be decrypted here; a file that needs another is refused. None:
-    whatever it needs. TransferError names the line. StoreError, SchemaOutdated.
+    ``key_ids`` are the keys that can be decrypted here: a file that needs another is refused. None
+    accepts every file. Raises TransferError, which names the line, StoreError or SchemaOutdated.
     """
     check_schema(database)
 
@@ -94,12 +94,12 @@ def import_all(
     return database.run(work, timeout=TRANSFER_TIMEOUT)
 
 
-# Out.
+# Export.
 
 
 def _header(session: Session) -> Header:
     key_ids: set[str] = set()
-    # Each once, before a byte is written: a key in clear must not get into a file.
+    # Every row is checked before a byte is written: a key in clear must not get into a file.
     sql = "SELECT id, name, upstream_key FROM projects WHERE id > ? ORDER BY id LIMIT ?"
     for project_id, name, stored in _pages(session, sql):
         key_id = Cipher.key_id_of(stored)
@@ -145,7 +145,7 @@ def _schema(session: Session) -> int:
     return len(load(session.dialect.name))  # it was checked that all are applied
 
 
-# In.
+# Import.
 
 
 def _read(session: Session, file: BinaryIO, key_ids: Collection[str] | None) -> Header:
@@ -161,7 +161,7 @@ def _read(session: Session, file: BinaryIO, key_ids: Collection[str] | None) -> 
         for kind in KINDS
     }
     seen = dict.fromkeys(inserts, 0)
-    projects: set[object] = set()  # the one thing that grows: an id each
+    projects: set[object] = set()  # the only thing that grows: an id per project
     for number, content in lines:
         known = inserts.get(str(content.get("kind")))
         if known is None:
@@ -173,7 +173,7 @@ def _read(session: Session, file: BinaryIO, key_ids: Collection[str] | None) -> 
         except ValueError as error:
             raise TransferError(f"line {number}: {error}.") from None
         try:
-            # One by one, so that a line that does not fit is known.
+            # One by one, so that the error can name the line that does not fit.
             session.execute(sql, row)
         except Conflict as error:
             unique = "id or name" if kind is PROJECT else "id or token_hash"
@@ -209,7 +209,7 @@ def _check_header(header: Header, schema: int, key_ids: Collection[str] | None) 
 def _check_row(
     kind: Kind, content: Mapping[str, Any], header: Header, projects: Collection[object]
 ) -> None:
-    """ValueError: what this line and others say does not go together."""
+    """Raises ValueError if this line contradicts others."""
     if kind is TOKEN and content["project_id"] not in projects:
         raise ValueError("project_id: no earlier line has this project")
     if kind is PROJECT and Cipher.key_id_of(content["upstream_key"]) not in header.key_ids:
@@ -217,7 +217,7 @@ def _check_row(
 
 
 def _check_parents(session: Session) -> None:
-    # At the end, since by its id a child may come before its parent: the clocks of two nodes.
+    # At the end: the clocks of two nodes may differ, so a child's id may sort before its parent's.
     orphan = session.one(
         "SELECT t.id FROM tokens t "
         "LEFT JOIN tokens a ON a.id = t.parent_id AND a.project_id = t.project_id "
@@ -231,10 +231,10 @@ def _check_parents(session: Session) -> None:
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
-    while line := file.readline(_LINE_BYTES + 1):
+    while line := file.readline(_MAX_LINE_BYTES + 1):
         number += 1
-        if len(line) > _LINE_BYTES:
-            raise TransferError(f"line {number}: longer than {_LINE_BYTES} bytes.")
+        if len(line) > _MAX_LINE_BYTES:
+            raise TransferError(f"line {number}: longer than {_MAX_LINE_BYTES} bytes.")
         try:
             content = orjson.loads(line)
         except orjson.JSONDecodeError as error:

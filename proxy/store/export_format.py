@@ -1,11 +1,11 @@
-"""A row as a line of an export, and back: what every field may be.
+"""The format of an export: a row as a line and back, and the valid values of every field.
 
-A line carries what the column holds, unchanged: times are microseconds since the epoch, documents
-are JSON in a string (parsed and written again, a number or the order of names might change). The
-thing to get right: nothing here may depend on which database a row came from or goes to.
+A line carries the content of the columns unchanged: times are microseconds since the epoch,
+documents are JSON in a string (parsed and written again, a number or the order of names might
+change). Nothing here may depend on the database that a row comes from or goes to.
 
 A migration that adds a column adds a field here, with its own number as ``since``: a line of an
-older export may lack it and gets NULL, or what the field says.
+older export may lack it, and then gets NULL or the field's default.
 """
 
 import re
@@ -20,7 +20,7 @@ from proxy.crypto.cipher import Cipher
 from proxy.store.session import Value
 
 _INTEGERS: Final = 2**63
-#: What a datetime can hold, in microseconds since the epoch.
+#: The range of a datetime, in microseconds since the epoch.
 _FIRST_MOMENT: Final = -62_135_596_800_000_000
 _LAST_MOMENT: Final = 253_402_300_799_999_999
 #: The smallest column for text without a limit of its own (MySQL's TEXT), in bytes.
@@ -35,7 +35,7 @@ class TransferError(ClientError):
     """A file that cannot be imported, or a database that cannot be exported or imported into."""
 
 
-#: From JSON to a column; ValueError says what was expected.
+#: Turns a JSON value into a column's; raises ValueError, which says what was expected.
 Check = Callable[[Any], Value]
 
 
@@ -43,9 +43,9 @@ Check = Callable[[Any], Value]
 class Field:
     name: str
     check: Check
-    #: The migration that brought the column.
+    #: The migration that added the column.
     since: int = 1
-    #: What a line of an older export gets.
+    #: The value for a line of an older export.
     absent: Value = None
 
 
@@ -121,15 +121,17 @@ class Kind:
         return [field.name for field in self.fields]
 
     def to_line(self, row: Sequence[Any]) -> bytes:
-        """``row`` has :attr:`columns` in their order."""
+        """Returns the line for ``row``, which has :attr:`columns` in their order."""
         content: dict[str, Any] = {"kind": self.name}
         for field, value in zip(self.fields, row, strict=True):
             content[field.name] = bool(value) if field.check is _flag else value
         return orjson.dumps(content) + b"\n"
 
     def to_row(self, content: Mapping[str, Any], schema: int) -> list[Value]:
-        """The inverse, for a line of an export at migration ``schema``. ValueError: what is
-        wrong with which field; values are never shown."""
+        """Returns the row for a line of an export at migration ``schema``.
+
+        Raises ValueError, which names the field and the problem, but never shows a value.
+        """
         if unknown := content.keys() - set(self.columns) - {"kind"}:
             raise ValueError(f"unknown field {sorted(unknown)[0][:80]!r}")
         return [self._column(field, content, schema) for field in self.fields]
@@ -199,7 +201,7 @@ _NAMES: Final = {"format", "version", "schema", "key_ids", "projects", "tokens"}
 class Header:
     #: The newest migration of the database that was exported.
     schema: int
-    #: Of every encryption key that the file's ciphertexts need.
+    #: The ids of the encryption keys that the file's ciphertexts need.
     key_ids: tuple[str, ...]
     projects: int
     tokens: int
@@ -217,7 +219,7 @@ class Header:
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> "Header":
-        """TransferError: no header, or of a version that is not known here."""
+        """Raises TransferError for anything but a header, and for an unknown version."""
         if content.get("format") != FORMAT:
             raise TransferError("line 1: this is no export of openai-proxy.")
         if content.get("version") != VERSION:

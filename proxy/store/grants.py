@@ -1,8 +1,8 @@
-"""The one question of the request path: what does this access token grant?
+"""Grants of access tokens: the only database look-up on the path of a request.
 
-One query answers it, a second one where the token comes from others; and this is the only place
-that decrypts an upstream key. A grant says what is stored, inactive and expired tokens included:
-judging is the authenticator's work.
+It takes one query, and a second one where the token has ancestors. This is the only place that
+decrypts an upstream key. A grant states what is stored, inactive and expired tokens included: the
+authenticator judges it.
 """
 
 import logging
@@ -31,7 +31,7 @@ _QUERY: Final = (
 
 _PARENT: Final = TOKEN_COLUMNS.split(", ").index("t.parent_id")
 
-#: How many ancestors a token may have. Who mints looks to it; here it bounds what is read.
+#: How many ancestors a token may have. Minting enforces it; here it bounds the rows read.
 MOST_ANCESTORS: Final = 4
 
 _ANCESTORS: Final = (
@@ -49,9 +49,10 @@ class Grants:
         self._cipher = cipher
 
     def find(self, token_hash: str) -> Grant | None:
-        """The grant of the token with this SHA-256 (hex), or None: no such token.
+        """Returns the grant of the token with this SHA-256 (hex), or None if there is none.
 
-        StoreError: the database did not answer. CipherError: the key cannot be decrypted.
+        Raises StoreError when the database does not respond, and CipherError when the key cannot
+        be decrypted.
         """
         row, ancestors = self._database.run(
             lambda session: _read(session, token_hash), readonly=True
@@ -68,8 +69,8 @@ class Grants:
         return Grant(token, project, upstream_key, tuple(map(token_from, ancestors)))
 
     def _encrypt_stored(self, project_id: str, plaintext: str) -> None:
-        # From before encryption, or put there by hand. The comparison keeps a key that was
-        # changed meanwhile; updated_at stays, for nothing changed that anybody could notice.
+        # The key is from before encryption, or was inserted by hand. The comparison keeps a key
+        # that was changed meanwhile. updated_at stays, for no observable value changed.
         sealed = self._cipher.encrypt(
             plaintext, table="projects", column="upstream_key", row_id=project_id
         )
@@ -83,7 +84,7 @@ class Grants:
         try:
             self._database.run(work)
         except StoreError:
-            # The request has its key; the next one tries again.
+            # This request has its key; the next one tries again.
             _log.warning("the upstream key of project %s is still stored in plaintext", project_id)
 
 

@@ -1,7 +1,8 @@
-"""Is the database there, and is its schema ours? Asked in the background, told to ``/ready``.
+"""The health of the database and its schema, checked in the background and shown by ``/ready``.
 
-A node is ready from the first good check on, and stays so when the database goes away later: its
-cached tokens still work, and taking every node out of rotation would make an outage of it.
+A node is ready from the first good check on, and stays ready when the database fails later: its
+cached tokens still work, and taking every node out of rotation would turn the failure into an
+outage.
 """
 
 import logging
@@ -20,12 +21,12 @@ _UNTIL_FIRST: Final = 1.0
 _INTERVAL: Final = 5.0
 _WRITES_FAIL: Final = "writes fail"
 _READ_ONLY: Final = "writes fail: the server is read-only"
-#: Good checks between two counts of the stored keys: a minute.
+#: Good checks between two counts of the stored keys: about a minute.
 _KEYS_EVERY: Final = 12
 
 
 class DatabaseHealth:
-    """Checks in a greenlet of its own; reads of its attributes cost nothing."""
+    """Checks the database in a greenlet of its own. Reading its attributes costs nothing."""
 
     def __init__(
         self,
@@ -33,24 +34,24 @@ class DatabaseHealth:
         read_keys: Callable[[], str] = lambda: "",
         check_writes: Callable[[], None] = lambda: None,
     ) -> None:
-        """``check`` raises; the message of a ProxyError says what is wrong. ``read_keys`` is asked
-        after a good check: what is wrong with the stored keys, or "". It may raise too.
-        ``check_writes`` raises while the database answers and takes no writes."""
+        """``check`` raises on a fault; the message of a ProxyError says which. ``read_keys`` is
+        called after a good check and returns what is wrong with the stored keys, or ""; it may also
+        raise. ``check_writes`` raises while the database responds and takes no writes."""
         self._check = check
         self._read_keys = read_keys
         self._check_writes = check_writes
-        # Good checks until the keys are looked at again.
+        # Good checks until the keys are checked again.
         self._keys_due = 0
         self._soon = Event()
         self._greenlet: gevent.Greenlet[..., None] | None = None
-        #: Whether a check has ever succeeded in this process; what the last one said.
+        #: Whether a check has ever succeeded in this process; the result of the last one.
         self.ready = False
         self.state = "not checked yet"
-        #: Whether the last check got no answer.
+        #: Whether the last check got no response.
         self.away = False
-        #: What is wrong with the stored upstream keys; "": nothing that is known of.
+        #: What is wrong with the stored upstream keys, or "" while no fault is known.
         self.keys = ""
-        #: Why the database takes no writes, or "": it does, or that is not known.
+        #: Why the database takes no writes, or "" if it does or that is not known.
         self.writes = ""
 
     def start(self) -> None:
@@ -61,16 +62,16 @@ class DatabaseHealth:
             self._greenlet.kill()
 
     def hurry(self) -> None:
-        """Somebody has met a database that does not answer: check soon. Does not wait."""
+        """Requests an early check, after a query got no response. Does not wait."""
         self._soon.set()
 
     def look(self) -> None:
-        """Check once."""
+        """Checks once."""
         before = self.state
         try:
             self._check()
         except Exception as error:  # noqa: BLE001  (a defect must not end the checks)
-            # ``/ready`` is open to all: only what was worded for clients is said there.
+            # ``/ready`` is open to all: it shows only messages worded for clients.
             self.writes = ""
             self.away = isinstance(error, StoreError) and not isinstance(error, SchemaOutdated)
             self.state = (str(error) if isinstance(error, ProxyError) else "") or "unavailable"
@@ -99,8 +100,8 @@ class DatabaseHealth:
                 _log.info("database: writes work again")
 
     def _look_at_keys(self) -> None:
-        """At the start, then seldom: they are counted row by row. While some are unreadable, with
-        every check."""
+        """Checks the keys at the start and then rarely, because they are counted row by row. While
+        some are unreadable, they are checked every time."""
         self._keys_due -= 1
         if self._keys_due > 0 and not self.keys:
             return

@@ -1,19 +1,19 @@
-"""The tokens a node knows, in one file for all its workers: for the time without a database.
+"""The tokens that a node knows, in one file for all its workers, for times without a database.
 
-Each row is what :meth:`Grants.find` said of one token, encrypted under a key of its own. A row is
-as true as the last look for changes that removed what had changed: :attr:`Confirmed.at`.
+Each row is the result of :meth:`Grants.find` for one token, encrypted under a key of its own. A row
+is as current as the last poll for changes, which removed the changed rows: :attr:`Confirmed.at`.
 
 Layout (SQLite, mode 0600; may be deleted while no server runs, and is then made anew):
 
 - ``known``: ``token_hash``, ``sealed`` (see :mod:`proxy.store.packed`), ``read_at``, ``expires_at``
 - ``concerns``: ``id`` of a token or project, ``token_hash`` of a row that holds its ``version``
   (its ``updated_at``)
-- ``gone``: ``id`` of what changed, its new ``version``, ``at``: rows with an older version are not
-  taken. ``*`` is everything; its version is this machine's time, and rows read before that are not
-  taken
+- ``gone``: ``id`` of a changed token or project, its new ``version``, ``at``: rows with an older
+  version are refused. ``*`` is everything; its version is this machine's time, and rows read before
+  that are refused
 - ``confirmed``: one row, ``seen_until`` (the database's microseconds) and ``at``
 
-Times but ``seen_until`` are this machine's, in microseconds.
+All times but ``seen_until`` are this machine's, in microseconds.
 """
 
 import time
@@ -30,8 +30,8 @@ from proxy.store.session import Session, Timeouts
 from proxy.store.sqlite import SqliteBackend
 
 #: Longer rows are not kept: with the number of rows this bounds the file.
-MOST_BYTES: Final = 16 * 1024
-#: Seconds for which a change is remembered: longer than asking the database may take.
+MAX_ROW_BYTES: Final = 16 * 1024
+#: Seconds for which a change is remembered: longer than a query to the database may take.
 _GONE_SECONDS: Final = 120
 #: Seconds between two writes of the time up to which the rows are confirmed.
 CONFIRM_SECONDS: Final = 10.0
@@ -56,22 +56,25 @@ _GONE: Final = (
 
 
 class Learned(NamedTuple):
-    """What the database said of a token. ``grant`` None: there is no such token. ``read_at`` in
-    unix seconds, from before it was asked."""
+    """The database's result for a token. ``grant`` is None if there is no such token. ``read_at``
+    is the time before the query, in unix seconds."""
 
     token_hash: str
     grant: Grant | None
     read_at: float
 
     def concerned_by(self, ids: frozenset[str]) -> bool:
-        """Whether a change of one of these tokens and projects may change it."""
+        """Whether a change of one of these tokens and projects may change this result."""
         return self.grant is not None and not ids.isdisjoint(_versions(self.grant))
 
 
 class Outdated(NamedTuple):
-    """What is not true any more: of these ids every row; of those in ``versions`` (id → its
-    ``updated_at`` in microseconds) rows with another one; all rows, where ``everything`` says at
-    which unix seconds all may have changed."""
+    """Rows that are no longer valid.
+
+    - Every row that concerns one of ``ids``.
+    - For ``versions`` (id → its ``updated_at`` in microseconds), rows with another version.
+    - All rows, if ``everything`` has the unix seconds at which all may have changed.
+    """
 
     ids: frozenset[str] = frozenset()
     versions: Mapping[str, int] = {}
@@ -84,22 +87,22 @@ class Outdated(NamedTuple):
 
 
 class Confirmed(NamedTuple):
-    """All changes up to ``seen_until`` (microseconds, the database's clock) are taken out of the
-    rows, as was seen ``at`` (unix seconds)."""
+    """States that all changes up to ``seen_until`` (microseconds, the database's clock) are removed
+    from the rows, as checked ``at`` (unix seconds)."""
 
     seen_until: int
     at: float
 
 
 class Found(NamedTuple):
-    """A grant, and the unix seconds at which the database said so."""
+    """A grant, and the unix seconds at which it was read from the database."""
 
     grant: Grant
     read_at: float
 
 
 class KnownTokens:
-    """All methods: StoreError when the file cannot be read or written."""
+    """The file. All methods raise StoreError when it cannot be read or written."""
 
     def __init__(
         self,
@@ -109,7 +112,7 @@ class KnownTokens:
         most: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Makes nothing before it is used. ``most``: rows that are kept, the newest."""
+        """Creates the file on first use. ``most`` is the number of rows kept, the newest ones."""
         self._backend = SqliteBackend(path, _TIMEOUTS)
         self._cipher = cipher
         self._most = most
@@ -117,7 +120,7 @@ class KnownTokens:
         self._ready = False
 
     def find(self, token_hash: str) -> Found | None:
-        """None: not known, or not readable with the keys of this node."""
+        """Returns None if the token is unknown, or not readable with the keys of this node."""
         query = "SELECT sealed, read_at FROM known WHERE token_hash = ?"
         row = self._run(lambda session: session.one(query, (token_hash,)), readonly=True)
         if row is None:
@@ -125,11 +128,11 @@ class KnownTokens:
         try:
             grant = unpacked(self._cipher.decrypt(row[0], **_place(token_hash)))
         except (CipherError, ValueError, TypeError, KeyError):
-            return None  # of another key, another database or another version
+            return None  # written with another key, for another database, or by another version
         return Found(grant, row[1] / 1e6)
 
     def confirmed(self) -> Confirmed | None:
-        """None: nothing has been confirmed yet, or there is no row that could be."""
+        """Returns None if nothing was confirmed yet, or there is no row."""
         query = "SELECT seen_until, at FROM confirmed WHERE EXISTS (SELECT 1 FROM known) LIMIT 1"
         row = self._run(lambda session: session.one(query), readonly=True)
         return None if row is None else Confirmed(int(row[0]), row[1] / 1e6)
@@ -140,8 +143,8 @@ class KnownTokens:
         outdated: Outdated,
         confirmed: Confirmed | None,
     ) -> None:
-        """In one transaction: take out what is ``outdated``, put in what was ``learned`` and is
-        not, and note up to when that is true."""
+        """Removes the ``outdated`` rows, adds the ``learned`` ones that are not outdated, and
+        stores ``confirmed``, in one transaction."""
         sealed = [(each, self._seal(each)) for each in learned]
         now = int(self._clock() * 1e6)
 
@@ -177,7 +180,7 @@ class KnownTokens:
         if learned.grant is None:
             return None
         sealed = self._cipher.encrypt(packed(learned.grant), **_place(learned.token_hash))
-        return sealed if len(sealed) <= MOST_BYTES else None
+        return sealed if len(sealed) <= MAX_ROW_BYTES else None
 
     def _prune(self, session: Session, now: int) -> None:
         session.execute("DELETE FROM gone WHERE at < ?", (now - _GONE_SECONDS * 1_000_000,))
@@ -204,7 +207,7 @@ def _take_out(session: Session, outdated: Outdated, now: int) -> None:
         rows += session.all("SELECT token_hash FROM concerns WHERE id = ?", (each,))
     for each, version in outdated.versions.items():
         session.execute(_GONE, (each, version, now))
-        # Any other one: the database's clock may have been put back.
+        # Any other version: the database's clock may have been put back.
         query = "SELECT token_hash FROM concerns WHERE id = ? AND version <> ?"
         rows += session.all(query, (each, version))
     for (token_hash,) in rows:
@@ -214,7 +217,7 @@ def _take_out(session: Session, outdated: Outdated, now: int) -> None:
 def _put(session: Session, learned: Learned, grant: Grant, sealed: str) -> None:
     read_at = int(learned.read_at * 1e6)
     versions = _versions(grant)
-    # Read before the change, and perhaps by a worker that has not heard of it yet.
+    # The row may have been read before a change, by a worker that has not seen the change yet.
     for each, version in {**versions, _ALL: read_at}.items():
         if session.one("SELECT 1 FROM gone WHERE id = ? AND version > ?", (each, version)):
             return
@@ -239,7 +242,7 @@ def _remove(session: Session, token_hash: str) -> None:
 
 
 def _versions(grant: Grant) -> dict[str, int]:
-    """The ids of which a change may change this grant, and what they were when it was read."""
+    """Returns the ids whose changes may change this grant, with their versions when it was read."""
     parts: list[Project | AccessToken] = [grant.project, grant.token, *grant.ancestors]
     return {part.id: to_micros(part.updated_at) for part in parts}
 

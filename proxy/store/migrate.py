@@ -1,8 +1,8 @@
-"""The schema's history: numbered SQL files, applied once each, one transaction each, under a lock.
+"""Migrations of the schema: numbered SQL files, applied once each, one transaction each, locked.
 
-Two nodes may start it at the same moment, and then share the work. Where the database commits
-after every DDL statement (MySQL), a migration must be written so that it can run again after it
-was cut off half-way.
+Two nodes may start at the same moment, and then share the work. Where the database commits after
+every DDL statement (MySQL), a migration must be written so that it can run again after it was cut
+off half-way.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from proxy.store.database import Database, Session
 from proxy.store.dialects import DIALECTS
 from proxy.store.rows import from_micros
 
-#: Seconds that a migration may take, and that another node waits for it.
+#: Seconds that a migration may take, and for which another node waits for it.
 MIGRATION_TIMEOUT: Final = 600.0
 _LOCK_ATTEMPTS: Final = 120  # of a second each
 
@@ -65,12 +65,12 @@ class Migration:
 class Status(NamedTuple):
     number: int
     name: str
-    #: None: not applied yet.
+    #: None if it is not applied yet.
     applied_at: datetime | None
 
 
 def load(dialect_name: str) -> Sequence[Migration]:
-    """All migrations of a dialect, in order. ValueError: a gap, or a file of another name."""
+    """Returns a dialect's migrations in order. Raises ValueError for a gap or another file name."""
     return _read(_FOLDER / dialect_name)
 
 
@@ -86,16 +86,16 @@ def _read(folder: Path) -> Sequence[Migration]:
 
 
 class Migrator:
-    """Brings one database to the newest schema. All methods: StoreError, SchemaOutdated."""
+    """Brings one database to the newest schema. Methods raise StoreError and SchemaOutdated."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._migrations = load(database.dialect.name)
 
     def status(self) -> list[Status]:
-        """Every migration this version knows, in order.
+        """Returns every migration that this version knows, in order.
 
-        SchemaOutdated: the database has migrations this version does not know.
+        Raises SchemaOutdated if the database has migrations that this version does not know.
         """
         applied = self._database.run(_applied, readonly=True)
         self._refuse_newer(applied)
@@ -109,13 +109,13 @@ class Migrator:
         ]
 
     def pending(self) -> list[Status]:
-        """Those not applied yet."""
+        """Returns the migrations that are not applied yet."""
         return [status for status in self.status() if status.applied_at is None]
 
     def migrate(self) -> list[Status]:
-        """Applies what is pending; answers what it applied (nothing, when another node did).
+        """Applies the pending migrations and returns them (none if another node applied them).
 
-        Those before one that fails stay applied.
+        If one fails, those before it stay applied.
         """
 
         def work(session: Session) -> int | None:
@@ -127,7 +127,7 @@ class Migrator:
         return [status for status in self.status() if status.number in done]
 
     def _apply_next(self, session: Session) -> int | None:
-        """The number of the one it applied, or None: there is nothing left to do."""
+        """Returns the number of the migration it applied, or None if none was left."""
         session.execute(_HISTORY + session.dialect.table_options)
         applied = _applied(session)
         self._refuse_newer(applied)
@@ -151,13 +151,17 @@ class Migrator:
 
 
 def check_schema(database: Database) -> None:
-    """SchemaOutdated, with what to do, unless the schema is this version's. Two small queries."""
+    """Raises SchemaOutdated, which says what to do, unless the schema is this version's.
+
+    Takes two small queries.
+    """
     if Migrator(database).pending():
         raise SchemaOutdated(OUTDATED)
 
 
 def schema_sql() -> str:
-    """``schema.sql``: what an empty MySQL database needs to be at the newest migration."""
+    """Returns ``schema.sql``: the statements that bring an empty MySQL database to the newest
+    migration."""
     dialect = DIALECTS["mysql"]()
     now = (dialect.now_query or "").removeprefix("SELECT ")
     parts = [_SCHEMA_HEADER, f"{_HISTORY}{dialect.table_options};"]
@@ -171,7 +175,7 @@ def schema_sql() -> str:
 
 
 def _applied(session: Session) -> dict[int, int]:
-    """Applied migrations: number → microseconds since the epoch."""
+    """Returns the applied migrations: number → microseconds since the epoch."""
     if not session.has_table("schema_migrations"):
         return {}
     return {
@@ -184,7 +188,7 @@ def _locked(session: Session, work: Callable[[Session], int | None]) -> int | No
     take, give_back = session.dialect.take_migration_lock, session.dialect.return_migration_lock
     if take is None:
         return work(session)
-    # Second by second: one long wait would run into the connection's own timeout.
+    # The wait goes second by second: one long wait would hit the connection's own timeout.
     for _ in range(_LOCK_ATTEMPTS):
         if session.one(take) == (1,):
             break
@@ -194,6 +198,6 @@ def _locked(session: Session, work: Callable[[Session], int | None]) -> int | No
         return work(session)
     finally:
         if give_back is not None:
-            # A connection that broke has given the lock back by itself.
+            # A broken connection has released the lock by itself.
             with contextlib.suppress(StoreError):
                 session.one(give_back)

@@ -1,4 +1,4 @@
-"""MySQL and MariaDB: URLs as PyMySQL's options, and how a session is set up.
+"""The backend for MySQL and MariaDB: URLs as PyMySQL's options, and the setup of a session.
 
 PyMySQL waits on Python's sockets, which gevent patches. The pool is in ``pooled.py``.
 """
@@ -26,15 +26,15 @@ EXPECTED: Final = (
     "no options but ?charset=utf8mb4, ?unix_socket=/path and ?ssl_ca=/path"
 )
 
-#: How long MySQL keeps a connection that is idle.
+#: How long MySQL keeps an idle connection.
 _IDLE_SECONDS: Final = 60
-#: Of the patience with one statement: how long MariaDB lets a transaction wait for its next one.
-#: It has to beat the patience of those who wait for its locks.
+#: The share of the statement timeout for which MariaDB lets a transaction wait for its next
+#: statement. It must be over before the timeout of a statement that waits for its locks.
 _SERVER_SHARE: Final = 0.8
 
 
 def options_from_url(url: str) -> dict[str, Any]:
-    """``url`` as PyMySQL's keyword arguments. ValueError never shows what was in it."""
+    """Returns PyMySQL's keyword arguments for ``url``. A ValueError never shows any part of it."""
     try:
         parts = urlsplit(url)
         port = parts.port or 3306
@@ -62,7 +62,7 @@ def _extras(query: list[tuple[str, str]]) -> dict[str, Any]:
     extras: dict[str, Any] = {}
     for name, value in query:
         match name:
-            # The tables are utf8mb4; "utf8" is what older documentation tells people to write.
+            # The tables are utf8mb4; older documentation recommends "utf8".
             case "charset" if value in ("utf8mb4", "utf8"):
                 pass
             case "unix_socket":
@@ -79,7 +79,7 @@ def _verifying_context(ca_file: str) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise ValueError(f"the file in ?ssl_ca= cannot be used: {error.strerror}") from error
-    # As PyMySQL does: the certificates that MySQL makes for itself are not strict RFC 5280.
+    # As in PyMySQL: the certificates that MySQL makes for itself do not follow RFC 5280 strictly.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
@@ -93,9 +93,9 @@ def _opportunistic_context() -> ssl.SSLContext:
 
 
 class _Connection(_DriverConnection):
-    """PyMySQL's, with one TLS context for all that have no ``ssl_ca`` (TLS if the server has it,
-    unverified). PyMySQL makes one for each and fills it with every CA there is, which then
-    nobody asks: 50 ms in which the worker does nothing else."""
+    """PyMySQL's connection, with one TLS context shared by all connections without ``ssl_ca`` (TLS
+    if the server has it, unverified). PyMySQL makes one for each and loads every CA into it, which
+    is then never used: 50 ms in which the worker does nothing else."""
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp if isinstance(sslp, ssl.SSLContext) else _opportunistic_context()
@@ -106,9 +106,9 @@ class _Connection(_DriverConnection):
 
     def connect(self, sock: Any = None) -> None:
         super().connect(sock)
-        # Frees the locks of a node that froze or lost its network, which hold up all others: the
-        # server's own patience is eight hours. MySQL has such a limit for idle connections alone;
-        # a pooled one that it has closed is replaced.
+        # Frees the locks of a node that froze or lost its network, which block all others: the
+        # server's own timeout is eight hours. MySQL has such a limit for idle connections alone; a
+        # pooled connection that it has closed is replaced.
         if "MariaDB" in self.get_server_info():  # type: ignore[no-untyped-call]
             limit = f"idle_transaction_timeout = {max(1, int(self.patience * _SERVER_SHARE))}"
         else:
@@ -127,9 +127,9 @@ class MysqlBackend(PooledBackend):
             **options,
             "charset": "utf8mb4",
             "collation": "utf8mb4_bin",
-            "autocommit": True,  # what we do not put into a transaction is none
+            "autocommit": True,  # transactions are opened explicitly
             "client_flag": CLIENT.FOUND_ROWS,  # rows matched, as other databases count
-            # A lax server would cut a long ciphertext off and only warn.
+            # A lax server would truncate a long ciphertext and only warn.
             "sql_mode": "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION",
             # Fewer gap locks, so fewer deadlocks; no unit of work here reads a row twice.
             "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",

@@ -1,6 +1,6 @@
 """A grant as text and back, for a file that only the version that wrote it has to read.
 
-It holds the upstream key in clear: whoever keeps it encrypts it.
+Note: the text holds the upstream key in clear, so the caller must encrypt it before storing it.
 """
 
 import json
@@ -14,13 +14,13 @@ from proxy.store.rows import from_micros, to_micros
 
 
 def packed(grant: Grant) -> str:
-    """JSON of all that a token check needs; what only people read of a project stays out."""
+    """Returns JSON of everything a token check needs, without a project's texts for people."""
     project = replace(grant.project, description=None, metadata={})
     return json.dumps(asdict(replace(grant, project=project)), default=to_micros)
 
 
 def unpacked(text: str) -> Grant:
-    """The inverse. TypeError, KeyError, ValueError: it is of another version."""
+    """The inverse. Raises TypeError, KeyError or ValueError for text of another version."""
     stored = json.loads(text)
     return Grant(
         token=_record(AccessToken, stored["token"]),

@@ -1,10 +1,9 @@
-"""What MySQL and PostgreSQL share: connections in a DBUtils pool, used by the calling greenlet.
+"""The base of the MySQL and PostgreSQL backends: a DBUtils pool, used by the calling greenlet.
 
-PooledDB holds its lock while it connects, pings and rolls back, so it is given nothing to do
-under it: connections are made unconnected and connected by us afterwards, pinging and resetting
-are off, and a semaphore in front of it makes every wait bounded. SteadyDB's habit of repeating a
-failed statement on a new connection is passed by as well: statements run on the raw connection,
-because a repeated write may count twice.
+PooledDB holds its lock while it connects, pings and rolls back, so it must do none of these:
+connections are made unconnected and connected afterwards, pinging and resetting are off, and a
+semaphore in front of the pool bounds every wait. SteadyDB would repeat a failed statement on a new
+connection, and a repeated write may count twice, so statements run on the raw connection.
 """
 
 import contextlib
@@ -27,12 +26,12 @@ _FOLLOW_PAUSE: Final = 1.0
 
 
 class Connection(Protocol):
-    """A place in the pool: made without I/O, connected and discarded any number of times.
+    """A pooled connection: made without I/O, connected and discarded any number of times.
 
     Its methods raise the driver's errors.
     """
 
-    #: The pool's epoch in which it was connected.
+    #: The pool's epoch when it was connected.
     epoch: int
 
     @property
@@ -46,7 +45,7 @@ class Connection(Protocol):
     def close(self) -> Any: ...
 
     def discard(self) -> None:
-        """Closes the socket and waits for nothing; the next user connects anew."""
+        """Closes the socket without waiting; the next user connects again."""
         ...
 
 
@@ -56,16 +55,16 @@ class PooledBackend(ABC):
     def __init__(self, dialect: Dialect, pool_size: int, timeouts: Timeouts) -> None:
         self.dialect = dialect
         self._timeouts = timeouts
-        # The gate counts as PooledDB does, but waits for a bounded time.
+        # Counts connections as PooledDB does, but with a bounded wait.
         self._gate = BoundedSemaphore(pool_size)
-        # Grows when a pooled connection turns out to lead to a server that takes no writes, and
-        # when writes work again: every connection from before is then replaced before its next use.
+        # Incremented when a pooled connection leads to a server that takes no writes, and when
+        # writes work again: every older connection is then replaced before its next use.
         self._epoch = 0
-        # Monotonic seconds of the last refused write; None: since then one has been taken.
+        # Monotonic seconds of the last refused write; None once a write succeeded.
         self._refused_at: float | None = None
         self._closed = False
         self._pool = PooledDB(
-            # Never the driver's class: its method connect() would make PooledDB take it for one.
+            # Never the driver's class: PooledDB takes an object with connect() for a driver module.
             lambda: self._make(timeouts.statement),
             maxcached=pool_size,
             maxconnections=pool_size,
@@ -77,7 +76,7 @@ class PooledBackend(ABC):
 
     @abstractmethod
     def _make(self, statement: float) -> Connection:
-        """A new one, not connected; ``statement``: seconds of patience within one statement."""
+        """Returns a new, unconnected connection. ``statement``: its statement timeout, seconds."""
 
     def _begin_sql(self, readonly: bool, statement: float) -> str:
         return self.dialect.begin(readonly=readonly)
@@ -106,7 +105,7 @@ class PooledBackend(ABC):
             finally:
                 if self._closed:
                     connection.discard()
-                pooled.close()  # gives it back
+                pooled.close()  # returns it to the pool
         finally:
             self._gate.release()
 
@@ -115,7 +114,7 @@ class PooledBackend(ABC):
         self._pool.close()
 
     def _run_apart(self, work: Callable[[Session], T], readonly: bool, timeout: float) -> T:
-        # Long work (a migration) with a patience of its own, beside the pool.
+        # Long work (a migration) has a timeout of its own, on a connection outside the pool.
         connection = self._make(timeout)
         try:
             return self._transact(connection, work, self._begin_sql(readonly, timeout))
@@ -135,17 +134,17 @@ class PooledBackend(ABC):
             self._roll_back(connection)
             raise
         except BaseException:
-            # Killed, or timed out from outside, perhaps in the middle of a packet: what comes
-            # next on this connection may answer the wrong question.
+            # Killed, or timed out from outside, perhaps in the middle of a packet: the next bytes
+            # on this connection may belong to another statement.
             connection.discard()
             raise
         return value
 
     def _begin(self, connection: Connection, statement: str) -> Session:
         # BEGIN is the probe: a pooled connection that the server has dropped meanwhile fails
-        # here, before anything was executed, so trying once more on a new one repeats nothing.
-        # One limit for all of it: name lookup has none of its own, and a handshake may come byte
-        # by byte.
+        # here, before anything was executed, so one more try on a new one repeats nothing.
+        # One limit covers all of it: name lookup has none of its own, and a handshake may arrive
+        # byte by byte.
         limit = self._timeouts.connect + self._timeouts.statement
         try:
             with gevent.Timeout(limit, StoreError("The proxy's database did not answer in time.")):
@@ -173,9 +172,11 @@ class PooledBackend(ABC):
         return session
 
     def _follow(self, connection: Connection) -> None:
-        """A write was refused by the server behind ``connection``: others may lead there as well.
+        """Marks all connections for replacement, after the server behind ``connection`` refused a
+        write: others may lead to the same server.
 
-        Once a second at the most: where the address leads to no other server, readers keep theirs.
+        At most once a second: if the address leads to no other server, readers keep their
+        connections.
         """
         now = time.monotonic()
         recently = self._refused_at is not None and now - self._refused_at < _FOLLOW_PAUSE

@@ -1,12 +1,12 @@
-"""PostgreSQL: URLs as libpq's options, and psycopg connections that always end their waiting.
+"""The backend for PostgreSQL: URLs as libpq's options, and psycopg connections with bounded waits.
 
-psycopg chooses how it waits when it is imported: with gevent's patches in place it polls through
-them, without it waits in C, which would hold every greenlet. So it must be imported after
+psycopg chooses how it waits when it is imported. With gevent's patches in place it polls through
+them; without, it waits in C, which would block every greenlet. So it must be imported after
 patching, as it is when this module is imported because of its URL. Names are looked up by
 Python's ``socket``, which is patched too. The pool is in ``pooled.py``.
 
-Works behind a transaction pooler (PgBouncer): nothing is prepared, and what is set is set within
-the transaction.
+It works behind a transaction pooler (PgBouncer): no statement is prepared, and every setting is
+made within the transaction.
 """
 
 import math
@@ -34,13 +34,13 @@ EXPECTED: Final = (
 )
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _CHANNEL_BINDINGS: Final = ("disable", "prefer", "require")
-#: Of the patience with one statement: the server's own answer (canceled) must beat it, because it
+#: The server's share of the statement timeout: its own cancellation must come first, because that
 #: leaves a connection that can be used again.
 _SERVER_SHARE: Final = 0.8
 
 
 def options_from_url(url: str) -> dict[str, str]:
-    """``url`` as libpq's connection parameters. ValueError never shows what was in it."""
+    """Returns libpq's connection parameters for ``url``. A ValueError never shows a part of it."""
     try:
         parts = urlsplit(url)
         port = parts.port or 5432
@@ -52,7 +52,7 @@ def options_from_url(url: str) -> dict[str, str]:
         if "host" in options:
             raise ValueError(EXPECTED)
         options["host"] = unquote(parts.hostname)
-    # A comma would make it several hosts, a slash a folder, a NUL the end of it.
+    # A comma would make several hosts of it, a slash a folder, and a NUL would end it.
     if "host" not in options or any("\x00" in value for value in options.values()):
         raise ValueError(EXPECTED)
     if parts.hostname and not {",", "/", "@"}.isdisjoint(options["host"]):
@@ -65,7 +65,7 @@ def _login(parts: SplitResult) -> dict[str, str]:
     if parts.scheme != "postgresql" or not name or "/" in name or parts.fragment:
         raise ValueError(EXPECTED)
     login = {"dbname": name}
-    # Left out, libpq takes its own defaults: PGUSER, PGPASSWORD, ~/.pgpass.
+    # Without them libpq takes its own defaults: PGUSER, PGPASSWORD, ~/.pgpass.
     if parts.username:
         login["user"] = unquote(parts.username)
     if parts.password:
@@ -88,7 +88,7 @@ def _extras(query: list[tuple[str, str]]) -> dict[str, str]:
             case _:
                 raise ValueError(EXPECTED)
     if "sslrootcert" in extras:
-        # Whoever names a CA wants the server's certificate verified, not merely encryption.
+        # A named CA means that the server's certificate is to be verified, not merely encryption.
         extras.setdefault("sslmode", "verify-full")
     elif extras.get("sslmode", "").startswith("verify"):
         raise ValueError("?sslmode=verify-… needs ?sslrootcert=/path")
@@ -104,9 +104,9 @@ def _readable(ca_file: str) -> str:
 
 
 class _Link(psycopg.Connection[tuple[Any, ...]]):
-    """psycopg's connection, of which no wait is without an end.
+    """psycopg's connection with every wait bounded.
 
-    The server's timeout does not help when the server is stopped or the network swallows all.
+    The server's timeout does not help when the server is stopped or the network drops everything.
     """
 
     patience: float | None = None
@@ -118,7 +118,7 @@ class _Link(psycopg.Connection[tuple[Any, ...]]):
 class PostgresConnection:
     """See :class:`proxy.store.pooled.Connection`."""
 
-    #: What PooledDB asks of a driver: connections are not shared between threads.
+    #: PooledDB reads this from a driver: connections are not shared between threads.
     threadsafety: Final = 1
 
     def __init__(self, options: Mapping[str, Any], patience: float) -> None:
@@ -151,7 +151,7 @@ class PostgresConnection:
         return self._connected().cursor()
 
     def rollback(self) -> None:
-        # Nothing can be said to a server that still owes an answer.
+        # Nothing can be sent to a server that still owes a response.
         if self._state not in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             raise psycopg.OperationalError("a statement was cut off")
         self._connected().rollback()
@@ -160,7 +160,7 @@ class PostgresConnection:
         if self._link is not None:
             self._link.close()
 
-    # PQfinish sends what it can without waiting.
+    # PQfinish sends as much as it can without waiting.
     discard = close
 
     def _connected(self) -> _Link:
@@ -177,16 +177,16 @@ class PostgresBackend(PooledBackend):
             raise RuntimeError("psycopg was imported before gevent's patches: it would block")
         self._options: dict[str, Any] = {
             **options,
-            "autocommit": True,  # BEGIN and COMMIT are ours
-            # Prepared statements belong to a connection that a pooler may give to somebody else.
+            "autocommit": True,  # BEGIN and COMMIT are sent explicitly
+            # Prepared statements belong to a connection that a pooler may give to another client.
             "prepare_threshold": None,
             "client_encoding": "utf8",
             "application_name": "openai-proxy",
             "gssencmode": "disable",  # would ask Kerberos, in C
-            # For processes without gevent's patches, where no gevent.Timeout comes; 2 is libpq's
-            # least.
+            # For processes without gevent's patches, where no gevent.Timeout is raised; libpq's
+            # minimum is 2.
             "connect_timeout": max(2, math.ceil(timeouts.connect)),
-            # Idle connections through a firewall that forgets them, and those it has forgotten.
+            # Keeps idle connections alive through a firewall, and detects those it has dropped.
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,
@@ -198,7 +198,7 @@ class PostgresBackend(PooledBackend):
         return PostgresConnection(self._options, statement)
 
     def _begin_sql(self, readonly: bool, statement: float) -> str:
-        # In one round trip. The second frees the locks of a node that froze or lost its network.
+        # One round trip. The second frees the locks of a node that froze or lost its network.
         limit = _milliseconds(statement * _SERVER_SHARE)
         return (
             f"{self.dialect.begin(readonly=readonly)}; SET LOCAL statement_timeout = {limit}; "
@@ -206,7 +206,7 @@ class PostgresBackend(PooledBackend):
         )
 
     def _commit(self, connection: PostgresConnection, session: Session) -> None:
-        # After a failed statement COMMIT rolls back, and calls that a success.
+        # After a failed statement COMMIT rolls back and reports success.
         if connection.failed:
             raise StoreError
         session.execute("COMMIT")

@@ -1,6 +1,6 @@
-"""Projects: who pays. One upstream key each, encrypted here and decrypted only by ``grants.py``.
+"""The projects, each with one upstream key, encrypted here and decrypted only by ``grants.py``.
 
-A project is never deleted, only deactivated, so that what was recorded keeps its owner.
+A project is never deleted, only deactivated, so that records keep their owner.
 """
 
 import uuid
@@ -22,14 +22,14 @@ from proxy.store.rows import (
 from proxy.store.tokens import revoke_tokens_of
 
 _SELECT: Final = f"SELECT {PROJECT_COLUMNS} FROM projects p "  # noqa: S608 - a constant
-#: What :meth:`Projects.update` may change.
+#: The fields that :meth:`Projects.update` may change.
 _EDITABLE: Final = frozenset(
     {"name", "description", "metadata", "policy", "upstream_key", "upstream_key_mask", "is_active"}
 )
 
 
 class Projects:
-    """All methods: StoreError when the database does not answer."""
+    """The repository. All methods raise StoreError when the database does not respond."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
@@ -45,9 +45,9 @@ class Projects:
         policy: Mapping[str, Any] | None = None,
         audit: PendingEntry | None = None,
     ) -> Project:
-        """A new, active project. ClientError ``conflict``: the name is taken.
+        """Creates an active project. A ``policy`` field that is None counts as not set.
 
-        A ``policy`` field that is None is one that was not set.
+        Raises ClientError ``conflict`` when the name is taken.
         """
         project_id = str(uuid.uuid4())
         sealed = self._seal(upstream_key, project_id)
@@ -77,13 +77,13 @@ class Projects:
         return self._run(work, name)
 
     def get(self, project_id: str) -> Project:
-        """ClientError ``not_found``: no such project."""
+        """Raises ClientError ``not_found`` when there is no such project."""
         return self._database.run(lambda session: _read(session, project_id), readonly=True)
 
     def list(self, limit: int | None = None, after: str | None = None) -> list[Project]:
-        """By name; those behind the project with the id ``after``, ``limit`` at most.
+        """Returns at most ``limit`` projects by name: those after the one with the id ``after``.
 
-        ClientError ``invalid_request``: there is no project ``after``.
+        Raises ClientError ``invalid_request`` when there is no project ``after``.
         """
 
         def work(session: Session) -> list[Project]:
@@ -110,12 +110,12 @@ class Projects:
         revoke_tokens: bool = False,
         audit: PendingEntry | None = None,
     ) -> Project:
-        """Changes what ``changes`` names: ``name``, ``description``, ``metadata``, ``is_active``,
-        ``upstream_key`` (in clear) together with ``upstream_key_mask``, and ``policy``: a
-        mapping of the policy fields to change, of which None removes one.
+        """Changes the fields in ``changes``: ``name``, ``description``, ``metadata``,
+        ``is_active``, ``upstream_key`` (in clear) together with ``upstream_key_mask``, and
+        ``policy``: a mapping of the policy fields to change, where None removes a field.
 
-        ``revoke_tokens`` revokes all its tokens in the same transaction. ClientError:
-        ``not_found``, or ``conflict`` when the name is taken.
+        ``revoke_tokens`` revokes all tokens of the project in the same transaction. Raises
+        ClientError ``not_found``, and ``conflict`` when the name is taken.
         """
         if unknown := changes.keys() - _EDITABLE:
             raise ValueError(f"not a field of a project: {sorted(unknown)}")
@@ -135,7 +135,7 @@ class Projects:
             now = session.now()
             columns = dict(values)
             if "policy" in changes:
-                # Merged under the row's lock: two changes of different fields both last.
+                # Merged under the row's lock, so that two changes of different fields both persist.
                 columns["policy"] = changed_policy(before.policy, changes["policy"])
             if active is not None and active != before.is_active:
                 columns["is_active"] = int(active)
@@ -155,7 +155,10 @@ class Projects:
         return self._run(work, changes.get("name"))
 
     def deactivate(self, project_id: str, audit: PendingEntry | None = None) -> Project:
-        """Inactive, and all its tokens revoked, or neither. Again: the same. ``not_found``."""
+        """Deactivates a project and revokes all its tokens, or neither. Idempotent.
+
+        Raises ClientError ``not_found``.
+        """
         return self.update(project_id, {"is_active": False}, revoke_tokens=True, audit=audit)
 
     def _seal(self, upstream_key: str, project_id: str) -> str:

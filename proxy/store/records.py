@@ -1,7 +1,7 @@
-"""What the store hands out: frozen facts, never rows and never secrets in clear but one.
+"""The records that the store returns: frozen, never rows, and with one exception without secrets.
 
-:class:`Grant` is that one: it carries the decrypted upstream key, so it lives in memory only and
-its ``repr`` does not show it. The dictionaries in records are for reading: nobody changes them.
+The exception is :class:`Grant`: it carries the decrypted upstream key, so it lives in memory only
+and its ``repr`` does not show it. The dictionaries in records are for reading and never changed.
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ class Project:
     name: str
     description: str | None
     metadata: dict[str, Any]
-    #: Policy field → value, as the management API took it. A field that was not set is not in it.
+    #: Policy field → value, as the management API accepted it. An unset field is absent.
     policy: dict[str, Any]
-    #: The mask kept beside the ciphertext (first 8, ``...``, last 4), so listing decrypts nothing.
+    #: The mask stored beside the ciphertext (first 8, ``...``, last 4): listing decrypts nothing.
     api_key: str
     is_active: bool
     deactivated_at: datetime | None
@@ -29,7 +29,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A withering token as it is known after minting: the secret is gone, its mask is kept."""
+    """An access token as stored after minting: with the mask of the secret, not the secret."""
 
     id: str
     #: ``sk-`` + 4 + ``...`` + 4.
@@ -39,44 +39,44 @@ class AccessToken:
     expires_at: datetime
     is_active: bool
     revoked_at: datetime | None
-    #: Lifetime cap of admitted requests; None: no limit.
+    #: How many requests may be admitted in its lifetime. None means no limit.
     max_requests: int | None
-    #: As a project's; it can only narrow that one.
+    #: Like a project's policy, which it can only narrow.
     policy: dict[str, Any]
     request_count: int
     cache_hit_count: int
     last_used_at: datetime | None
     created_at: datetime
     updated_at: datetime
-    #: The token it was minted from; None: it was made by the management API.
+    #: The token it was minted from. None if the management API made it.
     parent_id: str | None = None
-    #: LLM tokens, as upstreams reported them; those of its descendants, too.
+    #: LLM tokens as upstreams reported them, including those of its descendants.
     tokens_used: int = 0
 
     def ran_out(self, now: float) -> bool:
-        """Whether its time was over, and nothing else ended it. ``now`` in unix seconds."""
+        """Whether it expired, and nothing else ended it. ``now`` in unix seconds."""
         return self.revoked_at is None and self.expires_at.timestamp() <= now
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """All that a token check needs: the token, its project, the key to swap in."""
+    """Everything a token check needs: the token, its project, the upstream key to swap in."""
 
     token: AccessToken
     project: Project
     upstream_key: str = field(repr=False)
-    #: Those it comes from, its parent first.
+    #: The token's ancestors, its parent first.
     ancestors: tuple[AccessToken, ...] = ()
 
     @property
     def rooted(self) -> bool:
-        """Whether the ancestors are all there: a token with a parent that is not is nobody's."""
+        """Whether all ancestors exist: a token whose parent is missing is not valid."""
         return (self.ancestors or (self.token,))[-1].parent_id is None
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What revoking all tokens of a project did."""
+    """The result of revoking all tokens of a project."""
 
     revoked_count: int
     already_revoked_count: int

@@ -1,8 +1,8 @@
-"""From one encryption key to the next: every stored upstream key, row by row, beside live traffic.
+"""Rotation of the encryption key: re-encrypts every stored upstream key, beside live traffic.
 
-The thing to get right: a row is rewritten only if it still holds the very ciphertext that was read,
-so a key that somebody changes meanwhile is never overwritten with the older one. ``updated_at``
-stays: the upstream key in clear is the same, so no worker has anything to learn.
+A row is rewritten only if it still holds the ciphertext that was read, so an upstream key that is
+changed meanwhile is never overwritten with the older one. ``updated_at`` stays: the upstream key in
+clear is the same, so no worker has to reload it.
 """
 
 from collections import Counter
@@ -17,16 +17,16 @@ from proxy.store.database import Database, Session
 
 #: Rows read at once.
 _PAGE: Final = 200
-#: How often a row that is changed under our hands is tried: each change is a management call.
+#: Attempts on a row that changes meanwhile: each change is a call of the management API.
 _ATTEMPTS: Final = 10
-#: "v1:", 8 digits, ":". Enough to tell which key a ciphertext needs.
+#: "v1:", 8 digits, ":". Enough to find which key a ciphertext needs.
 _PREFIX_LENGTH: Final = 12
 #: Key ids in one message.
 _IDS_SHOWN: Final = 5
 _PAGE_QUERY: Final = "SELECT id, name, upstream_key FROM projects WHERE id > ? ORDER BY id LIMIT ?"
 
 
-# No parameters: PostgreSQL would not see that the two expressions are one.
+# Without parameters: PostgreSQL would not see that the two expressions are the same.
 _COUNT_QUERY: Final = (
     f"SELECT SUBSTR(upstream_key, 1, {_PREFIX_LENGTH}), COUNT(*) FROM projects "  # noqa: S608
     f"GROUP BY SUBSTR(upstream_key, 1, {_PREFIX_LENGTH})"
@@ -43,7 +43,7 @@ class KeyCount(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A row that was left as it is. ``problem`` never shows what is in it."""
+    """A row that was left unchanged. ``problem`` never shows its content."""
 
     project_id: str
     name: str
@@ -52,13 +52,13 @@ class Unreadable(NamedTuple):
 
 @dataclass(slots=True)
 class Rotated:
-    """What a rotation found and did, in rows."""
+    """The result of a rotation, in rows."""
 
     #: From another key to the current one.
     rotated: int = 0
     #: From plaintext to the current key.
     encrypted: int = 0
-    #: Under the current key before, and readable.
+    #: Already under the current key, and readable.
     current: int = 0
     failed: list[Unreadable] = field(default_factory=list)
 
@@ -68,10 +68,10 @@ def rotate(
 ) -> Rotated:
     """Re-encrypts every upstream key under the current key of ``cipher``.
 
-    ``draft`` makes the audit entry of one row, which is written together with it.
+    ``draft`` makes the audit entry of one row, which is written together with the row.
 
-    A row that cannot be read is told in the result, and the others are done. Running it again
-    does what is left. StoreError: the database went away; what was done stays done.
+    A row that cannot be read is reported in the result, and the others are rotated. Another run
+    does the rest. Raises StoreError if the database fails; rows already rotated stay rotated.
     """
     result = Rotated()
     for project_id, name, stored in _rows(database):
@@ -95,9 +95,9 @@ def rotate(
 
 
 def count_by_key(database: Database, cipher: Cipher) -> list[KeyCount]:
-    """Every key of ``cipher``, unused ones too, then whatever else is in the rows.
+    """Returns the counts of every key of ``cipher``, unused ones too, then of all others in rows.
 
-    Looks at the key ids only: nothing is decrypted.
+    Reads the key ids only: nothing is decrypted.
     """
     rows: Counter[tuple[str, str | None]] = Counter()
     for position, key_id in enumerate(cipher.key_ids):
@@ -105,7 +105,7 @@ def count_by_key(database: Database, cipher: Cipher) -> list[KeyCount]:
     rows["plaintext", None] = 0
     found = database.run(lambda session: session.all(_COUNT_QUERY), readonly=True)
     for prefix, count in found:
-        # The shortest value with this prefix: the id is looked at, not what follows it.
+        # The shortest value with this prefix: only the id matters, not the rest.
         needed = cipher.key_id_of(f"{prefix}AA==")
         if needed is not None:
             rows[_state(cipher, needed), needed] += int(count)
@@ -115,9 +115,9 @@ def count_by_key(database: Database, cipher: Cipher) -> list[KeyCount]:
 
 
 def unreadable(database: Database, cipher: Cipher) -> str:
-    """What is wrong with the stored keys, such as ``3 of 5 rows cannot be read: …``, or "".
+    """Returns what is wrong with the stored keys, such as ``3 of 5 rows cannot be read: …``, or "".
 
-    Names the ids of the encryption keys that are missing. By key ids, as :func:`count_by_key`.
+    Names the ids of the missing encryption keys. Reads key ids only, as :func:`count_by_key`.
     """
     counts = count_by_key(database, cipher)
     lost = [count for count in counts if count.state in ("unknown", "damaged")]
@@ -163,17 +163,20 @@ def _renew(
     stored: str,
     draft: Callable[[], PendingEntry] | None,
 ) -> str:
-    """One row. ``rotated``, ``encrypted``, ``current``, ``gone`` or ``busy``; CipherError."""
+    """Re-encrypts one row. Returns ``rotated``, ``encrypted``, ``current``, ``gone`` or ``busy``.
+
+    Raises CipherError.
+    """
     place = {"table": "projects", "column": "upstream_key", "row_id": project_id}
     for _ in range(_ATTEMPTS):
-        # Also what is under the current key: a swapped or damaged row is told, not passed over.
+        # Also a row under the current key: a swapped or damaged row is reported, not skipped.
         upstream_key = cipher.decrypt(stored, **place)
         if cipher.is_current(stored):
             return "current"
         sealed = cipher.encrypt(upstream_key, **place)
         if _replace(database, project_id, stored, sealed, draft and draft()):
             return "rotated" if cipher.is_encrypted(stored) else "encrypted"
-        # Changed meanwhile, perhaps by a worker that still has the old key: look again.
+        # Changed meanwhile, perhaps by a worker that still has the old key: read it again.
         row = database.run(
             lambda session: session.one(
                 "SELECT upstream_key FROM projects WHERE id = ?", (project_id,)

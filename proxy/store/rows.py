@@ -1,7 +1,6 @@
-"""Rows into records and back: times, JSON, and the columns of each record in their order.
+"""Conversion of rows to records and back: times, JSON, and the columns of each record in order.
 
-A column list and its reader belong together: whoever adds a column adds it to both, at the same
-place.
+A column list and its reader belong together: a new column is added to both, at the same position.
 """
 
 import json
@@ -14,14 +13,14 @@ from proxy.store.records import AccessToken, Project
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
-#: What :func:`project_from` reads. The ``p.`` lets it stand in a join.
+#: The columns that :func:`project_from` reads. The ``p.`` allows a join.
 PROJECT_COLUMNS: Final = (
     "p.id, p.name, p.description, p.metadata, p.policy, p.upstream_key_mask, p.is_active, "
     "p.deactivated_at, p.created_at, p.updated_at"
 )
 PROJECT_WIDTH: Final = 10
 
-#: What :func:`token_from` reads.
+#: The columns that :func:`token_from` reads.
 TOKEN_COLUMNS: Final = (
     "t.id, t.token_mask, t.name, t.project_id, t.expires_at, t.is_active, t.revoked_at, "  # noqa: S105
     "t.max_requests, t.policy, t.request_count, t.cache_hit_count, t.last_used_at, t.created_at, "
@@ -31,7 +30,7 @@ TOKEN_WIDTH: Final = 16
 
 
 def to_micros(moment: datetime) -> int:
-    """Microseconds since the epoch, exact. ValueError: ``moment`` has no time zone."""
+    """Returns exact microseconds since the epoch. Raises ValueError for a time without a zone."""
     if moment.tzinfo is None:
         raise ValueError("a time without a time zone is not a moment")
     return (moment - _EPOCH) // _MICROSECOND
@@ -51,17 +50,17 @@ def to_json(metadata: dict[str, Any] | None) -> str:
 
 
 def merged_policy(policy: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``policy`` with ``changes`` applied field by field; a field set to None is removed."""
+    """Returns ``policy`` with ``changes`` applied field by field. None removes a field."""
     return {field: value for field, value in {**policy, **changes}.items() if value is not None}
 
 
 def policy_to_json(policy: Mapping[str, Any]) -> str | None:
-    """As it is stored: an empty policy is NULL."""
+    """Returns the stored form, in which an empty policy is NULL."""
     return json.dumps(policy, separators=(",", ":")) if policy else None
 
 
 def changed_policy(policy: Mapping[str, Any], changes: Mapping[str, Any]) -> str | None:
-    """:func:`merged_policy`, as it is stored."""
+    """Returns the stored form of :func:`merged_policy`."""
     return policy_to_json(merged_policy(policy, changes))
 
 
@@ -71,7 +70,7 @@ def _policy_from(stored: str | None) -> dict[str, Any]:
 
 
 def assignments(columns: Iterable[str]) -> str:
-    """``"a = ?, b = ?"``. Only for column names from a fixed table, never from a request."""
+    """Returns ``"a = ?, b = ?"``. Only for columns from a fixed table, never from a request."""
     return ", ".join(f"{column} = ?" for column in columns)
 
 

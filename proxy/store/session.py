@@ -1,8 +1,10 @@
-"""What a unit of work sees of the database, and what a backend must offer.
+"""The database as a unit of work sees it, and the contract of a backend.
 
 A :class:`Session` lives as long as one transaction and is used by one greenlet (or one thread)
-only. Work given to :meth:`Backend.run` may run on another thread: it must not touch gevent, and
-it may be rolled back after it returned, so it changes nothing but the database.
+only.
+
+Note: work passed to :meth:`Backend.run` may run on another thread, so it must not touch gevent. It
+may be rolled back after it returned, so it must change nothing but the database.
 """
 
 import time
@@ -14,13 +16,13 @@ from proxy.store.dialects import Dialect
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
-#: What may be a parameter. Everything else is converted by the repositories (``rows.py``).
+#: The types of a parameter. The repositories convert everything else (``rows.py``).
 Value = str | int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """All in seconds. ``wait``: for a free connection; ``connect``: until TCP is connected;
+    """Timeouts in seconds. ``wait``: for a free connection. ``connect``: until TCP is connected.
     ``statement``: silence of the server within one statement, or SQLite's whole unit of work."""
 
     wait: float
@@ -38,7 +40,7 @@ class Cursor(Protocol):
 
 
 class Session:
-    """One open transaction. Every driver error leaves it as a StoreError (or Conflict)."""
+    """One open transaction. It raises every driver error as a StoreError (or Conflict)."""
 
     def __init__(
         self, cursor: Cursor, dialect: Dialect, before: Callable[[], None] | None = None
@@ -48,7 +50,7 @@ class Session:
         self._before = before
 
     def execute(self, sql: str, params: Sequence[Value] = ()) -> int:
-        """Runs one statement; answers how many rows it matched (changed or not)."""
+        """Runs one statement. Returns how many rows it matched (changed or not)."""
         if self._before is not None:
             self._before()
         try:
@@ -61,7 +63,7 @@ class Session:
         return self._cursor.rowcount
 
     def all(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
-        """All rows of a query, as tuples."""
+        """Returns all rows of a query, as tuples."""
         self.execute(sql, params)
         try:
             return [tuple(row) for row in self._cursor.fetchall()]
@@ -69,12 +71,12 @@ class Session:
             raise self.dialect.translate(error) from error
 
     def one(self, sql: str, params: Sequence[Value] = ()) -> Row | None:
-        """The only row of a query, or None when there is none."""
+        """Returns the only row of a query, or None if there is none."""
         rows = self.all(sql, params)
         return rows[0] if rows else None
 
     def now(self) -> int:
-        """Microseconds since the epoch by the clock that all nodes share (the server's)."""
+        """Returns microseconds since the epoch by the clock that all nodes share (the server's)."""
         if self.dialect.now_query is None:
             return time.time_ns() // 1000
         row = self.one(self.dialect.now_query)
@@ -86,19 +88,19 @@ class Session:
 
 
 class Backend(Protocol):
-    """A way to a database. Made without I/O; connects when it is first used."""
+    """Access to a database. Made without I/O; connects on first use."""
 
     @property
     def dialect(self) -> Dialect: ...
 
     def run(self, work: Callable[[Session], T], *, readonly: bool, timeout: float | None) -> T:
-        """``work`` in one transaction. ``timeout`` replaces ``Timeouts.statement`` when given.
+        """Runs ``work`` in one transaction. ``timeout`` replaces ``Timeouts.statement`` if given.
 
-        Commits when ``work`` returns, rolls back when it raises (BaseException included).
-        StoreError: no connection in time, or whatever the driver said.
+        Commits when ``work`` returns, rolls back when it raises (BaseException included). Raises
+        StoreError when there is no connection in time, and for the driver's errors.
         """
         ...
 
     def close(self) -> None:
-        """Closes what is idle; what is in use is closed when it comes back."""
+        """Closes idle connections now, and those in use when they are returned."""
         ...

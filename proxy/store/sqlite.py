@@ -1,7 +1,7 @@
-"""SQLite: one connection, on a native thread of its own.
+"""The backend for SQLite: one connection, on a native thread of its own.
 
 sqlite3 blocks the thread it is called on (a lock held by another process blocked every greenlet
-of a worker for 1.5 s), so the whole unit of work runs over there and the greenlet only waits.
+of a worker for 1.5 s), so the whole unit of work runs on that thread and the greenlet only waits.
 The same code serves a process without gevent's patches (``manage.py db migrate``).
 
 The connection must never cross a fork: SQLite forbids it (sqlite.org/howtocorrupt.html, 2.6).
@@ -29,13 +29,13 @@ EXPECTED = "expected sqlite:///relative/path.db or sqlite:////absolute/path.db"
 
 
 def path_from_url(url: str) -> Path:
-    """The file that ``url`` names, absolute. ValueError: not one of the two forms."""
+    """Returns the absolute path in ``url``. Raises ValueError for other than the two forms."""
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.scheme != "sqlite" or parts.netloc or parts.query or parts.fragment:
         raise ValueError(EXPECTED)
     path = path.removeprefix("/")
-    # ":memory:" would be another database in every worker: sessions would see different tokens.
+    # ":memory:" would be a separate database in every worker: they would see different tokens.
     if not path or path.endswith("/") or path == ":memory:" or "\x00" in path:
         raise ValueError(EXPECTED)
     return Path(path).absolute()
@@ -48,8 +48,8 @@ class SqliteBackend:
         self.dialect = SqliteDialect()
         self._path = path
         self._timeouts = timeouts
-        # Whoever holds the gate owns the thread; it is released when the thread is done, which
-        # may be later than the greenlet lost patience. Connection and thread start on first use.
+        # The holder of the gate owns the thread. The gate is released when the thread is done,
+        # which may be after the greenlet's timeout. Connection and thread start on first use.
         self._gate = BoundedSemaphore(1)
         self._thread: ThreadPool | None = None
         self._connection: sqlite3.Connection | None = None
@@ -94,10 +94,10 @@ class SqliteBackend:
         if self._connection is not None:
             self._connection.interrupt()  # safe from another thread, unlike all else
 
-    # Everything below runs on the thread.
+    # The methods below run on the thread.
 
     def _perform(self, job: "_Job") -> None:
-        # Never raises: gevent would print the traceback of whatever leaves a pool thread.
+        # Never raises: gevent would print the traceback of an exception that leaves a pool thread.
         try:
             connection = self._connection = self._connection or self._open()
             session = Session(connection.cursor(), self.dialect, job.check)
@@ -113,7 +113,7 @@ class SqliteBackend:
         except BaseException as error:  # noqa: BLE001 - handed to the waiting greenlet
             job.error = error
         if isinstance(job.error, ReadOnly):
-            self._drop()  # the file may have been replaced, or be writable by now
+            self._drop()  # the file may have been replaced, or be writable again
         elif job.error is not None:
             self._roll_back()
 
@@ -131,12 +131,13 @@ class SqliteBackend:
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Made here, because SQLite would make it readable for all; -wal and -shm copy its mode.
+        # Created here, because SQLite would make it readable by all; -wal and -shm copy its mode.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(
             self._path,
-            timeout=self._timeouts.statement * 0.8,  # the answer "busy" must beat our own patience
-            isolation_level=None,  # transactions are ours: BEGIN IMMEDIATE is not sqlite3's way
+            timeout=self._timeouts.statement
+            * 0.8,  # SQLite's "busy" must come before our own timeout
+            isolation_level=None,  # transactions are explicit: sqlite3 has no BEGIN IMMEDIATE
             check_same_thread=False,  # one thread at a time by the gate; interrupt() from outside
         )
         try:
@@ -148,11 +149,11 @@ class SqliteBackend:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA foreign_keys = ON")
-        # FULL: a revocation that was answered 204 survives a power cut. NORMAL may lose the last
+        # FULL: a revocation with the response 204 survives a power cut. NORMAL may lose the last
         # commits in WAL mode (sqlite.org/pragma.html), and commits are rare: counts are batched.
         connection.execute("PRAGMA synchronous = FULL")
-        # Changing to WAL needs the file alone and does not wait for it: two workers that open a
-        # new file together collide here.
+        # The change to WAL needs exclusive use of the file and does not wait for it: two workers
+        # that open a new file together collide here.
         deadline = time.monotonic() + self._timeouts.statement * 0.8
         sleep: Callable[[float], None] = monkey.get_original("time", "sleep")
         while True:
@@ -166,14 +167,14 @@ class SqliteBackend:
 
 
 class _Job:
-    """A unit of work on its way to the thread and back."""
+    """A unit of work that the greenlet passes to the thread, and its result."""
 
     def __init__(self, work: Callable[[Session], Any], begin: str) -> None:
         self.work = work
         self.begin = begin
         self.value: Any = None
         self.error: BaseException | None = None
-        #: Set by the greenlet when it gave up; read by the thread before each statement.
+        #: Set by the greenlet when it gives up; read by the thread before each statement.
         self.cancelled = False
 
     def check(self) -> None:

@@ -1,7 +1,7 @@
-"""Access tokens: hashes and limits. The secret itself never comes here.
+"""The access tokens: hashes and limits. The secret itself never reaches the store.
 
-A token may have a parent, from which it was minted. What that means is judged where a token is
-used: here a child of a revoked token is a row like any other, and stays when its parent goes.
+A token may have a parent, from which it was minted. Its effect is judged where a token is used:
+here a child of a revoked token is a row like any other, and stays when its parent is revoked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,19 +22,22 @@ _FIND = (
 
 
 class ExpiredTokens:
-    """What the housekeeping does with them."""
+    """The maintenance of expired tokens."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def deactivate(self, most: int) -> int:
-        """Those that expired first, ``most`` (up to 900) at once; answers how many. StoreError."""
+        """Deactivates those that expired first, at most ``most`` (up to 900) at once.
+
+        Returns how many. Raises StoreError.
+        """
 
         def find(session: Session) -> tuple[list[str], int]:
             now = session.now()
             return [str(row[0]) for row in session.all(_FIND, (now, most))], now
 
-        # Looked for without a lock, and again with one: what was extended meanwhile lives.
+        # Found without a lock, and checked again with one: a token extended meanwhile stays active.
         found, now = self._database.run(find, readonly=True)
         if not found:
             return 0
@@ -50,26 +53,27 @@ class ExpiredTokens:
 def activity(
     before: AccessToken, active: bool | None, expires: int | None, now: int
 ) -> dict[str, Value]:
-    """The columns by which a token is alive or not, as a change of ``is_active`` (``active``) or of
-    ``expires_at`` (``expires``) sets them; None: not asked for. Times in microseconds.
+    """Returns the columns that decide whether a token is alive, as a change of ``is_active``
+    (``active``) or ``expires_at`` (``expires``) sets them. None means no change. Times in
+    microseconds.
     """
     if active is None:
         ran_out = not before.is_active and before.revoked_at is None
         return {"is_active": 1} if ran_out and expires is not None and expires > now else {}
     if active:
         return {} if before.is_active else {"is_active": 1, "revoked_at": None}
-    # Also of one that only ran out: more time must not bring it back then.
+    # Also for a token that only expired: more time must not revive it then.
     return {} if before.revoked_at is not None else {"is_active": 0, "revoked_at": now}
 
 
 _SELECT: Final = f"SELECT {TOKEN_COLUMNS} FROM tokens t "  # noqa: S608 - a constant
-#: What :meth:`Tokens.update` may change.
+#: The fields that :meth:`Tokens.update` may change.
 _EDITABLE: Final = frozenset({"name", "is_active", "max_requests", "expires_at", "policy"})
-#: A token that was minted here, and all that come from it, may have so many living descendants: who
-#: holds one of them can fill the database no further.
-MOST_DESCENDANTS: Final = 1000
+#: How many living descendants a token of the management API may have: so the holder of a token
+#: cannot fill the database.
+MAX_DESCENDANTS: Final = 1000
 
-#: Whatever descends from a living token and lives. UNION, not UNION ALL: it ends even in a circle.
+#: The living descendants of a living token. UNION, not UNION ALL, so that it ends even in a circle.
 _LIVING_DESCENDANTS: Final = (
     "WITH RECURSIVE family (id) AS ("
     "SELECT t.id FROM tokens t WHERE t.parent_id = ? AND t.expires_at > ? AND t.is_active = 1 "
@@ -80,7 +84,10 @@ _LIVING_DESCENDANTS: Final = (
 
 
 class Tokens:
-    """All methods: StoreError when the database does not answer. Times are aware datetimes."""
+    """The repository. Times are aware datetimes.
+
+    All methods raise StoreError when the database does not respond.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -98,27 +105,27 @@ class Tokens:
         lineage: Sequence[str] = (),
         audit: PendingEntry | None = None,
     ) -> AccessToken:
-        """A new, active token. ``token_id`` is a UUIDv7: its order is the order of creation.
+        """Creates an active token. ``token_id`` is a UUIDv7: ids sort in the order of creation.
 
-        A ``policy`` field that is None is one that was not set. ``lineage``: the ids of its
-        ancestors, its parent's first. ClientError: ``not_found`` (no such project),
-        ``project_inactive``, ``conflict``; ``token_inactive``: an ancestor is not alive any more;
-        ``rate_limit_exceeded``: the family is too large.
+        A ``policy`` field that is None counts as not set. ``lineage`` has the ids of its ancestors,
+        its parent's first. Raises ClientError ``not_found`` (no such project),
+        ``project_inactive``, ``conflict``, ``token_inactive`` when an ancestor is no longer alive,
+        and ``rate_limit_exceeded`` when the family is too large.
         """
         expires = to_micros(expires_at)
         rules = changed_policy({}, policy or {})
 
         def work(session: Session) -> AccessToken:
-            # Locked, so that a deactivation running now either sees this token or refuses it.
+            # Locked, so that a concurrent deactivation either sees this token or refuses it.
             if not _lock_project(session, project_id):
                 raise ClientError(
                     "The project is inactive: it can have no new tokens.", code="project_inactive"
                 )
             now = session.now()
             if lineage:
-                # It may have been revoked since it was let in: a body can take its time.
+                # It may have been revoked since its admission: a body can take a while.
                 _check_lineage(session, lineage, now)
-                # Under the project's lock: no two at once take the last place.
+                # Under the project's lock, so that two at once cannot both take the last place.
                 _check_family(session, lineage[-1], now)
             session.execute(
                 "INSERT INTO tokens (id, token_hash, token_mask, name, project_id, expires_at, "
@@ -146,7 +153,7 @@ class Tokens:
             raise ClientError("There is such a token already.", code="conflict") from error
 
     def get(self, token_id: str) -> AccessToken:
-        """ClientError ``not_found``: no such token."""
+        """Raises ClientError ``not_found`` when there is no such token."""
         return self._database.run(lambda session: _read(session, token_id), readonly=True)
 
     def list(
@@ -157,9 +164,9 @@ class Tokens:
         after: str | None = None,
         parent_id: str | None = None,
     ) -> list[AccessToken]:
-        """Newest first; those older than the token with the id ``after``, ``limit`` at most.
+        """Returns tokens, newest first: those older than the id ``after``, at most ``limit``.
 
-        ``active`` is the field ``is_active``: that of an expired token changes a moment later.
+        ``active`` is the field ``is_active``, which changes a while after a token has expired.
         """
         conditions: list[tuple[str, Value]] = []
         if project_id is not None:
@@ -184,9 +191,9 @@ class Tokens:
     def update(
         self, token_id: str, changes: Mapping[str, Any], audit: PendingEntry | None = None
     ) -> AccessToken:
-        """Changes what ``changes`` names: ``name``, ``is_active`` (False revokes, True revives),
-        ``max_requests``, ``expires_at`` (revives what ran out), ``policy`` (the fields to change;
-        one that is None is removed). ClientError ``not_found``."""
+        """Changes the fields in ``changes``: ``name``, ``is_active`` (False revokes, True revives),
+        ``max_requests``, ``expires_at`` (revives an expired token), ``policy`` (the fields to
+        change; None removes one). Raises ClientError ``not_found``."""
         if unknown := changes.keys() - _EDITABLE:
             raise ValueError(f"not a field of a token: {sorted(unknown)}")
         values: dict[str, Value] = {
@@ -202,7 +209,7 @@ class Tokens:
             now = session.now()
             columns = values | activity(before, active, expires, now)
             if "policy" in changes:
-                # Merged under the row's lock: two changes of different fields both last.
+                # Merged under the row's lock, so that two changes of different fields both persist.
                 columns["policy"] = changed_policy(before.policy, changes["policy"])
             if columns:
                 columns["updated_at"] = now
@@ -215,11 +222,14 @@ class Tokens:
         return self._database.run(work)
 
     def revoke(self, token_id: str, audit: PendingEntry | None = None) -> AccessToken:
-        """Revoked now, or long ago: then its ``revoked_at`` stays. ClientError ``not_found``."""
+        """Revokes a token. If it is revoked already, its ``revoked_at`` stays.
+
+        Raises ClientError ``not_found``.
+        """
         return self.update(token_id, {"is_active": False}, audit)
 
     def revoke_secret(self, token_hash: str, audit: PendingEntry | None = None) -> AccessToken:
-        """:meth:`revoke` for who has only the secret (its hash). ClientError ``not_found``."""
+        """:meth:`revoke` by the hash of the secret. Raises ClientError ``not_found``."""
 
         def work(session: Session) -> str | None:
             row = session.one("SELECT id FROM tokens WHERE token_hash = ?", (token_hash,))
@@ -231,7 +241,7 @@ class Tokens:
         return self.revoke(token_id, audit)
 
     def revoke_all(self, project_id: str, audit: PendingEntry | None = None) -> Revoked:
-        """Every token of a project, in one transaction. ClientError ``not_found``."""
+        """Revokes every token of a project in one transaction. Raises ClientError ``not_found``."""
 
         def work(session: Session) -> Revoked:
             _lock_project(session, project_id)
@@ -246,8 +256,10 @@ class Tokens:
 
 
 def revoke_tokens_of(session: Session, project_id: str, now: int) -> int:
-    """Revokes what is active, or has only run out, inside the caller's transaction; answers how
-    many that were."""
+    """Revokes the tokens that are active or merely expired, inside the caller's transaction.
+
+    Returns how many there were.
+    """
     return session.execute(
         "UPDATE tokens SET is_active = 0, revoked_at = ?, updated_at = ? "
         "WHERE project_id = ? AND (is_active = 1 OR revoked_at IS NULL)",
@@ -256,7 +268,7 @@ def revoke_tokens_of(session: Session, project_id: str, now: int) -> int:
 
 
 def _lock_project(session: Session, project_id: str) -> bool:
-    """True when the project is active; it stays as it is until the transaction ends."""
+    """Returns whether the project is active, which cannot change until the transaction ends."""
     query = "SELECT is_active FROM projects WHERE id = ?"
     row = session.one(query + session.dialect.for_update, (project_id,))
     if row is None:
@@ -283,9 +295,9 @@ def _check_lineage(session: Session, lineage: Sequence[str], now: int) -> None:
 
 def _check_family(session: Session, root_id: str, now: int) -> None:
     row = session.one(_LIVING_DESCENDANTS, (root_id, now, now))
-    if row is not None and int(row[0]) >= MOST_DESCENDANTS:
+    if row is not None and int(row[0]) >= MAX_DESCENDANTS:
         raise ClientError(
-            f"There are {MOST_DESCENDANTS} living tokens that come from this one: wait until some "
+            f"There are {MAX_DESCENDANTS} living tokens that come from this one: wait until some "
             "have expired.",
             code="rate_limit_exceeded",
             retry_after=60,

@@ -1,10 +1,12 @@
-"""The usage ledger: what was used per hour, project, token and model.
+"""The usage ledger: usage per hour, project, token and model.
 
-Events come at least once, so what has been added is remembered: for each source (one writer's
-spool) the position behind its last line moves in the transaction that adds its lines. The thing to
-get wrong: a source's name must never stand for two spools, or the lines of one would pass for lines
-of the other that were added long ago. What comes again from another source is known by its id, and
-a response that is only read again by its own (:mod:`proxy.store.counted_ids`).
+Events arrive at least once, so the ledger remembers what it has added: for each source (one
+writer's spool) the position after its last line moves in the transaction that adds its lines. An
+event that is repeated by another source is recognised by its id, and a response that is only read
+again by the response's id (:mod:`proxy.store.counted_ids`).
+
+Note: a source's name must never stand for two spools, or the lines of one would pass for lines of
+the other that were added long ago.
 """
 
 from collections.abc import Sequence
@@ -22,9 +24,9 @@ from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.dialects import Deadlock
 from proxy.store.rows import from_micros, to_micros
 
-#: Segment number and byte offset in it. They compare as tuples do.
+#: Segment number and byte offset in it, compared as a tuple.
 Position = tuple[int, int]
-#: The beginning of the hour (UTC), project id, token id, model; requests, errors, prompt tokens,
+#: The start of the hour (UTC), project id, token id, model; requests, errors, prompt tokens,
 #: completion tokens, cached tokens, reasoning tokens, estimated prompt and completion tokens.
 Entry = tuple[datetime, str, str, str, int, int, int, int, int, int, int, int]
 
@@ -40,25 +42,25 @@ _SUMS: Final = (
     "estimated_completion_tokens",
 )
 _WIDTH: Final = len(_KEYS) + len(_SUMS)
-#: Rows of one INSERT: together fewer parameters than the 999 that an old SQLite takes.
+#: Rows in one INSERT: fewer parameters than the 999 that an old SQLite takes.
 _ROWS: Final = 80
-#: A source that was silent for so long is gone with its spool, and its position may go, too.
+#: A source that was silent for so long is gone with its spool: its position may be deleted.
 _FORGOTTEN_AFTER: Final = timedelta(days=90)
 _FORGOTTEN_AT_ONCE: Final = 100
 
-#: What :meth:`UsageLedger.sums` can group by → its column.
+#: The groups of :meth:`UsageLedger.sums` → their columns.
 GROUPS: Final = {"project": "project_id", "token": "token_id", "model": "model", "hour": "hour"}
 
 
 @dataclass(frozen=True, slots=True)
 class UsageSums:
-    """One group. Of the four keys those that were not grouped by are None, and so are the names
-    that belong to them or that nobody knows any more."""
+    """One group. Keys that were not grouped by are None, and so are their names and names that no
+    longer exist."""
 
     hour: datetime | None
     project_id: str | None
     token_id: str | None
-    #: Empty where no answer named its model.
+    #: Empty where no response named its model.
     model: str | None
     project_name: str | None
     token: str | None
@@ -69,20 +71,23 @@ class UsageSums:
     completion_tokens: int
     cached_tokens: int
     reasoning_tokens: int
-    #: Of responses that reported nothing; in none of the counts above.
+    #: Estimates for responses that reported no usage; in none of the counts above.
     estimated_prompt_tokens: int
     estimated_completion_tokens: int
 
 
 class UsageLedger:
-    """All methods: StoreError when the database does not answer. Times are aware datetimes."""
+    """Adds to the ledger and sums it. Times are aware datetimes.
+
+    All methods raise StoreError when the database does not respond.
+    """
 
     def __init__(self, database: Database, *, counted_ids_days: int = 7) -> None:
         self._database = database
         self.counted = CountedIds(database, counted_ids_days)
 
     def position(self, source: str) -> Position | None:
-        """Behind the last line of ``source`` that was added; None: there is none yet."""
+        """Returns the position after the last added line of ``source``, or None if none was."""
 
         def work(session: Session) -> Position | None:
             sql = "SELECT segment, byte_offset FROM usage_positions WHERE source = ?"
@@ -99,14 +104,13 @@ class UsageLedger:
         entries: Sequence[Entry],
         marks: Sequence[Mark] = (),
     ) -> bool:
-        """Adds ``entries``, which are the lines of ``source`` behind ``after`` up to ``upto``.
+        """Adds ``entries``, which are the lines of ``source`` from ``after`` up to ``upto``.
 
-        ``marks``: one for each entry; those of events that were added earlier, from whichever
-        source, add nothing. Without marks all are added. What reads have used is charged to their
-        tokens.
+        ``marks`` has one mark for each entry. Events that were added earlier, from any source, add
+        nothing. Without marks all are added. The usage of reads is charged to their tokens.
 
-        False, and nothing is changed: the position of ``source`` is not ``after`` any more. So the
-        call may be repeated after any error, also one that left open whether it had succeeded.
+        Returns False, and changes nothing, if the position of ``source`` is no longer ``after``. So
+        the call may be repeated after any error, even if it is unknown whether it had succeeded.
         """
 
         def work(session: Session, *, all_new: bool = False) -> bool:
@@ -116,13 +120,13 @@ class UsageLedger:
             spent: dict[str, int] = {}
             if marks:
                 counted, spent = self.counted.judge(session, entries, marks, all_new=all_new)
-            rows = sorted(_summed(counted))  # in one order everywhere: fewer deadlocks
+            rows = sorted(_summed(counted))  # the same order everywhere: fewer deadlocks
             for start in range(0, len(rows), _ROWS):
                 _add(session, rows[start : start + _ROWS])
             charge(session, spent)
             return True
 
-        # Unique keys meet when two begin with the same source, or (in InnoDB) with the same row.
+        # Unique keys collide when two begin with the same source, or (in InnoDB) the same row.
         try:
             applied = self._database.run(partial(work, all_new=True))
         except (Conflict, Deadlock):
@@ -142,8 +146,10 @@ class UsageLedger:
         model: str | None = None,
         limit: int,
     ) -> list[UsageSums]:
-        """The hours that begin in [``start``, ``end``), grouped by some of :data:`GROUPS`, in the
-        order of these keys; ``limit`` groups at most."""
+        """Sums the hours that begin in [``start``, ``end``), grouped by some of :data:`GROUPS`.
+
+        Returns at most ``limit`` groups, in the order of these keys.
+        """
         conditions: list[tuple[str, Value]] = [
             ("hour >= ?", to_micros(start)),
             ("hour < ?", to_micros(end)),
@@ -164,8 +170,10 @@ class UsageLedger:
         ]
 
     def prune(self, before: datetime, most: int) -> int:
-        """Deletes of the hours that had ended ``before`` the oldest rows, ``most`` at once; answers
-        how many."""
+        """Deletes the oldest rows of the hours that ended ``before``, at most ``most`` at once.
+
+        Returns how many.
+        """
         sql = self._database.dialect.deleting("usage_hourly", _KEYS, "hour <= ?")
         params = (to_micros(before - timedelta(hours=1)), most)
         return self._database.run(lambda session: session.execute(sql, params))
@@ -173,7 +181,7 @@ class UsageLedger:
     def _forget_sources(self) -> None:
         def work(session: Session) -> None:
             before = session.now() - _FORGOTTEN_AFTER // timedelta(microseconds=1)
-            # Looked for without a lock, so that no source at work is waited for.
+            # Found without a lock, so that it does not wait for a source at work.
             found = session.all(
                 "SELECT source FROM usage_positions WHERE updated_at < ? ORDER BY source LIMIT ?",
                 (before, _FORGOTTEN_AT_ONCE),
@@ -188,7 +196,7 @@ class UsageLedger:
 
 
 def _summed(entries: Sequence[Entry]) -> list[tuple[Value, ...]]:
-    """Rows with each key once: no INSERT may meet a row of its own."""
+    """Returns rows with each key once: an INSERT must not collide with a row of its own."""
     sums: dict[tuple[datetime, str, str, str], tuple[int, ...]] = {}
     for entry in yield_cpu_every(entries):
         key, counts = entry[:4], entry[4:]
@@ -198,7 +206,7 @@ def _summed(entries: Sequence[Entry]) -> list[tuple[Value, ...]]:
 
 
 def _move(session: Session, source: str, after: Position | None, upto: Position) -> bool:
-    """Compare and set; from here to the end of the transaction nobody else moves it."""
+    """Compares and sets the position, which is then locked to the end of the transaction."""
     now = session.now()
     if after is not None:
         sql = (
@@ -226,7 +234,7 @@ def _add(session: Session, rows: Sequence[Sequence[Value]]) -> None:
 
 
 def _query(columns: Sequence[str], conditions: Sequence[str]) -> str:
-    """From fixed names only. Summed first, and only then are names looked up."""
+    """Builds the query from fixed names only. It sums first, and only then looks up names."""
     keys = ", ".join(columns)
     totals = ", ".join(f"SUM({name}) AS {name}" for name in _SUMS)
     chosen = [f"s.{name}" if name in columns else "NULL" for name in _KEYS]

@@ -516,7 +516,7 @@ class TestFamilies:
         assert store.tokens.list(parent_id=made[2].id) == []
 
     def test_a_family_has_a_bound(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tokens_module, "MOST_DESCENDANTS", 3)
+        monkeypatch.setattr(tokens_module, "MAX_DESCENDANTS", 3)
         root, child, _ = self.family(store, 3)
         project = store.projects.get(root.project_id)
         expired = store.token(project, lineage=[root.id], expires_at=NOW - timedelta(hours=1))
@@ -533,7 +533,7 @@ class TestFamilies:
     def test_the_last_place_is_taken_once(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tokens_module, "MOST_DESCENDANTS", 5)
+        monkeypatch.setattr(tokens_module, "MAX_DESCENDANTS", 5)
         (root,) = self.family(store, 1)
         project = store.projects.get(root.project_id)
 

@@ -322,7 +322,7 @@ class TestImport:
     def test_a_line_without_an_end(
         self, database: Database, data: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(export, "_LINE_BYTES", 2000)
+        monkeypatch.setattr(export, "_MAX_LINE_BYTES", 2000)
         self.refused(database, data + b" " * 3000, "line 10: longer than 2000 bytes")
 
     def test_a_file_of_an_older_schema(self, database: Database, data: bytes) -> None:

@@ -174,7 +174,7 @@ class TestBounds:
         self, known: KnownTokens, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         known.update([learned()], NEVER, None)
-        monkeypatch.setattr(knowntokens, "MOST_BYTES", 100)
+        monkeypatch.setattr(knowntokens, "MAX_ROW_BYTES", 100)
         known.update([learned(at=NOW + 1)], NEVER, None)
         assert known.find("hash-1") is None, "an old one must not stay either"
 

@@ -239,7 +239,7 @@ def test_no_deeper_than_can_be_read(world: World) -> None:
 
 
 def test_a_family_has_a_bound(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens_module, "MOST_DESCENDANTS", 2)
+    monkeypatch.setattr(tokens_module, "MAX_DESCENDANTS", 2)
     child = world.mint(can_mint=True)
     world.mint(child["token"])
     for secret in (world.secret, child["token"]):
