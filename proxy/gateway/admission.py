@@ -51,7 +51,7 @@ class Admission:
     def meet(self, exchange: RequestContext) -> None:
         """Before anything else: the client's address. All there is to check of a preflight."""
         if self._throttle.by_address:
-            exchange.passage = self._throttle.enter(exchange.inbound.client_ip)
+            exchange.passage = self._throttle.check_client(exchange.inbound.client_ip)
 
     def enter(self, exchange: RequestContext) -> Principal:
         """Before anything of the body is read: room for its event, the token, and what its head
@@ -98,7 +98,7 @@ class Admission:
         """Last before the upstream: what is counted. From here on there is an event of it."""
         held = 0 if exchange.limited is None else exchange.limited.held
         if self._throttle.always or principal.throttled:
-            self._throttle.admit(self._passage(exchange), principal, held)
+            self._throttle.take(self._passage(exchange), principal, held)
         self._access.admit(principal, held)
         exchange.settlement = self._access
         exchange.record_intent(principal)
@@ -106,11 +106,11 @@ class Admission:
 
     def _hold(self, exchange: RequestContext, principal: Principal) -> None:
         if principal.throttled:
-            self._throttle.hold(self._passage(exchange), principal)
+            self._throttle.reserve_concurrency(self._passage(exchange), principal)
 
     def _passage(self, exchange: RequestContext) -> Reservation:
         if exchange.passage is None:
-            exchange.passage = self._throttle.passage()
+            exchange.passage = self._throttle.new_reservation()
         return exchange.passage
 
     def _recognise(self, exchange: RequestContext) -> Principal:

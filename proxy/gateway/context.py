@@ -185,10 +185,10 @@ class RequestContext:
         if self.limited is not None and reading.source != "reported":
             total = self.limited.charge(event, total)
         if event.method == "GET" and event.is_read:  # the ledger charges what nothing has counted
-            total, event.spending = 0, self.passage.spending if self.passage else ()
+            total, event.spending = 0, self.passage.token_buckets if self.passage else ()
         self._settle(total)
         self._events.publish(event)
-        if self.passage is not None and self.passage.spending:  # last, for it may have to wait
+        if self.passage is not None and self.passage.token_buckets:  # last, for it may have to wait
             self.passage.spend(total)
 
     def refused(self, error: ProxyError, bytes_out: int) -> None:
@@ -238,7 +238,7 @@ class RequestContext:
         if publish:
             self._settle(0)
             self._events.publish(event)
-            if self.passage is not None and self.passage.spending:
+            if self.passage is not None and self.passage.token_buckets:
                 self.passage.spend(0)
         return event
 

@@ -284,5 +284,5 @@ class RelayEndpoint:
         self._bounds.held.free += body.held
         body.held = 0
         passage = exchange.passage
-        if passage is not None and (passage.places or passage.unsettled):
+        if passage is not None and (passage.concurrency or passage.unsettled):
             passage.end()

@@ -1,8 +1,8 @@
-"""What has been used already and is charged later: collected, and handed on in batches.
+"""Charges for what has been used already, collected and passed to a limiter in batches.
 
-For a limiter that does I/O, so that no request waits for it after its answer. The thing to get
-wrong: a greenlet that comes late must not find a backlog that grows; charges of one bucket are
-added up, so that a flood is as many entries as it has buckets.
+For a limiter that does I/O, so that no request waits for it after its response. Charges of one
+bucket are added up: under a flood the backlog has one entry per bucket, however late the greenlet
+runs.
 """
 
 import logging
@@ -16,14 +16,14 @@ from proxy.ratelimit.limiter import Bucket, Charge, RateLimiter
 
 _log = logging.getLogger(__name__)
 
-#: Between two batches, in seconds: how much later a charge may be felt.
-_PAUSE: Final = 0.05
-#: At most so many buckets a call, so that none holds up the limiter for long.
-_BATCH: Final = 500
+#: Between two batches: how much later a charge may take effect.
+_PAUSE_SECONDS: Final = 0.05
+#: Buckets per call, so that no call holds up the limiter for long.
+_MAX_BATCH: Final = 500
 
 
 class BatchedCharges:
-    """One per worker, in front of ``limiter``, which has a net of its own for when it fails."""
+    """One per worker, in front of ``limiter``, which has a fallback of its own."""
 
     def __init__(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
@@ -32,8 +32,8 @@ class BatchedCharges:
         self._wanted = Event()
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
-    def settle(self, charges: Sequence[Charge]) -> None:
-        """As :meth:`RateLimiter.settle`, soon. Neither waits nor raises."""
+    def debit(self, charges: Sequence[Charge]) -> None:
+        """As :meth:`RateLimiter.debit`, a moment later. Neither waits nor raises."""
         for bucket, permits in charges:
             self._pending[bucket] = self._pending.get(bucket, 0) + permits
         self._wanted.set()
@@ -42,7 +42,7 @@ class BatchedCharges:
         self._greenlet = gevent.spawn(self._run)
 
     def close(self, deadline: float) -> None:
-        """Charge what is left, for ``deadline`` seconds at the most."""
+        """Charge what is left, for at most ``deadline`` seconds."""
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill()
@@ -51,15 +51,17 @@ class BatchedCharges:
                 self._flush()
 
     def _flush(self) -> None:
-        """Charge all that is pending now; what comes meanwhile waits, to be added up. What the
-        limiter refuses is lost, and logged."""
+        """Charge all that is pending now. Charges that arrive during it wait, and are added up.
+
+        What the limiter fails to charge is lost, and logged.
+        """
         buckets = list(self._pending)
-        for start in range(0, len(buckets), _BATCH):
-            chosen = buckets[start : start + _BATCH]
+        for start in range(0, len(buckets), _MAX_BATCH):
+            chosen = buckets[start : start + _MAX_BATCH]
             batch = [Charge(bucket, self._pending.pop(bucket)) for bucket in chosen]
             try:
-                self._limiter.settle(batch)
-            except Exception:  # noqa: BLE001  (a defect of ours must not end it)
+                self._limiter.debit(batch)
+            except Exception:  # noqa: BLE001  (a defect must not end the greenlet)
                 _log.exception("limits: %d charges were lost", len(batch))
 
     def _run(self) -> None:
@@ -67,4 +69,4 @@ class BatchedCharges:
             self._wanted.wait()
             self._wanted.clear()
             self._flush()
-            gevent.sleep(_PAUSE)
+            gevent.sleep(_PAUSE_SECONDS)

@@ -1,11 +1,10 @@
-"""How many requests of an account are under way, over all workers of a node.
+"""Requests of an account in flight, over all workers of a node.
 
-Before a request is refused, what killed workers held is given back
+Before a request is refused, the slots that killed workers held are released
 (:mod:`proxy.runtime.worker_table`).
 
-The thing to get wrong: leaving must always succeed. So each worker writes its own numbers only, as
-they are and not by how much they change, and takes a number away without the table's lock: a row is
-given to another account only when all its numbers are 0.
+Releasing a slot always succeeds. Each worker writes only its own numbers, as absolute values, and
+lowers them without the table's lock. A row goes to another account only when all its numbers are 0.
 """
 
 import contextlib
@@ -16,20 +15,23 @@ from typing import Final
 from proxy.core.errors import LimiterError
 from proxy.runtime.worker_table import WorkerTable
 
-#: Accounts with requests under way. With them the file has 1 MiB.
+#: Accounts with requests in flight. The file takes 1 MiB for them.
 _ROWS: Final = 2048
 
 
 class NodeConcurrency(WorkerTable):
-    """When the table cannot be had, each worker goes by its own requests: N times at most."""
+    """Without the table, each worker counts its own requests: N workers allow N times the limit."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, b"proxy lanes 1", rows=_ROWS)
-        #: Key → requests of this worker.
+        #: Key → requests in flight in this worker.
         self._own: dict[str, int] = {}
 
     def enter(self, limits: Sequence[tuple[str, int]]) -> int | None:
-        """``limits``: keys and their most. None: all are entered; else none, and which refuses."""
+        """Reserve one slot per ``(key, maximum)`` pair, or none.
+
+        Returns the index of the first full key, or None when all slots were reserved.
+        """
         if not limits:
             return None
         try:
@@ -42,8 +44,8 @@ class NodeConcurrency(WorkerTable):
             self._file.unlock()
 
     def leave(self, keys: Iterable[str]) -> None:
-        """Once for each key that was entered."""
-        # Without a file, or with another: what is left is written when the next request enters.
+        """Release one slot per key. Call it once for each key that was reserved."""
+        # When the file is missing or replaced, the next `enter` writes the numbers again.
         with contextlib.suppress(OSError):
             self._file.check()
         for key in keys:
@@ -55,12 +57,12 @@ class NodeConcurrency(WorkerTable):
             self._put(key, left)
 
     def _enter(self, limits: Sequence[tuple[str, int]], *, shared: bool) -> int | None:
-        for index, (key, most) in enumerate(limits):
+        for index, (key, maximum) in enumerate(limits):
             row = self._row(key) if shared else None
             count = self._count(key, row)
-            if count >= most and row is not None and self._give_back(row):
+            if count >= maximum and row is not None and self._give_back(row):
                 count = self._count(key, row)
-            if count >= most:
+            if count >= maximum:
                 return index
         for key, _ in limits:
             self._own[key] = own = self._own.get(key, 0) + 1
@@ -75,7 +77,10 @@ class NodeConcurrency(WorkerTable):
             self._put(key, own)
 
     def _count(self, key: str, row: int | None) -> int:
-        """Over all workers; this one's own as it knows it, which may not stand there."""
+        """Requests in flight over all workers.
+
+        This worker's own number comes from memory, because the table may not have it.
+        """
         own = self._own.get(key, 0)
         if row is None:
             return own

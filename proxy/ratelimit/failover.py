@@ -1,11 +1,11 @@
-"""What decides while a limiter cannot: another one, or nobody.
+"""A rate limiter with a fallback: another limiter, or none, decides while the primary fails.
 
-A failure costs time (a timeout, a lock that does not come). So the primary is left alone for a
-pause after it, which grows as long as it fails; then one request tries it again, and the others go
-on as before until that one has an answer.
+A failure costs time (a timeout, a lock that is not released). After a failure the primary is not
+called for a pause, which grows while the failures last. Then one request tries the primary again,
+and the other requests keep to the fallback until that call has returned.
 
-The thing to get wrong: requests that were on their way when it failed come back late, with failures
-and successes of a time before. Only the one that tries again says how things are now.
+Note: calls that were in flight when the primary failed return late, with failures and successes
+from before. Only the request that tries again decides whether the primary works.
 """
 
 import logging
@@ -18,79 +18,80 @@ from proxy.ratelimit.limiter import Bucket, Charge, Decision, RateLimiter
 
 _log = logging.getLogger(__name__)
 
-#: Seconds: short enough for a hiccup, long enough that an outage costs next to nothing.
-_FIRST_PAUSE: Final = 0.2
-_LONGEST_PAUSE: Final = 5.0
+#: Short enough for a hiccup, long enough that an outage costs next to nothing.
+_MIN_PAUSE_SECONDS: Final = 0.2
+_MAX_PAUSE_SECONDS: Final = 5.0
 
 
 class FailoverLimiter:
-    """``net`` decides in the meantime, and is not charged else. None: LimiterError goes out.
+    """Falls back to ``fallback`` while ``primary`` fails. Without one, LimiterError propagates.
 
-    A net that fails itself does so for its callers, too.
+    The fallback is charged only while it decides, so it starts with full buckets. A LimiterError
+    of the fallback propagates.
     """
 
     def __init__(
         self,
         primary: RateLimiter,
-        net: RateLimiter | None,
+        fallback: RateLimiter | None,
         *,
         name: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._primary = primary
-        self._net = net
+        self._fallback = fallback
         self._name = name
         self._clock = clock
-        #: Calls of the primary that failed.
+        #: Failed calls of the primary.
         self.errors = 0
-        #: Whether the net decides.
+        #: Whether the fallback decides.
         self.failing = False
-        self._pause = _FIRST_PAUSE
+        self._pause = _MIN_PAUSE_SECONDS
         self._try_at = 0.0
 
-    def take(self, demands: Sequence[Charge]) -> Decision:
+    def take(self, charges: Sequence[Charge]) -> Decision:
         was_failing = self.failing
         if not was_failing or self._is_due():
             try:
-                decision = self._primary.take(demands)
+                decision = self._primary.take(charges)
             except LimiterError as error:
                 self._failed(error, was_failing)
-                if self._net is None:
+                if self._fallback is None:
                     raise
             else:
                 if was_failing:
                     self._worked()
                 return decision
-        if self._net is None:
+        if self._fallback is None:
             raise LimiterError
-        return self._net.take(demands)
+        return self._fallback.take(charges)
 
     def peek(self, bucket: Bucket) -> float:
-        net = self._net if self.failing else None
-        return (net or self._primary).peek(bucket)
+        fallback = self._fallback if self.failing else None
+        return (fallback or self._primary).peek(bucket)
 
-    def settle(self, charges: Sequence[Charge]) -> None:
-        """What cannot be charged is lost when there is no net: nothing is left to be refused."""
+    def debit(self, charges: Sequence[Charge]) -> None:
+        """Without a fallback, what cannot be charged is lost: no request is left to refuse."""
         was_failing = self.failing
         if not was_failing or self._is_due():
             try:
-                self._primary.settle(charges)
+                self._primary.debit(charges)
             except LimiterError as error:
                 self._failed(error, was_failing)
             else:
                 if was_failing:
                     self._worked()
                 return
-        if self._net is not None:
-            self._net.settle(charges)
+        if self._fallback is not None:
+            self._fallback.debit(charges)
 
     def close(self) -> None:
         self._primary.close()
-        if self._net is not None:
-            self._net.close()
+        if self._fallback is not None:
+            self._fallback.close()
 
     def _is_due(self) -> bool:
-        """Whether to ask the primary while it fails: once per pause, which begins here."""
+        """Whether to try the failing primary again: once per pause. A new pause begins here."""
         now = self._clock()
         if now < self._try_at:
             return False
@@ -100,13 +101,13 @@ class FailoverLimiter:
     def _failed(self, error: LimiterError, was_failing: bool) -> None:
         self.errors += 1
         if was_failing:
-            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+            self._pause = min(self._pause * 2, _MAX_PAUSE_SECONDS)
         elif self.failing:
             return
         else:
             self.failing = True
-            self._pause = _FIRST_PAUSE
-            meanwhile = "requests are refused" if self._net is None else "a wider net holds"
+            self._pause = _MIN_PAUSE_SECONDS
+            meanwhile = "requests are refused" if self._fallback is None else "a wider limit holds"
             _log.error("limits: %s fails, %s meanwhile: %r", self._name, meanwhile, error.__cause__)
         self._try_at = self._clock() + self._pause
 

@@ -1,7 +1,8 @@
-"""What a client is told about its limits: headers of answers that pass, and refusals.
+"""What a client sees of its limits: headers of responses, and refusals (429).
 
-An answer that passes has ours under ``x-proxy-ratelimit-…``, beside the upstream's own. A
-rate_limited, which is ours alone, uses the names that SDKs know, without ``proxy-``.
+A relayed response carries the proxy's limits under ``x-proxy-ratelimit-…``, beside the upstream's
+own headers. A refusal comes from the proxy alone and uses the names that SDKs know, without
+``proxy-``.
 """
 
 import math
@@ -12,9 +13,9 @@ from proxy.core.errors import ClientError
 from proxy.ratelimit.limiter import Bucket, Charge
 
 Headers = list[tuple[str, str]]
-#: Which limit; also the values of a label.
+#: Whose limit it is. Also the values of a metric's label.
 Limit = Literal["address", "token", "parent", "project", "global", "concurrency"]
-#: How a limit came to be filled: its permits, and its bucket.
+#: Remaining permits, and their bucket.
 Level = tuple[float, Bucket]
 
 
@@ -26,7 +27,7 @@ _OUR_REQUESTS: Final = _names("x-proxy-ratelimit", "requests")
 _OUR_TOKENS: Final = _names("x-proxy-ratelimit", "tokens")
 _REQUESTS: Final = _names("x-ratelimit", "requests")
 _TOKENS: Final = _names("x-ratelimit", "tokens")
-_WHOSE: Final[dict[str, str]] = {
+_OWNERS: Final[dict[str, str]] = {
     "address": "your client address",
     "token": "this access token",
     "parent": "a parent of this access token",
@@ -36,48 +37,50 @@ _WHOSE: Final[dict[str, str]] = {
 
 
 def rate_limit_headers(requests: Level | None, tokens: Level | None) -> Headers:
-    """Of an answer that passes; the tightest bucket of each kind."""
+    """Headers of a relayed response: the tightest bucket of each kind."""
     if tokens is None:
-        return [] if requests is None else _told(_OUR_REQUESTS, requests)
-    return rate_limit_headers(requests, None) + _told(_OUR_TOKENS, tokens)
+        return [] if requests is None else _lines(_OUR_REQUESTS, requests)
+    return rate_limit_headers(requests, None) + _lines(_OUR_TOKENS, tokens)
 
 
 def rate_limited(
     limit: Limit,
-    demands: Sequence[Charge],
-    levels: Sequence[float],
+    charges: Sequence[Charge],
+    remaining: Sequence[float],
     refused: int,
     requests: int,
 ) -> ClientError:
-    """A 429. The first ``requests`` of ``demands`` count requests, the rest LLM tokens; ``refused``
-    is the index of the one that could not be met."""
-    # A client that is told of the first alone would come back to be refused by the second.
-    waits = [_wait(demand, level) for demand, level in zip(demands, levels, strict=True)]
+    """A 429. The first ``requests`` of ``charges`` count requests, the others LLM tokens.
+
+    ``refused`` is the index of the charge that was refused.
+    """
+    # The longest wait of all: after that of the first, the second bucket would refuse the retry.
+    waits = [_wait(charge, level) for charge, level in zip(charges, remaining, strict=True)]
     seconds = max(1, math.ceil(max(waits)))
-    bucket = demands[refused].bucket
-    level = (levels[refused], bucket)
+    bucket = charges[refused].bucket
+    level = (remaining[refused], bucket)
     if refused >= requests:
-        met = [(levels[at], demands[at].bucket) for at in range(requests)]
+        met = [(remaining[at], charges[at].bucket) for at in range(requests)]
         tightest = min(met, default=None)
-        headers = _told(_REQUESTS, tightest) if tightest else []
-        headers += _told(_TOKENS, level)
+        headers = _lines(_REQUESTS, tightest) if tightest else []
+        headers += _lines(_TOKENS, level)
         kind = "token"
     else:
-        headers = _told(_REQUESTS, level)
+        headers = _lines(_REQUESTS, level)
         kind = "request"
     most = f"{bucket.per_minute} {kind}{'' if bucket.per_minute == 1 else 's'}"
     return ClientError(
-        f"Rate limit reached for {_WHOSE[limit]}: {most} per minute. Try again in {seconds} s.",
+        f"Rate limit reached for {_OWNERS[limit]}: {most} per minute. Try again in {seconds} s.",
         code="rate_limit_exceeded",
         retry_after=seconds,
         headers=headers,
     )
 
 
-def too_many_concurrent(whose: Limit, most: int) -> ClientError:
-    """A 429: ``max_concurrent`` requests are under way."""
+def too_many_concurrent(owner: Limit, maximum: int) -> ClientError:
+    """A 429: ``max_concurrent`` requests are in flight."""
     return ClientError(
-        f"Too many requests at once for {_WHOSE[whose]}: {most} may be under way."
+        f"Too many requests at once for {_OWNERS[owner]}: {maximum} may be in flight."
         " Try again when one has ended.",
         code="rate_limit_exceeded",
         retry_after=1,
@@ -85,10 +88,10 @@ def too_many_concurrent(whose: Limit, most: int) -> ClientError:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: ``20ms``, ``1s``, ``6m0s``, ``1h0m0s``; rounded up."""
+    """A duration as OpenAI writes it: ``20ms``, ``1s``, ``6m0s``, ``1h0m0s``; rounded up."""
     if seconds <= 0:
         return "0s"
-    # No call of `ceil` here: this is made for every answer.
+    # No call of `ceil` here: every response needs this.
     if seconds <= 0.999:
         return f"{-(seconds * -1e3 // 1):.0f}ms"
     whole = int(-(-seconds // 1))
@@ -99,7 +102,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60}m{whole % 60}s"
 
 
-def _told(names: tuple[str, str, str], filled: Level) -> Headers:
+def _lines(names: tuple[str, str, str], filled: Level) -> Headers:
     level, (_, most) = filled
     limit, remaining, reset = names
     return [
@@ -109,7 +112,7 @@ def _told(names: tuple[str, str, str], filled: Level) -> Headers:
     ]
 
 
-def _wait(demand: Charge, level: float) -> float:
-    """Seconds until ``demand`` can be met; one of nothing needs something to be left."""
-    missing = max(demand.permits, 1) - level
-    return missing * 60 / demand.bucket.per_minute
+def _wait(charge: Charge, level: float) -> float:
+    """Seconds until ``charge`` can be taken. A charge of 0 needs a bucket that is not empty."""
+    missing = max(charge.permits, 1) - level
+    return missing * 60 / charge.bucket.per_minute

@@ -1,7 +1,7 @@
 """Buckets in Redis: exact over all workers and nodes, in one script call by the server's clock.
 
-The thing to get wrong: waiting. A request stands behind this call, so that it has short timeouts,
-one deadline for all of it and no second try. What comes then is for the caller to decide.
+A request waits for this call. So it has short timeouts, one deadline for all of it and no retry;
+the caller decides what a failure means.
 """
 
 import hashlib
@@ -19,77 +19,77 @@ from proxy.ratelimit.limiter import Bucket, Charge, Decision
 from proxy.ratelimit.token_bucket import DEBT_MINUTES
 from proxy.runtime.redis import ReadOnlyServer, connection_options
 
-#: In braces is what a cluster places keys by: all of a call have to lie on one node.
+#: A Redis cluster places keys by the part in braces: all keys of a call must be on one node.
 _PREFIX: Final = "proxy:{limits}:"
-#: Seconds for connecting, and for each read. A Redis nearby answers within a millisecond; one that
-#: takes longer than this delays requests more than its exactness is worth.
-_TIMEOUT: Final = 0.25
-#: For all of it. The timeout above knows nothing of the wait for a connection, nor of a name that
-#: is looked up, several addresses behind it, or bytes that come one by one.
-_DEADLINE: Final = 0.5
-#: Of one worker, in turns; a call has one for less than a millisecond. If a hundred requests that
-#: come at once opened a hundred connections, that alone would take longer than the timeout.
-_CONNECTIONS: Final = 16
+#: For the connect, and for each read. A Redis nearby responds within a millisecond; one that takes
+#: longer than this delays requests more than its exactness is worth.
+_TIMEOUT_SECONDS: Final = 0.25
+#: For the whole call. The timeout above does not cover the wait for a connection, the lookup of a
+#: name, several addresses behind it, or bytes that arrive one by one.
+_DEADLINE_SECONDS: Final = 0.5
+#: Per worker; a call holds one for less than a millisecond. If a hundred requests that arrive at
+#: once opened a hundred connections, that alone would take longer than the timeout.
+_MAX_CONNECTIONS: Final = 16
 
 
 class RedisLimiter:
-    """Greenlets call it at once; each has a connection of its own while it waits.
+    """Many greenlets may call it at once; each has a connection of its own while it waits.
 
-    LimiterError: Redis did not answer, or not as it should; permits may have been taken.
+    Raises LimiterError when Redis does not respond as expected; permits may have been taken.
     """
 
     @classmethod
-    def from_url(cls, url: str, *, connections: int = _CONNECTIONS) -> "RedisLimiter":
+    def from_url(cls, url: str, *, connections: int = _MAX_CONNECTIONS) -> "RedisLimiter":
         """``redis://`` or ``rediss://``. Nothing is connected before the first call."""
-        options = connection_options(_TIMEOUT, _TIMEOUT, url=url)
+        options = connection_options(_TIMEOUT_SECONDS, _TIMEOUT_SECONDS, url=url)
         return cls(ConnectionPool.from_url(url, max_connections=connections, **options))
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._free = Semaphore(pool.max_connections)
         self._script = Path(__file__).with_name("token_bucket.lua").read_text()
-        # The name that Redis has for a script.
+        # The name that Redis gives to the script.
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
-    def take(self, demands: Sequence[Charge]) -> Decision:
-        if not demands:
+    def take(self, charges: Sequence[Charge]) -> Decision:
+        if not charges:
             return Decision([])
-        refused, *levels = self._call("take", demands)
-        return Decision([float(level) for level in levels], refused - 1 if refused else None)
+        refused, *remaining = self._call("take", charges)
+        return Decision([float(level) for level in remaining], refused - 1 if refused else None)
 
     def peek(self, bucket: Bucket) -> float:
         return bucket.per_minute
 
-    def settle(self, charges: Sequence[Charge]) -> None:
+    def debit(self, charges: Sequence[Charge]) -> None:
         if charges:
-            self._call("settle", charges)
+            self._call("debit", charges)
 
     def close(self) -> None:
         self._pool.disconnect()
 
-    def _call(self, action: str, demands: Sequence[Charge]) -> Any:
-        arguments: list[str | int] = [_PREFIX + bucket.key for bucket, _ in demands]
+    def _call(self, action: str, charges: Sequence[Charge]) -> Any:
+        arguments: list[str | int] = [_PREFIX + bucket.key for bucket, _ in charges]
         arguments += (action, DEBT_MINUTES)
-        for (_, per_minute), permits in demands:
+        for (_, per_minute), permits in charges:
             arguments += (per_minute, permits)
         try:
-            with gevent.Timeout(_DEADLINE, TimeoutError("no answer in time")), self._free:
+            with gevent.Timeout(_DEADLINE_SECONDS, TimeoutError("no response in time")), self._free:
                 try:
-                    return self._run("EVALSHA", self._sha, len(demands), *arguments)
-                except NoScriptError:  # a server that has been started or flushed since
-                    return self._run("EVAL", self._script, len(demands), *arguments)
+                    return self._run("EVALSHA", self._sha, len(charges), *arguments)
+                except NoScriptError:  # the server was restarted, or flushed its scripts
+                    return self._run("EVAL", self._script, len(charges), *arguments)
         except (RedisError, OSError) as error:
             if isinstance(error, ReadOnlyServer):
-                # The idle ones were made when that one was: they lead to the same server.
+                # The idle connections are as old as this one, and lead to the same server.
                 self._pool.disconnect(inuse_connections=False)
             raise LimiterError from error
 
     def _run(self, *command: str | int) -> Any:
-        # The library's client would do the same, for a third of the cost of the whole call.
+        # The library's client does the same, for a third of the cost of the whole call.
         connection: Any = self._pool.get_connection()
         try:
             connection.send_command(*command)
             return connection.read_response()
         finally:
-            # Whatever ended it in the middle has closed it.
+            # A call that ended in the middle has closed the connection.
             self._pool.release(connection)

@@ -1,12 +1,11 @@
-"""The limits of one request, from its address to its last LLM token.
+"""The limits of one request, from its client address to its last LLM token.
 
-The address is looked at first, before the token is, so that a flood of bad tokens ends here; all
-buckets are taken from last, together, in one call. ``near`` is what the workers of this node know,
-without I/O; with a ``shared`` limiter the call is made there.
-
-The thing to get wrong: a request that never comes to that call has still used its address. It owes
-that, and pays when it ends; to the shared one off the path, since a flood must not become one of
-calls.
+1. The address is checked first, before the access token, so that a flood of bad tokens ends here.
+2. All buckets are charged last, together, in one call. ``near`` is what the workers of this node
+   know, without I/O; with a ``shared`` limiter the call goes there.
+3. A request that never reaches that call has still used its address. Its charge stays unsettled
+   until the request ends. With a shared limiter it is then debited off the path of the request: a
+   flood of requests must not become a flood of calls.
 """
 
 import ipaddress
@@ -25,7 +24,7 @@ from proxy.ratelimit.limiter import Bucket, Charge, RateLimiter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Requests per minute that hold where an account says nothing else; 0: no limit."""
+    """Default requests per minute, for accounts without a limit of their own; 0 means no limit."""
 
     everybody: int = 0
     address: int = 0
@@ -34,58 +33,58 @@ class Rates:
 
 
 class Limits(NamedTuple):
-    """What each request of a principal demands: requests first, then LLM tokens."""
+    """What each request of a principal is charged: requests first, then LLM tokens."""
 
-    demands: tuple[Charge, ...]
+    charges: tuple[Charge, ...]
     limits: tuple[Limit, ...]
-    #: How many of them count requests.
+    #: How many of the charges count requests.
     requests: int
-    #: (key, most) of requests under way at once, and whose they are.
-    places: tuple[tuple[str, int], ...]
-    crowds: tuple[Limit, ...]
+    #: (key, maximum) pairs of requests in flight, and whose limit each is.
+    concurrency: tuple[tuple[str, int], ...]
+    concurrency_owners: tuple[Limit, ...]
 
 
 def limits_for(accounts: Sequence[Account], rates: Rates) -> Limits:
-    """In the order in which refusals win: the token's, those before it, the project's, all's."""
+    """Return the limits, in the order in which refusals win: token, ancestors, project, global."""
     ordered = sorted(accounts, key=lambda account: account.kind == "project")
-    # Told apart, or who has one token alone would look for the limit in the wrong place.
-    whose: dict[Account, Limit] = {
+    # An ancestor's limit has a name of its own, or the holder of a token would look for it there.
+    owners: dict[Account, Limit] = {
         account: account.kind if account.kind == "project" or at == 0 else "parent"
         for at, account in enumerate(ordered)
     }
-    demands: list[tuple[Charge, Limit]] = []
+    charges: list[tuple[Charge, Limit]] = []
     for account in ordered:
         default = rates.token if account.kind == "token" else rates.project
         own = account.rate_limit_rpm
         if per_minute := default if own is None else own:
-            demands.append(
-                (Charge(Bucket(f"{account.kind}:{account.id}", per_minute), 1), whose[account])
+            charges.append(
+                (Charge(Bucket(f"{account.kind}:{account.id}", per_minute), 1), owners[account])
             )
     if rates.everybody:
-        demands.append((Charge(Bucket("all", rates.everybody), 1), "global"))
-    requests = len(demands)
+        charges.append((Charge(Bucket("all", rates.everybody), 1), "global"))
+    requests = len(charges)
     for account in ordered:
         if account.rate_limit_tpm:
             bucket = Bucket(f"{account.kind}-tpm:{account.id}", account.rate_limit_tpm)
-            demands.append((Charge(bucket, 0), whose[account]))
-    crowds = [account for account in ordered if account.max_concurrent]
+            charges.append((Charge(bucket, 0), owners[account]))
+    concurrency_owners = [account for account in ordered if account.max_concurrent]
     return Limits(
-        demands=tuple(demand for demand, _ in demands),
-        limits=tuple(limit for _, limit in demands),
+        charges=tuple(charge for charge, _ in charges),
+        limits=tuple(limit for _, limit in charges),
         requests=requests,
-        places=tuple((f"{a.kind}:{a.id}", a.max_concurrent or 0) for a in crowds),
-        crowds=tuple(whose[account] for account in crowds),
+        concurrency=tuple((f"{a.kind}:{a.id}", a.max_concurrent or 0) for a in concurrency_owners),
+        concurrency_owners=tuple(owners[account] for account in concurrency_owners),
     )
 
 
 @lru_cache(maxsize=10_000)
 def address_charge(address: str, per_minute: int, prefix: str = "ip:") -> tuple[Charge]:
-    """One request of a client address, as :func:`proxy.gateway.request.client_address` gives it."""
+    """The charge of one request of an address from :func:`proxy.gateway.request.client_address`."""
     return (Charge(Bucket(prefix + _network(address), per_minute), 1),)
 
 
 def _network(address: str) -> str:
-    """An IPv6 address by its /64, which is what one customer is given; others by themselves."""
+    """An IPv6 address as its /64, which one customer is given; any other address as it is."""
     # Some proxies write the port, too: `192.0.2.1:4711`, `[2001:db8::1]:4711`.
     if address.startswith("["):
         address = address[1:].partition("]")[0]
@@ -102,21 +101,24 @@ def _network(address: str) -> str:
     return f"{ipaddress.IPv6Address(int(parsed) >> 64 << 64)}/64"
 
 
-#: Principals whose plans are kept; beyond it all are made again.
+#: Principals whose limits are kept; beyond that all are compiled again.
 _MAX_LIMITS: Final = 10_000
-#: The share of a minute's worth that one request holds at most. With more, a small limit would let
-#: one request through at a time; and what a killed worker held is back the sooner.
-_MOST_HELD: Final = 10
-#: This node's own bucket of an address beside the shared one, which a limiter that stands in for
-#: the shared one may keep on this node as well.
+#: One request holds at most a tenth of a minute's worth. With more, a small limit would let one
+#: request through at a time. What a killed worker held also comes back sooner.
+_MAX_HELD_DIVISOR: Final = 10
+#: The prefix of this node's own bucket of an address. The fallback of the shared limiter may keep
+#: the shared bucket on this node as well.
 _NEAR: Final = "near-ip:"
 
 
 class ConcurrencyLimiter(Protocol):
-    """Requests under way at once, over all workers of the node."""
+    """Requests in flight, over all workers of the node."""
 
     def enter(self, bounds: Sequence[tuple[str, int]]) -> int | None:
-        """Take a place for each (key, most), or none: then the index of the first that is full."""
+        """Reserve one slot per ``(key, maximum)`` pair, or none.
+
+        Returns the index of the first full key, or None when all slots were reserved.
+        """
         ...
 
     def leave(self, keys: Sequence[str]) -> None: ...
@@ -124,27 +126,27 @@ class ConcurrencyLimiter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limiters:
-    """``settle`` charges without waiting. ``shared`` None: ``near`` is all there is."""
+    """The limiters of a worker. ``debit`` does not wait. Without ``shared``, ``near`` decides."""
 
     near: RateLimiter
     shared: RateLimiter | None = None
-    settle: Callable[[Sequence[Charge]], None]
-    places: ConcurrencyLimiter
+    debit: Callable[[Sequence[Charge]], None]
+    concurrency: ConcurrencyLimiter
 
 
 class Reservation:
-    """One request's way through its limits. :meth:`end` is idempotent."""
+    """What one request holds of its limits. :meth:`end` is idempotent."""
 
     # Defaults instead of an `__init__`, since one is made for every request.
-    #: What the limiter has not been asked for yet.
+    #: The charge of the address, until a limiter has taken it.
     unsettled: Sequence[Charge] = ()
-    #: Where it is noted that an address owes, while it does: bucket → by how many requests.
+    #: Counts that charge while it is unsettled: bucket → how many requests have one.
     unsettled_by_bucket: dict[Bucket, int] | None = None
-    #: (key, most) of what is under way with it.
-    places: Sequence[tuple[str, int]] = ()
-    #: Demands that wait for the number of LLM tokens.
-    spending: Sequence[Charge] = ()
-    #: The tightest bucket of each kind, once all were taken from.
+    #: (key, maximum) pairs of the slots that it holds.
+    concurrency: Sequence[tuple[str, int]] = ()
+    #: Charges whose number of LLM tokens is not known yet.
+    token_buckets: Sequence[Charge] = ()
+    #: The tightest bucket of each kind, after :meth:`RequestLimiter.take`.
     requests: Level | None = None
     tokens: Level | None = None
     limiters: Limiters
@@ -153,173 +155,179 @@ class Reservation:
         return headers.rate_limit_headers(self.requests, self.tokens)
 
     def spend(self, tokens: int) -> None:
-        """LLM tokens that the request has cost; what it held is released. Does not wait."""
-        # What is held is below 0.
-        charges = [Charge(bucket, tokens + held) for bucket, held in self.spending]
-        self.spending = [Charge(bucket, 0) for bucket, _ in self.spending]
+        """Debit the LLM tokens of the request, and release those it held. Does not wait."""
+        # A charge that holds tokens is below 0.
+        charges = [Charge(bucket, tokens + held) for bucket, held in self.token_buckets]
+        self.token_buckets = [Charge(bucket, 0) for bucket, _ in self.token_buckets]
         if any(permits for _, permits in charges):
-            self.limiters.settle(charges)
+            self.limiters.debit(charges)
 
     def end(self) -> None:
-        """The request has ended; what it spent may still become known. Does not wait."""
-        places, self.places = self.places, ()
-        if places:
-            self.limiters.places.leave([key for key, _ in places])
-        owed = self.clear_unsettled()
-        if owed:
-            self.limiters.settle(owed)
+        """Release its slots and settle its address. `spend` may follow. Does not wait."""
+        concurrency, self.concurrency = self.concurrency, ()
+        if concurrency:
+            self.limiters.concurrency.leave([key for key, _ in concurrency])
+        unsettled = self.clear_unsettled()
+        if unsettled:
+            self.limiters.debit(unsettled)
 
     def clear_unsettled(self) -> Sequence[Charge]:
-        """Nothing is owed any more; answers what was."""
-        owed, self.unsettled = self.unsettled, ()
-        if owed and self.unsettled_by_bucket is not None:
-            bucket = owed[0].bucket
+        """Clear the unsettled charge, and return it."""
+        unsettled, self.unsettled = self.unsettled, ()
+        if unsettled and self.unsettled_by_bucket is not None:
+            bucket = unsettled[0].bucket
             left = self.unsettled_by_bucket[bucket] - 1
             if left:
                 self.unsettled_by_bucket[bucket] = left
             else:
                 del self.unsettled_by_bucket[bucket]
-        return owed
+        return unsettled
 
 
 class RequestLimiter:
-    """One per worker."""
+    """The limits of each request of one worker."""
 
     def __init__(self, rates: Rates, limiters: Limiters) -> None:
         self._rates = rates
         self._limiters = limiters
         self._near_prefix = "ip:" if limiters.shared is None else _NEAR
-        #: Whether addresses have a limit, and whether requests without limits of their own have.
+        #: Whether addresses have a limit, and whether requests without limits of their own do.
         self.by_address = rates.address > 0
         self.always = rates != Rates()
-        # Token id → the accounts of its principal, and what they come to. Compared by identity:
-        # whatever changes makes a new principal.
-        self._plans: dict[str | None, tuple[Sequence[Account], Limits]] = {}
-        # Address → its requests that have not paid yet, here; those of other workers show once
-        # they have paid.
-        self._owing: dict[Bucket, int] = {}
+        # Token id → the accounts of its principal, and their limits. Compared by identity: every
+        # change makes a new principal.
+        self._compiled: dict[str | None, tuple[Sequence[Account], Limits]] = {}
+        # Bucket of an address → its unsettled requests in this worker. Those of other workers show
+        # once they are settled.
+        self._unsettled: dict[Bucket, int] = {}
         #: Refusals, by limit.
         self.refused: dict[Limit, int] = dict.fromkeys(get_args(Limit), 0)
 
-    def enter(self, address: str) -> Reservation:
-        """A request of a client address. ClientError 429: it has no more; nothing is counted."""
+    def check_client(self, address: str) -> Reservation:
+        """Reserve one request of a client address.
+
+        Raises ClientError 429 when the address has none left. Nothing is counted then.
+        """
         limiters, per_minute = self._limiters, self._rates.address
-        owed = address_charge(address, per_minute)
+        unsettled = address_charge(address, per_minute)
         if limiters.shared is None:
-            # Those under way that have not paid count, or all that come at once would pass.
-            bucket, owing = owed[0].bucket, self._owing
-            unpaid = owing.get(bucket, 0)
+            # Unsettled requests in flight count, or all that arrive at once would pass.
+            bucket, by_bucket = unsettled[0].bucket, self._unsettled
+            unpaid = by_bucket.get(bucket, 0)
             level = limiters.near.peek(bucket) - unpaid
             if level < 1:
-                raise self._refusal("address", owed, [level], 0, 1)
-            owing[bucket] = unpaid + 1
+                raise self._refusal("address", unsettled, [level], 0, 1)
+            by_bucket[bucket] = unpaid + 1
         else:
-            demands = self._nearest(address)
-            decision = limiters.near.take(demands)
+            charges = self._nearest(address)
+            decision = limiters.near.take(charges)
             if decision.refused is not None:
-                raise self._refusal("address", demands, decision.levels, 0, 1)
-        passage = Reservation()
-        passage.limiters = limiters
-        passage.unsettled = owed
+                raise self._refusal("address", charges, decision.remaining, 0, 1)
+        reservation = Reservation()
+        reservation.limiters = limiters
+        reservation.unsettled = unsettled
         if limiters.shared is None:
-            passage.unsettled_by_bucket = self._owing
-        return passage
+            reservation.unsettled_by_bucket = self._unsettled
+        return reservation
 
-    def passage(self) -> Reservation:
-        """Of a request whose address nobody counts."""
-        passage = Reservation()
-        passage.limiters = self._limiters
-        return passage
+    def new_reservation(self) -> Reservation:
+        """Return the reservation of a request whose address has no limit."""
+        reservation = Reservation()
+        reservation.limiters = self._limiters
+        return reservation
 
-    def hold(self, passage: Reservation, principal: Principal) -> None:
-        """Take the place of a request among those under way. ClientError 429: there is none."""
-        plan = self._plan(principal)
-        if plan.places:
-            full = self._limiters.places.enter(plan.places)
+    def reserve_concurrency(self, reservation: Reservation, principal: Principal) -> None:
+        """Reserve the concurrency slots of a request. Raises ClientError 429 when there is none."""
+        limits = self._limits_of(principal)
+        if limits.concurrency:
+            full = self._limiters.concurrency.enter(limits.concurrency)
             if full is not None:
                 self.refused["concurrency"] += 1
-                raise headers.too_many_concurrent(plan.crowds[full], plan.places[full][1])
-            passage.places = plan.places
+                owner, (_, maximum) = limits.concurrency_owners[full], limits.concurrency[full]
+                raise headers.too_many_concurrent(owner, maximum)
+            reservation.concurrency = limits.concurrency
 
-    def admit(self, passage: Reservation, principal: Principal, held: int = 0) -> None:
-        """Take what a request of ``principal`` demands; ``held``: LLM tokens that it may cost.
+    def take(self, reservation: Reservation, principal: Principal, held: int = 0) -> None:
+        """Charge a request of ``principal``. ``held``: LLM tokens that it may cost.
 
-        ClientError 429; LimiterError: nobody can tell.
+        Raises ClientError 429, or LimiterError when no limiter can decide.
         """
-        plan = self._plan(principal)
-        demands, requests, owed = plan.demands, plan.requests, passage.unsettled
+        limits = self._limits_of(principal)
+        charges, requests, unsettled = limits.charges, limits.requests, reservation.unsettled
         if held:
-            tokens = [Charge(each, -_held(each, held)) for each, _ in demands[requests:]]
-            demands = (*demands[:requests], *tokens)
-        if owed:
-            demands, requests = (*owed, *demands), requests + 1
-        if not demands:
+            tokens = [Charge(each, -_held(each, held)) for each, _ in charges[requests:]]
+            charges = (*charges[:requests], *tokens)
+        if unsettled:
+            charges, requests = (*unsettled, *charges), requests + 1
+        if not charges:
             return
         limiter = self._limiters.shared or self._limiters.near
         try:
-            levels, refused = limiter.take(demands)
+            remaining, refused = limiter.take(charges)
         except LimiterError as error:
             raise LimiterError("Rate limits cannot be checked right now.") from error
         if refused is not None:
-            if owed and refused == 0:
-                passage.clear_unsettled()  # an address that is refused is not counted
-            limits: tuple[Limit, ...] = ("address", *plan.limits) if owed else plan.limits
-            raise self._refusal(limits[refused], demands, levels, refused, requests)
-        passage.clear_unsettled()
+            if unsettled and refused == 0:
+                reservation.clear_unsettled()  # an address that is refused is not counted
+            names: tuple[Limit, ...] = ("address", *limits.limits) if unsettled else limits.limits
+            raise self._refusal(names[refused], charges, remaining, refused, requests)
+        reservation.clear_unsettled()
         tightest: Level | None = None
-        for level, (bucket, _) in zip(levels[:requests], demands, strict=False):
+        for level, (bucket, _) in zip(remaining[:requests], charges, strict=False):
             if tightest is None or level < tightest[0]:
                 tightest = (level, bucket)
-        passage.requests = tightest
-        if requests < len(demands):
-            passage.spending = spending = demands[requests:]
-            pairs = zip(levels[requests:], spending, strict=True)
-            passage.tokens = min((level - permits, bucket) for level, (bucket, permits) in pairs)
+        reservation.requests = tightest
+        if requests < len(charges):
+            reservation.token_buckets = token_buckets = charges[requests:]
+            pairs = zip(remaining[requests:], token_buckets, strict=True)
+            reservation.tokens = min(
+                (level - permits, bucket) for level, (bucket, permits) in pairs
+            )
 
     def check_login(self, address: str) -> None:
-        """Whether a management login from there may be tried. ClientError 429."""
+        """Check that the address may try a management login. Raises ClientError 429."""
         if self.by_address:
-            (demand,) = self._nearest(address)
-            level = self._limiters.near.peek(demand.bucket)
-            # Not below 1: who floods `/v1` from there must not keep out who would stop them.
+            (charge,) = self._nearest(address)
+            level = self._limiters.near.peek(charge.bucket)
+            # Below 1 passes: a flood of `/v1` from an address must not lock its administrator out.
             if level <= 0:
-                nothing = [demand._replace(permits=0)]
+                nothing = [charge._replace(permits=0)]
                 raise self._refusal("address", nothing, [level], 0, 1)
 
     def count_login(self, address: str) -> None:
-        """A management login from there was refused."""
+        """Charge the address for a refused management login."""
         if self.by_address:
-            self._limiters.near.settle(self._nearest(address))
+            self._limiters.near.debit(self._nearest(address))
             if self._limiters.shared is not None:
-                self._limiters.settle(address_charge(address, self._rates.address))
+                self._limiters.debit(address_charge(address, self._rates.address))
 
     def _nearest(self, address: str) -> tuple[Charge]:
         return address_charge(address, self._rates.address, self._near_prefix)
 
-    def _plan(self, principal: Principal) -> Limits:
-        known = self._plans.get(principal.token_id)
+    def _limits_of(self, principal: Principal) -> Limits:
+        known = self._compiled.get(principal.token_id)
         if known is not None and known[0] is principal.accounts:
             return known[1]
         return self._compile(principal)
 
     def _compile(self, principal: Principal) -> Limits:
-        if len(self._plans) >= _MAX_LIMITS:
-            self._plans.clear()
-        plan = limits_for(principal.accounts, self._rates)
-        self._plans[principal.token_id] = (principal.accounts, plan)
-        return plan
+        if len(self._compiled) >= _MAX_LIMITS:
+            self._compiled.clear()
+        limits = limits_for(principal.accounts, self._rates)
+        self._compiled[principal.token_id] = (principal.accounts, limits)
+        return limits
 
     def _refusal(
         self,
         limit: Limit,
-        demands: Sequence[Charge],
-        levels: Sequence[float],
+        charges: Sequence[Charge],
+        remaining: Sequence[float],
         refused: int,
         requests: int,
     ) -> ClientError:
         self.refused[limit] += 1
-        return headers.rate_limited(limit, demands, levels, refused, requests)
+        return headers.rate_limited(limit, charges, remaining, refused, requests)
 
 
 def _held(bucket: Bucket, tokens: int) -> int:
-    return min(tokens, max(1, bucket.per_minute // _MOST_HELD))
+    return min(tokens, max(1, bucket.per_minute // _MAX_HELD_DIVISOR))

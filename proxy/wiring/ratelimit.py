@@ -1,7 +1,7 @@
-"""The limits of one worker, put together: limiters, their files, what waits to be charged.
+"""The limits of one worker: its limiters, their files, the charges that wait.
 
-The thing to get wrong: with Redis there are two of them. The
-one of this node is asked about an address before anything else is done for it, without I/O.
+With Redis there are two limiters. The limiter of this node checks an address before any other work
+is done for it, without I/O.
 """
 
 from proxy.core.usage_event import UsageEvent
@@ -22,15 +22,15 @@ class RateLimiting:
         self._folder = folder = settings.data_dir.absolute() / "limits"
         self._near = open_limiter(redis_url="", on_error="open", folder=folder)
         self._shared = self._charges = None
-        settle = self._near.settle
+        debit = self._near.debit
         if settings.redis_url:
             self._shared = open_limiter(
                 redis_url=settings.redis_url, on_error=settings.limits.on_error, folder=folder
             )
             self._charges = BatchedCharges(self._shared)
-            settle = self._charges.settle
-        self._settle = settle
-        self._places = NodeConcurrency(folder / "concurrency")
+            debit = self._charges.debit
+        self._debit = debit
+        self._concurrency = NodeConcurrency(folder / "concurrency")
         rates = Rates(
             everybody=settings.limits.global_rpm,
             address=settings.limits.per_ip_rpm,
@@ -39,12 +39,14 @@ class RateLimiting:
         )
         self.throttle = RequestLimiter(
             rates,
-            Limiters(near=self._near, shared=self._shared, settle=settle, places=self._places),
+            Limiters(
+                near=self._near, shared=self._shared, debit=debit, concurrency=self._concurrency
+            ),
         )
 
     @property
     def is_up(self) -> bool:
-        """Whether limits are as exact as they can be: nothing is answered by a net."""
+        """Whether limits are as exact as they can be: no fallback decides."""
         return not (self._near.failing or (self._shared is not None and self._shared.failing))
 
     def prepare(self) -> None:
@@ -62,12 +64,12 @@ class RateLimiting:
         if not isinstance(total, int):
             sides = (told.get("prompt_tokens"), told.get("completion_tokens"))
             total = sum(side for side in sides if isinstance(side, int))
-        self._settle([Charge(bucket, total) for bucket, _ in read.spending])
+        self._debit([Charge(bucket, total) for bucket, _ in read.spending])
 
     def close(self, deadline: float) -> None:
-        """Charge what is left, for ``deadline`` seconds at the most."""
+        """Charge what is left, for at most ``deadline`` seconds."""
         if self._charges is not None:
             self._charges.close(deadline)
-        for part in (self._shared, self._near, self._places):
+        for part in (self._shared, self._near, self._concurrency):
             if part is not None:
                 part.close()

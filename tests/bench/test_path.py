@@ -82,10 +82,10 @@ def test_calls_of_limits(measured: Any) -> None:
     # The address is looked at, then all are taken together: one lock, taken and given back.
     assert more["node.py:peek"] == more["node.py:take"] == 1
     assert more["C:flock"] == 2
-    assert more["headers.py:_told"] == 1
+    assert more["headers.py:_lines"] == 1
     # Without limits there is one look at whether there are any, and no call.
     assert not [
-        name for name in without if name.startswith(("request_limiter.py", "headers.py:_told"))
+        name for name in without if name.startswith(("request_limiter.py", "headers.py:_lines"))
     ]
 
 

@@ -44,14 +44,14 @@ class Measured:
         self._limiter = limiter
         self._begin = time.monotonic()
 
-    def take(self, *demands: tuple[Bucket, int]) -> Decision:
-        return self._limiter.take([Charge(*demand) for demand in demands])
+    def take(self, *charges: tuple[Bucket, int]) -> Decision:
+        return self._limiter.take([Charge(*demand) for demand in charges])
 
-    def settle(self, *charges: tuple[Bucket, int]) -> None:
-        self._limiter.settle([Charge(*charge) for charge in charges])
+    def debit(self, *charges: tuple[Bucket, int]) -> None:
+        self._limiter.debit([Charge(*charge) for charge in charges])
 
     def level(self, bucket: Bucket) -> float:
-        return self.take((bucket, 0)).levels[0]
+        return self.take((bucket, 0)).remaining[0]
 
     def is_about(self, level: float, expected: float, per_minute: int) -> bool:
         # Redis counts microseconds, and on another clock.
@@ -78,7 +78,7 @@ def test_a_new_bucket_holds_a_minutes_worth(calls: Measured) -> None:
     bucket = new(5)
     first = calls.take((bucket, 1))
     assert first.refused is None
-    assert calls.is_about(first.levels[0], 4, 5)
+    assert calls.is_about(first.remaining[0], 4, 5)
 
 
 def test_no_more_passes_than_there_is(calls: Measured) -> None:
@@ -98,12 +98,12 @@ def test_it_fills_again(calls: Measured) -> None:
 
 def test_all_or_nothing(calls: Measured) -> None:
     wide, narrow, other = new(100), new(2), new(100)
-    demands = ((wide, 1), (narrow, 2), (other, 1))
-    assert calls.take(*demands).refused is None
-    refused = calls.take(*demands)
+    charges = ((wide, 1), (narrow, 2), (other, 1))
+    assert calls.take(*charges).refused is None
+    refused = calls.take(*charges)
     assert refused.refused == 1
-    assert len(refused.levels) == 3
-    assert calls.is_about(refused.levels[1], 0, 2)
+    assert len(refused.remaining) == 3
+    assert calls.is_about(refused.remaining[1], 0, 2)
     assert calls.is_about(calls.level(wide), 99, 100)
     assert calls.is_about(calls.level(other), 99, 100)
 
@@ -122,11 +122,11 @@ def test_more_than_a_bucket_holds_is_never_met(calls: Measured) -> None:
 
 def test_a_demand_of_nothing_wants_something_there(calls: Measured) -> None:
     bucket, other = new(10), new(10)
-    assert calls.take((bucket, 0), (other, 1)).levels[0] == 10
-    calls.settle((bucket, 1000))
+    assert calls.take((bucket, 0), (other, 1)).remaining[0] == 10
+    calls.debit((bucket, 1000))
     refused = calls.take((other, 1), (bucket, 0))
     assert refused.refused == 1
-    assert calls.is_about(refused.levels[1], -990, 10)
+    assert calls.is_about(refused.remaining[1], -990, 10)
     assert calls.is_about(calls.level(other), 9, 10)
 
 
@@ -144,9 +144,9 @@ def test_what_is_held_is_taken_where_something_is_left(calls: Measured) -> None:
 def test_what_was_held_is_given_back_and_no_more(calls: Measured) -> None:
     bucket = new(10)
     calls.take((bucket, -10))
-    calls.settle((bucket, -7))
+    calls.debit((bucket, -7))
     assert calls.is_about(calls.level(bucket), 7, 10)
-    calls.settle((bucket, -700))
+    calls.debit((bucket, -700))
     assert calls.level(bucket) == 10
     calls.take((bucket, 10))
     assert calls.take((bucket, 1)).refused == 0, "nothing was saved beyond a minute's worth"
@@ -154,15 +154,15 @@ def test_what_was_held_is_given_back_and_no_more(calls: Measured) -> None:
 
 def test_settling_goes_below_zero_and_asks_nobody(calls: Measured) -> None:
     bucket = new(10)
-    calls.settle((bucket, 4))
+    calls.debit((bucket, 4))
     assert calls.is_about(calls.level(bucket), 6, 10)
-    calls.settle((bucket, 20), (new(3), 1))
+    calls.debit((bucket, 20), (new(3), 1))
     assert calls.is_about(calls.level(bucket), -14, 10)
 
 
 def test_a_debt_has_an_end(calls: Measured) -> None:
     bucket = new(10)
-    calls.settle((bucket, 10**18))
+    calls.debit((bucket, 10**18))
     assert calls.is_about(calls.level(bucket), -10 * DEBT_MINUTES, 10)
 
 
@@ -170,8 +170,8 @@ def test_a_limit_may_change(calls: Measured) -> None:
     bucket = new(1000)
     calls.take((bucket, 100))
     lower, higher = bucket._replace(per_minute=10), bucket._replace(per_minute=5000)
-    assert calls.take((lower, 1)).levels == [9]
-    level = calls.take((higher, 1)).levels[0]
+    assert calls.take((lower, 1)).remaining == [9]
+    level = calls.take((higher, 1)).remaining[0]
     assert calls.is_about(level, 8, 5000)
 
 
@@ -186,7 +186,7 @@ def test_keys_are_any_text(calls: Measured) -> None:
 
 def test_no_demands_are_met(calls: Measured) -> None:
     assert calls.take() == Decision([])
-    calls.settle()
+    calls.debit()
 
 
 def test_many_greenlets_at_once(limiter: RateLimiter) -> None:
@@ -206,7 +206,7 @@ def test_processes_on_one_table(tmp_path: Path) -> None:
     table = NodeLimiter(place, clock=lambda: STANDING)
     for number, met in enumerate(blows.met):
         own = Charge(Bucket(f"own-{number}", 1_000_000), 0)
-        assert table.take([own]).levels == [1_000_000 - met]  # what was refused took nothing
+        assert table.take([own]).remaining == [1_000_000 - met]  # what was refused took nothing
 
 
 def test_processes_on_one_redis(redis_server: RedisServer) -> None:

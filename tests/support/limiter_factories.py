@@ -15,15 +15,15 @@ class FakeLimiter:
         self.charged: dict[str, int] = {}
         self.error: Exception | None = None
 
-    def take(self, demands: Sequence[Charge]) -> Decision:
-        self.calls.append([bucket.key for bucket, _ in demands])
+    def take(self, charges: Sequence[Charge]) -> Decision:
+        self.calls.append([bucket.key for bucket, _ in charges])
         if self.error is not None:
             raise self.error
-        levels = [self.levels.get(bucket, float(bucket.per_minute)) for bucket, _ in demands]
-        for at, (_, permits) in enumerate(demands):
+        levels = [self.levels.get(bucket, float(bucket.per_minute)) for bucket, _ in charges]
+        for at, (_, permits) in enumerate(charges):
             if levels[at] < permits or levels[at] <= 0:
                 return Decision(levels, at)
-        for at, (bucket, permits) in enumerate(demands):
+        for at, (bucket, permits) in enumerate(charges):
             levels[at] -= abs(permits)
             self.levels[bucket] = levels[at]
         return Decision(levels)
@@ -31,7 +31,7 @@ class FakeLimiter:
     def peek(self, bucket: Bucket) -> float:
         return self.levels.get(bucket, float(bucket.per_minute))
 
-    def settle(self, charges: Sequence[Charge]) -> None:
+    def debit(self, charges: Sequence[Charge]) -> None:
         for bucket, permits in charges:
             self.charged[bucket.key] = self.charged.get(bucket.key, 0) + permits
             self.levels[bucket] = self.levels.get(bucket, float(bucket.per_minute)) - permits
@@ -71,7 +71,7 @@ class Limited:
             Limiters(
                 near=self.near,
                 shared=self.shared,
-                settle=(self.shared or self.near).settle,
-                places=self.places,
+                debit=(self.shared or self.near).debit,
+                concurrency=self.places,
             ),
         )

@@ -33,13 +33,13 @@ def child(kind: str, place: str, key: str, per_minute: int, calls: int, own: str
         if kind == "redis"
         else NodeLimiter(Path(place), clock=lambda: STANDING)
     )
-    demands = [Charge(Bucket(own, 1_000_000), 1), Charge(Bucket(key, per_minute), 1)]
+    charges = [Charge(Bucket(own, 1_000_000), 1), Charge(Bucket(key, per_minute), 1)]
     print("ready", flush=True)
     sys.stdin.readline()
     met = 0
     while calls:
         try:
-            met += limiter.take(demands).refused is None
+            met += limiter.take(charges).refused is None
             calls -= 1
         except LimiterError:  # many at once: it was another's turn for too long
             time.sleep(0.001)

@@ -60,7 +60,7 @@ def test_a_charge_that_has_to_wait_does_not_cost_the_event() -> None:
     exchange = make(events)
 
     class Limited(Reservation):
-        spending = (Charge(Bucket("token:1", 60), 0),)
+        token_buckets = (Charge(Bucket("token:1", 60), 0),)
 
         def spend(self, tokens: int) -> None:
             raise GreenletExit

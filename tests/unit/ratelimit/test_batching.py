@@ -27,7 +27,7 @@ class Limiter:
     def take(self, demands: Sequence[Charge]) -> Decision:
         raise AssertionError
 
-    def settle(self, charges: Sequence[Charge]) -> None:
+    def debit(self, charges: Sequence[Charge]) -> None:
         self.free.wait()
         if self.error is not None:
             raise self.error
@@ -42,10 +42,10 @@ def test_nobody_waits_and_what_comes_meanwhile_is_one_batch() -> None:
     limiter.free.clear()
     charges = BatchedCharges(limiter)
     charges.start()
-    charges.settle([Charge(A, 1)])
+    charges.debit([Charge(A, 1)])
     gevent.sleep(0)  # it is being charged
     for _ in range(100):
-        charges.settle([Charge(A, 1), Charge(B, 2)])
+        charges.debit([Charge(A, 1), Charge(B, 2)])
     limiter.free.set()
     wait_until(lambda: len(limiter.batches) == 2)
     assert limiter.batches == [{"a": 1}, {"a": 100, "b": 200}]
@@ -55,16 +55,16 @@ def test_nobody_waits_and_what_comes_meanwhile_is_one_batch() -> None:
 def test_a_busy_worker_makes_no_more_calls() -> None:
     limiter = Limiter()
     charges = BatchedCharges(limiter)
-    settle = limiter.settle
+    debit = limiter.debit
 
     def settling(demands: Sequence[Charge]) -> None:
         # Another request ends while the limiter is asked.
         assert len(limiter.batches) < 9, "it never ends"
-        charges.settle([Charge(A, 1)])
-        settle(demands)
+        charges.debit([Charge(A, 1)])
+        debit(demands)
 
-    limiter.settle = settling  # type: ignore[method-assign]
-    charges.settle([Charge(A, 1)])
+    limiter.debit = settling  # type: ignore[method-assign]
+    charges.debit([Charge(A, 1)])
     charges._flush()
     assert limiter.batches == [{"a": 1}]
     charges._flush()
@@ -74,24 +74,24 @@ def test_a_busy_worker_makes_no_more_calls() -> None:
 def test_at_the_stop_also_what_comes_meanwhile_is_charged() -> None:
     limiter = Limiter()
     charges = BatchedCharges(limiter)
-    settle = limiter.settle
+    debit = limiter.debit
 
     def settling(demands: Sequence[Charge]) -> None:
         if not limiter.batches:
-            charges.settle([Charge(B, 2)])
-        settle(demands)
+            charges.debit([Charge(B, 2)])
+        debit(demands)
 
-    limiter.settle = settling  # type: ignore[method-assign]
-    charges.settle([Charge(A, 1)])
+    limiter.debit = settling  # type: ignore[method-assign]
+    charges.debit([Charge(A, 1)])
     charges.close(1)
     assert limiter.batches == [{"a": 1}, {"b": 2}]
 
 
 def test_a_batch_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charges_module, "_BATCH", 2)
+    monkeypatch.setattr(charges_module, "_MAX_BATCH", 2)
     limiter = Limiter()
     charges = BatchedCharges(limiter)
-    charges.settle([Charge(Bucket(str(number), 1), 1) for number in range(5)])
+    charges.debit([Charge(Bucket(str(number), 1), 1) for number in range(5)])
     charges.close(1)
     assert [len(batch) for batch in limiter.batches] == [2, 2, 1]
 
@@ -101,10 +101,10 @@ def test_a_failure_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     limiter.error = LimiterError()
     charges = BatchedCharges(limiter)
     charges.start()
-    charges.settle([Charge(A, 1)])
+    charges.debit([Charge(A, 1)])
     wait_until(lambda: "1 charges were lost" in caplog.text)
     limiter.error = None
-    charges.settle([Charge(B, 1)])
+    charges.debit([Charge(B, 1)])
     wait_until(lambda: limiter.batches == [{"b": 1}])
     charges.close(1)
 
@@ -112,10 +112,10 @@ def test_a_failure_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_rest_is_charged_at_the_stop_within_its_time() -> None:
     limiter = Limiter()
     charges = BatchedCharges(limiter)
-    charges.settle([Charge(A, 1)])
+    charges.debit([Charge(A, 1)])
     charges.close(1)
     assert limiter.batches == [{"a": 1}]
-    charges.settle([Charge(A, 1)])
+    charges.debit([Charge(A, 1)])
     limiter.free.clear()
     charges.close(0.01)
     assert len(limiter.batches) == 1

@@ -31,7 +31,7 @@ class Part:
             raise LimiterError from OSError("away")
         return Decision([self.taken])
 
-    def settle(self, _charges: Sequence[Charge]) -> None:
+    def debit(self, _charges: Sequence[Charge]) -> None:
         self.settled += 1
         if self.fails:
             raise LimiterError from OSError("away")
@@ -43,9 +43,9 @@ class Part:
 class Bench:
     def __init__(self, *, closed: bool = False) -> None:
         self.now = 0.0
-        self.primary, self.net = Part(), Part()
+        self.primary, self.fallback = Part(), Part()
         self.limiter = FailoverLimiter(
-            self.primary, None if closed else self.net, name="Redis", clock=lambda: self.now
+            self.primary, None if closed else self.fallback, name="Redis", clock=lambda: self.now
         )
 
     def take(self) -> Decision:
@@ -55,12 +55,12 @@ class Bench:
 def test_while_it_works_the_net_is_not_charged() -> None:
     bench = Bench()
     bench.take()
-    bench.limiter.settle(DEMANDS)
+    bench.limiter.debit(DEMANDS)
     assert (bench.primary.taken, bench.primary.settled) == (1, 1)
-    assert (bench.net.taken, bench.net.settled) == (0, 0)
+    assert (bench.fallback.taken, bench.fallback.settled) == (0, 0)
     assert not bench.limiter.failing
     bench.limiter.close()
-    assert (bench.primary.closed, bench.net.closed) == (1, 1)
+    assert (bench.primary.closed, bench.fallback.closed) == (1, 1)
 
 
 def test_open_the_net_decides_and_the_primary_has_a_pause(
@@ -70,9 +70,9 @@ def test_open_the_net_decides_and_the_primary_has_a_pause(
     bench.primary.fails = True
     for _ in range(10):
         bench.take()
-        bench.limiter.settle(DEMANDS)
+        bench.limiter.debit(DEMANDS)
     assert (bench.primary.taken, bench.primary.settled) == (1, 0)
-    assert (bench.net.taken, bench.net.settled) == (10, 10)
+    assert (bench.fallback.taken, bench.fallback.settled) == (10, 10)
     assert (bench.limiter.failing, bench.limiter.errors) == (True, 1)
     assert len(caplog.records) == 1
     assert "away" in caplog.text
@@ -102,11 +102,11 @@ def test_it_is_over_with_one_success(caplog: pytest.LogCaptureFixture) -> None:
     bench.take()
     bench.primary.fails = False
     bench.now += 1
-    bench.limiter.settle(DEMANDS)  # a charge may find out, too
+    bench.limiter.debit(DEMANDS)  # a charge may find out, too
     assert not bench.limiter.failing
-    assert bench.net.settled == 0
+    assert bench.fallback.settled == 0
     bench.take()
-    assert bench.net.taken == 1
+    assert bench.fallback.taken == 1
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     bench.primary.fails = True  # the next time begins with a short pause again
     bench.take()
@@ -124,9 +124,9 @@ def test_closed_the_error_goes_out_and_a_charge_is_lost() -> None:
             bench.take()
         assert (caught.value.status, caught.value.retry_after) == (503, 2)
     assert bench.primary.taken == 1
-    bench.limiter.settle(DEMANDS)
+    bench.limiter.debit(DEMANDS)
     bench.now += 1
-    bench.limiter.settle(DEMANDS)
+    bench.limiter.debit(DEMANDS)
     assert (bench.primary.settled, bench.limiter.errors) == (1, 2)
     bench.primary.fails = False
     bench.now += 10
@@ -143,10 +143,10 @@ def test_only_one_tries_again_while_others_go_on() -> None:
     trial = gevent.spawn(bench.take)
     gevent.sleep(0)
     bench.take()  # does not wait
-    assert (bench.primary.taken, bench.net.taken) == (2, 2)
+    assert (bench.primary.taken, bench.fallback.taken) == (2, 2)
     bench.primary.held.set()
     trial.get()
-    assert bench.net.taken == 3
+    assert bench.fallback.taken == 3
 
 
 def test_late_answers_of_before_say_nothing() -> None:
@@ -172,6 +172,6 @@ def test_late_answers_of_before_say_nothing() -> None:
 
 def test_a_net_that_fails_says_so() -> None:
     bench = Bench()
-    bench.primary.fails = bench.net.fails = True
+    bench.primary.fails = bench.fallback.fails = True
     with pytest.raises(LimiterError):
         bench.take()

@@ -43,8 +43,8 @@ def test_an_answer_that_passes() -> None:
 
 
 def test_a_refusal_for_requests() -> None:
-    demands = [Charge(TOKEN, 1), Charge(PROJECT, 1), Charge(LLM, 0)]
-    error = headers.rate_limited("token", demands, [0.25, 600.0, 7.0], 0, 2)
+    charges = [Charge(TOKEN, 1), Charge(PROJECT, 1), Charge(LLM, 0)]
+    error = headers.rate_limited("token", charges, [0.25, 600.0, 7.0], 0, 2)
     assert (error.status, error.code, error.retry_after) == (429, "rate_limit_exceeded", 1)
     assert str(error) == (
         "Rate limit reached for this access token: 60 requests per minute. Try again in 1 s."
@@ -63,14 +63,14 @@ def test_a_limit_of_one_is_one_request() -> None:
 
 
 def test_whoever_waits_for_one_limit_is_not_refused_by_the_next() -> None:
-    demands = [Charge(PROJECT, 1), Charge(TOKEN, 1)]
-    error = headers.rate_limited("project", demands, [0.0, -9.0], 0, 2)
+    charges = [Charge(PROJECT, 1), Charge(TOKEN, 1)]
+    error = headers.rate_limited("project", charges, [0.0, -9.0], 0, 2)
     assert error.retry_after == 10
 
 
 def test_a_refusal_for_tokens_tells_of_both() -> None:
-    demands = [Charge(Bucket("ip:a", 10), 1), Charge(TOKEN, 1), Charge(LLM, 0)]
-    error = headers.rate_limited("token", demands, [3.0, 9.0, -500.0], 2, 2)
+    charges = [Charge(Bucket("ip:a", 10), 1), Charge(TOKEN, 1), Charge(LLM, 0)]
+    error = headers.rate_limited("token", charges, [3.0, 9.0, -500.0], 2, 2)
     assert "1000 tokens per minute" in str(error)
     assert error.retry_after == 31
     assert dict(error.headers) == {

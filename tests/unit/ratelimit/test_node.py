@@ -36,14 +36,14 @@ def took(limiter: NodeLimiter, key: str, permits: int = 1, per_minute: int = 60)
 
 
 def level(limiter: NodeLimiter, key: str, per_minute: int = 60) -> float:
-    return limiter.take([Charge(Bucket(key, per_minute), 0)]).levels[0]
+    return limiter.take([Charge(Bucket(key, per_minute), 0)]).remaining[0]
 
 
 def test_two_see_the_same_buckets_and_restarts_keep_them(place: Path, clock: Clock) -> None:
     one, two = NodeLimiter(place, clock=clock), NodeLimiter(place, clock=clock)
     assert took(one, "a", 10)
     assert level(two, "a") == 50
-    two.settle([Charge(Bucket("a", 60), 100)])
+    two.debit([Charge(Bucket("a", 60), 100)])
     one.close()
     two.close()
     assert level(NodeLimiter(place, clock=clock), "a") == -50
@@ -130,9 +130,9 @@ def test_a_call_may_use_both(place: Path, clock: Clock) -> None:
     limiter = NodeLimiter(place, slots=16, clock=clock)
     for number in range(16):
         took(limiter, f"{number}", 59)
-    demands = [Charge(Bucket("late", 60), 40), Charge(Bucket("3", 60), 1)]
-    assert limiter.take(demands) == ([20, 0], None)
-    assert limiter.take(demands) == ([20, 0], 0)
+    charges = [Charge(Bucket("late", 60), 40), Charge(Bucket("3", 60), 1)]
+    assert limiter.take(charges) == ([20, 0], None)
+    assert limiter.take(charges) == ([20, 0], 0)
     assert level(limiter, "3") == 0
 
 
@@ -161,7 +161,7 @@ def test_what_is_remembered_of_slots_is_bounded(place: Path, clock: Clock) -> No
     limiter = NodeLimiter(place, clock=clock)
     for number in range(10_000):
         took(limiter, f"{number}")
-    assert len(limiter._places) <= 8192
+    assert len(limiter._slots) <= 8192
     assert all(level(limiter, f"{number}") == 59 for number in range(0, 10_000, 7))
 
 
@@ -292,7 +292,7 @@ def test_a_stopped_holder_stops_nobody(
     assert waits
     holder.send_signal(signal.SIGCONT)
     with pytest.raises(LimiterError):
-        limiter.settle([Charge(Bucket("a", 60), 1)])
+        limiter.debit([Charge(Bucket("a", 60), 1)])
 
 
 def test_a_killed_holder_holds_nothing(place: Path, holder: subprocess.Popen[str]) -> None:

@@ -15,7 +15,7 @@ def test_every_account_has_its_own_and_all_have_one_together() -> None:
     plan = limits_for(
         [PROJECT, TOKEN, PARENT], Rates(everybody=1000, address=3, token=60, project=600)
     )
-    assert plan.demands == (
+    assert plan.charges == (
         Charge(Bucket("token:t", 5), 1),
         Charge(Bucket("token:parent", 60), 1),
         Charge(Bucket("project:p", 600), 1),
@@ -25,26 +25,26 @@ def test_every_account_has_its_own_and_all_have_one_together() -> None:
     )
     assert plan.limits == ("token", "parent", "project", "global", "token", "project")
     assert plan.requests == 4
-    assert plan.places == (("token:t", 2), ("project:p", 9))
-    assert plan.crowds == ("token", "project")
+    assert plan.concurrency == (("token:t", 2), ("project:p", 9))
+    assert plan.concurrency_owners == ("token", "project")
 
 
 def test_a_parent_s_limits_are_told_as_a_parent_s() -> None:
     parent = Account(kind="token", id="parent", rate_limit_tpm=50, max_concurrent=1)
     plan = limits_for([PROJECT, TOKEN, parent], Rates())
     assert plan.limits == ("token", "token", "parent", "project")
-    assert plan.crowds == ("token", "parent", "project")
+    assert plan.concurrency_owners == ("token", "parent", "project")
 
 
 def test_without_limits_there_is_nothing_to_ask() -> None:
     plan = limits_for([Account(kind="project", id="p"), PARENT], Rates(address=3))
-    assert (plan.demands, plan.requests, plan.places) == ((), 0, ())
+    assert (plan.charges, plan.requests, plan.concurrency) == ((), 0, ())
 
 
 def test_an_account_s_own_limit_may_be_above_the_default_and_0_is_none() -> None:
     more = Account(kind="token", id="t", rate_limit_rpm=100)
     none = Account(kind="token", id="u", rate_limit_rpm=0)
-    assert limits_for([more, none], Rates(token=10)).demands == (Charge(Bucket("token:t", 100), 1),)
+    assert limits_for([more, none], Rates(token=10)).charges == (Charge(Bucket("token:t", 100), 1),)
 
 
 @pytest.mark.parametrize(

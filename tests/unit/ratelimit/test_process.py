@@ -13,7 +13,7 @@ def test_full_buckets_go_by_themselves() -> None:
 
 
 def test_there_is_an_end_to_them_and_the_longest_untouched_goes() -> None:
-    kept = ProcessBuckets(most=10)
+    kept = ProcessBuckets(max_buckets=10)
     for number in range(10):
         kept.keep(Bucket(f"{number}", 60), 0, now=0)
     kept.keep(Bucket("0", 60), -5, now=1)

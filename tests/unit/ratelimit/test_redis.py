@@ -55,8 +55,8 @@ def test_a_forgotten_script_is_sent_again(server: RedisServer, limiter: RedisLim
     assert limiter.take(wanted).refused == 0
     with server.client() as client:
         client.script_flush()
-    limiter.settle(wanted)
-    assert limiter.take(wanted).levels[0] < 0
+    limiter.debit(wanted)
+    assert limiter.take(wanted).remaining[0] < 0
 
 
 def test_keys_lie_together_and_go_when_they_are_full(
@@ -103,7 +103,7 @@ def test_a_clock_that_went_back_shuts_no_bucket(server: RedisServer, limiter: Re
         assert float(moment) <= seconds[0] + 60
         # Full, of a later moment: not a reason to fail, either.
         client.set(name, f"9e9 {seconds[0] + 3600}")
-    assert limiter.take([Charge(wanted.bucket, 0)]).levels == [6000]
+    assert limiter.take([Charge(wanted.bucket, 0)]).remaining == [6000]
 
 
 def test_an_idle_connection_that_broke_is_replaced(
@@ -139,12 +139,12 @@ def test_a_paused_server_is_not_waited_for(server: RedisServer, limiter: RedisLi
                 with pytest.raises(LimiterError):
                     limiter.take(demand())
                 with pytest.raises(LimiterError):
-                    limiter.settle(demand())
+                    limiter.debit(demand())
     finally:
         server.resume()
     # Answers to what was given up belong to nobody.
     wanted = demand(7)
-    assert limiter.take(wanted).levels[0] == 53
+    assert limiter.take(wanted).remaining[0] == 53
 
 
 def test_more_at_once_than_connections_take_turns(server: RedisServer) -> None:
@@ -190,7 +190,7 @@ def test_a_call_that_is_ended_leaves_its_connection_to_nobody(
     finally:
         server.resume()
     wanted = demand(7)
-    assert limiter.take(wanted).levels[0] == 53
+    assert limiter.take(wanted).remaining[0] == 53
 
 
 def speaking(answer: Callable[[socket.socket], None]) -> tuple[str, gevent.Greenlet]:

@@ -77,9 +77,9 @@ def test_no_more_than_burst_and_rate_pass_in_any_stretch(
     taken: list[tuple[float, tuple[int, ...]]] = []
     for step in steps:
         now += step.seconds
-        demands = [Charge(bucket, step.permits) for bucket in buckets[: step.buckets]]
+        charges = [Charge(bucket, step.permits) for bucket in buckets[: step.buckets]]
         before = [kept.level(bucket, now) for bucket in buckets]
-        decision = arithmetic.take(kept, demands, now)
+        decision = arithmetic.take(kept, charges, now)
         enough = [level >= step.permits if step.permits else level > 0 for level in before]
         enough = enough[: step.buckets]
         assert decision.refused == (None if all(enough) else enough.index(False))
@@ -119,7 +119,7 @@ def test_what_was_settled_is_paid_back(charges: list[int], limit: int) -> None:
     kept = ProcessBuckets()
     bucket = Bucket("one", limit)
     for permits in charges:
-        arithmetic.settle(kept, [Charge(bucket, permits)], 1000.0)
+        arithmetic.debit(kept, [Charge(bucket, permits)], 1000.0)
     owed = min(sum(charges), limit * (DEBT_MINUTES + 1))
     assert kept.level(bucket, 1000.0) == pytest.approx(limit - owed)
     assert kept.level(bucket, 1000.0 + owed * 60 / limit) == pytest.approx(limit)

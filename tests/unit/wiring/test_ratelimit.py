@@ -23,9 +23,9 @@ def away() -> str:
 
 
 def ask(limits: RateLimiting, address: str = "192.0.2.1") -> None:
-    passage = limits.throttle.enter(address)
+    passage = limits.throttle.check_client(address)
     try:
-        limits.throttle.admit(passage, PRINCIPAL)
+        limits.throttle.take(passage, PRINCIPAL)
     finally:
         passage.end()
 
