@@ -1,8 +1,8 @@
-"""Every blueprint, its prefix, and the guard in front of it: who may enter where, on one screen.
+"""Every blueprint with its prefix and its guard, on one screen.
 
 | blueprint | prefix             | guard                                           |
 |-----------|--------------------|-------------------------------------------------|
-| v1        | ``/v1``            | access token, checked by the relay itself       |
+| v1        | ``/v1``            | access token, checked by the gateway itself     |
 | minting   | ``/v1/proxy/tokens`` | access token with ``can_mint``, checked by itself |
 | projects  | ``/manage/projects`` | management token                              |
 | tokens    | ``/manage/tokens`` | management token                                |
@@ -27,14 +27,14 @@ from proxy.web.replies import flask_error
 
 _log = logging.getLogger(__name__)
 
-#: What Flask itself refuses, as codes of ours.
+#: The statuses of Flask's own refusals, as codes of the proxy.
 _CODE_BY_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
 
 class AccessRecord(NamedTuple):
-    """One answer of our own pages, for the metrics and the access log. ``ms`` is its duration."""
+    """One response that is not relayed, for metrics and the access log. ``ms`` is its duration."""
 
-    #: `management`, `minting`, `status`, or `other` where there is nothing.
+    #: `management`, `minting`, `status`, or `other` for an unknown path.
     route: str
     request_id: str
     method: str
@@ -45,7 +45,7 @@ class AccessRecord(NamedTuple):
 
 
 class Mount(NamedTuple):
-    """A blueprint where it is registered. ``guard`` None: it is open, or guards itself."""
+    """A blueprint with its prefix. ``guard`` is None if it is open or guards itself."""
 
     blueprint: flask.Blueprint
     prefix: str | None
@@ -53,14 +53,14 @@ class Mount(NamedTuple):
 
 
 def create_flask_app(
-    rooms: Sequence[Mount],
+    mounts: Sequence[Mount],
     observe: Callable[[AccessRecord], None] = lambda answered: None,
     trusted_proxies: int = 0,
 ) -> flask.Flask:
-    """The Flask application: ``rooms``, and one error shape for whatever happens in them.
+    """Makes the Flask application of ``mounts``, with one error shape for all of them.
 
-    ``observe`` is told each answer but those of `/v1`, which make events; with the client's
-    address as ``trusted_proxies`` in front tell it.
+    ``observe`` is called for each response, except those of `/v1`, which make events. It gets the
+    client's address behind ``trusted_proxies`` reverse proxies.
     """
     app = flask.Flask("proxy", static_folder=None)
     app.url_map.merge_slashes = False
@@ -68,10 +68,10 @@ def create_flask_app(
     app.before_request(_assign_request_id)
     app.after_request(_add_request_id_header)
     app.after_request(lambda response: _record_response(response, observe, trusted_proxies))
-    for room in rooms:
-        if room.guard is not None:
-            room.blueprint.before_request(room.guard)
-        app.register_blueprint(room.blueprint, url_prefix=room.prefix)
+    for mount in mounts:
+        if mount.guard is not None:
+            mount.blueprint.before_request(mount.guard)
+        app.register_blueprint(mount.blueprint, url_prefix=mount.prefix)
     app.register_error_handler(ProxyError, _proxy_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
@@ -83,7 +83,7 @@ def _proxy_error(error: ProxyError) -> flask.Response:
 
 
 def _http_error(error: HTTPException) -> flask.Response:
-    """What routing and Werkzeug raise."""
+    """Handles the exceptions of routing and Werkzeug."""
     status = error.code or 500
     if status >= 500:
         return _defect(error)
@@ -113,7 +113,7 @@ def _record_response(
     response: flask.Response, observe: Callable[[AccessRecord], None], trusted_proxies: int
 ) -> flask.Response:
     request = flask.request
-    if request.blueprint not in ("v1", "minting"):  # they tell themselves
+    if request.blueprint not in ("v1", "minting"):  # these record their responses themselves
         if request.path.startswith("/manage/"):
             route = "management"
         else:

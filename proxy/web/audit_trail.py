@@ -1,9 +1,8 @@
-"""Who is calling the management API, or mints, for the audit log; and what becomes of each call.
+"""Audit entries for calls of the management API and for minting: their actors and outcomes.
 
-A view that changes something is wrapped by :meth:`AuditTrail.audited` and is given a draft, which
-it hands on to the store, where it is written in the transaction of the change. The thing to get
-wrong: an entry is told to the event sinks only when the view has come back, for only then it is
-committed.
+A view that changes something is wrapped by :meth:`AuditTrail.audited` and gets a draft, which it
+passes to the store, where it is written in the transaction of the change. An entry goes to the
+event sinks only after the view has returned, for only then is it committed.
 """
 
 import dataclasses
@@ -25,22 +24,22 @@ from proxy.store.audit import Action, PendingEntry
 from proxy.web.api import fields
 
 _View = Callable[..., flask.Response]
-#: Hex digits of a management token's hash: enough to tell two apart, too few to confirm a guess.
-_SHOWN: Final = 4
+#: Hex digits of a management token's hash: they distinguish two, but cannot confirm a guess.
+_HASH_DIGITS: Final = 4
 
 
 class AuditTrail:
-    """One per worker, for all rooms of the management API and for minting."""
+    """One per worker, for all blueprints of the management API and for minting."""
 
     def __init__(self, recorder: AuditWriter, trusted_proxies: int) -> None:
         self._recorder = recorder
         self._trusted_proxies = trusted_proxies
 
     def audited(self, action: Action) -> Callable[[_View], _View]:
-        """Gives a view the keyword ``audit``, the :class:`PendingEntry` of its entry.
+        """Passes a view the keyword ``audit``, the :class:`PendingEntry` of its entry.
 
-        Ids in its path are the draft's from the start, so that a call that is refused tells what
-        it was about: of such a one there is an entry with the outcome ``failure``.
+        Ids in its path are in the draft from the start, so that the entry of a refused call, which
+        has the outcome ``failure``, names its object.
         """
 
         def wrap(view: _View) -> _View:
@@ -67,23 +66,25 @@ class AuditTrail:
         return wrap
 
     def mint(self, parent: Principal, inbound: ClientRequest) -> PendingEntry:
-        """The draft of an entry about a token that another one makes; see :meth:`committed`."""
+        """Returns the draft of an entry about a token minted by another; see :meth:`committed`."""
         actor = f"token:{parent.token_id}"
         return PendingEntry("token.mint", actor, inbound.client_ip, inbound.request_id)
 
     def committed(self, draft: PendingEntry) -> None:
-        """What it was written with is committed, if it was written."""
+        """Publishes the entry of ``draft``, if it was written, after the transaction's commit."""
         if draft.entry is not None:
             self._recorder.publish(draft.entry)
 
     def refused_mint(
         self, parent: Principal | None, inbound: ClientRequest, error: ProxyError
     ) -> None:
-        """``parent``: as far as it is known. Requests to mint make no usage events, so that refused
-        credentials among them are told here."""
+        """Records a refused request to mint; ``parent`` is known once it is authenticated.
+
+        Requests to mint make no usage events, so refused credentials are recorded here.
+        """
         known = parent is not None and error.status != 401
         if not known and error.status != 401:
-            return  # nobody was refused: the worker is full, or the store away
+            return  # not a refusal of credentials: the worker is full, or the store unavailable
         self._recorder.denials.add(
             MINTING if known else RELAY,
             inbound.client_ip,
@@ -96,7 +97,7 @@ class AuditTrail:
         )
 
     def refused_login(self, code: str) -> None:
-        """Somebody came without a management token, or with a wrong one."""
+        """Records a call without a management token, or with a wrong one."""
         self._recorder.denials.add(
             "/manage", self._client_ip(), code, request_id=flask.g.get("request_id", "")
         )
@@ -106,15 +107,15 @@ class AuditTrail:
 
 
 def actors(management_tokens: Sequence[str]) -> list[str]:
-    """What each token is called in the audit log."""
+    """Returns each token's name in the audit log."""
     return [
-        f"management:{hashlib.sha256(token.encode()).hexdigest()[:_SHOWN]}"
+        f"management:{hashlib.sha256(token.encode()).hexdigest()[:_HASH_DIGITS]}"
         for token in management_tokens
     ]
 
 
 def _failure(draft: PendingEntry, error: Exception) -> PendingEntry:
-    """Nothing of the message: it may repeat what was sent."""
+    """Fills in a failure without the message, which may repeat what was sent."""
     code, param = "internal_error", None
     if isinstance(error, ProxyError):
         code, param = error.code, error.param

@@ -1,8 +1,8 @@
-"""The relay's second door: a Flask blueprint whose view is the WSGI callable itself.
+"""The gateway's second entrance: a Flask blueprint whose view is the WSGI callable itself.
 
-The first door is in front of Flask (``app.py``), for speed and for what Flask cannot route. This
-one is there so that the URL map and the table of guards show the relay; a test proves that both
-answer alike. ``/v1/proxy/tokens`` has the same two doors.
+The first entrance is in front of Flask (``app.py``), for speed and for what Flask cannot route. The
+blueprint exists so that the URL map and the table of guards show the gateway; a test proves that
+both respond alike. ``/v1/proxy/tokens`` has the same two entrances.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ WSGICallable = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class RelayResponse(flask.Response):
-    """A Flask response that is the relay itself.
+    """A Flask response that calls the gateway's WSGI callable.
 
     Werkzeug must not handle the stream: it would pull the first chunk before the head, rewrite
     header lines, and never close a stream whose first chunk fails.
@@ -34,7 +34,7 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "T
 
 
 def create_blueprint(endpoint: WSGICallable) -> flask.Blueprint:
-    """``v1``: every path below it, in the nine standard methods."""
+    """Makes the blueprint ``v1``: every path below it, in the nine standard methods."""
     blueprint = flask.Blueprint("v1", __name__)
 
     @blueprint.route("/", methods=METHODS, provide_automatic_options=False)
@@ -46,7 +46,7 @@ def create_blueprint(endpoint: WSGICallable) -> flask.Blueprint:
 
 
 def create_minting_blueprint(endpoint: WSGICallable) -> flask.Blueprint:
-    """``minting``: one path, of which the endpoint itself says what may be done with it."""
+    """Makes the blueprint ``minting``: one path, whose methods the endpoint itself checks."""
     blueprint = flask.Blueprint("minting", __name__)
 
     @blueprint.route("", methods=METHODS, provide_automatic_options=False)
@@ -60,7 +60,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def create_disabled_blueprint(name: str, why: str) -> flask.Blueprint:
-    """Whatever lies below its prefix answers 404 ``not_found`` with the message ``why``."""
+    """Makes a blueprint that responds 404 ``not_found`` with the message ``why`` to every path."""
     blueprint = flask.Blueprint(name, __name__)
 
     def refuse(path: str = "") -> flask.Response:

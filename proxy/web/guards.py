@@ -1,6 +1,6 @@
-"""Who may enter where. Each guard is a function on a request's facts that raises or returns.
+"""The guards of blueprints. Each is called before a request, and raises or returns.
 
-``web/__init__.py`` says which blueprint stands behind which.
+The table in ``web/__init__.py`` shows which guard protects which blueprint.
 """
 
 import hmac
@@ -16,7 +16,7 @@ from proxy.web.audit_trail import actors
 
 
 class LoginLimiter(Protocol):
-    """The throttle, as seen from here."""
+    """The rate limit for failed logins."""
 
     def check_login(self, address: str) -> None: ...
 
@@ -24,7 +24,7 @@ class LoginLimiter(Protocol):
 
 
 class _BearerGuard:
-    """Lets in who knows one of ``tokens`` (two while one is being rotated)."""
+    """Admits requests with one of ``tokens`` (there are two while one is being rotated)."""
 
     _realm: str
     _message = ""
@@ -36,31 +36,31 @@ class _BearerGuard:
     def __call__(self) -> None:
         """A Flask ``before_request`` function. Raises ClientError 401."""
         given = (bearer(flask.request.headers.get("Authorization")) or "").encode()
-        # All of them are compared, in constant time: neither which one matched nor how much of it
-        # may show in the time this takes.
+        # All tokens are compared, in constant time: the duration must show neither which one
+        # matched nor how much of it.
         matches = [hmac.compare_digest(given, token) for token in self._tokens]
         if any(matches):
-            self._enter(matches.index(True))
+            self._admitted(matches.index(True))
         else:
-            self._refuse()
+            self._denied()
             raise ClientError(
                 self._message,
                 code=self._code,
                 headers=[("WWW-Authenticate", f'Bearer realm="{self._realm}"')],
             )
 
-    def _enter(self, number: int) -> None:
-        """Let in by the token with this number."""
+    def _admitted(self, number: int) -> None:
+        """Called when the token with this index matched."""
 
-    def _refuse(self) -> None:
-        """Told before the refusal."""
+    def _denied(self) -> None:
+        """Called before the refusal."""
 
 
 class ManagementGuard(_BearerGuard):
-    """By ``MANAGEMENT_TOKEN``; refuses with ``invalid_management_token``, and with 429 an address
-    that was refused too often: before anything is compared, so that guessing tells nothing.
+    """Checks ``MANAGEMENT_TOKEN``. Refuses with ``invalid_management_token``, and with 429 an
+    address that was refused too often: before any comparison, so that guessing reveals nothing.
 
-    Who was let in is ``flask.g.actor``; ``refused`` is called with the code of each refused token.
+    Sets ``flask.g.actor`` on admission. ``refused`` is called with the code of each refused token.
     """
 
     _realm = "openai-proxy management"
@@ -88,15 +88,15 @@ class ManagementGuard(_BearerGuard):
             self._logins.count_login(address)
             raise
 
-    def _enter(self, number: int) -> None:
+    def _admitted(self, number: int) -> None:
         flask.g.actor = self._actors[number]
 
-    def _refuse(self) -> None:
+    def _denied(self) -> None:
         self._refused(self._code)
 
 
 class MetricsGuard(_BearerGuard):
-    """By ``METRICS_TOKEN``; refuses with ``invalid_token``. Without tokens it lets everybody in."""
+    """Checks ``METRICS_TOKEN``. Refuses with ``invalid_token``. Without tokens it admits all."""
 
     _realm = "openai-proxy metrics"
     _message = "Missing or wrong token: send `Authorization: Bearer <METRICS_TOKEN>`."

@@ -1,4 +1,4 @@
-"""``/metrics`` for Prometheus and ``/stats`` for people: the figures of all workers together."""
+"""``/metrics`` for Prometheus and ``/stats`` for people: the samples of all workers together."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 
 class Read(Protocol):
-    """Hands everybody's figures to ``make``, on a thread of its own, and returns what it made."""
+    """Calls ``make`` with all workers' samples, on a thread of its own. Returns its result."""
 
     def __call__(self, make: Callable[[Samples], T], /) -> T: ...
 
 
 def create_blueprint(read: Read, facts: Mapping[str, Any]) -> flask.Blueprint:
-    """``read`` may raise ProxyError; ``facts`` are settings that ``/stats`` repeats."""
+    """``read`` may raise ProxyError. ``facts`` are settings that ``/stats`` shows."""
     blueprint = flask.Blueprint("metrics", __name__)
 
     def metrics() -> flask.Response:
         accept = flask.request.headers.get("Accept", "")
-        page, content_type = read(lambda figures: exposition.render(figures, accept))
+        page, content_type = read(lambda samples: exposition.render(samples, accept))
         return flask.Response(page, content_type=content_type)
 
     def stats() -> flask.Response:
@@ -38,6 +38,6 @@ def create_blueprint(read: Read, facts: Mapping[str, Any]) -> flask.Blueprint:
     return blueprint
 
 
-def _summary(figures: Samples) -> tuple[dict[str, Any], float]:
-    """It, and how many tokens are remembered."""
-    return summarise(figures), sum(figures.values.get("proxy_token_cache_entries", {}).values())
+def _summary(samples: Samples) -> tuple[dict[str, Any], float]:
+    """Returns the summary, and the number of cached tokens."""
+    return summarise(samples), sum(samples.values.get("proxy_token_cache_entries", {}).values())

@@ -19,7 +19,7 @@ def flask_error(error: ProxyError) -> flask.Response:
 def json_reply(
     value: Any, status: int = 200, headers: Sequence[tuple[str, str]] = ()
 ) -> flask.Response:
-    """``value`` as a JSON answer. Datetimes must be RFC 3339 strings already."""
+    """Returns ``value`` as a JSON response. Datetimes must already be RFC 3339 strings."""
     return flask.Response(
         orjson.dumps(value),
         status=status,

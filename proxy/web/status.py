@@ -1,4 +1,4 @@
-"""Is it alive, is it ready: for load balancers and people. No bearer, no database on the path."""
+"""Liveness and readiness, for load balancers and people: needs no token and no database."""
 
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from proxy.web.replies import json_reply
 
 
 class Node(Protocol):
-    """What this worker knows of itself."""
+    """The state of this worker."""
 
     @property
     def stopping(self) -> bool: ...
@@ -29,7 +29,7 @@ class Node(Protocol):
 
 
 def create_blueprint(node: Node) -> flask.Blueprint:
-    """``/health``, ``/live``, ``/livez``; ``/ready``, ``/readyz``."""
+    """Makes the blueprint of ``/health``, ``/live``, ``/livez``, ``/ready`` and ``/readyz``."""
     blueprint = flask.Blueprint("status", __name__)
 
     def alive() -> flask.Response:
@@ -53,10 +53,10 @@ def create_blueprint(node: Node) -> flask.Blueprint:
         body: dict[str, Any] = {
             "status": status,
             "database": node.database_state,
-            # Seconds from the last change made anywhere to its being felt in this worker.
+            # Seconds from the last change on any node to its effect in this worker.
             "revocation_lag": node.revocation_lag,
         }
-        # Only while something is wrong with them: the node serves all other projects.
+        # Shown only while there is a fault: the node serves all other projects.
         if node.keys_state:
             body["keys"] = node.keys_state
         return json_reply(body, 200 if status == "ready" else 503)

@@ -1,4 +1,4 @@
-"""``/manage/audit``: reading the audit log. Nothing here writes, and reading leaves no entry."""
+"""``/manage/audit``: reads the audit log. Nothing here writes, and reading leaves no entry."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from proxy.web.replies import json_reply
 
 MAX_PAGE_SIZE: Final = 200
 _PAGE_SIZE: Final = 50
-#: Pages that can be asked for: a database counts all rows of those before.
+#: The last page that may be requested: a database counts all rows of the pages before.
 _MAX_PAGE: Final = 100_000
 _MAX_TEXT: Final = 255
 _CHOICES: Final = {"action": ACTIONS, "outcome": ("success", "denied", "failure")}
@@ -27,7 +27,7 @@ _PARAMETERS: Final = frozenset({*_TEXTS, *_IDS, *_TIMES, *_CHOICES, "page", "pag
 
 
 def create_blueprint(log: AuditLog) -> flask.Blueprint:
-    """To be registered at ``/manage/audit``, behind the management guard."""
+    """Makes the blueprint for ``/manage/audit``, which belongs behind the management guard."""
     blueprint = flask.Blueprint("audit", __name__)
 
     @blueprint.get("")
@@ -59,12 +59,12 @@ def create_blueprint(log: AuditLog) -> flask.Blueprint:
 
 
 def as_json(entry: AuditEntry) -> dict[str, Any]:
-    """An entry as the API shows it."""
+    """Returns an entry as the API shows it."""
     return {**asdict(entry), "created_at": fields.rfc3339(entry.created_at)}
 
 
 def _filters(query: Mapping[str, str]) -> dict[str, Value]:
-    """As :meth:`AuditLog.find` takes them."""
+    """Returns the filters as :meth:`AuditLog.find` takes them."""
     filters: dict[str, Value] = {}
     for param in _TEXTS:
         if param in query:

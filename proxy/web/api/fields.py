@@ -1,4 +1,4 @@
-"""What came in, checked: JSON bodies and query parameters of the management API.
+"""Validation of JSON bodies and query parameters of the management API.
 
 Nothing is guessed and nothing is ignored: an unknown field is refused by its name, so that a typo
 (``max_request``) can never pass for a limit that was set. Every refusal is a ClientError whose
@@ -22,7 +22,7 @@ from proxy.web.api import fields
 MAX_BODY_BYTES: Final = 256 * 1024
 MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_NAME_LENGTH: Final = 255
-#: Levels of a JSON value. orjson writes 254 at most, and answers and audit entries wrap it.
+#: Levels of a JSON value. orjson writes at most 254, and responses and audit entries wrap it.
 MAX_DEPTH: Final = 100
 MAX_PAGE: Final = 1000
 #: The largest integer that every database keeps (a signed BIGINT).
@@ -37,12 +37,12 @@ _TRUTH: Final[Mapping[str, bool]] = {"true": True, "1": True, "false": False, "0
 
 
 def read_object(request: flask.Request, known: Collection[str]) -> dict[str, Any]:
-    """The request's JSON object; every name in it is ``known``. A name given twice: the last."""
+    """Reads the request's JSON object with ``known`` names. Of a repeated name the last counts."""
     return parse_object(_read_body(request), known)
 
 
 def parse_object(raw: bytes, known: Collection[str]) -> dict[str, Any]:
-    """A JSON object, every name in which is ``known``. A name given twice: the last."""
+    """Parses a JSON object with ``known`` names only. Of a repeated name the last counts."""
     if not raw:
         raise ClientError("A JSON object is expected in the body.")
     try:
@@ -63,7 +63,7 @@ def _read_body(request: flask.Request) -> bytes:
         raise too_large
     raw = b""
     try:
-        # Until nothing comes: one read may bring less than there is, and only the last one
+        # Reads until nothing comes: one read may return less than there is, and only the last one
         # notices that the client left early. Chunked bodies have no length to check.
         while len(raw) <= MAX_BODY_BYTES and (
             part := request.stream.read(MAX_BODY_BYTES + 1 - len(raw))
@@ -79,7 +79,7 @@ def _read_body(request: flask.Request) -> bytes:
 
 
 def read_query(request: flask.Request, known: Collection[str]) -> dict[str, str]:
-    """The query parameters, each ``known``; of one given twice the first counts."""
+    """Reads the query parameters, all ``known``. Of a repeated one the first counts."""
     _refuse_unknown(request.args, known, "query parameter")
     return {name: request.args[name] for name in request.args}
 
@@ -91,7 +91,7 @@ def _refuse_unknown(given: Collection[str], known: Collection[str], kind: str) -
 
 
 def text(value: Any, param: str, max_length: int) -> str:
-    """A string that a database can keep; line breaks are fine, NUL is not."""
+    """Checks a string that a database can store: line breaks are allowed, NUL is not."""
     if not isinstance(value, str):
         raise ClientError(f"`{param}` must be a string.", param=param)
     if len(value) > max_length:
@@ -102,7 +102,7 @@ def text(value: Any, param: str, max_length: int) -> str:
 
 
 def name(value: Any, param: str = "name") -> str:
-    """A name for people: stripped, not empty, one line, 255 characters at most."""
+    """Checks a name for people: stripped, not empty, one line, at most 255 characters."""
     if isinstance(value, str):
         value = value.strip()
     result = text(value, param, MAX_NAME_LENGTH)
@@ -120,7 +120,7 @@ def boolean(value: Any, param: str) -> bool:
 
 
 def choice(value: Any, param: str, options: Sequence[str]) -> str:
-    """One of the words in ``options``, spelled exactly."""
+    """Checks for one of the words in ``options``, spelled exactly."""
     if not isinstance(value, str) or value not in options:
         words = ", ".join(f"`{option}`" for option in options)
         raise ClientError(f"`{param}` must be one of: {words}.", param=param)
@@ -128,9 +128,9 @@ def choice(value: Any, param: str, options: Sequence[str]) -> str:
 
 
 def integer(value: Any, param: str, least: int, most: int) -> int:
-    """A JSON integer from ``least`` to ``most``; ``true`` and ``60.0`` are none."""
+    """Checks a JSON integer from ``least`` to ``most``; ``true`` and ``60.0`` are refused."""
     if not isinstance(value, int) or isinstance(value, bool):
-        # An integer beyond 64 bits arrives as a float.
+        # The parser returns an integer beyond 64 bits as a float.
         raise ClientError(f"`{param}` must be an integer from {least} to {most}.", param=param)
     if not least <= value <= most:
         raise ClientError(f"`{param}` must be from {least} to {most}.", param=param)
@@ -138,7 +138,7 @@ def integer(value: Any, param: str, least: int, most: int) -> int:
 
 
 def moment(value: Any, param: str) -> datetime:
-    """An RFC 3339 time with its offset, in UTC."""
+    """Parses an RFC 3339 time with its offset. Returns it in UTC."""
     problem = ClientError(
         f"`{param}` must be an RFC 3339 time with an offset, such as 2026-05-20T00:03:00Z.",
         param=param,
@@ -152,7 +152,7 @@ def moment(value: Any, param: str) -> datetime:
 
 
 def json_object(value: Any, param: str) -> dict[str, Any]:
-    """A JSON object of bounded size and depth."""
+    """Checks a JSON object of bounded size and depth."""
     if not isinstance(value, dict):
         raise ClientError(f"`{param}` must be a JSON object.", param=param)
     if _deeper(value, MAX_DEPTH):
@@ -163,7 +163,7 @@ def json_object(value: Any, param: str) -> dict[str, Any]:
 
 
 def _deeper(value: Any, most: int) -> bool:
-    """Whether lists and objects are nested in ``value`` more than ``most`` deep. No recursion."""
+    """Whether ``value`` nests lists and objects more than ``most`` deep. Without recursion."""
     level = [value]
     for _ in range(most):
         level = [
@@ -178,12 +178,12 @@ def _deeper(value: Any, most: int) -> bool:
 
 
 def uuid(value: str) -> str | None:
-    """``value`` in lower case when it is a UUID with hyphens, else None."""
+    """Returns ``value`` in lower case if it is a UUID with hyphens, else None."""
     return value.lower() if _UUID.fullmatch(value) else None
 
 
 def path_id(value: str, kind: str) -> str:
-    """An id from the path or body: what is no UUID cannot exist, so 404 without a query."""
+    """Checks an id from the path or body. Other than a UUID cannot exist: 404 without a query."""
     known = uuid(value)
     if known is None:
         raise ClientError(f"There is no {kind} with this id.", code="not_found")
@@ -191,7 +191,7 @@ def path_id(value: str, kind: str) -> str:
 
 
 def query_id(query: Mapping[str, str], param: str) -> str | None:
-    """A UUID in the query, or None when it is not there."""
+    """Returns a UUID from the query, or None if it is absent."""
     if param not in query:
         return None
     known = uuid(query[param])
@@ -201,7 +201,7 @@ def query_id(query: Mapping[str, str], param: str) -> str | None:
 
 
 def query_boolean(query: Mapping[str, str], param: str) -> bool | None:
-    """``true``, ``1``, ``false`` or ``0`` in the query, or None when it is not there."""
+    """Parses ``true``, ``1``, ``false`` or ``0`` from the query. Returns None if it is absent."""
     if param not in query:
         return None
     value = _TRUTH.get(query[param].lower())
@@ -211,7 +211,7 @@ def query_boolean(query: Mapping[str, str], param: str) -> bool | None:
 
 
 def query_integer(query: Mapping[str, str], param: str, most: int) -> int | None:
-    """From 1 to ``most``, or None when it is not there."""
+    """Returns an integer from 1 to ``most``, or None if it is absent."""
     if param not in query:
         return None
     value = query[param]
@@ -221,14 +221,14 @@ def query_integer(query: Mapping[str, str], param: str, most: int) -> int | None
 
 
 def query_limit(query: Mapping[str, str]) -> int | None:
-    """How many rows the client wants, or None: all."""
+    """Returns how many rows the client wants. None means all."""
     return query_integer(query, "limit", MAX_PAGE)
 
 
 def alias(given: Mapping[str, Any], canonical: str, other: str) -> str:
-    """Which of two names of one field was given; ``canonical`` when none was.
+    """Returns the given one of a field's two names, or ``canonical`` if none was given.
 
-    Both may be given if they say the same.
+    Both may be given with the same value.
     """
     if canonical in given and other in given and given[canonical] != given[other]:
         raise ClientError(
@@ -238,13 +238,13 @@ def alias(given: Mapping[str, Any], canonical: str, other: str) -> str:
 
 
 def next_page(query: Mapping[str, str], last_id: str) -> list[tuple[str, str]]:
-    """The ``Link`` header (RFC 8288) to what comes behind ``last_id``, as a relative reference."""
+    """Returns a ``Link`` header (RFC 8288), a relative reference to the page after ``last_id``."""
     target = urlencode({**query, "after": last_id})
     return [("Link", f'<?{target}>; rel="next"')]
 
 
 def rfc3339(when: datetime | None) -> str | None:
-    """``2026-05-20T00:03:00.123456Z``; always as long, so that it sorts as text too."""
+    """Returns ``2026-05-20T00:03:00.123456Z``: of fixed length, so that it also sorts as text."""
     if when is None:
         return None
     return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -257,7 +257,10 @@ _SPACE_FOR_PLUS: Final = re.compile(r" (\d\d:\d\d)$", re.ASCII)
 
 
 def query_moment(query: Mapping[str, str], param: str) -> datetime | None:
-    """In UTC, of a date its midnight; None: it was not given. Raises ClientError."""
+    """Parses a time or date. Returns it in UTC (a date's midnight), or None if it is absent.
+
+    Raises ClientError.
+    """
     if param not in query:
         return None
     given = _SPACE_FOR_PLUS.sub(r"+\1", query[param])
@@ -275,14 +278,14 @@ def query_moment(query: Mapping[str, str], param: str) -> datetime | None:
 
 
 def names(place: Place) -> frozenset[str]:
-    """The fields that a project, or a token, may be given."""
+    """Returns the names of the policy fields that a project, or a token, may have."""
     return frozenset(fields_of(place))
 
 
 def read(body: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    """The policy fields in ``body``, as the store takes them; None: to be removed.
+    """Returns the policy fields in ``body`` as the store takes them. None removes a field.
 
-    ClientError ``invalid_request``: what a field must be.
+    Raises ClientError ``invalid_request``, which says what a field must be.
     """
     return {
         name: None if body[name] is None else field.read(name, body[name])
@@ -292,5 +295,5 @@ def read(body: Mapping[str, Any], place: Place) -> dict[str, Any]:
 
 
 def policy_as_json(policy: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    """All policy fields as answers show them; null, or the default, where one is not set."""
+    """Returns all policy fields as responses show them: an unset one as null or its default."""
     return {name: policy.get(name, field.default) for name, field in fields_of(place).items()}

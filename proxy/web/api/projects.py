@@ -1,8 +1,8 @@
 """``/manage/projects``: the management API of projects.
 
-The upstream key goes in and never comes out: every answer shows the mask that is stored beside
-the ciphertext, and a mask that is sent back is refused, because a form that was filled from such
-an answer would otherwise overwrite the real key with it.
+The upstream key is never returned: every response shows the mask that is stored beside the
+ciphertext. A mask that is sent back is refused, because a form filled from such a response would
+otherwise overwrite the real key with it.
 """
 
 import re
@@ -24,7 +24,7 @@ from proxy.web.replies import json_reply
 MAX_KEY_LENGTH: Final = 4096
 MAX_DESCRIPTION_LENGTH: Final = 4096
 
-#: It becomes a header value: visible ASCII, no spaces (RFC 9110, 5.5).
+#: An upstream key becomes a header value: visible ASCII, no spaces (RFC 9110, 5.5).
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
 _CREATE: Final = fields.names("project") | {
     "name",
@@ -43,8 +43,10 @@ def create_blueprint(
     *,
     announce: Callable[[str], None] = lambda _: None,
 ) -> flask.Blueprint:
-    """To be registered at ``/manage/projects``, behind the management guard. ``announce`` is told
-    the id of a project that was changed, or whose tokens were."""
+    """Makes the blueprint for ``/manage/projects``, which belongs behind the management guard.
+
+    ``announce`` is called with the id of a project that was changed, or whose tokens were.
+    """
     blueprint = flask.Blueprint("projects", __name__)
 
     @blueprint.post("")
@@ -121,7 +123,7 @@ def create_blueprint(
 
 
 def as_json(project: Project) -> dict[str, Any]:
-    """A project as the API shows it."""
+    """Returns a project as the API shows it."""
     return {
         "id": project.id,
         "name": project.name,
@@ -156,7 +158,7 @@ def _change(
 
 
 def _changes(body: dict[str, Any]) -> dict[str, Any]:
-    """The fields that a new project and a change have in common, as the store takes them."""
+    """Returns the fields that creation and change have in common, as the store takes them."""
     changes: dict[str, Any] = {}
     if "name" in body:
         changes["name"] = fields.name(body["name"])

@@ -1,6 +1,6 @@
 """``/manage/tokens``: the management API of access tokens.
 
-The secret is in exactly one answer, the one to POST, and that answer must not be cached. All
+The secret is in exactly one response, the one to POST, and that response must not be cached. All
 others carry the mask.
 """
 
@@ -20,7 +20,7 @@ from proxy.web.api import fields
 from proxy.web.audit_trail import AuditTrail
 from proxy.web.replies import json_reply
 
-#: A year: tokens are meant to wither.
+#: A year: tokens are meant to be short-lived.
 MAX_MINUTES: Final = 525_600
 
 _LIFETIMES: Final = ("duration_minutes", "duration_hours", "expires_at")
@@ -42,8 +42,10 @@ def create_blueprint(
     *,
     announce: Callable[[str], None] = lambda _: None,
 ) -> flask.Blueprint:
-    """To be registered at ``/manage/tokens``, behind the management guard. ``announce`` is told
-    the id of a token that was changed."""
+    """Makes the blueprint for ``/manage/tokens``, which belongs behind the management guard.
+
+    ``announce`` is called with the id of a token that was changed.
+    """
     blueprint = flask.Blueprint("tokens", __name__)
 
     @blueprint.post("")
@@ -64,7 +66,7 @@ def create_blueprint(
             audit=audit,
             **parse_token_options(body),
         )
-        # RFC 9111, 5.2.2.5: nobody on the way may keep the secret.
+        # RFC 9111, 5.2.2.5: no cache on the way may keep the secret.
         return json_reply(
             {**as_json(token), "token": minted.secret},
             201,
@@ -122,7 +124,7 @@ def create_blueprint(
 
 
 def as_json(token: AccessToken) -> dict[str, Any]:
-    """A token as the API shows it."""
+    """Returns a token as the API shows it."""
     return {
         "id": token.id,
         "token": token.token,
@@ -143,7 +145,7 @@ def as_json(token: AccessToken) -> dict[str, Any]:
 
 
 def parse_token_options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What a new token may be given besides its lifetime, as the store takes it."""
+    """Returns the options of a new token besides its lifetime, as the store takes them."""
     return {
         "name": _name(body.get("name")),
         "max_requests": _max_requests(body.get("max_requests")),
@@ -152,13 +154,13 @@ def parse_token_options(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def minutes(body: Mapping[str, Any]) -> timedelta:
-    """``duration_minutes``, which must be in ``body``."""
+    """Returns ``duration_minutes``, which must be in ``body``."""
     given = fields.integer(body["duration_minutes"], "duration_minutes", 1, MAX_MINUTES)
     return timedelta(minutes=given)
 
 
 def _lifetime(body: dict[str, Any], now: datetime) -> datetime:
-    """When the token withers, from exactly one of the three ways to say it."""
+    """Returns when the token expires, from exactly one of the three fields for it."""
     given = [param for param in _LIFETIMES if param in body]
     if len(given) != 1:
         ways = ", ".join(f"`{param}`" for param in _LIFETIMES)
@@ -188,7 +190,7 @@ def _name(value: Any) -> str | None:
 
 
 def _max_requests(value: Any) -> int | None:
-    """0 and null: no limit."""
+    """0 and null mean no limit."""
     if value is None:
         return None
     return fields.integer(value, "max_requests", 0, fields.MAX_INTEGER) or None

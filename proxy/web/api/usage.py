@@ -1,7 +1,7 @@
-"""``/manage/usage``: sums from the ledger, and what they cost.
+"""``/manage/usage``: sums from the ledger, and their costs.
 
-The ledger knows hours and nothing finer, so a range is widened to whole hours, and the answer says
-to which. Costs are reckoned while reading, by the price list of now.
+The ledger has hours and nothing finer, so a range is widened to whole hours, and the response says
+to which. Costs are computed on reading, by the current price list.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from proxy.web.api import fields
 from proxy.web.api.fields import query_moment
 from proxy.web.replies import json_reply
 
-#: Groups of one answer: reading many more would hold up this worker's streams (5000: 0.2 s).
+#: Groups of one response: reading many more would hold up this worker's streams (5000: 0.2 s).
 MAX_ROWS: Final = 5_000
 _DEFAULT_RANGE: Final = timedelta(hours=24)
 _HOUR: Final = timedelta(hours=1)
@@ -34,7 +34,7 @@ _COUNTS: Final = (
     "estimated_prompt_tokens",
     "estimated_completion_tokens",
 )
-#: Group → the fields that it gives a row.
+#: Group → the fields that it adds to a row.
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "project": ("project_id", "project_name"),
     "token": ("token_id", "token", "token_name"),
@@ -50,7 +50,7 @@ def _now() -> datetime:
 def create_blueprint(
     ledger: UsageLedger, prices: PriceList | None, now: Callable[[], datetime] = _now
 ) -> flask.Blueprint:
-    """To be registered at ``/manage/usage``, behind the management guard."""
+    """Makes the blueprint for ``/manage/usage``, which belongs behind the management guard."""
     blueprint = flask.Blueprint("usage", __name__)
 
     @blueprint.get("")
@@ -92,7 +92,7 @@ def create_blueprint(
 
 @dataclass(slots=True)
 class _Row:
-    """Adds up what belongs to one group."""
+    """Sums the usage of one group."""
 
     counts: list[int] = field(default_factory=lambda: [0] * len(_COUNTS))
     cost: Decimal | None = None
@@ -120,7 +120,7 @@ class _Row:
 def _reckoned(
     found: Iterable[UsageSums], group_by: Sequence[str], prices: PriceList | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows of the answer and their totals."""
+    """Returns the rows of the response and their totals."""
     names = [name for group in group_by for name in _KEYS[group]]
     known: dict[str, Price | None] = {}
     groups: dict[tuple[Any, ...], _Row] = {}
@@ -142,12 +142,12 @@ def _reckoned(
 
 
 def _shown(value: Any) -> Any:
-    """An empty name is no name."""
+    """Returns None for an empty name."""
     return _rfc3339(value) if isinstance(value, datetime) else value or None
 
 
 def _plain(cost: Decimal) -> str:
-    """Without an exponent, and without zeros at the end: all of it, and no more."""
+    """Returns all digits, without an exponent and without zeros at the end."""
     text = f"{cost:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -157,7 +157,7 @@ def _rfc3339(hour: datetime) -> str:
 
 
 def _range(query: Mapping[str, str], now: datetime) -> tuple[datetime, datetime]:
-    """Whole hours, from the one in which ``from`` lies to the one in which ``to`` does not."""
+    """Returns whole hours: the start of the hour of ``from``, and ``to`` rounded up to an hour."""
     end = _ceiling(query_moment(query, "to") or now)
     start = _floor(query_moment(query, "from") or end - _DEFAULT_RANGE)
     if start >= end:
@@ -176,7 +176,7 @@ def _ceiling(moment: datetime) -> datetime:
 
 
 def _group_by(query: Mapping[str, str]) -> list[str]:
-    """Some of the groups, in the order in which the rows are to be sorted."""
+    """Returns the requested groups, in the order in which the rows are sorted."""
     group_by = [name.strip() for name in query.get("group_by", "project").split(",")]
     if len(set(group_by)) < len(group_by) or not set(group_by) <= GROUPS.keys():
         known = ", ".join(f"`{name}`" for name in GROUPS)
@@ -188,5 +188,5 @@ def _group_by(query: Mapping[str, str]) -> list[str]:
 
 
 def _model(query: Mapping[str, str]) -> str | None:
-    """Empty: what has no model."""
+    """Returns the model to filter by. An empty one selects usage without a model."""
     return None if "model" not in query else fields.text(query["model"], "model", 255)
