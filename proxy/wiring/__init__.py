@@ -1,6 +1,5 @@
-"""The parts of one worker, each made of its settings. For :mod:`proxy.app` alone.
+"""The parts of one worker, each made of its settings. For `proxy.app` alone.
 
-The thing to get wrong: making is not starting. All of it is made in every worker, also in modes
-that use only some of it; what connects, opens or spawns does so in ``start``, or when it is first
-used.
+Note: to make a part is not to start it. Every worker makes all parts, also in a mode that uses only
+some of them. What connects, opens or spawns does so in `start`, or at its first use.
 """

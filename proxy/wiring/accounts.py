@@ -1,11 +1,12 @@
-"""What one worker knows of projects and tokens: the database, and all that keeps up with it.
+"""What one worker knows of projects and tokens: the database, and everything that follows it.
 
-The thing to get wrong: in pass-through mode it is made and never started, and there may be no
-database; so nothing connects or spawns before :meth:`AccountServices.start`.
+Note: in pass-through mode the parts are made and never started, and there may be no database. So
+nothing connects or spawns before `AccountServices.start`.
 """
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 from proxy.audit.denials import DenialAggregator
 from proxy.audit.writer import AuditWriter
@@ -13,11 +14,11 @@ from proxy.auth.authenticator import Authenticator
 from proxy.auth.change_poller import ChangePoller
 from proxy.auth.revalidation import Revalidator
 from proxy.auth.shortfalls import Shortfalls
-from proxy.composition.known import known_grants
 from proxy.crypto.cipher import Cipher
 from proxy.events.audit_event import audit_line
 from proxy.events.queue import EventQueue
 from proxy.gateway.inflight import InFlightRequests, QuotaExhausted
+from proxy.maintenance.scheduler import MaintenanceScheduler, Task
 from proxy.quota.budgets import Budgets
 from proxy.quota.holds import NodeHolds
 from proxy.quota.permits import PermitLeases
@@ -30,60 +31,61 @@ from proxy.store.counters import Counters
 from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.health import DatabaseHealth
+from proxy.store.leases import TaskLeases
 from proxy.store.migrate import check_schema
 from proxy.store.projects import Projects
 from proxy.store.rotation import unreadable
-from proxy.store.tokens import Tokens
+from proxy.store.rows import from_micros
+from proxy.store.tokens import ExpiredTokens, Tokens
+from proxy.store.usage import UsageLedger
+from proxy.wiring.known import known_grants
 
 if TYPE_CHECKING:
     from proxy.auth.change_bus import ChangeBus
-from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Final
 
-from proxy.maintenance.scheduler import MaintenanceScheduler, Task
-from proxy.store.leases import TaskLeases
-from proxy.store.rows import from_micros
-from proxy.store.tokens import ExpiredTokens
-from proxy.store.usage import UsageLedger
-
-#: A row of `counted_ids` is small and there is one for each request: so many times a batch of other
-#: rows, or a busy day's would come faster than they go.
+#: Batches of `counted_ids` are larger than those of other tables by this factor. A row is small and
+#: there is one per request, so on a busy day rows would come faster than they are pruned.
 _COUNTED_BATCHES: Final = 10
 
 
 def maintenance_scheduler(settings: Settings, database: Database) -> MaintenanceScheduler:
-    counted_ids = CountedIds(database, settings.retention.counted_ids_days)
+    """The maintenance tasks that the settings ask for.
 
-    def counted(before: datetime, most: int) -> int:
-        return counted_ids.prune(before, most * _COUNTED_BATCHES)
+    A retention of 0 days means to keep rows forever, so it has no task.
+    """
+    retention = settings.retention
+    counted_ids = CountedIds(database, retention.counted_ids_days)
 
-    chores: dict[str, Task] = {
+    def prune_counted_ids(before: datetime, max_rows: int) -> int:
+        return counted_ids.prune(before, max_rows * _COUNTED_BATCHES)
+
+    tasks: dict[str, Task] = {
         "tokens": ExpiredTokens(database).deactivate,
-        # The rows say themselves when their time is over.
-        "counted_ids": _pruning(database, counted, 0),
+        # Each of these rows has its own expiry.
+        "counted_ids": _pruning(database, prune_counted_ids, 0),
     }
-    if settings.retention.usage_days:
-        days = settings.retention.usage_days
-        chores["usage"] = _pruning(database, UsageLedger(database).prune, days)
-    if settings.retention.audit_days:
-        days = settings.retention.audit_days
-        chores["audit"] = _pruning(database, AuditLog(database).prune, days)
-    return MaintenanceScheduler(TaskLeases(database), chores)
+    if days := retention.usage_days:
+        tasks["usage"] = _pruning(database, UsageLedger(database).prune, days)
+    if days := retention.audit_days:
+        tasks["audit"] = _pruning(database, AuditLog(database).prune, days)
+    return MaintenanceScheduler(TaskLeases(database), tasks)
 
 
 def _pruning(database: Database, prune: Callable[[datetime, int], int], days: int) -> Task:
-    """``prune(before, most)`` of what is older than ``days``, by the clock that all nodes share: a
-    node whose own is years ahead would delete everything."""
+    """A task that calls `prune(before, max_rows)` for rows older than `days`.
 
-    def work(most: int) -> int:
-        return prune(from_micros(Changes(database).now()) - timedelta(days=days), most)
+    Their age is measured by the database's clock, which all nodes share: a node whose own clock is
+    years ahead would delete everything.
+    """
 
-    return work
+    def run(max_rows: int) -> int:
+        return prune(from_micros(Changes(database).now()) - timedelta(days=days), max_rows)
+
+    return run
 
 
-class NoChannel:
-    """Without Redis nobody else can be told at once."""
+class NoChangeBus:
+    """Without Redis, other workers learn of a change only from the database."""
 
     def start(self) -> None: ...
 
@@ -92,9 +94,9 @@ class NoChannel:
     def close(self) -> None: ...
 
 
-def change_bus(settings: Settings, revocation: ChangePoller) -> "ChangeBus | NoChannel":
+def change_bus(settings: Settings, revocation: ChangePoller) -> "ChangeBus | NoChangeBus":
     if not settings.redis_url:
-        return NoChannel()
+        return NoChangeBus()
     from proxy.auth.change_bus import ChangeBus
 
     return ChangeBus(settings.redis_url, revocation)
@@ -102,10 +104,12 @@ def change_bus(settings: Settings, revocation: ChangePoller) -> "ChangeBus | NoC
 
 class AccountServices:
     def __init__(self, settings: Settings, live: InFlightRequests, queue: EventQueue) -> None:
-        """``live`` are the requests that a change may end; audit entries go to ``queue``, too."""
-        url, pool_size = settings.database.url, settings.database.pool_size
-        self.database = database = Database.from_url(url, pool_size=pool_size)
-        cipher = Cipher(settings.encryption.key, settings.encryption.previous_keys)
+        """`live` holds the requests that a change may end; audit entries also go to `queue`."""
+        auth, keys = settings.auth, settings.encryption
+        self.database = database = Database.from_url(
+            settings.database.url, pool_size=settings.database.pool_size
+        )
+        cipher = Cipher(keys.key, keys.previous_keys)
         self.projects = Projects(database, cipher)
         self.tokens = Tokens(database)
         self.health = DatabaseHealth(
@@ -132,25 +136,25 @@ class AccountServices:
             self.leases,
             self.counts,
             self._budgets,
-            cache_size=settings.auth.cache_size,
-            cache_ttl=settings.auth.cache_ttl,
-            stale_grace=settings.auth.stale_grace,
-            known=self._known if settings.auth.stale_grace else None,
+            cache_size=auth.cache_size,
+            cache_ttl=auth.cache_ttl,
+            stale_grace=auth.stale_grace,
+            known=self._known if auth.stale_grace else None,
         )
         self.revocation = ChangePoller(
             Changes(database),
             self._forget,
-            interval=settings.auth.revocation_interval,
+            interval=auth.revocation_interval,
             known=self._known,
             failed=self.health.hurry,
         )
-        self._channel = change_bus(settings, self.revocation)
-        self._review = Revalidator(live, self.authenticator.revalidate)
-        self.housekeeper = maintenance_scheduler(settings, database)
+        self._change_bus = change_bus(settings, self.revocation)
+        self._revalidator = Revalidator(live, self.authenticator.revalidate)
+        self.maintenance = maintenance_scheduler(settings, database)
 
     @property
     def known_tokens_only(self) -> bool:
-        """Whether the database is away and there are tokens that may be used without it."""
+        """Whether the database is unreachable and there are tokens that may be used without it."""
         return self.health.away and self._known.usable
 
     def start(self) -> None:
@@ -158,25 +162,27 @@ class AccountServices:
         self.recorder.start()
         self.counts.start(self._budgets.refresh)
         self.leases.start()
-        self._review.start()
+        self._revalidator.start()
         self.revocation.start()
-        self._channel.start()
+        self._change_bus.start()
         self.health.start()
-        self.housekeeper.start()
+        self.maintenance.start()
 
     def announce(self, identifier: str) -> None:
-        """A project or token was changed through the management API, and that is committed."""
+        """Announce a committed change of a project or token by the management API."""
         self.revocation.announced([identifier])
-        self._channel.publish([identifier])
+        self._change_bus.publish([identifier])
 
     def flush(self, deadline: float) -> None:
-        """Stop watching, and write what is not written yet, for ``deadline`` seconds at the most:
-        milliseconds, unless the database hangs."""
-        self._channel.close()
+        """Stop watching, and write what is not written yet, for at most `deadline` seconds.
+
+        Takes milliseconds, unless the database hangs.
+        """
+        self._change_bus.close()
         self.revocation.close()
-        self._review.close()
+        self._revalidator.close()
         self.health.close()
-        self.housekeeper.close(deadline / 8)
+        self.maintenance.close(deadline / 8)
         self.shortfalls.close()
         self.leases.close(deadline / 3)
         self.counts.close(deadline / 3)
@@ -184,21 +190,21 @@ class AccountServices:
         self._known.close(deadline / 8)
 
     def close(self) -> None:
-        """After :meth:`flush`, when nobody needs the database any more."""
+        """Called after `flush`, when the database is not needed any more."""
         self.database.close()
         self._holds.close()
 
     def _forget(self, ids: Collection[str] | None) -> None:
         self.authenticator.forget(ids)
-        self._review.changed(ids)
-        # Their limits may have changed; the store's own must be what counts.
+        self._revalidator.changed(ids)
+        # Their limits may have changed, and the limits in the store decide.
         self.leases.give_back(ids)
 
 
 def _recorder(database: Database, queue: EventQueue) -> AuditWriter:
-    """Tells the event sinks of every entry that was committed."""
+    """An audit writer that publishes every committed entry to the event sinks."""
 
-    def tell(entry: AuditEntry) -> None:
+    def publish(entry: AuditEntry) -> None:
         queue.publish_line(audit_line(entry))
 
-    return AuditWriter(AuditLog(database), DenialAggregator(), tell)
+    return AuditWriter(AuditLog(database), DenialAggregator(), publish)

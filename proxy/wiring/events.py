@@ -1,4 +1,4 @@
-"""Where the events of a worker go: its own sinks, and the spool for all others."""
+"""The events of a worker: its queue, its local sinks, and the spool for all other sinks."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -13,8 +13,8 @@ from proxy.events.spool.writer import SpoolSettings, SpoolWriter
 from proxy.settings.settings import Settings
 from proxy.wiring.sinks import sink_options
 
-#: Slots for events that wait: 32 MiB of disk.
-_MOST_WAITING: Final = 16_384
+#: Slots of the in-flight table for events that wait in the queue: 32 MiB of disk.
+_MAX_WAITING_SLOTS: Final = 16_384
 
 
 def event_queue(settings: Settings) -> EventQueue:
@@ -23,9 +23,9 @@ def event_queue(settings: Settings) -> EventQueue:
 
 
 def spool_settings(settings: Settings, readers: frozenset[str]) -> SpoolSettings:
-    """``readers``: the sinks for which the spool keeps what they have not got yet."""
-    # A slot for each request in flight and each event that waits.
-    waiting = min(settings.events.queue_size, _MOST_WAITING)
+    """`readers` are the sinks for which the spool keeps what they have not received yet."""
+    # One slot for each request in flight and each event that waits.
+    waiting = min(settings.events.queue_size, _MAX_WAITING_SLOTS)
     return SpoolSettings(
         root=settings.data_dir.absolute() / "spool",
         sinks=readers,
@@ -38,13 +38,12 @@ def spool_settings(settings: Settings, readers: frozenset[str]) -> SpoolSettings
 def event_pump(
     settings: Settings, queue: EventQueue, observe: Callable[[Sequence[UsageEvent]], None]
 ) -> EventPump:
-    """Opens files. ``observe`` is told all events."""
+    """Opens files. `observe` is called with all events."""
     sinks = from_event_log(
         settings.events.log,
         max_bytes=settings.events.log_max_bytes,
         backups=settings.events.log_backups,
     )
-    # Each is the name of a sink for which the spool keeps what it has not got yet.
     readers = frozenset(shipped(sink_options(settings))) | ({LOCAL} if sinks else set())
     return EventPump(
         queue,

@@ -14,11 +14,13 @@ from proxy.settings.settings import Settings
 
 
 class RateLimiting:
-    """Nothing is opened or connected before the first request that has a limit; the node's table is
-    there by then."""
+    """Nothing is opened or connected before the first request that has a limit.
+
+    The node's table exists by then, see `prepare`.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        # One folder of a node: a server that takes over from another takes its buckets, too.
+        # One folder per node: a server that replaces another one takes over its buckets.
         self._folder = folder = settings.data_dir.absolute() / "limits"
         self._near = open_limiter(redis_url="", on_error="open", folder=folder)
         self._shared = self._charges = None
@@ -31,11 +33,12 @@ class RateLimiting:
             debit = self._charges.debit
         self._debit = debit
         self._concurrency = NodeConcurrency(folder / "concurrency")
+        limits = settings.limits
         rates = Rates(
-            everybody=settings.limits.global_rpm,
-            address=settings.limits.per_ip_rpm,
-            token=settings.limits.per_token_rpm,
-            project=settings.limits.per_project_rpm,
+            everybody=limits.global_rpm,
+            address=limits.per_ip_rpm,
+            token=limits.per_token_rpm,
+            project=limits.per_project_rpm,
         )
         self.throttle = RequestLimiter(
             rates,
@@ -50,7 +53,7 @@ class RateLimiting:
         return not (self._near.failing or (self._shared is not None and self._shared.failing))
 
     def prepare(self) -> None:
-        """Make the table of the node; before the worker accepts. Milliseconds, and only once."""
+        """Create the table of the node before the worker accepts. Takes milliseconds, and only once."""
         make_table(self._folder)
 
     def start(self) -> None:
@@ -58,16 +61,18 @@ class RateLimiting:
             self._charges.start()
 
     def counted(self, read: UsageEvent) -> None:
-        """The ledger has counted a read of a stored response, which had been charged to nothing."""
-        told = read.metadata
-        total = told.get("total_tokens")
+        """Charge a read of a stored response that the ledger has counted; it was charged to no
+        bucket before.
+        """
+        usage = read.metadata
+        total = usage.get("total_tokens")
         if not isinstance(total, int):
-            sides = (told.get("prompt_tokens"), told.get("completion_tokens"))
+            sides = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
             total = sum(side for side in sides if isinstance(side, int))
         self._debit([Charge(bucket, total) for bucket, _ in read.spending])
 
     def close(self, deadline: float) -> None:
-        """Charge what is left, for at most ``deadline`` seconds."""
+        """Charge what is left, for at most `deadline` seconds."""
         if self._charges is not None:
             self._charges.close(deadline)
         for part in (self._shared, self._near, self._concurrency):

@@ -1,7 +1,7 @@
-"""What a worker tells about itself, put together: figures, their board, the access log.
+"""What a worker reports about itself: metrics, their shared directory, the access log.
 
-The thing to get wrong: it looks at parts that it does not own, and that are not started yet or are
-closed already; those come from :mod:`proxy.app`.
+Note: it reads parts that it does not own. They come from `proxy.app` and may be not started yet, or
+closed already.
 """
 
 import os
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Telemetry:
-    """One per worker: :meth:`events` and :meth:`page` are told what has ended."""
+    """One per worker: `events` records ended requests, `on_response` the responses of Flask."""
 
     def __init__(
         self,
@@ -34,13 +34,15 @@ class Telemetry:
         watchers: Sequence[Callable[[Sequence[UsageEvent]], None]],
         **parts: Any,
     ) -> None:
-        """``watchers`` see all events, too, and neither wait nor raise; ``parts``: those of
-        :class:`Parts` that are no settings."""
-        # In a worker this is gunicorn's master.
+        """`watchers` receive all events, too, and neither wait nor raise.
+
+        `parts` are the fields of `Parts` that are no settings.
+        """
+        # The parent of a worker is gunicorn's master.
         master = os.getppid()
         folder = settings.data_dir.absolute() / "metrics"
-        figures = Samples()
-        vitals = WorkerCollector(
+        samples = Samples()
+        collector = WorkerCollector(
             Parts(
                 live_limit=settings.server.max_concurrent_requests,
                 queue_limit=settings.events.queue_size,
@@ -50,44 +52,49 @@ class Telemetry:
                 **parts,
             )
         )
-        boards = [MetricsDirectory(folder / server_name(master)), MetricsDirectory(folder / NODE)]
+        directories = [
+            MetricsDirectory(folder / server_name(master)),
+            MetricsDirectory(folder / NODE),
+        ]
         self._watchers = watchers
-        self._tally = RequestMetrics(figures, provider)
-        self._reporter = Reporter(figures, vitals, boards)
+        self._metrics = RequestMetrics(samples, provider)
+        self._reporter = Reporter(samples, collector, directories)
         self._access_log = AccessLog() if settings.logs.access_log else None
 
     def start(self) -> None:
         self._reporter.start()
 
     def events(self, events: Sequence[UsageEvent]) -> None:
-        """Neither waits nor raises."""
-        self._tally.observe(events)
+        """Record ended requests. Neither waits nor raises."""
+        self._metrics.observe(events)
         for watch in self._watchers:
             watch(events)
         if self._access_log is not None:
             self._access_log.events(events)
 
     def counted(self, read: UsageEvent) -> None:
-        """The ledger has counted a read of a stored response."""
-        self._tally.tokens(read)
+        """Record a read of a stored response that the ledger has counted."""
+        self._metrics.tokens(read)
 
-    def page(self, answered: AccessRecord) -> None:
-        self._tally.page(answered.route, answered.method, answered.status)
+    def on_response(self, record: AccessRecord) -> None:
+        self._metrics.page(record.route, record.method, record.status)
         if self._access_log is not None:
-            self._access_log.page(*answered[1:])
+            self._access_log.page(*record[1:])
 
     def read(self, make: Callable[[Samples], T]) -> T:
-        """What ``make`` makes of those of all workers, on a thread. BackendError: not to be had
-        right now."""
+        """Call `make` with the samples of all workers, on a thread, and return its result.
+
+        Raises BackendError while the samples cannot be read.
+        """
         return self._reporter.read(make)
 
     def close(self) -> None:
-        """Idempotent; after the last event."""
+        """Idempotent. Called after the last event."""
         self._reporter.close()
 
 
 def stats_facts(settings: Settings) -> dict[str, Any]:
-    """What ``/stats`` says about the settings. No secret."""
+    """What `/stats` shows of the settings. Contains no secret."""
     proxy = urlsplit(settings.upstream.proxy_url)
     return {
         "service": "openai-proxy",

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from proxy.auth.known import KnownGrants
-from proxy.composition.known import FILE, known_grants
 from proxy.store.records import Grant
+from proxy.wiring.known import FILE, known_grants
 from tests.support.grants import PROJECT, TOKEN
 from tests.support.installation import settings
 
