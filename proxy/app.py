@@ -1,6 +1,7 @@
 """The composition root: the one place that knows concrete classes.
 
-Made in each worker, after the fork; nothing connects, spawns or listens before :meth:`start`.
+Each worker makes an `Application` after the fork. Nothing connects, spawns or listens before
+`Application.start`.
 """
 
 import time
@@ -25,7 +26,7 @@ from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
 from proxy.quota.stored_reads import Reads
 from proxy.routing.dispatcher import Dispatcher
-from proxy.settings.settings import Settings
+from proxy.settings.settings import Settings, UpstreamSettings
 from proxy.store.audit import AuditLog
 from proxy.store.usage import UsageLedger
 from proxy.upstream.adapter import UpstreamAdapter
@@ -47,95 +48,97 @@ _NOTHING_TO_MANAGE: Final = (
 
 
 def management(
-    settings: Settings, registry: AccountServices, trail: AuditTrail, logins: LoginLimiter
+    settings: Settings, accounts: AccountServices, trail: AuditTrail, logins: LoginLimiter
 ) -> list[Mount]:
-    """Everything below ``/manage``, behind one guard. ``logins`` is told of each that is refused,
-    ``trail`` of each call that changes something."""
+    """Everything below `/manage`, behind one guard.
+
+    `logins` and `trail` record refused logins; `trail` also records every call that changes data.
+    """
     guard = ManagementGuard(
         settings.auth.management_token, logins, settings.server.trusted_proxies, trail.refused_login
     )
-    if settings.auth.mode == "passthrough":
+    if settings.auth.passthrough:
         return [
             Mount(
                 blueprints.create_disabled_blueprint("absent", _NOTHING_TO_MANAGE), "/manage", guard
             )
         ]
-    stores = registry.projects, registry.tokens
-    ledger = UsageLedger(registry.database)
-    announce = registry.announce
+    stores = accounts.projects, accounts.tokens
+    ledger = UsageLedger(accounts.database)
+    announce = accounts.announce
     return [
         Mount(
             projects.create_blueprint(*stores, trail, announce=announce), "/manage/projects", guard
         ),
         Mount(tokens.create_blueprint(*stores, trail, announce=announce), "/manage/tokens", guard),
-        Mount(audit.create_blueprint(AuditLog(registry.database)), "/manage/audit", guard),
+        Mount(audit.create_blueprint(AuditLog(accounts.database)), "/manage/audit", guard),
         Mount(usage.create_blueprint(ledger, settings.prices_file), "/manage/usage", guard),
     ]
 
 
-def upstream_adapter(settings: Settings) -> UpstreamAdapter:
+def upstream_adapter(upstream: UpstreamSettings) -> UpstreamAdapter:
     return UpstreamAdapter(
-        pool_size=settings.upstream.pool_size,
-        connect_timeout=settings.upstream.connect_timeout,
-        proxy_url=settings.upstream.proxy_url,
+        pool_size=upstream.pool_size,
+        connect_timeout=upstream.connect_timeout,
+        proxy_url=upstream.proxy_url,
     )
 
 
-def session_transport(settings: Settings, adapter: UpstreamAdapter) -> SessionTransport:
+def session_transport(upstream: UpstreamSettings, adapter: UpstreamAdapter) -> SessionTransport:
     session = requests.Session()
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return SessionTransport(
         session,
-        connect_timeout=settings.upstream.connect_timeout,
-        read_timeout=settings.upstream.read_timeout,
+        connect_timeout=upstream.connect_timeout,
+        read_timeout=upstream.read_timeout,
     )
 
 
-def bounds(settings: Settings) -> RelayOptions:
+def relay_options(settings: Settings) -> RelayOptions:
+    gateway = settings.gateway
     return RelayOptions(
-        request_bytes=settings.gateway.max_request_bytes,
-        json_bytes=settings.gateway.max_json_bytes,
-        # One body alone may be as large as it likes, up to its own bounds.
-        held=HeldBodies(settings.gateway.held_bodies_max_bytes),
+        request_bytes=gateway.max_request_bytes,
+        json_bytes=gateway.max_json_bytes,
+        # A single body may exceed this maximum, within its own limits.
+        held=HeldBodies(gateway.held_bodies_max_bytes),
         trusted_proxies=settings.server.trusted_proxies,
-        sse_keepalive=settings.gateway.sse_keepalive,
+        sse_keepalive=gateway.sse_keepalive,
     )
 
 
 class Application:
-    """The WSGI callable, and the life of what works behind it in one worker."""
+    """The WSGI callable, and the lifecycle of the parts behind it in one worker."""
 
-    #: Targets that go to the relay, which takes the request's stats_facts from ``wsgi.input``.
+    #: Targets with this prefix go to the relay, which takes header lines from `wsgi.input`.
     relayed = "/v1/"
 
     def __init__(self, settings: Settings) -> None:
         sanitizer.learn(settings.known_secrets())
         self._settings = settings
-        self.client_timeout = settings.server.client_timeout
-        self.keepalive_timeout = settings.server.keepalive_timeout
-        self.min_body_rate = settings.server.min_body_rate
-        # Behind trusted proxies all connections are theirs.
-        self.connection_share = (
-            1.0 if settings.server.trusted_proxies else settings.server.fair_share
-        )
-        self.profile_dir = settings.server.profile_dir
+        server = settings.server
+        self.client_timeout = server.client_timeout
+        self.keepalive_timeout = server.keepalive_timeout
+        self.min_body_rate = server.min_body_rate
+        # Behind trusted proxies, all connections come from those proxies.
+        self.connection_share = 1.0 if server.trusted_proxies else server.fair_share
+        self.profile_dir = server.profile_dir
         self._queue = event_queue(settings)
-        self._drain: EventPump | None = None
-        self._live = InFlightRequests(
-            settings.server.max_concurrent_requests, settings.server.fair_share
-        )
-        self._limits = RateLimiting(settings)
-        self._registry = registry = AccountServices(settings, self._live, self._queue)
-        #: Set where clients bring keys of their own: then nothing here uses the database.
-        without = settings.auth.mode == "passthrough"
-        self._pass_through = PassThrough(settings.data_dir.absolute()) if without else None
+        self._pump: EventPump | None = None
+        self._in_flight = InFlightRequests(server.max_concurrent_requests, server.fair_share)
+        self._rate_limits = RateLimiting(settings)
+        self._accounts = accounts = AccountServices(settings, self._in_flight, self._queue)
+        # Set where clients bring upstream keys of their own: then nothing uses the database.
+        passthrough = settings.auth.passthrough
+        self._passthrough = PassThrough(settings.data_dir.absolute()) if passthrough else None
         admission = Admission(
-            self._pass_through or registry.authenticator, self._limits.throttle, self._queue.gate
+            self._passthrough or accounts.authenticator,
+            self._rate_limits.throttle,
+            self._queue.gate,
         )
         cors = Cors(settings.gateway.cors_allowed_origins)
-        adapter = upstream_adapter(settings)
-        self._transport = session_transport(settings, adapter)
+        adapter = upstream_adapter(settings.upstream)
+        self._transport = session_transport(settings.upstream, adapter)
         self._endpoint = RelayEndpoint(
             admission,
             Dispatcher(
@@ -144,137 +147,137 @@ class Application:
                 self._transport,
             ),
             self._queue,
-            self._live,
+            self._in_flight,
             cors,
-            bounds(settings),
+            relay_options(settings),
         )
-        self._reads = Reads(
-            registry.counted_ids, self._count_read, each=not settings.retention.counted_ids_days
+        self._stored_reads = Reads(
+            accounts.counted_ids, self._count_read, each=not settings.retention.counted_ids_days
         )
-        self._observation = Telemetry(
+        self._telemetry = Telemetry(
             settings,
             "openai",
-            [registry.recorder.denials.events, self._reads.events],
-            live=self._live,
-            cache=registry.authenticator.cache,
+            [accounts.recorder.denials.events, self._stored_reads.events],
+            live=self._in_flight,
+            cache=accounts.authenticator.cache,
             pools=adapter.pools.values,
             queue=self._queue,
-            drain=lambda: self._drain,
-            revocation=None if without else registry.revocation,
-            database_up=None if without else lambda: registry.health.state == "ok",
-            permits=lambda: registry.leases.outstanding,
-            audit_dropped=lambda: registry.recorder.dropped,
-            chores=registry.housekeeper.rows,
-            limits=self._limits,
+            drain=lambda: self._pump,
+            revocation=None if passthrough else accounts.revocation,
+            database_up=None if passthrough else lambda: accounts.health.state == "ok",
+            permits=lambda: accounts.leases.outstanding,
+            audit_dropped=lambda: accounts.recorder.dropped,
+            chores=accounts.maintenance.rows,
+            limits=self._rate_limits,
         )
-        trail = AuditTrail(registry.recorder, settings.server.trusted_proxies)
+        trail = AuditTrail(accounts.recorder, server.trusted_proxies)
         self._minting = MintingEndpoint(
             admission,
-            registry.tokens,
-            self._live,
+            accounts.tokens,
+            self._in_flight,
             cors,
             trail,
-            trusted_proxies=settings.server.trusted_proxies,
-            observe=self._observation.page,
+            trusted_proxies=server.trusted_proxies,
+            observe=self._telemetry.on_response,
         )
         self.flask = create_flask_app(
             [
                 Mount(blueprints.create_blueprint(self._endpoint), "/v1", None),
                 Mount(blueprints.create_minting_blueprint(self._minting), minting.PATH, None),
-                *management(settings, registry, trail, self._limits.throttle),
+                *management(settings, accounts, trail, self._rate_limits.throttle),
                 Mount(status.create_blueprint(self), None, None),
                 Mount(
-                    metrics.create_blueprint(self._observation.read, stats_facts(settings)),
+                    metrics.create_blueprint(self._telemetry.read, stats_facts(settings)),
                     None,
                     MetricsGuard(settings.auth.metrics_token),
                 ),
             ],
-            self._observation.page,
-            settings.server.trusted_proxies,
+            self._telemetry.on_response,
+            server.trusted_proxies,
         )
         self.stopping = False
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         target: str = environ.get("RAW_URI", "/")
         if target.startswith(self.relayed):
-            ours = target.startswith(minting.PATH) and minting.handles(target)
-            return (self._minting if ours else self._endpoint)(environ, start_response)
+            mints = target.startswith(minting.PATH) and minting.handles(target)
+            return (self._minting if mints else self._endpoint)(environ, start_response)
         if not target.startswith("/"):
-            # Authority-form, `*`, a foreign scheme: the proxy is no forward proxy. Absolute-form of
-            # its own address has become a path in `http1/head`.
+            # Authority-form, `*` or a foreign scheme: the proxy is no forward proxy. The request
+            # parser has turned an absolute-form target of this server into a path.
             refusal = ClientError("The request target must begin with `/`.")
-            name = request_id(environ.get("HTTP_X_REQUEST_ID"))
-            reply = error_reply(refusal, [("X-Proxy-Request-ID", name)])
+            identifier = request_id(environ.get("HTTP_X_REQUEST_ID"))
+            reply = error_reply(refusal, [("X-Proxy-Request-ID", identifier)])
             start_response(reply.status, reply.headers)
             return [] if environ["REQUEST_METHOD"] == "HEAD" else [reply.body]
         return self.flask.wsgi_app(environ, start_response)  # type: ignore[arg-type]
 
-    # What `/ready` tells.
+    # What `/ready` reports.
 
     @property
     def database_seen(self) -> bool:
-        registry = self._registry
-        return bool(self._pass_through) or registry.health.ready or registry.known_tokens_only
+        accounts = self._accounts
+        return bool(self._passthrough) or accounts.health.ready or accounts.known_tokens_only
 
     @property
     def revocation_lag(self) -> float | None:
-        return self._registry.revocation.lag
+        return self._accounts.revocation.lag
 
     @property
     def database_state(self) -> str:
-        if self._pass_through:
+        if self._passthrough:
             return "not used"
-        if self._registry.known_tokens_only:
+        if self._accounts.known_tokens_only:
             return "down, known tokens only"
-        return self._registry.health.writes or self._registry.health.state
+        return self._accounts.health.writes or self._accounts.health.state
 
     @property
     def keys_state(self) -> str:
-        # `/ready` is open to all: how many, and not which.
-        return "" if self._pass_through else self._registry.health.keys.partition(":")[0]
+        # `/ready` is public: it reports how many keys, and not which.
+        return "" if self._passthrough else self._accounts.health.keys.partition(":")[0]
 
-    # The worker's side.
+    # What the worker calls.
 
-    def error_answer(self, error: ProxyError, status_line: str | None = None) -> Reply:
-        """An answer in the error shape, for what never reached a route."""
+    def error_response(self, error: ProxyError, status_line: str | None = None) -> Reply:
+        """A response in the error shape, for a request that never reached a route."""
         reply = error_reply(error)
         return reply if status_line is None else reply._replace(status=status_line)
 
     def start(self) -> None:
-        """Called once in the worker, before it accepts."""
-        self._drain = event_pump(self._settings, self._queue, self._observation.events)
-        self._observation.start()
-        self._limits.prepare()
-        self._limits.start()
-        (self._pass_through or self._registry).start()
-        if self._pass_through is None and self._drain.recovery is not None:
-            self._drain.recovery.killed = self._registry.shortfalls.killed
+        """Called once in the worker, before it accepts connections."""
+        self._pump = event_pump(self._settings, self._queue, self._telemetry.events)
+        self._telemetry.start()
+        self._rate_limits.prepare()
+        self._rate_limits.start()
+        (self._passthrough or self._accounts).start()
+        if self._passthrough is None and self._pump.recovery is not None:
+            self._pump.recovery.killed = self._accounts.shortfalls.killed
 
     def begin_stop(self) -> None:
-        """``/ready`` answers 503 from now on; everything else goes on."""
+        """From now on `/ready` returns 503; everything else goes on."""
         self.stopping = True
 
     def cut(self) -> None:
-        """End the answers that are still running, broken; refuse what comes now."""
-        self._live.drain()
+        """Break off the responses in flight, and refuse new requests."""
+        self._in_flight.drain()
 
     def close(self, deadline: float) -> None:
-        """Flush events and counts within about ``deadline`` seconds; idempotent."""
-        drain, self._drain = self._drain, None
-        if drain is None:
+        """Flush events and counts within about `deadline` seconds. Idempotent."""
+        pump, self._pump = self._pump, None
+        if pump is None:
             return
         started = time.monotonic()
-        self._reads.close()
-        self._registry.flush(deadline * 0.75)
-        self._limits.close(deadline / 8)
-        drain.close(deadline - (time.monotonic() - started))
-        self._observation.close()
+        self._stored_reads.close()
+        self._accounts.flush(deadline * 0.75)
+        self._rate_limits.close(deadline / 8)
+        pump.close(deadline - (time.monotonic() - started))
+        self._telemetry.close()
         self._transport.close()
-        self._registry.close()
+        self._accounts.close()
 
     def _count_read(self, read: UsageEvent) -> None:
-        self._limits.counted(read)
-        self._observation.counted(read)
+        self._rate_limits.counted(read)
+        self._telemetry.counted(read)
 
 
 def create_app(settings: Settings) -> Application:

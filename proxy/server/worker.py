@@ -66,7 +66,7 @@ class ProxyLogger(Logger):  # type: ignore[misc]
 class ProxyWorker(GeventWorker):  # type: ignore[misc]
     """Expects of the application: ``start()``, ``begin_stop()``, ``cut()``, ``close(deadline)``,
     ``client_timeout``, ``keepalive_timeout``, ``min_body_rate``, ``connection_share``,
-    ``profile_dir``, ``error_answer(error, status_line)``; and ``relayed``, how the targets begin
+    ``profile_dir``, ``error_response(error, status_line)``; and ``relayed``, how the targets begin
     for which it reads no more of an environ than :func:`relay_environ` gives."""
 
     def init_process(self) -> None:
@@ -227,7 +227,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         error, line = _as_ours(exc)
         if error.code == "internal_error":
             self.log.error("request failed", exc_info=exc)
-        status, headers, body = self.wsgi.error_answer(error, line)
+        status, headers, body = self.wsgi.error_response(error, line)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
         date = http_date(int(time.time()))  # RFC 9110 §6.6.1
         head = f"HTTP/1.1 {status}\r\nDate: {date}\r\nConnection: close\r\n{lines}\r\n"

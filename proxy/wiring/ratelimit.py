@@ -53,7 +53,7 @@ class RateLimiting:
         return not (self._near.failing or (self._shared is not None and self._shared.failing))
 
     def prepare(self) -> None:
-        """Create the table of the node before the worker accepts. Takes milliseconds, and only once."""
+        """Create the table of the node, before the worker accepts: milliseconds, and only once."""
         make_table(self._folder)
 
     def start(self) -> None:

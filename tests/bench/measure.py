@@ -113,7 +113,7 @@ def _blocks_that_stay(warm: WarmWorker) -> float:
 
 
 def _drained(warm: WarmWorker) -> bool:
-    drain = warm.app._drain
+    drain = warm.app._pump
     assert drain is not None
     waiting = sum(delivery.pending for delivery in drain.sink_workers)
     return not (len(warm.app._queue) or drain._batch or waiting)

@@ -216,12 +216,12 @@ def test_close_is_idempotent_and_keeps_its_deadline(
     def hang(*_: Any) -> None:
         gevent.sleep(30)
 
-    monkeypatch.setattr(app._registry.counts, "_store", type("Hanging", (), {"add_counts": hang})())
-    assert app._drain is not None
-    (delivery,) = app._drain.sink_workers
+    monkeypatch.setattr(app._accounts.counts, "_store", type("Hanging", (), {"add_counts": hang})())
+    assert app._pump is not None
+    (delivery,) = app._pump.sink_workers
     monkeypatch.setattr(delivery, "_sink", Sink(lambda: block(1)))
     app._queue.publish(event())
-    app._registry.counts.add("token")
+    app._accounts.counts.add("token")
     began = time.monotonic()
     app.close(0.4)
     app.close(0.4)
@@ -230,8 +230,8 @@ def test_close_is_idempotent_and_keeps_its_deadline(
 
 def test_what_the_worker_says(app: Application) -> None:
     error = ClientError("The request line is too long.")
-    reply = app.error_answer(error, "414 URI Too Long")
+    reply = app.error_response(error, "414 URI Too Long")
     assert reply.status == "414 URI Too Long"
     assert json.loads(reply.body)["error"]["code"] == "invalid_request"
-    assert app.error_answer(error).status == "400 Bad Request"
+    assert app.error_response(error).status == "400 Bad Request"
     assert app.client_timeout == 60.0
