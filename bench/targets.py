@@ -89,8 +89,8 @@ TARGETS: Final = (
     Target("many", "buffered requests failed", 0, "", _ours("buffered_failed")),
     Target("many", "memory per open stream", 40, "KB", _ours("kb_per_stream")),
     Target("many", "RSS of an idle worker", 70, "MB", _ours("idle_rss_mb")),
-    Target("greedy", "others' p99 moved: answer not read", 5, "ms", _ours("idle_moves_p99_ms")),
-    Target("greedy", "others' p99 moved: answer pulled", 5, "ms", _ours("pull_moves_p99_ms")),
+    Target("greedy", "others' p99 moved: response not read", 5, "ms", _ours("idle_moves_p99_ms")),
+    Target("greedy", "others' p99 moved: response pulled", 5, "ms", _ours("pull_moves_p99_ms")),
     Target("greedy", "requests failed", 0, "", _ours("failed")),
     # Of 1,024 MB: what the socket buffers of the way hold, and no more.
     Target("greedy", "written before held back", 32, "MB", _ours("idle_upstream_wrote_mb")),
