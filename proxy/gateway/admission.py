@@ -1,9 +1,9 @@
-"""Who may pass: the checks of one request, in the order in which their errors win.
+"""The checks of one request, as steps of an endpoint: the endpoint lists them in order.
 
-The thing to get wrong: what refuses without reading the body comes first, and what counts (rates,
-quotas) comes last, so that a request that is refused for another reason costs its token nothing.
-A place under ``max_concurrent`` is given back anyway: it is taken before the body, or bodies that
-never end would take up the worker in spite of it.
+What refuses without reading the body comes first. What counts (rates, quotas) comes last, so that a
+request that is refused for another reason costs its token nothing. A place under ``max_concurrent``
+is given back anyway, so it is taken before the body: otherwise bodies that never end would take up
+the worker in spite of it.
 """
 
 from typing import Protocol
@@ -15,7 +15,6 @@ from proxy.gateway.context import RequestContext
 from proxy.gateway.generating_endpoints import generating
 from proxy.gateway.limited_request import READS, LimitedRequest
 from proxy.gateway.request import check_path
-from proxy.providers.base import OutboundRequest
 from proxy.ratelimit.request_limiter import RequestLimiter, Reservation
 
 
@@ -39,7 +38,10 @@ class EventsGate(Protocol):
 
 
 class Admission:
-    """All methods raise ClientError, or BackendError where nobody can tell."""
+    """The steps of an endpoint that decide whether a request may pass.
+
+    Each raises ClientError, or BackendError where that cannot be found out.
+    """
 
     def __init__(
         self, access: AccessCheck, throttle: RequestLimiter, gate: EventsGate | None = None
@@ -48,38 +50,62 @@ class Admission:
         self._throttle = throttle
         self._gate = gate or Gate()
 
-    def meet(self, exchange: RequestContext) -> None:
-        """Before anything else: the client's address. All there is to check of a preflight."""
-        if self._throttle.by_address:
-            exchange.passage = self._throttle.check_client(exchange.inbound.client_ip)
+    # Before the body is read.
 
-    def enter(self, exchange: RequestContext) -> Principal:
-        """Before anything of the body is read: room for its event, the token, and what its head
-        may ask for."""
+    def wait_for_event_room(self, context: RequestContext) -> None:
+        """There must be room for the event of the request."""
         if self._gate.closed:
             self._gate.enter()
-        principal = self._recognise(exchange)
-        if principal.policy.restricts:
-            principal.policy.check_head(exchange.inbound)
-        check_path(exchange.inbound.path)
-        self._hold(exchange, principal)
-        return principal
 
-    def enter_minting(self, exchange: RequestContext) -> Principal:
-        """The same where nobody upstream is asked: rules about methods, endpoints and models are
-        about the upstream's."""
-        principal = self._recognise(exchange)
-        if principal.policy.restricts:
-            principal.policy.check_client(exchange.inbound)
-        self._hold(exchange, principal)
-        return principal
+    def limit_client(self, context: RequestContext) -> None:
+        """The rate limit of the client's address. All that is checked of a preflight."""
+        if self._throttle.by_address:
+            context.reservation = reservation = self._throttle.check_client(
+                context.inbound.client_ip
+            )
+            context.on_finish(reservation.end)
 
-    def check_body(
-        self, exchange: RequestContext, principal: Principal, outbound: OutboundRequest
-    ) -> None:
-        """Once the body is there: the model and the parameters that it names."""
+    def authenticate(self, context: RequestContext) -> None:
+        """The token. The principal of a token that is known and refused is set as well."""
+        try:
+            context.principal = self._access.authenticate(context.inbound.authorization)
+        except TokenRefused as refusal:
+            context.principal = refusal.principal
+            raise
+        context.timing.mark_authenticated()
+
+    def check_head_policy(self, context: RequestContext) -> None:
+        """The client's address and origin, the method, the headers and the endpoint."""
+        policy = context.principal.policy
+        if policy.restricts:
+            policy.check_head(context.inbound)
+
+    def check_client_policy(self, context: RequestContext) -> None:
+        """The client's address and origin alone: rules about methods, endpoints and models are
+        about those of an upstream."""
+        policy = context.principal.policy
+        if policy.restricts:
+            policy.check_client(context.inbound)
+
+    def check_path(self, context: RequestContext) -> None:
+        check_path(context.inbound.path)
+
+    def reserve_concurrency(self, context: RequestContext) -> None:
+        """A place under ``max_concurrent``."""
+        principal = context.principal
+        if principal.throttled:
+            reservation = context.reservation or self._reservation(context)
+            self._throttle.reserve_concurrency(reservation, principal)
+
+    # Before the upstream is asked.
+
+    def check_body_policy(self, context: RequestContext) -> None:
+        """The model and the parameters that the body names. A WebSocket has none."""
+        principal, outbound = context.principal, context.outbound
+        if outbound is None:
+            return
         wanted = principal.policy.reads
-        inbound, body = exchange.inbound, outbound.body
+        inbound, body = context.inbound, outbound.body
         endpoint = generating(inbound.method, inbound.path) if principal.usage_limited else None
         if not (wanted or endpoint):
             return
@@ -92,34 +118,27 @@ class Admission:
         if wanted and data:
             principal.policy.check_values(parameters)
         if endpoint:
-            exchange.limited = LimitedRequest(endpoint, outbound, parameters)
+            context.limited = LimitedRequest(endpoint, outbound, parameters)
 
-    def admit(self, exchange: RequestContext, principal: Principal) -> None:
-        """Last before the upstream: what is counted. From here on there is an event of it."""
-        held = 0 if exchange.limited is None else exchange.limited.held
+    def take_rate_limits(self, context: RequestContext) -> None:
+        """Permits of all rate limits together, or of none."""
+        principal = context.principal
         if self._throttle.always or principal.throttled:
-            self._throttle.take(self._passage(exchange), principal, held)
-        self._access.admit(principal, held)
-        exchange.settlement = self._access
-        exchange.record_intent(principal)
-        exchange.watch_client()
+            reservation = context.reservation or self._reservation(context)
+            held = 0 if context.limited is None else context.limited.held
+            self._throttle.take(reservation, principal, held)
+            if reservation.token_buckets:
+                context.on_finish(context.spend)
 
-    def _hold(self, exchange: RequestContext, principal: Principal) -> None:
-        if principal.throttled:
-            self._throttle.reserve_concurrency(self._passage(exchange), principal)
+    def take_quota(self, context: RequestContext) -> None:
+        """One request of the quotas, and what it may cost of the budgets."""
+        held = 0 if context.limited is None else context.limited.held
+        self._access.admit(context.principal, held)
+        context.settlement = self._access
+        context.on_finish(context.settle)
 
-    def _passage(self, exchange: RequestContext) -> Reservation:
-        if exchange.passage is None:
-            exchange.passage = self._throttle.new_reservation()
-        return exchange.passage
-
-    def _recognise(self, exchange: RequestContext) -> Principal:
-        self.meet(exchange)
-        try:
-            principal = self._access.authenticate(exchange.inbound.authorization)
-        except TokenRefused as refusal:
-            exchange.principal = refusal.principal
-            raise
-        exchange.timing.mark_authenticated()
-        exchange.principal = principal
-        return principal
+    def _reservation(self, context: RequestContext) -> Reservation:
+        """Of a request whose address has no limit."""
+        context.reservation = reservation = self._throttle.new_reservation()
+        context.on_finish(reservation.end)
+        return reservation

@@ -1,7 +1,7 @@
 """An answer of which the client is given less than came: an upstream's answer behind a filter.
 
-It stands between the two that do not know of it: to the stream it is what is read, and the watcher
-that is told when a chunk has gone out; to the real watcher it then gives what the upstream sent.
+It stands between the two that do not know of it: to the stream it is what is read, and the observer
+that is told when a chunk has gone out; to the real observer it then gives what the upstream sent.
 The thing to get wrong: a chunk may leave nothing to send. It must not look like the end, and it is
 metered at once, since nobody waits for it.
 """
@@ -32,12 +32,12 @@ class TransformedBody:
     """A :class:`Source` and a :class:`BodyObserver`. When the upstream breaks off, what is held of
     an event is not sent. Of a large chunk a few KiB are filtered, sent and metered at a time."""
 
-    __slots__ = ("_filter", "_ready", "_rest", "_seen", "_source", "_watcher")
+    __slots__ = ("_filter", "_observer", "_ready", "_rest", "_seen", "_source")
 
-    def __init__(self, source: Source, chosen: BodyTransform, watcher: BodyObserver) -> None:
+    def __init__(self, source: Source, chosen: BodyTransform, observer: BodyObserver) -> None:
         self._source = source
         self._filter = chosen
-        self._watcher = watcher
+        self._observer = observer
         # What was read and has not been filtered yet.
         self._rest = b""
         # What was read to find out whether there is anything to send.
@@ -70,15 +70,12 @@ class TransformedBody:
         """What :meth:`read` gave last has gone out."""
         seen, self._seen = self._seen, b""
         if seen:
-            self._watcher.feed(seen)
+            self._observer.feed(seen)
 
     def steps(self, chunk: bytes) -> Iterator[None]:
         """As :meth:`feed`; one step, since chunks are small here."""
         self.feed(chunk)
         yield
-
-    def close(self) -> None:
-        self._source.close()
 
     def _read(self, read: Callable[[], bytes | None]) -> bytes | None:
         if self._ready:
@@ -110,5 +107,5 @@ class TransformedBody:
         if out:
             self._seen = chunk
         else:
-            self._watcher.feed(chunk)
+            self._observer.feed(chunk)
         return out

@@ -4,15 +4,17 @@ It stands behind two doors: in front of Flask, for speed and for what Flask cann
 view of the blueprint ``v1``, so that the URL map and the guards' table see it. The steps of one
 request are called in order, on this page, and nothing else happens on the path.
 
-The thing to get wrong: everything before the response head may still become an answer in the error
-shape; everything after it can only break the connection.
+Note: before the response head is sent, a failure may still become a response in the error shape.
+After it, a failure can only break the connection.
 """
 
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
+from proxy.auth.principal import Principal
 from proxy.core.errors import ProxyError
 from proxy.core.request_id import request_id_var
 from proxy.gateway import methods
@@ -26,6 +28,7 @@ from proxy.gateway.outbound import asking_for_usage, outbound_request, outbound_
 from proxy.gateway.request import ClientRequest
 from proxy.gateway.response_stream import BodyObserver, Outcome, ResponseStream, Source
 from proxy.gateway.responses import Headers, error_reply
+from proxy.ratelimit.headers import rate_limit_headers
 from proxy.routing.dispatcher import Dispatcher
 from proxy.upstream.headers import (
     content_of,
@@ -56,14 +59,18 @@ class RelayOptions:
 
 _log = logging.getLogger(__name__)
 
-#: An SSE comment: it keeps idle connections open and means nothing (WHATWG HTML §9.2.7).
-PING: Final = b": ping\n\n"
-
 StartResponse = Callable[[str, Headers], Any]
+#: A check of a request, or what takes something for it.
+Step = Callable[[RequestContext], None]
 
 
 class RelayEndpoint:
-    """The WSGI callable."""
+    """The WSGI callable.
+
+    `before_body` and `before_upstream` are the checks of a request, in the order in which their
+    refusals win. Each is called with the :class:`RequestContext`. It raises, or sets its field of
+    the context and registers the release of what it has taken.
+    """
 
     def __init__(
         self,
@@ -80,163 +87,162 @@ class RelayEndpoint:
         self._live = live
         self._cors = cors
         self._bounds = bounds
+        self.before_body: tuple[Step, ...] = (
+            refuse_method,
+            self._register_in_flight,
+            admission.wait_for_event_room,
+            admission.limit_client,
+            admission.authenticate,
+            admission.check_head_policy,
+            admission.check_path,
+            admission.reserve_concurrency,
+            self._claim,
+        )
+        self.before_upstream: tuple[Step, ...] = (
+            admission.check_body_policy,
+            admission.take_rate_limits,
+            admission.take_quota,
+            RequestContext.record_intent,
+            RequestContext.watch_client,
+        )
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         inbound = ClientRequest(environ, self._bounds.trusted_proxies)
         request_id_var.set(inbound.request_id)
-        exchange = RequestContext(inbound, environ, self._events)
-        slot = None
+        context = RequestContext(inbound, environ, self._events)
         try:
-            if inbound.method in methods.REFUSED:
-                raise methods.refused()
             if inbound.method == "OPTIONS":
                 preflight = self._cors.preflight(inbound.header)
                 if preflight is not None:
-                    return self._preflight(exchange, preflight, start_response)
-            address = inbound.client_ip
-            if self._bounds.trusted_proxies and address == inbound.peer:
-                address = ""  # the proxy's own: it names no client, and has no share
-            slot = self._live.enter(address)
-            return self._serve(exchange, slot, start_response)
+                    return self._preflight(context, preflight, start_response)
+            return self._serve(context, start_response)
         except ProxyError as error:
             failure = error
         except ClientDisconnected:
-            self._leave(exchange, slot)
-            exchange.end(499, Outcome.CLIENT_GONE)
+            context.finish(499, Outcome.CLIENT_GONE)
             raise
         except Cancelled as interruption:
             failure = interruption.refusal()
         except StopIteration:
             raise  # a tunnel has ended
-        except Exception as error:  # noqa: BLE001  (a defect of ours: told as a 500)
+        except Exception as error:  # noqa: BLE001  (a defect of ours, reported as a 500)
             failure = ProxyError()
             failure.__cause__ = error
         except BaseException:
-            # The worker is being killed: nobody is left to answer to.
-            self._leave(exchange, slot)
-            exchange.end(503, Outcome.ABORTED, "draining")
+            # The worker is being killed: no response can be sent any more.
+            context.finish(503, Outcome.ABORTED, "draining")
             raise
-        self._leave(exchange, slot)
-        return self._refuse(exchange, failure, start_response)
+        return self._refuse(context, failure, start_response)
 
-    def _serve(
-        self, exchange: RequestContext, slot: object, start_response: StartResponse
-    ) -> Iterable[bytes]:
-        inbound, timing = exchange.inbound, exchange.timing
-        principal = self._admission.enter(exchange)
-        self._live.claim(slot, principal)
-        upstream_key = principal.upstream_key
+    def _serve(self, context: RequestContext, start_response: StartResponse) -> Iterable[bytes]:
+        for step in self.before_body:
+            step(context)
+        inbound, principal = context.inbound, context.principal
         if inbound.method == "OPTIONS" and methods.hops_left(inbound.headers) == 0:
-            return self._options(exchange, slot, start_response)
+            return self._options(context, principal, start_response)
         if inbound.upgrades:
-            self._admission.admit(exchange, principal)
-            request = outbound_upgrade(inbound, principal.policy, with_key=upstream_key is None)
-            opened = self._relay.upgrade(request, upstream_key, timing)
-            if isinstance(opened, UpgradeResponse):
-                return self._tunnel(exchange, slot, opened)
-            return self._answer(exchange, slot, opened, start_response)
-        outbound = outbound_request(
+            return self._upgrade(context, principal, start_response)
+        body, bounds, upstream_key = inbound.body, self._bounds, principal.upstream_key
+        if not body.finished:
+            context.on_finish(partial(bounds.held.release, body))
+        context.outbound = outbound = outbound_request(
             inbound,
             principal.policy,
-            request_bytes=self._bounds.request_bytes,
-            json_bytes=self._bounds.json_bytes,
-            bodies=self._bounds.held,
+            request_bytes=bounds.request_bytes,
+            json_bytes=bounds.json_bytes,
+            bodies=bounds.held,
             with_key=upstream_key is None,
             usage_limited=principal.usage_limited,
         )
-        self._admission.check_body(exchange, principal, outbound)
-        self._admission.admit(exchange, principal)
-        if exchange.limited is not None:
-            asking = exchange.limited.asking
+        for step in self.before_upstream:
+            step(context)
+        if context.limited is not None:
+            asking = context.limited.asking
         else:
             asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
-        upstream = self._relay.handle(asking or outbound, upstream_key, timing)
-        return self._answer(exchange, slot, upstream, start_response, asking is not None)
+        upstream = self._relay.handle(asking or outbound, upstream_key, context.timing)
+        return self._respond(context, upstream, start_response, asking is not None)
 
-    def _tunnel(
-        self, exchange: RequestContext, slot: object, opened: UpgradeResponse
+    def _upgrade(
+        self, context: RequestContext, principal: Principal, start_response: StartResponse
     ) -> Iterable[bytes]:
-        headers = self._our_headers(exchange)
-        exchange.tunnel(opened, headers, lambda: self._leave(exchange, slot))
-        # How gunicorn is told that there is nothing more to write or read on this connection.
+        """A WebSocket's opening handshake: a tunnel, or the response of an upstream without one."""
+        for step in self.before_upstream:
+            step(context)
+        key = principal.upstream_key
+        request = outbound_upgrade(context.inbound, principal.policy, with_key=key is None)
+        opened = self._relay.upgrade(request, key, context.timing)
+        if not isinstance(opened, UpgradeResponse):
+            return self._respond(context, opened, start_response)
+        context.on_finish(opened.sock.close)
+        context.tunnel(opened, self._our_headers(context))
+        # How gunicorn learns that there is nothing more to write or read on this connection.
         raise StopIteration
 
-    def _answer(
+    def _respond(
         self,
-        exchange: RequestContext,
-        slot: object,
+        context: RequestContext,
         upstream: UpstreamResponse,
         start_response: StartResponse,
         we_asked: bool = False,
     ) -> Iterable[bytes]:
-        """``we_asked``: for the usage, so what answers that is not for the client."""
-        inbound, timing = exchange.inbound, exchange.timing
-        try:
-            inbound.discard_body()  # the answer came before the upload's end, if it has not ended
-            content_type, content_encoding = content_of(upstream.headers)
-            meter = UsageMeter(content_type, content_encoding)
-            source: Source = upstream
-            watcher: BodyObserver = meter
-            more: tuple[BodyObserver, ...] = ()
-            if exchange.limited is not None:
-                more = (exchange.limited.follow(content_type, content_encoding),)
-            sent: EventStream = meter
-            headers = downstream_headers(upstream.headers)
-            if meter.is_event_stream:
-                headers = unbuffered(headers)
-            if we_asked and upstream.status < 300 and is_plain(content_encoding):
-                unasked = unasked_filter(content_type, sized=is_sized(headers))
-                if unasked is not None:
-                    sent = unasked
-                    source = watcher = TransformedBody(upstream, unasked, meter)
-                    headers = without_length(headers)
-
-            def on_close(stream: ResponseStream) -> None:
-                self._leave(exchange, slot)
-                exchange.end_stream(stream, upstream.status, meter)
-
-            stream = ResponseStream(
-                source,
-                timing,
-                (watcher, *more),
-                # A response of a known length has no room for bytes of ours: last words would fill
-                # it up, and a cut response would look complete.
-                farewell=lambda cut: (
-                    b"" if is_sized(headers) else exchange.closing_event(cut, sent)
-                ),
-                keepalive_words=lambda: PING if sent.at_event_boundary else b"",
-                idle_after=self._idle_after(meter.is_event_stream, headers),
-                drain=exchange.drains,
-                inflated=bool(content_encoding),
-                on_close=on_close,
-            )
-            start_response(
-                f"{upstream.status} {upstream.reason}",
-                [
-                    *self._cors.replaced(headers),
-                    *self._our_headers(exchange),
-                ],
-            )
-        except BaseException:
-            upstream.close()
-            raise
+        """``we_asked``: for the usage, so the part of the response that reports it is not for the
+        client."""
+        context.on_finish(upstream.close)
+        # The response came before the upload's end, if that has not ended.
+        context.inbound.discard_body()
+        content_type, content_encoding = content_of(upstream.headers)
+        context.status = upstream.status
+        context.meter = meter = UsageMeter(content_type, content_encoding)
+        source: Source = upstream
+        sent: EventStream = meter
+        observers: tuple[BodyObserver, ...] = (meter,)
+        headers = downstream_headers(upstream.headers)
+        if meter.is_event_stream:
+            headers = unbuffered(headers)
+        if we_asked and upstream.status < 300 and is_plain(content_encoding):
+            unasked = unasked_filter(content_type, sized=is_sized(headers))
+            if unasked is not None:
+                sent = unasked
+                source = transformed = TransformedBody(upstream, unasked, meter)
+                observers = (transformed,)
+                headers = without_length(headers)
+        if context.limited is not None:
+            observers += (context.limited.follow(content_type, content_encoding),)
+        context.sent, context.response_headers = sent, headers
+        idle_after = 0.0
+        if meter.is_event_stream and not is_sized(headers):
+            idle_after = self._bounds.sse_keepalive
+        stream = ResponseStream(
+            source,
+            context.timing,
+            observers,
+            farewell=context.closing_event,
+            keepalive_words=context.ping,
+            idle_after=idle_after,
+            drain=context.drains,
+            inflated=bool(content_encoding),
+            on_close=context.finish_stream,
+        )
+        start_response(
+            f"{upstream.status} {upstream.reason}",
+            [
+                *self._cors.replaced(headers),
+                *self._our_headers(context),
+            ],
+        )
         return stream
 
-    def _idle_after(self, streamed: bool, headers: Headers) -> float:
-        """Seconds after which a silent event stream is kept alive, 0 for never."""
-        if not streamed or is_sized(headers):
-            return 0.0
-        return self._bounds.sse_keepalive
-
     def _refuse(
-        self, exchange: RequestContext, error: ProxyError, start_response: StartResponse
+        self, context: RequestContext, error: ProxyError, start_response: StartResponse
     ) -> Iterable[bytes]:
-        inbound = exchange.inbound
+        context.shield()
+        inbound = context.inbound
         inbound.discard_body()
-        status, headers, body = error_reply(error, self._our_headers(exchange))
+        status, headers, body = error_reply(error, self._our_headers(context))
         if inbound.method == "HEAD":
             body = b""
-        exchange.refused(error, len(body))
+        context.refuse(error, len(body))
         if error.code == "internal_error":
             # Only now, when nothing can be thrown into this greenlet any more: logging may wait.
             said = f"request failed: {error}" if str(error) else "request failed"
@@ -245,44 +251,53 @@ class RelayEndpoint:
         return [body] if body else []
 
     def _preflight(
-        self, exchange: RequestContext, headers: Headers, start_response: StartResponse
+        self, context: RequestContext, headers: Headers, start_response: StartResponse
     ) -> Iterable[bytes]:
-        inbound = exchange.inbound
-        self._admission.meet(exchange)
-        self._leave(exchange, None)
+        inbound = context.inbound
+        self._admission.limit_client(context)
+        context.finish(204, None)
         inbound.discard_body()
         start_response("204 No Content", [("X-Proxy-Request-ID", inbound.request_id), *headers])
         return []
 
     def _options(
-        self, exchange: RequestContext, slot: object, start_response: StartResponse
+        self, context: RequestContext, principal: Principal, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """The answer of the last hop that the client allowed (RFC 9110 §7.6.2)."""
-        principal = exchange.principal
-        rules = principal.policy.methods if principal is not None else ()
-        self._leave(exchange, slot)
-        exchange.inbound.discard_body()
-        exchange.end(204, Outcome.COMPLETED)
-        allow = ("Allow", methods.allowed(rules))
-        start_response("204 No Content", [allow, *self._our_headers(exchange)])
+        """The response of the last hop that the client allowed (RFC 9110 §7.6.2)."""
+        context.shield()
+        context.inbound.discard_body()
+        context.finish(204, Outcome.COMPLETED)
+        allow = ("Allow", methods.allowed(principal.policy.methods))
+        start_response("204 No Content", [allow, *self._our_headers(context)])
         return []
 
-    def _our_headers(self, exchange: RequestContext) -> Headers:
-        inbound, passage = exchange.inbound, exchange.passage
+    def _our_headers(self, context: RequestContext) -> Headers:
+        inbound, reservation = context.inbound, context.reservation
         return [
             ("X-Proxy-Request-ID", inbound.request_id),
-            *exchange.timing.headers(),
-            *(() if passage is None else passage.headers()),
+            *context.timing.headers(),
+            *(
+                ()
+                if reservation is None
+                else rate_limit_headers(reservation.requests, reservation.tokens)
+            ),
             *self._cors.answer_headers(inbound.header("ORIGIN")),
         ]
 
-    def _leave(self, exchange: RequestContext, slot: object) -> None:
-        """Idempotent, whichever way the request ended."""
-        if slot is not None:
-            self._live.leave(slot)
-        body = exchange.inbound.body
-        self._bounds.held.free += body.held
-        body.held = 0
-        passage = exchange.passage
-        if passage is not None and (passage.concurrency or passage.unsettled):
-            passage.end()
+    def _register_in_flight(self, context: RequestContext) -> None:
+        inbound = context.inbound
+        address = inbound.client_ip
+        if self._bounds.trusted_proxies and address == inbound.peer:
+            address = ""  # the proxy's own: it names no client, and has no share
+        context.greenlet = self._live.enter(address)
+        context.in_flight = self._live
+
+    def _claim(self, context: RequestContext) -> None:
+        """The request is known to be the principal's, and is cut with the others of it."""
+        self._live.claim(context.greenlet, context.principal)
+
+
+def refuse_method(context: RequestContext) -> None:
+    """TRACE and its kind, before anything else is looked at."""
+    if context.inbound.method in methods.REFUSED:
+        raise methods.refused()

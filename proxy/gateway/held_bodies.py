@@ -23,12 +23,11 @@ class HeldBodies:
     def __init__(self, most: int) -> None:
         self._reserve = int(most * _RESERVE)
         self._most = most - self._reserve
-        #: Bytes that may still be held, without the reserve; below zero when that is in use. Who
-        #: has read a body adds its `held` again.
+        #: Bytes that may still be held, without the reserve; below zero when that is in use.
         self.free = self._most
 
     def read(self, body: ClientRequestBody, limit: int) -> bytes:
-        """The whole body; its bytes are held until they are added to :attr:`free` again.
+        """The whole body; its bytes are held until :meth:`release`, also when this raises.
 
         Raises as :meth:`ClientRequestBody.read_all`, and Overloaded: by the announced
         length before a byte is read, else by count.
@@ -50,6 +49,11 @@ class HeldBodies:
             body.held += len(piece)
             data += piece
         return bytes(data)
+
+    def release(self, body: ClientRequestBody) -> None:
+        """Nothing of `body` is held any more. Idempotent."""
+        self.free += body.held
+        body.held = 0
 
     def _check(self, body: ClientRequestBody, count: int) -> None:
         """Whether ``count`` more bytes may be held although they do not fit."""

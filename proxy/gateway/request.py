@@ -119,18 +119,20 @@ class ClientRequest:
 class ClientRequestBody:
     """The request's body, by the piece or whole; counts what it has read."""
 
+    # Defaults instead of assignments in `__init__`, since a body is made for every request.
+    received = 0
+    #: Bytes that are held of it.
+    held = 0
+    #: Called once when it becomes finished.
+    on_finished: Callable[[], None] = staticmethod(lambda: None)
+    _limit = 0
+
     def __init__(self, source: Any, *, length: int | None, chunked: bool) -> None:
         self._source = source
         self.length = length
         self.chunked = chunked
-        self.received = 0
-        #: Bytes that are held of it.
-        self.held = 0
         #: True once the last byte has been read (at once, when there is no body).
         self.finished = not chunked and not length
-        #: Called once when it becomes finished.
-        self.on_finished: Callable[[], None] = _nothing
-        self._limit = 0
 
     @property
     def exists(self) -> bool:
@@ -273,7 +275,3 @@ def _content_length(value: str | None) -> int | None:
 
 def _too_large(limit: int) -> ClientError:
     return ClientError(f"The request body is larger than {limit} bytes.", code="request_too_large")
-
-
-def _nothing() -> None:
-    pass

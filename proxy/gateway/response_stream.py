@@ -53,8 +53,6 @@ class Source(Protocol):
 
     def read_within(self, seconds: float) -> bytes | None: ...
 
-    def close(self) -> None: ...
-
 
 class ResponseStream:
     """The body of a relayed answer.
@@ -62,22 +60,37 @@ class ResponseStream:
     ``farewell`` is asked for last words when we end the answer ourselves: bytes to send before the
     break (an SSE error event), or ``b""`` where they would corrupt it. ``keepalive_words``
     likewise, when the upstream has been silent for ``idle_after`` seconds (0: never). With
-    ``drain`` the upstream is read to its end after the client has left, for what the watchers can
-    still learn. ``inflated``: the watchers see more than what passes, for they undo a compression.
-    ``on_close`` is called once, with this stream, when its public attributes are final.
+    ``drain`` the upstream is read to its end after the client has left, for what the observers can
+    still learn. ``inflated``: the observers see more than what passes, for they undo a compression.
+    ``on_close`` is called once, with this stream, when its public attributes are final; the owner
+    of the upstream connection closes it there.
     """
 
-    __slots__ = (
-        "_drain", "_farewell", "_idle_after", "_idle_words", "_inflated", "_on_close", "_pending",
-        "_raise_next", "_sent", "_started", "_stepwise", "_timing", "_upstream", "_watchers",
-        "bytes_out", "ended", "error_code", "outcome", "read_to_end",
-    )  # fmt: skip
+    # Defaults instead of assignments in `__init__`, since a stream is made for every request.
+    # The chunk that is out with the client and has not been metered yet, and whether metering takes
+    # so long that others need a turn meanwhile.
+    _pending = b""
+    _stepwise = False
+    # The chunk that went out last.
+    _sent = b""
+    # Set when the last words have been handed out and the next call must break the response.
+    _raise_next: Cancelled | None = None
+    # Whether the first item has been given.
+    _started = False
+    #: Whether the chunk that was given last is the last one.
+    ended = False
+    bytes_out = 0
+    # Until something else is known, a response that is closed early was left by its client.
+    outcome = Outcome.CLIENT_GONE
+    error_code: str | None = None
+    #: Whether the observers have seen the response to its end, be it after the client had left.
+    read_to_end = False
 
     def __init__(
         self,
         upstream: Source,
         timing: Timing,
-        watchers: Sequence[BodyObserver],
+        observers: Sequence[BodyObserver],
         *,
         farewell: Callable[[Cancelled], bytes],
         keepalive_words: Callable[[], bytes] = bytes,
@@ -88,31 +101,13 @@ class ResponseStream:
     ) -> None:
         self._upstream = upstream
         self._timing = timing
-        self._watchers = watchers
+        self._observers = observers
         self._farewell = farewell
         self._idle_words = keepalive_words
         self._idle_after = idle_after
         self._drain = drain
         self._on_close: Callable[[ResponseStream], None] | None = on_close
         self._inflated = inflated
-        # The chunk that is out with the client and has not been metered yet, and whether that takes
-        # so long that others need a turn meanwhile.
-        self._pending = b""
-        self._stepwise = False
-        # The chunk that went out last.
-        self._sent = b""
-        # Set when the last words have been handed out and the next call must break the answer.
-        self._raise_next: Cancelled | None = None
-        # Whether the first item has been given.
-        self._started = False
-        #: Whether the chunk that was given last is the last one.
-        self.ended = False
-        self.bytes_out = 0
-        # Until something else is known, an answer that is closed early was left by its client.
-        self.outcome = Outcome.CLIENT_GONE
-        self.error_code: str | None = None
-        #: Whether the watchers have seen the answer to its end, be it after the client had left.
-        self.read_to_end = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -165,13 +160,10 @@ class ResponseStream:
             # It has been written; clients leave then, without waiting for the framing's end.
             self.outcome = Outcome.COMPLETED
         try:
-            try:
-                self._meter_at_end()
-                self.read_to_end = self.outcome is Outcome.COMPLETED
-                if self._drain and self.outcome is Outcome.CLIENT_GONE:
-                    self._read_on()
-            finally:
-                self._upstream.close()
+            self._meter_at_end()
+            self.read_to_end = self.outcome is Outcome.COMPLETED
+            if self._drain and self.outcome is Outcome.CLIENT_GONE:
+                self._read_on()
         finally:
             on_close(self)
 
@@ -205,7 +197,7 @@ class ResponseStream:
         return chunk, True
 
     def _read_on(self) -> None:
-        """Read what is left, for the watchers alone."""
+        """Read what is left, for the observers alone."""
         try:
             while chunk := self._upstream.read():
                 self._pending, self._stepwise = chunk, self._inflated or len(chunk) > STEP
@@ -232,8 +224,8 @@ class ResponseStream:
         if chunk and self._stepwise:
             in_turns(self._steps(chunk))
         elif chunk:
-            for watcher in self._watchers:
-                watcher.feed(chunk)
+            for observer in self._observers:
+                observer.feed(chunk)
 
     def _meter_at_end(self) -> None:
         try:
@@ -243,5 +235,5 @@ class ResponseStream:
                 self._note(interruption)
 
     def _steps(self, chunk: bytes) -> Iterator[None]:
-        for watcher in self._watchers:
-            yield from watcher.steps(chunk)
+        for observer in self._observers:
+            yield from observer.steps(chunk)

@@ -167,9 +167,8 @@ class Reservation:
         concurrency, self.concurrency = self.concurrency, ()
         if concurrency:
             self.limiters.concurrency.leave([key for key, _ in concurrency])
-        unsettled = self.clear_unsettled()
-        if unsettled:
-            self.limiters.debit(unsettled)
+        if self.unsettled:
+            self.limiters.debit(self.clear_unsettled())
 
     def clear_unsettled(self) -> Sequence[Charge]:
         """Clear the unsettled charge, and return it."""
@@ -277,8 +276,8 @@ class RequestLimiter:
             if tightest is None or level < tightest[0]:
                 tightest = (level, bucket)
         reservation.requests = tightest
-        if requests < len(charges):
-            reservation.token_buckets = token_buckets = charges[requests:]
+        if token_buckets := charges[requests:]:
+            reservation.token_buckets = token_buckets
             pairs = zip(remaining[requests:], token_buckets, strict=True)
             reservation.tokens = min(
                 (level - permits, bucket) for level, (bucket, permits) in pairs

@@ -134,11 +134,12 @@ def content_of(headers: Sequence[tuple[str, str]]) -> tuple[str, str]:
     """Content type and encoding of an answer, ``""`` where it does not say."""
     content_type = content_encoding = ""
     for name, value in headers:
-        length = len(name)  # it spares most copies
-        if length == 12 and name.lower() == "content-type":
-            content_type = value
-        elif length == 16 and name.lower() == "content-encoding":
-            content_encoding = value
+        if len(name) in {12, 16}:  # it spares most copies
+            lower_name = name.lower()
+            if lower_name == "content-type":
+                content_type = value
+            elif lower_name == "content-encoding":
+                content_encoding = value
     return content_type, content_encoding
 
 

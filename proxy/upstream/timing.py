@@ -12,33 +12,23 @@ Headers = list[tuple[str, str]]
 class Timing:
     """Marks of one request. Each is set once, in this order; later ones stay 0 if never reached."""
 
-    __slots__ = (
-        "authenticated",
-        "connected",
-        "first_byte",
-        "head_received",
-        "started",
-        "started_unix",
-        "upstream_asked",
-        "upstream_done",
-        "upstream_start_ns",
-        "upstream_stop_ns",
-    )
+    # Defaults instead of assignments in `__init__`, since one is made for every request.
+    # Monotonic seconds: token checked, asked for a connection, had one, response's head in, first
+    # byte handed to the server, upstream's last byte in.
+    authenticated = 0.0
+    upstream_asked = 0.0
+    connected = 0.0
+    head_received = 0.0
+    first_byte = 0.0
+    upstream_done = 0.0
+    # Unix nanoseconds, for clients that subtract their own clock.
+    upstream_start_ns = 0
+    upstream_stop_ns = 0
 
     def __init__(self) -> None:
         self.started_unix = time.time()
-        # Monotonic seconds: accepted, token checked, asked for a connection, had one, answer's
-        # head in, first byte handed to the server, upstream's last byte in.
+        # Monotonic seconds: accepted.
         self.started = time.perf_counter()
-        self.authenticated = 0.0
-        self.upstream_asked = 0.0
-        self.connected = 0.0
-        self.head_received = 0.0
-        self.first_byte = 0.0
-        self.upstream_done = 0.0
-        # Unix nanoseconds, for clients that subtract their own clock.
-        self.upstream_start_ns = 0
-        self.upstream_stop_ns = 0
 
     def headers(self) -> Headers:
         """``Server-Timing`` (W3C, milliseconds), and the upstream's start and stop (unix ns)."""

@@ -1,11 +1,12 @@
 """An upstream by script, and what is seen of the stream that is made of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gevent.event import Event
 
 from proxy.gateway.inflight import Cancelled
 from proxy.gateway.response_stream import Outcome, ResponseStream
+from proxy.upstream.transport import UpstreamResponse
 
 
 class Script:
@@ -54,8 +55,14 @@ class Seen:
             self.feed(chunk[at : at + 1])
             yield
 
-    def on_close(self, stream: ResponseStream) -> None:
-        self.ends.append((stream.outcome, stream.error_code, stream.bytes_out))
+    def closing(self, upstream: Script | UpstreamResponse) -> Callable[[ResponseStream], None]:
+        """What a request's context does with the end of its stream."""
+
+        def on_close(stream: ResponseStream) -> None:
+            self.ends.append((stream.outcome, stream.error_code, stream.bytes_out))
+            upstream.close()
+
+        return on_close
 
 
 def no_words(interruption: Cancelled) -> bytes:

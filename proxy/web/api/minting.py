@@ -25,7 +25,7 @@ from proxy.gateway import methods
 from proxy.gateway.admission import Admission
 from proxy.gateway.context import RequestContext
 from proxy.gateway.cors import Cors
-from proxy.gateway.endpoint import StartResponse
+from proxy.gateway.endpoint import StartResponse, Step
 from proxy.gateway.inflight import Cancelled, InFlightRequests
 from proxy.gateway.request import ClientRequest
 from proxy.gateway.response_stream import Outcome
@@ -78,6 +78,22 @@ class MintingEndpoint:
     ) -> None:
         """``observe`` is told each answer."""
         self._admission = admission
+        #: The checks of a request, in the order in which their refusals win.
+        self.before_body: tuple[Step, ...] = (
+            _refuse_method,
+            self._register_in_flight,
+            admission.limit_client,
+            admission.authenticate,
+            admission.check_client_policy,
+            admission.reserve_concurrency,
+            self._claim,
+            _check_endpoint,
+            _check_may_mint,
+        )
+        self.before_minting: tuple[Step, ...] = (
+            admission.take_rate_limits,
+            admission.take_quota,
+        )
         self._tokens = tokens
         self._live = live
         self._cors = cors
@@ -115,25 +131,17 @@ class MintingEndpoint:
 
     def _answer(self, inbound: ClientRequest) -> Reply:
         # Without the socket: a client that leaves must not end a transaction half way.
-        exchange = RequestContext(inbound, {}, _NoEvents())
+        context = RequestContext(inbound, {}, _NoEvents())
         try:
-            return self._answer_of(exchange)
-        finally:
-            if exchange.passage is not None:
-                exchange.passage.end()
-
-    def _answer_of(self, exchange: RequestContext) -> Reply:
-        inbound = exchange.inbound
-        try:
-            if inbound.method in methods.REFUSED:
-                raise methods.refused("POST")
             if inbound.method == "OPTIONS":
                 preflight = self._cors.preflight(inbound.header)
                 if preflight is not None:
-                    self._admission.meet(exchange)
+                    self._admission.limit_client(context)
+                    context.finish(204, None)
                     inbound.discard_body()
                     return Reply(status_line(204), preflight, b"")
-            token, secret = self._mint(exchange, *self._asked(exchange))
+            principal, chosen = self._asked(context)
+            token, secret = self._mint(context, principal, chosen)
         except ProxyError as error:
             failure = error
         except Cancelled as interruption:
@@ -143,10 +151,10 @@ class MintingEndpoint:
             failure.__cause__ = error
         except BaseException:
             # The worker is being killed: nobody is left to answer to.
-            exchange.end(503, Outcome.ABORTED, "draining")
+            context.finish(503, Outcome.ABORTED, "draining")
             raise
         else:
-            exchange.end(201, Outcome.COMPLETED)
+            context.finish(201, Outcome.COMPLETED)
             body = orjson.dumps({**as_json(token), "token": secret})
             # RFC 9111, 5.2.2.5: nobody on the way may keep the secret.
             return Reply(
@@ -155,53 +163,47 @@ class MintingEndpoint:
                     ("Content-Type", "application/json"),
                     ("Content-Length", str(len(body))),
                     ("Cache-Control", "no-store"),
-                    *(exchange.passage.headers() if exchange.passage else ()),
+                    *(context.reservation.headers() if context.reservation else ()),
                 ],
                 body,
             )
         inbound.discard_body()
-        exchange.refused(failure, 0)
-        self._trail.refused_mint(exchange.principal, inbound, failure)
+        context.refuse(failure, 0)
+        self._trail.refused_mint(context.principal, inbound, failure)
         if failure.code == "internal_error":
             _log.error("minting failed", exc_info=failure, extra={"request_id": inbound.request_id})
         return error_reply(failure)
 
-    def _asked(self, exchange: RequestContext) -> tuple[Principal, dict[str, Any]]:
-        """Who asks for which child. Until its body is there it is a request under way as others
-        are; then it is none, for a transaction must not be ended half way."""
-        slot = self._live.enter(exchange.inbound.client_ip)
-        try:
-            principal = self._admission.enter_minting(exchange)
-            self._live.claim(slot, principal)
-            return principal, self._read(exchange.inbound, principal)
-        finally:
-            self._live.leave(slot)
+    def _asked(self, context: RequestContext) -> tuple[Principal, dict[str, Any]]:
+        """Returns who asks for which child.
 
-    def _read(self, inbound: ClientRequest, principal: Principal) -> dict[str, Any]:
-        if inbound.path != PATH:
-            raise ClientError(code="endpoint_not_found")
-        if inbound.method != "POST":
-            raise ClientError(code="method_not_allowed", headers=[("Allow", "POST")])
-        if principal.project_id is None:
-            raise ClientError(
-                "This node relays its clients' own keys (AUTH_MODE=passthrough) and mints none.",
-                code="endpoint_not_found",
-            )
-        height = len(_lineage(principal))
-        if not principal.policy.can_mint or height > MOST_ANCESTORS:
-            raise ClientError(
-                "This access token may not mint others: it lacks `can_mint`.",
-                code="endpoint_not_found",
-            )
-        raw = inbound.body.read_all(_MOST_BYTES)
-        return self._chosen(fields.parse_object(raw, _KNOWN), principal, height)
+        Until its body is there the request is in flight as others are. Then it is not any more, for
+        a transaction must not be ended half way.
+        """
+        try:
+            for step in self.before_body:
+                step(context)
+            principal = context.principal
+            raw = context.inbound.body.read_all(_MOST_BYTES)
+            given = fields.parse_object(raw, _KNOWN)
+            return principal, self._chosen(given, principal, len(_lineage(principal)))
+        finally:
+            context.shield()
+
+    def _register_in_flight(self, context: RequestContext) -> None:
+        context.greenlet = self._live.enter(context.inbound.client_ip)
+        context.in_flight = self._live
+
+    def _claim(self, context: RequestContext) -> None:
+        self._live.claim(context.greenlet, context.principal)
 
     def _mint(
-        self, exchange: RequestContext, principal: Principal, chosen: dict[str, Any]
+        self, context: RequestContext, principal: Principal, chosen: dict[str, Any]
     ) -> tuple[AccessToken, str]:
-        self._admission.admit(exchange, principal)
+        for step in self.before_minting:
+            step(context)
         minted = tokens.mint()
-        audit = self._trail.mint(principal, exchange.inbound)
+        audit = self._trail.mint(principal, context.inbound)
         token = self._tokens.create(
             token_id=minted.token_id,
             token_hash=minted.token_hash,
@@ -229,6 +231,32 @@ class MintingEndpoint:
             "project_id": principal.project_id,
             "expires_at": min(self._now() + lifetime, last),
         }
+
+
+def _refuse_method(context: RequestContext) -> None:
+    if context.inbound.method in methods.REFUSED:
+        raise methods.refused("POST")
+
+
+def _check_endpoint(context: RequestContext) -> None:
+    if context.inbound.path != PATH:
+        raise ClientError(code="endpoint_not_found")
+    if context.inbound.method != "POST":
+        raise ClientError(code="method_not_allowed", headers=[("Allow", "POST")])
+
+
+def _check_may_mint(context: RequestContext) -> None:
+    principal = context.principal
+    if principal.project_id is None:
+        raise ClientError(
+            "This node relays its clients' own keys (AUTH_MODE=passthrough) and mints none.",
+            code="endpoint_not_found",
+        )
+    if not principal.policy.can_mint or len(_lineage(principal)) > MOST_ANCESTORS:
+        raise ClientError(
+            "This access token may not mint others: it lacks `can_mint`.",
+            code="endpoint_not_found",
+        )
 
 
 def _lineage(principal: Principal) -> list[str]:

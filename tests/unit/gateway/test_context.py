@@ -41,7 +41,8 @@ def ended(outcome: Outcome, chunk: bytes, content_type: str, error_code: str | N
     meter = UsageMeter(content_type)
     meter.feed(chunk)
     stream: Any = Stream(outcome, error_code)
-    exchange.end_stream(stream, 201, meter)
+    exchange.status, exchange.meter = 201, meter
+    exchange.finish_stream(stream)
     (event,) = events
     return event
 
@@ -69,12 +70,15 @@ def test_a_charge_that_has_to_wait_does_not_cost_the_event() -> None:
         def settle(self, principal: Principal, tokens: int, held: int = 0) -> None:
             settled.append(tokens)
 
-    exchange.passage, exchange.principal, exchange.settlement = Limited(), PRINCIPAL, Access()
+    exchange.reservation, exchange.principal, exchange.settlement = Limited(), PRINCIPAL, Access()
+    exchange.on_finish(exchange.settle)
+    exchange.on_finish(exchange.spend)
     meter = UsageMeter("application/json")
     meter.feed(b'{"model":"m","usage":{"prompt_tokens":1,"completion_tokens":2}}')
     stream: Any = Stream(Outcome.COMPLETED)
+    exchange.status, exchange.meter = 200, meter
     with pytest.raises(GreenletExit):
-        exchange.end_stream(stream, 200, meter)
+        exchange.finish_stream(stream)
     assert (len(events), settled) == (1, [3])
 
 
@@ -98,10 +102,12 @@ def test_reading_a_stored_response_is_charged_by_the_ledger(
             settled.append(tokens)
 
     exchange.principal, exchange.settlement = PRINCIPAL, Access()
+    exchange.on_finish(exchange.settle)
     meter = UsageMeter("application/json")
     meter.feed(body)
     stream: Any = Stream(Outcome.COMPLETED)
-    exchange.end_stream(stream, status, meter)
+    exchange.status, exchange.meter = status, meter
+    exchange.finish_stream(stream)
     (event,) = events
     assert settled == [charged]
     assert event.metadata["prompt_tokens"] == 1, "the event says what the response said"
@@ -117,7 +123,14 @@ def test_once_a_tunnel_is_left_nothing_is_thrown_in() -> None:
         sock.close()
     told: list[int] = []
     opened = UpgradeResponse(theirs, b"HTTP/1.1 101 Switching Protocols", b"")
-    exchange.tunnel(opened, [], lambda: told.append(len(events)))
+
+    class Live:
+        def leave(self, greenlet: Any) -> None:
+            told.append(len(events))
+
+    exchange.in_flight = Live()
+    exchange.on_finish(theirs.close)
+    exchange.tunnel(opened, [])
     assert (told, len(events)) == ([0], 1)
     exchange._socket.close()
 
@@ -147,7 +160,7 @@ def test_refused_or_aborted(error: ProxyError, asked: bool, outcome: str) -> Non
     events = Events()
     exchange = make(events)
     exchange.timing.upstream_asked = exchange.timing.started if asked else 0.0
-    exchange.refused(error, 17)
+    exchange.refuse(error, 17)
     (event,) = events
     assert (event.outcome, event.error_code) == (outcome, error.code)
     assert (event.status_code, event.bytes_out) == (error.status, 17)
@@ -163,7 +176,7 @@ def test_what_every_event_tells_and_what_none_does() -> None:
         headers=[("X-Request-ID", "r1"), ("Cookie", "session=private")],
     )
     exchange.principal = PRINCIPAL
-    exchange.end(200, Outcome.COMPLETED)
+    exchange.finish(200, Outcome.COMPLETED)
     (event,) = events
     assert (event.endpoint, event.method, event.request_id) == ("/v1/files", "POST", "r1")
     assert (event.project_id, event.token_id) == ("project-1", "token-1")
@@ -177,7 +190,7 @@ def test_what_every_event_tells_and_what_none_does() -> None:
 
 def test_a_long_path_is_cut_in_the_event() -> None:
     events = Events()
-    make(events, target="/v1/" + "x" * 8000).end(404, Outcome.REJECTED)
+    make(events, target="/v1/" + "x" * 8000).finish(404, Outcome.REJECTED)
     assert len(events[0].endpoint) == 1024
     assert len(events[0].line()) < 4096
 
@@ -186,8 +199,9 @@ def test_what_a_client_wrote_is_cleaned_before_it_is_an_event() -> None:
     events = Events()
     secret = "sk-" + "z" * 22
     made = make(events, target=f"/v1/{secret}/%73k-{'z' * 22}", method="A" * 7900)
-    made.record_intent(PRINCIPAL)
-    made.end(404, Outcome.REJECTED)
+    made.principal = PRINCIPAL
+    made.record_intent()
+    made.finish(404, Outcome.REJECTED)
     assert events[0].endpoint == "/v1/[secret]/[secret]"
     assert events[0].method == "A" * 64
     assert "zzzz" not in repr(events.begun)
@@ -197,13 +211,15 @@ def test_last_words_stand_alone() -> None:
     exchange = make(Events())
     meter = UsageMeter(SSE[0][1])
     meter.feed(b"data: {}\n\n")
-    words = exchange.closing_event(ShuttingDown(), meter)
+    exchange.sent = meter
+    words = exchange.closing_event(ShuttingDown())
     assert words.startswith(b"event: error\ndata: {")
     assert words.endswith(b"}\n\n")
     assert json.loads(words.split(b"data: ")[1])["error"]["code"] == "draining"
     meter.feed(b"data: {")
-    assert exchange.closing_event(ShuttingDown(), meter) == b""
-    assert exchange.closing_event(ShuttingDown(), UsageMeter("application/json")) == b""
+    assert exchange.closing_event(ShuttingDown()) == b""
+    exchange.sent = UsageMeter("application/json")
+    assert exchange.closing_event(ShuttingDown()) == b""
 
 
 class FakeSocket:
@@ -231,7 +247,8 @@ def test_a_reset_tells_http_1_0_that_an_answer_is_cut(
     client = FakeSocket()
     exchange = make(Events(), SERVER_PROTOCOL=protocol, **{"gunicorn.socket": client})
     stream: Any = Stream(outcome)
-    exchange.end_stream(stream, 200, UsageMeter(""))
+    exchange.status, exchange.meter = 200, UsageMeter("")
+    exchange.finish_stream(stream)
     linger = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert client.options == ([linger] if reset else [])
 
@@ -241,7 +258,8 @@ def test_a_closed_socket_does_not_cost_the_event() -> None:
     client = FakeSocket(OSError(9, "Bad file descriptor"))
     exchange = make(events, SERVER_PROTOCOL="HTTP/1.0", **{"gunicorn.socket": client})
     stream: Any = Stream(Outcome.CLIENT_GONE)
-    exchange.end_stream(stream, 200, UsageMeter(""))
+    exchange.status, exchange.meter = 200, UsageMeter("")
+    exchange.finish_stream(stream)
     assert [event.outcome for event in events] == ["client_gone"]
 
 
@@ -259,13 +277,13 @@ def watching(upload: bool, finish: bool, end: bool) -> str:
                 exchange.inbound.body.check_length(10)
                 list(exchange.inbound.body)
             if end:
-                exchange.end(200, Outcome.COMPLETED)
+                exchange.finish(200, Outcome.COMPLETED)
             gevent.sleep(0.05)
             happened.append("undisturbed")
         except ClientDisconnected:
             happened.append("gone")
-            exchange.end(499, Outcome.CLIENT_GONE)
-        exchange.end(200, Outcome.COMPLETED)
+            exchange.finish(499, Outcome.CLIENT_GONE)
+        exchange.finish(200, Outcome.COMPLETED)
 
     waiting = gevent.spawn(request)
     gevent.sleep(0)

@@ -35,7 +35,7 @@ def make(
 ) -> ResponseStream:
     answer = TransformedBody(upstream, Upper(), seen)
     return ResponseStream(
-        answer, Timing(), [answer], farewell=farewell, on_close=seen.on_close, **more
+        answer, Timing(), [answer], farewell=farewell, on_close=seen.closing(upstream), **more
     )
 
 
@@ -71,8 +71,11 @@ class Nothing(Upper):
 @pytest.mark.parametrize("known", [True, False])
 def test_an_end_with_nothing_to_send(known: bool) -> None:
     seen = Seen()
-    answer = TransformedBody(Script(b"A.", b"b", known=known), Nothing(), seen)
-    stream = ResponseStream(answer, Timing(), [answer], farewell=no_words, on_close=seen.on_close)
+    upstream = Script(b"A.", b"b", known=known)
+    answer = TransformedBody(upstream, Nothing(), seen)
+    stream = ResponseStream(
+        answer, Timing(), [answer], farewell=no_words, on_close=seen.closing(upstream)
+    )
     assert list(stream) == [b"", b"A."]
     stream.close()
     assert seen.chunks == [b"A.", b"b"]
@@ -136,8 +139,11 @@ def test_what_came_with_the_head_goes_with_the_head(upstream: Ready, first: byte
 
 def test_all_ready_and_nothing_to_send() -> None:
     seen = Seen()
-    answer = TransformedBody(Ready(1, b"a", known=True), Nothing(), seen)
-    stream = ResponseStream(answer, Timing(), [answer], farewell=no_words, on_close=seen.on_close)
+    upstream = Ready(1, b"a", known=True)
+    answer = TransformedBody(upstream, Nothing(), seen)
+    stream = ResponseStream(
+        answer, Timing(), [answer], farewell=no_words, on_close=seen.closing(upstream)
+    )
     assert list(stream) == []
     stream.close()
     assert seen.chunks == [b"a"]

@@ -27,7 +27,9 @@ from tests.unit.upstream.conftest import Serve
 def make(
     upstream: Any, seen: Seen, farewell: Callable[[Cancelled], bytes] = no_words
 ) -> ResponseStream:
-    return ResponseStream(upstream, Timing(), [seen], farewell=farewell, on_close=seen.on_close)
+    return ResponseStream(
+        upstream, Timing(), [seen], farewell=farewell, on_close=seen.closing(upstream)
+    )
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -395,7 +397,7 @@ def test_idle_words_where_they_can_stand() -> None:
         farewell=no_words,
         keepalive_words=lambda: words.pop(0),
         idle_after=7,
-        on_close=seen.on_close,
+        on_close=seen.closing(upstream),
     )
     assert list(stream) == [b"", b": ping\n\n", b"half", b": ping\n\n", b" event"]
     stream.close()
@@ -423,7 +425,7 @@ def test_a_drained_answer_is_seen_to_its_end(rest: tuple[Any, ...], whole: bool)
         [seen],
         farewell=no_words,
         drain=True,
-        on_close=seen.on_close,
+        on_close=seen.closing(upstream),
     )
     assert [next(stream), next(stream)] == [b"", b"a"]
     stream.close()
@@ -441,7 +443,7 @@ def test_nothing_is_drained_when_it_was_not_the_client() -> None:
         [seen],
         farewell=no_words,
         drain=True,
-        on_close=seen.on_close,
+        on_close=seen.closing(upstream),
     )
     with pytest.raises(ConnectionResetError):
         list(stream)
@@ -486,13 +488,14 @@ def test_a_small_chunk_is_metered_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_a_compressed_chunk_inflates_to_is_metered_by_steps() -> None:
     seen = Seen()
+    upstream = Script(b"ab", known=True)
     stream = ResponseStream(
-        Script(b"ab", known=True),  # type: ignore[arg-type]
+        upstream,  # type: ignore[arg-type]
         Timing(),
         [seen],
         farewell=no_words,
         inflated=True,
-        on_close=seen.on_close,
+        on_close=seen.closing(upstream),
     )
     list(stream)
     stream.close()
