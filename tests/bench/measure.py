@@ -20,7 +20,7 @@ from typing import Any
 
 from proxy.core.usage_event import UsageEvent
 from tests.bench.warm import EVENT, STREAM_HEAD, WarmWorker, chunk
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 _EVENTS = 20
 #: Three that are not reached.

@@ -16,7 +16,7 @@ import pytest
 from tests.support.fake_upstream import Upstream
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 REQUESTS = 300
 #: On the path of a request: two writes; two reads and one look at the idle upstream connection;
@@ -44,7 +44,7 @@ def counted(server: ProxyServer, out: Path, requests: int) -> dict[str, float]:
 
     def ask(client: RawClient) -> None:
         client.request("POST", "/v1/chat/completions", headers, CHAT)
-        assert client.read_answer("POST").status == 200
+        assert client.read_response("POST").status == 200
 
     with RawClient(server.port) as client:
         for _ in range(50):

@@ -16,7 +16,7 @@ from proxy.store.records import AccessToken
 from proxy.store.tokens import ExpiredTokens
 from proxy.store.usage import UsageLedger
 from tests.support.stored_records import LATER, Store
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 PAST = datetime.now(UTC) - timedelta(days=2)
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)

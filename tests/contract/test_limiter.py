@@ -18,7 +18,7 @@ from proxy.ratelimit.redis import RedisLimiter
 from proxy.ratelimit.token_bucket import DEBT_MINUTES
 from tests.support.limiter_stress import STANDING, hammer
 from tests.support.services import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 @pytest.fixture(params=["process", "node", "redis"])

@@ -1,14 +1,13 @@
 """One proxy with two workers, one upstream, one project and token for the whole folder."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 import pytest
 
-from tests.support.fake_upstream import Received, Upstream
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.fake_upstream import Upstream
+from tests.support.proxy_access import Access, Call, ProxyFactory
 from tests.support.realtime import Realtime
 from tests.support.server import UPSTREAM_KEY, ProxyServer
 
@@ -38,19 +37,6 @@ def proxy(
     assert UPSTREAM_KEY not in log
 
 
-@dataclass
-class Access:
-    """A project and a token of it."""
-
-    project_id: str
-    token_id: str
-    token: str
-
-    @property
-    def bearer(self) -> tuple[str, str]:
-        return ("Authorization", f"Bearer {self.token}")
-
-
 @pytest.fixture(scope="session")
 def access(proxy: ProxyServer) -> Access:
     project = proxy.create_project("session")
@@ -71,75 +57,15 @@ def realtime() -> Iterator[Realtime]:
     server.stop()
 
 
-@dataclass
-class Call:
-    """Sends the same request through the proxy, or straight to the upstream."""
-
-    proxy: ProxyServer
-    upstream: Upstream
-    access: Access
-
-    def relayed(
-        self,
-        method: str,
-        target: str,
-        headers: list[tuple[str, str]] | None = None,
-        body: bytes = b"",
-    ) -> RawAnswer:
-        return self._send(
-            self.proxy.port, method, target, [self.access.bearer, *(headers or [])], body
-        )
-
-    def direct(
-        self,
-        method: str,
-        target: str,
-        headers: list[tuple[str, str]] | None = None,
-        body: bytes = b"",
-    ) -> RawAnswer:
-        key = ("Authorization", f"Bearer {UPSTREAM_KEY}")
-        return self._send(self.upstream.port, method, target, [key, *(headers or [])], body)
-
-    def last(self) -> Received:
-        return self.upstream.received[-1]
-
-    def _send(
-        self, port: int, method: str, target: str, headers: list[tuple[str, str]], body: bytes
-    ) -> RawAnswer:
-        with RawClient(port) as client:
-            client.request(method, target, headers, body)
-            return client.read_answer(method)
-
-
 @pytest.fixture
 def call(proxy: ProxyServer, upstream: Upstream, access: Access) -> Call:
     return Call(proxy, upstream, access)
 
 
 @pytest.fixture
-def own_proxy(tmp_path: Path, upstream: Upstream) -> Iterator["Maker"]:
+def own_proxy(tmp_path: Path, upstream: Upstream) -> Iterator[ProxyFactory]:
     """Makes proxies with settings of their own; ends those that a test left running."""
-    maker = Maker(tmp_path, upstream)
+    maker = ProxyFactory(tmp_path, upstream)
     yield maker
     for server in maker.made:
         server.stop()
-
-
-class Maker:
-    def __init__(self, folder: Path, upstream: Upstream) -> None:
-        self._folder = folder
-        self._upstream = upstream
-        self.made: list[ProxyServer] = []
-
-    def __call__(self, **settings: str) -> ProxyServer:
-        folder = self._folder / f"proxy-{len(self.made)}"
-        server = ProxyServer(folder, self._upstream.url, **settings)
-        self.made.append(server)
-        return server
-
-    def started(self, **settings: str) -> tuple[ProxyServer, Access]:
-        """Serving, with a project and a token."""
-        server = self(**settings).start()
-        project = server.create_project()
-        token = server.mint(project["id"])
-        return server, Access(project["id"], token["id"], token["token"])

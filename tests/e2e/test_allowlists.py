@@ -9,10 +9,10 @@ import openai
 import pytest
 
 from tests.support.fake_upstream import Upstream
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.raw_requests import error_of
 from tests.support.server import UPSTREAM_KEY, ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 CHAT = "/v1/chat/completions"
 JSON = ("Content-Type", "application/json")
@@ -43,11 +43,11 @@ class Server:
         target: str = CHAT,
         headers: list[tuple[str, str]] = [JSON],  # noqa: B006
         body: bytes = b"",
-    ) -> RawAnswer:
+    ) -> RawResponse:
         with RawClient(self.proxy.port) as client:
             bearer = ("Authorization", f"Bearer {token}")
             client.request(method, target, [bearer, *headers], body)
-            return client.read_answer(method)
+            return client.read_response(method)
 
     def code(self, *args: Any, **more: Any) -> tuple[int, str]:
         """Status, and the code of our refusal; nothing of a refused request went upstream."""
@@ -119,7 +119,7 @@ def test_a_chunked_body(server: Server) -> None:
         with RawClient(server.proxy.port) as client:
             client.request("POST", CHAT, [("Authorization", f"Bearer {token}"), *headers])
             client.send(chunks + b"0\r\n\r\n")
-            assert client.read_answer().status == status
+            assert client.read_response().status == status
     assert [request.body for request in server.upstream.received] == [b'{"model":"m"}']
 
 

@@ -14,9 +14,9 @@ import pytest
 import sseclient
 from openai._streaming import SSEDecoder
 
-from tests.e2e.conftest import Access, Maker
 from tests.support.fake_upstream import Upstream
 from tests.support.odd_responses import gated_pieces
+from tests.support.proxy_access import Access, ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.server import UPSTREAM_KEY, ProxyServer
 
@@ -116,7 +116,7 @@ def test_an_upload_arrives_piece_by_piece(
                 gevent.sleep(0)
             assert upstream.taken == total
         client.send(b"0\r\n\r\n")
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     proxy.events(1)
 
 
@@ -220,7 +220,7 @@ def test_two_foreign_parsers_agree(
 # Slow, but alive.
 
 
-def test_a_byte_now_and_then_completes(own_proxy: Maker, upstream: Upstream) -> None:
+def test_a_byte_now_and_then_completes(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     """A byte a minute, scaled: each silence is far below both timeouts, the whole far above."""
     server, access = own_proxy.started(
         WEB_CONCURRENCY="1", UPSTREAM_READ_TIMEOUT="1", CLIENT_TIMEOUT="1"
@@ -236,11 +236,11 @@ def test_a_byte_now_and_then_completes(own_proxy: Maker, upstream: Upstream) -> 
             for _ in range(count):
                 gevent.sleep(pause)
                 client.send(b"u")
-            return client.read_answer().status
+            return client.read_response().status
 
     uploading = gevent.spawn(upload)
     with _open(server.port, f"drip/{count}/{pause * 1000:.0f}", access.token) as client:
-        answer = client.read_answer()
+        answer = client.read_response()
     assert (answer.body, answer.clean) == (b":" * count, True)
     assert uploading.get(timeout=20) == 200
     assert upstream.taken == count

@@ -22,7 +22,7 @@ from tests.support.ports import free_port
 from tests.support.raw_client import RawClient
 from tests.support.raw_requests import error_of
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 MANAGEMENT = "management-CANARY-MANAGEMENT-0123456789"
 UPSTREAM = "sk-canary-CANARYUPSTREAMKEY0123456789-tail"
@@ -191,7 +191,7 @@ def test_what_can_be_read_in_two_ways_is_refused(
 ) -> None:
     with RawClient(attacked.server.port) as client:
         client.send(attacked.fill(REFUSED[name]))
-        answer = client.read_answer()
+        answer = client.read_response()
         assert answer.status in (400, 413, 414, 431, 501)
         assert error_of(answer) in ("invalid_request", "request_too_large")
         assert answer.values("Connection") == ["close"]
@@ -207,7 +207,7 @@ def test_a_coded_upload_is_refused_or_stays_coded(attacked: Attacked, upstream: 
         client.send(
             attacked.fill(TEXT + b"Transfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
         )
-        answer = client.read_answer()
+        answer = client.read_response()
     if answer.status == 200:
         assert upstream.received[-1].values("Transfer-Encoding") == ["gzip, chunked"]
     else:
@@ -294,10 +294,10 @@ def test_what_hides_in_a_body_stays_in_it(
     with RawClient(attacked.server.port) as client:
         for _ in range(2):
             client.send(attacked.fill(request))
-            seen = json.loads(client.read_answer().body)
+            seen = json.loads(client.read_response().body)
             assert (seen["target"], seen["body"]) == ("/v1/behave/echo?x", body.decode())
             client.request("GET", "/v1/behave/echo?visible", [attacked.bearer])
-            assert json.loads(client.read_answer().body)["target"] == "/v1/behave/echo?visible"
+            assert json.loads(client.read_response().body)["target"] == "/v1/behave/echo?visible"
     assert len(upstream.received) == 4
     for received in upstream.received:
         assert received.values("Authorization") == [f"Bearer {UPSTREAM}"]
@@ -331,13 +331,13 @@ def test_the_body_of_a_refused_request_is_no_request(
     method = "HEAD" if head.startswith(b"HEAD") else "POST"
     with RawClient(attacked.server.port) as client:
         client.send(attacked.fill(head + framing % (len(HIDDEN), HIDDEN)))
-        answer = client.read_answer(method)
+        answer = client.read_response(method)
         assert answer.status == status
         if answer.values("Connection") == ["close"]:
             assert client.at_end()
         else:
             client.request("GET", "/v1/behave/echo?visible", [attacked.bearer])
-            assert json.loads(client.read_answer().body)["target"] == "/v1/behave/echo?visible"
+            assert json.loads(client.read_response().body)["target"] == "/v1/behave/echo?visible"
     assert not any("hidden" in request.target for request in upstream.received)
 
 
@@ -352,7 +352,7 @@ def test_a_chunk_that_never_ends_is_never_completed(
         )
         wait_until(lambda: bool(upstream.received))
         client.sock.shutdown(1)
-        answer = client.read_answer()
+        answer = client.read_response()
         assert (answer.status, error_of(answer)) == (400, "invalid_request")
     assert len(upstream.received) == 1
     assert not upstream.received[0].complete
@@ -372,7 +372,7 @@ def test_a_chunk_that_never_ends_is_never_completed(
 def test_odd_targets_pass_as_they_are(attacked: Attacked, upstream: Upstream, target: str) -> None:
     with RawClient(attacked.server.port) as client:
         client.request("GET", target, [attacked.bearer])
-        answer = client.read_answer()
+        answer = client.read_response()
     assert json.loads(answer.body)["target"] == target
     assert not answer.values("X-Injected")
 
@@ -386,14 +386,14 @@ def test_only_a_sane_request_id_is_taken_over(attacked: Attacked, upstream: Upst
     ):
         with RawClient(attacked.server.port) as client:
             client.request("GET", "/v1/models", [attacked.bearer, ("X-Request-ID", given_id)])
-            (told,) = client.read_answer().values("X-Proxy-Request-ID")
+            (told,) = client.read_response().values("X-Proxy-Request-ID")
         assert (told == given_id) == kept
 
 
 def _goes_on(attacked: Attacked) -> None:
     with RawClient(attacked.server.port) as client:
         client.request("GET", "/v1/models", [attacked.bearer])
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
 
 
 # Bytes from a dice.

@@ -9,10 +9,10 @@ import requests
 from proxy.store.audit_chain import verify
 from proxy.store.database import Database
 from proxy.web.audit_trail import actors
-from tests.e2e.conftest import Maker
 from tests.support import canaries
+from tests.support.proxy_access import ProxyFactory
 from tests.support.server import MANAGEMENT_TOKEN, UPSTREAM_KEY, ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 SECOND = "another-management-token-of-the-tests"
 NEW_KEY = "sk-upstream-canary-new-0123456789abcdef"
@@ -29,7 +29,7 @@ def lines(server: ProxyServer) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if '"event":"audit"' in line]
 
 
-def test_a_session_leaves_exactly_its_entries(own_proxy: Maker) -> None:
+def test_a_session_leaves_exactly_its_entries(own_proxy: ProxyFactory) -> None:
     server = own_proxy(MANAGEMENT_TOKEN=f"{MANAGEMENT_TOKEN},{SECOND}", TRUSTED_PROXIES="1").start()
     canaries.register(NEW_KEY)
     first, second = actors([MANAGEMENT_TOKEN, SECOND])
@@ -92,7 +92,7 @@ def test_a_session_leaves_exactly_its_entries(own_proxy: Maker) -> None:
     assert list(canaries.found_in(repr(table))) == []
 
 
-def test_attempts_to_get_in(own_proxy: Maker) -> None:
+def test_attempts_to_get_in(own_proxy: ProxyFactory) -> None:
     """Thousands of guesses, two entries a minute and worker at the most; and good ones none."""
     server, access = own_proxy.started(WEB_CONCURRENCY="1")
     before = len(entries(server))
@@ -126,7 +126,7 @@ def test_attempts_to_get_in(own_proxy: Maker) -> None:
     assert "a-guess" not in json.dumps(found)
 
 
-def test_two_nodes_write_one_chain(own_proxy: Maker, mysql_url: str) -> None:
+def test_two_nodes_write_one_chain(own_proxy: ProxyFactory, mysql_url: str) -> None:
     settings = {"DATABASE_URL": mysql_url, "WEB_CONCURRENCY": "2"}
     first, access = own_proxy.started(**settings)
     second = own_proxy(**settings).start()

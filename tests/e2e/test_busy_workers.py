@@ -8,9 +8,9 @@ import pytest
 import requests
 from gevent.server import StreamServer
 
-from tests.e2e.conftest import Access, Maker
+from tests.support.proxy_access import Access, ProxyFactory
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 CONNECTIONS = 50
 #: Of each connection: many times what the queue of these tests holds.
@@ -47,7 +47,7 @@ def ask_without_pause(server: ProxyServer, access: Access, statuses: list[bytes]
 
 
 @pytest.mark.parametrize("mode", ["wait", "refuse"])
-def test_every_answer_has_an_event(own_proxy: Maker, mode: str) -> None:
+def test_every_answer_has_an_event(own_proxy: ProxyFactory, mode: str) -> None:
     upstream = StreamServer(("127.0.0.1", 0), answer_all)
     upstream.start()
     server, access = own_proxy.started(

@@ -2,15 +2,15 @@
 
 import pytest
 
-from tests.e2e.conftest import Maker
+from tests.support.proxy_access import ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.raw_requests import chat, mint
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 @pytest.fixture
-def nodes(own_proxy: Maker, mysql_url: str) -> tuple[ProxyServer, ProxyServer]:
+def nodes(own_proxy: ProxyFactory, mysql_url: str) -> tuple[ProxyServer, ProxyServer]:
     settings = {"DATABASE_URL": mysql_url, "GRACEFUL_TIMEOUT": "5"}
     return own_proxy(**settings).start(), own_proxy(**settings).start()
 

@@ -20,7 +20,7 @@ from tests.support.fake_upstream import Upstream
 from tests.support.server import ROOT, ProxyServer
 from tests.support.services import Prometheus
 from tests.support.services.process import require
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "openai-proxy.json"

@@ -6,12 +6,12 @@ import gevent
 import pytest
 import requests
 
-from tests.e2e.conftest import Maker
+from tests.support.proxy_access import ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.raw_requests import ask, error_of
 from tests.support.server import ProxyServer
 from tests.support.services import MariaDB, mysql_server
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ class Load:
 
 @pytest.mark.parametrize("how", ["stopped", "stuck"])
 def test_warm_tokens_go_on_and_the_rest_is_503(
-    own_proxy: Maker, own_mariadb: MariaDB, how: str
+    own_proxy: ProxyFactory, own_mariadb: MariaDB, how: str
 ) -> None:
     url = own_mariadb.url(own_mariadb.create_database())
     server, access = own_proxy.started(
@@ -71,7 +71,7 @@ def test_warm_tokens_go_on_and_the_rest_is_503(
     assert (managed.status_code, managed.json()["error"]["code"]) == (503, "store_unavailable")
     with RawClient(server.port) as client:
         client.request("GET", "/ready")
-        answer = client.read_answer()
+        answer = client.read_response()
         assert answer.status == 200, "its cached tokens still work"
     load.wait_for_more(50)
 
@@ -92,7 +92,7 @@ def test_warm_tokens_go_on_and_the_rest_is_503(
 
 
 def test_uses_are_counted_after_the_database_has_returned(
-    own_proxy: Maker, own_mariadb: MariaDB
+    own_proxy: ProxyFactory, own_mariadb: MariaDB
 ) -> None:
     url = own_mariadb.url(own_mariadb.create_database())
     server, access = own_proxy.started(DATABASE_URL=url, WEB_CONCURRENCY="1")
@@ -107,7 +107,7 @@ def test_uses_are_counted_after_the_database_has_returned(
     )
 
 
-def test_ready_says_when_writes_fail(own_proxy: Maker, own_mariadb: MariaDB) -> None:
+def test_ready_says_when_writes_fail(own_proxy: ProxyFactory, own_mariadb: MariaDB) -> None:
     name = own_mariadb.create_database()
     own_mariadb.admin("CREATE USER proxy@'127.0.0.1' IDENTIFIED BY 'pw'")
     own_mariadb.admin(f"GRANT ALL ON {name}.* TO proxy@'127.0.0.1'")

@@ -24,14 +24,14 @@ from proxy.events.spool.segment import encode_record
 from proxy.events.spool.writer import SegmentWriter
 from proxy.store.database import Database
 from proxy.store.usage import UsageLedger
-from tests.e2e.conftest import Maker
 from tests.support import fault_proxy
 from tests.support.event_receiver import Receiver
 from tests.support.event_samples import event
 from tests.support.fault_proxy import Middleman
+from tests.support.proxy_access import ProxyFactory
 from tests.support.server import ROOT, ProxyServer
 from tests.support.services import Moto, RedisServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 COUNT = 5000
 THROTTLED = json.dumps({"__type": "ThrottlingException", "message": "Rate exceeded"}).encode()
@@ -277,7 +277,7 @@ def test_a_sink_that_is_new_begins_with_what_is_there(
     wait_until(lambda: set(destinations.ids("http")) == set(running.ids))
 
 
-def test_from_the_client_to_the_sink(own_proxy: Maker, destinations: Destinations) -> None:
+def test_from_the_client_to_the_sink(own_proxy: ProxyFactory, destinations: Destinations) -> None:
     """The whole way, over a killed worker and a stop: what the log has the sinks have too."""
     server, access = own_proxy.started(
         EVENT_SHIPPER="on", **destinations.settings("http", "redis", "cloudwatch")

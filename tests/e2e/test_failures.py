@@ -5,13 +5,13 @@ import socket
 
 import pytest
 
-from tests.e2e.conftest import Access, Call, Maker
 from tests.support.fake_upstream import Upstream
 from tests.support.ports import free_port
+from tests.support.proxy_access import Access, Call, ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.raw_requests import error_of
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 @pytest.mark.parametrize("name", ["hang-up", "reset", "garbage", "half-head", "both-lengths"])
@@ -52,7 +52,7 @@ def read_to_end(client: RawClient) -> None:
         pass
 
 
-def test_unreachable_is_502(own_proxy: Maker) -> None:
+def test_unreachable_is_502(own_proxy: ProxyFactory) -> None:
     refused = f"http://127.0.0.1:{free_port()}"
     for url in (
         refused,
@@ -62,24 +62,24 @@ def test_unreachable_is_502(own_proxy: Maker) -> None:
         server, access = own_proxy.started(UPSTREAM_BASE_URL=url, WEB_CONCURRENCY="1")
         with RawClient(server.port) as client:
             client.request("GET", "/v1/models", [access.bearer])
-            answer = client.read_answer()
+            answer = client.read_response()
             assert (answer.status, error_of(answer)) == (502, "upstream_unreachable")
             client.request("GET", "/health")
-            assert client.read_answer().status == 200, "the worker lives"
+            assert client.read_response().status == 200, "the worker lives"
         (event,) = server.events(1)
         assert (event["outcome"], event["error_code"]) == ("aborted", "upstream_unreachable")
 
 
-def test_silence_is_504_and_breaks_a_stream(own_proxy: Maker, upstream: Upstream) -> None:
+def test_silence_is_504_and_breaks_a_stream(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(UPSTREAM_READ_TIMEOUT="0.3")
     with RawClient(server.port) as client:
         client.request("GET", "/v1/behave/silent", [access.bearer])
-        answer = client.read_answer()
+        answer = client.read_response()
     assert (answer.status, error_of(answer)) == (504, "upstream_timeout")
     assert upstream.left.wait(20), "the upstream's connection is dropped"
     with RawClient(server.port) as client:
         client.request("GET", "/v1/behave/silent-midstream", [access.bearer])
-        answer = client.read_answer()
+        answer = client.read_response()
     assert (answer.status, answer.clean) == (200, False)
     assert [(e["outcome"], e["error_code"]) for e in server.events(2)] == [
         ("aborted", "upstream_timeout")
@@ -123,7 +123,7 @@ def test_an_early_answer_is_relayed_while_the_upload_goes_on(
             b"POST /v1/behave/early-refusal HTTP/1.1\r\nHost: t\r\nContent-Length: 1000000\r\n"
             b"Authorization: Bearer " + access.token.encode() + b"\r\n\r\n" + b"x" * 1000
         )
-        answer = client.read_answer()
+        answer = client.read_response()
         assert answer.status == 413
         assert json.loads(answer.body)["error"]["message"] == "too large for me"
         assert answer.values("Connection") == ["close"]
@@ -131,19 +131,21 @@ def test_an_early_answer_is_relayed_while_the_upload_goes_on(
     assert proxy.events(1)[0]["status_code"] == 413
 
 
-def test_a_connection_that_died_idle_is_replaced(own_proxy: Maker, upstream: Upstream) -> None:
+def test_a_connection_that_died_idle_is_replaced(
+    own_proxy: ProxyFactory, upstream: Upstream
+) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="1")
     with RawClient(server.port) as client:
         for _ in range(3):
             # "until-close" ends its connection after the answer, "models" keeps it.
             client.request("GET", "/v1/models", [access.bearer])
-            assert client.read_answer().status == 200
+            assert client.read_response().status == 200
             client.request("POST", "/v1/behave/until-close", [access.bearer], b"x")
-            assert client.read_answer().body == b"until the end"
+            assert client.read_response().body == b"until the end"
     assert len(server.events(6)) == 6
 
 
-def test_a_client_that_reads_nothing_is_cut(own_proxy: Maker, upstream: Upstream) -> None:
+def test_a_client_that_reads_nothing_is_cut(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(CLIENT_TIMEOUT="0.5")
     with RawClient(server.port) as client:
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

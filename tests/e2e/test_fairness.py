@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import Access, Maker
 from tests.support.fake_upstream import Upstream
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.proxy_access import Access, ProxyFactory
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.raw_requests import error_of
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def upload(
 
 
 def test_a_body_that_drips_is_408(
-    own_proxy: Maker, clients: contextlib.ExitStack, upstream: Upstream
+    own_proxy: ProxyFactory, clients: contextlib.ExitStack, upstream: Upstream
 ) -> None:
     """However long each of its reads would be waited for. Told by the server's own patience: 10 s
     of waiting, after which the rate holds."""
@@ -48,7 +48,7 @@ def test_a_body_that_drips_is_408(
     assert answered
     slow.sock.settimeout(20)
     slow._buffer[:0] = b"H"
-    answer = slow.read_answer()
+    answer = slow.read_response()
     assert (answer.status, error_of(answer)) == (408, "request_timeout")
     (event,) = server.events(1)
     assert (event["outcome"], event["error_code"]) == ("rejected", "request_timeout")
@@ -56,7 +56,7 @@ def test_a_body_that_drips_is_408(
 
 
 def test_a_project_with_its_share_leaves_places_to_others(
-    own_proxy: Maker, clients: contextlib.ExitStack, upstream: Upstream
+    own_proxy: ProxyFactory, clients: contextlib.ExitStack, upstream: Upstream
 ) -> None:
     server, one = own_proxy.started(
         WEB_CONCURRENCY="1", MAX_CONCURRENT_REQUESTS="10", WORKER_CONNECTIONS="100"
@@ -70,7 +70,7 @@ def test_a_project_with_its_share_leaves_places_to_others(
     for access, status in ((one, 503), (other, 200)) * 3:
         with RawClient(server.port) as client:
             client.request("GET", "/v1/models", [access.bearer])
-            answer = client.read_answer()
+            answer = client.read_response()
         assert answer.status == status
         if status == 503:
             assert error_of(answer) == "overloaded"
@@ -80,30 +80,30 @@ def test_a_project_with_its_share_leaves_places_to_others(
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health HT"])
 def test_connections_that_never_asked_give_way(
-    own_proxy: Maker, clients: contextlib.ExitStack, sent: bytes
+    own_proxy: ProxyFactory, clients: contextlib.ExitStack, sent: bytes
 ) -> None:
     server, access = own_proxy.started(
         WEB_CONCURRENCY="1", MAX_CONCURRENT_REQUESTS="20", WORKER_CONNECTIONS="50"
     )
     asking = clients.enter_context(RawClient(server.port))
     asking.request("GET", "/v1/models", [access.bearer])
-    assert asking.read_answer().status == 200
+    assert asking.read_response().status == 200
     silent = [clients.enter_context(RawClient(server.port)) for _ in range(80)]
     for client in silent:
         client.send(sent)
     began = time.monotonic()
     with RawClient(server.port) as client:
         client.request("GET", "/health")
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     # Less than any time limit of the server's, of which nothing was set.
     assert time.monotonic() - began < 30
     assert silent[0].at_end(), "the oldest"
     asking.request("GET", "/v1/models", [access.bearer])
-    assert asking.read_answer().status == 200, "who has asked stays"
+    assert asking.read_response().status == 200, "who has asked stays"
 
 
 def test_held_bodies_are_bounded_together(
-    own_proxy: Maker, clients: contextlib.ExitStack, upstream: Upstream
+    own_proxy: ProxyFactory, clients: contextlib.ExitStack, upstream: Upstream
 ) -> None:
     server, access = own_proxy.started(
         WEB_CONCURRENCY="1", HELD_BODIES_MAX_BYTES="2MiB", MAX_JSON_BYTES="1MiB"
@@ -119,12 +119,12 @@ def test_held_bodies_are_bounded_together(
     assert _answer(server, access, 1000).status == 200, "small ones have room of their own"
     assert len(upstream.received) == asked + 1
     held.send(b"1")
-    assert held.read_answer().status == 200
+    assert held.read_response().status == 200
     assert _answer(server, access, size).status == 200
 
 
-def _answer(server: ProxyServer, access: Access, size: int) -> RawAnswer:
+def _answer(server: ProxyServer, access: Access, size: int) -> RawResponse:
     with contextlib.ExitStack() as stack:
         client = upload(stack, server, access, "application/json", size)
         client.send(b"1" * size)
-        return client.read_answer()
+        return client.read_response()

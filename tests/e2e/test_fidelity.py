@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from tests.e2e.conftest import Access, Call, Maker
-from tests.support.comparison import comparable
+from tests.support.comparable_response import comparable
 from tests.support.fake_upstream import OWN_ORIGIN, Upstream
+from tests.support.proxy_access import Access, Call, ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.server import UPSTREAM_KEY, ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_only_event_streams_are_not_to_be_buffered(call: Call, proxy: ProxyServe
     proxy.events(2)
 
 
-def test_ipv4_on_a_dual_stack_socket_is_ipv4(own_proxy: Maker) -> None:
+def test_ipv4_on_a_dual_stack_socket_is_ipv4(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(HOST="::", WEB_CONCURRENCY="1")
     token = server.mint(access.project_id, allowed_ips=["127.0.0.1"])["token"]
     with RawClient(server.port) as client:
         client.request("GET", "/v1/models", [("Authorization", f"Bearer {token}")])
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
         client.request("GET", "/v1/models", [access.bearer])
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     assert [event["client_ip"] for event in server.events(2)] == ["127.0.0.1"] * 2
 
 
@@ -159,7 +159,7 @@ def test_a_chunked_upload_stays_chunked(
             b"Authorization: Bearer " + access.token.encode() + b"\r\n\r\n"
             b"3\r\nabc\r\n4;ext=1\r\ndefg\r\n0\r\n\r\n"
         )
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     sent = upstream.received[-1]
     assert sent.body == b"abcdefg"
     assert sent.values("Transfer-Encoding") == ["chunked"]
@@ -179,7 +179,7 @@ def test_an_upload_is_passed_on_while_it_comes(
         wait_until(lambda: bool(upstream.received) and upstream.received[-1].body == b"12345")
         assert not upstream.received[-1].complete
         client.send(b"67890")
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     assert upstream.received[-1].body == b"1234567890"
     proxy.events(1)
 
@@ -190,7 +190,7 @@ def test_one_connection_serves_many_requests(
     with RawClient(proxy.port) as client:
         for _ in range(5):
             client.request("GET", "/v1/models", [access.bearer])
-            answer = client.read_answer()
+            answer = client.read_response()
             assert answer.status == 200
             assert answer.values("Connection") == ["keep-alive"]
     assert len(upstream.received) == 5
@@ -202,7 +202,7 @@ def test_pipelined_requests_are_answered_in_order(proxy: ProxyServer, access: Ac
     with RawClient(proxy.port) as client:
         for number in (1, 2, 3):
             client.request("GET", f"/v1/behave/echo?{number}", [access.bearer])
-        targets = [json.loads(client.read_answer().body)["target"] for _ in range(3)]
+        targets = [json.loads(client.read_response().body)["target"] for _ in range(3)]
     assert targets == [f"/v1/behave/echo?{number}" for number in (1, 2, 3)]
     proxy.events(3)
 
@@ -214,6 +214,6 @@ def test_http_1_0_gets_no_chunks(proxy: ProxyServer, access: Access) -> None:
             + access.token.encode()
             + b"\r\n\r\n"
         )
-        answer = client.read_answer()
+        answer = client.read_response()
     assert (answer.body, answer.values("Transfer-Encoding")) == (b"body", [])
     proxy.events(1)

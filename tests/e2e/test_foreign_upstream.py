@@ -10,12 +10,12 @@ import openai
 import pytest
 import requests
 
-from tests.e2e.conftest import Access
-from tests.support.comparison import comparable
+from tests.support.comparable_response import comparable
 from tests.support.ports import free_port
-from tests.support.raw_client import Headers, RawAnswer, RawClient
+from tests.support.proxy_access import Access
+from tests.support.raw_client import Headers, RawClient, RawResponse
 from tests.support.server import ROOT, UPSTREAM_KEY, ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Both:
         target: str,
         headers: Headers,
         body: bytes,
-    ) -> tuple[RawAnswer, RawAnswer]:
+    ) -> tuple[RawResponse, RawResponse]:
         """Direct, then relayed."""
         answers = []
         for port, token in (
@@ -42,7 +42,7 @@ class Both:
             with RawClient(port) as client:
                 bearer = ("Authorization", f"Bearer {token}")
                 client.request(method, target, [bearer, *headers], body)
-                answers.append(client.read_answer(method))
+                answers.append(client.read_response(method))
         return answers[0], answers[1]
 
 
@@ -107,7 +107,7 @@ def test_a_chunked_upload(both: Both) -> None:
             for size in (1, 10, 70_000):
                 client.send(b"%x\r\n%b\r\n" % (size, b"u" * size))
             client.send(b"0\r\n\r\n")
-            bodies.append(client.read_answer().body)
+            bodies.append(client.read_response().body)
     assert bodies[0] == bodies[1]
     assert bodies[1].endswith(b"u" * 70_011)
     both.server.events(1)

@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from tests.e2e.conftest import Access, Call
 from tests.support.fake_upstream import Upstream
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.proxy_access import Access, Call
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.raw_requests import error_of
 from tests.support.server import MANAGEMENT_TOKEN, ProxyServer
 
 
-def ask(port: int, request: bytes) -> RawAnswer:
+def ask(port: int, request: bytes) -> RawResponse:
     with RawClient(port) as client:
         client.send(request)
-        return client.read_answer()
+        return client.read_response()
 
 
 def test_a_name_with_underscores_is_relayed(call: Call) -> None:
@@ -50,7 +50,7 @@ def test_an_absolute_target_of_our_own(proxy: ProxyServer, access: Access, call:
     with RawClient(proxy.port) as client:
         for target in (f"{own}/health", "http://test/health", f"{own}/v1/models"):
             client.request("GET", target, [access.bearer])
-            assert client.read_answer().status == 200
+            assert client.read_response().status == 200
     assert [event["endpoint"] for event in proxy.events(2)] == ["/v1/models"] * 2
 
 

@@ -12,10 +12,10 @@ import requests
 
 from proxy.store.database import Database
 from proxy.store.usage import UsageLedger
-from tests.e2e.conftest import Maker
+from tests.support.proxy_access import ProxyFactory
 from tests.support.server import ROOT, ProxyServer
 from tests.support.stored_records import Store
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 PAST = datetime.now(UTC) - timedelta(days=3)
 
@@ -92,7 +92,9 @@ def rows_done(servers: list[ProxyServer]) -> dict[str, float]:
     return sums
 
 
-def test_two_nodes_of_two_workers_do_everything_once(own_proxy: Maker, mysql_url: str) -> None:
+def test_two_nodes_of_two_workers_do_everything_once(
+    own_proxy: ProxyFactory, mysql_url: str
+) -> None:
     settings = {"DATABASE_URL": mysql_url, "USAGE_RETENTION_DAYS": "2"}
     servers = [own_proxy(**settings) for _ in range(2)]
     servers[0].migrate()
@@ -130,7 +132,7 @@ def test_two_nodes_of_two_workers_do_everything_once(own_proxy: Maker, mysql_url
     store.database.close()
 
 
-def test_an_expired_token_is_still_told_that_it_has_expired(own_proxy: Maker) -> None:
+def test_an_expired_token_is_still_told_that_it_has_expired(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(AUTH_CACHE_TTL="0")
     database = Database.from_url(f"sqlite:///{server.environ['DATA_DIR']}/proxy.db")
 

@@ -10,10 +10,10 @@ import gevent
 import requests
 
 from proxy.crypto.cipher import Cipher
-from tests.e2e.conftest import Maker
 from tests.support.fake_upstream import Upstream
+from tests.support.proxy_access import ProxyFactory
 from tests.support.server import UPSTREAM_KEY, ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 OLD, NEW = (base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
 
@@ -23,7 +23,7 @@ def ask(server: ProxyServer, token: str) -> requests.Response:
     return requests.get(f"{server.url}/v1/models", headers=headers, timeout=30)
 
 
-def test_a_project_under_an_unknown_key_fails_alone(own_proxy: Maker) -> None:
+def test_a_project_under_an_unknown_key_fails_alone(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started()
     lost = server.create_project("lost")
     token = server.mint(lost["id"])["token"]
@@ -60,7 +60,7 @@ def ready(server: ProxyServer) -> Any:
     return requests.get(f"{server.url}/ready", timeout=30).json()
 
 
-def test_a_wrong_key_is_reported_at_the_start_and_by_ready(own_proxy: Maker) -> None:
+def test_a_wrong_key_is_reported_at_the_start_and_by_ready(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(ENCRYPTION_KEY=OLD, WEB_CONCURRENCY="1")
     server.create_project("another")
     assert "keys" not in ready(server)
@@ -77,7 +77,7 @@ def test_a_wrong_key_is_reported_at_the_start_and_by_ready(own_proxy: Maker) -> 
     assert ask(server, access.token).status_code == 503
 
 
-def test_rotating_while_serving(own_proxy: Maker, upstream: Upstream) -> None:
+def test_rotating_while_serving(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(ENCRYPTION_KEY=OLD, AUTH_CACHE_TTL="0")
     for number in range(20):
         server.create_project(f"more-{number}")

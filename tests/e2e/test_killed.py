@@ -15,11 +15,11 @@ import gevent
 import gevent.pool
 import requests
 
-from tests.e2e.conftest import Access, Maker
 from tests.support.fake_upstream import Upstream
+from tests.support.proxy_access import Access, ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 #: How often a worker is killed, and the streams that run meanwhile.
 KILLS = 200
@@ -62,7 +62,7 @@ class Clients:
         headers = [self._access.bearer, ("X-Request-ID", name)]
         headers.append(("Content-Type", "application/json"))
         client.request("POST", "/v1/chat/completions", headers, body)
-        answer = client.read_answer("POST")
+        answer = client.read_response("POST")
         if answer.status == 200 and answer.clean and b"[DONE]" in answer.body:
             self.complete.add(name)
 
@@ -80,7 +80,7 @@ def left_in(spool: Path) -> list[str]:
     return [entry.name for entry in spool.iterdir() if entry.is_dir()]
 
 
-def test_no_kill_loses_the_event_of_an_answer(own_proxy: Maker, upstream: Upstream) -> None:
+def test_no_kill_loses_the_event_of_an_answer(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(EVENT_SHIPPER="on", WEB_CONCURRENCY=str(WORKERS))
     clients = Clients(server.port, access, STREAMS)
     chance = random.Random(7)
@@ -121,7 +121,7 @@ def test_no_kill_loses_the_event_of_an_answer(own_proxy: Maker, upstream: Upstre
     assert {event["token_id"] for event in unknown} == {access.token_id}
 
 
-def test_a_stop_under_load_loses_nothing_and_leaves_nothing(own_proxy: Maker) -> None:
+def test_a_stop_under_load_loses_nothing_and_leaves_nothing(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(EVENT_SHIPPER="on", GRACEFUL_TIMEOUT="5")
     clients = Clients(server.port, access, STREAMS)
     wait_until(lambda: len(clients.complete) > 3 * STREAMS)
@@ -136,7 +136,7 @@ def test_a_stop_under_load_loses_nothing_and_leaves_nothing(own_proxy: Maker) ->
     assert "could not be written" not in server.log_text()
 
 
-def test_a_full_disk_stops_no_request(own_proxy: Maker) -> None:
+def test_a_full_disk_stops_no_request(own_proxy: ProxyFactory) -> None:
     """Every file that grows past a size is refused by the kernel: the log's and the spool's."""
     server, access = own_proxy.started(EVENT_SHIPPER="on", WEB_CONCURRENCY="1")
     (pid,) = server.worker_pids()
@@ -167,7 +167,7 @@ def test_a_full_disk_stops_no_request(own_proxy: Maker) -> None:
     assert counted == len({event["event_id"] for event in events_of(server)})
 
 
-def test_a_full_disk_refuses_requests_where_that_is_asked_for(own_proxy: Maker) -> None:
+def test_a_full_disk_refuses_requests_where_that_is_asked_for(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(
         EVENT_SHIPPER="on", WEB_CONCURRENCY="1", ON_SPOOL_FULL="refuse"
     )
@@ -189,7 +189,7 @@ def test_a_full_disk_refuses_requests_where_that_is_asked_for(own_proxy: Maker) 
     assert "are not in it" in server.log_text()
 
 
-def test_a_node_killed_as_a_whole_tells_at_the_next_start(own_proxy: Maker) -> None:
+def test_a_node_killed_as_a_whole_tells_at_the_next_start(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(EVENT_SHIPPER="on", WEB_CONCURRENCY="2")
     clients = Clients(server.port, access, STREAMS)
     wait_until(lambda: len(clients.complete) > STREAMS)
@@ -208,7 +208,7 @@ def test_a_node_killed_as_a_whole_tells_at_the_next_start(own_proxy: Maker) -> N
     assert left_in(spool_of(server)) == []
 
 
-def test_what_a_killed_worker_had_not_counted_is_made_good(own_proxy: Maker) -> None:
+def test_what_a_killed_worker_had_not_counted_is_made_good(own_proxy: ProxyFactory) -> None:
     """Counts are written once a second; the ledger has the events of the last one too."""
     server, access = own_proxy.started(EVENT_SHIPPER="on", WEB_CONCURRENCY="2")
     body = json.dumps({"model": "gpt-4", "messages": []}).encode()
@@ -218,7 +218,7 @@ def test_what_a_killed_worker_had_not_counted_is_made_good(own_proxy: Maker) -> 
     def ask() -> None:
         with RawClient(server.port, timeout=10) as client:
             client.request("POST", "/v1/chat/completions", headers, body)
-            assert client.read_answer("POST").status == 200
+            assert client.read_response("POST").status == 200
 
     def is_made_good() -> bool:
         totals = server.manage("GET", "/usage").json()["totals"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.e2e.conftest import Maker
+from tests.support.proxy_access import ProxyFactory
 from tests.support.raw_requests import ask, error_of
 from tests.support.server import UPSTREAM_KEY, ProxyServer
 from tests.support.services import MariaDB, mysql_server
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 KNOWN = "down, known tokens only"
 
@@ -33,7 +33,9 @@ def statuses(server: ProxyServer, token: str, count: int = 40) -> set[int]:
     return {ask(server, token).status for _ in range(count)}
 
 
-def test_all_workers_know_it_also_after_a_restart(own_proxy: Maker, own_mariadb: MariaDB) -> None:
+def test_all_workers_know_it_also_after_a_restart(
+    own_proxy: ProxyFactory, own_mariadb: MariaDB
+) -> None:
     url = own_mariadb.url(own_mariadb.create_database())
     server, access = own_proxy.started(DATABASE_URL=url, WEB_CONCURRENCY="4", AUTH_CACHE_TTL="1")
     never_used = server.mint(access.project_id)["token"]
@@ -71,7 +73,7 @@ def test_all_workers_know_it_also_after_a_restart(own_proxy: Maker, own_mariadb:
 
 
 def test_what_was_revoked_while_the_node_was_down_is_not_known(
-    own_proxy: Maker, own_mariadb: MariaDB
+    own_proxy: ProxyFactory, own_mariadb: MariaDB
 ) -> None:
     url = own_mariadb.url(name := own_mariadb.create_database())
     server, access = own_proxy.started(DATABASE_URL=url, WEB_CONCURRENCY="1")
@@ -91,7 +93,7 @@ def test_what_was_revoked_while_the_node_was_down_is_not_known(
     assert ask(server, access.token).status == 503
 
 
-def test_the_grace_ends(own_proxy: Maker, own_mariadb: MariaDB) -> None:
+def test_the_grace_ends(own_proxy: ProxyFactory, own_mariadb: MariaDB) -> None:
     url = own_mariadb.url(own_mariadb.create_database())
     server, access = own_proxy.started(
         DATABASE_URL=url, WEB_CONCURRENCY="1", AUTH_STALE_GRACE="6", AUTH_CACHE_TTL="1"

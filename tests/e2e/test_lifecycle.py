@@ -6,13 +6,13 @@ from pathlib import Path
 
 import requests
 
-from tests.e2e.conftest import Maker
 from tests.support.fake_upstream import Upstream
 from tests.support.odd_responses import gated_pieces
+from tests.support.proxy_access import ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.raw_requests import error_of
 from tests.support.server import MANAGEMENT_TOKEN
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 #: Its head; the bearer and the length are to be filled in.
 UPLOAD = (
@@ -21,7 +21,7 @@ UPLOAD = (
 )
 
 
-def test_every_bad_setting_is_named_at_once(own_proxy: Maker) -> None:
+def test_every_bad_setting_is_named_at_once(own_proxy: ProxyFactory) -> None:
     server = own_proxy(
         MANAGEMENT_TOKEN="short",
         ENCRYPTION_KEY="secret-that-is-no-key",
@@ -44,14 +44,14 @@ def test_every_bad_setting_is_named_at_once(own_proxy: Maker) -> None:
     assert "password" not in log
 
 
-def test_an_old_schema_is_refused_with_the_command(own_proxy: Maker) -> None:
+def test_an_old_schema_is_refused_with_the_command(own_proxy: ProxyFactory) -> None:
     server = own_proxy()
     server.spawn()
     assert server.wait() == 2
     assert "manage.py db migrate" in server.log_text()
 
 
-def test_a_database_that_is_away_leaves_the_node_unready(own_proxy: Maker) -> None:
+def test_a_database_that_is_away_leaves_the_node_unready(own_proxy: ProxyFactory) -> None:
     server = own_proxy(DATABASE_URL="mysql://u:p@127.0.0.1:9/none", WEB_CONCURRENCY="1")
     server.spawn()
     wait_until(lambda: _status(server.url + "/health") == 200, 60)
@@ -66,7 +66,9 @@ def test_a_database_that_is_away_leaves_the_node_unready(own_proxy: Maker) -> No
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
 
 
-def test_a_reload_takes_good_settings_and_keeps_the_old_ones_when_bad(own_proxy: Maker) -> None:
+def test_a_reload_takes_good_settings_and_keeps_the_old_ones_when_bad(
+    own_proxy: ProxyFactory,
+) -> None:
     server = own_proxy(WEB_CONCURRENCY="1")
     server.migrate()
     dotenv = server.folder / ".env"
@@ -95,11 +97,13 @@ def test_a_reload_takes_good_settings_and_keeps_the_old_ones_when_bad(own_proxy:
     assert server.stop() == 0
 
 
-def test_a_graceful_stop_lets_running_answers_finish(own_proxy: Maker, upstream: Upstream) -> None:
+def test_a_graceful_stop_lets_running_answers_finish(
+    own_proxy: ProxyFactory, upstream: Upstream
+) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT="20")
     idle = RawClient(server.port)
     idle.request("GET", "/health")
-    assert idle.read_answer().status == 200
+    assert idle.read_response().status == 200
     probe = RawClient(server.port)  # connected, and not served yet
     running = RawClient(server.port)
     body = json.dumps({"model": "gated", "messages": [], "stream": True}).encode()
@@ -112,7 +116,7 @@ def test_a_graceful_stop_lets_running_answers_finish(own_proxy: Maker, upstream:
     server.terminate()
     assert idle.at_end(), "an idle connection is closed at once"
     probe.request("GET", "/ready")
-    answer = probe.read_answer()
+    answer = probe.read_response()
     assert answer.status == 503
     assert json.loads(answer.body)["status"] == "draining"
     assert answer.values("Connection") == ["close"]
@@ -128,7 +132,7 @@ def test_a_graceful_stop_lets_running_answers_finish(own_proxy: Maker, upstream:
 
 
 def test_a_stop_that_runs_out_of_time_ends_the_rest_broken(
-    own_proxy: Maker, upstream: Upstream
+    own_proxy: ProxyFactory, upstream: Upstream
 ) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT="5")
     streams = {
@@ -150,14 +154,14 @@ def test_a_stop_that_runs_out_of_time_ends_the_rest_broken(
     # Within an event: only broken.
     assert streams["half-event"].read_chunk() is None
     # Before the head: an answer in our shape.
-    answer = streams["silent"].read_answer()
+    answer = streams["silent"].read_response()
     assert (answer.status, error_of(answer)) == (503, "draining")
     assert server.wait() == 0
     assert {(e["outcome"], e["error_code"]) for e in server.events(3)} == {("aborted", "draining")}
 
 
 def test_a_client_that_keeps_back_the_rest_of_a_refused_upload_holds_no_stop(
-    own_proxy: Maker, upstream: Upstream
+    own_proxy: ProxyFactory, upstream: Upstream
 ) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT="30")
     running = RawClient(server.port)
@@ -165,7 +169,7 @@ def test_a_client_that_keeps_back_the_rest_of_a_refused_upload_holds_no_stop(
     running.read_head()
     refused = RawClient(server.port)
     refused.send(UPLOAD % (b"none", b"1000") + b"a part")
-    answer = refused.read_answer()
+    answer = refused.read_response()
     assert (answer.status, error_of(answer)) == (401, "invalid_token")
     assert answer.values("Connection") == ["keep-alive"]
     refused.send(b"more")
@@ -179,7 +183,7 @@ def test_a_client_that_keeps_back_the_rest_of_a_refused_upload_holds_no_stop(
 
 
 def test_no_slow_client_keeps_the_last_events_from_being_written(
-    own_proxy: Maker, upstream: Upstream
+    own_proxy: ProxyFactory, upstream: Upstream
 ) -> None:
     """They are, after the last connection has ended, or never if that takes too long."""
     server, access = own_proxy.started(WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT="5")
@@ -190,10 +194,10 @@ def test_no_slow_client_keeps_the_last_events_from_being_written(
     manage = UPLOAD.replace(b"/v1/behave/echo", b"/manage/projects")
     form.send(manage % (MANAGEMENT_TOKEN.encode(), b"1000") + b"{")
     server.terminate()
-    answer = upload.read_answer()
+    answer = upload.read_response()
     assert (answer.status, error_of(answer)) == (503, "draining")
     assert head.at_end()
-    answer = form.read_answer()
+    answer = form.read_response()
     assert (answer.status, error_of(answer)) == (400, "invalid_request")
     assert server.wait() == 0
     (event,) = server.events_so_far()
@@ -201,7 +205,7 @@ def test_no_slow_client_keeps_the_last_events_from_being_written(
     assert "Traceback" not in server.log_text()
 
 
-def test_a_file_limit_that_is_too_low_is_told(own_proxy: Maker) -> None:
+def test_a_file_limit_that_is_too_low_is_told(own_proxy: ProxyFactory) -> None:
     server = own_proxy(WEB_CONCURRENCY="1", WORKER_CONNECTIONS="500", MAX_CONCURRENT_REQUESTS="9")
     server.migrate()
     server.spawn(prefix=["sh", "-c", 'ulimit -S -n 300; ulimit -H -n 900; exec "$@"', "sh"])
@@ -213,13 +217,13 @@ def test_a_file_limit_that_is_too_low_is_told(own_proxy: Maker) -> None:
     assert line.split()[3] == "900", "the soft limit is raised to the hard one"
 
 
-def test_events_on_stdout(own_proxy: Maker) -> None:
+def test_events_on_stdout(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(
         EVENT_LOG="stdout", LOG_FILE=str(own_proxy._folder / "app.log")
     )
     with RawClient(server.port) as client:
         client.request("GET", "/v1/models", [access.bearer])
-        client.read_answer()
+        client.read_response()
     assert server.stop() == 0
     # Each worker writes for itself: in whatever order.
     lines = [json.loads(line) for line in server.log_text().splitlines()]
@@ -228,27 +232,27 @@ def test_events_on_stdout(own_proxy: Maker) -> None:
     assert actions == ["project.create", "token.create"]
 
 
-def test_cors_on_the_wire(own_proxy: Maker, upstream: Upstream) -> None:
+def test_cors_on_the_wire(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(CORS_ALLOWED_ORIGINS="https://*.example.com")
     with RawClient(server.port) as client:
         origin = ("Origin", "https://app.example.com")
         wish = ("Access-Control-Request-Method", "POST")
         client.request("OPTIONS", "/v1/chat/completions", [origin, wish])
-        answer = client.read_answer()
+        answer = client.read_response()
         assert answer.status == 204
         assert answer.values("Access-Control-Allow-Origin") == ["https://app.example.com"]
         client.request("GET", "/v1/models", [origin, access.bearer])
-        answer = client.read_answer()
+        answer = client.read_response()
         assert answer.values("Access-Control-Allow-Origin") == ["https://app.example.com"]
         assert answer.values("Vary") == ["Origin"]
         client.request("GET", "/v1/models", [origin])
-        answer = client.read_answer()
+        answer = client.read_response()
         assert answer.status == 401
         assert answer.values("Access-Control-Allow-Origin") == ["https://app.example.com"]
     server.events(2)
 
 
-def test_a_second_start_on_a_taken_port_fails(own_proxy: Maker) -> None:
+def test_a_second_start_on_a_taken_port_fails(own_proxy: ProxyFactory) -> None:
     server = own_proxy(WEB_CONCURRENCY="1").start()
     second = own_proxy(WEB_CONCURRENCY="1", PORT=str(server.port))
     second.migrate()

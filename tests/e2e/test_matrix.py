@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.conftest import Access
-from tests.support.comparison import HOP, OURS
+from tests.support.comparable_response import HOP, OURS
 from tests.support.fake_upstream import Upstream
 from tests.support.odd_responses import BREAKING, BREAKING_LATER, INVALID, PASSING
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.proxy_access import Access
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.raw_requests import error_of
 from tests.support.server import UPSTREAM_KEY, ProxyServer
 
@@ -79,7 +79,7 @@ class Matrix:
 
     def ask(
         self, port: int, kind: str, name: str, midway: Callable[[RawClient], None] = lambda _: None
-    ) -> RawAnswer:
+    ) -> RawResponse:
         """``midway`` is called when the head of the answer is there."""
         asked = KINDS[kind]
         with RawClient(port) as client:
@@ -90,9 +90,9 @@ class Matrix:
             )
             for piece in asked.body:
                 client.send(piece)
-            return client.read_answer(asked.method, lambda: midway(client))
+            return client.read_response(asked.method, lambda: midway(client))
 
-    def both(self, kind: str, name: str) -> tuple[RawAnswer, RawAnswer]:
+    def both(self, kind: str, name: str) -> tuple[RawResponse, RawResponse]:
         """Direct and relayed."""
         return self.ask(self.upstream.port, kind, name), self.ask(self.proxy.port, kind, name)
 
@@ -102,7 +102,7 @@ def matrix(proxy: ProxyServer, upstream: Upstream, access: Access) -> Matrix:
     return Matrix(proxy, upstream, access)
 
 
-def _comparable(answer: RawAnswer, method: str) -> tuple[str, list[tuple[str, str]], bytes, bool]:
+def _comparable(answer: RawResponse, method: str) -> tuple[str, list[tuple[str, str]], bytes, bool]:
     # The version is the hop's.
     status = answer.status_line.partition(" ")[2].rstrip(" ")
     headers = [(k, v) for k, v in answer.headers if k.lower() not in HOP | OURS]

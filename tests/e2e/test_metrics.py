@@ -10,10 +10,10 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.conftest import Access, Maker
+from tests.support.proxy_access import Access, ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 CHAT = {"model": "gpt-4.1", "messages": [{"role": "user", "content": "hi"}]}
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -46,7 +46,7 @@ def chats(samples: Samples) -> float:
     return value(samples, "proxy_requests_total", route="chat")
 
 
-def test_any_worker_tells_of_all_and_nothing_goes_backwards(own_proxy: Maker) -> None:
+def test_any_worker_tells_of_all_and_nothing_goes_backwards(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="4")
     answers: list[int] = []
 
@@ -84,7 +84,7 @@ def test_any_worker_tells_of_all_and_nothing_goes_backwards(own_proxy: Maker) ->
     assert 0 < stats["latency_ms"]["overhead"]["p50"] <= stats["latency_ms"]["total"]["p99"]
 
 
-def test_what_a_killed_worker_counted_stays(own_proxy: Maker) -> None:
+def test_what_a_killed_worker_counted_stays(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="2")
     for round_ in range(1, 4):
         for _ in range(10):
@@ -118,7 +118,7 @@ def test_what_a_killed_worker_counted_stays(own_proxy: Maker) -> None:
     assert chats(scrape(server)) == 0
 
 
-def test_two_servers_on_one_folder_count_for_themselves(own_proxy: Maker) -> None:
+def test_two_servers_on_one_folder_count_for_themselves(own_proxy: ProxyFactory) -> None:
     one, access = own_proxy.started()
     two = own_proxy(DATA_DIR=one.environ["DATA_DIR"]).start()
     for _ in range(3):
@@ -127,7 +127,7 @@ def test_two_servers_on_one_folder_count_for_themselves(own_proxy: Maker) -> Non
     assert chats(scrape(two)) == 0
 
 
-def test_a_stranger_makes_no_labels(own_proxy: Maker) -> None:
+def test_a_stranger_makes_no_labels(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="1")
     requests.get(f"{server.url}/health", timeout=30)
     chat(server, access.token)
@@ -146,7 +146,7 @@ def test_a_stranger_makes_no_labels(own_proxy: Maker) -> None:
             body = b'{"model": "EVIL%d", "messages": []}' % number
             headers = [bearer, ("Content-Type", "application/json"), ("X-Request-ID", evil)]
             client.request(method, target, headers, body)
-            client.read_answer(method)
+            client.read_response(method)
     wait_until(lambda: value(scrape(server), "proxy_requests_total", route="other") >= 60)
     found = series()
     text = requests.get(f"{server.url}/metrics", timeout=30).text
@@ -155,12 +155,12 @@ def test_a_stranger_makes_no_labels(own_proxy: Maker) -> None:
     with RawClient(server.port) as client:
         for number in range(60, 120):
             client.request("GET", f"/v1/{evil}{number}", [("Authorization", "Bearer sk-EVIL")])
-            client.read_answer("GET")
+            client.read_response("GET")
     wait_until(lambda: value(scrape(server), "proxy_requests_total", route="other") >= 120)
     assert series() == found
 
 
-def test_a_running_stream_is_seen(own_proxy: Maker) -> None:
+def test_a_running_stream_is_seen(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started()
     headers = dict([access.bearer])
     url = f"{server.url}/v1/behave/silent-midstream"
@@ -172,7 +172,7 @@ def test_a_running_stream_is_seen(own_proxy: Maker) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/stats"])
-def test_the_token(own_proxy: Maker, path: str) -> None:
+def test_the_token(own_proxy: ProxyFactory, path: str) -> None:
     token = "metrics-token-of-the-tests"
     server = own_proxy(METRICS_TOKEN=token, WEB_CONCURRENCY="1").start()
     url = server.url + path
@@ -192,7 +192,7 @@ def test_a_scrape_is_small_and_its_size_is_known(proxy: ProxyServer, access: Acc
     assert 100 < len(scrape(proxy)) < 3000
 
 
-def test_a_data_dir_without_room_for_figures(own_proxy: Maker) -> None:
+def test_a_data_dir_without_room_for_figures(own_proxy: ProxyFactory) -> None:
     server = own_proxy(WEB_CONCURRENCY="1")
     server.migrate()
     folder = server.folder / "data" / "metrics"
@@ -205,7 +205,7 @@ def test_a_data_dir_without_room_for_figures(own_proxy: Maker) -> None:
     assert len(said) == 1
 
 
-def test_the_access_log(own_proxy: Maker) -> None:
+def test_the_access_log(own_proxy: ProxyFactory) -> None:
     import json
 
     server, access = own_proxy.started(

@@ -4,12 +4,12 @@ import os
 import stat
 from pathlib import Path
 
-from tests.e2e.conftest import Maker
+from tests.support.proxy_access import ProxyFactory
 from tests.support.raw_requests import ask
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
-def test_files_are_for_their_owner_alone(own_proxy: Maker, tmp_path: Path) -> None:
+def test_files_are_for_their_owner_alone(own_proxy: ProxyFactory, tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:
         server = own_proxy(

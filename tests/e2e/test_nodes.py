@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from tests.e2e.conftest import Access, Maker
 from tests.support.fake_upstream import Upstream
+from tests.support.proxy_access import Access, ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 #: So long that only the question for changes can bring the news.
 SETTINGS = {"AUTH_CACHE_TTL": "3600", "WEB_CONCURRENCY": "2"}
@@ -28,7 +28,7 @@ class Nodes:
         clients = [RawClient(server.port) for _ in range(24)]
         for client in clients:
             client.request("GET", "/v1/models", [self.access.bearer])
-            assert client.read_answer().status == 200
+            assert client.read_response().status == 200
         return clients
 
     def statuses(self, token: str | None = None) -> set[int]:
@@ -37,7 +37,7 @@ class Nodes:
         for client in [client for clients in self._clients for client in clients]:
             bearer = f"Bearer {token or self.access.token}"
             client.request("GET", "/v1/models", [("Authorization", bearer)])
-            found.add(client.read_answer().status)
+            found.add(client.read_response().status)
         return found
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes(own_proxy: Maker, mysql_url: str) -> Iterator[Nodes]:
+def nodes(own_proxy: ProxyFactory, mysql_url: str) -> Iterator[Nodes]:
     first, access = own_proxy.started(DATABASE_URL=mysql_url, **SETTINGS)
     second = own_proxy(DATABASE_URL=mysql_url, **SETTINGS).start()
     made = Nodes([first, second], access)

@@ -6,8 +6,8 @@ import httpx2
 import openai
 import pytest
 
-from tests.e2e.conftest import Access
 from tests.support.fake_upstream import AUDIO, Upstream
+from tests.support.proxy_access import Access
 from tests.support.server import UPSTREAM_KEY, ProxyServer
 
 ASK = [{"role": "user", "content": "Hi"}]

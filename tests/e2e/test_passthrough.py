@@ -8,10 +8,10 @@ import pytest
 import requests
 from wsproto.events import AcceptConnection, Request
 
-from tests.e2e.conftest import Maker
 from tests.support import canaries
 from tests.support.fake_upstream import Upstream
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.proxy_access import ProxyFactory
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.realtime import DONE, Client, Realtime, opening
 from tests.support.server import MANAGEMENT_TOKEN, ProxyServer
 
@@ -21,7 +21,7 @@ KEY = "sk-proj-passthrough-canary-0123456789abcdef"
 
 
 @pytest.fixture
-def node(own_proxy: Maker) -> ProxyServer:
+def node(own_proxy: ProxyFactory) -> ProxyServer:
     canaries.register(KEY, ODD_KEY, ODD_KEY[:20], KEY[3:23])
     server = own_proxy(AUTH_MODE="passthrough", LOG_LEVEL="debug", ACCESS_LOG="on")
     server.spawn()
@@ -31,11 +31,11 @@ def node(own_proxy: Maker) -> ProxyServer:
 
 def ask(
     server: ProxyServer, authorization: str | None, target: str = "/v1/models", method: str = "GET"
-) -> RawAnswer:
+) -> RawResponse:
     lines = [] if authorization is None else [("Authorization", authorization)]
     with RawClient(server.port) as client:
         client.request(method, target, lines)
-        return client.read_answer(method)
+        return client.read_response(method)
 
 
 def test_what_comes_goes(upstream: Upstream, node: ProxyServer) -> None:
@@ -71,7 +71,9 @@ def test_both_workers_and_a_restart_call_a_key_the_same(node: ProxyServer) -> No
     assert names[13] not in names[:13]
 
 
-def test_no_database_is_made_or_missed(own_proxy: Maker, node: ProxyServer, tmp_path: Path) -> None:
+def test_no_database_is_made_or_missed(
+    own_proxy: ProxyFactory, node: ProxyServer, tmp_path: Path
+) -> None:
     assert ask(node, f"Bearer {KEY}").status == 200
     ready = requests.get(f"{node.url}/ready", timeout=10).json()
     assert (ready["status"], ready["database"]) == ("ready", "not used")
@@ -125,7 +127,9 @@ def test_keys_stay_out_of_everything_that_is_written(node: ProxyServer, upstream
     assert None not in tokens
 
 
-def test_a_browser_s_key_stays_in_its_subprotocol(own_proxy: Maker, realtime: Realtime) -> None:
+def test_a_browser_s_key_stays_in_its_subprotocol(
+    own_proxy: ProxyFactory, realtime: Realtime
+) -> None:
     canaries.register(KEY)
     server = own_proxy(AUTH_MODE="passthrough", UPSTREAM_BASE_URL=realtime.url)
     server.spawn()
@@ -151,7 +155,7 @@ def test_a_browser_s_key_stays_in_its_subprotocol(own_proxy: Maker, realtime: Re
     assert first["metadata"]["total_tokens"] == 9
 
 
-def test_without_any_sink_the_spool_does_not_grow(own_proxy: Maker) -> None:
+def test_without_any_sink_the_spool_does_not_grow(own_proxy: ProxyFactory) -> None:
     server = own_proxy(AUTH_MODE="passthrough", EVENT_LOG="off")
     spool = Path(server.environ["DATA_DIR"]) / "spool"
     left: list[Path] = []

@@ -4,24 +4,24 @@ import os
 import signal
 from pathlib import Path
 
-from tests.e2e.conftest import Access, Maker
+from tests.support.proxy_access import Access, ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 def ask(server: ProxyServer, access: Access, count: int = 1) -> None:
     with RawClient(server.port) as client:
         for _ in range(count):
             client.request("GET", "/v1/models", [access.bearer], b"")
-            assert client.read_answer("GET").status == 200
+            assert client.read_response("GET").status == 200
 
 
 def files(folder: Path, suffix: str) -> list[Path]:
     return sorted(folder.glob(f"*{suffix}"))
 
 
-def test_a_profile_of_a_serving_worker(own_proxy: Maker, tmp_path: Path) -> None:
+def test_a_profile_of_a_serving_worker(own_proxy: ProxyFactory, tmp_path: Path) -> None:
     folder = tmp_path / "profiles"
     server, access = own_proxy.started(WEB_CONCURRENCY="1", PROFILE_DIR=str(folder))
     (worker,) = server.worker_pids()
@@ -47,7 +47,9 @@ def test_a_profile_of_a_serving_worker(own_proxy: Maker, tmp_path: Path) -> None
     ask(server, access)
 
 
-def test_a_worker_that_stops_meanwhile_writes_what_it_has(own_proxy: Maker, tmp_path: Path) -> None:
+def test_a_worker_that_stops_meanwhile_writes_what_it_has(
+    own_proxy: ProxyFactory, tmp_path: Path
+) -> None:
     folder = tmp_path / "profiles"
     server, access = own_proxy.started(WEB_CONCURRENCY="1", PROFILE_DIR=str(folder))
     os.kill(server.worker_pids()[0], signal.SIGUSR2)
@@ -59,7 +61,7 @@ def test_a_worker_that_stops_meanwhile_writes_what_it_has(own_proxy: Maker, tmp_
     assert "Traceback" not in server.log_text()
 
 
-def test_without_a_folder_the_worker_goes_on(own_proxy: Maker) -> None:
+def test_without_a_folder_the_worker_goes_on(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="1")
     (worker,) = server.worker_pids()
     os.kill(worker, signal.SIGUSR2)

@@ -4,12 +4,12 @@ from collections import Counter
 
 import gevent
 
-from tests.e2e.conftest import Maker
 from tests.support.fake_upstream import Upstream
+from tests.support.proxy_access import ProxyFactory
 from tests.support.raw_requests import ask
 
 
-def test_exact_over_nodes(own_proxy: Maker, mysql_url: str, upstream: Upstream) -> None:
+def test_exact_over_nodes(own_proxy: ProxyFactory, mysql_url: str, upstream: Upstream) -> None:
     first, access = own_proxy.started(DATABASE_URL=mysql_url, WEB_CONCURRENCY="2")
     second = own_proxy(DATABASE_URL=mysql_url, WEB_CONCURRENCY="2").start()
     servers = [first, second]

@@ -17,13 +17,13 @@ import pytest
 import requests
 from wsproto.events import AcceptConnection, RejectConnection
 
-from tests.e2e.conftest import Access, Maker
 from tests.support.fake_upstream import Upstream
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.proxy_access import Access, ProxyFactory
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.realtime import Client, Realtime, opening
 from tests.support.server import ProxyServer
 from tests.support.services import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 OURS = "x-proxy-ratelimit"
 CHAT = [("Content-Type", "application/json")]
@@ -34,17 +34,17 @@ def ask(
     access: Access,
     target: str = "/v1/models",
     model: str | None = None,
-) -> RawAnswer:
+) -> RawResponse:
     with RawClient(server.port, timeout=60) as client:
         if model is None:
             client.request("GET", target, [access.bearer])
         else:
             body = json.dumps({"model": model, "messages": []}).encode()
             client.request("POST", "/v1/chat/completions", [access.bearer, *CHAT], body)
-        return client.read_answer()
+        return client.read_response()
 
 
-def code(answer: RawAnswer) -> str:
+def code(answer: RawResponse) -> str:
     return str(json.loads(answer.body)["error"]["code"])
 
 
@@ -83,7 +83,7 @@ def holds(statuses: "Counter[int]", limit: int, began: float) -> None:
     assert limit <= statuses[200] <= limit + came_back
 
 
-def test_two_workers_share_a_limit(own_proxy: Maker, upstream: Upstream) -> None:
+def test_two_workers_share_a_limit(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(RATE_LIMIT_PER_KEY_RPM="10")
     began = time.monotonic()
     statuses = flood([server], access)
@@ -103,7 +103,7 @@ def refusals(server: ProxyServer) -> dict[str, int]:
 
 
 def test_two_nodes_share_a_limit_in_redis(
-    own_proxy: Maker, mysql_url: str, redis_server: RedisServer, upstream: Upstream
+    own_proxy: ProxyFactory, mysql_url: str, redis_server: RedisServer, upstream: Upstream
 ) -> None:
     settings = {
         "DATABASE_URL": mysql_url,
@@ -121,7 +121,7 @@ def test_two_nodes_share_a_limit_in_redis(
 
 
 @pytest.mark.parametrize("on_error", ["open", "closed"])
-def test_redis_goes_away(own_proxy: Maker, on_error: str) -> None:
+def test_redis_goes_away(own_proxy: ProxyFactory, on_error: str) -> None:
     with RedisServer() as redis:
         server, access = own_proxy.started(
             REDIS_URL=redis.url, RATE_LIMIT_PER_TOKEN_RPM="10", RATE_LIMIT_ON_ERROR=on_error
@@ -153,7 +153,7 @@ def up(server: ProxyServer) -> str:
     return str(value)
 
 
-def test_the_official_client(own_proxy: Maker) -> None:
+def test_the_official_client(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(RATE_LIMIT_GLOBAL_RPM="2")
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=access.token, max_retries=0) as client:
         for left in ("1", "0"):
@@ -173,7 +173,7 @@ def test_the_official_client(own_proxy: Maker) -> None:
     assert (event["outcome"], event["token_id"]) == ("rejected", access.token_id)
 
 
-def test_the_official_client_waits_as_long_as_it_is_told(own_proxy: Maker) -> None:
+def test_the_official_client_waits_as_long_as_it_is_told(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(RATE_LIMIT_PER_TOKEN_RPM="30")
     while ask(server, access).status == 200:
         pass
@@ -182,7 +182,7 @@ def test_the_official_client_waits_as_long_as_it_is_told(own_proxy: Maker) -> No
     assert answer.retries_taken <= 1, "it was told to wait long enough"
 
 
-def test_the_upstream_s_own_limits_pass(own_proxy: Maker) -> None:
+def test_the_upstream_s_own_limits_pass(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(RATE_LIMIT="50")
     answer = ask(server, access, model="error-429")
     assert (answer.status, answer.values("Retry-After")) == (429, ["7"])
@@ -191,7 +191,7 @@ def test_the_upstream_s_own_limits_pass(own_proxy: Maker) -> None:
     assert answer.values(f"{OURS}-limit-requests") == ["50"]
 
 
-def test_llm_tokens_per_minute(own_proxy: Maker) -> None:
+def test_llm_tokens_per_minute(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started()
     narrow(server, "tokens", access.token_id, rate_limit_tpm=30)
     narrow(server, "projects", access.project_id, rate_limit_tpm=1000)
@@ -211,7 +211,7 @@ def test_llm_tokens_per_minute(own_proxy: Maker) -> None:
     assert ask(server, Access(access.project_id, other["id"], other["token"])).status == 200
 
 
-def test_llm_tokens_in_redis(own_proxy: Maker, redis_server: RedisServer) -> None:
+def test_llm_tokens_in_redis(own_proxy: ProxyFactory, redis_server: RedisServer) -> None:
     server, access = own_proxy.started(REDIS_URL=redis_server.url)
     narrow(server, "tokens", access.token_id, rate_limit_tpm=20)
     assert ask(server, access, model="gpt-4.1-mini").status == 200
@@ -219,7 +219,7 @@ def test_llm_tokens_in_redis(own_proxy: Maker, redis_server: RedisServer) -> Non
     wait_until(lambda: ask(server, access).status == 429)
 
 
-def test_one_stream_at_a_time(own_proxy: Maker, upstream: Upstream) -> None:
+def test_one_stream_at_a_time(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started()
     narrow(server, "projects", access.project_id, max_concurrent=2)
     narrow(server, "tokens", access.token_id, max_concurrent=1)
@@ -238,7 +238,7 @@ def test_one_stream_at_a_time(own_proxy: Maker, upstream: Upstream) -> None:
         wait_until(lambda: ask(server, access).status == 200)
 
 
-def test_one_websocket_at_a_time(own_proxy: Maker, realtime: Realtime) -> None:
+def test_one_websocket_at_a_time(own_proxy: ProxyFactory, realtime: Realtime) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url)
     narrow(server, "tokens", access.token_id, max_concurrent=1, rate_limit_tpm=100)
     first = Client(server.port, opening(access.token))
@@ -264,7 +264,7 @@ def test_one_websocket_at_a_time(own_proxy: Maker, realtime: Realtime) -> None:
     assert b"100 tokens per minute" in bytes(third.next().data)  # type: ignore[attr-defined]
 
 
-def test_management_logins(own_proxy: Maker) -> None:
+def test_management_logins(own_proxy: ProxyFactory) -> None:
     server, _ = own_proxy.started(RATE_LIMIT="5", TRUSTED_PROXIES="1")
     wrong = {"Authorization": "Bearer wrong", "X-Forwarded-For": "203.0.113.7"}
     right = {"X-Forwarded-For": "203.0.113.7"}
@@ -286,10 +286,10 @@ def test_management_logins(own_proxy: Maker) -> None:
     bad = [("X-Forwarded-For", "203.0.113.7"), ("Authorization", "Bearer sk-wrong")]
     with RawClient(server.port) as client:
         client.request("GET", "/v1/models", bad)
-        assert client.read_answer().status == 429
+        assert client.read_response().status == 429
 
 
-def test_who_brings_a_key_of_their_own_has_an_address_too(own_proxy: Maker) -> None:
+def test_who_brings_a_key_of_their_own_has_an_address_too(own_proxy: ProxyFactory) -> None:
     server = own_proxy(AUTH_MODE="passthrough", RATE_LIMIT="2").start()
     statuses = []
     for number in range(4):

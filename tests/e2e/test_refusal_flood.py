@@ -10,10 +10,10 @@ import requests
 from proxy.events.spool.offsets import START
 from proxy.events.spool.retention import writer_folders
 from proxy.events.spool.segment import read_batch
-from tests.e2e.conftest import Maker
 from tests.support.ports import free_port
+from tests.support.proxy_access import ProxyFactory
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 PAID = 20
 FLOOD = 4000
@@ -39,7 +39,7 @@ def spooled(server: ProxyServer) -> list[dict[str, Any]]:
     return found
 
 
-def test_it_pushes_out_nothing_that_was_paid_for(own_proxy: Maker) -> None:
+def test_it_pushes_out_nothing_that_was_paid_for(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(
         WEB_CONCURRENCY="1",
         EVENT_LOG="off",

@@ -4,20 +4,20 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from tests.e2e.conftest import Access, Call, Maker
 from tests.support.fake_upstream import Upstream
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.proxy_access import Access, Call, ProxyFactory
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.raw_requests import error_of
 from tests.support.server import MANAGEMENT_TOKEN, UPSTREAM_KEY, ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 JSON = ("Content-Type", "application/json")
 
 
-def ask(port: int, request: bytes) -> RawAnswer:
+def ask(port: int, request: bytes) -> RawResponse:
     with RawClient(port) as client:
         client.send(request)
-        return client.read_answer()
+        return client.read_response()
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_bad_tokens(
     with RawClient(proxy.port) as client:
         headers = [] if authorization is None else [("Authorization", authorization)]
         client.request("POST", "/v1/chat/completions", [*headers, JSON], b"{}")
-        answer = client.read_answer()
+        answer = client.read_response()
     assert (answer.status, error_of(answer)) == (401, code)
     assert not upstream.received
     (event,) = proxy.events(1)
@@ -53,13 +53,13 @@ def test_a_refused_connection_goes_on(proxy: ProxyServer, access: Access) -> Non
     """The small body of a refused request is skipped, and the next one is served."""
     with RawClient(proxy.port) as client:
         client.request("POST", "/v1/chat/completions", [JSON], b"{}" * 100)
-        assert client.read_answer().status == 401
+        assert client.read_response().status == 401
         client.request("GET", "/v1/models", [access.bearer])
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     proxy.events(2)
 
 
-def test_revoked_expired_inactive_and_used_up(own_proxy: Maker, upstream: Upstream) -> None:
+def test_revoked_expired_inactive_and_used_up(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(AUTH_CACHE_TTL="0")
 
     def get(token: str) -> tuple[int, str]:
@@ -102,7 +102,7 @@ def test_revoked_expired_inactive_and_used_up(own_proxy: Maker, upstream: Upstre
     assert len(upstream.received) == 3
 
 
-def test_uses_of_an_unlimited_token_are_counted_by_the_stop(own_proxy: Maker) -> None:
+def test_uses_of_an_unlimited_token_are_counted_by_the_stop(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started()
     request = f"GET /v1/models HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {access.token}\r\n\r\n"
     for _ in range(5):
@@ -112,7 +112,7 @@ def test_uses_of_an_unlimited_token_are_counted_by_the_stop(own_proxy: Maker) ->
     assert server.manage("GET", f"/tokens/{access.token_id}").json()["request_count"] == 5
 
 
-def test_quota_refusal_tells_the_sdk_not_to_retry(own_proxy: Maker) -> None:
+def test_quota_refusal_tells_the_sdk_not_to_retry(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started()
     limited = server.mint(access.project_id, max_requests=1)["token"]
     request = f"GET /v1/models HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {limited}\r\n\r\n"
@@ -238,15 +238,15 @@ def test_other_paths_are_404_in_our_shape(call: Call, proxy: ProxyServer, target
 def test_management_in_our_shape(proxy: ProxyServer) -> None:
     with RawClient(proxy.port) as client:
         client.request("GET", "/manage/projects", [("Authorization", "Bearer wrong")])
-        answer = client.read_answer()
+        answer = client.read_response()
         assert (answer.status, error_of(answer)) == (401, "invalid_management_token")
         good = ("Authorization", f"Bearer {MANAGEMENT_TOKEN}")
         client.request("PUT", "/manage/projects", [good])
-        answer = client.read_answer()
+        answer = client.read_response()
         assert (answer.status, error_of(answer)) == (405, "method_not_allowed")
         assert "GET" in answer.values("Allow")[0]
         client.request("POST", "/manage/projects", [good, JSON], b"{")
-        answer = client.read_answer()
+        answer = client.read_response()
         assert (answer.status, error_of(answer)) == (400, "invalid_request")
 
 
@@ -263,7 +263,7 @@ def test_a_truncated_upload_is_never_completed_upstream(
         )
         wait_until(lambda: bool(upstream.received) and upstream.received[-1].body == b"only this")
         client.sock.shutdown(1)
-        answer = client.read_answer()
+        answer = client.read_response()
     assert (answer.status, error_of(answer)) == (400, "invalid_request")
     assert not upstream.received[-1].complete
     (event,) = proxy.events(1)
@@ -287,7 +287,7 @@ def test_a_broken_json_body_never_goes_upstream(
             b"Authorization: Bearer " + access.token.encode() + b"\r\n" + framing
         )
         client.sock.shutdown(1)
-        answer = client.read_answer()
+        answer = client.read_response()
     assert (answer.status, error_of(answer)) == (400, "invalid_request")
     assert not upstream.received
     proxy.events(1)
@@ -303,16 +303,16 @@ def test_a_badly_chunked_upload_is_cut(
         )
         wait_until(lambda: bool(upstream.received) and upstream.received[-1].body == b"abc")
         client.send(b"zz\r\n")
-        answer = client.read_answer()
+        answer = client.read_response()
     assert (answer.status, error_of(answer)) == (400, "invalid_request")
     assert not upstream.received[-1].complete
     proxy.events(1)
 
 
-def test_size_limits(own_proxy: Maker, upstream: Upstream) -> None:
+def test_size_limits(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(MAX_REQUEST_BYTES="1000", MAX_JSON_BYTES="100")
 
-    def post(content_type: str, framing: bytes) -> RawAnswer:
+    def post(content_type: str, framing: bytes) -> RawResponse:
         return ask(
             server.port,
             b"POST /v1/behave/echo HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer "
@@ -361,12 +361,12 @@ def test_expect_continue_is_answered_only_for_who_may_come_in(
         client.send(head(access.token))
         assert client.read_head()[0] == "HTTP/1.1 100 Continue"
         client.send(b"body")
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     assert not upstream.received[-1].values("Expect")
     proxy.events(2)
 
 
-def test_slow_clients_are_cut(own_proxy: Maker, upstream: Upstream) -> None:
+def test_slow_clients_are_cut(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(CLIENT_TIMEOUT="0.5")
     answer = ask(server.port, b"GET /v1/models HTTP/1.1\r\nHost:")
     assert (answer.status, error_of(answer)) == (408, "request_timeout")
@@ -381,7 +381,9 @@ def test_slow_clients_are_cut(own_proxy: Maker, upstream: Upstream) -> None:
     assert (event["outcome"], event["error_code"]) == ("rejected", "request_timeout")
 
 
-def test_full_is_503_at_once_and_health_answers(own_proxy: Maker, upstream: Upstream) -> None:
+def test_full_is_503_at_once_and_health_answers(
+    own_proxy: ProxyFactory, upstream: Upstream
+) -> None:
     server, access = own_proxy.started(
         WEB_CONCURRENCY="1", MAX_CONCURRENT_REQUESTS="2", WORKER_CONNECTIONS="10"
     )
@@ -391,14 +393,14 @@ def test_full_is_503_at_once_and_health_answers(own_proxy: Maker, upstream: Upst
         wait_until(lambda count=number: len(upstream.received) == count)  # type: ignore[misc]
     with RawClient(server.port) as client:
         client.request("GET", "/v1/models", [access.bearer])
-        answer = client.read_answer()
+        answer = client.read_response()
         assert (answer.status, error_of(answer)) == (503, "overloaded")
         assert answer.values("Retry-After")
         client.request("GET", "/health")
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     for client in waiting:
         client.sock.close()
     server.events(3)
     with RawClient(server.port) as client:
         client.request("GET", "/v1/models", [access.bearer])
-        assert client.read_answer().status == 200, "the slots are free again"
+        assert client.read_response().status == 200, "the slots are free again"

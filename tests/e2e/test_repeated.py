@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import gevent
 import pytest
 
-from tests.e2e.conftest import Access, Maker
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.proxy_access import Access, ProxyFactory
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.raw_requests import error_of
 from tests.support.server import ProxyServer
 from tests.support.wire_server import OK, Connection, Request, WireServer
@@ -48,7 +48,7 @@ class Asked:
     server: ProxyServer
     access: Access
 
-    def send(self, method: str, then: str, body: bytes | None = None) -> RawAnswer:
+    def send(self, method: str, then: str, body: bytes | None = None) -> RawResponse:
         """``body`` None: a chunked upload."""
         self.upstream.executed.clear()
         self.upstream.then = then
@@ -60,11 +60,11 @@ class Asked:
             else:
                 kind = ("Content-Type", "application/json")
                 client.request(method, "/v1/x", [*headers, kind], body)
-            return client.read_answer()
+            return client.read_response()
 
 
 @pytest.fixture
-def asked(own_proxy: Maker) -> Iterator[Asked]:
+def asked(own_proxy: ProxyFactory) -> Iterator[Asked]:
     upstream = Closing()
     wire = WireServer(upstream.serve)
     made = Asked(upstream, *own_proxy.started(UPSTREAM_BASE_URL=wire.origin, WEB_CONCURRENCY="1"))

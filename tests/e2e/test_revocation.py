@@ -12,14 +12,14 @@ import pytest
 import requests
 from wsproto.events import AcceptConnection, CloseConnection
 
-from tests.e2e.conftest import Maker
 from tests.support.fake_upstream import Upstream
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.proxy_access import ProxyFactory
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.raw_requests import error_of
 from tests.support.realtime import Client, Realtime, opening
 from tests.support.server import ProxyServer
 from tests.support.services import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 #: So long that only the question for changes, or an announcement, can bring the news.
 SETTINGS = {"AUTH_CACHE_TTL": "3600", "WEB_CONCURRENCY": "2"}
@@ -51,7 +51,7 @@ class Streams:
         self.token = token
         self.target = target
         self.clients = [client for server in servers for client in self._on_all_workers(server)]
-        self.answers: list[RawAnswer] = []
+        self.answers: list[RawResponse] = []
         self.ended_at: list[float] = []
         self._readers = [gevent.spawn(self._read, client) for client in self.clients]
 
@@ -68,7 +68,7 @@ class Streams:
         return clients
 
     def _read(self, client: RawClient) -> None:
-        answer = client.read_answer()
+        answer = client.read_response()
         self.ended_at.append(time.monotonic())
         self.answers.append(answer)
 
@@ -84,7 +84,7 @@ class Streams:
 
 
 class Nodes:
-    def __init__(self, own_proxy: Maker, url: str, **settings: str) -> None:
+    def __init__(self, own_proxy: ProxyFactory, url: str, **settings: str) -> None:
         first, self.access = own_proxy.started(DATABASE_URL=url, **settings)
         self.servers = [first, own_proxy(DATABASE_URL=url, **settings).start()]
         self._streams: list[Streams] = []
@@ -114,7 +114,7 @@ def figure(server: ProxyServer, series: str) -> float | None:
 
 
 @pytest.fixture
-def polling(own_proxy: Maker, mysql_url: str) -> Iterator[Nodes]:
+def polling(own_proxy: ProxyFactory, mysql_url: str) -> Iterator[Nodes]:
     nodes = Nodes(own_proxy, mysql_url, **SETTINGS)
     yield nodes
     nodes.close()
@@ -127,14 +127,14 @@ def own_redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def announcing(own_proxy: Maker, mysql_url: str, own_redis: RedisServer) -> Iterator[Nodes]:
+def announcing(own_proxy: ProxyFactory, mysql_url: str, own_redis: RedisServer) -> Iterator[Nodes]:
     nodes = Nodes(own_proxy, mysql_url, REDIS_URL=own_redis.url, **DEAF)
     nodes.wait_until_listening()
     yield nodes
     nodes.close()
 
 
-def assert_cut(answers: list[RawAnswer], code: str) -> None:
+def assert_cut(answers: list[RawResponse], code: str) -> None:
     for answer in answers:
         assert answer.status == 200
         assert not answer.clean, "a cut answer must not look complete"
@@ -143,14 +143,14 @@ def assert_cut(answers: list[RawAnswer], code: str) -> None:
         assert b"[DONE]" not in answer.body
 
 
-def new_requests(nodes: Nodes, count: int = 12) -> list[RawAnswer]:
+def new_requests(nodes: Nodes, count: int = 12) -> list[RawResponse]:
     """On connections of their own, to each node."""
     answers = []
     for server in nodes.servers:
         for _ in range(count):
             with RawClient(server.port) as client:
                 client.request("GET", "/v1/models", [nodes.access.bearer])
-                answers.append(client.read_answer())
+                answers.append(client.read_response())
     return answers
 
 
@@ -270,7 +270,7 @@ def test_one_that_expires_meanwhile(polling: Nodes) -> None:
 
 
 def test_without_redis_for_a_while(
-    own_proxy: Maker, mysql_url: str, own_redis: RedisServer
+    own_proxy: ProxyFactory, mysql_url: str, own_redis: RedisServer
 ) -> None:
     """Announcements stop, questions go on; then announcements are heard again."""
     nodes = Nodes(own_proxy, mysql_url, REDIS_URL=own_redis.url, **SETTINGS)
@@ -296,13 +296,15 @@ def test_without_redis_for_a_while(
     nodes.close()
 
 
-def test_what_has_not_been_answered_yet_is_refused(own_proxy: Maker, upstream: Upstream) -> None:
+def test_what_has_not_been_answered_yet_is_refused(
+    own_proxy: ProxyFactory, upstream: Upstream
+) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="1")
     with RawClient(server.port) as client:
         client.request("GET", "/v1/behave/silent", [access.bearer])
         assert upstream.asked.wait(20)
         server.manage("DELETE", f"/tokens/{access.token_id}")
-        answer = client.read_answer()
+        answer = client.read_response()
     assert (answer.status, error_of(answer)) == (401, "token_inactive")
     assert answer.values("WWW-Authenticate")
     assert upstream.left.wait(20), "the upstream is told"
@@ -310,7 +312,7 @@ def test_what_has_not_been_answered_yet_is_refused(own_proxy: Maker, upstream: U
     assert (event["outcome"], event["error_code"]) == ("aborted", "token_inactive")
 
 
-def test_a_websocket_is_closed(own_proxy: Maker, realtime: Realtime) -> None:
+def test_a_websocket_is_closed(own_proxy: ProxyFactory, realtime: Realtime) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url, WEB_CONCURRENCY="1")
     client = Client(server.port, opening(access.token))
     assert isinstance(client.next(), AcceptConnection)
@@ -325,7 +327,7 @@ def test_a_websocket_is_closed(own_proxy: Maker, realtime: Realtime) -> None:
     assert (event["outcome"], event["error_code"]) == ("aborted", "token_inactive")
 
 
-def test_nobody_reads_on_for_a_revoked_token(own_proxy: Maker, upstream: Upstream) -> None:
+def test_nobody_reads_on_for_a_revoked_token(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     """Of a project that has answers read to their end after the client has left."""
     server, access = own_proxy.started(WEB_CONCURRENCY="1")
     server.manage("PATCH", f"/projects/{access.project_id}", {"on_disconnect": "drain"})

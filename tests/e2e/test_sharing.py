@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from gevent.server import StreamServer
 
-from tests.e2e.conftest import Access
 from tests.support import odd_responses  # noqa: F401  (adds its behaviours)
 from tests.support.fake_upstream import Upstream
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.proxy_access import Access
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.raw_requests import error_of
 from tests.support.server import ProxyServer
 
@@ -42,10 +42,10 @@ class Served:
     access: Access
     upstream_key: str
 
-    def ask(self, method: str, target: str, headers: list[tuple[str, str]] = []) -> RawAnswer:  # noqa: B006
+    def ask(self, method: str, target: str, headers: list[tuple[str, str]] = []) -> RawResponse:  # noqa: B006
         with RawClient(self.server.port) as client:
             client.request(method, target, [self.access.bearer, *headers])
-            return client.read_answer(method)
+            return client.read_response(method)
 
 
 Serve = Callable[..., Served]
@@ -145,7 +145,7 @@ class Client:
     name: str
     token: str
     upstream_key: str
-    answers: list[RawAnswer] = field(default_factory=list)
+    answers: list[RawResponse] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_two_clients_share_connections_and_nothing_else(
                     ],
                     mark.encode(),
                 )
-                answer = connection.read_answer()
+                answer = connection.read_response()
                 assert answer.status == 200
                 assert answer.values("X-Proxy-Request-ID") == [mark]
                 client.answers.append(answer)
@@ -242,7 +242,7 @@ def test_one_connection_may_change_its_token(shared: Served, upstream: Upstream)
         for name in ("carol", "dave", "nobody", "carol", "dave"):
             bearer = [("Authorization", f"Bearer {tokens[name]}")] if name in tokens else []
             client.request("GET", "/v1/behave/echo", bearer)
-            answer = client.read_answer()
+            answer = client.read_response()
             if name == "nobody":
                 assert (answer.status, error_of(answer)) == (401, "invalid_token")
             else:

@@ -4,11 +4,11 @@ import json
 
 import gevent
 
-from tests.e2e.conftest import Access, Maker
 from tests.support.fake_upstream import Upstream
+from tests.support.proxy_access import Access, ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 JSON = ("Content-Type", "application/json")
 CHAT = {"model": "gated", "messages": [], "stream": True, "stream_options": {"include_usage": True}}
@@ -22,7 +22,7 @@ def stream(server: ProxyServer, access: Access) -> RawClient:
     return client
 
 
-def test_pings_at_event_borders_only(own_proxy: Maker, upstream: Upstream) -> None:
+def test_pings_at_event_borders_only(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(SSE_KEEPALIVE="0.1")
     with stream(server, access) as client:
         assert client.read_chunk() == b": ping\n\n"
@@ -55,7 +55,9 @@ def test_pings_at_event_borders_only(own_proxy: Maker, upstream: Upstream) -> No
     server.events(1)
 
 
-def test_silence_still_ends_at_the_read_timeout(own_proxy: Maker, upstream: Upstream) -> None:
+def test_silence_still_ends_at_the_read_timeout(
+    own_proxy: ProxyFactory, upstream: Upstream
+) -> None:
     server, access = own_proxy.started(SSE_KEEPALIVE="0.1", UPSTREAM_READ_TIMEOUT="0.5")
     with stream(server, access) as client:
         pings = 0
@@ -68,7 +70,7 @@ def test_silence_still_ends_at_the_read_timeout(own_proxy: Maker, upstream: Upst
     assert (event["outcome"], event["error_code"]) == ("aborted", "upstream_timeout")
 
 
-def test_a_draining_project_reads_on(own_proxy: Maker, upstream: Upstream) -> None:
+def test_a_draining_project_reads_on(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, access = own_proxy.started(AUTH_CACHE_TTL="0")
     server.manage("PATCH", f"/projects/{access.project_id}", {"on_disconnect": "drain"})
     client = stream(server, access)
@@ -86,7 +88,7 @@ def test_a_draining_project_reads_on(own_proxy: Maker, upstream: Upstream) -> No
 
 
 def test_a_draining_project_reads_a_buffered_answer_too(
-    own_proxy: Maker, upstream: Upstream
+    own_proxy: ProxyFactory, upstream: Upstream
 ) -> None:
     """The client leaves before the head."""
     server, access = own_proxy.started(AUTH_CACHE_TTL="0")
@@ -101,7 +103,9 @@ def test_a_draining_project_reads_a_buffered_answer_too(
     assert event["metadata"]["total_tokens"] == 21
 
 
-def test_a_cancelling_project_says_what_was_seen(own_proxy: Maker, upstream: Upstream) -> None:
+def test_a_cancelling_project_says_what_was_seen(
+    own_proxy: ProxyFactory, upstream: Upstream
+) -> None:
     server, access = own_proxy.started()
     client = stream(server, access)
     upstream.gate.release()

@@ -12,12 +12,12 @@ from pathlib import Path
 import gevent
 import pytest
 
-from tests.e2e.conftest import Access, Call
 from tests.support.fake_upstream import Upstream
 from tests.support.odd_responses import EVERY_BYTE
+from tests.support.proxy_access import Access, Call
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 MIB = 1024 * 1024
 DOWNLOAD = int(os.environ.get("BIG_DOWNLOAD_BYTES", 1024 * MIB))
@@ -110,7 +110,7 @@ def test_a_large_upload_takes_no_memory(call: Call, memory: Memory, chunked: boo
             client.send(b"%X\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
         if chunked:
             client.send(b"0\r\n\r\n")
-        answer = json.loads(client.read_answer().body)
+        answer = json.loads(client.read_response().body)
     assert (answer["bytes"], answer["crc32"]) == (UPLOAD, checksum)
     assert ["Content-Type", "multipart/form-data; boundary=b"] in answer["headers"]
     assert memory.grown < ALLOWED_GROWTH
@@ -213,6 +213,6 @@ def test_an_upstream_that_stops_reading_stops_the_client(call: Call, memory: Mem
         assert not sending.dead
         call.upstream.gate.release()
         sending.get(timeout=20)
-        assert json.loads(client.read_answer().body)["bytes"] == size
+        assert json.loads(client.read_response().body)["bytes"] == size
     assert call.proxy.events(1)[0]["outcome"] == "completed"
     assert memory.grown < ALLOWED_GROWTH

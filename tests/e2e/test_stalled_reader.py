@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.conftest import Access
 from tests.support.fake_upstream import Upstream
+from tests.support.proxy_access import Access
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 #: Lines of nearly 4 KB each: more than the memory for them holds, and than a pipe does by far.
 REQUESTS = 2600
@@ -40,12 +40,12 @@ def test_requests_go_on_and_the_lines_come_later(tmp_path: Path, upstream: Upstr
         with RawClient(server.port) as client:
             for _ in range(300):
                 client.request("GET", "/v1/models", [("Authorization", "Bearer none")])
-                assert client.read_answer("GET").status == 401
+                assert client.read_response("GET").status == 401
             for number in range(REQUESTS):
                 client.request("GET", f"/{LONG}/{number}")
-                assert client.read_answer("GET").status == 404
+                assert client.read_response("GET").status == 404
             client.request("GET", "/v1/models", [access.bearer])
-            assert client.read_answer("GET").status == 200
+            assert client.read_response("GET").status == 200
         with (tmp_path / "read").open("wb") as file:
             reader = subprocess.Popen(["cat"], stdin=read, stdout=file)
         dropped = re.compile(r'"message":"(\d+) log lines were dropped"')

@@ -7,8 +7,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.conftest import Access, Call
 from tests.support.fake_upstream import Upstream, chat_events
+from tests.support.proxy_access import Access, Call
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
 

@@ -32,7 +32,7 @@ def served_meanwhile(server: ProxyServer, flood: Any) -> int:
     with RawClient(server.port) as other:
         while not flood.dead:
             other.request("GET", "/health")
-            assert other.read_answer().status == 200
+            assert other.read_response().status == 200
             served += 1
     flood.get()
     return served
@@ -48,7 +48,7 @@ def test_pipelined_requests_take_one_turn_each(single: ProxyServer, target: str)
             sending = gevent.spawn(client.send, request * count)
             # The others are counted once the flood has come to the server.
             for _ in range(count):
-                client.read_answer()
+                client.read_response()
             sending.get()
 
     assert served_meanwhile(single, gevent.spawn(flood)) > count / 20
@@ -61,7 +61,7 @@ def test_a_body_of_tiny_chunks_is_refused_or_left(single: ProxyServer, target: s
     with RawClient(single.port) as client:
         client.send(head + b"1\r\nx\r\n" * 10)
         sending = gevent.spawn(_send_or_fail, client, b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n")
-        assert client.read_answer().status in (400, 401, 404, 405)
+        assert client.read_response().status in (400, 401, 404, 405)
         while client.receive_more():
             pass
         assert client.take() == b"", "nothing after the one response"

@@ -11,10 +11,10 @@ import requests
 from proxy.events.sinks.ledger import LedgerSink
 from proxy.store.database import Database
 from proxy.store.usage import UsageLedger
-from tests.e2e.conftest import Maker
 from tests.support.fake_upstream import CHAT
+from tests.support.proxy_access import ProxyFactory
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 MODEL = str(CHAT["model"])
 PROMPT, COMPLETION = CHAT["usage"]["prompt_tokens"], CHAT["usage"]["completion_tokens"]
@@ -43,7 +43,7 @@ def write_prices(file: Path, output: int) -> None:
     file.write_text(json.dumps({"currency": "EUR", "models": prices}))
 
 
-def test_what_was_used_and_what_it_cost(own_proxy: Maker, tmp_path: Path) -> None:
+def test_what_was_used_and_what_it_cost(own_proxy: ProxyFactory, tmp_path: Path) -> None:
     file = tmp_path / "prices.json"
     file.write_text('{"currency": "euros", "models": {}}')
     refused = own_proxy(PRICES_FILE=str(file))
@@ -96,7 +96,7 @@ def test_what_was_used_and_what_it_cost(own_proxy: Maker, tmp_path: Path) -> Non
     wait_until(lambda: float(cost()) == float(cheaper))
 
 
-def test_a_stored_response_counts_once_whoever_reads_it(own_proxy: Maker) -> None:
+def test_a_stored_response_counts_once_whoever_reads_it(own_proxy: ProxyFactory) -> None:
     """Over two workers, in the ledger, in ``tokens_used`` and in ``max_tokens_total``."""
     server, access = own_proxy.started(EVENT_SHIPPER="on")
     responses = f"{server.url}/v1/responses"
@@ -134,7 +134,7 @@ def test_a_stored_response_counts_once_whoever_reads_it(own_proxy: Maker) -> Non
     wait_until(lambda: used() == (17, 390, 390, 0), 30)
 
 
-def test_limits_and_figures_know_a_stored_response_once(own_proxy: Maker) -> None:
+def test_limits_and_figures_know_a_stored_response_once(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(EVENT_SHIPPER="on")
     token = server.mint(access.project_id, rate_limit_tpm=200)["token"]
     headers = {"Authorization": f"Bearer {token}"}

@@ -9,11 +9,11 @@ import gevent
 import pytest
 import requests
 
-from tests.e2e.conftest import Maker
 from tests.support.fake_upstream import Upstream
+from tests.support.proxy_access import ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 CHAT = b'{"model":"gpt-4.1-mini","messages":[{"role":"user","content":"hi"}]%b}'
 
@@ -60,7 +60,7 @@ def test_every_form_of_a_stream_counts_or_is_refused(
         wait_until(lambda: post(server, token["token"], CHAT % members).status_code == 429)
 
 
-def test_what_reports_nothing_is_estimated(own_proxy: Maker) -> None:
+def test_what_reports_nothing_is_estimated(own_proxy: ProxyFactory) -> None:
     """The behaviour `echo` answers a chat with what it was sent, and reports nothing."""
     server, access = own_proxy.started()
     token = server.mint(access.project_id, rate_limit_tpm=1000, max_tokens_total=1000)
@@ -102,7 +102,7 @@ def begin(server: ProxyServer, token: str, target: str = "/v1/chat/completions")
 
 
 def test_workers_let_in_together_no_more_than_the_total_covers(
-    own_proxy: Maker, upstream: Upstream
+    own_proxy: ProxyFactory, upstream: Upstream
 ) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="2")
     token = server.mint(access.project_id, max_tokens_total=210)
@@ -114,7 +114,7 @@ def test_workers_let_in_together_no_more_than_the_total_covers(
         def count() -> None:
             statuses.update(["begun"])
 
-        answers.append(client.read_answer(midway=count))
+        answers.append(client.read_response(midway=count))
 
     jobs = [gevent.spawn(read, client) for client in clients]
     wait_until(lambda: statuses["begun"] == 40)
@@ -134,15 +134,17 @@ def test_workers_let_in_together_no_more_than_the_total_covers(
 
 
 @pytest.mark.parametrize("way", ["left", "broken", "refused", "killed"])
-def test_what_a_request_held_is_free_again(own_proxy: Maker, upstream: Upstream, way: str) -> None:
+def test_what_a_request_held_is_free_again(
+    own_proxy: ProxyFactory, upstream: Upstream, way: str
+) -> None:
     server, access = own_proxy.started(WEB_CONCURRENCY="2")
     token = server.mint(access.project_id, max_tokens_total=20)
     if way == "broken":
         client = begin(server, token["token"], "/v1/behave/garbage/chat/completions")
-        assert client.read_answer().status == 502
+        assert client.read_response().status == 502
     elif way == "refused":
         client = begin(server, token["token"], "/v1/behave/early-refusal/chat/completions")
-        assert client.read_answer().status == 413
+        assert client.read_response().status == 413
     else:
         client = begin(server, token["token"])
         assert "200" in client.read_head()[0]

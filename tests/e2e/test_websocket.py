@@ -12,13 +12,13 @@ from wsproto.events import (
     Request,
 )
 
-from tests.e2e.conftest import Access, Maker
 from tests.support.certificates import Authority
+from tests.support.proxy_access import Access, ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.raw_requests import error_of
 from tests.support.realtime import DONE, SAYINGS, Client, Realtime, opening
 from tests.support.server import UPSTREAM_KEY, ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 def converse(server: ProxyServer, access: Access, realtime: Realtime) -> None:
@@ -64,13 +64,13 @@ def converse(server: ProxyServer, access: Access, realtime: Realtime) -> None:
     assert event["token_id"] == access.token_id
 
 
-def test_a_conversation(own_proxy: Maker, realtime: Realtime) -> None:
+def test_a_conversation(own_proxy: ProxyFactory, realtime: Realtime) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url, WEB_CONCURRENCY="1")
     converse(server, access, realtime)
     converse(server, access, realtime)
 
 
-def test_all_that_is_billed_counts(own_proxy: Maker, realtime: Realtime) -> None:
+def test_all_that_is_billed_counts(own_proxy: ProxyFactory, realtime: Realtime) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url)
     limited = server.mint(access.project_id, max_tokens_total=10)["token"]
     client = Client(server.port, opening(limited, "/v1/responses"))
@@ -95,7 +95,7 @@ def test_all_that_is_billed_counts(own_proxy: Maker, realtime: Realtime) -> None
     wait_until(refused)
 
 
-def test_a_tls_upstream(own_proxy: Maker, tmp_path: Path) -> None:
+def test_a_tls_upstream(own_proxy: ProxyFactory, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     realtime = Realtime(authority.server("localhost"))
     try:
@@ -107,7 +107,9 @@ def test_a_tls_upstream(own_proxy: Maker, tmp_path: Path) -> None:
         realtime.stop()
 
 
-def test_a_browsers_token_comes_in_a_subprotocol(own_proxy: Maker, realtime: Realtime) -> None:
+def test_a_browsers_token_comes_in_a_subprotocol(
+    own_proxy: ProxyFactory, realtime: Realtime
+) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url)
     protocols = ["realtime", f"openai-insecure-api-key.{access.token}", "openai-beta.realtime-v1"]
     client = Client(server.port, Request(host="t", target="/v1/realtime", subprotocols=protocols))
@@ -123,7 +125,7 @@ def test_a_browsers_token_comes_in_a_subprotocol(own_proxy: Maker, realtime: Rea
     assert server.events(1)[0]["outcome"] == "completed"
 
 
-def test_refusals_are_ours_or_the_upstreams(own_proxy: Maker, realtime: Realtime) -> None:
+def test_refusals_are_ours_or_the_upstreams(own_proxy: ProxyFactory, realtime: Realtime) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url)
     upgrade = [
         ("Connection", "Upgrade"),
@@ -133,16 +135,16 @@ def test_refusals_are_ours_or_the_upstreams(own_proxy: Maker, realtime: Realtime
     ]
     with RawClient(server.port) as client:
         client.request("GET", "/v1/realtime", upgrade)
-        answer = client.read_answer()
+        answer = client.read_response()
         assert (answer.status, error_of(answer)) == (401, "invalid_token")
         assert not realtime.requests
         client.request("GET", "/v1/refuse", [access.bearer, *upgrade])
-        answer = client.read_answer()
+        answer = client.read_response()
         assert (answer.status, answer.body) == (403, b"{}")
     assert [e["outcome"] for e in server.events(2)] == ["rejected", "completed"]
 
 
-def test_both_sides_leaving_passes(own_proxy: Maker, realtime: Realtime) -> None:
+def test_both_sides_leaving_passes(own_proxy: ProxyFactory, realtime: Realtime) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL=realtime.url)
     client = Client(server.port, opening(access.token))
     client.next()
@@ -159,7 +161,7 @@ def test_both_sides_leaving_passes(own_proxy: Maker, realtime: Realtime) -> None
     server.events(2)
 
 
-def test_a_stop_ends_tunnels(own_proxy: Maker, realtime: Realtime) -> None:
+def test_a_stop_ends_tunnels(own_proxy: ProxyFactory, realtime: Realtime) -> None:
     server, access = own_proxy.started(
         UPSTREAM_BASE_URL=realtime.url, WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT="4"
     )
@@ -176,11 +178,11 @@ def test_a_stop_ends_tunnels(own_proxy: Maker, realtime: Realtime) -> None:
     assert (event["outcome"], event["error_code"]) == ("aborted", "draining")
 
 
-def test_an_unreachable_upstream_is_502(own_proxy: Maker) -> None:
+def test_an_unreachable_upstream_is_502(own_proxy: ProxyFactory) -> None:
     server, access = own_proxy.started(UPSTREAM_BASE_URL="http://127.0.0.1:9")
     with RawClient(server.port) as client:
         headers = [access.bearer, ("Connection", "Upgrade"), ("Upgrade", "websocket")]
         client.request("GET", "/v1/realtime", headers)
-        answer = client.read_answer()
+        answer = client.read_response()
     assert (answer.status, error_of(answer)) == (502, "upstream_unreachable")
     wait_until(lambda: len(server.events(1)) == 1)

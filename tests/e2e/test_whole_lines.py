@@ -8,16 +8,16 @@ import gevent
 import requests
 from gevent.os import tp_read
 
-from tests.e2e.conftest import Maker
+from tests.support.proxy_access import ProxyFactory
 from tests.support.raw_client import RawClient
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 ROUNDS = 40
 LONG = "r" * 120
 SECRET = "sk-" + "q" * 22
 
 
-def test_the_longest_of_everything(own_proxy: Maker) -> None:
+def test_the_longest_of_everything(own_proxy: ProxyFactory) -> None:
     server = own_proxy(EVENT_LOG="stdout", ACCESS_LOG="on")
     server.migrate()
     reader, writer = os.pipe()

@@ -1,4 +1,4 @@
-"""A server that answers with the bytes it is told, for the tests of ``manage.py bench``."""
+"""A server that responds with given bytes, for the tests of `manage.py bench`."""
 
 import socket
 import ssl

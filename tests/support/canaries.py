@@ -1,6 +1,6 @@
-"""Secrets of the whole run, and where they may never be found: in anything that it has written.
+"""Secrets of the whole run, which no output of the run may contain.
 
-Whoever makes a secret in a test registers it; servers and what they mint do so by themselves. At
+A test that makes a secret registers it. Servers and their minted tokens register themselves. At
 the end of each test process, all its output is looked through.
 """
 

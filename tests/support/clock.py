@@ -1,4 +1,4 @@
-"""A clock that stands still until it is set."""
+"""A clock that shows the time it was set to."""
 
 
 class Clock:

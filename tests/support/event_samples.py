@@ -1,4 +1,4 @@
-"""Events and sinks for the tests of this folder."""
+"""Usage events and sinks for tests."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""A man in the middle of a TCP connection, who refuses, slows, cuts or answers by himself."""
+"""A TCP proxy that injects faults: it refuses, slows, cuts, or responds itself."""
 
 import contextlib
 import socket

@@ -1,6 +1,6 @@
-"""A small ASGI application for uvicorn: an upstream whose HTTP is somebody else's.
+"""A small ASGI application for uvicorn: an upstream with a foreign HTTP implementation.
 
-Answers the same to the same request; ``/v1/step`` waits for ``/v1/go`` between two chunks.
+The same request gets the same response; ``/v1/step`` waits for ``/v1/go`` between two chunks.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Settings of an installation that lies in a test's folder, and reaches nobody."""
+"""Settings of an installation in a test's folder, without access to any service."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Limiters and places in this process, whose time stands still."""
+"""Limiters in this process, with a clock that stands still."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,7 @@
-"""A process that does the housekeeping of a database: ``python -m tests.keeper URL FILE``.
+"""The maintenance of a database, in a process of its own.
 
-Each batch leaves two lines in FILE: who began, who ended.
+Run it as `python -m tests.support.maintenance_process URL FILE`. Each batch leaves two lines in
+FILE: `begin PID` and `end PID`.
 """
 
 from gevent import monkey

@@ -1,4 +1,4 @@
-"""Ways to send an answer past a meter."""
+"""Ways to feed a response to a meter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More ways for the stand-in upstream to behave: everything that a relay might be tempted to mend.
+"""More ways for the stand-in upstream to behave: everything that a relay might wrongly mend.
 
 Importing this module adds them to ``BEHAVIOURS``. Three tables: answers that pass as they are,
 answers that break off in their body, and bytes that are no valid answer at all.

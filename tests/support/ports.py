@@ -1,4 +1,4 @@
-"""Ports for servers that are told theirs: each for one test process alone.
+"""Ports for servers that take theirs from a setting. Each belongs to one test process.
 
 Asking the kernel for any port and letting it go again does not do: until the server has it, another
 run of the tests or a connection to somewhere may be given the same one. So a process reserves a

@@ -1,4 +1,4 @@
-"""HTTP as bytes: what exactly goes over the wire, in both directions."""
+"""An HTTP client that sends and returns the exact bytes on the wire."""
 
 import socket
 from collections.abc import Callable
@@ -8,7 +8,7 @@ Headers = list[tuple[str, str]]
 
 
 @dataclass
-class RawAnswer:
+class RawResponse:
     """``body`` is de-chunked; ``clean`` says whether the message ended as its framing promised."""
 
     status_line: str
@@ -69,9 +69,9 @@ class RawClient:
         line, *lines = head.decode("latin-1").split("\r\n")
         return line, [(name, value.strip()) for name, _, value in (x.partition(":") for x in lines)]
 
-    def read_answer(
+    def read_response(
         self, method: str = "GET", midway: Callable[[], object] = lambda: None
-    ) -> RawAnswer:
+    ) -> RawResponse:
         """``midway`` is called between head and body."""
         line, headers = self.read_head()
         status = int(line.split(" ", 2)[1])
@@ -82,7 +82,7 @@ class RawClient:
         lengths = [value for name, value in headers if name.lower() == "content-length"]
         chunked = any(name.lower() == "transfer-encoding" for name, _ in headers)
         if method == "HEAD" or status in (204, 304):
-            return RawAnswer(line, headers, b"", clean=True)
+            return RawResponse(line, headers, b"", clean=True)
         if chunked:
             body, clean = self._chunks()
         elif lengths:
@@ -90,7 +90,7 @@ class RawClient:
         else:
             body = self._rest()
             clean = not self.was_reset
-        return RawAnswer(line, headers, body, clean)
+        return RawResponse(line, headers, body, clean)
 
     def read_chunk(self) -> bytes | None:
         """One chunk of a chunked body; ``b""`` for the last, None when it was cut."""

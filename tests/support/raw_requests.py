@@ -1,4 +1,4 @@
-"""Asking a server for the least there is, and reading what it refuses."""
+"""Minimal requests to a server, and the errors in its responses."""
 
 import json
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import requests
 
 from tests.support import canaries
-from tests.support.raw_client import RawAnswer, RawClient
+from tests.support.raw_client import RawClient, RawResponse
 from tests.support.server import ProxyServer
 
 
-def ask(server: ProxyServer, token: str, target: str = "/v1/models") -> RawAnswer:
+def ask(server: ProxyServer, token: str, target: str = "/v1/models") -> RawResponse:
     """A GET on a connection of its own, so that any worker may have it."""
     with RawClient(server.port, timeout=60) as client:
         client.request("GET", target, [("Authorization", f"Bearer {token}")])
-        return client.read_answer()
+        return client.read_response()
 
 
 def mint(server: ProxyServer, parent: str, status: int = 201, **fields: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def chat(server: ProxyServer, token: str, **more: Any) -> int:
     ).status_code
 
 
-def error_of(answer: RawAnswer) -> str:
+def error_of(answer: RawResponse) -> str:
     """The code, once the shape has been checked."""
     assert answer.values("Content-Type") == ["application/json"]
     body = json.loads(answer.body)

@@ -1,4 +1,4 @@
-"""An upstream by script, and what is seen of the stream that is made of it."""
+"""An upstream that follows a script, and a record of what its response stream does."""
 
 from collections.abc import Callable, Iterator
 

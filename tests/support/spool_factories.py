@@ -1,4 +1,4 @@
-"""Writers' folders in a spool, and events with numbers, for the tests of what reads them."""
+"""Writers' folders in a spool, with numbered events, for the tests of its readers."""
 
 import json
 from collections.abc import Iterable, Sequence

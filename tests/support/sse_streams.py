@@ -1,6 +1,6 @@
-"""SSE answers as services send them, shortened in their texts only.
+"""SSE responses as services send them. Only their texts are shortened.
 
-`STREAMS` carries, beside each answer, the usage and the source that must be read from it.
+`STREAMS` carries, beside each response, the usage and the source that must be read from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The store as the tests of its behaviour have it: all of it, and short ways to fill it."""
+"""A complete store for tests, and short ways to fill it."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,6 +1,6 @@
-"""JSON answers as services send them, shortened in their texts only.
+"""JSON responses as services send them. Only their texts are shortened.
 
-`BODIES` carries, beside each answer, what must be read from it.
+`BODIES` carries, beside each response, what must be read from it.
 """
 
 from __future__ import annotations

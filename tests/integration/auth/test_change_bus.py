@@ -12,7 +12,7 @@ from proxy.auth.change_bus import CHANNEL, MOST_BYTES, ChangeBus, ids_in
 from tests.support.fault_proxy import Middleman
 from tests.support.ports import free_port
 from tests.support.services import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class Heard:

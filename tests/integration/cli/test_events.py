@@ -19,7 +19,7 @@ from tests.support.event_receiver import Receiver
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.services import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class Running:

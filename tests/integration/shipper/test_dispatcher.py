@@ -15,7 +15,7 @@ from proxy.shipper.dispatcher import Dispatcher
 from proxy.shipper.redis_group import ConsumerGroup, StreamDeadLetters
 from tests.support import fault_proxy
 from tests.support.services import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class Target:

@@ -17,7 +17,7 @@ from proxy.store.database import Database, Session
 from proxy.store.dialects import ReadOnly
 from tests.support.fault_proxy import Middleman
 from tests.support.services import MariaDB, Postgres, mysql_server
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class OldPostgres(Postgres):

@@ -15,7 +15,7 @@ from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
 from proxy.store.usage import Entry, UsageLedger, UsageSums
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 HOUR = datetime(2026, 5, 20, 10, tzinfo=UTC)
 NEXT = HOUR + timedelta(hours=1)

@@ -12,7 +12,7 @@ from proxy.audit.denials import DenialAggregator
 from proxy.audit.writer import AuditWriter
 from proxy.core.errors import StoreError
 from proxy.store.audit import AuditEntry, PendingEntry
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class Store:

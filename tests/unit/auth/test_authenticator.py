@@ -19,7 +19,7 @@ from proxy.store.knowntokens import Confirmed, Found, Learned, Outdated
 from proxy.store.records import AccessToken
 from tests.support.clock import Clock
 from tests.support.grants import PAST, SECRET, START, TOKEN, Store
-from tests.support.holding import process_holds
+from tests.support.process_holds import process_holds
 
 
 def make(

@@ -8,7 +8,7 @@ import pytest
 from proxy.auth.change_poller import _MOST_FELT, _OVERLAP, ChangePoller
 from proxy.core.errors import StoreError
 from proxy.store.changes import Change, ChangeList
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 SECOND = 1_000_000
 

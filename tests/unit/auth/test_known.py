@@ -13,7 +13,7 @@ from proxy.store.knowntokens import Confirmed, Found, Learned, Outdated
 from proxy.store.records import Grant
 from tests.support.clock import Clock
 from tests.support.grants import PROJECT, START, TOKEN
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 NOW = START.timestamp()
 GRANT = Grant(TOKEN, PROJECT, "sk-upstream")

@@ -15,7 +15,7 @@ from proxy.gateway.inflight import InFlightRequests, TokenRevoked
 from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
 from tests.support.relay_factories import PRINCIPAL
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 NOW = 1000.0
 

@@ -1,7 +1,7 @@
 """What the command line's tests share: an empty directory, an environment without our settings."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,9 @@ from click.testing import CliRunner, Result
 
 from proxy.cli import root
 from proxy.settings.settings import variable_names
+from tests.support.cli_runner import TOKEN, Run
 from tests.support.fake_upstream import Upstream
 from tests.support.server import ProxyServer
-
-BASE = "http://127.0.0.1:8080"
-TOKEN = "management-token-1"
-
-Run = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from responses.matchers import query_param_matcher
 
 from proxy.cli.local_settings import load_settings, open_database
 from proxy.store.audit import ACTIONS, AuditLog, PendingEntry
-from tests.unit.cli.conftest import BASE, Run
+from tests.support.cli_runner import BASE, Run
 
 URL = f"{BASE}/manage/audit"
 ENTRY: dict[str, Any] = {

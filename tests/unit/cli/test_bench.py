@@ -14,10 +14,10 @@ import orjson
 import pytest
 
 from proxy.cli.server import ROOT
+from tests.support.cli_runner import Run
 from tests.support.fake_upstream import Upstream
 from tests.support.server import UPSTREAM_KEY, ProxyServer
-from tests.support.waiting import wait_until
-from tests.unit.cli.conftest import Run
+from tests.support.wait import wait_until
 
 Bench = Callable[..., tuple[int, str]]
 

@@ -10,7 +10,7 @@ import requests
 import responses
 
 from proxy.tools.fake_upstream import FakeUpstream
-from tests.unit.cli.conftest import Run
+from tests.support.cli_runner import Run
 
 KEY = "sk-the-right-one"
 URL = "http://127.0.0.1:8080/v1/chat/completions"

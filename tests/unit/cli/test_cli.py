@@ -12,7 +12,7 @@ import pytest
 from proxy.cli import COMMANDS, LazyGroup, root
 from proxy.cli.server import ROOT
 from proxy.core.errors import SettingsError, StoreError
-from tests.unit.cli.conftest import Run
+from tests.support.cli_runner import Run
 
 
 def test_every_command_is_where_the_table_says(run: Run) -> None:

@@ -9,7 +9,7 @@ import responses
 
 from proxy.cli import client
 from proxy.cli.client import Api, Refused, bearer
-from tests.unit.cli.conftest import BASE
+from tests.support.cli_runner import BASE
 
 ERROR = {"error": {"message": "No.", "type": "t", "param": None, "code": "conflict"}}
 

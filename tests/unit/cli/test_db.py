@@ -12,7 +12,7 @@ import pytest
 from proxy.cli.local_settings import load_settings, open_database
 from proxy.crypto.cipher import Cipher
 from proxy.store.projects import Projects
-from tests.unit.cli.conftest import Run
+from tests.support.cli_runner import Run
 
 
 @pytest.fixture(autouse=True)

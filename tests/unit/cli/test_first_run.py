@@ -18,8 +18,8 @@ from proxy.cli.client import Api
 from proxy.cli.first_run import _greet, greeting
 from proxy.settings.settings import Settings
 from proxy.tools.fake_upstream import FakeUpstream
+from tests.support.cli_runner import BASE, Run
 from tests.support.ports import free_port
-from tests.unit.cli.conftest import BASE, Run
 
 KEY = "sk-upstream-0123456789abcdef"
 PROJECT = {"id": "p1", "name": "default", "is_active": True}

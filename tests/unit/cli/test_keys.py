@@ -13,7 +13,7 @@ from proxy.cli.local_settings import load_settings, open_database
 from proxy.crypto.cipher import Cipher
 from proxy.settings import parsers
 from proxy.store.projects import Projects
-from tests.unit.cli.conftest import Run
+from tests.support.cli_runner import Run
 
 OLD, NEW, LOST = b"o" * 32, b"n" * 32, b"l" * 32
 

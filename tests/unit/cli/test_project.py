@@ -7,7 +7,7 @@ import pytest
 import responses
 from responses.matchers import header_matcher, json_params_matcher
 
-from tests.unit.cli.conftest import BASE, TOKEN, Run
+from tests.support.cli_runner import BASE, TOKEN, Run
 
 URL = f"{BASE}/manage/projects"
 PROJECT = {

@@ -11,9 +11,9 @@ import pytest
 import responses
 
 from proxy.cli import server
+from tests.support.cli_runner import BASE, Run
 from tests.support.ports import free_port
-from tests.support.waiting import wait_until
-from tests.unit.cli.conftest import BASE, Run
+from tests.support.wait import wait_until
 
 MANAGE = [sys.executable, str(server.ROOT / "manage.py")]
 

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.cli import local_settings
 from proxy.settings.settings import Settings
-from tests.unit.cli.conftest import Run
+from tests.support.cli_runner import Run
 
 
 def test_writes_what_the_server_needs(run: Run) -> None:

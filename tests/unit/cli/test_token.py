@@ -9,7 +9,7 @@ import pytest
 import responses
 from responses.matchers import header_matcher, json_params_matcher, query_param_matcher
 
-from tests.unit.cli.conftest import BASE, Run
+from tests.support.cli_runner import BASE, Run
 
 URL = f"{BASE}/manage/tokens"
 SECRET = "sk-abcdefghijklmnopqrstuv"

@@ -8,7 +8,7 @@ import pytest
 import responses
 from responses.matchers import query_param_matcher
 
-from tests.unit.cli.conftest import BASE, Run
+from tests.support.cli_runner import BASE, Run
 
 URL = f"{BASE}/manage/usage"
 COUNTS = {

@@ -10,9 +10,9 @@ import orjson
 import pytest
 from gevent.server import StreamServer
 
+from tests.support.cli_runner import Run
 from tests.support.fake_upstream import Upstream
 from tests.support.server import UPSTREAM_KEY, ProxyServer
-from tests.unit.cli.conftest import Run
 
 Verify = Callable[..., tuple[int, str]]
 Tamper = Callable[[bytes], bytes]

@@ -15,7 +15,7 @@ from proxy.gateway.request import ClientRequest
 from proxy.policy.policy import Policy
 from proxy.usage.estimate import prompt_bytes
 from proxy.usage.large import LargeValue
-from tests.support.bystander import served_while
+from tests.support.loop_probe import served_while
 from tests.support.relay_factories import environ
 
 WANTED = frozenset({"model", "n"})

@@ -26,8 +26,8 @@ from proxy.ratelimit.request_limiter import Rates
 from tests.support.clock import Clock
 from tests.support.grants import PAST, START, Store
 from tests.support.grants import SECRET as STORED_SECRET
-from tests.support.holding import process_holds
 from tests.support.limiter_factories import Limited
+from tests.support.process_holds import process_holds
 from tests.support.relay_factories import (
     ALLOWING,
     ASKED,

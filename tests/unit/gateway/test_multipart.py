@@ -8,7 +8,7 @@ import requests
 from proxy.core.errors import ClientError
 from proxy.gateway import multipart
 from proxy.gateway.multipart import form_fields
-from tests.support.bystander import served_while
+from tests.support.loop_probe import served_while
 
 WANTED = frozenset({"model"})
 TYPE = "multipart/form-data; boundary=BB"

@@ -17,7 +17,7 @@ from proxy.logs.async_handler import Descriptor, File, LogWriter, Output, _settl
 from proxy.logs.config import JsonFormatter, Sanitizer
 from tests.support.event_samples import block
 from tests.support.paths import ROOT
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class Slow:

@@ -10,7 +10,7 @@ import pytest
 from proxy.core.errors import StoreError
 from proxy.maintenance import scheduler
 from proxy.maintenance.scheduler import BATCH, NAME, MaintenanceScheduler
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class Lease:

@@ -14,7 +14,7 @@ from proxy.metrics.multiprocess import MetricsDirectory, Writer
 from proxy.metrics.reporter import Reporter
 from proxy.metrics.samples import Samples
 from tests.support.event_samples import block
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 REQUESTS = "proxy_requests_total"
 KEY = ("chat", "GET", "200", "completed")

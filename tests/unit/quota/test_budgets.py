@@ -7,7 +7,7 @@ import pytest
 from proxy.core.errors import StoreError
 from proxy.quota import budgets as budgets_module
 from proxy.quota.budgets import Budgets
-from tests.support.holding import process_holds
+from tests.support.process_holds import process_holds
 
 
 class World:

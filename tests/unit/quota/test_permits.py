@@ -13,7 +13,7 @@ from proxy.core.errors import StoreError
 from proxy.quota import permits as leases_module
 from proxy.quota.permits import PermitLeases
 from proxy.store.counters import MAX_LEASED, ONE_BY_ONE
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class Store:

@@ -10,7 +10,7 @@ from proxy.core.usage_event import UsageEvent
 from proxy.quota import stored_reads as module
 from proxy.quota.stored_reads import Name, Reads
 from tests.support.clock import Clock
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class Ledger:

@@ -12,7 +12,7 @@ from gevent.event import Event
 from proxy.core.errors import StoreError
 from proxy.quota import usage_counter as counts_module
 from proxy.quota.usage_counter import UsageCounter
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class Store:

@@ -10,7 +10,7 @@ from proxy.core.errors import LimiterError
 from proxy.ratelimit import batching as charges_module
 from proxy.ratelimit.batching import BatchedCharges
 from proxy.ratelimit.limiter import Bucket, Charge, Decision
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 A, B = Bucket("a", 10), Bucket("b", 10)
 

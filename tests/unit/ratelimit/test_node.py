@@ -18,7 +18,7 @@ from proxy.ratelimit.limiter import Bucket, Charge
 from proxy.ratelimit.node import NodeLimiter
 from tests.support.clock import Clock
 from tests.support.limiter_stress import ROOT, hammer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 @pytest.fixture

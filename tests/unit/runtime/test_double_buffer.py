@@ -12,7 +12,7 @@ import pytest
 
 from proxy.runtime import double_buffer
 from tests.support.paths import ROOT
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 WRITE_FOR_EVER = """
 import sys

@@ -6,7 +6,7 @@ import gevent
 import pytest
 
 from proxy.runtime.periodic import PeriodicTask
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 _log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import pytest
 
 from proxy.runtime import yielding
 from proxy.runtime.yielding import SLICE, in_turns, joined, turn, turn_if_due, wait_for_bytes
-from tests.support.bystander import Bystander, served_while
+from tests.support.loop_probe import LoopProbe, served_while
 
 
 def test_a_turn_serves_those_whose_sockets_are_ready() -> None:
-    with Bystander() as other:
+    with LoopProbe() as other:
         before = other.served
         for _ in range(20):
             turn()

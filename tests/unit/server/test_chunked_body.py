@@ -17,7 +17,7 @@ from proxy.core.errors import ClientError
 from proxy.server import chunked_body
 from proxy.server.chunked_body import FREE_FRAMING, MAX_SIZE_LINE, Chunks
 from proxy.server.request_body import _translated
-from tests.support.bystander import Bystander
+from tests.support.loop_probe import LoopProbe
 
 HEAD = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 CONFIG = Config()
@@ -111,7 +111,7 @@ def test_many_chunks_in_hand_leave_others_their_turn(monkeypatch: pytest.MonkeyP
 
 
 def test_it_gives_them() -> None:
-    with Bystander() as other:
+    with LoopProbe() as other:
         before = other.served
         for _ in range(100):
             pieces_of((b"8\r\n" + b"x" * 8 + b"\r\n") * 10_000, b"0\r\n\r\n")

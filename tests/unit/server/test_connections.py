@@ -11,7 +11,7 @@ import gevent.socket
 import pytest
 
 from proxy.server.connections import BODY_GRACE, ClientBytes, Connections, linger
-from tests.support.bystander import Bystander, served_while
+from tests.support.loop_probe import LoopProbe, served_while
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_one_read_is_bounded() -> None:
 
 def test_lingering_ends_however_much_a_client_sends() -> None:
     """And others are served meanwhile: as often as that takes slices."""
-    with Bystander() as other:
+    with LoopProbe() as other:
         before, rounds = other.served, 0
         while other.served - before < 3 and rounds < 1000:
             client = AlwaysReady()

@@ -15,7 +15,7 @@ import pytest
 from proxy.server import profiling
 from proxy.server.profiling import Profiler, Sampler
 from tests.support.paths import ROOT
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 LINE = re.compile(r"(.+) (\d+)")
 

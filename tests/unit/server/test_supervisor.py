@@ -14,7 +14,7 @@ from proxy.events.spool.retention import register_sinks
 from tests.support.event_receiver import Receiver
 from tests.support.server import ProxyServer
 from tests.support.spool_factories import append, orphan, write
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from gunicorn.http import errors as http_errors
 
 from proxy.core.errors import ClientError, StoreError
 from proxy.server.worker import ProxyWorker, _as_ours
-from tests.support.bystander import Bystander
+from tests.support.loop_probe import LoopProbe
 from tests.support.paths import ROOT
 
 
@@ -64,7 +64,7 @@ def test_a_pipelined_request_waits_for_its_turn() -> None:
     def next_request() -> None:
         assert worker._wait_for_request(None, pipelined, served=True)
 
-    with Bystander() as other:
+    with LoopProbe() as other:
         before = other.served
         for _ in range(20):
             next_request()

@@ -9,7 +9,7 @@ from proxy.shipper.metrics import SinkMetrics
 from proxy.shipper.spool_consumer import SpoolConsumer
 from tests.support import spool_factories
 from tests.support.spool_factories import write
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 def test_of_each_sink(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from proxy.shipper.shipper import Shipper, remote_consumers, shipper_lock
 from proxy.shipper.spool_consumer import SpoolConsumer
 from tests.support.event_receiver import Receiver
 from tests.support.spool_factories import numbers, write
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 NEEDED = {"MANAGEMENT_TOKEN": "x" * 16, "ENCRYPTION_KEY": "A" * 43 + "="}
 

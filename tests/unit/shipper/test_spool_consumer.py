@@ -16,7 +16,7 @@ from proxy.shipper import spool_consumer as module
 from proxy.shipper.spool_consumer import SpoolConsumer
 from tests.support import spool_factories
 from tests.support.spool_factories import numbers, orphan, write
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 class Bench:

@@ -2,9 +2,7 @@
 
 import socket
 import ssl
-import weakref
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import gevent.socket
@@ -13,46 +11,23 @@ import requests
 from gevent import Greenlet
 
 from proxy.upstream.adapter import UpstreamAdapter
-from proxy.upstream.http1_codec import HeaderPairs
 from tests.support.certificates import Authority
-from tests.support.waiting import wait_until
+from tests.support.open_handles import SPAWNED
+from tests.support.wire_requests import Ask, Serve, prepared
 from tests.support.wire_server import Handler, WireServer, answering
-
-Serve = Callable[..., WireServer]
-Ask = Callable[..., requests.Response]
-
-
-def sockets() -> int:
-    found = 0
-    for link in Path("/proc/self/fd").iterdir():
-        try:
-            found += str(link.readlink()).startswith("socket:")
-        except FileNotFoundError:  # the one that lists the folder
-            continue
-    return found
-
-
-_spawned: weakref.WeakSet[Greenlet] = weakref.WeakSet()
-
-
-def greenlets() -> int:
-    """Spawned by the test and not ended; servers and their connections are not counted."""
-    return sum(not one.dead and "_serve" not in repr(one) for one in list(_spawned))
 
 
 @pytest.fixture(autouse=True)
 def _spawned_is_counted() -> Iterator[None]:
-    Greenlet.add_spawn_callback(_spawned.add)
+    Greenlet.add_spawn_callback(SPAWNED.add)
     yield
-    Greenlet.remove_spawn_callback(_spawned.add)
-    _spawned.clear()
+    Greenlet.remove_spawn_callback(SPAWNED.add)
+    SPAWNED.clear()
 
 
 @pytest.fixture(autouse=True)
-def _no_socket_left() -> Iterator[None]:
-    before = sockets()
-    yield
-    wait_until(lambda: sockets() <= before)
+def _no_socket_left(no_socket_left: None) -> None:
+    """For every test of the folder."""
 
 
 @pytest.fixture
@@ -80,18 +55,6 @@ def adapter(_no_socket_left: None) -> Iterator[UpstreamAdapter]:
     made.close()
 
 
-def prepared(
-    method: str, url: str, headers: list[tuple[str, str]] | None = None, body: Any = None
-) -> requests.PreparedRequest:
-    request = requests.PreparedRequest()
-    request.method, request.url, request.body = method, url, body
-    lines = HeaderPairs(headers or [("Host", "upstream.test")])
-    if isinstance(body, bytes):
-        lines.append(("Content-Length", str(len(body))))
-    request.headers = lines  # type: ignore[assignment]
-    return request
-
-
 @pytest.fixture
 def ask(adapter: UpstreamAdapter) -> Ask:
     """One round trip; a ``bytes`` body gets its length."""
@@ -109,13 +72,6 @@ def ask(adapter: UpstreamAdapter) -> Ask:
         return adapter.send(request, timeout=(5.0, silence))
 
     return send
-
-
-def read_all(response: requests.Response) -> bytes:
-    parts = []
-    while part := response.raw.read1():
-        parts.append(part)
-    return b"".join(parts)
 
 
 @pytest.fixture(scope="session")

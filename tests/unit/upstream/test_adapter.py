@@ -17,11 +17,13 @@ from proxy.upstream import stale as stale_module
 from proxy.upstream.adapter import UpstreamAdapter
 from proxy.upstream.raw_response import BrokenResponse
 from proxy.upstream.stale import ONE_WRITE, StaleConnection
+from tests.support.certificates import Authority
+from tests.support.open_handles import greenlets
 from tests.support.ports import free_port
 from tests.support.response_heads import HEADERS
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
+from tests.support.wire_requests import Ask, Serve, prepared, read_all
 from tests.support.wire_server import OK, Connection, pause
-from tests.unit.upstream.conftest import Ask, Authority, Serve, greenlets, prepared, read_all
 
 
 def test_the_target_goes_out_byte_for_byte(serve: Serve, ask: Ask) -> None:

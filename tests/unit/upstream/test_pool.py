@@ -14,10 +14,11 @@ from gevent.event import Event
 from proxy.gateway.inflight import ClientDisconnected
 from proxy.upstream import pool as pool_module
 from proxy.upstream.pool import ConnectionPool, ConnectTimedOut, tls_context
+from tests.support.certificates import Authority
 from tests.support.ports import free_port
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
+from tests.support.wire_requests import Serve
 from tests.support.wire_server import Connection
-from tests.unit.upstream.conftest import Authority, Serve
 
 
 def quiet(connection: Connection) -> None:

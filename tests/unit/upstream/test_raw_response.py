@@ -16,10 +16,11 @@ from proxy.upstream import adapter as adapter_module
 from proxy.upstream.adapter import UpstreamAdapter
 from proxy.upstream.http1_codec import MAX_HEAD_BYTES
 from proxy.upstream.raw_response import BrokenResponse, RawResponse, Upload
-from tests.support.bystander import Bystander, served_while
-from tests.support.waiting import wait_until
+from tests.support.loop_probe import LoopProbe, served_while
+from tests.support.open_handles import greenlets
+from tests.support.wait import wait_until
+from tests.support.wire_requests import Ask, Serve, prepared, read_all
 from tests.support.wire_server import CHUNKED, OK, Connection, Handler, Request, pause
-from tests.unit.upstream.conftest import Ask, Serve, greenlets, prepared, read_all
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED_UPLOAD = [("Host", "upstream.test"), ("Transfer-Encoding", "chunked")]
@@ -510,7 +511,7 @@ class Ready:
 def test_an_upload_that_never_waits_leaves_others_their_turn() -> None:
     """Both its client and its upstream are always ready."""
     sock: Any = Ready()
-    with Bystander() as other:
+    with LoopProbe() as other:
         before = other.served
         upload = Upload(sock, b"head", itertools.repeat(b"x" * 1024), chunked=True)
         while other.served - before < 3:

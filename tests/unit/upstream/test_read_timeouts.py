@@ -5,7 +5,7 @@ import pytest
 from gevent.socket import socketpair
 
 from proxy.upstream.read_timeouts import ReadTimeouts
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 def test_bytes_end_it() -> None:

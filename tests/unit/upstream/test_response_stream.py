@@ -1,4 +1,4 @@
-"""An answer on its way out: settled once, whatever happens to it."""
+"""A response stream is settled once, whatever happens to it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,11 +17,11 @@ from proxy.runtime.yielding import STEP
 from proxy.upstream.adapter import UpstreamAdapter
 from proxy.upstream.timing import Timing
 from proxy.upstream.transport import SessionTransport, UpstreamResponse
-from tests.support.bystander import served_while
+from tests.support.loop_probe import served_while
 from tests.support.scripted_upstream import Script, Seen, no_words
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
+from tests.support.wire_requests import Serve
 from tests.support.wire_server import CHUNKED, OK, Connection
-from tests.unit.upstream.conftest import Serve
 
 
 def make(

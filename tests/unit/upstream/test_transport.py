@@ -22,9 +22,10 @@ from proxy.upstream.adapter import UpstreamAdapter
 from proxy.upstream.http1_codec import HeaderPairs
 from proxy.upstream.timing import Timing
 from proxy.upstream.transport import SessionTransport, UpstreamResponse
+from tests.support.certificates import Authority
 from tests.support.ports import free_port
+from tests.support.wire_requests import Serve
 from tests.support.wire_server import CHUNKED, OK, Connection
-from tests.unit.upstream.conftest import Authority, Serve
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from proxy.upstream.websocket import (
     close_frame,
     read_upgrade,
 )
-from tests.support.bystander import Bystander, served_while
+from tests.support.loop_probe import LoopProbe, served_while
 
 MADE: list[gevent.socket.socket] = []
 
@@ -220,7 +220,7 @@ def test_a_side_that_never_pauses_leaves_others_their_turn(greedy: str) -> None:
     for name, end in ends.items():
         end.left = 1 << 60 if name == greedy else 0
     tunnel = Tunnel(ends["client"], ends["upstream"], lambda _: None)
-    with Bystander() as other:
+    with LoopProbe() as other:
         before = other.served
         running = gevent.spawn(tunnel.run)
         while other.served - before < 3:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from wsproto.frame_protocol import Opcode
 
 from proxy.usage.frames import FrameReader, Message
-from tests.support.wsframes import fragmented, message
+from tests.support.websocket_frames import fragmented, message
 
 
 def feed_split(reader: FrameReader, data: bytes, cuts: list[int]) -> list[Message]:

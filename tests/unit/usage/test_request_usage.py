@@ -13,8 +13,8 @@ from proxy.core.errors import ClientError
 from proxy.usage import request_usage
 from proxy.usage.large import LargeObject
 from proxy.usage.request_usage import ask_for_usage, demand_usage
-from tests.support.bystander import served_while
 from tests.support.json_values import VALUES
+from tests.support.loop_probe import served_while
 
 ASKING = b'"stream_options":{"include_usage":true}'
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from wsproto.frame_protocol import Opcode
 
 from proxy.usage.websocket import WebSocketMeter
-from tests.support.wsframes import fragmented, message
+from tests.support.websocket_frames import fragmented, message
 
 
 def done(identifier: str, total: int) -> bytes:

@@ -9,7 +9,7 @@ from proxy.wiring.ratelimit import RateLimiting
 from tests.support.installation import settings
 from tests.support.ports import free_port
 from tests.support.relay_factories import PRINCIPAL
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 
 def limits_of(folder: Path, **changes: str) -> RateLimiting:

@@ -12,7 +12,7 @@ from gevent.threadpool import ThreadPool
 from proxy.events.spool.lock import acquire, is_owned, node_lock, remove_lock
 from tests.support.event_samples import block
 from tests.support.paths import ROOT
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 HOLDING = """
 import sys, time

@@ -13,7 +13,7 @@ from proxy.tools.loadtest.connection import Address, Channel
 from proxy.tools.verify.raw_client import Endpoint, Unreachable
 from tests.support.bench_server import OK, Serve, serve
 from tests.support.certificates import Authority
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 __all__ = ["serve"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.tools.verify.compare import ASPECTS, Comparison, Finding, compare, timing
 from proxy.tools.verify.raw_client import RawResponse
-from tests.support.cli_answers import answer, proxied
+from tests.support.verify_responses import answer, proxied
 
 JSON = (("Content-Type", "application/json"),)
 SSE = (("Content-Type", "text/event-stream"),)

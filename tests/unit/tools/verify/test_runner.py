@@ -8,7 +8,7 @@ from proxy.tools.verify import runner as module
 from proxy.tools.verify.probes import Probe
 from proxy.tools.verify.raw_client import Endpoint, NoAnswer, RawResponse, Unreachable
 from proxy.tools.verify.runner import Pair, Row, Side
-from tests.support.cli_answers import answer, proxied
+from tests.support.verify_responses import answer, proxied
 
 UPSTREAM, PROXY = Endpoint("http://upstream"), Endpoint("http://proxy")
 GET = Probe("get", "GET", "/v1/x")

@@ -32,8 +32,8 @@ from proxy.store.tokens import Tokens
 from proxy.web import AccessRecord, Mount, blueprints, create_flask_app
 from proxy.web.api.minting import PATH, MintingEndpoint, handles
 from proxy.web.audit_trail import AuditTrail
-from tests.support.holding import process_holds
 from tests.support.limiter_factories import Limited
+from tests.support.process_holds import process_holds
 from tests.support.relay_factories import ASKED, ORIGIN, Input, Result, environ, serve
 
 

@@ -9,11 +9,11 @@ import openai
 import pytest
 import requests
 
-from tests.e2e.conftest import Access, Call, Maker
 from tests.support.fake_upstream import Upstream
+from tests.support.proxy_access import Access, Call, ProxyFactory
 from tests.support.raw_requests import ask, chat, mint
 from tests.support.server import ProxyServer
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 Nodes = tuple[ProxyServer, ProxyServer, Access]
 
@@ -24,7 +24,7 @@ def statuses(server: ProxyServer, token: str) -> set[int]:
 
 
 @pytest.fixture
-def nodes(own_proxy: Maker, mysql_url: str) -> Iterator[Nodes]:
+def nodes(own_proxy: ProxyFactory, mysql_url: str) -> Iterator[Nodes]:
     # So long a cache that only the question for changes can bring the news.
     settings = {"DATABASE_URL": mysql_url, "WEB_CONCURRENCY": "2", "AUTH_CACHE_TTL": "3600"}
     first, access = own_proxy.started(**settings)

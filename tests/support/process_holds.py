@@ -1,4 +1,4 @@
-"""Holds of one process alone: there can be no table of the node in such a place."""
+"""Holds of one process alone: its folder cannot exist, so there is no table of the node."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""gunicorn.conf.py: what it says before anything of ours is imported."""
+"""gunicorn.conf.py: its errors before any module of the project is imported."""
 
 import subprocess
 import sys

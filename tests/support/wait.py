@@ -1,4 +1,4 @@
-"""Waiting for something to become true, instead of for time to pass."""
+"""Wait for a condition, not for time to pass."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import gevent
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Fails after ``seconds``, which is only there so that a broken test ends."""
+    """Fails after `seconds`. The limit only ends a broken test."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -1,4 +1,4 @@
-"""With whom a worker speaks of changes."""
+"""The change bus that a worker gets."""
 
 import subprocess
 import sys

@@ -11,7 +11,7 @@ import pytest
 from proxy.tools.loadtest.connection import Address, Asked, Client, Sample
 from proxy.tools.verify.raw_client import Endpoint
 from tests.support.bench_server import OK, Serve, serve
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 
 __all__ = ["serve"]
 

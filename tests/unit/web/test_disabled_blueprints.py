@@ -1,4 +1,4 @@
-"""Where routes would be, a reason."""
+"""Routes of a disabled API respond with the reason."""
 
 import flask
 import pytest

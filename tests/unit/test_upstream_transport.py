@@ -1,4 +1,4 @@
-"""Settings of the way upstream."""
+"""The transport to the upstream, made of settings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Waking whoever waits: at once, once, and never after `stop`."""
+"""A waiting greenlet is woken at once, once, and never after `stop`."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,14 +19,16 @@ from proxy.gateway.inflight import (
     ShuttingDown,
     TokenRevoked,
 )
-from tests.support.waiting import wait_until
+from tests.support.wait import wait_until
 from tests.support.wire_server import pause
+
+pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 Pair = tuple[Any, Any]
 
 
 @pytest.fixture
-def pair(_no_socket_left: None) -> Iterator[Pair]:
+def pair(no_socket_left: None) -> Iterator[Pair]:
     """(the client's end, ours)"""
     ends = gevent.socket.socketpair()
     yield ends

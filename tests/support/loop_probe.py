@@ -1,4 +1,4 @@
-"""Another connection of the same event loop, to see whether it is served meanwhile."""
+"""A connection on the same event loop: it shows whether others are served meanwhile."""
 
 import time
 from collections.abc import Callable
@@ -9,10 +9,10 @@ import gevent
 import gevent.socket
 
 
-class Bystander:
+class LoopProbe:
     """Two greenlets that send one byte to and fro; :attr:`served` counts how often one has it.
 
-    Each time takes a look of the loop at its sockets: callbacks alone bring it no further.
+    Each exchange needs one poll of the loop for ready sockets: callbacks alone do not advance it.
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class Bystander:
 
 
 def served_while(work: Callable[[], object], times: int = 3) -> int:
-    """How often a bystander is served while ``work`` is repeated, which never has to wait.
+    """How often a probe is served while `work` is repeated. `work` itself never waits for I/O.
 
-    Ends after ``times``; the seconds are only there so that a broken test ends.
+    Ends after `times`. The deadline only ends a broken test.
     """
-    with Bystander() as other:
+    with LoopProbe() as other:
         before, deadline = other.served, time.monotonic() + 10
         while other.served - before < times and time.monotonic() < deadline:
             work()

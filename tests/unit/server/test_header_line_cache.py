@@ -1,4 +1,4 @@
-"""What is remembered of request heads; that it is gunicorn's verdict is shown in test_head.py."""
+"""The cache of header lines. Its verdict is that of gunicorn: see `test_request_parser.py`."""
 
 import pytest
 from gunicorn.config import Config

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.cli.local_settings import load_settings, open_database
 from proxy.core.errors import SettingsError
-from tests.unit.cli.conftest import Run
+from tests.support.cli_runner import Run
 
 
 def test_the_file_and_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

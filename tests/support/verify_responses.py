@@ -1,4 +1,4 @@
-"""Answers made by hand, for the tests of what compares them."""
+"""Responses made by hand, for the tests of `proxy/tools/verify/`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""An answer behind a filter: less goes out, all is metered, and the stream's promises hold."""
+"""A transformed response: less goes out, all is metered, and the stream's promises hold."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,10 @@ from proxy.gateway.inflight import Cancelled, ShuttingDown
 from proxy.gateway.response_stream import Outcome, ResponseStream
 from proxy.runtime.yielding import STEP
 from proxy.upstream.timing import Timing
-from tests.support.bystander import served_while
+from tests.support.loop_probe import served_while
 from tests.support.scripted_upstream import Script, Seen, no_words
+
+pytestmark = pytest.mark.usefixtures("no_socket_left")
 
 
 class Upper:
