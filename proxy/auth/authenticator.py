@@ -1,7 +1,9 @@
-"""From a bearer to a :class:`Principal`: format, cache, store, then the judgement.
+"""From a bearer to a :class:`Principal`: format, cache, store, then the checks.
 
-A warm token costs no I/O. The thing to get wrong: what is cached is what the token *is*, never the
-verdict; activity and expiry are judged again on every request, also while the database is away.
+A warm token costs no I/O.
+
+Note: the cache keeps what a token *is*, never whether it may be used. Activity and expiry are
+checked on every request, also while the database is away.
 """
 
 import logging
@@ -22,13 +24,13 @@ _log = logging.getLogger(__name__)
 
 
 class GrantSource(Protocol):
-    """The store, as seen from here."""
+    """Finds the grant of an access token. Raises StoreError, CipherError."""
 
     def find(self, token_hash: str) -> Grant | None: ...
 
 
 class Permits(Protocol):
-    """The exact count of what a token with ``max_requests`` may still do."""
+    """The requests that a token with `max_requests` has left, counted exactly."""
 
     def take_permit(self, token_id: str) -> bool: ...
 
@@ -36,7 +38,7 @@ class Permits(Protocol):
 
 
 class UseCounter(Protocol):
-    """Where requests of tokens without a limit, and LLM tokens, are counted, off the path."""
+    """Counts requests of tokens without a limit, and LLM tokens, off the request's path."""
 
     def add(self, token_id: str) -> None: ...
 
@@ -44,7 +46,7 @@ class UseCounter(Protocol):
 
 
 class TokenBudgets(Protocol):
-    """What is left to those with ``max_tokens_total``."""
+    """The LLM tokens that a token with `max_tokens_total` has left."""
 
     def learn(self, token_id: str, used: int, total: int | None, *, cuts: bool) -> None: ...
 
@@ -56,7 +58,7 @@ class TokenBudgets(Protocol):
 
 
 class Authenticator:
-    """Checks bearers; one per worker."""
+    """Checks bearers and counts requests against quotas. One per worker."""
 
     def __init__(
         self,
@@ -72,15 +74,21 @@ class Authenticator:
         cache_clock: Callable[[], float] = time.monotonic,
         known: KnownGrants | None = None,
     ) -> None:
-        """``cache_ttl`` and ``stale_grace``: seconds, as of :class:`GrantCache`. ``known``: what
-        the node's workers know while the store is away."""
+        """Create the authenticator.
+
+        Args:
+            cache_size: As `size` of :class:`GrantCache`.
+            cache_ttl: Seconds, as `ttl` of :class:`GrantCache`.
+            stale_grace: Seconds, as `grace` of :class:`GrantCache`.
+            known: What the workers of the node know while the store is away.
+        """
         self._grants = grants
         self._permits = permits
         self._counter = counter
         self._budgets = budgets
         self._clock = clock
         self._known = known
-        # What has been logged of keys that cannot be decrypted.
+        # Log lines about keys that cannot be decrypted, each of which is logged once.
         self._unreadable: set[str] = set()
         self.cache = GrantCache(
             self._look_up,
@@ -92,25 +100,28 @@ class Authenticator:
         )
 
     def authenticate(self, authorization: str | None) -> Principal:
-        """The principal of an ``Authorization`` value.
+        """Return the principal of an `Authorization` value.
 
-        Raises the first that holds: :class:`ClientError` ``invalid_token``, ``token_not_found``;
-        :class:`TokenRefused` ``token_inactive``, ``token_expired``, ``project_inactive``; or
-        :class:`proxy.core.errors.StoreError` when a token is not cached and the store is away;
-        :class:`proxy.core.errors.KeyUnreadable` when its project's upstream key cannot be
-        decrypted.
+        Raises the first error that applies:
+
+        - :class:`ClientError` `invalid_token`, `token_not_found`
+        - :class:`TokenRefused` `token_inactive`, `token_expired`, `project_inactive`
+        - :class:`proxy.core.errors.StoreError`: the token is not cached and the store is away
+        - :class:`proxy.core.errors.KeyUnreadable`: the project's upstream key cannot be decrypted
         """
         secret = bearer(authorization)
         if secret is None or not tokens.is_well_formed(secret):
             raise ClientError(code="invalid_token", headers=_CHALLENGE)
-        return self._judged(self.cache.get(tokens.hash_token(secret)))
+        return self._checked(self.cache.get(tokens.hash_token(secret)))
 
     def revalidate(self, token_hash: str) -> Principal:
-        """What the store says now of a token that has been let in. Raises as
-        :meth:`authenticate`; StoreError: nobody can tell."""
-        return self._judged(self.cache.renew(token_hash))
+        """Read an admitted token from the store again, and check it.
 
-    def _judged(self, principal: Principal | None) -> Principal:
+        Raises as :meth:`authenticate`; StoreError when the store is away.
+        """
+        return self._checked(self.cache.refresh(token_hash))
+
+    def _checked(self, principal: Principal | None) -> Principal:
         if principal is None:
             raise ClientError(code="token_not_found", headers=_CHALLENGE)
         if not principal.token_active:
@@ -122,11 +133,13 @@ class Authenticator:
         return principal
 
     def admit(self, principal: Principal, held: int = 0) -> None:
-        """Count one request, against the quotas if there are any; the last check before upstream.
+        """Count one request, against the quotas if there are any. The last check before upstream.
 
-        ``held``: LLM tokens that it may cost. The token and all its ancestors, or none of them.
-        Raises :class:`QuotaExceeded`, or ClientError ``rate_limit_exceeded`` where what is left is
-        held by requests in flight: nothing was counted then. Who was admitted is settled, once.
+        The request is counted for the token and all its ancestors, or for none of them. `held` is
+        the number of LLM tokens that it may cost. An admitted request must be settled once.
+
+        Raises :class:`QuotaExceeded`, or ClientError `rate_limit_exceeded` when requests in flight
+        hold the LLM tokens that are left. Then nothing was counted.
         """
         tokens = principal.accounts[1:]
         budgeted = []
@@ -153,7 +166,7 @@ class Authenticator:
                 self._counter.add(account.id)
 
     def settle(self, principal: Principal, tokens: int, held: int = 0) -> None:
-        """A request that was admitted has ended, and cost so many LLM tokens. Does not wait."""
+        """End an admitted request that cost `tokens` LLM tokens. Does not wait."""
         budgeted = []
         for account in principal.accounts[1:]:
             if tokens:
@@ -180,7 +193,10 @@ class Authenticator:
         )
 
     def forget(self, ids: Collection[str] | None) -> None:
-        """Ask the store again about these tokens, and the tokens of these projects; None: all."""
+        """Forget these tokens, and the tokens of these projects; None: all tokens.
+
+        The store is asked about them again.
+        """
         self._budgets.forget(ids)
         self._unreadable.clear()
         if ids is None:
@@ -194,7 +210,7 @@ class Authenticator:
         try:
             grant = self._grants.find(token_hash)
         except CipherError as error:
-            # A line per cause, not per request: it names the project, and what is to be done.
+            # One line per cause, not per request. It names the project, and what must be done.
             if str(error) not in self._unreadable and len(self._unreadable) < 1000:
                 self._unreadable.add(str(error))
                 _log.error("upstream key unreadable: %s", error)
@@ -204,14 +220,14 @@ class Authenticator:
         return None if grant is None else self._principal(grant, token_hash, read_at)
 
     def _recall(self, token_hash: str) -> tuple[Principal, float] | None:
-        """What others know while the store is away, and for how many seconds it may be used."""
+        """Return what the node knows of a token, and the seconds for which it may be used."""
         try:
             found = None if self._known is None else self._known.find(token_hash)
         except StoreError:
             found = None
         if found is None:
             return None
-        # As old as can be: whatever changes is newer.
+        # Read at 0, so that every change is newer.
         return self._principal(found[0], token_hash, 0.0), found[1]
 
     def _principal(self, grant: Grant, token_hash: str, read_at: float) -> Principal:
@@ -243,7 +259,7 @@ def _whose(principal: Principal, account: Account) -> str:
 
 
 def bearer(authorization: str | None) -> str | None:
-    """The credentials of ``Bearer …``; the scheme's case does not matter (RFC 9110 §11.1)."""
+    """Return the credentials of `Bearer …`, in any case of the scheme (RFC 9110 §11.1), or None."""
     if not authorization:
         return None
     scheme, _, value = authorization.partition(" ")

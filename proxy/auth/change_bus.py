@@ -1,9 +1,10 @@
-"""Workers tell each other through Redis what they changed, so that it is felt at once.
+"""Workers announce changes to each other through Redis, so that they take effect at once.
 
-Publish and subscribe: nothing is kept, so whoever was not listening missed it. That is no harm,
-since every worker asks the database as well; and it asks at once when it listens again. The thing
-to get wrong: everybody who may use that Redis may publish. A message says no more than "look at
-these", it is bounded, and many messages are one look.
+Redis keeps no published message, so a worker that was not subscribed misses it. That does no harm:
+every worker polls the database as well, and polls at once when it is subscribed again.
+
+Note: every client of that Redis may publish. So a message says no more than "look at these ids",
+its size is bounded, and many messages make one poll.
 """
 
 import logging
@@ -18,30 +19,32 @@ from gevent.event import Event
 from redis import Redis, RedisError, ResponseError
 from redis.client import PubSub
 
+from proxy.runtime.backoff import Backoff
 from proxy.runtime.redis import connection_options
 
 _log = logging.getLogger(__name__)
 
 CHANNEL: Final = "proxy:changes"
-#: Longer messages are not read; what we send is far shorter.
-MOST_BYTES: Final = 16 * 1024
+#: Longer messages are not read. A worker sends far shorter ones.
+MAX_BYTES: Final = 16 * 1024
 _ID: Final = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-#: Ids in one message, and ids that wait to be sent or to be acted upon.
+#: Ids in one message.
 _BATCH: Final = 100
-_MOST_WAITING: Final = 1000
-#: Seconds between two times of acting upon what was heard.
-_GAP: Final = 0.02
-#: Seconds of silence after which Redis is asked whether it is there, and in which it must answer.
+#: Ids that may wait to be sent, and that may wait to be handed to the listener.
+_MAX_WAITING: Final = 1000
+#: Seconds between two calls of the listener.
+_MIN_INTERVAL: Final = 0.02
+#: Seconds of silence after which Redis gets a PING, and in which it must respond.
 _SILENCE: Final = 5.0
 _SEND_TIMEOUT: Final = 1.0
-#: Seconds after which a subscription is made anew.
-_FOLLOW_AGAIN: Final = 60.0
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
+#: Seconds after which a new subscription is made.
+_RESUBSCRIBE_AFTER: Final = 60.0
+_MIN_PAUSE: Final = 0.1
+_MAX_PAUSE: Final = 5.0
 
 
 class Listener(Protocol):
-    """Who acts upon it. ``heard`` may wait."""
+    """Takes received ids, and whether the bus is subscribed. `heard` may wait."""
 
     def heard(self, ids: Collection[str]) -> None: ...
 
@@ -49,13 +52,13 @@ class Listener(Protocol):
 
 
 class ChangeBus:
-    """One per worker. Nothing is connected before :meth:`start`."""
+    """Publishes and receives changed ids. One per worker; connects in :meth:`start`, not before."""
 
     def __init__(self, url: str, listener: Listener, *, silence: float = _SILENCE) -> None:
         self._listener = listener
         self._silence = silence
-        # Two clients, for what is sent must not wait for long. A connection that was idle may have
-        # been closed by the other side; saying the same twice does no harm.
+        # Two clients, because sending must not wait for long. The server may have closed an idle
+        # connection, and a message that is sent twice does no harm: so one retry.
         sending = connection_options(_SEND_TIMEOUT, _SEND_TIMEOUT, retries=1, url=url)
         self._sender: Redis = Redis.from_url(url, **sending)
         receiving = connection_options(silence, silence, url=url)
@@ -63,9 +66,9 @@ class ChangeBus:
         self._to_send: set[str] = set()
         self._heard: set[str] = set()
         self._send, self._act = Event(), Event()
-        # Whether the last attempt at each failed, and the pause before the next one.
+        # Whether the last attempt at each failed, and the pause before the next subscription.
         self._publish_failing = self._subscribe_failing = False
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_MIN_PAUSE, _MAX_PAUSE)
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
     def start(self) -> None:
@@ -79,8 +82,11 @@ class ChangeBus:
         self._receiver.close()
 
     def publish(self, ids: Collection[str]) -> None:
-        """Tell the others. Neither waits nor raises; what cannot be told is found by asking."""
-        if len(self._to_send) < _MOST_WAITING:
+        """Announce these ids to the other workers. Neither waits nor raises.
+
+        The other workers find a change that cannot be announced by polling.
+        """
+        if len(self._to_send) < _MAX_WAITING:
             self._to_send.update(ids)
         self._send.set()
 
@@ -97,14 +103,17 @@ class ChangeBus:
                         _log.warning("changes cannot be announced through Redis: %s", error)
                     self._publish_failing = True
                 except Exception:  # noqa: BLE001
-                    # A defect of ours must not end it.
+                    # A defect must not end the greenlet.
                     _log.exception("announcing changes through Redis failed")
                 else:
                     self._publish_failing = False
 
     def _publish(self, message: str) -> None:
-        """Raises RedisError. A replica takes a PUBLISH too, which only its own listeners hear: then
-        the address is followed anew, and it is said once more."""
+        """Publish a message. Raises RedisError.
+
+        A replica accepts a PUBLISH too, which only its own subscribers get. Then this connects to
+        the address again and publishes once more.
+        """
         self._sender.publish(CHANNEL, message)
         if self._leads_to_replica():
             self._sender.connection_pool.disconnect()
@@ -112,11 +121,11 @@ class ChangeBus:
 
     def _leads_to_replica(self) -> bool:
         try:
-            # Every user may say it.
-            said: Any = self._sender.execute_command("HELLO")  # type: ignore[no-untyped-call]
+            # Every Redis user may send HELLO.
+            reply: Any = self._sender.execute_command("HELLO")  # type: ignore[no-untyped-call]
         except ResponseError:
             return False  # before Redis 6
-        facts = said.values() if isinstance(said, dict) else said
+        facts = reply.values() if isinstance(reply, dict) else reply
         return b"replica" in facts or "replica" in facts
 
     def _run_listening(self) -> None:
@@ -132,40 +141,43 @@ class ChangeBus:
                     self._listener.listens(False)
                 self._subscribe_failing = True
             except Exception:  # noqa: BLE001
-                # A defect of ours must not end it.
+                # A defect must not end the greenlet.
                 _log.exception("listening to Redis failed")
                 self._listener.listens(False)
-            if time.monotonic() - began > _LONGEST_PAUSE:
-                # It had worked, or was long in failing. One that lets us in and throws us out again
-                # is not asked ten times a second.
-                self._pause = _FIRST_PAUSE
-            gevent.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311  (no secret)
-            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+            if time.monotonic() - began > _MAX_PAUSE:
+                # The subscription had worked, or took long to fail. A server that accepts each
+                # connection and closes it at once is not asked ten times a second.
+                self._backoff.reset()
+            gevent.sleep(self._backoff.pause())
 
     def _listen(self, subscription: PubSub) -> None:
-        """Until it fails, or for about a minute: a new connection follows the address, for a server
-        that was replaced goes on to be silent."""
-        asked = False
-        until = time.monotonic() + _FOLLOW_AGAIN * random.uniform(0.8, 1.2)  # noqa: S311  (no secret)
+        """Receive messages until the connection fails, or for about a minute.
+
+        A new connection then leads to the server that has the address now: a server that was
+        replaced would remain silent.
+        """
+        pinged = False
+        seconds = _RESUBSCRIBE_AFTER * random.uniform(0.8, 1.2)  # noqa: S311  (no secret)
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             message: Any = subscription.get_message(timeout=self._silence)
             if message is None:
-                if asked:
-                    raise TimeoutError("it does not answer")
+                if pinged:
+                    raise TimeoutError("it does not respond")
                 subscription.ping()
-                asked = True
+                pinged = True
                 continue
-            asked = False
+            pinged = False
             if message["type"] == "subscribe":
                 if self._subscribe_failing:
                     _log.info("changes are heard through Redis again")
                 self._subscribe_failing = False
                 self._listener.listens(True)
-            elif message["type"] == "message" and len(self._heard) < _MOST_WAITING:
+            elif message["type"] == "message" and len(self._heard) < _MAX_WAITING:
                 self._heard.update(ids_in(message["data"]))
                 if self._heard:
                     self._act.set()
-            # Where messages always are, reading them waits for nothing: the others get their turn.
+            # Reading never waits while messages are always there: let other greenlets run.
             gevent.sleep(0)
 
     def _run_acting(self) -> None:
@@ -177,11 +189,11 @@ class ChangeBus:
                 self._listener.heard(heard)
             except Exception:  # noqa: BLE001
                 _log.exception("what was heard through Redis could not be acted upon")
-            gevent.sleep(_GAP)
+            gevent.sleep(_MIN_INTERVAL)
 
 
 def ids_in(message: bytes) -> list[str]:
-    """The ids that a message names, :data:`_BATCH` at most; what is none is left out."""
-    if len(message) > MOST_BYTES:
+    """Return the ids in a message, at most :data:`_BATCH`, without parts that are no id."""
+    if len(message) > MAX_BYTES:
         return []
     return [part.decode() for part in message.split()[:_BATCH] if _ID.fullmatch(part)]

@@ -1,10 +1,10 @@
-"""Every worker asks once a second what was changed, and forgets what it knew about it.
+"""Every worker polls the database once a second for changes, and forgets what they concern.
 
-So a revocation, a deactivation, a new limit or a new upstream key made on any node is felt within
-about two seconds, whatever the cache's own time. What is announced (this worker made the change, or
-Redis told of it) is felt at once; the question is asked all the same, since an announcement may get
-lost. While the database is away nothing else can be learned; what was missed is asked for when it
-is back.
+So a revocation, a deactivation, a new limit or a new upstream key made on any node takes effect
+within about two seconds, whatever the time-to-live of the cache. An announced change (made by this
+worker, or received through Redis) takes effect at once. The worker polls all the same, since an
+announcement may get lost. While the database is away, announcements are the only source; the first
+poll after that finds the changes that were missed.
 """
 
 import logging
@@ -13,26 +13,25 @@ import time
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
-import gevent
-from gevent.event import Event
-
 from proxy.auth.known import KnownGrants
 from proxy.core.errors import StoreError
+from proxy.runtime.periodic import PeriodicTask
 from proxy.store.changes import Change, ChangeList
 
 _log = logging.getLogger(__name__)
 
-#: How far each question reaches back, in microseconds: longer than a transaction can last.
-_OVERLAP: Final = 15_000_000
-_LONGEST_PAUSE: Final = 5.0
-#: Seconds between two questions at the least, however much is announced.
-_GAP: Final = 0.05
-#: Announced changes that are remembered until they are found.
-_MOST_FELT: Final = 10_000
+#: How far each poll reaches back, in microseconds: longer than a transaction can last.
+_OVERLAP_MICROSECONDS: Final = 15_000_000
+#: Seconds between two polls while the database is away, at most.
+_MAX_PAUSE: Final = 5.0
+#: Seconds between two polls at least, however much is announced.
+_MIN_INTERVAL: Final = 0.05
+#: Announced changes that are remembered until a poll finds them.
+_MAX_APPLIED: Final = 10_000
 
 
 class ChangeSource(Protocol):
-    """The store, as seen from here."""
+    """The changes that the store records. Both methods raise StoreError."""
 
     def now(self) -> int: ...
 
@@ -40,7 +39,7 @@ class ChangeSource(Protocol):
 
 
 class ChangePoller:
-    """Calls ``forget(ids)`` with the tokens and projects that changed; with None: with all."""
+    """Calls `forget(ids)` with the tokens and projects that changed. One per worker."""
 
     def __init__(
         self,
@@ -51,119 +50,123 @@ class ChangePoller:
         known: KnownGrants | None = None,
         failed: Callable[[], None] = lambda: None,
     ) -> None:
-        """``interval``: seconds between two questions, jittered by a tenth. ``known``: what is kept
-        over restarts, which is asked up to when it is true, and given every change. ``failed`` is
-        called when the database stops to answer; it must not wait."""
+        """Create the poller.
+
+        Args:
+            source: Returns the changes.
+            forget: Called with the ids of changed tokens and projects, or with None: all of them.
+            interval: Seconds between two polls, jittered by a tenth.
+            known: What outlives a restart. It says up to when it is true, and gets every change.
+            failed: Called when the database stops to respond. Must not wait.
+        """
         self._source = source
         self._forget = forget
         self._interval = interval
         self._kept = known
         self._failed = failed
-        # The database's time up to which everything has been seen; None before the first answer.
+        # The database's time up to which every change has been seen; None before the first poll.
         self._seen_until: int | None = None
-        # Changes within the overlap that have been acted upon: id → its time.
+        # Changes within the overlap that have taken effect: id → the change's time.
         self._known: dict[str, int] = {}
-        # What was announced and acted upon and has not been found yet: id → monotonic time.
+        # Announced changes that have taken effect and that no poll has found: id → monotonic time.
         self._applied: dict[str, float] = {}
-        self._hurry = Event()
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._pause = interval
+        self._task = PeriodicTask(
+            self._run,
+            lambda: self._pause * random.uniform(0.9, 1.1),  # noqa: S311  (no secret)
+            failure="looking for changes failed",
+            log=_log,
+            first_pause=lambda: 0.0,
+            min_pause=_MIN_INTERVAL,
+        )
         self._failing = False
-        #: Seconds from the newest change to its being felt here, of the last question that found
-        #: one; None before the first.
+        #: Seconds from the newest change to its effect here, by the last poll that found a change;
+        #: None before the first.
         self.lag: float | None = None
-        #: Monotonic time of the last question that was answered.
+        #: Monotonic time of the last poll that succeeded.
         self.looked_at: float | None = None
-        #: Whether announcements of other workers are heard; None: there is nothing to hear them by.
+        #: Whether announcements of other workers arrive; None: there is no Redis.
         self.listening: bool | None = None
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        self._task.start()
 
     def close(self) -> None:
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is not None:
-            greenlet.kill()
+        self._task.kill()
 
     def announced(self, ids: Collection[str]) -> None:
-        """These changed just now: forget them before they are found."""
+        """Forget these tokens and projects, which changed just now, before a poll finds them."""
         if self._kept is not None:
             self._kept.forget(ids)
         self._forget(ids)
-        if len(self._applied) < _MOST_FELT:
+        if len(self._applied) < _MAX_APPLIED:
             self._applied.update(dict.fromkeys(ids, time.monotonic()))
 
     def heard(self, ids: Collection[str]) -> None:
-        """Another worker announced it. It may be nonsense: what is true the next question tells."""
+        """Take an announcement of another worker, and poll soon.
+
+        The announcement may be wrong; the poll returns the true changes.
+        """
         self.announced(ids)
-        self._hurry.set()
+        self._task.wake()
 
     def listens(self, listening: bool) -> None:
-        """Announcements of other workers are heard from now on, or are not any longer."""
+        """Record whether announcements of other workers arrive, and poll soon."""
         self.listening = listening
-        # What was announced in between is to be found.
-        self._hurry.set()
+        # The poll finds the changes that were announced in between.
+        self._task.wake()
 
     def look(self) -> None:
-        """Ask once. StoreError: nothing was learned, the next question covers it."""
+        """Poll once. Raises StoreError; the next poll then covers the same time."""
         resumed = False
         if self._seen_until is None:
             moment = None if self._kept is None else self._kept.seen_until()
             resumed = moment is not None
             if moment is None:
-                # Nothing is known yet that could be older than this.
+                # The worker has nothing yet that could be older than this moment.
                 self._seen_until = self._source.now()
                 self._keep(self._seen_until, [])
                 return
             self._seen_until = moment
-        reach = self._seen_until - _OVERLAP
-        answer = self._source.since(reach)
+        found = self._source.since(self._seen_until - _OVERLAP_MICROSECONDS)
         fresh: list[Change] | None = None
-        if answer.truncated:
+        if found.truncated:
             self._forget(None)
             self._known.clear()
         else:
-            fresh = [c for c in answer.changes if self._known.get(c.id) != c.updated_at]
+            fresh = [c for c in found.changes if self._known.get(c.id) != c.updated_at]
             if fresh:
                 self._forget({change.id for change in fresh})
-                if not resumed:  # what changed before the start was not felt late
-                    self._measure(fresh, answer.now)
-            self._known = {change.id: change.updated_at for change in answer.changes}
-        self._seen_until = answer.now
-        self._keep(answer.now, fresh)
+                if not resumed:  # a change from before the start did not take effect late
+                    self._measure_lag(fresh, found.now)
+            self._known = {change.id: change.updated_at for change in found.changes}
+        self._seen_until = found.now
+        self._keep(found.now, fresh)
 
     def _keep(self, moment: int, changes: list[Change] | None) -> None:
         if self._kept is not None:
             self._kept.seen(moment, changes)
 
-    def _measure(self, fresh: list[Change], now: int) -> None:
-        """How late the newest of these was felt, when the database's time is ``now``."""
-        felt = {change.id: self._applied.pop(change.id, None) for change in fresh}
+    def _measure_lag(self, fresh: list[Change], now: int) -> None:
+        """Measure how late the newest change took effect; `now`: the database's time."""
+        applied = {change.id: self._applied.pop(change.id, None) for change in fresh}
         newest = max(fresh, key=lambda change: change.updated_at)
-        announced = felt[newest.id]
+        announced = applied[newest.id]
         since = 0.0 if announced is None else time.monotonic() - announced
         self.lag = max(0.0, (now - newest.updated_at) / 1e6 - since)
 
     def _run(self) -> None:
-        pause = self._interval
-        while True:
-            try:
-                self.look()
-            except StoreError as error:
-                if not self._failing:
-                    _log.warning("revocations of other nodes cannot be seen: %s", error.__cause__)
-                    self._failed()
-                self._failing = True
-                pause = min(pause * 2, max(_LONGEST_PAUSE, self._interval))
-            except Exception:  # noqa: BLE001
-                # A defect of ours must not end it: revocations would silently stop arriving.
-                _log.exception("looking for changes failed")
-                pause = self._interval
-            else:
-                if self._failing:
-                    _log.info("revocations of other nodes are seen again")
-                self._failing = False
-                self.looked_at = time.monotonic()
-                pause = self._interval
-            gevent.sleep(_GAP)
-            self._hurry.wait(pause * random.uniform(0.9, 1.1) - _GAP)  # noqa: S311  (no secret)
-            self._hurry.clear()
+        pause, self._pause = self._pause, self._interval
+        try:
+            self.look()
+        except StoreError as error:
+            if not self._failing:
+                _log.warning("revocations of other nodes cannot be seen: %s", error.__cause__)
+                self._failed()
+            self._failing = True
+            self._pause = min(pause * 2, max(_MAX_PAUSE, self._interval))
+        else:
+            if self._failing:
+                _log.info("revocations of other nodes are seen again")
+            self._failing = False
+            self.looked_at = time.monotonic()

@@ -1,8 +1,8 @@
-"""``AUTH_MODE=passthrough``: everybody brings a key of their own, and it is none of our business.
+"""`AUTH_MODE=passthrough`: every client brings an upstream key of its own.
 
-The key goes upstream as it came, also when there is none: whether it is good is said by the
-upstream. The thing to get wrong: nothing of it may stay here, so what the events call it is a
-keyed hash, reckoned anew for each request.
+The key goes upstream as it came, also when there is none: the upstream decides whether it is valid.
+No part of the key may be stored here. So events name it by a keyed hash, which is computed again
+for each request.
 """
 
 import math
@@ -18,22 +18,24 @@ _POLICY: Final = Policy()
 
 
 class PassThrough:
-    """The access check that lets everybody in; one per worker. ``folder``: ``DATA_DIR``."""
+    """The access check that admits every request. One per worker. `folder`: `DATA_DIR`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._fingerprints: Fingerprinter | None = None
 
     def start(self) -> None:
-        """Before the first request: reads the secret of the hashes, or makes it."""
+        """Read the secret of the hashes, or make it. Called before the first request."""
         self._fingerprints = Fingerprinter.load(self._folder)
 
     def authenticate(self, authorization: str | None) -> Principal:
-        """Nobody we know: no project, no token, no accounts, no key to swap in."""
-        key = bearer(authorization) or authorization
+        """Return a principal without project, token, accounts and upstream key."""
+        client_key = bearer(authorization) or authorization
         return Principal(
             token_id=None,
-            token_mask=self._fingerprints.fingerprint(key) if key and self._fingerprints else None,
+            token_mask=self._fingerprints.fingerprint(client_key)
+            if client_key and self._fingerprints
+            else None,
             project_id=None,
             upstream_key=None,
             expires_at=math.inf,
@@ -45,7 +47,7 @@ class PassThrough:
         )
 
     def admit(self, principal: Principal, held: int = 0) -> None:
-        """There is nothing to count against."""
+        """Do nothing: there is no quota."""
 
     def settle(self, principal: Principal, tokens: int, held: int = 0) -> None:
-        """Nor anything to be charged."""
+        """Do nothing: there is no account to charge."""

@@ -1,7 +1,7 @@
-"""Who is asking, as it was last read from the store.
+"""The principal of a request: an access token as it was last read from the store.
 
-The thing to get wrong: this is kept for a while, so it says what the token *is*. Whether it may be
-used is judged on every request.
+Note: a principal is cached, so it says what the token *is*. Whether the token may be used is
+checked on every request.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,10 @@ from proxy.store.records import Grant
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An access token, its project, and what the proxy needs to serve it. ``expires_at`` in unix
-    seconds: its own, or that of an ancestor if that comes first.
+    """An access token, its project, and what the proxy needs to serve its requests.
 
-    Of whoever passes with a key of their own (see :mod:`proxy.auth.passthrough`) there are no ids
-    and no accounts, and ``token_mask`` is what the events call that key.
+    A client with a key of its own (:mod:`proxy.auth.passthrough`) has no ids and no accounts, and
+    its `token_mask` is the name of that key in events.
     """
 
     token_id: str | None
@@ -27,18 +26,19 @@ class Principal:
     project_id: str | None
     #: None: the request keeps its own ``Authorization``.
     upstream_key: str | None = field(repr=False)
+    #: Unix seconds: the token's own expiry, or an ancestor's if that comes first.
     expires_at: float
-    #: It and all its ancestors.
+    #: Whether the token and all its ancestors are active.
     token_active: bool
     project_active: bool
     policy: Policy
     #: The project's first, then the token's, then those of its ancestors.
     accounts: tuple[Account, ...]
-    #: What it is found by in the cache.
+    #: The key of the cache.
     token_hash: str = field(repr=False)
-    #: Monotonic seconds: the store was asked after this.
+    #: Monotonic seconds: the store was read after this moment.
     read_at: float = field(default=0.0, compare=False)
-    #: Whether any of its accounts is; asked on every request.
+    #: Whether any of its accounts has a rate or concurrency limit; read on every request.
     throttled: bool = field(init=False, compare=False)
     #: Whether the LLM tokens of any of its accounts are limited.
     usage_limited: bool = field(init=False, compare=False)
@@ -49,13 +49,15 @@ class Principal:
         object.__setattr__(self, "usage_limited", limited)
 
     def concerned_by(self, ids: "frozenset[str] | set[str]") -> bool:
-        """Whether a change of one of these projects and tokens may change this."""
+        """Return whether a change of one of these projects and tokens may change this."""
         return any(account.id in ids for account in self.accounts)
 
     def older_than(self, changes: Mapping[str, float]) -> bool:
-        """Whether one of its accounts changed since it was read; ``changes``: id → monotonic
-        seconds."""
-        # Many are asked at once, and a generator for each would cost as much again.
+        """Return whether an account changed since this was read.
+
+        `changes`: id → monotonic seconds.
+        """
+        # Called for many principals at once. A generator for each would double the cost.
         for account in self.accounts:  # noqa: SIM110
             if changes.get(account.id, -1.0) >= self.read_at:
                 return True
@@ -63,8 +65,10 @@ class Principal:
 
 
 def principal_of(grant: Grant, token_hash: str, read_at: float, now: float) -> Principal:
-    """Who a grant is of. ``read_at``: monotonic seconds, as :attr:`Principal.read_at`; ``now``:
-    unix seconds."""
+    """Make a grant's principal.
+
+    `read_at`: monotonic seconds, as :attr:`Principal.read_at`. `now`: Unix seconds.
+    """
     token, project = grant.token, grant.project
     chain = (token, *grant.ancestors)
     return Principal(
@@ -73,8 +77,8 @@ def principal_of(grant: Grant, token_hash: str, read_at: float, now: float) -> P
         project_id=project.id,
         upstream_key=grant.upstream_key,
         expires_at=min(each.expires_at for each in chain).timestamp(),
-        # One that has run out is told that, also when it has been deactivated for it. A child
-        # whose parent cannot be found has nobody to answer for it.
+        # A token that has expired is refused as expired, also when maintenance has deactivated it
+        # for that. A child whose parent cannot be found is inactive.
         token_active=grant.rooted and all(each.is_active or each.ran_out(now) for each in chain),
         project_active=project.is_active,
         policy=Policy.compile(project.policy, [each.policy for each in chain]),
@@ -88,7 +92,7 @@ def principal_of(grant: Grant, token_hash: str, read_at: float, now: float) -> P
 
 
 class TokenRefused(ClientError):
-    """A known token that may not be used now; ``principal`` says whose it is, for the record."""
+    """A known token may not be used now; `principal` says whose it is, for the event."""
 
     def __init__(
         self, code: str, principal: Principal, headers: Sequence[tuple[str, str]] = ()

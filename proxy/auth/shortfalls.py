@@ -1,11 +1,11 @@
 """LLM tokens that a killed worker had not written yet, made good from the ledger.
 
-Counts are written once a second (:mod:`proxy.quota.usage_counter`), so a worker that is killed
-loses those of its last second. Its events are not lost, and the ledger adds them up. The worker
-that adopts its spool compares the two for the tokens that it had served last.
+Counts are written once a second (:mod:`proxy.quota.usage_counter`), so a killed worker loses those
+of its last second. Its events are not lost, and the ledger adds them up. The worker that adopts its
+spool compares the count with the ledger, for the tokens that the killed worker had served last.
 
-Note: each is behind the other now and then, by seconds. So a token is judged when neither has
-changed between two looks; while it is in use it is looked at again.
+Note: the count and the ledger may each be some seconds behind the other. So a token is corrected
+only when neither has changed between two looks. A token in use is looked at again.
 """
 
 import logging
@@ -22,12 +22,12 @@ _log = logging.getLogger(__name__)
 #: Seconds between two looks: longer than the ledger is behind.
 _INTERVAL: Final = 6.0
 #: Seconds after which a token that is always in use is given up.
-_GIVEN_UP_AFTER: Final = 900.0
-_MOST: Final = 500
+_GIVEN_UP_AFTER_SECONDS: Final = 900.0
+_MAX_TOKENS: Final = 500
 
 
 class Accounts(Protocol):
-    """The store, as seen from here. Both raise StoreError."""
+    """The counts of access tokens and their sums in the ledger. Both methods raise StoreError."""
 
     def accounted(self, token_ids: Collection[str]) -> Mapping[str, tuple[int, int]]: ...
 
@@ -43,7 +43,7 @@ class _Suspect:
 
 
 class Shortfalls:
-    """One per worker; idle until a worker was killed."""
+    """Tokens whose count may lack something. One per worker; idle until a worker was killed."""
 
     def __init__(self, store: Accounts, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -52,10 +52,10 @@ class Shortfalls:
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def killed(self, token_ids: Collection[str]) -> None:
-        """These were served last by a worker that was killed. Does not wait."""
-        until = self._clock() + _GIVEN_UP_AFTER
+        """Check these tokens, which a killed worker had served last. Does not wait."""
+        until = self._clock() + _GIVEN_UP_AFTER_SECONDS
         for token_id in token_ids:
-            if len(self._suspects) < _MOST:
+            if len(self._suspects) < _MAX_TOKENS:
                 self._suspects[token_id] = _Suspect(until)
         if self._greenlet is None or self._greenlet.dead:
             self._greenlet = gevent.spawn(self._run)
@@ -70,13 +70,13 @@ class Shortfalls:
         try:
             found = self._store.accounted(list(self._suspects))
             for token_id in list(self._suspects):
-                self._judge(token_id, found.get(token_id))
+                self._check(token_id, found.get(token_id))
         except StoreError:
-            return  # the next one covers it
-        except Exception:  # noqa: BLE001  (this greenlet must not end)
+            return  # the next look covers it
+        except Exception:  # noqa: BLE001  (a defect must not end the greenlet)
             _log.exception("what a killed worker had not counted could not be read")
 
-    def _judge(self, token_id: str, now: tuple[int, int] | None) -> None:
+    def _check(self, token_id: str, now: tuple[int, int] | None) -> None:
         suspect = self._suspects[token_id]
         if now is None or self._clock() >= suspect.until:
             del self._suspects[token_id]

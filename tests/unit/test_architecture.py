@@ -108,7 +108,6 @@ FENCES: dict[str, set[str]] = {
         "auth.change_bus",
         "auth.revalidation",
         "audit.writer",
-        "auth.change_poller",
         "auth.shortfalls",
         "store",
     },

@@ -8,7 +8,7 @@ import gevent
 import pytest
 
 from proxy.auth import change_bus as redis_module
-from proxy.auth.change_bus import CHANNEL, MOST_BYTES, ChangeBus, ids_in
+from proxy.auth.change_bus import CHANNEL, MAX_BYTES, ChangeBus, ids_in
 from tests.support.fault_proxy import Middleman
 from tests.support.ports import free_port
 from tests.support.services import RedisServer
@@ -108,7 +108,7 @@ def test_what_strangers_say(start: Start, redis_server: RedisServer) -> None:
         (b"0190A1B2-0000-7000-8000-000000000001", 0),
         (b" 0190a1b2-0000-7000-8000-000000000001\nx 0190a1b2-0000-7000-8000-000000000002 ", 2),
         (b"0190a1b2-0000-7000-8000-000000000001 " * 400, 100),
-        (b"0190a1b2-0000-7000-8000-000000000001 " * (MOST_BYTES // 30), 0),
+        (b"0190a1b2-0000-7000-8000-000000000001 " * (MAX_BYTES // 30), 0),
     ],
 )
 def test_ids_in(message: bytes, count: int) -> None:
@@ -172,7 +172,7 @@ def test_one_that_lets_in_and_throws_out(own_redis: RedisServer, start: Start) -
             client.client_kill_filter(_type="pubsub")
             wait_until(lambda length=length: len(heard.listening) == length)  # type: ignore[misc]
     assert heard.listening[:4] == [True, False, True, False]
-    assert channel._pause >= 4 * redis_module._FIRST_PAUSE
+    assert channel._backoff._next >= 4 * redis_module._MIN_PAUSE
 
 
 def test_a_defect_does_not_end_the_announcing(
@@ -233,7 +233,7 @@ def test_a_subscription_is_made_anew_now_and_then(
     start: Start, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that was replaced is silent, and nothing else would tell."""
-    monkeypatch.setattr(redis_module, "_FOLLOW_AGAIN", 0.2)
+    monkeypatch.setattr(redis_module, "_RESUBSCRIBE_AFTER", 0.2)
     with RedisServer() as new:
         address = Middleman(own_redis.port)
         try:

@@ -178,7 +178,7 @@ def test_an_answer_from_before_an_eviction_is_not_kept() -> None:
 def test_a_refresh_that_is_long_in_coming_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("proxy.auth.cache._PATIENCE", 0.01)
+    monkeypatch.setattr("proxy.auth.cache._REFRESH_TIMEOUT", 0.01)
     source, clock = Source(), Clock()
     cache = make(source, clock)
     cache.get("k")
@@ -193,14 +193,14 @@ def test_a_refresh_that_is_long_in_coming_is_not_waited_for(
 
 
 def test_while_the_store_hangs_one_wait_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.auth.cache._PATIENCE", 0.01)
+    monkeypatch.setattr("proxy.auth.cache._REFRESH_TIMEOUT", 0.01)
     source, clock = Source(), Clock()
     cache = make(source, clock)
     cache.get("k")
     source.open.clear()
     clock.now += 11
     assert cache.get("k") == "one"
-    monkeypatch.setattr("proxy.auth.cache._PATIENCE", 5)
+    monkeypatch.setattr("proxy.auth.cache._REFRESH_TIMEOUT", 5)
     began = time.monotonic()
     clock.now += 11
     assert cache.get("k") == "one"
@@ -244,14 +244,14 @@ def test_renewing_asks_whatever_is_known() -> None:
     cache = make(source, clock)
     assert cache.get("k") == "one"
     source.value = "two"
-    assert cache.renew("k") == "two"
+    assert cache.refresh("k") == "two"
     assert (cache.get("k"), source.asked) == ("two", 2)
     source.value = StoreError()
     with pytest.raises(StoreError):
-        cache.renew("k")
+        cache.refresh("k")
     assert cache.get("k") == "two"
     source.value = None
-    assert cache.renew("k") is None
+    assert cache.refresh("k") is None
     assert cache.get("k") is None
 
 

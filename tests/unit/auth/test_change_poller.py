@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import gevent
 import pytest
 
-from proxy.auth.change_poller import _MOST_FELT, _OVERLAP, ChangePoller
+from proxy.auth.change_poller import _MAX_APPLIED, _OVERLAP_MICROSECONDS, ChangePoller
 from proxy.core.errors import StoreError
 from proxy.store.changes import Change, ChangeList
 from tests.support.wait import wait_until
@@ -82,7 +82,7 @@ def test_it_reaches_back_by_the_database_s_clock() -> None:
     world.look()
     first, second = world.source.asked
     assert second - first == SECOND
-    assert world.source.clock - SECOND - second == _OVERLAP
+    assert world.source.clock - SECOND - second == _OVERLAP_MICROSECONDS
 
 
 def test_too_much_at_once_forgets_everything() -> None:
@@ -115,7 +115,7 @@ def test_memory_is_bounded_by_the_overlap() -> None:
     for number in range(100):
         world.source.change(f"token-{number}")
         world.look(1)
-    assert len(world.revocation._known) <= _OVERLAP // SECOND + 2
+    assert len(world.revocation._known) <= _OVERLAP_MICROSECONDS // SECOND + 2
 
 
 def test_it_goes_on_whatever_happens(caplog: pytest.LogCaptureFixture) -> None:
@@ -177,7 +177,7 @@ def test_what_is_announced_and_never_found_is_bounded() -> None:
     world = World()
     for number in range(300):
         world.revocation.announced([f"{number}-{other}" for other in range(100)])
-    assert len(world.revocation._applied) <= _MOST_FELT + 100
+    assert len(world.revocation._applied) <= _MAX_APPLIED + 100
 
 
 @pytest.mark.parametrize("how", ["heard", "listens"])
@@ -244,7 +244,7 @@ class TestWhatIsKept:
         world.source.change("long ago", at=8_000 * SECOND)
         world.source.change("a", at=9_500 * SECOND)
         assert world.look(0) == [{"a"}]
-        assert world.source.asked == [9_000 * SECOND - _OVERLAP]
+        assert world.source.asked == [9_000 * SECOND - _OVERLAP_MICROSECONDS]
         assert kept.given == [(10_000, ["a"])]
         assert world.revocation.lag is None, "nobody was there to feel it"
 
