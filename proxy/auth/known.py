@@ -1,8 +1,8 @@
-"""What a worker learned of tokens, for all workers of its node while the database is away.
+"""Known grants: a file of the node with what its workers read about tokens from the database.
 
-What was learned is written behind, so that it costs no request anything, and is asked for only when
-the database does not answer. It is as true as the last look for changes: for ``grace`` seconds
-after it a row may be used, by whichever worker, also over a restart.
+Grants are written off the request's path, and read only while the database does not respond. They
+are as true as the last poll for changes: for `grace` seconds after it any worker may use a row,
+also after a restart.
 """
 
 import contextlib
@@ -24,21 +24,22 @@ from proxy.store.records import Grant
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two writes: of changes at the least, and where nothing is urgent.
-_GAP: Final = 0.5
+#: Seconds between two writes of changes, at least.
+_MIN_INTERVAL: Final = 0.5
+#: Seconds between two writes where nothing is urgent.
 _INTERVAL: Final = 1.0
-#: Seconds after which a token that is in use is written again although nothing changed, so that
-#: the rows that are not in use are the oldest.
-_AGAIN: Final = 120.0
-#: Learned tokens that wait to be written.
-_MOST_WAITING: Final = 10_000
-#: How far ahead the clock of whoever wrote a time may have been, in seconds.
-_SKEW: Final = 5.0
+#: Seconds after which a token in use is written again although nothing changed, so that the oldest
+#: rows are those of tokens that are not in use.
+_REWRITE_AFTER: Final = 120.0
+#: Tokens that may wait to be written.
+_MAX_WAITING: Final = 10_000
+#: Seconds by which the clock that wrote a time may have been ahead.
+_MAX_SKEW: Final = 5.0
 _NOTHING: Final = Outdated()
 
 
 class Store(Protocol):
-    """The file, as seen from here."""
+    """The file of known tokens. All methods but `close` raise StoreError."""
 
     def find(self, token_hash: str) -> Found | None: ...
 
@@ -52,14 +53,14 @@ class Store(Protocol):
 
 
 class Recalled(NamedTuple):
-    """A grant, and for how many seconds more it may be used while the database is away."""
+    """A grant, and the seconds for which it may still be used while the database is away."""
 
     grant: Grant
     seconds: float
 
 
 class KnownGrants:
-    """One per worker. Only :meth:`find` raises, StoreError: nobody can tell."""
+    """The known grants, as one worker reads and writes them. Only :meth:`find` raises."""
 
     def __init__(
         self,
@@ -69,21 +70,27 @@ class KnownGrants:
         size: int = 10_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``grace`` in seconds; 0: nothing is kept. ``size`` bounds what is remembered of what was
-        written."""
+        """Create the known grants.
+
+        Args:
+            store: The file.
+            grace: Seconds for which a row may be used after the last poll; 0: nothing is kept.
+            size: The number of written tokens that are remembered, so as not to write them again.
+            clock: Unix seconds.
+        """
         self._store = store
         self._grace = grace
         self._clock = clock
         self._learned: dict[str, Learned] = {}
-        # What is not taken out of the file yet.
+        # What the file must lose and still contains.
         self._outdated = _NOTHING
-        # Token hash → what of its grant was written: it is not written again unless that changed.
-        self._written: TTLCache[str, object] = TTLCache(size, _AGAIN)
-        # The last look for changes: this worker's, or, before its first one, that in the file.
+        # Token hash → the mark of the grant that was written. It is written again when it differs.
+        self._written: TTLCache[str, object] = TTLCache(size, _REWRITE_AFTER)
+        # The last poll for changes: this worker's or, before its first poll, the file's.
         self._confirmed: Confirmed | None = None
         self._confirmed_in_file = 0.0
         self._failing = False
-        # Unix seconds at which somebody last said that something had changed.
+        # Unix seconds of the last announced change.
         self._forgot_at = -math.inf
         self._wake = Event()
         self._writing = RLock()
@@ -94,7 +101,7 @@ class KnownGrants:
             self._greenlet = gevent.spawn(self._run)
 
     def close(self, deadline: float) -> None:
-        """Write what is not written yet, for ``deadline`` seconds at the most."""
+        """Write what is not written yet, for at most `deadline` seconds."""
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is None:
             return
@@ -106,12 +113,14 @@ class KnownGrants:
 
     @property
     def usable(self) -> bool:
-        """Whether there are tokens that may be used now without the database."""
+        """Whether there are grants that may be used now without the database."""
         return self._confirmed is not None and self._left(self._confirmed.at) > 0
 
     def seen_until(self) -> int | None:
-        """Up to when changes are taken out of the file, by the database's clock in microseconds;
-        None: it has no tokens."""
+        """Return up to when the file lacks no change, in microseconds by the database's clock.
+
+        Returns None for a file without tokens.
+        """
         if not self._grace:
             return None
         try:
@@ -126,9 +135,11 @@ class KnownGrants:
         return found.seen_until
 
     def learn(self, token_hash: str, grant: Grant | None, read_at: float) -> None:
-        """The database said this when it was asked at ``read_at`` (unix seconds); None: there is no
-        such token. Does not wait."""
-        if not self._grace or len(self._learned) >= _MOST_WAITING or read_at <= self._forgot_at:
+        """Take what the database said at `read_at` (Unix seconds). Does not wait.
+
+        `grant` None: there is no such token.
+        """
+        if not self._grace or len(self._learned) >= _MAX_WAITING or read_at <= self._forgot_at:
             return
         mark = None if grant is None else _mark(grant)
         if self._written.get(token_hash) == mark:
@@ -140,16 +151,21 @@ class KnownGrants:
             self._written[token_hash] = mark
 
     def forget(self, ids: Collection[str]) -> None:
-        """Somebody said that these tokens and projects have changed. Does not wait."""
+        """Forget these tokens and projects: their change was announced. Does not wait."""
         gone, self._forgot_at = frozenset(ids), self._clock()
-        # Read before the change, and not written yet. What is being read now is not learned.
+        # These were read before the change, and are not written yet. A read that is in progress
+        # now is not learned.
         for each in [each for each in self._learned.values() if each.concerned_by(gone)]:
             del self._learned[each.token_hash]
         self._drop(Outdated(ids=gone))
 
     def seen(self, seen_until: int, changes: Sequence[Change] | None) -> None:
-        """The database was asked what has changed up to then (its microseconds), and named these
-        for the first time; None: there was more than it could name. Does not wait."""
+        """Take the result of a poll: these changes are new. Does not wait.
+
+        Args:
+            seen_until: Up to when the poll saw changes, in microseconds of the database's clock.
+            changes: The changes; None: there were more than the database lists.
+        """
         if not self._grace:
             return
         if changes is None:
@@ -159,7 +175,7 @@ class KnownGrants:
         self._confirmed = Confirmed(seen_until, self._clock())
 
     def find(self, token_hash: str) -> Recalled | None:
-        """What was known of a token; None: nothing, or it is too long ago."""
+        """Return what is known of a token, or None: nothing, or too old. Raises StoreError."""
         if not self._grace:
             return None
         if self._learned or self._outdated != _NOTHING:
@@ -174,15 +190,15 @@ class KnownGrants:
         return Recalled(found.grant, left) if left > 0 else None
 
     def _left(self, at: float) -> float:
-        """Seconds for which what was true ``at`` may still be used."""
+        """Return the seconds for which what was true at `at` may still be used."""
         age = self._clock() - at
-        return self._grace - max(0.0, age) if age > -_SKEW else 0.0
+        return self._grace - max(0.0, age) if age > -_MAX_SKEW else 0.0
 
     def _drop(self, outdated: Outdated) -> None:
         if not self._grace:
             return
         self._outdated = self._outdated.then(outdated)
-        # Which tokens that concerns is not known here: they are learned again when in use.
+        # The tokens concerned are not known here. Those in use are learned again.
         self._written.clear()
         self._wake.set()
 
@@ -190,20 +206,20 @@ class KnownGrants:
         self.seen_until()
         while True:
             if self._wake.wait(_INTERVAL):
-                gevent.sleep(_GAP)
+                gevent.sleep(_MIN_INTERVAL)
             self._wake.clear()
             try:
                 self._flush()
             except StoreError:
-                pass  # it has been logged, and is tried again
+                pass  # logged, and tried again
             except Exception:  # noqa: BLE001
-                # A defect of ours must not end it.
+                # A defect must not end the greenlet.
                 _log.exception("known tokens could not be written")
 
     def _flush(self, *, last: bool = False) -> None:
         with self._writing:
             confirmed = self._to_confirm(last)
-            # No row without a time up to which it is true.
+            # A row is written only with a time up to which it is true.
             waiting = {} if self._confirmed is None else self._learned
             if not waiting and confirmed is None and self._outdated == _NOTHING:
                 return
@@ -213,7 +229,7 @@ class KnownGrants:
             try:
                 self._store.update(learned, outdated, confirmed)
             except BaseException as error:
-                # What has changed must not come back; what was learned is learned again.
+                # A change must not be lost. Learned grants are: they are learned again.
                 self._written.clear()
                 self._outdated = outdated.then(self._outdated)
                 if isinstance(error, StoreError):
@@ -226,7 +242,10 @@ class KnownGrants:
             self._failing = False
 
     def _to_confirm(self, last: bool) -> Confirmed | None:
-        """What is to be written of the last look: seldom, and when looks have stopped to come."""
+        """Return the last poll if it is due to be written, or None.
+
+        It is written seldom, when the polls have stopped, and at the end.
+        """
         confirmed = self._confirmed
         if confirmed is None or confirmed.at <= self._confirmed_in_file:
             return None
@@ -241,7 +260,7 @@ class KnownGrants:
 
 
 def _mark(grant: Grant) -> object:
-    """Differs when anything differs that a token check needs."""
+    """Return a value that differs when anything differs that a token check needs."""
     return (
         grant.project.updated_at,
         *((each.id, each.updated_at) for each in (grant.token, *grant.ancestors)),

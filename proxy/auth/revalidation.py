@@ -1,8 +1,10 @@
-"""Requests under way are judged again: when something of their tokens changed, or they expire.
+"""Requests in flight are checked again when their token changes or expires.
 
-Off the path, and once for all requests of a token. The thing to get wrong: what was known when a
-request came in counts for nothing here. The store says whether a token may go on; an expiry may
-have been put off a moment ago. While the store is away nothing is cut, and it is asked again.
+This happens off the request's path, and once for all requests of a token.
+
+Note: only the store decides. What was known when a request came in may be wrong by now: an expiry
+may have been postponed a moment ago. While the store is away nothing is cut, and the check is
+repeated.
 """
 
 import logging
@@ -18,24 +20,25 @@ from proxy.core.errors import BackendError, ClientError
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two looks at everybody, for those who have expired; and between any two.
-_SWEEP: Final = 1.0
-_GAP: Final = 0.02
-#: Questions to the store under way at once.
-_PARALLEL: Final = 4
-#: Questions a second where everything may have changed.
-_PACE: Final = 500
-#: Seconds for which a change is remembered: longer than looking up a token may take.
-_REACH: Final = 30.0
-#: Changes that are remembered; with more of them, everything may have changed.
-_MOST: Final = 10_000
+#: Seconds between two sweeps of all requests, which find expired tokens.
+_SWEEP_INTERVAL: Final = 1.0
+#: Seconds between two sweeps at least.
+_MIN_INTERVAL: Final = 0.02
+#: Reads of the store at once.
+_PARALLEL_READS: Final = 4
+#: Reads of the store per second after a change that may concern all tokens.
+_MAX_READS_PER_SECOND: Final = 500
+#: Seconds for which a change is remembered: longer than reading a token may take.
+_REMEMBER_SECONDS: Final = 30.0
+#: Changes that are remembered. More of them count as a change of all tokens.
+_MAX_CHANGES: Final = 10_000
 
-#: A request, in whichever way it is known, and whose it is.
+#: A request, in any representation, and its principal.
 Claim = tuple[Any, Principal]
 
 
 class Live(Protocol):
-    """The requests under way, as seen from here. No method waits."""
+    """The requests in flight. No method waits."""
 
     def claims(self) -> list[Claim]: ...
 
@@ -47,8 +50,7 @@ class Live(Protocol):
 
 
 class Revalidator:
-    """One per worker. ``revalidate(token_hash)``: the principal as the store knows it now, or
-    ClientError: it may not be used; BackendError: nobody can tell."""
+    """Checks the requests in flight of changed and expired tokens. One per worker."""
 
     def __init__(
         self,
@@ -57,24 +59,32 @@ class Revalidator:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """Create the revalidator.
+
+        Args:
+            live: The requests in flight.
+            revalidate: Returns the principal of a token hash as the store knows it now. Raises
+                ClientError when the token may not be used, BackendError when that is not known.
+            clock: Unix seconds.
+        """
         self._live = live
-        self._look_again = revalidate
+        self._revalidate = revalidate
         self._clock = clock
-        # Monotonic seconds at which it was learned that something changed: an id, and everything.
+        # Monotonic seconds at which a change became known: of an id, and of all tokens.
         self._changed: dict[str, float] = {}
         self._all_changed = -1.0
-        # Token hash → requests, of those to be judged: soon, and when there is time.
+        # Token hash → requests to be checked: soon, and at the pace of a change of all tokens.
         self._soon: dict[str, list[Claim]] = {}
         self._later: dict[str, list[Claim]] = {}
-        # Token hashes that have expired and whose requests may end by themselves.
+        # Hashes of expired tokens whose policy lets requests in flight end by themselves.
         self._spared: set[str] = set()
         self._look, self._work = Event(), Event()
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
     def changed(self, ids: Collection[str] | None) -> None:
-        """These tokens and projects have changed; None: all may have. Does not wait."""
+        """Check the requests of these tokens and projects; None: of all. Does not wait."""
         now = time.monotonic()
-        if ids is None or len(self._changed) + len(ids) > _MOST:
+        if ids is None or len(self._changed) + len(ids) > _MAX_CHANGES:
             self._changed.clear()
             self._all_changed = now
         else:
@@ -89,22 +99,22 @@ class Revalidator:
         gevent.killall(greenlets)
 
     def _workers(self) -> list["gevent.Greenlet[..., None]"]:
-        return [gevent.spawn(self._judge_all) for _ in range(_PARALLEL)]
+        return [gevent.spawn(self._check_all) for _ in range(_PARALLEL_READS)]
 
     def _run(self) -> None:
         while True:
-            self._look.wait(_SWEEP)
+            self._look.wait(_SWEEP_INTERVAL)
             self._look.clear()
             try:
                 self._sweep()
             except Exception:  # noqa: BLE001
-                # A defect of ours must not end it: nobody would be judged again any more.
-                _log.exception("requests under way could not be looked through")
-                gevent.sleep(_SWEEP)
-            gevent.sleep(_GAP)
+                # A defect must not end the greenlet: no request would be checked again.
+                _log.exception("revalidation: the sweep of the requests in flight failed")
+                gevent.sleep(_SWEEP_INTERVAL)
+            gevent.sleep(_MIN_INTERVAL)
 
     def _sweep(self) -> None:
-        """Find who is to be judged. Whoever is in doubt stays so until it was possible."""
+        """Find the requests to be checked. A request remains due until it could be checked."""
         now = self._clock()
         soon: dict[str, list[Claim]] = {}
         later: dict[str, list[Claim]] = {}
@@ -123,34 +133,34 @@ class Revalidator:
         if soon or later:
             self._work.set()
         if not soon:
-            # One who was looked up at that moment may be known only now, with what was true before.
-            self._changed = _since(self._changed, time.monotonic() - _REACH)
+            # A token that was being read at that moment may appear only now, with the old data.
+            self._changed = _since(self._changed, time.monotonic() - _REMEMBER_SECONDS)
 
-    def _judge_all(self) -> None:
+    def _check_all(self) -> None:
         while True:
             self._work.wait()
             chosen = self._soon or self._later
             if not chosen:
                 self._work.clear()
                 continue
-            pause = 0.0 if chosen is self._soon else _PARALLEL / _PACE
+            pause = 0.0 if chosen is self._soon else _PARALLEL_READS / _MAX_READS_PER_SECOND
             name = next(iter(chosen))
             claims = chosen.pop(name)
             if not any(map(self._live.holds, claims)):
                 continue
             try:
-                self._judge(name, claims)
+                self._check(name, claims)
             except BackendError:
-                pause = _SWEEP
+                pause = _SWEEP_INTERVAL
             except Exception:  # noqa: BLE001
-                # A defect of ours must not end it: nothing would be cut any more.
-                _log.exception("an access token could not be judged again")
-                pause = _SWEEP
+                # A defect must not end the greenlet: no request would be cut any more.
+                _log.exception("revalidation: the check of an access token failed")
+                pause = _SWEEP_INTERVAL
             gevent.sleep(pause)
 
-    def _judge(self, name: str, claims: list[Claim]) -> None:
+    def _check(self, name: str, claims: list[Claim]) -> None:
         try:
-            owner = self._look_again(name)
+            owner = self._revalidate(name)
         except TokenRefused as refusal:
             if refusal.principal.policy.cut_on_revoke:
                 self._live.revoke(claims, refusal)

@@ -1,1 +1,1 @@
-"""Tasks that one worker of all nodes runs now and then, under a lease."""
+"""Maintenance: periodic tasks that one worker of all nodes runs, under a lease."""

@@ -1,8 +1,8 @@
-"""What must be done now and then, by one worker of all nodes: small batches, with pauses.
+"""The maintenance scheduler: one worker of all nodes runs the tasks, in small batches with pauses.
 
-A worker that has the lease keeps it by coming back each time; when it dies, another has it after
-:data:`LEASE`. The thing to get wrong: nobody waits for this, and nothing may wait because of it. A
-store that is away or slow is told once, and tried again a minute later.
+The worker that holds the lease renews it with every run. When it dies, another worker gets the
+lease after :data:`LEASE_SECONDS`. No request waits for maintenance, and maintenance may hold up no
+other writer. A store that is away or slow is logged once, and tried again a minute later.
 """
 
 import logging
@@ -16,26 +16,30 @@ from typing import Final, Protocol
 import gevent
 
 from proxy.core.errors import StoreError
+from proxy.runtime.periodic import PeriodicTask
 
 _log = logging.getLogger(__name__)
 
+#: The name of the lease.
 NAME: Final = "housekeeping"
-#: Seconds. A turn is over long before its lease is.
-LEASE: Final = 150.0
-INTERVAL: Final = 60.0
-_TURN: Final = 20.0
-#: Soon, but not all workers of a node that starts at once.
-_FIRST: Final = 5.0
-#: Rows at once, and seconds after each round in which whoever else writes has the database.
+#: How long a lease lasts. A run ends long before its lease.
+LEASE_SECONDS: Final = 150.0
+#: Seconds between two runs, jittered by a tenth.
+INTERVAL_SECONDS: Final = 60.0
+_MAX_RUN_SECONDS: Final = 20.0
+#: The longest time until the first run: soon, but not all workers of a starting node at once.
+_MAX_FIRST_PAUSE_SECONDS: Final = 5.0
+#: Rows per batch.
 BATCH: Final = 500
-_PAUSE: Final = 0.1
+#: Seconds after each round of batches, in which other writers have the database.
+_ROUND_PAUSE_SECONDS: Final = 0.1
 
-#: Deletes or changes so many rows at the most; answers how many.
+#: Deletes or changes at most so many rows. Returns how many it dealt with.
 Task = Callable[[int], int]
 
 
 class Lease(Protocol):
-    """The store's lease, as seen from here."""
+    """The leases in the store. Both methods raise StoreError."""
 
     def take(self, name: str, holder: str, seconds: float) -> bool: ...
 
@@ -43,85 +47,98 @@ class Lease(Protocol):
 
 
 class MaintenanceScheduler:
-    """One per worker. ``chores``: name (of a metric's label) → what is done."""
+    """Runs the maintenance tasks while this worker holds the lease. One per worker."""
 
     def __init__(
         self,
         lease: Lease,
-        chores: Mapping[str, Task],
+        tasks: Mapping[str, Task],
         *,
-        interval: float = INTERVAL,
-        lease_seconds: float = LEASE,
-        first: float = _FIRST,
+        interval: float = INTERVAL_SECONDS,
+        lease_seconds: float = LEASE_SECONDS,
+        first: float = _MAX_FIRST_PAUSE_SECONDS,
     ) -> None:
+        """Create the scheduler.
+
+        Args:
+            lease: The leases.
+            tasks: Name (the label of a metric) → task.
+            interval: Seconds between two runs.
+            lease_seconds: How long a lease lasts without being renewed.
+            first: The longest time until the first run, in seconds.
+        """
         self._lease = lease
-        self._chores = dict(chores)
-        self._interval = interval
+        self._tasks = dict(tasks)
         self._lease_seconds = lease_seconds
-        self._first = first
         self._holder = os.urandom(16).hex()
-        # Whether the lease was ours when last asked for; what fails, and was told.
+        # Whether this worker got the lease when it last asked.
         self._holds = False
+        # The tasks that fail, which has been logged.
         self._failing: set[str] = set()
-        self._greenlet: gevent.Greenlet[..., None] | None = None
-        #: By this worker, since its start.
-        self.rows: dict[str, int] = dict.fromkeys(chores, 0)
+        self._runs = PeriodicTask(
+            self.run_once,
+            lambda: interval * random.uniform(0.9, 1.1),  # noqa: S311  (no secret)
+            failure="housekeeping: a run failed",
+            log=_log,
+            first_pause=lambda: random.uniform(first / 5, first),  # noqa: S311  (no secret)
+        )
+        #: Task → rows that this worker dealt with since its start.
+        self.rows: dict[str, int] = dict.fromkeys(tasks, 0)
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        self._runs.start()
 
     def close(self, deadline: float) -> None:
-        """What is just being done is rolled back; another worker may go on at once. Idempotent."""
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is None:
+        """Roll back the batch in progress, and release the lease for another worker. Idempotent.
+
+        Releasing takes at most `deadline` seconds.
+        """
+        if not self._runs.started:
             return
-        greenlet.kill()
+        self._runs.kill()
         if self._holds:
             self._holds = False
             with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
                 self._run_guarded("lease", lambda: self._lease.release(NAME, self._holder))
 
-    def turn(self) -> dict[str, int]:
-        """One turn, if it is this worker's: rows by chore, of those that had any."""
-        ends = time.monotonic() + min(_TURN, self._lease_seconds / 2)
+    def run_once(self) -> dict[str, int]:
+        """Run the tasks once if this worker gets the lease. Returns task → rows, without zeros."""
+        ends = time.monotonic() + min(_MAX_RUN_SECONDS, self._lease_seconds / 2)
         self._holds = bool(self._run_guarded("lease", self._take))
         done: dict[str, int] = {}
-        waiting = dict(self._chores) if self._holds else {}
-        # In rounds, so that none waits for the end of another's thousands of batches.
+        waiting = dict(self._tasks) if self._holds else {}
+        # In rounds, so that no task waits for the end of another's thousands of batches.
         while waiting and time.monotonic() < ends:
-            for name, chore in list(waiting.items()):
-                rows = self._run_guarded(name, partial(chore, BATCH)) or 0
+            for name, task in list(waiting.items()):
+                rows = self._run_guarded(name, partial(task, BATCH)) or 0
                 if rows:
                     done[name] = done.get(name, 0) + rows
                     self.rows[name] += rows
                 if rows < BATCH:
                     del waiting[name]
             if waiting:
-                gevent.sleep(_PAUSE)
+                gevent.sleep(_ROUND_PAUSE_SECONDS)
         if done:
-            told = ", ".join(f"{name} {rows}" for name, rows in done.items())
-            _log.info("housekeeping: rows: %s", told, extra={"rows": done})
+            listed = ", ".join(f"{name} {rows}" for name, rows in done.items())
+            _log.info("housekeeping: rows: %s", listed, extra={"rows": done})
         return done
-
-    def _run(self) -> None:
-        gevent.sleep(random.uniform(self._first / 5, self._first))  # noqa: S311  (no secret)
-        while True:
-            self.turn()
-            gevent.sleep(self._interval * random.uniform(0.9, 1.1))  # noqa: S311
 
     def _take(self) -> int:
         return int(self._lease.take(NAME, self._holder, self._lease_seconds))
 
     def _run_guarded(self, what: str, work: Callable[[], int | None]) -> int | None:
-        """What ``work`` answers; None when it fails, which is told once until it works again."""
+        """Return what `work` returns, or None when it fails.
+
+        A failure is logged once until `work` succeeds again.
+        """
         try:
-            answer = work()
+            result = work()
         except StoreError as error:
             if what not in self._failing:
                 _log.warning("housekeeping: %s has to wait: %r", what, error.__cause__ or error)
             self._failing.add(what)
             return None
-        except Exception:  # noqa: BLE001  (a defect in one chore must not end the others)
+        except Exception:  # noqa: BLE001  (a defect in one task must not end the others)
             if what not in self._failing:
                 _log.exception("housekeeping: %s failed", what)
             self._failing.add(what)
@@ -129,4 +146,4 @@ class MaintenanceScheduler:
         if what in self._failing:
             self._failing.discard(what)
             _log.info("housekeeping: %s works again", what)
-        return answer
+        return result

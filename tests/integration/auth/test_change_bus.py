@@ -152,7 +152,7 @@ def test_a_redis_that_hangs_is_noticed(start: Start, own_redis: RedisServer) -> 
 def test_one_that_was_never_there(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_module, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(redis_module, "_MAX_PAUSE", 0.05)
     channel, heard = start(f"redis://127.0.0.1:{free_port()}/0", listening=False)
     for _ in range(5000):
         channel.publish([new_id()])

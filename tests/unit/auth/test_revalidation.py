@@ -82,7 +82,7 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(review_module, "_SWEEP", 0.05)
+    monkeypatch.setattr(review_module, "_SWEEP_INTERVAL", 0.05)
     made = World()
     made.review.start()
     yield made
@@ -210,7 +210,7 @@ def test_all_may_have_changed(world: World) -> None:
 def test_what_is_known_to_have_changed_goes_before_what_may_have(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(review_module, "_PACE", 20)
+    monkeypatch.setattr(review_module, "_MAX_READS_PER_SECOND", 20)
     for number in range(60):
         world.serve(principal(number, project=f"project-{number}"))
     world.refuse(principal(59))
@@ -248,7 +248,7 @@ def test_one_who_was_let_in_by_what_was_true_before(world: World) -> None:
 
 
 def test_changes_are_forgotten_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(review_module, "_REACH", 0.1)
+    monkeypatch.setattr(review_module, "_REMEMBER_SECONDS", 0.1)
     world.review.changed({"token-1"})
     wait_until(lambda: not world.review._changed)
 
@@ -256,14 +256,14 @@ def test_changes_are_forgotten_in_time(world: World, monkeypatch: pytest.MonkeyP
 def test_a_defect_does_not_end_the_looking(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(review_module, "_SWEEP", 0.01)
+    monkeypatch.setattr(review_module, "_SWEEP_INTERVAL", 0.01)
 
     def defect() -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
         broken.setattr(world.live, "claims", defect)
-        wait_until(lambda: "could not be looked through" in caplog.text)
+        wait_until(lambda: "the sweep of the requests in flight failed" in caplog.text)
     world.serve(owner := principal())
     world.store[owner.token_hash] = TokenRefused("token_inactive", owner)
     world.review.changed(["token-1"])

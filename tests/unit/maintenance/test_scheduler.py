@@ -76,10 +76,10 @@ def test_batches_until_there_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None
     clock = Clock(monkeypatch)
     table = Table(2 * BATCH + 7)
     keeper = MaintenanceScheduler(Lease(), {"tokens": table})
-    assert keeper.turn() == {"tokens": 2 * BATCH + 7}
+    assert keeper.run_once() == {"tokens": 2 * BATCH + 7}
     assert table.batches == [BATCH, BATCH, 7]
     assert clock.pauses == 2, "others get at the database between two batches"
-    assert keeper.turn() == {}
+    assert keeper.run_once() == {}
     assert keeper.rows == {"tokens": 2 * BATCH + 7}
 
 
@@ -87,7 +87,7 @@ def test_chores_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(monkeypatch)
     log: list[str] = []
     tables = {name: Table(rows, log, name) for name, rows in (("a", 3 * BATCH), ("b", BATCH + 1))}
-    MaintenanceScheduler(Lease(), tables).turn()
+    MaintenanceScheduler(Lease(), tables).run_once()
     assert log == ["a", "b", "a", "b", "a", "a"]
 
 
@@ -95,9 +95,9 @@ def test_a_turn_ends_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     clock = Clock(monkeypatch)
     table = Table(10**9)
     keeper = MaintenanceScheduler(Lease(), {"tokens": table}, lease_seconds=10)
-    done = keeper.turn()["tokens"]
+    done = keeper.run_once()["tokens"]
     assert 5 <= clock.now < 6, "half of the lease"
-    assert keeper.turn()["tokens"] == done
+    assert keeper.run_once()["tokens"] == done
 
 
 def test_a_process_that_was_stopped_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,17 +109,17 @@ def test_a_process_that_was_stopped_does_not_go_on(monkeypatch: pytest.MonkeyPat
         clock.now += 1000  # another has the lease by now
         return most
 
-    MaintenanceScheduler(Lease(), {"tokens": stopped}).turn()
+    MaintenanceScheduler(Lease(), {"tokens": stopped}).run_once()
     assert len(batches) == 1
 
 
 def test_nothing_is_done_without_the_lease() -> None:
     lease, table = Lease(), Table(5)
     lease.holder = "another"
-    assert MaintenanceScheduler(lease, {"tokens": table}).turn() == {}
+    assert MaintenanceScheduler(lease, {"tokens": table}).run_once() == {}
     assert table.batches == []
     lease.holder = None
-    assert MaintenanceScheduler(lease, {"tokens": table}).turn() == {"tokens": 5}
+    assert MaintenanceScheduler(lease, {"tokens": table}).run_once() == {"tokens": 5}
 
 
 def test_a_store_that_is_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -127,10 +127,10 @@ def test_a_store_that_is_away_is_told_once(caplog: pytest.LogCaptureFixture) -> 
     lease = Lease()
     keeper = MaintenanceScheduler(lease, {"tokens": Table(1)})
     lease.error = StoreError()
-    assert [keeper.turn(), keeper.turn()] == [{}, {}]
+    assert [keeper.run_once(), keeper.run_once()] == [{}, {}]
     assert len(lines(caplog)) == 1
     lease.error = None
-    assert keeper.turn() == {"tokens": 1}
+    assert keeper.run_once() == {"tokens": 1}
     assert lines(caplog)[1:] == ["housekeeping: lease works again", "housekeeping: rows: tokens 1"]
 
 
@@ -143,14 +143,14 @@ def test_one_chore_that_fails_does_not_hold_up_the_others(
 
     chores: dict[str, Callable[[int], int]] = {"audit": fail, "usage": Table(3)}
     keeper = MaintenanceScheduler(Lease(), chores)
-    assert keeper.turn() == {"usage": 3}
-    keeper.turn()
+    assert keeper.run_once() == {"usage": 3}
+    keeper.run_once()
     assert len([line for line in lines(caplog) if "audit" in line]) == 1
 
 
 def test_a_turn_that_did_nothing_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    MaintenanceScheduler(Lease(), {"tokens": Table(0)}).turn()
+    MaintenanceScheduler(Lease(), {"tokens": Table(0)}).run_once()
     assert lines(caplog) == []
 
 
