@@ -151,7 +151,7 @@ class RelayEndpoint:
             request_bytes=bounds.request_bytes,
             json_bytes=bounds.json_bytes,
             bodies=bounds.held,
-            with_key=upstream_key is None,
+            keep_authorization=upstream_key is None,
             usage_limited=principal.usage_limited,
         )
         for step in self.before_upstream:
@@ -170,7 +170,9 @@ class RelayEndpoint:
         for step in self.before_upstream:
             step(context)
         key = principal.upstream_key
-        request = outbound_upgrade(context.inbound, principal.policy, with_key=key is None)
+        request = outbound_upgrade(
+            context.inbound, principal.policy, keep_authorization=key is None
+        )
         opened = self._relay.upgrade(request, key, context.timing)
         if not isinstance(opened, UpgradeResponse):
             return self._respond(context, opened, start_response)

@@ -24,18 +24,20 @@ def outbound_request(
     request_bytes: int,
     json_bytes: int,
     bodies: HeldBodies,
-    with_key: bool = False,
+    keep_authorization: bool = False,
     usage_limited: bool = False,
 ) -> OutboundRequest:
     """``request_bytes`` bounds any body, ``json_bytes`` one that is held whole; ``bodies``: all
-    of those. ``with_key``: the client's own key goes on. ``usage_limited``: its LLM tokens count
-    against a limit.
+    of those. ``keep_authorization``: the client's own key goes on. ``usage_limited``: its LLM
+    tokens count against a limit.
 
     Raises ClientError: 413 by the announced length before a byte is read, or by count; 400; 408;
     and Overloaded when too much is held.
     """
     body = inbound.body
-    headers = _forwarded(upstream_headers(inbound.headers, with_key=with_key), policy)
+    headers = _forwarded(
+        upstream_headers(inbound.headers, keep_authorization=keep_authorization), policy
+    )
     if inbound.method == "OPTIONS":
         headers = one_hop_less(headers)
     target = inbound.target.encode("latin-1")
@@ -86,10 +88,12 @@ def _is_chat(path: str) -> bool:
 
 
 def outbound_upgrade(
-    inbound: ClientRequest, policy: Policy, *, with_key: bool = False
+    inbound: ClientRequest, policy: Policy, *, keep_authorization: bool = False
 ) -> OutboundRequest:
-    """The opening handshake of a WebSocket; ``with_key`` as above."""
-    headers = _forwarded(upgrade_headers(inbound.headers, with_key=with_key), policy)
+    """The opening handshake of a WebSocket; ``keep_authorization`` as above."""
+    headers = _forwarded(
+        upgrade_headers(inbound.headers, keep_authorization=keep_authorization), policy
+    )
     return OutboundRequest(inbound.method, inbound.target.encode("latin-1"), headers, None)
 
 

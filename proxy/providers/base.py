@@ -1,25 +1,23 @@
-"""What a provider is: the one place that knows how an upstream wants to be asked.
+"""The contract of a provider: it knows the addresses, headers and dialect of one kind of upstream.
 
-A provider turns the request as the client sent it into the request as it goes out. It always
-starts from the original, so that a second attempt at another target inherits nothing from the
-first.
+A provider turns the client's request into the request that goes out. It always starts from the
+original, so that a second attempt at another target inherits nothing from the first.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-#: Header lines in order, duplicates kept. Inbound names are upper case: the server's parser makes
-#: them so.
+#: Header lines in order, with duplicates. The server's parser makes inbound names upper case.
 HeaderList = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundRequest:
-    """A request on its way out. ``target`` is path and query, raw, never re-encoded.
+    """A request to an upstream. ``target`` is path and query, raw, never re-encoded.
 
-    ``body`` is bytes (known whole), None (no body), or an iterable of pieces as they arrive from
-    the client; ``chunked`` says that such a body's length is not known.
+    ``body`` is bytes (complete), None (no body), or an iterable of pieces as they arrive from the
+    client. ``chunked`` says that the length of such a body is unknown.
     """
 
     method: str
@@ -31,7 +29,10 @@ class OutboundRequest:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to send: ``origin`` is ``scheme://host[:port]``; ``prefix`` has no closing slash."""
+    """The base URL of an upstream: ``origin`` is ``scheme://host[:port]``.
+
+    ``prefix`` has no slash at its end.
+    """
 
     origin: str
     host: str
@@ -39,7 +40,7 @@ class Target:
 
     @classmethod
     def from_url(cls, base_url: str) -> "Target":
-        """Of ``https://host/prefix``, without ``/v1``: that is part of the client's path."""
+        """Parse ``https://host/prefix``, without ``/v1``, which is part of the client's path."""
         scheme, _, rest = base_url.partition("://")
         host, slash, prefix = rest.partition("/")
         return cls(f"{scheme}://{host}", host, slash + prefix if prefix else "")
@@ -47,7 +48,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """What the transport sends, and where."""
+    """The request that the transport sends, and its URL."""
 
     url: str
     request: OutboundRequest = field(repr=False)
@@ -59,5 +60,8 @@ class Provider(Protocol):
     def prepare(
         self, request: OutboundRequest, target: Target, upstream_key: str | None
     ) -> PreparedCall:
-        """``request`` as ``target`` wants it, authorised by ``upstream_key``; None: as it came."""
+        """Return ``request`` as ``target`` expects it, authorised by ``upstream_key``.
+
+        Without an upstream key, the client's own authorisation stays.
+        """
         ...

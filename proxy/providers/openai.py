@@ -1,10 +1,10 @@
-"""OpenAI, and every service that speaks its API: passed through, with the key swapped."""
+"""OpenAI, and every service with its API: requests pass, with the upstream key put in."""
 
 from proxy.providers.base import OutboundRequest, PreparedCall, Target
 
 
 class OpenAIProvider:
-    """Host first (RFC 9110 §7.2), then the client's lines in their order, then the key."""
+    """Sends Host first (RFC 9110 §7.2), then the client's lines in order, then the upstream key."""
 
     def prepare(
         self, request: OutboundRequest, target: Target, upstream_key: str | None

@@ -1,1 +1,1 @@
-"""From a request to an upstream's response: where to, and how often to try."""
+"""From a request to an upstream's response: which target, and how often to try."""

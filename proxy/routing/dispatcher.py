@@ -1,4 +1,4 @@
-"""From a request to an upstream's answer: where to, as what, and (later) how often to try."""
+"""From a request to an upstream's response: the target, and the call that is sent there."""
 
 from proxy.providers.base import OutboundRequest, Provider, Target
 from proxy.upstream.timing import Timing
@@ -17,7 +17,7 @@ class Dispatcher:
     def handle(
         self, request: OutboundRequest, upstream_key: str | None, timing: Timing
     ) -> UpstreamResponse:
-        """The answer's head, its body still to be read.
+        """Send the request. Returns the response with its body unread.
 
         Raises :class:`proxy.core.errors.UpstreamError`, or the error of the client's own body.
         """
@@ -27,6 +27,6 @@ class Dispatcher:
     def upgrade(
         self, request: OutboundRequest, upstream_key: str | None, timing: Timing
     ) -> UpgradeResponse | UpstreamResponse:
-        """The same for a WebSocket's opening handshake: switched, or an ordinary answer."""
+        """As :meth:`handle`, for a WebSocket's handshake: switched, or an ordinary response."""
         call = self._provider.prepare(request, self._target, upstream_key)
         return self._transport.upgrade(call, timing)

@@ -1,15 +1,18 @@
-"""The requests adapter on which every upstream call stands: one round trip over our own pool.
+"""The requests adapter under every upstream call: one round trip over the proxy's own pool.
 
-Mounted on a ``requests.Session`` and called with a hand-made ``PreparedRequest``. It does what the
-stock adapter does not: the target goes out byte for byte, header lines keep their order, interim
-answers are swallowed, what has arrived is handed on at once, and a body of any size is sent while
-the answer may already be coming.
+It is mounted on a ``requests.Session`` and called with a hand-made ``PreparedRequest``. Unlike the
+stock adapter:
 
-An upstream may answer before it has read the whole upload. So a large or streamed body is sent by a
-greenlet of its own, and the caller's greenlet reads from the start.
+- the target goes out byte for byte, and header lines keep their order;
+- interim responses are swallowed;
+- what has arrived is returned at once;
+- a body of any size is sent while the response may already arrive.
 
-A connection that was idle may be closed by the upstream at any moment. A request is sent again only
-where :mod:`proxy.upstream.stale` says that this is no repetition.
+An upstream may respond before it has read the whole upload. So a greenlet of its own sends a large
+or streamed body, and the caller's greenlet reads from the start.
+
+The upstream may close an idle connection at any moment. A request is sent again only where
+:mod:`proxy.upstream.stale` says that the upstream cannot have executed it, or may do so twice.
 """
 
 import ssl
@@ -34,17 +37,18 @@ from proxy.upstream.raw_response import BrokenResponse, RawResponse, Upload
 from proxy.upstream.stale import IDEMPOTENT, ONE_WRITE, StaleConnection, is_stale
 from proxy.upstream.websocket import UpgradeResponse, read_upgrade
 
-_SLICE: Final = 256 * 1024
+_SLICE_BYTES: Final = 256 * 1024
 
 
 class UpstreamAdapter(BaseAdapter):
-    """Bodies are bytes, None, or an iterable of bytes whose errors are the client's, not ours.
+    """Sends requests whose body is bytes, None, or an iterable of bytes.
 
-    Raises requests' ``ConnectTimeout``, ``SSLError``, ``ConnectionError`` when there is no
-    connection, ``ReadTimeout`` when the upstream is silent, :class:`BrokenResponse` for the rest.
+    An error of that iterable is the client's, and propagates. Raises requests' ``ConnectTimeout``,
+    ``SSLError`` or ``ConnectionError`` without a connection, ``ReadTimeout`` when the upstream is
+    silent, and :class:`BrokenResponse` for any other failure.
     """
 
-    #: For mocks of the seam, which ask an adapter for its retry policy. Ours is in `send`.
+    #: Mocks of this adapter read a retry policy. `send` has its own and ignores this one.
     max_retries = Retry(0, read=False)
 
     def __init__(self, *, pool_size: int, connect_timeout: float, proxy_url: str = "") -> None:
@@ -53,7 +57,7 @@ class UpstreamAdapter(BaseAdapter):
         self._connect_timeout = connect_timeout
         self._proxy_url = proxy_url
         self._proxy_lines = proxy_authorization(proxy_url)
-        #: Origin → its connections.
+        #: Origin → its connection pool.
         self.pools: dict[str, ConnectionPool] = {}
         self._context: ssl.SSLContext | None = None
 
@@ -66,7 +70,10 @@ class UpstreamAdapter(BaseAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> requests.Response:
-        """One round trip. ``timeout`` is (connect, silence) in seconds; the rest is ignored."""
+        """Make one round trip. ``timeout`` is (connect, read) in seconds.
+
+        The parameters after it are requests' and are ignored.
+        """
         pool, head = self._prepare(request)
         read_timeout = timeout[1] if timeout else None
         body, sock = request.body, None
@@ -74,7 +81,7 @@ class UpstreamAdapter(BaseAdapter):
         if small or (isinstance(body, bytes) and request.method in IDEMPOTENT):
             sock = pool.acquire()
         else:
-            pool.make_room()  # for a new one, which cannot be stale: this cannot be sent again
+            pool.make_room()  # a new connection cannot be stale, and this body cannot be sent again
         if sock is not None:
             try:
                 raw = _round_trip(pool, sock, request, head, read_timeout, small, reused=True)
@@ -88,34 +95,35 @@ class UpstreamAdapter(BaseAdapter):
     def upgrade(
         self, request: requests.PreparedRequest, timeout: Any
     ) -> UpgradeResponse | requests.Response:
-        """Ask on a new connection to switch protocols. An answer other than 101 is an ordinary one.
+        """Request a protocol switch on a new connection.
 
-        Raises as :meth:`send`. The connection of an :class:`UpgradeResponse` is the caller's.
+        Returns an :class:`UpgradeResponse` for a 101; its connection belongs to the caller. Any
+        other status is an ordinary response. Raises as :meth:`send`.
         """
         pool, head = self._prepare(request)
         sock = _connect(pool)
         sock.settimeout(timeout[1])
-        answer = RawResponse(pool, sock, request.method or "")
+        response = RawResponse(pool, sock, request.method or "")
         try:
             _write(sock, head)
             opening = read_upgrade(sock)
             if opening.switched:
                 return opening
-            answer.begin(opening.raw)
+            response.begin(opening.raw)
         except (InvalidResponse, OSError) as error:
-            answer.close()
+            response.close()
             if isinstance(error, requests.RequestException):
                 raise
             if isinstance(error, TimeoutError):
                 raise requests.ReadTimeout("it was silent for too long") from error
             raise BrokenResponse(str(error)) from error
         except BaseException:
-            answer.close()
+            response.close()
             raise
-        return self.build_response(request, answer)
+        return self.build_response(request, response)
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
-        """``raw`` as a ``requests.Response``; no cookies are kept and no body is read."""
+        """Return ``raw`` as a ``requests.Response``, without cookies and with an unread body."""
         response = _Response()
         response.status_code = raw.status
         response.reason = raw.reason
@@ -130,7 +138,7 @@ class UpstreamAdapter(BaseAdapter):
             pool.close()
 
     def _prepare(self, request: requests.PreparedRequest) -> tuple[ConnectionPool, bytes]:
-        """Whom to ask, and the head to send."""
+        """Return the pool of the origin, and the head to send."""
         url = request.url or ""
         scheme, _, rest = url.partition("://")
         authority, _, path = rest.partition("/")
@@ -161,7 +169,7 @@ class UpstreamAdapter(BaseAdapter):
 
 
 class _Response(requests.Response):
-    """requests' own constructor makes a cookie jar and two dictionaries that nobody asks for."""
+    """A response without the cookie jar and two dictionaries that requests' constructor makes."""
 
     def __init__(self) -> None:
         self._content = False  # type: ignore[assignment]  # requests: "not read yet"
@@ -198,38 +206,41 @@ def _round_trip(
     *,
     reused: bool,
 ) -> RawResponse:
-    """Write the request, a ``small`` one at once, and read the answer's head. Any failure closes
-    the connection."""
+    """Write the request, and read the head of the response.
+
+    A ``small`` request is one write; any other is an :class:`Upload`. Any failure closes the
+    connection.
+    """
     sock.settimeout(read_timeout)
     body: Any = request.body
-    answer = RawResponse(pool, sock, request.method or "")
+    response = RawResponse(pool, sock, request.method or "")
     cut = False
     try:
-        answer.write_started = time.perf_counter()
-        answer.write_started_ns = time.time_ns()
+        response.write_started = time.perf_counter()
+        response.write_started_ns = time.time_ns()
         if small:
             cut = not _write(sock, head + body if body else head)
         else:
             chunked = request.headers.get("Transfer-Encoding") == "chunked"
             pieces: Iterable[bytes] = _slices(body) if isinstance(body, bytes) else body
-            answer.upload = Upload(sock, head, pieces, chunked=chunked)
-        answer.read_head()
+            response.upload = Upload(sock, head, pieces, chunked=chunked)
+        response.read_head()
     except BrokenResponse as error:
-        seconds = time.perf_counter() - answer.write_started
-        silent = reused and not answer.bytes_came
+        seconds = time.perf_counter() - response.write_started
+        silent = reused and not response.bytes_came
         stale = silent and is_stale(request.method, sock, seconds, cut=cut)
-        answer.close()
+        response.close()
         if stale:
             raise StaleConnection(str(error)) from error
         raise
     except BaseException:
-        answer.close()
+        response.close()
         raise
-    return answer
+    return response
 
 
 def _write(sock: Socket, data: bytes) -> bool:
-    """False when the connection broke after a part of ``data``; True for all or nothing of it."""
+    """Write ``data``. Returns False when the connection broke after a part of it, else True."""
     sent = 0
     try:
         sent = sock.send(data)
@@ -238,13 +249,13 @@ def _write(sock: Socket, data: bytes) -> bool:
     except TimeoutError as error:
         raise requests.ReadTimeout("it did not take the request in time") from error
     except OSError:
-        # The answer may still be there: a server that refuses a request early says so and closes.
+        # A response may be readable: a server that refuses a request early sends one and closes.
         return not sent
     return True
 
 
 def _slices(body: bytes) -> Iterator[bytes]:
-    """``body`` in pieces, so that the write timeout is per piece and never for the whole."""
+    """Yield ``body`` in pieces, so that the write timeout applies to one piece."""
     view = memoryview(body)
-    for start in range(0, len(view), _SLICE):
-        yield view[start : start + _SLICE]  # type: ignore[misc]
+    for start in range(0, len(view), _SLICE_BYTES):
+        yield view[start : start + _SLICE_BYTES]  # type: ignore[misc]

@@ -1,8 +1,9 @@
 """Which header lines pass, in both directions: RFC 9110 §7.6.1 and the client's privacy.
 
-What is not named here goes through untouched, in its order, duplicates included. The thing to get
-wrong: ``Connection`` names further lines that must go (a client can list any), and it may come
-more than once.
+A line that is not named here passes untouched, in its order, duplicates included.
+
+Note: ``Connection`` names further lines that must not pass (a client can list any), and there may
+be several ``Connection`` lines.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from proxy.upstream.private_headers import is_private
 
 Headers = list[tuple[str, str]]
 
-#: Hop-by-hop by definition, upper case. ``Proxy-*`` is between a client and its proxy: us.
+#: Hop-by-hop by definition, upper case. ``Proxy-*`` is between a client and this proxy.
 _HOP_BY_HOP: Final = frozenset(
     {
         "CONNECTION",
@@ -27,7 +28,7 @@ _HOP_BY_HOP: Final = frozenset(
         "UPGRADE",
     }
 )
-#: Replaced by ours, or answered by the server.
+#: Replaced by the proxy, or handled by its server.
 _NOT_UPSTREAM: Final = _HOP_BY_HOP | {
     "AUTHORIZATION",
     "CONTENT-LENGTH",
@@ -35,8 +36,8 @@ _NOT_UPSTREAM: Final = _HOP_BY_HOP | {
     "HOST",
     "HTTP2-SETTINGS",
 }
-#: What the upstream says of its own origin. A browser, or a proxy in front, would take it for ours:
-#: other addresses, TLS from now on, where to report errors, which stored data to delete.
+#: About the upstream's own origin: other addresses, TLS from now on, where to report errors, which
+#: stored data to delete. A browser, or a proxy in front, would apply it to the proxy's origin.
 _OF_THE_ORIGIN: Final = frozenset(
     {
         "ALT-SVC",
@@ -56,14 +57,17 @@ _TOKEN_PROTOCOL: Final = "openai-insecure-api-key."  # noqa: S105  (a name, no s
 _METERED_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 
 
-def upstream_headers(headers: Sequence[tuple[str, str]], *, with_key: bool = False) -> Headers:
-    """Client's lines (names in upper case) → lines for the upstream, without host, length and key.
+def upstream_headers(
+    headers: Sequence[tuple[str, str]], *, keep_authorization: bool = False
+) -> Headers:
+    """Return the client's lines (names in upper case) as lines for the upstream.
 
-    ``Accept-Encoding`` is cut to what we can meter; names get the usual ``Title-Case``.
-    ``with_key``: ``Authorization`` goes on, because it is the client's own.
+    Host, length and access token are left out. ``Accept-Encoding`` is reduced to encodings that the
+    meter can decode; names get the usual ``Title-Case``. With ``keep_authorization``,
+    ``Authorization`` passes, because it carries the client's own key.
     """
     named = _named_by_connection(headers)
-    name_of = _upstream_name_with_key if with_key else _upstream_name
+    name_of = _upstream_name_with_authorization if keep_authorization else _upstream_name
     return [
         (outgoing, metered(value) if name == "ACCEPT-ENCODING" else value)
         for name, value in headers
@@ -72,22 +76,24 @@ def upstream_headers(headers: Sequence[tuple[str, str]], *, with_key: bool = Fal
 
 
 def goes_upstream(name: str) -> bool:
-    """Whether lines of this name (upper case) go on, unless ``Connection`` names them."""
+    """Whether lines of this name (upper case) go upstream, unless ``Connection`` names them."""
     return bool(_upstream_name(name))
 
 
-def upgrade_headers(headers: Sequence[tuple[str, str]], *, with_key: bool = False) -> Headers:
-    """The same for a WebSocket's opening handshake (RFC 6455 §4.1).
+def upgrade_headers(
+    headers: Sequence[tuple[str, str]], *, keep_authorization: bool = False
+) -> Headers:
+    """As :func:`upstream_headers`, for a WebSocket's opening handshake (RFC 6455 §4.1).
 
-    Extensions are not offered on, since compressed frames could not be metered. The subprotocol
-    that carries the token of a browser is taken out: a server echoes what it accepts. The client's
-    own key (``with_key``) stays there.
+    Extensions are left out, since compressed frames could not be metered. The subprotocol that
+    carries a browser's access token is taken out, because a server echoes what it accepts. With
+    ``keep_authorization`` it stays: it is the client's own key.
     """
     kept = []
-    for name, value in upstream_headers(headers, with_key=with_key):
+    for name, value in upstream_headers(headers, keep_authorization=keep_authorization):
         if name == "Sec-Websocket-Extensions":
             continue
-        if name == "Sec-Websocket-Protocol" and not with_key:
+        if name == "Sec-Websocket-Protocol" and not keep_authorization:
             value = ", ".join(item for item in _items(value) if not _token_in(item))
             if not value:
                 continue
@@ -96,7 +102,7 @@ def upgrade_headers(headers: Sequence[tuple[str, str]], *, with_key: bool = Fals
 
 
 def token_in_protocols(sec_websocket_protocol: str) -> str | None:
-    """The access token among the subprotocols: all that a browser can send one in."""
+    """Return the access token among the subprotocols, where alone a browser can send one."""
     found = (_token_in(item) for item in _items(sec_websocket_protocol))
     return next(filter(None, found), None)
 
@@ -110,7 +116,7 @@ def _items(value: str) -> list[str]:
 
 
 def downstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:
-    """The upstream's lines → lines for the client: order, case and duplicates as they came."""
+    """Return the upstream's lines for the client, with their order, case and duplicates."""
     named = _named_by_connection(headers)
     return [
         item
@@ -120,21 +126,21 @@ def downstream_headers(headers: Sequence[tuple[str, str]]) -> Headers:
 
 
 def without_origin(headers: Sequence[tuple[str, str]]) -> Headers:
-    """``headers`` of a 101 without what the upstream says of its own origin."""
+    """Return ``headers`` of a 101 without the lines about the upstream's own origin."""
     return [line for line in headers if line[0].upper() not in _OF_THE_ORIGIN]
 
 
 def unbuffered(headers: Headers) -> Headers:
-    """Of an event stream: nginx in front would hold its events back until a buffer is full."""
+    """Return the lines of an event stream, with buffering off in an nginx in front."""
     name = _UNBUFFERED[0].lower()
     return [*(line for line in headers if line[0].lower() != name), _UNBUFFERED]
 
 
 def content_of(headers: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """Content type and encoding of an answer, ``""`` where it does not say."""
+    """Return content type and encoding of a response, ``""`` for a missing line."""
     content_type = content_encoding = ""
     for name, value in headers:
-        if len(name) in {12, 16}:  # it spares most copies
+        if len(name) in {12, 16}:  # compared first, which saves most copies
             lower_name = name.lower()
             if lower_name == "content-type":
                 content_type = value
@@ -144,22 +150,22 @@ def content_of(headers: Sequence[tuple[str, str]]) -> tuple[str, str]:
 
 
 def is_plain(content_encoding: str) -> bool:
-    """Whether such a body's bytes are its content."""
+    """Whether the bytes of a body with this encoding are its content."""
     return content_encoding.strip().lower() in ("", "identity")
 
 
 def is_sized(headers: Headers) -> bool:
-    """Whether the length of the body is announced."""
+    """Whether the headers announce the length of the body."""
     return any(name.lower() == "content-length" for name, _ in headers)
 
 
 def without_length(headers: Headers) -> Headers:
-    """Of an answer that goes out shorter than it came; the server then chunks it."""
+    """Return the lines of a response that may get shorter; the server then chunks it."""
     return [line for line in headers if line[0].lower() != "content-length"]
 
 
 def metered(accept_encoding: str) -> str:
-    """``Accept-Encoding`` without what we cannot decode for metering; never wider than it was.
+    """Return ``Accept-Encoding`` reduced to what the meter can decode; never wider than it was.
 
     ``identity`` when nothing is left, since an absent line would allow everything
     (RFC 9110 §12.5.3).
@@ -172,19 +178,21 @@ def metered(accept_encoding: str) -> str:
     return ", ".join(kept) or "identity"
 
 
-# Names repeat, so what becomes of one is worked out once.
+# Names repeat, so the result for each is computed once.
 
 
 @lru_cache(maxsize=1024)
 def _upstream_name(name: str) -> str:
-    """``X-REQUEST-ID`` → ``X-Request-Id``, ``""`` for what stays here. The case on the client's
-    wire is not known to us."""
+    """``X-REQUEST-ID`` → ``X-Request-Id``; ``""`` for a line that does not pass.
+
+    The parser does not keep the client's own case.
+    """
     if name in _NOT_UPSTREAM or is_private(name):
         return ""
     return name.title()
 
 
-def _upstream_name_with_key(name: str) -> str:
+def _upstream_name_with_authorization(name: str) -> str:
     return "Authorization" if name == "AUTHORIZATION" else _upstream_name(name)
 
 
@@ -194,8 +202,8 @@ def _goes_downstream(name: str) -> bool:
 
 
 def _named_by_connection(headers: Sequence[tuple[str, str]]) -> frozenset[str]:
-    """What the ``Connection`` lines list beside what never passes, upper case."""
-    # The length spares the copy.
+    """Return the names that ``Connection`` lists, upper case, without those that never pass."""
+    # Comparing the length first saves the copy.
     lines = [value for name, value in headers if len(name) == 10 and name.upper() == "CONNECTION"]
     named = frozenset([item.strip().upper() for value in lines for item in value.split(",")])
-    return named - _HOP_BY_HOP  # mostly nothing is left, and no name need be looked for in it
+    return named - _HOP_BY_HOP  # mostly empty: then no name is looked up

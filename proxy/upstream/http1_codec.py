@@ -1,8 +1,8 @@
-"""HTTP/1.1 on the upstream's side: a request head as bytes, and llhttp as the answer's parser.
+"""HTTP/1.1 to an upstream, without I/O: a request head as bytes, and llhttp as response parser.
 
-Nothing here waits or owns a socket. The thing to get wrong: llhttp goes on to the next message in
-the same bytes, so an interim 1xx, the final answer and whatever a sloppy server sends after it all
-arrive through the same callbacks; only the final answer's head and body may come out.
+Note: llhttp goes on to the next message in the same bytes. An interim 1xx, the final response and
+whatever a server sends after it arrive through the same callbacks. Only the head and body of the
+final response may come out.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Final
 
 from geventhttpclient._parser import HTTPParseError, HTTPResponseParser
 
-#: An answer whose head is larger is refused. nginx allows 8 KiB by default, Node 16 KiB.
+#: A response with a larger head is refused. nginx allows 8 KiB by default, Node 16 KiB.
 MAX_HEAD_BYTES: Final = 256 * 1024
 
 
@@ -19,38 +19,38 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class InvalidResponse(Exception):
-    """The bytes are not a valid HTTP answer; the message says why."""
+    """The bytes are not a valid HTTP response; the message says why."""
 
 
 class HeaderPairs(list[tuple[str, str]]):
-    """Header lines as they came: order, case and duplicates kept, in a shape requests can carry."""
+    """Header lines in their order, with case and duplicates, in a shape that requests accepts."""
 
     def items(self) -> Iterator[tuple[str, str]]:
         return iter(self)
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The first value of ``name``, whatever its case."""
+        """Return the first value of ``name``, compared without case."""
         lowered = name.lower()
         return next((value for key, value in self if key.lower() == lowered), default)
 
 
 def request_head(method: str, target: bytes, headers: Iterable[tuple[str, str]]) -> bytes:
-    """The request line and header lines, with the empty line that ends them.
+    """Return the request line and header lines, with the empty line that ends them.
 
-    ``target`` goes out as it is; names and values are latin-1, as they came in.
+    ``target`` goes out as it is; names and values are latin-1, as they arrived.
     """
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
     return b"%s %s HTTP/1.1\r\n%s\r\n" % (method.encode("latin-1"), target, lines.encode("latin-1"))
 
 
 class _SecondMessage(Exception):
-    """More bytes than the answer: the connection is dirty, the answer is not."""
+    """Bytes after the response: the connection is dirty, the response is not."""
 
 
 class ResponseParser(HTTPResponseParser):
-    """One answer. Feed bytes until :attr:`head_complete`, then take body bytes until `complete`.
+    """Parses one response: feed bytes until :attr:`head_complete`, take the body until `complete`.
 
-    ``head_complete`` is about the final answer: interim 1xx heads are swallowed (RFC 9110 §15.2).
+    ``head_complete`` is about the final response: interim 1xx heads are swallowed (RFC 9110 §15.2).
     """
 
     def __init__(self, method: str) -> None:
@@ -61,21 +61,20 @@ class ResponseParser(HTTPResponseParser):
         self.headers = HeaderPairs()
         self.head_complete = False
         self.complete = False
-        #: Bytes came after the answer's end; the connection must not be used again.
+        #: Bytes came after the end of the response; the connection must not be used again.
         self.dirty = False
         self._name = ""
         self._value: str | None = None
-        # Names and values of a head that comes whole.
+        # Names and values of a head that arrives in one piece.
         self._whole: tuple[list[str], list[str]] | None = None
         self._body: list[bytes] = []
         self._head_bytes = 0
 
     def feed_bytes(self, data: bytes) -> None:
-        """Parse ``data``, ``b""`` being the end of the connection. Raises
-        :class:`InvalidResponse`."""
+        """Parse ``data``; ``b""`` is the end of the connection. Raises :class:`InvalidResponse`."""
         if not self.head_complete:
             if not data:
-                raise InvalidResponse("it closed the connection before its answer was complete")
+                raise InvalidResponse("it closed the connection before its response was complete")
             if not self._head_bytes and b"\r\n\r\n" in data:
                 self._expect_whole()
             self._head_bytes += len(data)
@@ -89,7 +88,7 @@ class ResponseParser(HTTPResponseParser):
             raise InvalidResponse(f"its header is larger than {MAX_HEAD_BYTES} bytes")
 
     def take_body(self) -> bytes:
-        """The body bytes that have been parsed since the last call, undecoded."""
+        """Return the body bytes parsed since the last call, undecoded."""
         if not self._body:
             return b""
         data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -98,7 +97,7 @@ class ResponseParser(HTTPResponseParser):
 
     @property
     def has_body(self) -> bool:
-        """Whether :meth:`take_body` has bytes to give."""
+        """Whether :meth:`take_body` would return bytes."""
         return bool(self._body)
 
     @property
@@ -132,8 +131,10 @@ class ResponseParser(HTTPResponseParser):
         self._value = text if self._value is None else self._value + text
 
     def _expect_whole(self) -> None:
-        """Each name and each value is one piece then (llhttp refuses folded lines): the lists take
-        them themselves, which halves the time of parsing."""
+        """Let lists collect the names and values of a whole head, which halves the parsing time.
+
+        Each name and each value is one piece then, since llhttp refuses folded lines.
+        """
         names: list[str] = []
         values: list[str] = []
         self._whole = names, values
@@ -151,7 +152,7 @@ class ResponseParser(HTTPResponseParser):
             self._name = ""
             self._value = None
         self.status = self.get_code()
-        if _CONTROL.search(self.reason):  # the one place where llhttp lets them through
+        if _CONTROL.search(self.reason):  # the only place where llhttp accepts them
             raise InvalidResponse("its reason phrase has control characters")
         self.head_complete = self.status >= 200
         return self._bodiless
@@ -163,7 +164,7 @@ class ResponseParser(HTTPResponseParser):
         if self.head_complete:
             self.complete = True
             return
-        # An interim answer: forget it, the final one follows on the same connection.
+        # An interim response: the final one follows on the same connection.
         self.reason = ""
         self.headers = HeaderPairs()
 
@@ -171,5 +172,5 @@ class ResponseParser(HTTPResponseParser):
 def _reason(error: Exception) -> str:
     text = str(error.args[0]) if error.args else type(error).__name__
     if text.startswith("Incomplete response"):
-        return "it broke off in the middle of its answer"
-    return f"its answer is not valid HTTP: {text}"
+        return "it broke off in the middle of its response"
+    return f"its response is not valid HTTP: {text}"

@@ -1,12 +1,11 @@
-"""Connections to one origin: made by geventhttpclient, kept idle by us.
+"""Connections to one origin: geventhttpclient makes them, this pool keeps the idle ones.
 
-geventhttpclient resolves, connects, speaks TLS and CONNECT; its own pool is not used, because its
-size bounds use and idleness together and its ``select()`` refuses descriptors from 1024 up. Here
-the number of connections in use is unbounded (requests are bounded at the door) and only the idle
-ones are counted.
+geventhttpclient resolves, connects, speaks TLS and CONNECT. Its own pool is not used: its size
+bounds used and idle connections together, and its ``select()`` refuses descriptors from 1024 up.
+This pool counts idle connections only; requests in flight are bounded at the front of the proxy.
 
-The thing to get wrong: an idle connection may have been closed by the other side at any time, and
-may hold bytes nobody asked for. Both show as "readable", and neither may be used again.
+Note: the upstream may have closed an idle connection at any time, or sent bytes without a request.
+Both show as "readable", and such a connection must not be used again.
 """
 
 import socket
@@ -37,14 +36,14 @@ _KEEPALIVE: Final = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
 )
 
-#: A plain number: combining the flags each time costs more than the look itself.
+#: A plain number: to combine the flags on each call costs more than the peek itself.
 _PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 Socket = gevent.socket.socket
 
 
 class ConnectTimedOut(OSError):
-    """No connection within the time allowed, name lookup and TLS included."""
+    """No connection within the connect timeout, name lookup and TLS included."""
 
 
 def tls_context() -> ssl.SSLContext:
@@ -69,7 +68,7 @@ def _has_ca_directory() -> bool:
 
 
 class ConnectionPool:
-    """Idle connections to one origin, newest first, and the means to open another."""
+    """The idle connections to one origin, newest first. Opens new ones."""
 
     def __init__(
         self,
@@ -84,10 +83,10 @@ class ConnectionPool:
         self._connect_timeout = connect_timeout
         self._max_idle = max_idle
         self._connector = _connector(origin, connect_timeout, context, proxy_url)
-        self.patience = ReadTimeouts()
-        # (socket, when it became idle on the monotonic clock); the right end is the newest.
+        self.read_timeouts = ReadTimeouts()
+        # (socket, monotonic time when it became idle); the newest is at the right end.
         self._idle: deque[tuple[Socket, float]] = deque()
-        #: Connections made, and idle ones used again, since the start.
+        #: Since the start: connections made, and idle connections used again.
         self.made = 0
         self.reused = 0
 
@@ -96,7 +95,7 @@ class ConnectionPool:
         return len(self._idle)
 
     def acquire(self) -> Socket | None:
-        """An idle connection that still looks usable, or None: then :meth:`connect`."""
+        """Return an idle connection that looks usable, or None: the caller then uses `connect`."""
         oldest_good = time.monotonic() - MAX_IDLE_SECONDS
         while self._idle and self._idle[0][1] < oldest_good:
             self._idle.popleft()[0].close()
@@ -109,22 +108,22 @@ class ConnectionPool:
         return None
 
     def make_room(self) -> None:
-        """Close the oldest idle connection: a new one is about to take its place."""
+        """Close the oldest idle connection, since a new one is about to take its place."""
         if self._idle:
             self._idle.popleft()[0].close()
 
     def connect(self) -> Socket:
-        """A new connection. Raises OSError (:class:`ConnectTimedOut`, ssl.SSLError, …)."""
+        """Open a new connection. Raises OSError (:class:`ConnectTimedOut`, ssl.SSLError, …)."""
         with gevent.Timeout(self._connect_timeout, ConnectTimedOut("connect timed out")):
             try:
                 sock: Socket = self._connector._create_socket()  # noqa: SLF001  (its one entry)
-            except RuntimeError as error:  # what a forward proxy's refusal is raised as
+            except RuntimeError as error:  # how the library reports a refusal by a forward proxy
                 raise OSError(str(error)) from error
         self.made += 1
         return sock
 
     def release(self, sock: Socket) -> None:
-        """Take back a connection whose answer was read to its end."""
+        """Take back a connection whose response was read to its end."""
         if not self._max_idle:
             sock.close()
             return
@@ -133,7 +132,7 @@ class ConnectionPool:
         self._idle.append((sock, time.monotonic()))
 
     def close(self) -> None:
-        """Keep nothing, from now on."""
+        """Close all idle connections, and keep none from now on."""
         self._max_idle = 0
         while self._idle:
             self._idle.pop()[0].close()
@@ -142,7 +141,7 @@ class ConnectionPool:
 def _is_quiet(sock: Socket) -> bool:
     """Whether nothing waits to be read: neither an end of connection nor stray bytes."""
     try:
-        # The plain socket beneath: gevent's would wait, and TLS takes no flags.
+        # The plain socket underneath: gevent's would wait, and TLS takes no flags.
         sock._sock.recv(1, _PEEK)  # type: ignore[attr-defined]  # noqa: SLF001
     except BlockingIOError:
         return True
@@ -176,7 +175,7 @@ def _connector(
 
 
 def proxy_authorization(proxy_url: str) -> list[tuple[str, str]]:
-    """The header line for plain requests; with TLS the credentials go into the CONNECT."""
+    """Return the header line of plain requests. With TLS the credentials go into the CONNECT."""
     proxy = urlsplit(proxy_url)
     if proxy.username is None:
         return []
@@ -186,9 +185,12 @@ def proxy_authorization(proxy_url: str) -> list[tuple[str, str]]:
 
 class _Tuned(PlainConnector):
     def _create_socket(self) -> Socket:
-        """Try each address. All but the last may take half of the time that is left, so that one
-        that swallows packets (often the IPv6 one) leaves some to the others; the base class gives
-        all of it to each."""
+        """Try each address of the name.
+
+        Each but the last may take half of the time that is left. So an address that swallows
+        packets (often the IPv6 one) leaves time to the others; the base class gives all of it to
+        each.
+        """
         deadline = time.monotonic() + self.connection_timeout
         addresses = self._resolve()
         failure: OSError | None = None
@@ -202,8 +204,8 @@ class _Tuned(PlainConnector):
             except BaseException as error:
                 sock.close()
                 if isinstance(error, ConnectTimedOut) or not isinstance(error, OSError):
-                    raise  # no failure of this address: all the time is over, or the client left
-                # Of several, what somebody answered with says more than that nobody did.
+                    raise  # not a failure of this address: the timeout is over, or the client left
+                # Of several failures, a TLS error says more than an address that did not respond.
                 if failure is None or isinstance(error, ssl.SSLError):
                     failure = error
         raise failure or OSError("its name has no address")
@@ -217,7 +219,7 @@ class _Tuned(PlainConnector):
 
 class _TunedTLS(_Tuned, TLSConnector):
     def _connect_socket(self, sock: Socket, address: Any) -> Socket:
-        """As the base class; but a handshake that is interrupted leaves no descriptor behind."""
+        """As the base class, except that an interrupted handshake leaves no descriptor open."""
         sock.connect(address)
         if self._use_proxy:
             self._setup_proxy(sock)

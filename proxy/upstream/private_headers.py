@@ -1,19 +1,19 @@
-"""Header lines of front doors that say who the client is, or prove it: they stay here.
+"""Header lines from load balancers and CDNs that identify the client: they do not go upstream.
 
-Load balancers and CDNs in front of the proxy write the client's address, its place, and tokens of
-its login into the request. The upstream is a third party, and gets none of them.
+Load balancers and CDNs in front of the proxy write the client's address, its location, and tokens
+of its login into the request. The upstream is a third party, and gets none of them.
 
-The tables are closed: a vendor's prefix as a whole would take headers that are meant for the same
-vendor's AI endpoint (`cf-aig-*`, `X-Amzn-Bedrock-*`, `x-ms-client-request-id`), so only what is
-named here is withheld. Each name is documented by its vendor.
+The tables are closed. A vendor's whole prefix would include headers that are meant for the same
+vendor's AI endpoint (`cf-aig-*`, `X-Amzn-Bedrock-*`, `x-ms-client-request-id`). So only the names
+below are withheld. Each is documented by its vendor.
 """
 
 from typing import Final
 
-#: Upper case, as inbound names are.
+#: Upper case, like all inbound names.
 _NAMES: Final = frozenset(
     {
-        # RFC 7239, and what was usual before it.
+        # RFC 7239, and the usual names before it.
         "FORWARDED",
         "FORWARDED-FOR",
         "X-FORWARDED",

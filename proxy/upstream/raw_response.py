@@ -1,10 +1,11 @@
-"""An upstream's answer while it is coming, and the upload that may still be going.
+"""An upstream's response while it arrives, and the upload that may still be in progress.
 
-:class:`RawResponse` is the ``raw`` of a ``requests.Response``: it reads what has arrived instead of
-waiting for n bytes, and gives its connection back the moment the message is complete. The thing to
-get wrong: the upload runs in another greenlet, and when the *client* fails in it, the upstream
-connection must be cut, never completed; the reader is woken by that cut and raises the client's
-error.
+:class:`RawResponse` is the ``raw`` of a ``requests.Response``. It reads what has arrived instead of
+waiting for n bytes, and returns its connection to the pool when the message is complete.
+
+Note: the upload runs in another greenlet. When the *client* fails in it, the upload must cut the
+upstream connection and never complete the request. The cut wakes the reader, which raises the
+client's error.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ _READ_SIZE: Final = 64 * 1024
 
 
 class BrokenResponse(requests.ConnectionError):
-    """Connected, then no valid answer: cut off, garbage, too large a head."""
+    """The upstream connected, then sent no valid response: cut off, garbage, too large a head."""
 
     connected = True
 
@@ -36,9 +37,8 @@ class Upload:
         self, sock: Socket, head: bytes, pieces: Iterable[bytes], *, chunked: bool
     ) -> None:
         self._sock = sock
-        # Written by the greenlet, read by the reader of the answer: how often a piece went out,
-        # whether it is the client who is waited for, whether all went out, and what the client's
-        # side raised.
+        # Written by the greenlet, read by the reader of the response: how many pieces went out,
+        # whether the upload waits for the client, whether all went out, and the client's error.
         self.progress = 0
         self.at_client = False
         self.done = False
@@ -47,8 +47,8 @@ class Upload:
 
     def _run(self, head: bytes, pieces: Iterable[bytes], chunked: bool) -> None:
         source = iter(pieces)
-        # When the upstream takes no more: if it has answered, that answer counts; if not, the
-        # reader finds the connection closed, or times out as it would have anyway.
+        # OSError: the upstream takes no more. If it has sent a response, that response counts. If
+        # not, the reader finds the connection closed, or times out as it would have anyway.
         with contextlib.suppress(OSError):
             self._sock.sendall(head)
             while piece := self._pull(source):
@@ -56,7 +56,7 @@ class Upload:
                 self.progress += 1
                 turn_if_due()
             if self.error is not None:
-                # The plain socket beneath: TLS would forget its state, and the reader stumble.
+                # The plain socket underneath: TLS would lose its state, and the reader would fail.
                 self._sock._sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]  # noqa: SLF001
                 return
             if chunked:
@@ -64,26 +64,26 @@ class Upload:
             self.done = True
 
     def _pull(self, source: Iterator[bytes]) -> bytes:
-        """The next piece; ``b""`` at the end, and when the client's side fails.
+        """Return the next piece, or ``b""`` at the end and when the client fails.
 
-        Empty ones are left out: as a chunk they would end the body.
+        Empty pieces are skipped: as a chunk they would end the body.
         """
         self.at_client = True
         try:
             return next(filter(None, source), b"")
-        except Exception as error:  # noqa: BLE001  (whatever the client's side raised)
+        except Exception as error:  # noqa: BLE001  (whatever the client's body raised)
             self.error = error
             return b""
         finally:
             self.at_client = False
 
     def stop(self) -> None:
-        """End the sending, if it has not ended. Nothing is completed on the wire."""
+        """Stop the upload, if it has not ended. The request on the wire stays incomplete."""
         self._greenlet.kill()
 
 
 class RawResponse:
-    """Status, reason and header lines after :meth:`read_head`; then :meth:`read1` until ``b""``."""
+    """A response on one connection: :meth:`read_head`, then :meth:`read1` until ``b""``."""
 
     def __init__(self, pool: ConnectionPool, sock: Socket, method: str) -> None:
         self._pool = pool
@@ -92,9 +92,9 @@ class RawResponse:
         self._parser = ResponseParser(method)
         self.upload: Upload | None = None
         self.bytes_came = False
-        # Set when the rest of the body turned out to be no HTTP.
+        # Set when the rest of the body is not valid HTTP.
         self._broken: BrokenResponse | None = None
-        #: Just before the request was written: monotonic seconds, unix nanoseconds.
+        #: When the write of the request began: monotonic seconds, unix nanoseconds.
         self.write_started = 0.0
         self.write_started_ns = 0
 
@@ -112,16 +112,16 @@ class RawResponse:
 
     @property
     def complete(self) -> bool:
-        """Whether the whole message has been parsed (its last bytes may still be to be read)."""
+        """Whether the whole message has been parsed. Its last bytes may still be unread."""
         return self._parser.complete
 
     @property
     def ready(self) -> bool:
-        """Whether :meth:`read1` need not wait."""
+        """Whether :meth:`read1` would return without waiting."""
         return self._parser.complete or self._parser.has_body
 
     def begin(self, data: bytes) -> None:
-        """Take bytes that have been read already, then read on to the end of the head."""
+        """Parse bytes that have been read already, then read on to the end of the head."""
         self.bytes_came = True
         try:
             self._parser.feed_bytes(data)
@@ -135,15 +135,15 @@ class RawResponse:
             self._fill()
 
     def read1(self, amt: int = -1, decode_content: bool = False) -> bytes:
-        """What has arrived of the body, undecoded, at least one byte; ``b""`` at its end.
+        """Return what has arrived of the body, undecoded: at least one byte, ``b""`` at its end.
 
-        ``amt`` and ``decode_content`` are there for the shape of ``urllib3``'s method and ignored.
+        ``amt`` and ``decode_content`` give it the signature of ``urllib3``'s method; ignored.
         Raises requests' ``ReadTimeout``, :class:`BrokenResponse`, or the upload's own error.
         """
         parser = self._parser
         while True:
             if parser.complete:
-                self.close()  # which may wait, and so be interrupted: before the bytes are taken
+                self.close()  # before the bytes are taken: it may wait, and so be interrupted
                 return parser.take_body()
             data = parser.take_body()
             if data:
@@ -151,8 +151,11 @@ class RawResponse:
             self._fill()
 
     def close(self) -> None:
-        """Idempotent. The connection goes back if the message is complete and it is fit for
-        another; else it is dropped."""
+        """Release the connection. Idempotent.
+
+        The pool takes it back if the message is complete and the connection reusable. Otherwise it
+        is closed.
+        """
         sock, self._sock = self._sock, None
         if sock is None:
             return
@@ -162,7 +165,7 @@ class RawResponse:
         try:
             if self.upload is not None:
                 self.upload.stop()
-        finally:  # that waits, and so may be interrupted
+        finally:  # `stop` waits, and so may be interrupted
             sock.close()
 
     release_conn = close
@@ -178,13 +181,13 @@ class RawResponse:
             upload = self.upload
             if upload is None:
                 if self._plain or not sock.pending():  # type: ignore[attr-defined]
-                    # Hardly ever is something there yet, and trying in vain costs more than
-                    # waiting; and where something always is, the others get their turn. TLS may
-                    # hold bytes that no socket shows.
-                    self._pool.patience.wait(sock)
+                    # Data is rarely there yet, and a read in vain costs more than the wait. Where
+                    # data always is there, the wait lets other greenlets run. TLS may hold bytes
+                    # that the socket does not show.
+                    self._pool.read_timeouts.wait(sock)
                 data = sock.recv(_READ_SIZE)
             else:
-                turn_if_due()  # nothing else waits, while both have always something to say
+                turn_if_due()  # nothing else here waits while both sides keep sending
                 data = _receive(sock, upload)
         except OSError as error:
             self._raise_upload_error()
@@ -203,7 +206,7 @@ class RawResponse:
             self._broken = BrokenResponse(str(error))
             if not self._parser.head_complete:
                 raise self._broken from error
-            # What was parsed before the nonsense is handed out first; the next read raises.
+            # What was parsed before is returned first; the next read raises.
 
     def _raise_upload_error(self) -> None:
         if self.upload is not None and self.upload.error is not None:
@@ -217,7 +220,7 @@ def _receive(sock: Socket, upload: Upload) -> bytes:
             data: bytes = sock.recv(_READ_SIZE)
             return data
         except TimeoutError:
-            # An upstream need not speak while it is still listening, nor while there is nothing
-            # to listen to because the client is slow.
+            # An upstream may be silent while it takes the upload, and while the client is slow to
+            # send it.
             if upload.progress == progress and not upload.at_client:
                 raise

@@ -1,11 +1,11 @@
-"""Waiting for an upstream's next bytes, and the end of it when they do not come.
+"""Read timeouts without a timer per read: one sweeper greenlet checks all waiting reads.
 
-A timer for each wait costs as much as all else that is done with a small event; so there is one
-look at everybody who waits, a few times within the time allowed. An upstream that is silent is
-given up within an eighth of that time, or a second, after it is over.
+A timer for each wait costs as much as all other work on a small event. So the sweeper runs a few
+times within each timeout. A silent upstream is given up late by at most an eighth of the timeout,
+and never by more than 1 s.
 
-The thing to get wrong: whoever is given up is told a moment later, and by then the same socket may
-be waited for again, for another client. So what is ended is a wait, and not that of a socket.
+Note: the throw happens a moment after the check. By then another read, for another client, may wait
+on the same socket. So a timeout targets a wait, not a socket.
 """
 
 import socket
@@ -15,43 +15,43 @@ from typing import Any, Final
 import gevent
 import gevent.socket
 
-_LONGEST_STEP: Final = 1.0
+_MAX_INTERVAL_SECONDS: Final = 1.0
 _PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
-#: When it is over, on the monotonic clock, and the greenlet that waits.
+#: The deadline of a wait on the monotonic clock, and the greenlet that waits.
 Wait = tuple[float, Any]
 
 
 class ReadTimeouts:
-    """For the waits on all sockets of one origin."""
+    """The waits on all sockets of one origin."""
 
     def __init__(self) -> None:
         self._waits: dict[Any, Wait] = {}
-        # Seconds between two looks, and the greenlet that looks, while somebody waits.
-        self._step = _LONGEST_STEP
+        # Seconds between two sweeps, and the sweeper, which runs while there are waits.
+        self._interval = _MAX_INTERVAL_SECONDS
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def wait(self, sock: Any) -> None:
-        """Until ``sock``, a gevent socket, can be read; TimeoutError after its own timeout."""
+        """Wait until a gevent socket is readable. Raises TimeoutError after its timeout."""
         seconds = sock.timeout
         if seconds is not None:
             self._waits[sock] = time.monotonic() + seconds, gevent.getcurrent()
-            if self._greenlet is None or seconds / 8 < self._step:
-                self._look_each(seconds / 8)
+            if self._greenlet is None or seconds / 8 < self._interval:
+                self._sweep_every(seconds / 8)
         try:
             gevent.socket.wait(sock._read_event)  # noqa: SLF001  (`wait_read` makes another)
         finally:
             self._waits.pop(sock, None)
 
-    def _look_each(self, step: float) -> None:
-        self._step = min(self._step, step)
+    def _sweep_every(self, interval: float) -> None:
+        self._interval = min(self._interval, interval)
         if self._greenlet is not None:
             self._greenlet.kill(block=False)
-        self._greenlet = gevent.spawn(self._look)
+        self._greenlet = gevent.spawn(self._sweep)
 
-    def _look(self) -> None:
+    def _sweep(self) -> None:
         while self._waits:
-            gevent.sleep(self._step)
+            gevent.sleep(self._interval)
             now = time.monotonic()
             loop = gevent.get_hub().loop
             for sock, wait in list(self._waits.items()):
@@ -61,13 +61,13 @@ class ReadTimeouts:
             self._greenlet = None
 
     def _give_up(self, sock: Any, wait: Wait) -> None:
-        """In the hub, so throwing switches at once."""
+        """End one wait. Runs in the hub, so the throw switches at once."""
         if self._waits.get(sock) is wait and not _has_bytes(sock):
             wait[1].throw(TimeoutError("timed out"))
 
 
 def _has_bytes(sock: Any) -> bool:
-    """Whether something came, or the end: then the wait ends well, however late."""
+    """Whether bytes or the end have come: the wait then succeeds, however late."""
     try:
         sock._sock.recv(1, _PEEK)  # noqa: SLF001  (the plain socket: TLS takes no flags)
     except BlockingIOError:

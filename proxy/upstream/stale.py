@@ -1,12 +1,12 @@
 """When a request whose connection broke may be sent again (RFC 9110 §9.2.2).
 
-A kept-alive connection can be closed by the upstream just while a request is written to it. The
-client must not see that. But an upstream that has read a request and then breaks may have executed
-it, and somebody pays for a POST that is executed twice. The two look alike, but for the time: a
-close that was under way already is known within a round trip.
+The upstream can close a kept-alive connection while a request is written to it. The client must not
+see that. But an upstream that has read a request and then breaks may have executed it, and a POST
+that is executed twice is paid for twice. Only the time tells the two cases apart: a close that had
+begun before the request is known within a round trip.
 
-What must not be sent again needs a new connection, which cannot be stale: a body that is streamed,
-and one that takes several writes, after which a part of it may have been read.
+A request that must not be sent again needs a new connection, which cannot be stale. That is a body
+that is streamed, and one that takes several writes, because a part of it may have been read.
 """
 
 import socket
@@ -17,36 +17,36 @@ from proxy.upstream.raw_response import BrokenResponse
 
 #: Methods that have the same effect when they are executed twice (RFC 9110 §9.2.2).
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-#: A body up to so many bytes goes out in one write together with its head.
+#: A body of at most this many bytes goes out in one write together with its head.
 ONE_WRITE: Final = 128 * 1024
 
-#: Seconds from the write: for an idempotent request, and at least and at most for another. A busy
-#: worker notices a close late, and a round trip may be longer than usual.
-_PROMPT: Final = 2.0
-_SHORTEST: Final = 0.05
-_LONGEST: Final = 0.1
+#: From the write to the close: the limit for an idempotent request, and the bounds of the limit for
+#: any other. A busy worker notices a close late, and a round trip may be longer than usual.
+_MAX_IDEMPOTENT_SECONDS: Final = 2.0
+_MIN_SECONDS: Final = 0.05
+_MAX_SECONDS: Final = 0.1
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
-#: Of `tcpi_rtt` in Linux's `struct tcp_info`: smoothed round-trip time in microseconds.
+#: Offset of `tcpi_rtt` in Linux's `struct tcp_info`: smoothed round-trip time in microseconds.
 _RTT_AT: Final = 68
 
 
 class StaleConnection(BrokenResponse):
-    """A kept-alive connection turned out closed, and its request may be sent again."""
+    """A kept-alive connection was closed, and its request may be sent again."""
 
 
 def is_stale(method: str | None, sock: Any, seconds: float, *, cut: bool) -> bool:
-    """Whether an idle gevent socket was being closed before its peer could read the request.
+    """Whether the peer of an idle gevent socket closed it before it could read the request.
 
-    No byte of a response has come. ``seconds`` have passed since the request was written, ``cut``
-    if only a part of it was.
+    Call it when no byte of a response has come. ``seconds`` have passed since the request was
+    written; ``cut`` says that only a part of it was.
     """
     if method in IDEMPOTENT:
-        return seconds < _PROMPT
-    return not cut and seconds < min(_LONGEST, max(_SHORTEST, 2 * round_trip(sock)))
+        return seconds < _MAX_IDEMPOTENT_SECONDS
+    return not cut and seconds < min(_MAX_SECONDS, max(_MIN_SECONDS, 2 * round_trip(sock)))
 
 
 def round_trip(sock: Any) -> float:
-    """Seconds, as the kernel has measured them; 0.0 where it does not say."""
+    """Return the round-trip time that the kernel has measured, in seconds; 0.0 if it has none."""
     if _TCP_INFO is None:
         return 0.0
     try:

@@ -1,6 +1,6 @@
-"""When things happened to one request, and the headers that tell it.
+"""The moments of one request, and the headers that report them.
 
-Durations come from the monotonic clock, points in time from the wall clock; the two are never
+Durations come from the monotonic clock, points in time from the wall clock. The two are never
 subtracted from each other.
 """
 
@@ -10,11 +10,11 @@ Headers = list[tuple[str, str]]
 
 
 class Timing:
-    """Marks of one request. Each is set once, in this order; later ones stay 0 if never reached."""
+    """The marks of one request. Each is set once, in this order; a mark not reached stays 0."""
 
     # Defaults instead of assignments in `__init__`, since one is made for every request.
-    # Monotonic seconds: token checked, asked for a connection, had one, response's head in, first
-    # byte handed to the server, upstream's last byte in.
+    # Monotonic seconds: token checked, connection requested, connected, response head read, first
+    # byte passed to the server, upstream's last byte read.
     authenticated = 0.0
     upstream_asked = 0.0
     connected = 0.0
@@ -31,7 +31,7 @@ class Timing:
         self.started = time.perf_counter()
 
     def headers(self) -> Headers:
-        """``Server-Timing`` (W3C, milliseconds), and the upstream's start and stop (unix ns)."""
+        """Return ``Server-Timing`` (W3C, ms), and start and stop of the upstream call (unix ns)."""
         auth = (self.authenticated - self.started) * 1e3 if self.authenticated else 0.0
         if not self.upstream_stop_ns:
             return [("Server-Timing", f"auth;dur={auth:.2f}")]
@@ -47,21 +47,21 @@ class Timing:
         ]
 
     def duration_ms(self) -> float:
-        """From acceptance until now."""
+        """Milliseconds from acceptance until now."""
         return (time.perf_counter() - self.started) * 1e3
 
     def upstream_ms(self) -> float | None:
-        """From the connection until the upstream's last byte; None if it was never asked."""
+        """Milliseconds from the connection to the upstream's last byte, or None without a call."""
         if not self.connected:
             return None
         return ((self.upstream_done or time.perf_counter()) - self.connected) * 1e3
 
     def queue_ms(self) -> float | None:
-        """The wait for a connection to the upstream; None if it was never asked."""
+        """Milliseconds of waiting for a connection to the upstream, or None without a call."""
         return (self.connected - self.upstream_asked) * 1e3 if self.connected else None
 
     def ttfb_ms(self) -> float | None:
-        """From acceptance until the first byte of the answer; None if there was none."""
+        """Milliseconds from acceptance to the first byte of the response, or None without one."""
         return (self.first_byte - self.started) * 1e3 if self.first_byte else None
 
     def mark_authenticated(self) -> None:

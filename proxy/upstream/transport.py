@@ -1,8 +1,8 @@
-"""One round trip on the pooled Session, and requests' errors turned into ours.
+"""One round trip on the pooled Session; requests' errors become the proxy's.
 
 ``requests.Session`` is the seam: tests and other adapters can be mounted on it. Its ``request`` and
 ``send`` are never called, since they follow redirects, keep cookies, read ``.netrc`` and the
-environment, and swallow the body of a redirect; the prepared request goes straight to the mounted
+environment, and swallow the body of a redirect. The prepared request goes straight to the mounted
 adapter.
 """
 
@@ -21,29 +21,29 @@ Headers = list[tuple[str, str]]
 
 
 class UpstreamResponse:
-    """An answer whose head is in; :meth:`read` gives the body as it comes."""
+    """A response whose head has been read; :meth:`read` returns the body as it arrives."""
 
-    __slots__ = ("_patience", "_raw", "_silence", "complete", "headers", "reason", "status")
+    __slots__ = ("_raw", "_silence", "_timeout", "complete", "headers", "reason", "status")
 
-    def __init__(self, response: requests.Response, patience: float) -> None:
-        """``patience``: seconds of silence that :meth:`read_within` bears in all."""
-        self._patience = patience
+    def __init__(self, response: requests.Response, read_timeout: float) -> None:
+        """``read_timeout``: the seconds of silence after which :meth:`read_within` gives up."""
+        self._timeout = read_timeout
         self._silence = 0.0
         self.status: int = response.status_code
         self.reason: str = response.reason or ""
         self._raw: Any = response.raw
-        # The Response's own mapping joins duplicates; the raw one keeps each line.
+        # The Response's own mapping joins duplicates; the raw headers keep each line.
         self.headers: Headers = list(self._raw.headers.items())
-        #: Whether the chunk last read is the last one; what a mock cannot tell counts as not.
+        #: Whether the chunk read last is the last of the body. False if a mock does not say.
         self.complete = False
 
     @property
     def ready(self) -> bool:
-        """Whether :meth:`read` has something to give without waiting; a mock cannot tell."""
+        """Whether :meth:`read` would return without waiting. False if a mock does not say."""
         return bool(getattr(self._raw, "ready", False))
 
     def read(self) -> bytes:
-        """What has arrived, undecoded; ``b""`` at the end. Raises :class:`UpstreamError`."""
+        """Return what has arrived, undecoded; ``b""`` at the end. Raises :class:`UpstreamError`."""
         try:
             data: bytes = self._raw.read1(65536, decode_content=False)
         except requests.RequestException as error:
@@ -52,23 +52,23 @@ class UpstreamResponse:
         return data
 
     def read_within(self, seconds: float) -> bytes | None:
-        """As :meth:`read`, or None when nothing came in that time; it may be called again then."""
+        """As :meth:`read`. Returns None when nothing arrived in that time; call it again then."""
         with gevent.Timeout(seconds, False):  # type: ignore[arg-type]  # False: it ends silently
             data = self.read()
             self._silence = 0.0
             return data
         self._silence += seconds
-        if self._silence >= self._patience:
+        if self._silence >= self._timeout:
             raise UpstreamTimeout
         return None
 
     def close(self) -> None:
-        """Idempotent. A connection with an unfinished answer on it is dropped."""
+        """Release the connection, or drop it if the response is unfinished. Idempotent."""
         self._raw.close()
 
 
 class Transport(Protocol):
-    """What the relay needs of it."""
+    """Sends one prepared call to an upstream."""
 
     def handle(self, call: PreparedCall, timing: Timing) -> UpstreamResponse: ...
 
@@ -85,7 +85,7 @@ class SessionTransport:
         self._timeout = (connect_timeout, read_timeout)
 
     def handle(self, call: PreparedCall, timing: Timing) -> UpstreamResponse:
-        """One attempt. Raises :class:`UpstreamError`, or the error of the client's own body."""
+        """Make one attempt. Raises :class:`UpstreamError`, or the client body's own error."""
         adapter = self._session.get_adapter(call.url)
         timing.mark_upstream_started()
         try:
@@ -101,7 +101,7 @@ class SessionTransport:
         return UpstreamResponse(response, self._timeout[1])
 
     def upgrade(self, call: PreparedCall, timing: Timing) -> UpgradeResponse | UpstreamResponse:
-        """Ask to switch protocols, on an adapter that can. Raises :class:`UpstreamError`."""
+        """Request a protocol switch on an adapter that can. Raises :class:`UpstreamError`."""
         adapter: Any = self._session.get_adapter(call.url)
         timing.mark_upstream_started()
         try:
@@ -118,18 +118,18 @@ class SessionTransport:
 
 
 class _PreparedRequest(requests.PreparedRequest):
-    """requests' own constructor makes a table of hooks that nobody hangs anything on."""
+    """A request without the table of hooks that requests' constructor makes."""
 
     hooks: Any = {}  # noqa: RUF012
     _cookies = None
     _body_position = None
 
     def __init__(self) -> None:
-        """Filled in by the one who makes it."""
+        """Set no field: :func:`_prepared` sets them."""
 
 
 def _prepared(call: PreparedCall) -> requests.PreparedRequest:
-    """By hand: requests' own preparing re-encodes the target and sorts out the headers."""
+    """Prepare by hand, since requests would re-encode the target and change the headers."""
     prepared = _PreparedRequest()
     prepared.method = call.request.method
     prepared.url = call.url
@@ -139,13 +139,13 @@ def _prepared(call: PreparedCall) -> requests.PreparedRequest:
 
 
 def _translated(error: requests.RequestException) -> UpstreamError:
-    """requests says what happened by class; our message adds the detail it was given."""
+    """Return the proxy's error for the class of requests' error, with its detail in the message."""
     if isinstance(error, requests.ReadTimeout):
         return UpstreamTimeout()
     detail = str(error)
     if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError):
         return ConnectFailed(f"The upstream could not be reached: {detail}.")
-    # The adapter's BrokenAnswer is a ConnectionError too: with a connection behind it.
+    # The adapter's BrokenResponse is a ConnectionError too, after a successful connect.
     if isinstance(error, requests.ConnectionError) and not getattr(error, "connected", False):
         return ConnectFailed(f"The upstream could not be reached: {detail}.")
-    return ResponseBroken(f"The upstream gave no valid answer: {detail}.")
+    return ResponseBroken(f"The upstream gave no valid response: {detail}.")

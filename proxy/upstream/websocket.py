@@ -1,7 +1,7 @@
-"""WebSockets: an upgrade is asked for like any request, then both directions are only bytes.
+"""WebSockets: an upgrade is requested like any other request, then both directions are bytes.
 
-The thing to get wrong: once the upstream has said 101 there are no messages any more, only two
-byte streams, each of which ends on its own. Bytes that came behind a head belong to the stream.
+Note: after the upstream's 101 there are no HTTP messages, only two byte streams, each of which ends
+on its own. Bytes that arrive behind a head belong to the stream.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from proxy.upstream.http1_codec import InvalidResponse
 
 _READ_SIZE: Final = 64 * 1024
 MAX_HEAD_BYTES: Final = 64 * 1024
-#: What one side has, after the other has ended, to end as well.
+#: How long one side may go on after the other has ended.
 LINGER_SECONDS: Final = 10.0
 _HEAD_END: Final = b"\r\n\r\n"
 
 
 class UpgradeResponse:
-    """The upstream's head, raw, and what came behind it, on the connection ``sock``."""
+    """The upstream's raw head and the bytes behind it, on the connection ``sock``."""
 
     def __init__(self, sock: Any, head: bytes, rest: bytes) -> None:
         self.sock = sock
@@ -37,21 +37,21 @@ class UpgradeResponse:
 
     @property
     def raw(self) -> bytes:
-        """Everything that was read."""
+        """All bytes that were read."""
         return self.head + _HEAD_END + self.rest
 
     def headers(self) -> list[tuple[str, str]]:
-        """Header lines in order, latin-1."""
+        """Return the header lines in order, as latin-1."""
         lines = self.head.decode("latin-1").split("\r\n")[1:]
         pairs = (line.partition(":") for line in lines if line)
         return [(name, value.strip(" \t")) for name, _, value in pairs]
 
 
 def read_upgrade(sock: Any) -> UpgradeResponse:
-    """Read a head of at most :data:`MAX_HEAD_BYTES`; interim answers other than 101 are skipped,
-    and count as part of it.
+    """Read a head of at most :data:`MAX_HEAD_BYTES`.
 
-    Raises :class:`InvalidResponse`, and what the socket raises.
+    Interim responses other than 101 are skipped, and count towards the limit. Raises
+    :class:`InvalidResponse`, and the errors of the socket.
     """
     buffer, at = b"", 0
     while True:
@@ -60,19 +60,21 @@ def read_upgrade(sock: Any) -> UpgradeResponse:
                 raise InvalidResponse(f"its header is larger than {MAX_HEAD_BYTES} bytes")
             data = sock.recv(_READ_SIZE)
             if not data:
-                raise InvalidResponse("it closed the connection instead of answering")
+                raise InvalidResponse("it closed the connection instead of responding")
             buffer += data
         head, at = buffer[at:end], end + len(_HEAD_END)
         status = head.split(b" ", 2)[1:2]
         if not status or not head.startswith(b"HTTP/1.") or not status[0][:3].isdigit():
-            raise InvalidResponse("its answer is not valid HTTP")
+            raise InvalidResponse("its response is not valid HTTP")
         if status[0][:1] != b"1" or status[0] == b"101":
             return UpgradeResponse(sock, head, buffer[at:])
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """The frame by which a server ends a WebSocket (RFC 6455 §5.5.1); ``reason``: at most 123
-    bytes."""
+    """Return the frame by which a server ends a WebSocket (RFC 6455 §5.5.1).
+
+    ``reason`` has at most 123 bytes.
+    """
     payload = code.to_bytes(2) + reason.encode()
     return bytes((0x88, len(payload))) + payload
 
@@ -83,11 +85,11 @@ class Tunnel:
     def __init__(
         self, client: Any, upstream: Any, on_server_bytes: Callable[[bytes], None]
     ) -> None:
-        """Both are gevent sockets. ``on_server_bytes`` sees what has gone to the client."""
+        """Both sockets are gevent's. ``on_server_bytes`` gets what has gone to the client."""
         self._client = client
         self._upstream = upstream
         self._on_server_bytes = on_server_bytes
-        # The sockets on which something is half sent.
+        # The sockets on which a write is incomplete.
         self._sending: set[Any] = set()
         self.bytes_in = 0
         self.bytes_out = 0
@@ -95,7 +97,7 @@ class Tunnel:
     def open(
         self, opened: UpgradeResponse, our_headers: Sequence[tuple[str, str]], early: bytes
     ) -> None:
-        """Send the 101 and what came behind it to the client, ``early`` bytes to the upstream."""
+        """Send the 101 and the bytes behind it to the client, ``early`` bytes to the upstream."""
         lines = [*without_origin(opened.headers()), *our_headers]
         head = "".join(f"{name}: {value}\r\n" for name, value in lines)
         status_line = opened.head.split(b"\r\n", 1)[0]
@@ -110,21 +112,23 @@ class Tunnel:
             self._sent_up(early)
 
     def run(self) -> None:
-        """Until both directions have ended. An interruption ends both, and comes out."""
+        """Pump until both directions have ended. An interruption ends both, and propagates."""
         for sock in (self._client, self._upstream):
-            sock.settimeout(None)  # a conversation may be silent for as long as both sides like
+            sock.settimeout(None)  # both sides may be silent as long as they like
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         pumps = [gevent.spawn(self._pump_up), gevent.spawn(self._pump_down)]
         try:
             gevent.wait(pumps, count=1)
-            # The side that is left may still say goodbye, but not for ever.
+            # The other side may still finish, but not for ever.
             gevent.joinall(pumps, timeout=LINGER_SECONDS)
         finally:
             gevent.killall(pumps)
 
     def send_last(self, data: bytes) -> None:
-        """To the client, after :meth:`run` has been interrupted; where it would have to wait, or
-        something else is half sent, nothing."""
+        """Send ``data`` to the client after :meth:`run` was interrupted.
+
+        Sends nothing if it would have to wait, or if another write is incomplete.
+        """
         if self._client not in self._sending:
             with contextlib.suppress(OSError):
                 self._client._sock.send(data, socket.MSG_DONTWAIT)  # noqa: SLF001
@@ -144,7 +148,7 @@ class Tunnel:
                 sent(data)
                 turn_if_due()
         except OSError:
-            # One side is gone for good: the other direction cannot go on either.
+            # One side is gone, so the other direction cannot go on either.
             for sock in (self._client, self._upstream):
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
@@ -160,7 +164,7 @@ class Tunnel:
         in_turns(self._seen(data))
 
     def _seen(self, data: bytes) -> Iterator[None]:
-        """Show it to the meter, a step at a time."""
+        """Pass the bytes to the meter, a step at a time."""
         for start in range(0, len(data), STEP):
             self._on_server_bytes(data[start : start + STEP])
             yield

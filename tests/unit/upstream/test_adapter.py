@@ -219,7 +219,7 @@ def test_what_is_not_asked_twice(
             connection.wait_end()
 
     if what == "it took its time":  # so it was no idle connection: the upstream was at work
-        monkeypatch.setattr(stale_module, "_LONGEST", 0.0)
+        monkeypatch.setattr(stale_module, "_MAX_SECONDS", 0.0)
     server = serve(handler)
     if what != "fresh":
         read_all(ask(server))

@@ -62,10 +62,10 @@ def test_upstream_drops_and_keeps() -> None:
 def test_a_key_of_the_client_s_own_keeps_its_place() -> None:
     lines = [("A", "1"), ("AUTHORIZATION", " b "), ("X-API-KEY", "c"), ("HOST", "h")]
     kept = [("A", "1"), ("Authorization", " b "), ("X-Api-Key", "c")]
-    assert upstream_headers(lines, with_key=True) == kept
+    assert upstream_headers(lines, keep_authorization=True) == kept
     assert upstream_headers(lines) == [kept[0], kept[2]]
     protocols = ("SEC-WEBSOCKET-PROTOCOL", "realtime,openai-insecure-api-key.k ,  x")
-    sent = upgrade_headers([lines[1], protocols], with_key=True)
+    sent = upgrade_headers([lines[1], protocols], keep_authorization=True)
     assert sent[:2] == [("Authorization", " b "), ("Sec-Websocket-Protocol", protocols[1])]
 
 

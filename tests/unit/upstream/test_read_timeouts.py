@@ -9,71 +9,71 @@ from tests.support.wait import wait_until
 
 
 def test_bytes_end_it() -> None:
-    patience, (ours, theirs) = ReadTimeouts(), socketpair()
+    timeouts, (ours, theirs) = ReadTimeouts(), socketpair()
     with ours, theirs:
         ours.settimeout(30)
-        waiting = gevent.spawn(patience.wait, ours)
+        waiting = gevent.spawn(timeouts.wait, ours)
         gevent.sleep(0)
         assert not waiting.dead
         theirs.sendall(b"x")
         waiting.get(timeout=10)
-        assert patience._waits == {}
+        assert timeouts._waits == {}
 
 
 def test_silence_ends_it() -> None:
-    patience, (ours, theirs) = ReadTimeouts(), socketpair()
+    timeouts, (ours, theirs) = ReadTimeouts(), socketpair()
     with ours, theirs:
         ours.settimeout(0.05)
         with gevent.Timeout(10), pytest.raises(TimeoutError, match="timed out"):
-            patience.wait(ours)
+            timeouts.wait(ours)
         theirs.sendall(b"x")
         with gevent.Timeout(10):
-            patience.wait(ours)  # and it can be waited for again
+            timeouts.wait(ours)  # and it can be waited for again
 
 
 def test_each_has_its_own_time() -> None:
-    patience, (slow, slow_peer), (fast, fast_peer) = ReadTimeouts(), socketpair(), socketpair()
+    timeouts, (slow, slow_peer), (fast, fast_peer) = ReadTimeouts(), socketpair(), socketpair()
     with slow, slow_peer, fast, fast_peer:
         slow.settimeout(1000)
         fast.settimeout(0.05)
-        waiting = gevent.spawn(patience.wait, slow)
+        waiting = gevent.spawn(timeouts.wait, slow)
         gevent.sleep(0)
         with gevent.Timeout(10), pytest.raises(TimeoutError):
-            patience.wait(fast)
+            timeouts.wait(fast)
         assert not waiting.dead
         slow_peer.sendall(b"x")
         waiting.get(timeout=10)
 
 
 def test_nobody_looks_while_nobody_waits() -> None:
-    patience, (ours, theirs) = ReadTimeouts(), socketpair()
+    timeouts, (ours, theirs) = ReadTimeouts(), socketpair()
     with ours, theirs:
         ours.settimeout(0.1)
         theirs.sendall(b"x")
-        patience.wait(ours)
-        wait_until(lambda: patience._greenlet is None)
+        timeouts.wait(ours)
+        wait_until(lambda: timeouts._greenlet is None)
 
 
 def test_without_a_timeout_nothing_ends_it() -> None:
-    patience, (ours, theirs) = ReadTimeouts(), socketpair()
+    timeouts, (ours, theirs) = ReadTimeouts(), socketpair()
     with ours, theirs:
         ours.settimeout(None)
-        waiting = gevent.spawn(patience.wait, ours)
+        waiting = gevent.spawn(timeouts.wait, ours)
         gevent.sleep(0)
-        assert patience._waits == {}
-        assert patience._greenlet is None
+        assert timeouts._waits == {}
+        assert timeouts._greenlet is None
         theirs.sendall(b"x")
         waiting.get(timeout=10)
 
 
 def test_whoever_is_given_up_late_does_not_lose_the_next_wait() -> None:
     """The look finds it overdue; before that is acted upon, bytes come and another wait begins."""
-    patience, (ours, theirs) = ReadTimeouts(), socketpair()
+    timeouts, (ours, theirs) = ReadTimeouts(), socketpair()
     ended: list[str] = []
 
     def waits() -> None:
         for name in ("first", "second"):
-            patience.wait(ours)
+            timeouts.wait(ours)
             ended.append(name)
             ours.recv(10)
             ours.settimeout(1000)
@@ -82,11 +82,11 @@ def test_whoever_is_given_up_late_does_not_lose_the_next_wait() -> None:
         ours.settimeout(0.05)
         waiting = gevent.spawn(waits)
         gevent.sleep(0)
-        (overdue,) = patience._waits.values()
+        (overdue,) = timeouts._waits.values()
         theirs.sendall(b"x")
-        patience._give_up(ours, overdue)  # there are bytes: not now
+        timeouts._give_up(ours, overdue)  # there are bytes: not now
         wait_until(lambda: ended == ["first"])
-        patience._give_up(ours, overdue)  # another wait by now: not that one
+        timeouts._give_up(ours, overdue)  # another wait by now: not that one
         gevent.sleep(0.2)
         assert not waiting.dead
         theirs.sendall(b"y")

@@ -241,11 +241,11 @@ class Lazy:
         return b"late"
 
 
-def lazy(wait: float, patience: float) -> UpstreamResponse:
+def lazy(wait: float, read_timeout: float) -> UpstreamResponse:
     response = requests.Response()
     response.status_code = 200
     response.raw = Lazy(wait)
-    return UpstreamResponse(response, patience)
+    return UpstreamResponse(response, read_timeout)
 
 
 def test_read_within_gives_up_and_can_be_called_again() -> None:
