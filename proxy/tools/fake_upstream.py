@@ -1,7 +1,7 @@
 """A stand-in for the upstream API, for ``manage.py demo``: chat completions and the model list.
 
-It accepts one upstream key only, so that a demo that works has shown the key being swapped in. Not
-a model of the real API's errors or limits: the tests have their own upstream for that.
+It accepts one upstream key only, so a demo that works proves that the key was swapped in. It does
+not model the real API's errors or limits: the tests have their own upstream for that.
 """
 
 import threading
@@ -14,13 +14,13 @@ from typing import Any, Final, Self
 import orjson
 
 MODEL: Final = "stand-in-1"
-_ANSWER: Final = (
+_TEXT: Final = (
     "This answer was made up by a stand-in, but it came a word at a time through the real proxy."
 )
 
 
 class FakeUpstream:
-    """A server on a free loopback port, from ``with`` to its end. ``pace``: seconds per word."""
+    """A server on a free loopback port, for a ``with`` block. ``pace`` is in seconds per word."""
 
     def __init__(self, upstream_key: str, pace: float = 0.06) -> None:
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -40,14 +40,14 @@ class FakeUpstream:
 
 
 class _Server(ThreadingHTTPServer):
-    # Threads serving a kept-alive connection must not hold up the end.
+    # Threads that serve a kept-alive connection must not delay the end.
     daemon_threads = True
     block_on_close = False
     upstream_key: str
     pace: float
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Silent: a client that leaves in the middle of an answer is nothing to print."""
+        """Prints nothing: a client may leave in the middle of a response."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         if request.get("stream"):
             self._stream(request, asked)
         else:
-            message = {"role": "assistant", "content": _ANSWER, "refusal": None}
+            message = {"role": "assistant", "content": _TEXT, "refusal": None}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             self._json(
                 200, _head("chat.completion") | {"choices": [choice], "usage": _usage(asked)}
@@ -116,12 +116,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the base's name)
-        """Silent: the demo prints what matters."""
+        """Prints nothing: the demo has its own output."""
 
 
 def _events(asked: int, wants_usage: bool) -> Iterator[bytes]:
     head = _head("chat.completion.chunk")
-    words = _ANSWER.split(" ")
+    words = _TEXT.split(" ")
     deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
     deltas += [{"content": word if i == 0 else f" {word}"} for i, word in enumerate(words)]
     for delta in deltas:
@@ -143,8 +143,8 @@ def _head(kind: str) -> dict[str, Any]:
 
 
 def _usage(asked: int) -> dict[str, Any]:
-    """A word counts as a token: near enough for a stand-in."""
-    answered = len(_ANSWER.split())
+    """Counts a word as a token, which is close enough for a stand-in."""
+    answered = len(_TEXT.split())
     return {
         "prompt_tokens": asked,
         "completion_tokens": answered,

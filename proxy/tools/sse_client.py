@@ -1,7 +1,7 @@
-"""Reading a streamed chat completion from a ``requests`` response, each delta as it arrives.
+"""Reads a streamed chat completion from a ``requests`` response, each delta as it arrives.
 
-Not ``iter_lines``: with a chunk size of one byte it burns a core, with None it holds an answer
-that is not chunked back to the very end. ``raw.read1`` returns what has arrived.
+Not by ``iter_lines``: with a chunk size of one byte it uses a whole core, with None it holds a
+response that is not chunked back to the end. ``raw.read1`` returns the bytes that have arrived.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ _READ = 65536
 
 
 class StreamBroken(Exception):
-    """The answer ended before ``[DONE]``, or says an error in the middle."""
+    """The response ended before ``[DONE]``, or contains an error."""
 
 
 def deltas(response: requests.Response) -> Iterator[dict[str, Any]]:
-    """The decoded chunks of a ``text/event-stream`` answer, up to ``[DONE]``.
+    """Yields the decoded chunks of a ``text/event-stream`` response, up to ``[DONE]``.
 
-    Reads on to the end of the body, so that the connection can be used again and the server does
-    not see a client that left. Raises :class:`StreamBroken`.
+    Reads to the end of the body, so that the connection can be reused and the server does not see a
+    client that left. Raises :class:`StreamBroken`.
     """
     lines = _lines(response)
     for line in lines:
@@ -45,13 +45,13 @@ def deltas(response: requests.Response) -> Iterator[dict[str, Any]]:
 
 
 def content(chunk: dict[str, Any]) -> str:
-    """The text of a chat completion chunk; empty for the first, the last and the usage chunk."""
+    """Returns a chat completion chunk's text; empty for the first, last and usage chunk."""
     choices = chunk.get("choices") or [{}]
     return (choices[0].get("delta") or {}).get("content") or ""
 
 
 def _lines(response: requests.Response) -> Iterator[bytes]:
-    """Complete lines, without their ends. A chunk may end inside a line, or inside a character."""
+    """Yields complete lines without their ends. A chunk may end inside a line or a character."""
     rest = b""
     while True:
         try:

@@ -1,8 +1,10 @@
-"""A non-blocking connection, TLS or not, that generators wait for with ``yield``.
+"""The load test's client: a non-blocking connection, TLS or not, and one request on it.
 
-Whoever runs such a generator selects on the sockets and sends it the time at which its own was
-ready (``time.perf_counter``). The thing to get wrong: what TLS has already decrypted is no longer
-where ``select`` looks; so a read asks for more than its longest record, 16 KiB, and leaves nothing.
+Both are generators that wait for the socket with ``yield``. The caller selects on the sockets and
+sends each generator the time at which its socket was ready (``time.perf_counter``).
+
+Note: ``select`` does not see bytes that TLS has already decrypted. So a read requests more than the
+longest TLS record, 16 KiB, and leaves nothing behind.
 """
 
 import errno
@@ -23,13 +25,13 @@ from proxy.tools.verify.raw_client import Endpoint
 _RECV: Final = 65536
 _WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-#: What waits for a socket at each ``yield``, and is sent when that was ready.
+#: A generator that waits for a socket at each ``yield``, and is sent the time it was ready.
 Steps = Generator[None, float, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An endpoint's resolved address, so that no name is looked up while times are taken."""
+    """An endpoint's resolved address, so that no name is looked up during the measurement."""
 
     family: int
     address: Any
@@ -38,7 +40,7 @@ class Address:
 
     @classmethod
     def of(cls, endpoint: Endpoint, host: str) -> "Address":
-        """By connecting once, certificate included. Raises :class:`Unreachable`."""
+        """Resolves by connecting once, certificate included. Raises :class:`Unreachable`."""
         with endpoint.connect() as sock:
             secure = isinstance(sock, ssl.SSLSocket)
             context = ssl.create_default_context() if secure else None
@@ -46,7 +48,10 @@ class Address:
 
 
 class Channel:
-    """``owner`` is the selector key's ``data``. ``opened`` counts the connections made."""
+    """A connection that can be opened again. ``owner`` is the ``data`` of its selector key.
+
+    ``opened`` counts the connections made.
+    """
 
     def __init__(self, address: Address, selector: selectors.BaseSelector, owner: object) -> None:
         self._address = address
@@ -67,7 +72,8 @@ class Channel:
         return self._socket is not None
 
     def close_if_stale(self) -> None:
-        """After a pause: what can be read is the other side's end, or bytes nobody asked for."""
+        """Closes a connection that is readable after a pause: the server closed it, or sent bytes
+        that were not requested."""
         if self._socket is not None:
             try:
                 self._socket.recv(1)
@@ -78,7 +84,7 @@ class Channel:
                 self.close()
 
     def open(self) -> Steps:
-        """Raises OSError."""
+        """Connects. Raises OSError."""
         sock = self._socket = socket.socket(self._address.family, socket.SOCK_STREAM)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -95,7 +101,7 @@ class Channel:
         self._wait_for(selectors.EVENT_READ)
 
     def send(self, data: bytes) -> Generator[None, float, float]:
-        """All of it, in one write when it fits; returns when it began. Raises OSError."""
+        """Sends ``data``, in one write if it fits. Returns the start time. Raises OSError."""
         sock = self._open_socket()
         left = memoryview(data)
         began = time.perf_counter()
@@ -106,18 +112,21 @@ class Channel:
             except _WOULD_BLOCK:
                 self._wait_for(selectors.EVENT_WRITE)
             except ConnectionError:
-                break  # refused before the end of the upload: the answer says why
+                break  # refused before the end of the upload: the response says why
             yield
         self._wait_for(selectors.EVENT_READ)
         return began
 
     def received(self) -> bytes | None:
-        """What is there, perhaps nothing; None at the connection's end. Raises OSError."""
+        """Returns the bytes that have arrived, perhaps none, or None at the connection's end.
+
+        Raises OSError.
+        """
         sock = self._open_socket()
         try:
             data = sock.recv(_RECV)
         except _WOULD_BLOCK:
-            return b""  # half a record, or one without data: a session ticket
+            return b""  # half a TLS record, or one without data: a session ticket
         return data or None
 
     def _open_socket(self) -> socket.socket:
@@ -156,24 +165,24 @@ class Channel:
 
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
-_LONGEST_LINE: Final = 16 * 1024
+_MAX_LINE_BYTES: Final = 16 * 1024
 _BLANK_LINE: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class Malformed(Exception):
-    """What came is not a message of the framing that was announced."""
+    """The response does not follow the framing that it announced."""
 
 
 class Body(Protocol):
     ended: bool
 
     def feed(self, data: bytes) -> bytes:
-        """The body's bytes in ``data``. Raises :class:`Malformed`."""
+        """Returns the body's bytes in ``data``. Raises :class:`Malformed`."""
         ...
 
 
 class OfLength:
-    """``left`` bytes; with 0 it has ended before anything came."""
+    """A body of ``left`` bytes; with 0 it has ended at the start."""
 
     def __init__(self, left: int) -> None:
         self._left = left
@@ -188,7 +197,7 @@ class OfLength:
 
 
 class UntilClose:
-    """Only the connection's end ends it."""
+    """A body that ends with the connection."""
 
     ended = False
 
@@ -200,8 +209,8 @@ class Chunked:
     def __init__(self) -> None:
         self.ended = False
         self._rest = b""
-        self._left = 0  # of the chunk that is being read
-        self._line = "size"  # what the next line is: size, border (after a chunk), trailer
+        self._left = 0  # bytes of the current chunk
+        self._line = "size"  # the kind of the next line: size, border (after a chunk), trailer
 
     def feed(self, data: bytes) -> bytes:
         data, at, found = self._rest + data, 0, []
@@ -219,7 +228,7 @@ class Chunked:
             self._take(data[at:end])
             at = end + 2
         self._rest = data[at:]
-        if len(self._rest) > _LONGEST_LINE or (self.ended and self._rest):
+        if len(self._rest) > _MAX_LINE_BYTES or (self.ended and self._rest):
             raise Malformed("the chunks of the answer are not valid")
         return b"".join(found)
 
@@ -239,7 +248,7 @@ class Chunked:
 
 
 def body_of(method: str, status: int, fields: Mapping[bytes, bytes]) -> Body:
-    """The decoder for an answer with these header fields (lower-case names), RFC 9112 §6.3."""
+    """Returns the decoder for a response with these fields (lower-case names), RFC 9112 §6.3."""
     if method == "HEAD" or status in (204, 304):
         return OfLength(0)
     if b"transfer-encoding" in fields:
@@ -252,9 +261,9 @@ def body_of(method: str, status: int, fields: Mapping[bytes, bytes]) -> Body:
 
 
 class EventTimes:
-    """Counts the server-sent events of a body and when they came. Comments are no events.
+    """Counts the server-sent events of a body and records their times. Comments are no events.
 
-    ``stall``: the longest silence after the first event, until the next one or the stream's end.
+    ``stall`` is the longest silence after the first event, to the next one or the stream's end.
     """
 
     def __init__(self) -> None:
@@ -283,14 +292,14 @@ def _has_data(block: bytes) -> bool:
     return block.startswith(b"data") or b"\ndata" in block or b"\rdata" in block
 
 
-_LONGEST_HEAD: Final = 256 * 1024
-_ERROR_KEPT: Final = 16 * 1024  # of an error's body, where its code stands
+_MAX_HEAD_BYTES: Final = 256 * 1024
+_MAX_ERROR_BYTES: Final = 16 * 1024  # the part of an error's body that is kept, for its code
 _CODE: Final = re.compile(r"[a-z0-9_]{1,60}")  # no token or key looks like this
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is sent, every time the same: head and body as they go out. ``stream``: time events."""
+    """The request, the same each time: head and body as sent. ``stream``: events are timed."""
 
     address: Address
     method: str
@@ -300,9 +309,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request. Seconds since it was written; ``upstream`` as the answer's headers say.
+    """The measurement of one request, in seconds since it was written.
 
-    ``status`` 0 and ``problem``: no valid, complete answer. ``code``: what an error's body says.
+    ``upstream`` is from the response's headers. ``status`` 0 and a ``problem`` mean that there was
+    no valid, complete response. ``code`` is from an error's body.
     """
 
     status: int
@@ -321,14 +331,14 @@ class Sample:
 
 
 class Client:
-    """Generators that wait for the socket at each ``yield`` and are sent when it was ready."""
+    """Sends one request again and again on one connection. Its generators are :data:`Steps`."""
 
     def __init__(self, asked: Asked, selector: selectors.BaseSelector) -> None:
         self._asked = asked
         self.channel = Channel(asked.address, selector, self)
 
     def connect(self) -> Generator[None, float, None]:
-        """Before a turn: connect, unless connected. The request will meet a failure again."""
+        """Connects before a turn, unless connected. A failure is left to the request to report."""
         try:
             self.channel.close_if_stale()
             if not self.channel.is_open:
@@ -337,12 +347,12 @@ class Client:
             self.channel.close()
 
     def call(self) -> Generator[None, float, Sample]:
-        """One request and its whole answer; what goes wrong is in the sample."""
+        """Sends one request and reads its whole response. A failure is recorded in the sample."""
         try:
             if not self.channel.is_open:
                 yield from self.channel.open()
             began = yield from self.channel.send(self._asked.request)
-            return (yield from self._answer(began))
+            return (yield from self._response(began))
         except OSError as error:
             problem = error.strerror or str(error) or type(error).__name__
         except Malformed as error:
@@ -350,7 +360,7 @@ class Client:
         self.channel.close()
         return Sample(0, problem=problem)
 
-    def _answer(self, began: float) -> Generator[None, float, Sample]:
+    def _response(self, began: float) -> Generator[None, float, Sample]:
         status, fields, data, at = yield from self._head()
         head_at = at
         body = body_of(self._asked.method, status, fields)
@@ -361,7 +371,7 @@ class Client:
                 found = body.feed(data)
                 if self._asked.stream:
                     events.feed(found, at)
-                if status >= 400 and len(kept) < _ERROR_KEPT:
+                if status >= 400 and len(kept) < _MAX_ERROR_BYTES:
                     kept += found
             if body.ended:
                 break
@@ -387,7 +397,8 @@ class Client:
         )
 
     def _head(self) -> Generator[None, float, tuple[int, dict[bytes, bytes], bytes, float]]:
-        """Status, fields, what came behind, and when; of the final answer, not of a 1xx."""
+        """Returns status, fields, the bytes after the head and their time; of the final response,
+        not of a 1xx."""
         data = b""
         while True:
             at = yield
@@ -400,7 +411,7 @@ class Client:
                 data = data[end + 4 :]
                 if status >= 200:
                     return status, fields, data, at
-            if len(data) > _LONGEST_HEAD:
+            if len(data) > _MAX_HEAD_BYTES:
                 raise Malformed("too much came before the end of the response head")
 
 

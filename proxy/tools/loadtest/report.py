@@ -1,7 +1,8 @@
-"""What a benchmark says about one side: the fields of ``results.json``, of which the table is made.
+"""The report of a benchmark: the fields of ``results.json`` for each side, the table, the plot.
 
-Latencies are of successful (2xx, complete) answers only, in milliseconds; None where there is none.
-The thing to get wrong: ``p90_mean`` is the mean of the fastest 90 %, not of the slowest 10 %.
+Latencies are of successful (2xx, complete) responses only, in milliseconds; None if there is none.
+
+Note: ``p90_mean`` is the mean of the fastest 90 %, not of the slowest 10 %.
 """
 
 import math
@@ -17,7 +18,7 @@ NETWORK_ERROR: Final = "network_error"
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float] | None:
-    """Average, extremes and percentiles (nearest rank) in milliseconds; None of nothing."""
+    """Returns average, extremes and percentiles (nearest rank) in milliseconds; None if empty."""
     values = sorted(value * 1e3 for value in seconds)
     if not values:
         return None
@@ -34,7 +35,7 @@ def spread(seconds: Sequence[float]) -> dict[str, float] | None:
 
 
 def figures(load: Load, *, stream: bool) -> dict[str, Any]:
-    """Everything that was measured on one side; the first names are fixed, more may follow."""
+    """Returns all measurements of one side. The first names are fixed, more may follow."""
     good = [sample for sample in load.samples if sample.succeeded]
     failed = [sample for sample in load.samples if not sample.succeeded]
     total = spread([sample.total for sample in good]) or {}
@@ -78,7 +79,7 @@ def _of_streams(good: Sequence[Sample], seconds: float) -> dict[str, Any]:
 
 
 def _rank(values: Sequence[float], share: float) -> int:
-    """The index of the nearest rank. Rounded first: 0.9 × 10 must not become the tenth."""
+    """Returns the index of the nearest rank. Rounds first: 0.9 × 10 must not become the tenth."""
     return max(0, math.ceil(round(share * len(values), 9)) - 1)
 
 
@@ -91,7 +92,7 @@ def _status(sample: Sample) -> str:
 
 
 Figures = Mapping[str, Any]
-#: Label; the value's path in the figures; how it is written; whether a ratio means something.
+#: Label; the value's path in the figures; how it is written; whether a ratio is meaningful.
 Line = tuple[str, tuple[str, ...], Callable[[Any], str], bool]
 
 _SPREAD: Final = (
@@ -104,7 +105,7 @@ _SPREAD: Final = (
 
 
 def duration(milliseconds: float) -> str:
-    """In the unit in which it is at least 1: ``532.100µs``, ``6.300ms``, ``1.250s``."""
+    """Formats in the unit in which it is at least 1: ``532.100µs``, ``6.300ms``, ``1.250s``."""
     if milliseconds >= 1e3:
         return f"{milliseconds / 1e3:.3f}s"
     if milliseconds >= 1:
@@ -143,7 +144,7 @@ _STREAMS: Final[tuple[Line, ...]] = (
 
 
 def rows(sides: Sequence[Figures], names: Sequence[str]) -> list[dict[str, str]]:
-    """Cells by column: ``name``, each of ``names``, and with two sides (direct first) ``ratio``."""
+    """Returns rows of ``name``, each of ``names``, and with two sides (direct first) ``ratio``."""
     return [
         {
             "name": label,
@@ -169,7 +170,7 @@ def code_rows(sides: Sequence[Figures], names: Sequence[str]) -> list[dict[str, 
 
 
 def ratios(direct: Figures, proxied: Figures) -> dict[str, float]:
-    """Proxied ÷ direct, of each plain figure for which the table has a ratio."""
+    """Returns proxied ÷ direct for each plain figure that has a ratio in the table."""
     return {
         path[0]: round(proxied[path[0]] / direct[path[0]], 4)
         for _, path, _, comparable in _FIRST
@@ -221,13 +222,13 @@ _LEFT: Final = 64
 _RIGHT: Final = 24
 _TOP: Final = 64
 _BOTTOM: Final = 52
-_COLOURS: Final = ("#d55e00", "#0072b2")  # told apart by the colour-blind, too
-_MOST_POINTS: Final = 500
+_COLOURS: Final = ("#d55e00", "#0072b2")  # distinct for the colour-blind, too
+_MAX_POINTS: Final = 500
 _SHARES: Final = (0, 25, 50, 75, 90, 100)
 
 
 def svg(title: str, series: Mapping[str, Sequence[float]]) -> str:
-    """``series``: name → seconds of each request, at most two; an empty one is left out."""
+    """Draws ``series``: name → seconds of each request, at most two. An empty one is left out."""
     drawn = {name: sorted(v * 1e3 for v in values) for name, values in series.items() if values}
     axis = _Axis([value for values in drawn.values() for value in values])
     parts = [
@@ -249,7 +250,7 @@ def svg(title: str, series: Mapping[str, Sequence[float]]) -> str:
 
 
 class _Axis:
-    """Logarithmic, from the decade's part (1, 2 or 5) below the least to the one above the most."""
+    """A logarithmic axis, from the step (1, 2 or 5) below the least to the one above the most."""
 
     def __init__(self, values: Sequence[float]) -> None:
         positive = [value for value in values if value > 0] or [1.0]
@@ -276,8 +277,8 @@ def _y(share: float) -> float:
 
 def _curve(values: Sequence[float], axis: _Axis) -> Iterator[tuple[float, float]]:
     yield axis.x(values[0]), _y(0)
-    # Evenly thinned, but never without the slowest.
-    step = max(1, len(values) // _MOST_POINTS)
+    # Evenly thinned, but always with the slowest.
+    step = max(1, len(values) // _MAX_POINTS)
     for index in [*range(0, len(values) - 1, step), len(values) - 1]:
         yield axis.x(values[index]), _y((index + 1) / len(values))
 

@@ -1,11 +1,12 @@
-"""The load of ``manage.py bench``: N connections, each sending its next request after an answer.
+"""The load of ``manage.py bench``: N connections that send the next request after each response.
 
-One thread and one ``select`` over raw sockets. Measured on threads, a latency holds the wait for
-the interpreter lock, up to 5 ms a switch; in greenlets or asyncio it holds the client's work on
-every answer that was ready before. Here all answers that one ``select`` reports have its time,
-parsing is a search for the head's end and its lines, and a request is one write on a kept-alive
-connection. The thing to get wrong: what is left of the client's own cost still counts where the
-client has no processor to itself; :attr:`Load.cpu_seconds` says how much it worked.
+One thread and one ``select`` over raw sockets. On threads, a latency would include the wait for the
+interpreter lock, up to 5 ms a switch; in greenlets or asyncio, the client's work on every response
+that was ready before. Here all responses that one ``select`` reports get its time, parsing is a
+search for the head's end and its lines, and a request is one write on a kept-alive connection.
+
+Note: the client's remaining cost still counts where the client has no processor to itself.
+:attr:`Load.cpu_seconds` says how much it worked.
 """
 
 import gc
@@ -23,24 +24,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from proxy.tools.loadtest.connection import Asked, Client, Sample
 
 #: A model may think for minutes.
-_SILENCE: Final = 600.0
-#: Whoever is told draws something, which costs a millisecond in which nobody reads.
-_BETWEEN_TICKS: Final = 0.5
+_SILENCE_SECONDS: Final = 600.0
+#: A tick draws the progress, which takes a millisecond without reading.
+_TICK_SECONDS: Final = 0.5
 
 _Steps = Generator[None, float, Sample | None]
 
 
 class Load:
-    """One side of a benchmark; its connections stay open between turns.
+    """The load on one side of a benchmark. Its connections stay open between turns.
 
-    ``samples``: in the order in which the answers ended. ``seconds``: of all turns, without the
-    connecting at a turn's begin.
+    ``samples`` are in the order in which the responses ended. ``seconds`` is the time of all turns,
+    without connecting at the start of a turn.
     """
 
     def __init__(self, asked: Asked, concurrency: int) -> None:
         self._selector = selectors.DefaultSelector()
         self._clients = [Client(asked, self._selector) for _ in range(concurrency)]
-        # Clients that wait → their generator; and since when, to end those that wait for ever.
+        # Waiting clients → their generator; and since when, to end those that wait forever.
         self._running: dict[Client, _Steps] = {}
         self._since: dict[Client, float] = {}
         self.samples: list[Sample] = []
@@ -49,11 +50,11 @@ class Load:
 
     @property
     def connections(self) -> int:
-        """How many were opened so far."""
+        """How many connections were opened so far."""
         return sum(client.channel.opened for client in self._clients)
 
     def forget(self) -> None:
-        """What was measured so far; the connections stay."""
+        """Discards the measurements so far; the connections stay."""
         self.samples.clear()
         self.seconds = self.cpu_seconds = 0.0
 
@@ -64,9 +65,9 @@ class Load:
         self._selector.close()
 
     def turn(self, requests: int, tick: Callable[[int], None]) -> None:
-        """Send ``requests`` and wait for their answers; ``tick(answered so far)`` now and then.
+        """Sends ``requests`` and waits for their responses. Calls ``tick(finished)`` periodically.
 
-        What was measured until an exception (Ctrl-C) counts.
+        Measurements up to an exception (Ctrl-C) count.
         """
         clients = self._clients[:requests]
         for client in clients:
@@ -93,7 +94,7 @@ class Load:
                 return
 
     def _start(self, client: Client, steps: _Steps) -> bool:
-        """Whether it waits; else it has ended already."""
+        """Starts ``steps``. Returns whether it waits; otherwise it has already ended."""
         try:
             next(steps)
         except StopIteration as end:
@@ -108,8 +109,8 @@ class Load:
             self.samples.append(sample)
 
     def _work(self, jobs: Iterable[Callable[[Client], _Steps]], tick: Callable[[], None]) -> None:
-        """Until nobody waits; a client that has ended begins the next of ``jobs``."""
-        due = time.perf_counter() + _BETWEEN_TICKS
+        """Runs until no client waits. A client that has ended starts the next of ``jobs``."""
+        due = time.perf_counter() + _TICK_SECONDS
         while self._running:
             ready = self._selector.select(1.0)
             now = time.perf_counter()
@@ -118,13 +119,13 @@ class Load:
             if now >= due:
                 self._end_the_silent(now, jobs)
                 tick()
-                due = time.perf_counter() + _BETWEEN_TICKS
+                due = time.perf_counter() + _TICK_SECONDS
 
     def _go_on(
         self, client: Client, now: float, jobs: Iterable[Callable[[Client], _Steps]]
     ) -> None:
         steps = self._running.get(client)
-        if steps is None:  # has nothing to do any more, and the server closed the connection
+        if steps is None:  # the client is idle, and the server closed the connection
             client.channel.close()
             return
         self._since[client] = now
@@ -137,7 +138,7 @@ class Load:
 
     def _end_the_silent(self, now: float, jobs: Iterable[Callable[[Client], _Steps]]) -> None:
         for client, steps in list(self._running.items()):
-            if now - self._since[client] > _SILENCE:
+            if now - self._since[client] > _SILENCE_SECONDS:
                 try:
                     steps.throw(TimeoutError("timed out"))
                 except StopIteration as end:
@@ -146,8 +147,8 @@ class Load:
                     self._next(client, jobs)
 
 
-_MOST_TURNS: Final = 10
-#: A turn's begin and end, when not every connection is busy, must not matter much.
+_MAX_TURNS: Final = 10
+#: The start and end of a turn, when not every connection is busy, must not matter much.
 _REQUESTS_PER_CONNECTION: Final = 4
 
 
@@ -159,9 +160,9 @@ class Side:
 
 
 def measured(sides: Sequence[Side], requests: int, concurrency: int, warmup: int) -> bool:
-    """Whether it was measured to the end, which Ctrl-C can prevent."""
+    """Measures all sides. Returns whether it reached the end, which Ctrl-C can prevent."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    # It draws when it is told to: a thread that does would take the processor at any time.
+    # The progress is drawn on request: a drawing thread would take the processor at any time.
     with (
         suppress(KeyboardInterrupt),
         Progress(
@@ -175,15 +176,15 @@ def measured(sides: Sequence[Side], requests: int, concurrency: int, warmup: int
         task = progress.add_task("warming up", total=len(sides) * (requests + warmup))
         done = 0
 
-        def tick(answered: int) -> None:
-            progress.update(task, completed=done + answered, refresh=True)
+        def tick(finished: int) -> None:
+            progress.update(task, completed=done + finished, refresh=True)
 
         for side in sides if warmup else ():
             side.load.turn(warmup, tick)
             side.load.forget()
             done += warmup
         for number, count in enumerate(turns(requests, concurrency, len(sides))):
-            # Who begins takes turns, too.
+            # The first side alternates, too.
             for side in sides if number % 2 == 0 else reversed(sides):
                 progress.update(task, description=side.name)
                 side.load.turn(count, tick)
@@ -193,7 +194,7 @@ def measured(sides: Sequence[Side], requests: int, concurrency: int, warmup: int
 
 
 def turns(requests: int, concurrency: int, sides: int) -> list[int]:
-    """How many requests each turn has, together ``requests``."""
+    """Returns the number of requests of each turn, ``requests`` together."""
     most = requests // (concurrency * _REQUESTS_PER_CONNECTION)
-    turns = 1 if sides == 1 else min(requests, max(2, min(_MOST_TURNS, most)))
+    turns = 1 if sides == 1 else min(requests, max(2, min(_MAX_TURNS, most)))
     return [requests // turns + (number < requests % turns) for number in range(turns)]

@@ -1,8 +1,10 @@
-"""Two answers to one request, direct and through the proxy: what differs, and whose business it is.
+"""Compares two responses to one request, direct and through the proxy.
 
 A :class:`Finding` is a *difference* unless the contract names it (docs/relay.md) or the upstream
-itself varies there. The thing to get wrong: a value that is new with every call says nothing about
-the proxy, but how often its line comes, and where, does.
+itself varies there.
+
+Note: a value that is new with every call says nothing about the proxy, but the number and position
+of its lines do.
 """
 
 import zlib
@@ -18,7 +20,7 @@ from proxy.tools.verify.raw_client import RawResponse
 
 Headers = Sequence[tuple[str, str]]
 
-#: RFC 9110 §7.6.1, and what the proxy's server writes by itself.
+#: RFC 9110 §7.6.1, and the fields that the proxy's server writes itself.
 _OF_THE_HOP: Final = frozenset(
     {
         "connection",
@@ -34,7 +36,7 @@ _OF_THE_HOP: Final = frozenset(
         "upgrade",
     }
 )
-#: What the upstream says of its own origin; the proxy's address is another.
+#: The upstream's statements about its own origin; the proxy has another address.
 _OF_THE_ORIGIN: Final = frozenset(
     {
         "alt-svc",
@@ -61,7 +63,7 @@ _ADDED: Final = frozenset(
         "x-upstream-request-stop",
     }
 )
-#: New with every call, at OpenAI and those who speak like it, and at what stands in front of them.
+#: New with every call, at OpenAI, compatible servers and the servers in front of them.
 _VARYING: Final = frozenset(
     {
         "age",
@@ -84,7 +86,7 @@ _VARYING_PREFIXES: Final = ("anthropic-ratelimit-", "x-ms-", "x-ratelimit-")
 
 @dataclass(slots=True)
 class HeaderFindings:
-    """Pairs of a name in lower case (or ``order``) and what is to be said of it."""
+    """Pairs of a name in lower case (or ``order``) and the finding about it."""
 
     differences: list[tuple[str, str]] = field(default_factory=list)
     varies: list[tuple[str, str]] = field(default_factory=list)
@@ -94,8 +96,11 @@ class HeaderFindings:
 def compare_headers(
     direct: Headers, proxied: Headers, *, with_length: bool, any_length: bool, cors: bool = False
 ) -> HeaderFindings:
-    """``with_length``: both have a ``Content-Length`` or neither; ``any_length``: its value is
-    not looked at, because the body itself is compared; ``cors``: the proxy answers for CORS."""
+    """Compares header lines.
+
+    ``with_length``: both have a ``Content-Length`` or neither. ``any_length``: its value is
+    ignored, because the body itself is compared. ``cors``: the proxy handles CORS.
+    """
     found = HeaderFindings()
     skipped = set() if with_length else {"content-length"}
     if cors:
@@ -110,7 +115,7 @@ def compare_headers(
     lines, its_lines = _by_name(left), _by_name(right)
     for name in dict.fromkeys([*lines, *its_lines]):
         _compare_lines(found, name, lines.get(name, []), its_lines.get(name, []), any_length)
-    # What is missing or doubled has been said: the order is that of the others.
+    # Missing and repeated lines are already reported: the order is that of the others.
     common = {name for name in lines if len(lines[name]) == len(its_lines.get(name, []))}
     order, its_order = (
         [name.lower() for name, _ in side if name.lower() in common] for side in (left, right)
@@ -141,7 +146,7 @@ def _end_to_end(
 def _without_added(
     direct: Headers, proxied: Headers, found: HeaderFindings, ours: frozenset[str]
 ) -> list[tuple[str, str]]:
-    """``proxied`` without the proxy's own lines, which come after the upstream's."""
+    """Returns ``proxied`` without the proxy's own lines, which come after the upstream's."""
     had = Counter(name.lower() for name, _ in direct)
     have = Counter(name.lower() for name, _ in proxied)
     kept, added = [], []
@@ -195,12 +200,12 @@ def _order_text(order: list[str], its_order: list[str]) -> str:
 
 
 #: A body that grows beyond this when decompressed is compared as it is.
-_LARGEST: Final = 64 * 1024 * 1024
+_MAX_DECODED_BYTES: Final = 64 * 1024 * 1024
 _WINDOWS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
 def decoded(body: bytes, encoding: str) -> bytes | None:
-    """``body`` without its ``Content-Encoding``; None when it cannot be undone here."""
+    """Returns ``body`` without its ``Content-Encoding``, or None if that is not supported here."""
     coding = encoding.strip().lower()
     if coding in ("", "identity"):
         return body
@@ -208,14 +213,17 @@ def decoded(body: bytes, encoding: str) -> bytes | None:
         return None
     decoder = zlib.decompressobj(_WINDOWS[coding])
     try:
-        plain = decoder.decompress(body, _LARGEST)
+        plain = decoder.decompress(body, _MAX_DECODED_BYTES)
     except zlib.error:
         return None
     return plain if decoder.eof else None
 
 
 def body_shape(body: bytes, content_type: str) -> str | None:
-    """Equal for answers that differ in their words only; None for what is neither JSON nor SSE."""
+    """Returns the same shape for responses that differ in their words only.
+
+    Returns None for a body that is neither JSON nor SSE.
+    """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "text/event-stream":
         return stream_shape(body)
@@ -226,7 +234,7 @@ def body_shape(body: bytes, content_type: str) -> str | None:
 
 
 def json_shape(value: Any) -> str:
-    """Keys in their order, types of values, each kind of item of a list once per run."""
+    """Returns the keys in order and the types of values. Equal neighbours in a list count once."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {json_shape(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list):
@@ -239,7 +247,7 @@ def json_shape(value: Any) -> str:
 
 
 def stream_shape(body: bytes) -> str:
-    """A line per run of equal events. Comments do not count: they are sent by the clock."""
+    """Returns a line per run of equal events. Ignores comments, which are sent by the clock."""
     newline = b"\r\n" if b"\r\n" in body else b"\n"
     *events, rest = body.split(newline * 2)
     shapes = [shape for event in events if (shape := _event_shape(event, newline))]
@@ -276,16 +284,16 @@ def _runs(items: Iterable[str]) -> list[str]:
 
 
 ASPECTS: Final = ("status", "headers", "framing", "body", "timing")
-#: Pieces that come closer together, in seconds, count as one: the network may join or split them.
-_ONE_BURST: Final = 0.002
-#: A direct answer that came in fewer bursts, or in less time, tells nothing about holding back.
-_FEWEST_BURSTS: Final = 4
-_SHORTEST_SPREAD: Final = 0.02
+#: Pieces that arrive closer together count as one: the network may join or split them.
+_ONE_BURST_SECONDS: Final = 0.002
+#: A direct response in fewer bursts, or in less time, does not show whether the proxy holds back.
+_MIN_BURSTS: Final = 4
+_MIN_SPREAD_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``key`` says what of the aspect, so that two comparisons can be held against each other."""
+    """One finding. ``key`` names the part of the aspect, so that two comparisons can be matched."""
 
     aspect: str
     key: str
@@ -294,10 +302,10 @@ class Finding:
 
 @dataclass(slots=True)
 class Comparison:
-    """What one request showed.
+    """The result for one request.
 
-    ``named``: what the contract says the proxy changes. ``complete``: not only the status was
-    looked at; it is False where there are not two answers of the upstream.
+    ``named`` are the changes that the contract names. ``complete`` is False if only the status was
+    compared, because there are not two responses of the upstream.
     """
 
     differences: list[Finding] = field(default_factory=list)
@@ -311,7 +319,7 @@ class Comparison:
         return "varies" if any(finding.aspect == aspect for finding in self.varies) else "same"
 
     def forgive(self, keys: Iterable[tuple[str, str]]) -> None:
-        """Differences that the upstream shows between two calls of its own are not the proxy's."""
+        """Removes differences that the upstream also shows between two calls of its own."""
         shown = set(keys)
         self.varies += [item for item in self.differences if (item.aspect, item.key) in shown]
         self.differences = [
@@ -325,11 +333,12 @@ class Comparison:
 def compare(
     direct: RawResponse, proxied: RawResponse, *, generative: bool, exact: bool, cors: bool = False
 ) -> Comparison:
-    """``generative``: a successful answer is made anew each time, so that its words may differ.
+    """Compares two responses.
 
-    ``exact``: they may not. ``cors``: the proxy has ``CORS_ALLOWED_ORIGINS`` set.
+    ``generative``: a successful response is made anew each time, so its words may differ.
+    ``exact``: they must not. ``cors``: the proxy has ``CORS_ALLOWED_ORIGINS`` set.
     """
-    if answered_by_proxy(proxied):
+    if made_by_proxy(proxied):
         text = f"the proxy did not ask the upstream: {_described(proxied)}"
         return Comparison([Finding("status", "own answer", text)], complete=False)
     found = Comparison()
@@ -350,24 +359,24 @@ def compare(
     return found
 
 
-def timing(answer: RawResponse) -> dict[str, float | int]:
-    """Times in milliseconds. ``bursts``: pieces, those within 2 ms of each other as one."""
-    times = [at for at, _ in answer.pieces]
+def timing(response: RawResponse) -> dict[str, float | int]:
+    """Returns times in milliseconds. ``bursts`` counts pieces within 2 ms of each other as one."""
+    times = [at for at, _ in response.pieces]
     return {
-        "head_ms": round(answer.head_after * 1000, 3),
+        "head_ms": round(response.head_after * 1000, 3),
         "first_ms": round(times[0] * 1000, 3) if times else 0.0,
         "largest_gap_ms": round(max(_gaps(times), default=0.0) * 1000, 3),
         "last_ms": round(times[-1] * 1000, 3) if times else 0.0,
         "pieces": len(times),
         "bursts": _bursts(times),
-        "chunks": answer.chunks,
-        "bytes": len(answer.body),
+        "chunks": response.chunks,
+        "bytes": len(response.body),
     }
 
 
-def answered_by_proxy(answer: RawResponse) -> bool:
-    """Whether the proxy spoke for itself: it marks every answer for which it asked an upstream."""
-    return bool(answer.values("x-proxy-request-id")) and not answer.values(
+def made_by_proxy(response: RawResponse) -> bool:
+    """Whether the response is the proxy's own: it marks every response of an upstream."""
+    return bool(response.values("x-proxy-request-id")) and not response.values(
         "x-upstream-request-start"
     )
 
@@ -383,18 +392,18 @@ def _compare_status(found: Comparison, direct: RawResponse, proxied: RawResponse
         found.differences.append(Finding("status", "reason", text))
 
 
-def _described(answer: RawResponse) -> str:
-    """Status and reason, and what an error says of itself."""
-    text = f"{answer.status} {answer.reason}".rstrip()
+def _described(response: RawResponse) -> str:
+    """Returns status and reason, and an error's own description."""
+    text = f"{response.status} {response.reason}".rstrip()
     try:
-        error = orjson.loads(answer.body)["error"]
+        error = orjson.loads(response.body)["error"]
         return f"{text} ({error.get('code') or error.get('type')}: {error['message']})"
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return text
 
 
 def _compare_framing(found: Comparison, direct: RawResponse, proxied: RawResponse) -> bool:
-    """False when the two lengths cannot be compared because only one answer has one."""
+    """Returns False if the lengths cannot be compared because only one response has one."""
     if direct.clean != proxied.clean:
         text = "ends as it should → cut short" if direct.clean else "cut short → looks complete"
         found.differences.append(Finding("framing", "end", text))
@@ -420,7 +429,7 @@ def _compare_body(
     if not may_vary:
         found.differences.append(bytes_differ)
         return
-    shapes = [_shape(answer) for answer in (direct, proxied)]
+    shapes = [_shape(response) for response in (direct, proxied)]
     if shapes[0] == shapes[1] is not None or _both_opaque(direct, proxied):
         found.varies.append(bytes_differ)
     else:
@@ -428,15 +437,15 @@ def _compare_body(
         found.differences.append(Finding("body", "structure", text))
 
 
-def _shape(answer: RawResponse) -> str | None:
-    plain = decoded(answer.body, ", ".join(answer.values("content-encoding")))
+def _shape(response: RawResponse) -> str | None:
+    plain = decoded(response.body, ", ".join(response.values("content-encoding")))
     if plain is None:
         return None
-    return body_shape(plain, ", ".join(answer.values("content-type")))
+    return body_shape(plain, ", ".join(response.values("content-type")))
 
 
 def _both_opaque(direct: RawResponse, proxied: RawResponse) -> bool:
-    """Neither says anything about its structure: speech, or a coding that is not read here."""
+    """Whether neither body has a known structure, such as speech or an unsupported coding."""
     return _shape(direct) is None and _shape(proxied) is None
 
 
@@ -461,7 +470,7 @@ def _first_difference(one: str | None, other: str | None) -> str:
 
 
 def _cut(text: str, other: str) -> str:
-    """From a little before where ``text`` leaves ``other``."""
+    """Returns ``text`` from shortly before its first difference from ``other``."""
     pairs = enumerate(zip(text, other, strict=False))
     place = next((i for i, (mine, its) in pairs if mine != its), min(len(text), len(other)))
     start = max(0, place - 40)
@@ -471,8 +480,8 @@ def _cut(text: str, other: str) -> str:
 def _compare_timing(found: Comparison, direct: RawResponse, proxied: RawResponse) -> None:
     ours, its = timing(direct), timing(proxied)
     held = (
-        ours["bursts"] >= _FEWEST_BURSTS
-        and ours["last_ms"] - ours["first_ms"] >= _SHORTEST_SPREAD * 1000
+        ours["bursts"] >= _MIN_BURSTS
+        and ours["last_ms"] - ours["first_ms"] >= _MIN_SPREAD_SECONDS * 1000
         and its["bursts"] <= ours["bursts"] / 2
         and bool(proxied.body)
     )
@@ -486,4 +495,4 @@ def _gaps(times: Sequence[float]) -> list[float]:
 
 
 def _bursts(times: Sequence[float]) -> int:
-    return sum(gap > _ONE_BURST for gap in _gaps(times)) + bool(times)
+    return sum(gap > _ONE_BURST_SECONDS for gap in _gaps(times)) + bool(times)

@@ -1,7 +1,7 @@
-"""What ``manage.py verify`` asks: the built-in set, and requests from files.
+"""The requests of ``manage.py verify``: the built-in set, and requests from files.
 
-A probe has neither ``Host`` nor ``Authorization`` nor a length: these differ between the two
-places that it is sent to.
+A probe has neither ``Host`` nor ``Authorization`` nor a length: these differ between the two sides
+that it is sent to.
 """
 
 import re
@@ -13,7 +13,7 @@ import orjson
 Headers = tuple[tuple[str, str], ...]
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-#: What the proxy leaves of ``Accept-Encoding``; anything else would compare two encodings.
+#: The codings that the proxy keeps in ``Accept-Encoding``; others would compare two encodings.
 _METERED: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 _SET_BY_US: Final = frozenset({"host", "authorization", "content-length"})
 _COUNT: Final = [{"role": "user", "content": "Count from 1 to 40, one number a line."}]
@@ -21,7 +21,7 @@ _COUNT: Final = [{"role": "user", "content": "Count from 1 to 40, one number a l
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """``generative``: a successful answer is made anew each time."""
+    """One request. ``generative``: a successful response is made anew each time."""
 
     name: str
     method: str
@@ -32,13 +32,13 @@ class Probe:
 
     @property
     def asks_for_cors(self) -> bool:
-        """A preflight: with CORS configured it is the proxy that answers it."""
+        """Whether it is a preflight, to which the proxy itself responds if CORS is configured."""
         names = {name.lower() for name, _ in self.headers}
         return self.method == "OPTIONS" and {"origin", "access-control-request-method"} <= names
 
 
 def built_in(model: str) -> list[Probe]:
-    """Seven probes that cost a few hundred tokens; ``model`` answers the chats."""
+    """Returns seven probes that cost a few hundred tokens; the chats use ``model``."""
     chat = {"model": model, "messages": [{"role": "user", "content": "Say hello."}]}
     stream = {"model": model, "messages": _COUNT, "stream": True}
     stream["stream_options"] = {"include_usage": True}
@@ -57,9 +57,9 @@ def built_in(model: str) -> list[Probe]:
 
 
 def parse_request(name: str, data: bytes) -> Probe:
-    """A request as text: request line, header lines, empty line, body to the last byte.
+    """Parses a request as text: request line, header lines, empty line, body to the last byte.
 
-    ``ValueError`` says what is wrong, and quotes no header value.
+    Raises ``ValueError``, which says what is wrong and quotes no header value.
     """
     head, separator, body = data.partition(b"\r\n\r\n")
     if not separator or b"\n\n" in head:

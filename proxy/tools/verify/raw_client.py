@@ -1,8 +1,9 @@
-"""One HTTP/1.1 round trip on a raw socket, for ``manage.py verify``: what came, and when.
+"""One HTTP/1.1 round trip on a raw socket, for ``manage.py verify``: the bytes and their times.
 
-No HTTP library is used because each tidies up what is to be compared: the case and order of header
-lines, the reason, the borders of chunks. The thing to get wrong: a *piece* is what one ``recv``
-returned, not a chunk of the framing; only pieces have times.
+No HTTP library is used because each one normalises what is to be compared: the case and order of
+header lines, the reason, the borders of chunks.
+
+Note: a *piece* is the result of one ``recv``, not a chunk of the framing; only pieces have times.
 """
 
 import socket
@@ -16,23 +17,23 @@ from urllib.parse import urlsplit
 Headers = tuple[tuple[str, str], ...]
 
 _CONNECT_TIMEOUT: Final = 10.0
-_SILENCE: Final = 600.0  # between two bytes: a model may think for minutes
+_SILENCE: Final = 600.0  # seconds between two bytes: a model may think for minutes
 _RECV: Final = 65536
-_LONGEST_HEAD: Final = 1024 * 1024  # or an endless one would never end
+_MAX_HEAD_BYTES: Final = 1024 * 1024  # ends the read of an endless head
 _CLOSED: Final = "the connection was closed"
 
 
 class Unreachable(Exception):
-    """No connection: DNS, refused, TLS. The message says which."""
+    """There is no connection: DNS, refused or TLS. The message says which."""
 
 
-class NoAnswer(Exception):
-    """A connection, but no valid response head on it."""
+class NoResponse(Exception):
+    """The connection brought no valid response head."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to connect, and what goes before a request's target. No credentials in ``url``."""
+    """The server, and the prefix of a request's target. ``url`` has no credentials."""
 
     url: str
 
@@ -41,7 +42,7 @@ class Endpoint:
         return urlsplit(self.url).path.rstrip("/")
 
     def connect(self) -> socket.socket:
-        """https is verified with the system's certificates. Raises :class:`Unreachable`."""
+        """Connects; verifies https with the system's certificates. Raises :class:`Unreachable`."""
         parts = urlsplit(self.url)
         host, tls = parts.hostname or "", parts.scheme == "https"
         port = parts.port or (443 if tls else 80)
@@ -62,11 +63,11 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:
-    """``body`` is without its framing, but still compressed if it came so.
+    """One response. ``body`` is without its framing, but still compressed if it was sent so.
 
-    ``framing``: ``length``, ``chunked``, ``close`` (until the connection's end) or ``none`` (no
-    body by definition). ``clean``: the message ended as its framing promised. ``pieces``: seconds
-    since the response head, and bytes, of each read that brought any of the body.
+    ``framing`` is ``length``, ``chunked``, ``close`` (until the connection's end) or ``none`` (no
+    body by definition). ``clean``: the message ended as its framing promised. ``pieces`` has, for
+    each read that brought a part of the body, the seconds since the response head and the bytes.
     """
 
     version: str
@@ -89,10 +90,10 @@ class RawResponse:
 def call(
     endpoint: Endpoint, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes
 ) -> RawResponse:
-    """Send the request on a connection of its own and read the answer to its end.
+    """Sends the request on a connection of its own and reads the response to its end.
 
-    ``Host`` and, with a body, ``Content-Length`` are added. Raises :class:`Unreachable` and
-    :class:`NoAnswer`.
+    Adds ``Host`` and, with a body, ``Content-Length``. Raises :class:`Unreachable` and
+    :class:`NoResponse`.
     """
     lines = [("Host", urlsplit(endpoint.url).netloc), *headers]
     if body:
@@ -104,14 +105,14 @@ def call(
         try:
             sock.sendall(head.encode("latin-1") + b"\r\n" + body)
         except ConnectionError:
-            pass  # refused before the end of the upload: the answer says why
+            pass  # refused before the end of the upload: the response says why
         except OSError as error:
-            raise NoAnswer(_reason(error)) from error
-        return _Reader(sock, began).answer(method)
+            raise NoResponse(_reason(error)) from error
+        return _Reader(sock, began).response(method)
 
 
 class _Reader:
-    """Reads one answer. ``_buffer`` holds what came and has not been understood yet."""
+    """Reads one response. ``_buffer`` holds the received bytes that are not parsed yet."""
 
     def __init__(self, sock: socket.socket, began: float) -> None:
         self._sock = sock
@@ -124,7 +125,7 @@ class _Reader:
         self._ended = ""
         self._chunks = self._trailers = 0
 
-    def answer(self, method: str) -> RawResponse:
+    def response(self, method: str) -> RawResponse:
         interim = 0
         version, status, reason, headers = self._head()
         while 100 <= status < 200 and status != 101:
@@ -156,7 +157,7 @@ class _Reader:
         )
 
     def _more(self) -> bool:
-        """Read once; False at the connection's end, whichever way it ends."""
+        """Reads once. Returns False at the connection's end, by whatever cause."""
         try:
             data = b"" if self._ended else self._sock.recv(_RECV)
         except OSError as error:
@@ -171,18 +172,20 @@ class _Reader:
     def _head(self) -> tuple[str, int, str, Headers]:
         head = self._until(b"\r\n\r\n")
         if head is None:
-            raise NoAnswer(f"{self._ended or 'too much came'} before the end of the response head")
+            raise NoResponse(
+                f"{self._ended or 'too much came'} before the end of the response head"
+            )
         line, *lines = head.decode("latin-1").split("\r\n")
         version, _, rest_of_line = line.partition(" ")
         status, _, reason = rest_of_line.partition(" ")
         if not (version.startswith("HTTP/") and status.isascii() and status.isdigit()):
-            raise NoAnswer("what came is not HTTP/1")
-        # Only the white space around a value is no part of it (RFC 9110 §5.5).
+            raise NoResponse("what came is not HTTP/1")
+        # Only the white space around a value is not part of it (RFC 9110 §5.5).
         split = (item.partition(":") for item in lines)
         return version, int(status), reason, tuple((n, value.strip(" \t")) for n, _, value in split)
 
     def _take(self, count: int) -> None:
-        """Move ``count`` bytes from the buffer to the body, as part of the last read's piece."""
+        """Moves ``count`` bytes from the buffer to the body, as part of the last read's piece."""
         if not count:
             return
         self._body += self._buffer[:count]
@@ -213,9 +216,9 @@ class _Reader:
         return self._until(b"\r\n")
 
     def _until(self, end: bytes) -> bytes | None:
-        """What comes before ``end``; None when it does not come."""
+        """Returns the bytes before ``end``, or None if it does not arrive."""
         while end not in self._buffer:
-            if len(self._buffer) > _LONGEST_HEAD or not self._more():
+            if len(self._buffer) > _MAX_HEAD_BYTES or not self._more():
                 return None
         found, _, rest = bytes(self._buffer).partition(end)
         self._buffer[:] = rest

@@ -1,39 +1,39 @@
-"""One probe at two places: ask both, compare, and ask again before the proxy is blamed.
+"""Runs a probe on two sides, compares the responses, and repeats the call before it reports.
 
-The thing to get wrong: a live API varies by itself. A difference that two calls of the upstream
-show as well is not the proxy's; only for that is the upstream asked a second time.
+A live API varies by itself. A difference that two calls of the upstream show as well is not the
+proxy's; only to find that out is the upstream called a second time.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.tools.verify.compare import Comparison, Finding, answered_by_proxy, compare
+from proxy.tools.verify.compare import Comparison, Finding, compare, made_by_proxy
 from proxy.tools.verify.probes import Probe
-from proxy.tools.verify.raw_client import Endpoint, NoAnswer, RawResponse, Unreachable, call
+from proxy.tools.verify.raw_client import Endpoint, NoResponse, RawResponse, Unreachable, call
 
-#: Findings that CORS settings of the proxy may explain.
+#: Findings that the proxy's CORS settings may explain.
 _CORS: Final = ("access-control-", "order", "vary")
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two places, and the bearer that it takes."""
+    """One of the two servers, and the bearer that it accepts."""
 
     endpoint: Endpoint
     bearer: str
 
     def ask(self, probe: Probe) -> RawResponse:
-        """Raises :class:`Unreachable` and :class:`NoAnswer`, with the address in the message."""
+        """Sends ``probe``. Raises Unreachable and NoResponse, with the address in the message."""
         headers = [("Authorization", f"Bearer {self.bearer}"), *probe.headers]
         try:
             return call(self.endpoint, probe.method, probe.target, headers, probe.body)
-        except (Unreachable, NoAnswer) as error:
+        except (Unreachable, NoResponse) as error:
             raise type(error)(f"no answer from {self.endpoint.url}: {error}") from error
 
 
 @dataclass(slots=True)
 class Row:
-    """One probe and what it showed; an answer is None where there was none."""
+    """One probe and its result. A response is None if there was none."""
 
     probe: Probe
     found: Comparison
@@ -48,7 +48,7 @@ class Pair:
         self.direct = direct
         self.proxied = proxied
         self._exact = exact
-        #: Whether the proxy has CORS configured; found out when it matters.
+        #: Whether the proxy has CORS configured; found out on demand.
         self._cors: bool | None = None
 
     @property
@@ -61,12 +61,12 @@ class Pair:
             row.direct = self.direct.ask(probe)
             row.proxied = self.proxied.ask(probe)
             row.found = self._judge(probe, row.direct, row.proxied)
-        except NoAnswer as error:
+        except NoResponse as error:
             row.found = Comparison([Finding("status", "none", str(error))], complete=False)
         return row
 
     def _judge(self, probe: Probe, direct: RawResponse, proxied: RawResponse) -> Comparison:
-        if probe.asks_for_cors and proxied.status == 204 and answered_by_proxy(proxied):
+        if probe.asks_for_cors and proxied.status == 204 and made_by_proxy(proxied):
             named = ["CORS is configured: the proxy answers preflights itself"]
             return Comparison(named=named, complete=False)
         found = self._compare(probe, direct, proxied)
@@ -82,15 +82,15 @@ class Pair:
     def _ask_again(
         self, probe: Probe, direct: RawResponse, proxied: RawResponse, found: Comparison
     ) -> None:
-        """Forgive what the upstream alone shows, too."""
+        """Removes differences that the upstream alone shows, too."""
         again = self.direct.ask(probe)
         if again.status != direct.status == proxied.status:
-            return  # a limit has been reached, say: not the same answer once more
+            return  # another response than before; a limit may have been reached
         itself = self._compare(probe, direct, again).places()
-        # Asked for with --exact: what varies by itself cannot be verified so.
+        # For --exact: a response that varies by itself cannot be verified to the byte.
         found.forgive(itself - {("body", "bytes")} if self._exact else itself)
         if ("timing", "pieces") in found.places():
-            # A stall of the network can join pieces; a proxy that holds back does so every time.
+            # A stall of the network can join pieces; a proxy that holds back does so each time.
             shown = self._compare(probe, again, self.proxied.ask(probe)).places()
             found.forgive({("timing", "pieces")} - shown)
 
@@ -100,12 +100,12 @@ class Pair:
         return compare(direct, proxied, generative=probe.generative, exact=self._exact, cors=cors)
 
     def _has_cors(self) -> bool:
-        """Whether a preflight, which carries no token, is answered and not refused."""
+        """Whether the proxy accepts a preflight, which carries no token."""
         if self._cors is None:
             headers = [
                 ("Origin", "https://verify.invalid"),
                 ("Access-Control-Request-Method", "GET"),
             ]
-            answer = call(self.proxied.endpoint, "OPTIONS", "/v1/models", headers, b"")
-            self._cors = answer.status == 204 and answered_by_proxy(answer)
+            response = call(self.proxied.endpoint, "OPTIONS", "/v1/models", headers, b"")
+            self._cors = response.status == 204 and made_by_proxy(response)
         return self._cors

@@ -110,13 +110,13 @@ def test_one_that_is_done_may_be_closed_while_others_wait(
 
 
 def test_silence_ends(serve: Serve, load: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SILENCE", 0.05)
-    monkeypatch.setattr(module, "_BETWEEN_TICKS", 0.01)
+    monkeypatch.setattr(module, "_SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_TICK_SECONDS", 0.01)
     one = load(serve([Event().wait], [OK]), 1)
 
     def patience_again(answered: int) -> None:
         if answered:
-            monkeypatch.setattr(module, "_SILENCE", 600.0)
+            monkeypatch.setattr(module, "_SILENCE_SECONDS", 600.0)
 
     one.turn(2, patience_again)
     assert [sample.problem for sample in one.samples] == ["timed out", ""]

@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.server import StreamServer
 
-from proxy.tools.verify.raw_client import Endpoint, NoAnswer, RawResponse, Unreachable, call
+from proxy.tools.verify.raw_client import Endpoint, NoResponse, RawResponse, Unreachable, call
 
 #: Bytes to send, or a callable to run first.
 Script = list[bytes | Callable[[], object]]
@@ -139,7 +139,7 @@ def test_pieces_are_what_came_together(serve: Serve) -> None:
     ],
 )
 def test_no_answer(serve: Serve, wire: bytes, message: str) -> None:
-    with pytest.raises(NoAnswer, match=message):
+    with pytest.raises(NoResponse, match=message):
         get(serve([wire]))
 
 

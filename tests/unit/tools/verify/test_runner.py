@@ -6,7 +6,7 @@ import pytest
 
 from proxy.tools.verify import runner as module
 from proxy.tools.verify.probes import Probe
-from proxy.tools.verify.raw_client import Endpoint, NoAnswer, RawResponse, Unreachable
+from proxy.tools.verify.raw_client import Endpoint, NoResponse, RawResponse, Unreachable
 from proxy.tools.verify.runner import Pair, Row, Side
 from tests.support.verify_responses import answer, proxied
 
@@ -100,9 +100,9 @@ def test_cors_is_asked_for_when_it_matters(wire: Wire, status: int) -> None:
 
 
 def test_no_answer_of_one_side_is_a_row(wire: Wire) -> None:
-    row = wire.examine(GET, [answer(b"x")], [NoAnswer("silence")])
+    row = wire.examine(GET, [answer(b"x")], [NoResponse("silence")])
     assert [f.text for f in row.found.differences] == ["no answer from http://proxy: silence"]
-    row = wire.examine(GET, [NoAnswer("silence")], [])
+    row = wire.examine(GET, [NoResponse("silence")], [])
     assert [f.text for f in row.found.differences] == ["no answer from http://upstream: silence"]
     assert not row.found.complete
 
