@@ -1,0 +1,217 @@
+"""Whatever ends a request, and wherever: all that it held is released, and there is one event."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+
+from proxy.core.errors import ClientError, ProxyError, UpstreamError
+from proxy.core.usage_event import UsageEvent
+from proxy.gateway.context import RequestContext
+from proxy.gateway.held_bodies import HeldBodies
+from proxy.gateway.inflight import ClientDisconnected, ShuttingDown, TokenRevoked
+from proxy.gateway.request import ClientRequest
+from proxy.gateway.response_stream import Outcome
+from proxy.policy.accounts import Account
+from proxy.ratelimit.limiter import Bucket
+from proxy.ratelimit.request_limiter import Rates
+from tests.support.limiter_factories import Limited
+from tests.support.relay_factories import (
+    ASKED,
+    CHAT,
+    ORIGIN,
+    PRINCIPAL,
+    Access,
+    Answer,
+    World,
+    environ,
+    limits,
+    serve,
+    sized,
+)
+
+ROOM = 1_000_000
+BODY = b'{"model":"gpt-4.1","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}'
+#: With a limit of each kind.
+PRINCIPAL_WITH_LIMITS = dataclasses.replace(
+    PRINCIPAL,
+    accounts=(
+        Account(kind="project", id="project-1", max_concurrent=3),
+        Account(kind="token", id="token-1", rate_limit_tpm=1000),
+    ),
+)
+INTERRUPTIONS: list[Callable[[], BaseException]] = [
+    ClientDisconnected,
+    lambda: TokenRevoked(ClientError(code="token_inactive")),
+    ShuttingDown,
+    lambda: ClientError(code="invalid_request"),
+    lambda: ProxyError(code="overloaded"),
+    UpstreamError,
+    ZeroDivisionError,
+    gevent.GreenletExit,
+    SystemExit,
+]
+NAMES = [
+    "left", "revoked", "stopping", "refused", "overloaded", "upstream", "defect", "killed", "exit",
+]  # fmt: skip
+
+
+class Watched:
+    """A world with all limits, in which everything that a request may hold is counted."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.limited = Limited(Rates(address=5))
+        self.access = Access(principal=PRINCIPAL_WITH_LIMITS)
+        self.held = HeldBodies(ROOM)
+        self.free = self.held.free
+        self.responses: list[Answer] = []
+        self.client, self.server = gevent.socket.socketpair()
+        self.world = World(
+            answer or self.respond,
+            access=self.access,
+            bounds=dataclasses.replace(limits(), held=self.held),
+            limited=self.limited,
+        )
+
+    def respond(self, *chunks: Any) -> Answer:
+        self.responses.append(Answer(chunks or [CHAT]))
+        return self.responses[-1]
+
+    def ask(self, **more: Any) -> None:
+        sent = environ("POST", "/v1/chat/completions", **sized(BODY))
+        self.result = serve(self.world.endpoint, {**sent, "gunicorn.socket": self.server}, **more)
+
+    def check(self) -> UsageEvent:
+        """Nothing is held any more."""
+        live = self.world.live
+        assert len(live) == 0
+        assert (live._by_address.held, live._by_project.held, live._counted) == ({}, {}, {})
+        assert not any(self.limited.places.taken.values())
+        assert self.limited.throttle._unsettled == {}
+        assert self.held.free == self.free
+        assert self.access.held == []
+        assert [response.closed for response in self.responses] == [1] * len(self.responses)
+        tokens = self.limited.near.levels.get(Bucket("token-tpm:token-1", 1000), 1000.0)
+        assert tokens == 1000 - sum(self.access.settled), "what was held in advance is back"
+        # The loop looks at the client's socket no longer.
+        assert not self.server._read_event.active
+        (event,) = self.world.events
+        # The entry that outlives a killed worker ends with the event.
+        assert event.slot == len(self.world.events.begun) - 1
+        self.client.close()
+        self.server.close()
+        return event
+
+
+STEPS = [
+    (which, at)
+    for which, count in (
+        ("before_body", len(World().endpoint.before_body)),
+        ("before_upstream", len(World().endpoint.before_upstream)),
+    )
+    for at in range(count)
+]
+
+
+@pytest.mark.parametrize("error", INTERRUPTIONS, ids=NAMES)
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("which", "at"), STEPS)
+def test_a_request_that_ends_at_a_step_leaves_nothing(
+    which: str, at: int, done: bool, error: Callable[[], BaseException]
+) -> None:
+    it = Watched()
+    endpoint = it.world.endpoint
+    steps = list(getattr(endpoint, which))
+    step = steps[at]
+
+    def interrupted(context: RequestContext) -> None:
+        if done:
+            step(context)
+        raise error()
+
+    steps[at] = interrupted
+    setattr(endpoint, which, tuple(steps))
+    it.ask()
+    it.check()
+    assert it.world.transport.calls == []
+
+
+@pytest.mark.parametrize("error", INTERRUPTIONS, ids=NAMES)
+@pytest.mark.parametrize("where", ["body", "upstream", "head", "response", "metering"])
+def test_a_request_that_ends_later_leaves_nothing(
+    where: str, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = Watched()
+
+    def interrupted(*args: Any, **more: Any) -> Any:
+        raise error()
+
+    if where == "body":
+        monkeypatch.setattr("proxy.gateway.request.ClientRequestBody._read_piece", interrupted)
+    elif where == "upstream":
+        it.world.transport.answer = interrupted
+    elif where == "head":
+        monkeypatch.setattr("proxy.gateway.endpoint.downstream_headers", interrupted)
+    elif where == "response":
+        it.world.transport.answer = lambda: it.respond(b"{", error())
+    else:
+        monkeypatch.setattr("proxy.usage.meter.UsageMeter.feed", interrupted)
+    it.ask()
+    it.check()
+
+
+def test_a_preflight_that_is_answered_here_leaves_nothing_and_has_no_event() -> None:
+    limited = Limited(Rates(address=5))
+    world = World(limited=limited, origins=["https://a.test"])
+    result = world.ask("OPTIONS", headers=[ORIGIN, ASKED], token=None)
+    assert (result.code, world.events) == (204, [])
+    assert limited.throttle._unsettled == {}
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, None])
+def test_a_request_that_is_served_leaves_nothing(stop_after: int | None) -> None:
+    it = Watched()
+    it.ask(stop_after=stop_after)
+    it.check()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_nothing_is_thrown_in_while_a_request_finishes(refused: bool) -> None:
+    it = Watched()
+    publish, ended = it.world.events.publish, it.world.events
+
+    def slow(event: UsageEvent) -> None:
+        it.world.live.cancel_all(ShuttingDown)
+        it.client.close()
+        gevent.sleep(0.02)
+        publish(event)
+
+    ended.publish = slow  # type: ignore[method-assign]
+    if refused:
+        it.access.refusal = ClientError(code="token_inactive")
+    serving = gevent.spawn(it.ask)
+    serving.get(timeout=5)
+    assert it.result.error is None
+    assert it.check().status_code == (401 if refused else 200)
+
+
+def test_releases_run_once_in_reverse_order() -> None:
+    it = Watched()
+    request = environ()
+    context = RequestContext(ClientRequest(request, 0), request, it.world.events)
+    released: list[int] = []
+
+    def killed() -> None:
+        released.append(1)
+        raise gevent.GreenletExit
+
+    context.on_finish(lambda: released.append(0))
+    context.on_finish(killed)
+    context.on_finish(lambda: released.append(2))
+    with pytest.raises(gevent.GreenletExit):
+        context.finish(200, Outcome.COMPLETED)
+    context.finish(499, Outcome.CLIENT_GONE)
+    assert released == [2, 1, 0]
+    assert it.check().status_code == 200
