@@ -459,3 +459,55 @@ def test_the_audit_log_knows_who_minted_and_who_was_not_let(world: World) -> Non
     (denied,) = world.recorder.denials.due()
     assert (denied.action, denied.actor) == ("token.mint", f"token:{child['id']}")
     assert child["token"] not in str(entry)
+
+
+@pytest.mark.parametrize("which", ["before_body", "before_minting"])
+def test_a_mint_that_ends_at_any_step_leaves_nothing(
+    sqlite_url: str, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(sqlite_url, rates=Rates(address=10_000), max_concurrent=2)
+    admitted, settled = list[str](), list[str]()
+    admit, settle = world.access.admit, world.access.settle
+
+    def counted_admit(*args: Any) -> None:
+        admit(*args)
+        admitted.append("")
+
+    def counted_settle(*args: Any) -> None:
+        settle(*args)
+        settled.append("")
+
+    monkeypatch.setattr(world.access, "admit", counted_admit)
+    monkeypatch.setattr(world.access, "settle", counted_settle)
+    steps = getattr(world.endpoint, which)
+    for at, step in enumerate(steps):
+        for done in (False, True):
+            for error in (
+                ClientError(),
+                ZeroDivisionError(),
+                ShuttingDown(),
+                TokenRevoked(ClientError(code="token_inactive")),
+                gevent.GreenletExit(),
+                SystemExit(),
+            ):
+
+                def interrupted(
+                    context: Any,
+                    step: Any = step,
+                    done: bool = done,
+                    error: BaseException = error,
+                ) -> None:
+                    if done:
+                        step(context)
+                    raise error
+
+                changed = (*steps[:at], interrupted, *steps[at + 1 :])
+                monkeypatch.setattr(world.endpoint, which, changed)
+                result = world.ask({"duration_minutes": 5})
+                assert result.error is not None or result.code >= 400
+                assert len(world.live) == 0
+                assert not any(world.limited.places.taken.values())
+                assert world.limited.throttle._unsettled == {}
+                assert len(settled) == len(admitted)
+    assert len(world.tokens.list()) == 1
+    assert len(admitted) == (6 if which == "before_minting" else 0)
