@@ -14,7 +14,7 @@ import orjson
 
 from proxy.cli import output
 from proxy.core.errors import ClientError
-from proxy.policy.fields import Place, fields_of
+from proxy.policy.fields import Scope, fields_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ Command = Callable[..., None]
 
 
 def policy_options(
-    place: Place, *, also: Sequence[str] = (), removable: bool = False
+    place: Scope, *, also: Sequence[str] = (), removable: bool = False
 ) -> Callable[[Command], Command]:
     """Gives a command the argument ``policy``: what was chosen, as the management API takes it.
 
@@ -225,7 +225,7 @@ class _FieldName(click.ParamType[str]):
         return found
 
 
-def show(value: Mapping[str, Any], place: Place) -> None:
+def show(value: Mapping[str, Any], place: Scope) -> None:
     """A project or a token for people: its rules last, and those that are not set on one line."""
     rules = [name for name in fields_of(place) if name in value]
     shown = {name: content for name, content in value.items() if name not in rules}
@@ -255,7 +255,7 @@ def _option(name: str, spelling: Spelling) -> Callable[[Command], Command]:
     )
 
 
-def _value(name: str, given: Any, place: Place) -> Any:
+def _value(name: str, given: Any, place: Scope) -> Any:
     spelling = SPELLINGS[name]
     try:
         return fields_of(place)[name].read(name, spelling.read(given))
@@ -263,7 +263,7 @@ def _value(name: str, given: Any, place: Place) -> Any:
         raise click.BadParameter(str(error), param_hint=spelling.option) from error
 
 
-def _from_file(file: BinaryIO, place: Place, also: Sequence[str]) -> dict[str, Any]:
+def _from_file(file: BinaryIO, place: Scope, also: Sequence[str]) -> dict[str, Any]:
     """Null stays null: in a change it takes a rule away."""
     fields = fields_of(place)
     try:

@@ -1,7 +1,7 @@
-"""Who is charged for a request: the project, the token, and the tokens that one was minted from.
+"""The accounts that a request is charged to: its project, its access token, the token's ancestors.
 
-The thing to get wrong: each has limits of its own and all of them hold. A child token that asked
-its parent for nothing still spends what its parent may spend.
+Each has limits of its own, and all of them apply. A child token without limits of its own still
+spends what its parent may spend.
 """
 
 from collections.abc import Mapping
@@ -11,22 +11,25 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """None: no limit of its own; for requests per minute, that of the settings."""
+    """One account and its limits.
+
+    None means no limit of its own; for requests per minute, the default of the settings.
+    """
 
     kind: Literal["project", "token"]
     id: str
     #: Requests, and LLM tokens, per minute.
     rate_limit_rpm: int | None = None
     rate_limit_tpm: int | None = None
-    #: Requests under way at once.
+    #: Requests in flight.
     max_concurrent: int | None = None
-    #: Over its whole life, tokens only: requests, and LLM tokens.
+    #: Access tokens only, over the whole life: requests, and LLM tokens.
     max_requests: int | None = None
     max_tokens_total: int | None = None
 
     @property
     def throttled(self) -> bool:
-        """Whether it has a limit of its own on how fast, or on how many at once."""
+        """Whether it has a rate limit or a concurrency limit of its own."""
         return bool(self.rate_limit_rpm or self.rate_limit_tpm or self.max_concurrent)
 
     @property
@@ -41,9 +44,9 @@ def account_of(
     document: Mapping[str, Any],
     max_requests: int | None = None,
 ) -> Account:
-    """What the policy ``document`` of a project or a token says of its limits.
+    """Return the account of a project or a token, with the limits of its policy ``document``.
 
-    Never raises: a document that cannot be read has no limits here, and its policy refuses.
+    Never raises. A document that cannot be read has no limits here; its policy refuses requests.
     """
     stored = document if isinstance(document, Mapping) else {}
 

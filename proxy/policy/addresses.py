@@ -1,7 +1,7 @@
 """Which addresses clients may come from: ranges in CIDR notation, IPv4 and IPv6.
 
-The thing to get wrong: when the server listens on ``::``, an IPv4 client shows as an IPv4-mapped
-IPv6 address (``::ffff:192.0.2.1``). It is the same client, so both are read as IPv4.
+When the server listens on ``::``, an IPv4 client shows as an IPv4-mapped IPv6 address
+(``::ffff:192.0.2.1``). It is the same client, so both are read as IPv4.
 """
 
 import ipaddress
@@ -11,12 +11,12 @@ from functools import lru_cache
 from typing import Final
 
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
-#: As some load balancers write into ``X-Forwarded-For``.
+#: How some load balancers write an address into ``X-Forwarded-For``.
 _WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|(\d+\.\d+\.\d+\.\d+):\d+", re.ASCII)
 
 
 class Addresses:
-    """The addresses that one rule allows. ``ranges`` are as :func:`address_range` gives them."""
+    """The addresses that one rule allows. ``ranges`` come from :func:`address_range`."""
 
     __slots__ = ("_ranges",)
 
@@ -29,7 +29,7 @@ class Addresses:
         )
 
     def allow(self, client_ip: str) -> bool:
-        """What is no address (a Unix socket's peer has none) is not allowed."""
+        """Whether the address is allowed. Text that is no address (a Unix socket's peer) is not."""
         known = _number(client_ip)
         if known is None:
             return False
@@ -39,7 +39,7 @@ class Addresses:
 
 @lru_cache(maxsize=4096)
 def _number(client_ip: str) -> tuple[int, int] | None:
-    """Version and value of an address as text; None: it is none."""
+    """Return version and value of an address, or None if the text is no address."""
     with_port = _WITH_PORT.fullmatch(client_ip)
     try:
         address = ipaddress.ip_address((with_port[1] or with_port[2]) if with_port else client_ip)
@@ -51,10 +51,10 @@ def _number(client_ip: str) -> tuple[int, int] | None:
 
 
 def usual_spelling(client_ip: str) -> str:
-    """``client_ip``, an IPv4 address in IPv6 (RFC 4291 §2.5.5.2) as IPv4, its port kept.
+    """Return an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) as IPv4, with its port.
 
-    A socket that listens on ``::`` shows IPv4 clients in that way, and some proxies write it. What
-    is no such address is returned as it is.
+    A socket that listens on ``::`` shows IPv4 clients in that way, and some proxies write it. Any
+    other text is returned as it is.
     """
     return _usual_spelling(client_ip) if ":" in client_ip else client_ip
 
@@ -73,7 +73,7 @@ def _usual_spelling(client_ip: str) -> str:
 
 
 def address_range(value: str) -> str:
-    """``value`` in its usual spelling; a single address is a range of one. Raises ValueError."""
+    """Return ``value`` in its usual spelling; an address is a range of one. Raises ValueError."""
     try:
         network = ipaddress.ip_network(value)
         if isinstance(network, ipaddress.IPv6Network):

@@ -1,12 +1,11 @@
-"""Which paths may be asked for: patterns by whole segments.
+"""Which paths are allowed: patterns by whole segments.
 
 ``*`` stands for one segment, a last ``**`` for one or more; all else is exact, case included.
 ``/v1/models`` matches neither ``/v1/modelsX`` nor ``/v1/models/`` nor ``/v1/models/a``.
 
-The thing to get wrong: what counts is the path as the upstream will read it, and upstreams differ
-in what they make of ``//``, ``;``, ``\\``, ``%2F``. So a path that could be read in two ways
-matches nothing: each segment must consist of the plain characters below, written as they are or as
-one escape each.
+Note: the path counts as the upstream will read it, and upstreams differ in how they read ``//``,
+``;``, ``\\`` and ``%2F``. So a path that can be read in two ways matches nothing. Each segment must
+consist of the plain characters below, written as they are or as one escape each.
 """
 
 import re
@@ -23,7 +22,7 @@ _PLAIN_SEGMENT: Final = re.compile(_SEGMENT)
 _PLAIN_PATH: Final = re.compile(f"(?:/{_SEGMENT})+")
 _PATTERN: Final = re.compile(rf"/v1(?:/(?:{_SEGMENT}|\*))*/(?:{_SEGMENT}|\*\*?)")
 
-#: Of a path that has a second reading.
+#: The error message for a path that has a second reading.
 AMBIGUOUS: Final = (
     "The rules of this access token need a path that can be read in one way only: plain segments, "
     "without empty ones, `;`, a backslash or an escaped slash."
@@ -31,7 +30,7 @@ AMBIGUOUS: Final = (
 
 
 class Endpoints:
-    """The paths that one rule allows. ``patterns`` are as :func:`endpoint_pattern` takes them."""
+    """The paths that one rule allows. ``patterns`` come from :func:`endpoint_pattern`."""
 
     __slots__ = ("_exact", "_patterns")
 
@@ -41,7 +40,7 @@ class Endpoints:
         self._patterns = tuple(tuple(pattern[1:].split("/")) for pattern in given)
 
     def allow(self, path: str) -> bool:
-        """``path``: raw, without the query. Ambiguous ones are not allowed."""
+        """Whether a raw ``path`` without its query is allowed. An ambiguous path is not."""
         if path in self._exact:
             return True
         segments = plain_segments(path)
@@ -49,7 +48,7 @@ class Endpoints:
 
 
 def endpoint_pattern(value: str) -> str:
-    """``value`` if it is a pattern of endpoints. Raises ValueError."""
+    """Return ``value`` if it is a pattern of endpoints. Raises ValueError."""
     if not _PATTERN.fullmatch(value) or not _is_undotted(value.split("/")):
         raise ValueError(
             "a path such as `/v1/chat/completions`, in which `*` may stand for a whole segment "
@@ -60,7 +59,7 @@ def endpoint_pattern(value: str) -> str:
 
 @lru_cache(maxsize=512)
 def plain_segments(path: str) -> tuple[str, ...] | None:
-    """The segments of a raw path, unescaped; None where it can be read in more than one way."""
+    """Return the unescaped segments of a raw path, or None if it has more than one reading."""
     if "%" not in path:
         if not _PLAIN_PATH.fullmatch(path):
             return None
@@ -68,7 +67,7 @@ def plain_segments(path: str) -> tuple[str, ...] | None:
     else:
         if not path.startswith("/"):
             return None
-        # Once: what still has a `%` then is for somebody to decode a second time.
+        # Unescape once: a `%` that remains could be decoded a second time by the upstream.
         segments = [unquote(segment, "latin-1") for segment in path[1:].split("/")]
         if not all(map(_PLAIN_SEGMENT.fullmatch, segments)):
             return None

@@ -1,8 +1,9 @@
-"""All policy fields: where each may stand, and what it may be.
+"""All policy fields: the scope of each, and its possible values.
 
-A document is what is stored of a project or a token: field → value, in the one spelling that
-:meth:`Field.read` gives it. The thing to get wrong: an empty list is never "no limit". That is
-``null``, and a field that is not there.
+A document is stored with a project or a token: field → value, in the one spelling that
+:meth:`Field.read` returns.
+
+Note: an empty list never means "no limit". ``null`` and a missing field do.
 """
 
 import re
@@ -16,16 +17,16 @@ from proxy.policy.endpoints import endpoint_pattern
 from proxy.policy.headers import header_glob, header_name
 from proxy.policy.origins import origin_pattern
 
-Place = Literal["project", "token"]
+Scope = Literal["project", "token"]
 
-#: So that a document stays small: entries of a list, names of an object, characters of each.
-MOST_ENTRIES: Final = 100
-MOST_NAMES: Final = 50
-LONGEST_ENTRY: Final = 256
-#: Requests or LLM tokens per minute; requests at once; LLM tokens in all (a signed BIGINT).
-MOST_PER_MINUTE: Final = 1_000_000_000
-MOST_AT_ONCE: Final = 1_000_000
-MOST_IN_ALL: Final = 2**63 - 1
+#: Bounds that keep a document small: entries of a list, names of an object, characters of each.
+MAX_ENTRIES: Final = 100
+MAX_NAMES: Final = 50
+MAX_ENTRY_LENGTH: Final = 256
+#: Requests or LLM tokens per minute; requests in flight; LLM tokens in all (a signed BIGINT).
+MAX_PER_MINUTE: Final = 1_000_000_000
+MAX_CONCURRENT: Final = 1_000_000
+MAX_TOKENS_TOTAL: Final = 2**63 - 1
 
 _METHOD: Final = re.compile(r"[A-Z]{3,20}", re.ASCII)
 _PARAM: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}", re.ASCII)
@@ -36,14 +37,14 @@ _Reader = Callable[[str, Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """``default`` is what an answer shows when the field is not set."""
+    """One policy field. Responses show ``default`` when the field is not set."""
 
-    places: tuple[Place, ...]
+    scopes: tuple[Scope, ...]
     _read: _Reader
     default: Any = None
 
     def read(self, name: str, value: Any) -> Any:
-        """``value`` in its stored spelling. ClientError: what ``name`` must be."""
+        """Return ``value`` in its stored spelling. Raises ClientError that says what it must be."""
         return self._read(name, value)
 
 
@@ -52,8 +53,8 @@ def _wrong(name: str, expected: str) -> ClientError:
 
 
 def _entry(name: str, value: Any, read: _Entry) -> str:
-    if not isinstance(value, str) or len(value) > LONGEST_ENTRY:
-        raise _wrong(name, f"made of strings of at most {LONGEST_ENTRY} characters")
+    if not isinstance(value, str) or len(value) > MAX_ENTRY_LENGTH:
+        raise _wrong(name, f"made of strings of at most {MAX_ENTRY_LENGTH} characters")
     if not value.isprintable():
         raise _wrong(name, "made of strings without control characters")
     try:
@@ -63,9 +64,9 @@ def _entry(name: str, value: Any, read: _Entry) -> str:
 
 
 def _list(name: str, value: Any, read: _Entry, least: int) -> list[str]:
-    if not isinstance(value, list) or not least <= len(value) <= MOST_ENTRIES:
+    if not isinstance(value, list) or not least <= len(value) <= MAX_ENTRIES:
         unset = "; null is no limit" if least else ""
-        raise _wrong(name, f"a list of {least} to {MOST_ENTRIES} strings{unset}")
+        raise _wrong(name, f"a list of {least} to {MAX_ENTRIES} strings{unset}")
     return list(dict.fromkeys(_entry(name, entry, read) for entry in value))
 
 
@@ -97,9 +98,9 @@ def _param(value: str) -> str:
 
 
 def _object(name: str, value: Any, read: _Entry, least: int) -> dict[str, list[str]]:
-    if not isinstance(value, dict) or not 1 <= len(value) <= MOST_NAMES:
+    if not isinstance(value, dict) or not 1 <= len(value) <= MAX_NAMES:
         raise _wrong(
-            name, f'an object of 1 to {MOST_NAMES} names, such as {{"name": ["value"]}}; '
+            name, f'an object of 1 to {MAX_NAMES} names, such as {{"name": ["value"]}}; '
             "null is no limit"
         )  # fmt: skip
     return {
@@ -113,7 +114,7 @@ def _params(name: str, value: Any) -> dict[str, list[str]]:
 
 
 def _required(name: str, value: Any) -> dict[str, list[str]]:
-    """A list of names requires the headers, whatever their values."""
+    """A list of names requires the headers with any value."""
     if isinstance(value, list):
         value = {str(key): ["*"] for key in _list(name, value, header_name, 1)}
     read = _object(name, value, header_name, 1)
@@ -146,9 +147,9 @@ def _boolean(name: str, value: Any) -> bool:
     return value
 
 
-_BOTH: Final[tuple[Place, ...]] = ("project", "token")
-_PROJECT: Final[tuple[Place, ...]] = ("project",)
-_TOKEN: Final[tuple[Place, ...]] = ("token",)
+_BOTH: Final[tuple[Scope, ...]] = ("project", "token")
+_PROJECT: Final[tuple[Scope, ...]] = ("project",)
+_TOKEN: Final[tuple[Scope, ...]] = ("token",)
 
 FIELDS: Final[Mapping[str, Field]] = {
     "allowed_methods": Field(_BOTH, _list_of(_method)),
@@ -159,10 +160,10 @@ FIELDS: Final[Mapping[str, Field]] = {
     "allowed_origins": Field(_BOTH, _list_of(origin_pattern)),
     "required_headers": Field(_BOTH, _required),
     "forwarded_headers": Field(_BOTH, _list_of(header_glob, least=0)),
-    "rate_limit_rpm": Field(_BOTH, _integer_to(MOST_PER_MINUTE)),
-    "rate_limit_tpm": Field(_BOTH, _integer_to(MOST_PER_MINUTE)),
-    "max_concurrent": Field(_BOTH, _integer_to(MOST_AT_ONCE)),
-    "max_tokens_total": Field(_TOKEN, _integer_to(MOST_IN_ALL)),
+    "rate_limit_rpm": Field(_BOTH, _integer_to(MAX_PER_MINUTE)),
+    "rate_limit_tpm": Field(_BOTH, _integer_to(MAX_PER_MINUTE)),
+    "max_concurrent": Field(_BOTH, _integer_to(MAX_CONCURRENT)),
+    "max_tokens_total": Field(_TOKEN, _integer_to(MAX_TOKENS_TOTAL)),
     "can_mint": Field(_TOKEN, _boolean, False),
     "on_disconnect": Field(_PROJECT, _choice("cancel", "drain"), "cancel"),
     "on_revoke": Field(_PROJECT, _choice("cut", "finish"), "cut"),
@@ -171,24 +172,24 @@ FIELDS: Final[Mapping[str, Field]] = {
 }
 
 
-_BY_PLACE: Final[Mapping[Place, Mapping[str, Field]]] = {
-    place: {name: field for name, field in FIELDS.items() if place in field.places}
-    for place in _BOTH
+_BY_SCOPE: Final[Mapping[Scope, Mapping[str, Field]]] = {
+    scope: {name: field for name, field in FIELDS.items() if scope in field.scopes}
+    for scope in _BOTH
 }
 
 
-def fields_of(place: Place) -> Mapping[str, Field]:
-    """The fields that may stand there, by name, in the order in which they are shown."""
-    return _BY_PLACE[place]
+def fields_of(scope: Scope) -> Mapping[str, Field]:
+    """Return the fields of a scope by name, in the order in which responses show them."""
+    return _BY_SCOPE[scope]
 
 
-def read_document(document: Any, place: Place) -> dict[str, Any]:
-    """A stored document, checked again. ValueError: a field is not known, or not understood."""
+def read_document(document: Any, scope: Scope) -> dict[str, Any]:
+    """Check a stored document again. Raises ValueError for an unknown or invalid field."""
     if not isinstance(document, Mapping):
-        raise ValueError(f"the {place}'s are no object")  # noqa: TRY004  (it was read, not passed)
-    known = fields_of(place)
+        raise ValueError(f"the {scope}'s are no object")  # noqa: TRY004  (it was read, not passed)
+    known = fields_of(scope)
     if unknown := document.keys() - known.keys():
-        raise ValueError(f"not known of a {place}: {sorted(unknown)}"[:200])
+        raise ValueError(f"not known of a {scope}: {sorted(unknown)}"[:200])
     try:
         return {
             name: known[name].read(name, value)
@@ -196,4 +197,4 @@ def read_document(document: Any, place: Place) -> dict[str, Any]:
             if value is not None
         }
     except ClientError as error:
-        raise ValueError(f"the {place}'s: {error}") from error
+        raise ValueError(f"the {scope}'s: {error}") from error

@@ -1,20 +1,20 @@
-"""Patterns in which ``*`` stands for any run of characters, also for none.
+"""Patterns in which ``*`` stands for any run of characters, including none.
 
-Every other character means itself, and case matters. The thing to get wrong: what is matched comes
-from the client, so nothing here may go back over it. Two ends are compared and the pieces between
-them are found from left to right; there is no regular expression.
+Every other character means itself, and case matters. The text comes from the client, so matching
+never backtracks: the two ends are compared, then the pieces between them are found from left to
+right. There is no regular expression.
 """
 
 import re
 from collections.abc import Iterable
 from typing import Final
 
-#: A run of characters of host names (RFC 1123); possessive, so that nothing is gone over twice.
+#: A run of characters of host names (RFC 1123); possessive, so that it never backtracks.
 _HOST_RUN: Final = re.compile(r"[a-z0-9.-]++")
 
 
 class Globs:
-    """Matches what any of ``patterns`` matches; without patterns nothing."""
+    """Matches what any of ``patterns`` matches; without patterns, nothing."""
 
     __slots__ = ("_exact", "_pieces", "match_all")
 
@@ -30,7 +30,7 @@ class Globs:
 
 
 class HostGlobs:
-    """The same for origins in lower case: ``*`` stands for one or more characters of host names."""
+    """As :class:`Globs`, for lower-case origins: ``*`` is one or more characters of host names."""
 
     __slots__ = ("_exact", "_pieces")
 
@@ -44,10 +44,10 @@ class HostGlobs:
 
 
 def _fits_host(text: str, pieces: list[str]) -> bool:
-    """The first place of each piece will do.
+    """Whether ``text`` matches. The first position of each piece is enough.
 
-    Characters that no run may hold can only be matched by a piece itself, so that a piece with one
-    of them has one place; and of the others the first leaves most to the rest.
+    A run cannot contain some characters; only a piece itself can match those, so a piece with one
+    of them has one position. For any other piece, the first position leaves most to the rest.
     """
     first, *middle, last = pieces
     end = len(text) - len(last)

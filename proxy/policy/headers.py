@@ -1,8 +1,7 @@
-"""Request headers: which must be there, and which may go upstream.
+"""Request headers: which are required, and which may go upstream.
 
-Names are compared without their case. The thing to get wrong: what describes the body, and what
-the connection needs, is not a matter of permission; without it the upstream could not read what is
-sent. So those lines pass whatever ``forwarded_headers`` says.
+Names are compared without case. Lines that describe the body, and those that the connection needs,
+pass whatever ``forwarded_headers`` says: without them the upstream could not read the request.
 """
 
 import re
@@ -14,7 +13,7 @@ from proxy.policy.globs import Globs
 
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'.^_`|~+-]{1,100}", re.ASCII)
 _NAME_OR_GLOB: Final = re.compile(r"[A-Za-z0-9!#$%&'.^_`|~+*-]{1,100}", re.ASCII)
-#: Always sent on. ``Authorization``, ``Host`` and the framing are the proxy's own.
+#: Always forwarded. ``Authorization``, ``Host`` and the framing are the proxy's own.
 ALWAYS_FORWARDED: Final = frozenset(
     {
         "ACCEPT",
@@ -33,7 +32,7 @@ ALWAYS_FORWARDED: Final = frozenset(
 
 
 class RequiredHeaders:
-    """``required``: name → globs, one of which each value must match."""
+    """The headers that one rule requires: name → globs, one of which each value must match."""
 
     __slots__ = ("_required",)
 
@@ -43,11 +42,11 @@ class RequiredHeaders:
         )
 
     def check(self, headers: Iterable[tuple[str, str]]) -> None:
-        """``headers``: lines, names in upper case. Raises ClientError, which names the header."""
+        """Check lines with upper-case names. Raises ClientError, which names the header."""
         lines = list(headers)
         for name, upper, globs in self._required:
             values = [value for given, value in lines if given == upper]
-            # What is expected is not told: it may be all that keeps a stranger out.
+            # The message leaves out the expected value: it may be all that keeps a stranger out.
             if not values:
                 raise ClientError(f"This access token needs the header `{name}`.", param=name)
             if not all(map(globs.match, values)):
@@ -64,7 +63,7 @@ class RequiredHeaders:
 
 
 class ForwardedHeaders:
-    """The names, or globs of names, that one rule lets pass."""
+    """The names, or globs of names, that one rule forwards."""
 
     __slots__ = ("_globs",)
 
@@ -77,14 +76,14 @@ class ForwardedHeaders:
 
 
 def header_name(value: str) -> str:
-    """``value`` if it can be a header's name here. Raises ValueError."""
+    """Return ``value`` if it is a valid header name. Raises ValueError."""
     if not _NAME.fullmatch(value):
         raise ValueError("a header name such as `X-Team`")
     return value
 
 
 def header_glob(value: str) -> str:
-    """The same, in which ``*`` may stand for any run of characters. Raises ValueError."""
+    """As :func:`header_name`, with ``*`` for any run of characters. Raises ValueError."""
     if not _NAME_OR_GLOB.fullmatch(value):
         raise ValueError("a header name such as `OpenAI-Beta`, or a glob such as `X-Stainless-*`")
     return value

@@ -1,13 +1,13 @@
-"""Which models may be asked for: globs, on every place in a request where a model is named.
+"""Which models are allowed: globs, for every place in a request that names a model.
 
 The body's ``model`` is only one of them. Servers that speak OpenAI's API take others to fall back
 to (OpenRouter's ``models``, LiteLLM's ``fallbacks``), older ones an ``engine``, Azure a
 ``deployment``. WebSockets name theirs in the query, and some paths name one
 (``/v1/models/{model}``, ``/v1/engines/{model}/…``, ``/v1/deployments/{model}/…``).
 
-The thing to get wrong: a request that runs a model without naming it (a stored prompt, an
-assistant, a batch, an upstream's default) would use whatever that is. So a body, and a WebSocket,
-that names none counts as naming the empty name, which only ``*`` and an empty pattern allow.
+Note: a request can run a model without naming it (a stored prompt, an assistant, a batch, an
+upstream's default). So a body, and a WebSocket, without a model counts as naming the empty name,
+which only ``*`` and an empty pattern allow.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from proxy.core.errors import ClientError
 from proxy.policy.endpoints import ambiguous, plain_segments
 from proxy.policy.globs import Globs
 
-LONGEST_NAME: Final = 256
+MAX_NAME_LENGTH: Final = 256
 #: Top-level parameters that name one model beside ``model``, or a list of them.
 _OTHERS: Final = (
     "models",
@@ -31,12 +31,12 @@ _OTHERS: Final = (
     "context_window_fallbacks",
     "content_policy_fallbacks",
 )
-#: All that a rule about models reads of a body.
+#: The parameters of a body that a rule about models reads.
 NAMING: Final = frozenset({"model", *_OTHERS})
 _IN_QUERY: Final = frozenset({"model", "engine", "deployment", "deployment_id"})
 _OWNERS: Final = frozenset({"models", "engines", "deployments"})
 _MODELS: Final = "/v1/models/"
-#: Of a name in a path, its slashes included: `meta-llama/Llama-3.3`.
+#: A model's name in a path, its slashes included: `meta-llama/Llama-3.3`.
 _NAME_IN_PATH: Final = re.compile(r"[A-Za-z0-9._~:@!$&'()+,=-]+(?:/[A-Za-z0-9._~:@!$&'()+,=-]+)*")
 
 
@@ -49,11 +49,13 @@ class Models:
         self._globs = Globs(patterns)
 
     def check(self, name: Any, param: str = "model") -> None:
-        """``name``: as it was sent, ``""`` for none; ``param``: where. Raises ClientError
-        ``model_not_allowed``."""
+        """Check a name as it was sent, ``""`` for none. ``param`` is the parameter that has it.
+
+        Raises ClientError ``model_not_allowed``.
+        """
         if isinstance(name, str):
-            # Blanks around it and control characters in it may be cut off by the upstream.
-            sane = len(name) <= LONGEST_NAME and name.isprintable() and name == name.strip()
+            # The upstream may cut off blanks around it and control characters in it.
+            sane = len(name) <= MAX_NAME_LENGTH and name.isprintable() and name == name.strip()
             if sane and self._globs.match(name):
                 return
             if not name:
@@ -71,8 +73,11 @@ class Models:
 
 
 def models_in_body(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Each parameter and the name in it, of the top-level parameters of a body; ``model`` always,
-    ``""`` where there is none. A name that is no string is for :meth:`Models.check` to refuse."""
+    """Yield each top-level parameter of a body that names a model, with that name.
+
+    ``model`` always comes, with ``""`` if the body has none. :meth:`Models.check` refuses a name
+    that is no string.
+    """
     name = values.get("model")
     yield "model", "" if name is None else name
     for param in _OTHERS:
@@ -84,7 +89,7 @@ def models_in_body(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def models_in_target(path: str, query: str) -> list[str]:
-    """What a raw path and query name, none or more.
+    """Return the models that a raw path and query name.
 
     Raises ClientError: ``endpoint_not_found`` when the path, ``invalid_request`` when the query
     can be read in more than one way.
@@ -108,7 +113,7 @@ def models_in_target(path: str, query: str) -> list[str]:
 
 def _models_in_query(query: str) -> list[str]:
     found = _values_in_query(query)
-    # As somebody would read it who decodes first and splits then, or decodes twice.
+    # Read it like a server that decodes before it splits, or decodes twice.
     for _ in range(3):
         query = unquote_plus(query, errors="replace")
     params = [param for param, _ in found]
@@ -123,7 +128,7 @@ def _models_in_query(query: str) -> list[str]:
 
 
 def _values_in_query(query: str) -> list[tuple[str, str]]:
-    """Raw, of every parameter that a generous server takes for one that names a model."""
+    """Return the raw values of every parameter that a lenient server reads as a model's name."""
     pairs = [item.partition("=") for item in re.split("[&;?#]", query)]
     named = [(_parameter(name), value) for name, _, value in pairs]
     return [(param, value) for param, value in named if param in _IN_QUERY]

@@ -1,7 +1,7 @@
-"""Which browser origins may ask: exact ones, or ``https://*.example.com`` for its subdomains.
+"""Which browser origins are allowed: exact ones, or ``https://*.example.com`` for its subdomains.
 
-The thing to get wrong: this keeps a token that was taken out of one web page from being used in
-another one, because browsers do not let a page choose its ``Origin``. Other programs can send any.
+This keeps a token that was taken out of one web page from being used in another one, because
+browsers do not let a page choose its ``Origin``. Note: other programs can send any origin.
 
 ``*`` stands for one label, and only for the first: ``https://*.example.com`` is
 ``https://a.example.com``, not ``https://a.b.example.com`` and not ``https://example.com``.
@@ -13,8 +13,8 @@ from typing import Final
 
 from proxy.core.errors import ClientError
 
-#: Longer ones are no origins (RFC 1035: a name has 253 characters).
-_LONGEST: Final = 300
+#: A longer text is no origin (RFC 1035: a name has 253 characters).
+_MAX_LENGTH: Final = 300
 _LABEL: Final = "[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?"
 _ORIGIN: Final = re.compile(
     rf"(?P<scheme>[a-z][a-z0-9+.-]*)://"
@@ -27,7 +27,7 @@ _WILDCARD: Final = "://*."
 
 
 class Origins:
-    """The origins that one rule allows. ``patterns`` are as :func:`origin_pattern` gives them."""
+    """The origins that one rule allows. ``patterns`` come from :func:`origin_pattern`."""
 
     __slots__ = ("_exact",)
 
@@ -35,7 +35,7 @@ class Origins:
         self._exact = frozenset(patterns)
 
     def check(self, origins: list[str]) -> None:
-        """``origins``: the values of all ``Origin`` lines.
+        """Check the values of all ``Origin`` lines.
 
         Raises ClientError ``origin_required``, ``origin_not_allowed``.
         """
@@ -45,7 +45,7 @@ class Origins:
             raise ClientError(code="origin_not_allowed")
 
     def _allow(self, origin: str) -> bool:
-        if len(origin) > _LONGEST or "*" in origin:
+        if len(origin) > _MAX_LENGTH or "*" in origin:
             return False
         if origin in self._exact:
             return True
@@ -59,9 +59,9 @@ class Origins:
 
 
 def origin_pattern(value: str) -> str:
-    """``value`` as browsers spell it: lower case, without a default port. Raises ValueError."""
+    """Return ``value`` as browsers spell it: lower case, no default port. Raises ValueError."""
     lowered = value.lower()
-    found = _ORIGIN.fullmatch(lowered) if len(value) <= _LONGEST else None
+    found = _ORIGIN.fullmatch(lowered) if len(value) <= _MAX_LENGTH else None
     if found is None:
         raise ValueError(
             "an origin such as `https://app.example.com` or `https://*.example.com`, without a "

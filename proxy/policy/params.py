@@ -1,9 +1,9 @@
 """Which values the top-level parameters of a body may have.
 
-Each parameter that is named in a rule may be left out (``null`` is the same); a value must match
-one of its globs. Parameters that no rule names are free.
+A parameter that a rule names may be missing (``null`` is the same). If it has a value, that must
+match one of the rule's globs. Parameters that no rule names are free.
 
-The thing to get wrong: a rule without globs says that its parameter must not be there at all.
+Note: a rule without globs forbids its parameter.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from proxy.policy.globs import Globs
 
 
 class Params:
-    """``allowed``: parameter → globs."""
+    """The parameters of one rule: name → globs for its value."""
 
     __slots__ = ("_allowed",)
 
@@ -24,7 +24,7 @@ class Params:
         self._allowed = {name: Globs(patterns) for name, patterns in allowed.items()}
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Raises ClientError ``param_not_allowed``, whose ``param`` is the parameter."""
+        """Check the values. Raises ClientError ``param_not_allowed``, with the parameter's name."""
         for name, globs in self._allowed.items():
             value = values.get(name)
             if value is None or globs.match_all:
@@ -38,7 +38,7 @@ class Params:
 
 
 def _texts(value: Any) -> list[str]:
-    """How a value may be written in a rule; objects and arrays in no way."""
+    """Return the spellings of a value in a rule. Objects and arrays have none."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, float) and value.is_integer():

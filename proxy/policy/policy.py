@@ -1,10 +1,11 @@
-"""The rules of one access token, compiled once from what its project and its tokens say.
+"""The rules of one access token, compiled once from the documents of its project and its tokens.
 
 Documents are the policy fields of the project, of the tokens that the token was minted from, and of
-the token itself, as the management API took them. Each can only narrow: a request must satisfy all.
+the token itself, as the management API stored them. Each can only narrow: a request must satisfy
+all.
 
-The thing to get wrong: a rule that is not understood (written by a newer version, or by hand) must
-never be ignored. One such document, and the policy refuses every request.
+Note: a rule that cannot be read (written by a newer version, or by hand) must never be ignored.
+With one such document the policy refuses every request.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +23,13 @@ from proxy.policy.params import Params
 
 Document = Mapping[str, Any]
 
-#: Frameworks take the method, or the path, from these; then a rule about it would be void.
+#: Frameworks take the method, or the path, from these headers, past a rule about it.
 _OTHER_METHODS = frozenset({"X-HTTP-METHOD-OVERRIDE", "X-HTTP-METHOD", "X-METHOD-OVERRIDE"})
 _OTHER_PATHS = frozenset({"X-ORIGINAL-URL", "X-REWRITE-URL"})
 
 
 class Head(Protocol):
-    """A request's head, as seen from here: header names in upper case, the target raw."""
+    """The head of a request: header names in upper case, the target raw."""
 
     method: str
     target: str
@@ -44,16 +45,16 @@ class Head(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a request must satisfy, and what becomes of its answer.
+    """What a request must satisfy, and how its response is handled.
 
-    A rule of which there is none is an empty tuple; else each of its members must hold.
+    A kind of rule has one member per document that sets it; all members must allow the request.
     """
 
-    #: Whether an answer is read to its end after the client has left, for its usage.
+    #: Whether a response is read to its end after the client has left, for its usage.
     drain_on_disconnect: bool = False
     #: Whether streamed chats are made to report their usage.
     inject_usage: bool = False
-    #: Whether answers under way end when the token is revoked or expires, and when its
+    #: Whether responses in flight end when the token is revoked or expires, and when its
     #: ``max_tokens_total`` is used up.
     cut_on_revoke: bool = True
     cut_in_flight: bool = False
@@ -61,7 +62,7 @@ class Policy:
     can_mint: bool = False
     #: Whether :meth:`check_head` has anything to do.
     restricts: bool = False
-    #: The top-level parameters that :meth:`check_values` wants to see; if empty, none.
+    #: The top-level parameters that :meth:`check_values` needs; it has nothing to do if empty.
     reads: frozenset[str] = frozenset()
     addresses: tuple[Addresses, ...] = ()
     origins: tuple[Origins, ...] = ()
@@ -71,12 +72,15 @@ class Policy:
     models: tuple[Models, ...] = ()
     params: tuple[Params, ...] = ()
     forwarded: tuple[ForwardedHeaders, ...] = ()
-    #: Why the documents cannot be read, or "".
+    #: Why the documents cannot be read, or ``""``.
     unreadable: str = ""
 
     @classmethod
     def compile(cls, project: Document, tokens: Sequence[Document] = ()) -> "Policy":
-        """``tokens``: the token's own first, then those of its ancestors. Never raises."""
+        """Compile the documents. Never raises.
+
+        ``tokens`` has the token's own document first, then those of its ancestors.
+        """
         if all(document == {} for document in (project, *tokens)):
             return cls()
         try:
@@ -95,7 +99,7 @@ class Policy:
             cut_on_revoke=own.get("on_revoke") != "finish",
             cut_in_flight=own.get("cut_in_flight", False),
             can_mint=bool(minted) and all(token.get("can_mint", False) for token in minted),
-            restricts=any(field in layer for layer in layers for field in _OF_THE_HEAD),
+            restricts=any(field in layer for layer in layers for field in _HEAD_FIELDS),
             reads=(NAMING if every("allowed_models") else frozenset[str]()).union(
                 *every("allowed_params")
             ),
@@ -110,7 +114,7 @@ class Policy:
         )
 
     def check_client(self, head: Head) -> None:
-        """Who asks: address, origin, required headers.
+        """Check the client: address, origin, required headers.
 
         Raises ClientError ``ip_not_allowed``, ``origin_required``, ``origin_not_allowed``,
         ``invalid_request``; ProxyError ``internal_error`` when the rules cannot be read.
@@ -127,7 +131,7 @@ class Policy:
             required.check(head.headers)
 
     def check_head(self, head: Head) -> None:
-        """:meth:`check_client`, then what is asked for, as far as the head says it.
+        """Check the client, then what the head says of the request.
 
         Raises ClientError ``method_not_allowed``, ``endpoint_not_found``, ``model_not_allowed``
         besides.
@@ -146,7 +150,7 @@ class Policy:
                     models.check(name)
 
     def check_values(self, values: Mapping[str, Any]) -> None:
-        """The top-level parameters of a body, those in :attr:`reads` at least.
+        """Check the top-level parameters of a body, at least those in :attr:`reads`.
 
         Raises ClientError ``model_not_allowed``, ``param_not_allowed``.
         """
@@ -158,7 +162,7 @@ class Policy:
             params.check(values)
 
     def forwards(self, name: str) -> bool:
-        """Whether a request header may go upstream; ask only if there is :attr:`forwarded`."""
+        """Whether a request header may go upstream. Call it only if there is :attr:`forwarded`."""
         return all(names.allow(name) for names in self.forwarded)
 
     def _check_method(self, head: Head) -> None:
@@ -174,8 +178,8 @@ class Policy:
             raise ClientError(said, code="endpoint_not_found")
 
 
-#: Fields for which :meth:`Policy.check_head` has work.
-_OF_THE_HEAD = (
+#: The fields that :meth:`Policy.check_head` enforces.
+_HEAD_FIELDS = (
     "allowed_ips",
     "allowed_origins",
     "required_headers",

@@ -16,7 +16,7 @@ import orjson
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from proxy.core.errors import ClientError
-from proxy.policy.fields import Place, fields_of
+from proxy.policy.fields import Scope, fields_of
 from proxy.web.api import fields
 
 MAX_BODY_BYTES: Final = 256 * 1024
@@ -277,12 +277,12 @@ def query_moment(query: Mapping[str, str], param: str) -> datetime | None:
     return found
 
 
-def names(place: Place) -> frozenset[str]:
+def names(place: Scope) -> frozenset[str]:
     """Returns the names of the policy fields that a project, or a token, may have."""
     return frozenset(fields_of(place))
 
 
-def read(body: Mapping[str, Any], place: Place) -> dict[str, Any]:
+def read(body: Mapping[str, Any], place: Scope) -> dict[str, Any]:
     """Returns the policy fields in ``body`` as the store takes them. None removes a field.
 
     Raises ClientError ``invalid_request``, which says what a field must be.
@@ -294,6 +294,6 @@ def read(body: Mapping[str, Any], place: Place) -> dict[str, Any]:
     }
 
 
-def policy_as_json(policy: Mapping[str, Any], place: Place) -> dict[str, Any]:
+def policy_as_json(policy: Mapping[str, Any], place: Scope) -> dict[str, Any]:
     """Returns all policy fields as responses show them: an unset one as null or its default."""
     return {name: policy.get(name, field.default) for name, field in fields_of(place).items()}

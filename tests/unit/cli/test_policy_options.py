@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy.cli.policy_options import policy_options, show
-from proxy.policy.fields import FIELDS, Place, fields_of
+from proxy.policy.fields import FIELDS, Scope, fields_of
 
-PLACES: list[Place] = ["project", "token"]
+PLACES: list[Scope] = ["project", "token"]
 
 
-def ask(*arguments: str, place: Place = "token", stdin: str = "") -> Result:
+def ask(*arguments: str, place: Scope = "token", stdin: str = "") -> Result:
     """What a command is given, as JSON."""
 
     @click.command()
@@ -26,7 +26,7 @@ def ask(*arguments: str, place: Place = "token", stdin: str = "") -> Result:
     return CliRunner().invoke(command, arguments, input=stdin)
 
 
-def chosen(*arguments: str, place: Place = "token", stdin: str = "") -> Any:
+def chosen(*arguments: str, place: Scope = "token", stdin: str = "") -> Any:
     result = ask(*arguments, place=place, stdin=stdin)
     assert result.exit_code == 0, result.output
     return json.loads(result.output)
@@ -43,7 +43,7 @@ def test_nothing_chosen_is_nothing() -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_each_place_has_its_fields(place: Place) -> None:
+def test_each_place_has_its_fields(place: Scope) -> None:
     """Under their own names, too."""
     offered = ask("--help", place=place).output
     for name in FIELDS:
