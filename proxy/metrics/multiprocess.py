@@ -21,7 +21,6 @@ Names and labels are those of :mod:`proxy.metrics.families`; others are not show
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
@@ -33,7 +32,7 @@ import orjson
 
 from proxy.metrics import process
 from proxy.metrics.samples import Samples, bounded, merge
-from proxy.runtime import double_buffer
+from proxy.runtime import double_buffer, filelock
 
 #: The folder beside those of the servers.
 NODE: Final = "node"
@@ -81,7 +80,7 @@ class MetricsDirectory:
     def read(self, leave_out: str = "") -> Samples:
         """All processes together, but for one by its file's name. Waits for the disk: nothing for
         an event loop."""
-        with self._locked(fcntl.LOCK_SH, _TIMEOUT_SECONDS):
+        with self._locked(_TIMEOUT_SECONDS, shared=True):
             total, names = self._total()
             living: list[Samples] = []
             ended: list[Samples] = [total]
@@ -94,7 +93,7 @@ class MetricsDirectory:
         """Add up those who have ended and remove their files. OSError: nothing is lost."""
         if not self._folder.exists():
             return
-        with self._locked(fcntl.LOCK_EX, 0) as locked:
+        with self._locked(0) as locked:
             if not locked:
                 return  # another one does it
             total, names = self._total()
@@ -136,7 +135,7 @@ class MetricsDirectory:
         temporary.replace(self._folder / _ENDED)
 
     @contextlib.contextmanager
-    def _locked(self, kind: int, patience: float) -> Iterator[bool]:
+    def _locked(self, patience: float, *, shared: bool = False) -> Iterator[bool]:
         """Tries to get the folder's lock for ``patience`` seconds, and says whether it did."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
@@ -145,7 +144,7 @@ class MetricsDirectory:
             yield False
             return
         try:
-            yield _flock(descriptor, kind, patience)
+            yield filelock.poll_lock(descriptor, patience, shared=shared)
         finally:
             os.close(descriptor)
 
@@ -153,19 +152,6 @@ class MetricsDirectory:
 def server_name(pid: int) -> str:
     """A name for the server with this master: a process id can come again, with its start not."""
     return f"{pid}-{process.start_ticks(pid) or 0}"
-
-
-def _flock(descriptor: int, kind: int, patience: float) -> bool:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.005)
-        else:
-            return True
 
 
 def _is_abandoned(folder: Path) -> bool:

@@ -1,7 +1,7 @@
-"""Short turns for work beside the workers.
+"""Short turns on the CPU for processes beside the workers.
 
-The thing to get wrong: to be nice is not enough. Linux lets what has slept run on for some
-milliseconds before it looks at who else has woken up meanwhile, whatever the nice of either. A
+Note: a nice value is not enough. Linux lets a process that has slept run for some milliseconds
+before it considers others that have woken up meanwhile, whatever the nice value of either. A
 request of a worker on the same core would wait as long.
 """
 
@@ -11,13 +11,13 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-#: Items between two offers; each takes tens of microseconds.
-_STRETCH: Final = 4
+#: Items between two yields; each item takes tens of microseconds.
+_ITEMS_PER_TURN: Final = 4
 
 
 def yield_cpu_every(items: Iterable[T]) -> Iterator[T]:
-    """``items``; every few of them the core is offered to whoever waits for it."""
+    """Yield `items`, and yield the CPU to waiting processes after every few of them."""
     for number, item in enumerate(items):
-        if number % _STRETCH == 0:
+        if number % _ITEMS_PER_TURN == 0:
             os.sched_yield()
         yield item

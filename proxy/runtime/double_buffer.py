@@ -1,37 +1,45 @@
-"""A small file that one process overwrites again and again and others read at any moment.
+"""A small file that one process overwrites repeatedly and others may read at any moment.
 
-It is as large as it will be from the start: overwriting needs no space, so that figures go on
-changing when the disk is full, which is when somebody looks at them. Two slots take turns, so that
-one is whole whenever the writer is killed. The writer holds a lock on the file (``flock``), which
-the kernel lets go when the process ends in whichever way.
+The file has its full size from the start. Overwriting it needs no space, so metrics continue to
+change when the disk is full, which is when they are needed. The writer alternates between two
+slots, so that one slot is whole whenever the writer is killed. The writer holds a lock on the file
+(`flock`), which the kernel releases however the process ends.
 
-The thing to get wrong: the lock belongs to the open file, not to its name. A file gets its name
-when it is locked and written, never before.
+Note: the lock belongs to the open file, not to its name. A file gets its name once it is locked
+and written, never before.
+
+Layout: two slots of equal size, each::
+
+    u64   sequence number; the slot with the larger one counts
+    u32   length of the payload
+    u32   CRC-32 of sequence number and payload
+    payload
 """
 
 import contextlib
-import fcntl
 import os
 import struct
 import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
-#: Sequence number (the larger one counts), length, checksum of number and payload.
+from proxy.runtime import filelock
+
+#: Sequence number, length, checksum.
 _HEAD: Final = struct.Struct("<QII")
-_SMALLEST: Final = 32 * 1024
-#: Looks at the most, one after the other, at a file that is written to all the while.
-_LOOKS: Final = 100
+_MIN_CAPACITY_BYTES: Final = 32 * 1024
+#: Reads of a file that is being written to all the while, at most.
+_MAX_READS: Final = 100
 
 
 class Slot(NamedTuple):
     payload: bytes
-    #: Whether its writer still lives.
+    #: Whether the process that wrote it still runs.
     live: bool
 
 
 class DoubleBufferedFile:
-    """The writer's side. OSError from any method leaves what was written before."""
+    """The writer's side. After an OSError from any method, the file has its previous content."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,21 +55,22 @@ class DoubleBufferedFile:
             self._put(self._descriptor, payload)
 
     def close(self) -> None:
-        """What was written stays, as of a process that has ended."""
+        """Release the lock. The file remains, as that of a process that has ended."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
     def _make(self, payload: bytes) -> None:
-        """A file with room for twice as much, under this name once it is complete."""
+        """Make a file with room for twice the payload. It gets its name once it is complete."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        capacity = max(_SMALLEST, 2 * len(payload))
-        # No reader takes a name with this ending.
+        capacity = max(_MIN_CAPACITY_BYTES, 2 * len(payload))
+        # Readers skip names with this suffix.
         temporary = self._path.with_suffix(".new")
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not filelock.try_lock(descriptor):
+                raise BlockingIOError(f"{temporary} is locked")
             os.posix_fallocate(descriptor, 0, 2 * (capacity + _HEAD.size))
             before, self._capacity = self._capacity, capacity
             try:
@@ -87,17 +96,17 @@ class DoubleBufferedFile:
 
 
 def read(path: Path) -> Slot | None:
-    """What was written last and is whole; None when there is nothing. OSError: no such file."""
+    """Return the last slot that is whole, or None. Raises OSError: there is no such file."""
     current = False
     while not current:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            # Looked at first: what an ended process has written last is then what is read.
+            # Checked before reading: of a process that has ended, this then reads the last write.
             live = not _lock(descriptor)
             status = os.fstat(descriptor)
             halves = _halves(descriptor, status.st_size)
-            # A writer that needs more room lets go of this file once another has taken its name.
-            # Asked while it is open: its number may be that of a new file afterwards.
+            # A writer that needs more room unlocks this file once a new one has taken its name.
+            # Compared while this file is open: a new file may get its inode number afterwards.
             current = live or os.path.samestat(status, path.stat())
         finally:
             os.close(descriptor)
@@ -106,13 +115,13 @@ def read(path: Path) -> Slot | None:
 
 
 def _halves(descriptor: int, size: int) -> tuple[bytes, bytes]:
-    """Both slots, as they were at one moment, but for one that is just being written.
+    """Read both slots as they were at one moment, except for one that is being written.
 
-    A reader that loses the processor in the middle of it may find the first as it was before, and
-    the second torn two writes later; or both torn. So their heads are looked at again.
+    A reader that loses the CPU in the middle may find the first slot as it was before, and the
+    second torn two writes later, or both torn. So this compares the heads again after reading.
     """
     half = size // 2
-    for _ in range(_LOOKS):
+    for _ in range(_MAX_READS):
         data = os.pread(descriptor, size, 0)
         halves = data[:half], data[half:]
         if all(
@@ -135,9 +144,8 @@ def _slot(data: bytes) -> tuple[int, bytes] | None:
 
 
 def _lock(descriptor: int) -> bool:
-    """Shared, so that readers who look at the same time do not take each other for a writer."""
+    """Try a shared lock, so that simultaneous readers do not take each other for a writer."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return filelock.try_lock(descriptor, shared=True)
     except OSError:
         return False
-    return True

@@ -1,14 +1,21 @@
-"""A file that all processes of a node have in memory, and the lock that they share on it.
+"""A file that all processes of a node map into memory, and the lock that they share on it.
 
-The file is made whole under another name and then renamed: it has its full size before a process
-maps it, so that a full disk cannot kill a process that writes to it. Whatever lies under its name
-and is not such a file is replaced, never mended in place: another process may have it mapped, and
-would go on with a file whose contents it does not know. Every process opens the file itself: a lock
-(``flock``) belongs to the opened file, so that a descriptor that was inherited would lock nobody
-out. For the same reason one process uses it from one thread.
+The file is made whole under another name and then renamed. It has its full size before a process
+maps it, so that a full disk cannot kill a process that writes to it. A file of that name that is
+not of this kind is replaced, never repaired in place: another process may have it mapped, and would
+continue with contents that it does not know. Every process opens the file itself: a lock (`flock`)
+belongs to the open file, so an inherited descriptor would exclude no other process. For the same
+reason a process uses the file from one thread.
 
-The thing to get wrong: whoever holds the lock may have been stopped. Nobody waits for it longer
-than some 50 ms, and who waits gives other greenlets their turn; a blocking lock would stop them.
+Note: a process that holds the lock may have been stopped. So the wait for the lock ends after some
+50 ms, and lets other greenlets run meanwhile; a blocking lock would stop them all.
+
+Layout: a header of 64 bytes, then the users' words::
+
+    16 bytes   kind
+    u64        size of the file
+    16 bytes   key of the hashes in it
+    padding
 """
 
 import contextlib
@@ -23,38 +30,43 @@ from pathlib import Path
 from typing import Final
 
 from proxy.core.errors import LimiterError
+from proxy.runtime import filelock
 
-#: What kind of file, its size, and the key of the hashes in it.
+#: Kind, size, key of the hashes.
 _HEADER: Final = struct.Struct("<16sQ16s")
-#: Bytes in front of what users keep in it.
+#: Bytes in front of the users' words.
 HEADER_SIZE: Final = 64
 _EXCLUSIVE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
-#: Seconds before each further try, or none: a holder needs microseconds, unless it has lost the
-#: processor, for some milliseconds on a busy machine. Counted, not timed: there, the time might be
-#: over before the first pause. What follows a failure is less exact, and so worth avoiding.
-_PAUSES: Final = (*[None] * 8, 0.0, *[0.0005] * 8, *[0.005] * 8)
-#: Seconds between two looks whether the file still has its name.
-_LOOK_EVERY: Final = 1.0
+#: Seconds before each further try of the lock; None: no pause. A holder needs microseconds, or some
+#: milliseconds on a busy machine where it has lost the CPU. Tries are counted, not timed: on such a
+#: machine a deadline might pass before the first pause. Limits are less exact after a failure, so
+#: it is worth avoiding.
+_PAUSES_SECONDS: Final = (*[None] * 8, 0.0, *[0.0005] * 8, *[0.005] * 8)
+#: Seconds between two checks that the file is still the one at its path.
+_CHECK_INTERVAL: Final = 1.0
 
 
 class MappedFile:
-    """Lazy: opened, or made, by the first :meth:`lock`.
-
-    ``kind`` is at most 16 bytes. It changes with the layout, and so must the path: during an
-    upgrade both versions run, and would replace each other's file. ``size`` is without the header,
-    in whole words of 8 bytes.
-    """
+    """The mapped file. The first :meth:`lock` opens or makes it."""
 
     def __init__(self, path: Path, kind: bytes, size: int) -> None:
+        """Create the file's owner.
+
+        Args:
+            path: The file. Its name changes with the layout, like `kind`: during an upgrade both
+                versions run, and would replace each other's file.
+            kind: At most 16 bytes that name the layout.
+            size: Bytes after the header, in whole words of 8 bytes.
+        """
         self._path = path
         self._kind = kind.ljust(16, b"\0")
         self._size = HEADER_SIZE + size
-        #: Of the open file; -1 while there is none.
+        #: Of the open file; -1 while it is closed.
         self.descriptor = -1
-        self._look_at = 0.0
+        self._check_at = 0.0
         #: Changes when the views become those of another file.
         self.generation = 0
-        # So that nobody outside can choose keys that fall together. The same in all processes.
+        # The same in all processes. It keeps clients from choosing keys with colliding hashes.
         self._hash_key = b""
         self._header = b""
         empty = memoryview(bytearray())
@@ -63,24 +75,28 @@ class MappedFile:
         self.doubles = empty.cast("d")
 
     def lock(self) -> None:
-        """LimiterError, after some 50 ms: somebody else keeps it, or there can be no such file."""
-        if self.descriptor >= 0 and time.monotonic() < self._look_at:
-            # As nearly always. Without a further call: it is the path of a request.
+        """Lock the file.
+
+        Raises LimiterError after some 50 ms when another process keeps the lock, or when there can
+        be no such file.
+        """
+        if self.descriptor >= 0 and time.monotonic() < self._check_at:
+            # Nearly always. No further call, because this is on the path of a request.
             try:
                 fcntl.flock(self.descriptor, _EXCLUSIVE)
             except OSError:
-                pass  # the next try tells
+                pass  # the next try finds out why
             else:
-                # As in `check`: a file that was cut is not touched.
+                # As in `check`: a file that was truncated is not touched.
                 if os.lseek(self.descriptor, 0, os.SEEK_END) == self._size:
                     return
         try:
             self.check()
             if self._try():
                 return
-            for pause in _PAUSES:
+            for pause in _PAUSES_SECONDS:
                 if pause is not None:
-                    time.sleep(pause)  # of gevent, where there is gevent
+                    time.sleep(pause)  # gevent's, in a worker
                 if self._try():
                     return
         except OSError as error:
@@ -88,18 +104,19 @@ class MappedFile:
         raise LimiterError from TimeoutError(f"{self._path} stays locked")
 
     def check(self) -> None:
-        """Open the file, or look once a second whether the mapped one is still the one at its path.
+        """Open the file, or check once a second that the mapped file is still the one at its path.
 
-        Before anything of it is read, too. Afterwards it is open, unless another process is just
-        making it. Raises OSError: there can be no such file.
+        Must also precede every read. Afterwards the file is open, unless another process is making
+        it. Raises OSError when there can be no such file.
         """
         now = time.monotonic()
-        # Its size at every use: to touch what lies behind the end of a file ends the process.
-        if now < self._look_at and (
+        # The size is checked at every use: touching memory behind the end of the file ends the
+        # process.
+        if now < self._check_at and (
             self.descriptor < 0 or os.lseek(self.descriptor, 0, os.SEEK_END) == self._size
         ):
             return
-        self._look_at = now + _LOOK_EVERY
+        self._check_at = now + _CHECK_INTERVAL
         if self._is_current():
             return
         self.close()
@@ -107,13 +124,13 @@ class MappedFile:
         if self._open() or self._open():
             self.unlock()
         else:
-            self._look_at = 0.0
+            self._check_at = 0.0
 
     def unlock(self) -> None:
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Idempotent; the file stays. A later :meth:`lock` opens it again."""
+        """Close the file, which remains. A later :meth:`lock` opens it again. Idempotent."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             self.generation += 1
@@ -124,17 +141,20 @@ class MappedFile:
             os.close(descriptor)
 
     def hash_of(self, key: str) -> int:
-        """Of 8 bytes, and never 0, which stands where none was ever written. While it is open."""
+        """Return the key's hash of 8 bytes. Never 0, which means an unused word.
+
+        The file must be open.
+        """
         digest = blake2b(key.encode(), digest_size=8, key=self._hash_key).digest()
         return int.from_bytes(digest, "little") or 1
 
     def _is_current(self) -> bool:
-        """Whether the open file is the one at the path, whole, and with the header it had."""
+        """Return whether the open file is the one at the path, whole, and with the same header."""
         if self.descriptor < 0:
             return False
         with contextlib.suppress(FileNotFoundError):
             status = self._path.stat()
-            # Its header, too: cut and grown again, or written over, it is not what was mapped.
+            # The header shows a file that was truncated and grown again, or overwritten.
             return (
                 os.path.samestat(os.fstat(self.descriptor), status)
                 and status.st_size == self._size
@@ -152,19 +172,20 @@ class MappedFile:
         return True
 
     def _open(self) -> bool:
-        """Whether it is open, and locked. The lock comes first: of all that find a file that is of
-        no use, one replaces it."""
+        """Open and lock the file. Returns whether that succeeded.
+
+        The lock comes first: of all processes that find an unusable file, one replaces it.
+        """
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, _EXCLUSIVE)
-            if os.path.samestat(os.fstat(descriptor), self._path.stat()):
+            if filelock.try_lock(descriptor) and filelock.is_same_file(descriptor, self._path):
                 header = self._header_of(descriptor)
                 if header is not None:
                     self._map(descriptor, header)
                     return True
                 self._replace()
-        except (BlockingIOError, FileNotFoundError):
+        except FileNotFoundError:
             pass
         except BaseException:
             os.close(descriptor)
@@ -173,7 +194,7 @@ class MappedFile:
         return False
 
     def _header_of(self, descriptor: int) -> bytes | None:
-        """None: it is no file of this kind and size."""
+        """Return the header, or None when the file is not of this kind and size."""
         if os.fstat(descriptor).st_size != self._size:
             return None
         header = os.pread(descriptor, _HEADER.size, 0)
@@ -181,8 +202,8 @@ class MappedFile:
         return header if (kind, size) == (self._kind, self._size) else None
 
     def _replace(self) -> None:
-        """Put a new file at the path. While the one that is there is locked."""
-        # The same name in all processes, so that one that is killed here leaves one file at most.
+        """Put a new file at the path, while the file that is there is locked."""
+        # The same name in all processes, so that processes killed here leave at most one file.
         made = self._path.with_name(f"{self._path.name}.new")
         try:
             descriptor = os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -194,7 +215,7 @@ class MappedFile:
                 os.close(descriptor)
             made.replace(self._path)
         except OSError:
-            # Neither what was half allocated nor what is of no use is left behind.
+            # Leave neither the half allocated file nor the unusable one behind.
             made.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
             raise

@@ -1,54 +1,58 @@
-"""Shares of a worker's places: what one holder may have of them while they run short.
+"""Shares of a worker's places: how many of them one holder may have while they run short.
 
-Below :data:`PRESSURE` of the places every holder takes what there is, so that one project, or one
-proxy in front, can fill an idle node. Above it, a holder of its share or more gets no further
-place, and what is left is for the others. Nothing that a holder has is taken away.
+While fewer than :data:`PRESSURE` of the places are taken, every holder may take any number, so that
+one project, or one proxy in front, can fill an idle node. Above that, a holder of its share or more
+gets no further place, and the rest is left for the others. No place is taken away from a holder.
 """
 
 import math
 from collections import defaultdict
 from typing import Final
 
-#: Of the places: from here on shares hold.
+#: The fraction of taken places from which on shares apply.
 PRESSURE: Final = 0.8
-
 
 Held = defaultdict[str | None, int]
 
 
 class Shares:
-    """What each holder has of ``most`` places; ``share`` (of them all, up to 1) is what it may have
-    under pressure. At 1 there are no shares."""
+    """The places of each holder, of `most` places in all.
+
+    `share` is the fraction of all places that one holder may have under pressure. At 1 there are no
+    shares.
+    """
 
     __slots__ = ("held", "largest", "pressure")
 
     def __init__(self, most: float, share: float) -> None:
-        #: Holder → places; kept by those that give the places. One without any is not in it.
+        #: Holder → its places. Maintained by the code that assigns places, without zeros.
         self.held: Held = defaultdict(int)
-        #: Places taken, from which on shares hold.
+        #: The number of taken places from which on shares apply.
         self.pressure = most * PRESSURE if share < 1 else math.inf
-        #: Places that one holder may have then.
+        #: The places that one holder may have then.
         self.largest = max(1.0, most * share) if share < 1 else math.inf
 
     def full(self, holder: str) -> bool:
-        """Whether it has its share, or more."""
+        """Return whether `holder` has its share, or more."""
         return self.held.get(holder, 0) >= self.largest
 
 
 def share_taken(holder: str) -> str:
-    """What the client is told: ``holder`` is "project" or "client address"."""
+    """Return the error text for a client; `holder` is "project" or "client address"."""
     return f"The server is almost full, and this {holder} has its share of it. Try again."
 
 
 def is_local(address: str) -> bool:
-    """Whether it is a loopback address, or none at all (a socket in the file system): whatever
-    stands behind it, proxies above all, cannot be told apart."""
+    """Return whether the address is a loopback address, or empty (a Unix socket).
+
+    The clients behind such an address, mostly behind a proxy, cannot be distinguished by it.
+    """
     plain = address.removeprefix("::ffff:")
     return not plain or plain == "::1" or plain.startswith("127.")
 
 
 def fraction(value: str) -> float:
-    """A setting's value above 0 and up to 1. Raises ValueError."""
+    """Parse a setting's value above 0 and at most 1. Raises ValueError."""
     try:
         number = float(value)
     except ValueError:

@@ -1,10 +1,10 @@
-"""Numbers that all workers of a node have in memory: a row per key, a column per worker.
+"""Numbers that all workers of a node map into memory: a row per key, a column per worker.
 
-A worker holds the lock on its column as long as it lives (on one byte of the file; the kernel
-releases it however the process ends), and writes into no other column. What a killed worker left is
-recognised by that lock, and emptied when it is in the way.
+A worker holds a lock on its column for as long as it lives (on one byte of the file; the kernel
+releases it however the process ends), and writes to no other column. A free lock marks the numbers
+that a killed worker left, which are emptied when they are in the way.
 
-Layout, behind the header of :mod:`proxy.runtime.mapped_file`::
+Layout, after the header of :mod:`proxy.runtime.mapped_file`::
 
     u64   how many columns have ever been in use
     rows  u64 hash of the key | further words | per column its numbers
@@ -21,20 +21,21 @@ from typing import Final
 from proxy.core.errors import LimiterError
 from proxy.runtime.mapped_file import HEADER_SIZE, MappedFile
 
-#: Workers at once; in a reload the old ones are still there.
+#: Workers at once; during a reload the old ones still run.
 _COLUMNS: Final = 128
+#: Rows in which a key may be, from the one of its hash on.
 _WINDOW: Final = 16
 _FIRST_ROW: Final = HEADER_SIZE + 8
-#: Where the number of columns stands, in halves.
+#: Index of the number of used columns, in halves (4 bytes).
 USED: Final = HEADER_SIZE // 4
-#: ``struct flock`` of Linux with 64 bits: type, whence, start, length, pid.
+#: `struct flock` of Linux with 64 bits: type, whence, start, length, pid.
 _FLOCK: Final = struct.Struct("hhqqi4x")
 
 
 class WorkerTable:
-    """The table of one worker. All methods but :meth:`_put` need the lock.
+    """The table, as one worker uses it. All methods but :meth:`_put` need the lock.
 
-    A row is known by its offset in bytes.
+    A row is identified by its offset in bytes.
     """
 
     def __init__(
@@ -47,8 +48,16 @@ class WorkerTable:
         numbers: int = 1,
         words: int = 1,
     ) -> None:
-        """``numbers`` of ``unit`` bytes (4 or 8) per worker; ``words`` of 8 bytes per row, the hash
-        of its key included."""
+        """Create the table.
+
+        Args:
+            path: As of :class:`MappedFile`.
+            kind: As of :class:`MappedFile`.
+            rows: The number of rows.
+            unit: Bytes of a number: 4 or 8.
+            numbers: Numbers per row and worker.
+            words: Words of 8 bytes per row, including the hash of its key.
+        """
         self._row_count = rows
         self._unit = unit
         self._numbers = numbers
@@ -57,16 +66,16 @@ class WorkerTable:
         self._file = MappedFile(path, kind, 8 + rows * self._row_size)
         self._generation = 0
         self._column = 0
-        #: Key → the row in which this worker's numbers stand.
+        #: Key → the row that contains this worker's numbers.
         self._rows: dict[str, int] = {}
-        #: Key → its hash and where its row was. Believed only while that hash stands there.
+        #: Key → its hash and its last known row. Valid only while the row has that hash.
         self._places: dict[str, tuple[int, int]] = {}
 
     def close(self) -> None:
         self._file.close()
 
     def _restore(self) -> None:
-        """Write what this worker has into a table that is new to it, under the lock."""
+        """Write this worker's numbers into a table that is new to it, under the lock."""
         raise NotImplementedError
 
     def _lock(self) -> None:
@@ -80,7 +89,7 @@ class WorkerTable:
             raise
 
     def _take_column(self) -> None:
-        """A file that was not open before: another worker's, perhaps; then what is held now."""
+        """Take a free column of a file that was not open before, and restore the numbers in it."""
         self._rows.clear()
         self._places.clear()
         for column in range(_COLUMNS):
@@ -103,7 +112,10 @@ class WorkerTable:
         return True
 
     def _give_back(self, row: int) -> bool:
-        """Whether a worker that is gone had numbers in this row. All it held is given back."""
+        """Empty the columns of ended workers that have numbers in this row.
+
+        Returns whether there were any.
+        """
         found = False
         for at, number in enumerate(self._columns(row)):
             column = at // self._numbers
@@ -126,13 +138,13 @@ class WorkerTable:
         return self._file.halves if self._unit == 4 else self._file.words
 
     def _first(self, row: int) -> int:
-        """Where the numbers of a row begin, in units."""
+        """Return where the numbers of a row begin, in units."""
         return (row + self._head) // self._unit
 
     def _columns(self, row: int) -> memoryview:
-        """The numbers of all workers, column by column."""
+        """Return the numbers of all workers, column by column."""
         start = self._first(row)
-        # Whatever stands there: this worker's own is among them, and none of the next row.
+        # Whatever the file says, this includes the worker's own column and nothing of the next row.
         used = min(max(self._file.halves[USED], self._column + 1), _COLUMNS)
         return self._view[start : start + used * self._numbers]
 
@@ -152,8 +164,10 @@ class WorkerTable:
         return None
 
     def _claim(self, key: str) -> bool:
-        """Its row, or one where all numbers are 0. There may be none: it is then counted here
-        alone. Returns whether the row was another key's."""
+        """Give the key its row, or a row where all numbers are 0.
+
+        Without such a row, this worker alone counts the key. Returns whether the row is new to it.
+        """
         row = self._row(key)
         is_new = row is None
         if row is None:
@@ -173,12 +187,12 @@ class WorkerTable:
         return row
 
     def _put(self, key: str, *numbers: int) -> None:
-        """This worker's numbers. Of a key that has no row, nothing is written."""
+        """Write this worker's numbers. Does nothing for a key without a row."""
         row = self._rows.get(key)
         if row is None or self._generation != self._file.generation:
             return
         at = self._first(row) + self._column * self._numbers
-        # What is held becomes what is spent: the last first, or the row would be free in between.
+        # Backwards: what was held becomes spent, and the row must not be free in between.
         for offset in reversed(range(len(numbers))):
             self._view[at + offset] = numbers[offset]
         if not any(numbers):

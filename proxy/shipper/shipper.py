@@ -6,7 +6,6 @@ has not got the lock waits.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import threading
@@ -20,6 +19,7 @@ from proxy.events.sinks import configured, open_remote
 from proxy.events.sinks.base import Sink, SinkOptions
 from proxy.events.spool.offsets import Offset
 from proxy.events.spool.segment import Batch
+from proxy.runtime import filelock
 from proxy.settings.settings import Settings
 from proxy.shipper.spool_consumer import Handler, SpoolConsumer
 from proxy.wiring.sinks import sink_options
@@ -105,17 +105,14 @@ def shipper_lock(root: Path, give_up: Callable[[float], bool]) -> Iterator[bool]
     try:
         told = False
         while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not told:
-                    _log.info("another shipper works on %s: waiting for its end", root)
-                told = True
-                if give_up(_LOOK):
-                    yield False
-                    return
-            else:
+            if filelock.try_lock(descriptor):
                 yield True
+                return
+            if not told:
+                _log.info("another shipper works on %s: waiting for its end", root)
+            told = True
+            if give_up(_LOOK):
+                yield False
                 return
     finally:
         os.close(descriptor)

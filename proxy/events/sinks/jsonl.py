@@ -7,11 +7,12 @@ has been moved away.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from proxy.runtime import filelock
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class JsonLinesSink:
             if size + len(data) > self._max_bytes:
                 self._rotate()
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            filelock.unlock(descriptor)
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
@@ -53,8 +54,8 @@ class JsonLinesSink:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
                 self._descriptor = os.open(self._path, flags, self._mode)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            if _is_same(self._descriptor, self._path):
+            filelock.lock(self._descriptor)
+            if filelock.is_same_file(self._descriptor, self._path):
                 return self._descriptor
             self.close()  # which unlocks it
 
@@ -88,10 +89,3 @@ def _write_all(descriptor: int, data: bytes, size: int) -> None:
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, size)
         raise
-
-
-def _is_same(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

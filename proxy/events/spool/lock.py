@@ -6,11 +6,12 @@ whoever has the lock looks whether it is still the file of that name.
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from proxy.runtime import filelock
 
 _NAME: Final = "lock"
 
@@ -40,11 +41,10 @@ def acquire(folder: Path, *, wait: bool = False) -> SpoolLock | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
+        if wait:
+            filelock.lock(descriptor)
+        if (wait or filelock.try_lock(descriptor)) and filelock.is_same_file(descriptor, path):
             return SpoolLock(descriptor)
-    except (BlockingIOError, FileNotFoundError):
-        pass
     except BaseException:
         os.close(descriptor)
         raise
@@ -59,12 +59,9 @@ def is_owned(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not filelock.try_lock(descriptor, shared=True)
     finally:
         os.close(descriptor)
-    return False
 
 
 def remove_lock(folder: Path) -> None:
@@ -81,7 +78,7 @@ def node_lock(root: Path) -> Iterator[None]:
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(root / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        filelock.lock(descriptor)
         yield
     finally:
         os.close(descriptor)

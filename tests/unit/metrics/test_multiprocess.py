@@ -113,14 +113,14 @@ def test_only_one_adds_up_and_readers_wait_for_it(
 ) -> None:
     published(board, 1).close()
     monkeypatch.setattr(board_module, "_TIMEOUT_SECONDS", 0.05)
-    with board._locked(board_module.fcntl.LOCK_EX, 0) as locked:
+    with board._locked(0) as locked:
         assert locked
         board.tidy()
         assert "ended" not in files(board)
         assert seen(board) == (1, 0)  # in the end it reads all the same
     with (
-        board._locked(board_module.fcntl.LOCK_SH, 0),
-        board._locked(board_module.fcntl.LOCK_SH, 0) as locked,
+        board._locked(0, shared=True),
+        board._locked(0, shared=True) as locked,
     ):
         assert locked
 

@@ -123,7 +123,7 @@ def test_a_table_that_is_new_to_a_worker_says_nothing_of_its_keys(
     two = NodeHolds(place)
     assert two.hold([("b", 1, 100, 1000)]) is None
     two.settle([("b", 1)])
-    one._file._look_at = 0.0
+    one._file._check_at = 0.0
     assert hold(one, 1) is None, "what the row says is of another key"
 
 

@@ -174,7 +174,7 @@ def test_a_file_that_goes_is_made_again_with_what_is_held(place: Path) -> None:
         assert table.enter([("a", 3)]) is None
     place.unlink()
     for table in (one, two):
-        table._file._look_at = 0  # a second later
+        table._file._check_at = 0  # a second later
     assert one.enter([("b", 3)]) is None
     assert two.enter([("b", 3)]) is None
     assert [one.enter([("a", 3)]), two.enter([("a", 3)])] == [None, 0]
@@ -190,7 +190,7 @@ def test_a_file_that_is_cut_is_made_again_with_what_is_held(place: Path, grown: 
     if grown:
         os.truncate(place, size)
     for table in (one, two):
-        table._file._look_at = 0  # a second later
+        table._file._check_at = 0  # a second later
     two.leave(["a"])  # touches nothing that is not there
     assert one.enter([("b", 3)]) is None
     assert two.enter([("a", 3)]) is None

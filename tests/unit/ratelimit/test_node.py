@@ -70,7 +70,7 @@ def test_a_first_glance_sees_what_others_took(place: Path, clock: Clock) -> None
     one.take([Charge(bucket, 40)])
     assert two.peek(bucket) == 20
     place.unlink()
-    one._file._look_at = two._file._look_at = 0.0
+    one._file._check_at = two._file._check_at = 0.0
     one.take([Charge(bucket, 50)])
     assert two.peek(bucket) == 10, "and one at the file that took its place"
 
@@ -94,7 +94,7 @@ def test_a_glance_notices_a_file_that_goes(place: Path, clock: Clock, cut: bool)
         os.truncate(place, 0)
     else:
         place.unlink()
-        limiter._file._look_at = 0.0  # a second later; a cut one is noticed at once
+        limiter._file._check_at = 0.0  # a second later; a cut one is noticed at once
     assert limiter.peek(bucket) == 60, "and reads nothing behind the file's end"
 
 
@@ -228,7 +228,7 @@ def test_a_file_that_goes_is_noticed(place: Path, clock: Clock, cut: bool) -> No
         place.write_bytes(b"")
     else:
         place.unlink()
-        limiter._file._look_at = 0  # a second later; a cut one is noticed at once
+        limiter._file._check_at = 0  # a second later; a cut one is noticed at once
     assert took(limiter, "a", 60)
     assert not took(NodeLimiter(place, slots=16, clock=clock), "a")
 

@@ -100,7 +100,7 @@ def test_greenlets_that_wait_while_another_opens_anew(tmp_path: Path) -> None:
     waiting = [gevent.spawn(use) for _ in range(3)]
     gevent.sleep(0)
     (tmp_path / "file").unlink()
-    file._look_at = time.monotonic() - 1
+    file._check_at = time.monotonic() - 1
     assert use() == 1
     assert sorted(greenlet.get() for greenlet in waiting) == [2, 3, 4]
 
@@ -118,7 +118,7 @@ def test_a_file_that_was_cut_is_made_anew_for_all(tmp_path: Path, grown: bool) -
         os.truncate(path, HEADER_SIZE + 64)
     at = HEADER_SIZE // 8
     for number, file in enumerate(files):
-        file._look_at = 0.0
+        file._check_at = 0.0
         file.lock()
         assert file.words[at] == number
         file.words[at] += 1
