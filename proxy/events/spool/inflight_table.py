@@ -1,14 +1,14 @@
-"""The requests of a worker that are under way, in a memory-mapped file: what SIGKILL cannot take.
+"""The in-flight table: the requests in flight of one worker, in a memory-mapped file.
 
-Before a request goes upstream its intent is copied into a slot; its event goes into the same slot
-when it ends (one that was refused gets a slot only then); the slot is free again once the spool has
-the event. Whoever finds the file of a killed worker reads what is left: the event, or, where only
-the intent stands, that there was a request (:func:`leftover_records`). Nothing here enters the
-kernel, and nothing waits.
+The mapped file survives SIGKILL; its layout is in :mod:`proxy.events.spool`. A request's intent is
+copied into a slot before the request goes upstream. Its event goes into the same slot when the
+request ends; a refused request gets a slot only then. The slot is free again once the spool has the
+event. :func:`leftover_records` reads what a killed worker left: the event, or, where there is only
+the intent, that there was a request. Using a slot makes no system call and never waits.
 
-The thing to get wrong: the process may end between any two instructions. Intent and event have
-areas of their own, and the slot's state is changed last, when what it speaks of is whole; both are
-encode_record records besides, so that after a power cut a half-written one is known for what it is.
+Note: the process may end between any two instructions. Intent and event have areas of their own,
+and the slot's state changes last, when the area it refers to is complete. Both are checksummed
+records, so that a record that a power cut left half-written is recognised.
 """
 
 import mmap
@@ -22,22 +22,22 @@ from proxy.core.usage_event import Intent, UsageEvent
 from proxy.events.spool.retention import INTENTS
 from proxy.events.spool.segment import decode_record, encode_record
 
-#: Of a slot: its state in byte 0, then the two areas. A page of memory holds two slots.
+#: Bytes of a slot, and where its two areas begin. A page of memory holds two slots.
 _SLOT: Final = 2048
 _INTENT: Final = 8
 _EVENT: Final = 768
 _FREE, _INTENDED, _FINISHED = 0, 1, 2
-#: A request that has no slot.
+#: The slot number of a request without a slot.
 NO_SLOT: Final = -1
 
 
 class InFlightTable:
-    """Slots in ``folder``. All methods but :meth:`create` and :meth:`close` are for one thread."""
+    """The slots of one worker. All methods but `create` and `close` are for one thread."""
 
     def __init__(self, path: Path, memory: mmap.mmap) -> None:
         self._path = path
         self._memory = memory
-        # The last one freed is the next one taken: the same few pages of memory all the time.
+        # A stack: the slot released last is reserved next, so that few pages of memory are used.
         self._free = list(range(len(memory) // _SLOT))
         self._count = len(self._free)
         #: Requests that found no slot.
@@ -45,9 +45,10 @@ class InFlightTable:
 
     @classmethod
     def create(cls, folder: Path, slots: int) -> "InFlightTable":
-        """Raises OSError; a full disk is noticed here, and never by a request.
+        """Make the file in `folder` and reserve its blocks. Raises OSError.
 
-        (A write to mapped memory that has no block on the disk would be the end of the process.)
+        A write to mapped memory that has no block on the disk would end the process, so a full
+        disk is noticed here and never by a request.
         """
         path = folder / INTENTS
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -66,7 +67,7 @@ class InFlightTable:
         return self._count - len(self._free)
 
     def reserve(self, record: bytes) -> int:
-        """The slot that now holds this intent, or :data:`NO_SLOT`."""
+        """Store an intent in a free slot. Returns its number, or :data:`NO_SLOT`."""
         if not self._free or len(record) > _EVENT - _INTENT:
             self.missed += 1
             return NO_SLOT
@@ -77,18 +78,21 @@ class InFlightTable:
         return slot
 
     def finish(self, slot: int, record: bytes) -> None:
-        """Put the event beside its intent. One that is too large for that leaves the intent."""
+        """Store the event in its request's slot. An event that is too large leaves the intent."""
         if len(record) <= _SLOT - _EVENT:
             start = slot * _SLOT
             self._memory[start + _EVENT : start + _EVENT + len(record)] = record
             self._memory[start] = _FINISHED
 
     def reserve_finished(self, record: bytes) -> int:
-        """A slot for an event that had no intent, such as one of a refused request."""
+        """Store an event without intent, such as that of a refused request.
+
+        Returns the slot's number, or :data:`NO_SLOT`.
+        """
         if not self._free or len(record) > _SLOT - _EVENT:
             return NO_SLOT
         slot = self._free.pop()
-        self._memory[slot * _SLOT + _INTENT] = 0  # of whoever was here before
+        self._memory[slot * _SLOT + _INTENT] = 0  # invalidates the intent of an earlier request
         self.finish(slot, record)
         return slot
 
@@ -97,22 +101,23 @@ class InFlightTable:
         self._free.append(slot)
 
     def close(self) -> None:
-        """With no slot in use the file goes, else it is left for who looks for orphans."""
+        """Remove the file, unless a slot is in use: then recovery reads it later."""
         if not self.open:
             self._path.unlink(missing_ok=True)
 
 
 def intent_record(intent: Intent) -> bytes:
-    """What an event needs of which nothing but its beginning is known."""
+    """The record of an intent: what an event with outcome "unknown" needs."""
     *ours, endpoint, method, client_ip = intent
     if len(endpoint) + len(method) + len(client_ip) > 200:
-        # Cut, so that every request fits: what the client sends may be of any length.
+        # Truncated so that every request fits its slot: a client's values may have any length.
         endpoint, method, client_ip = endpoint[:120], method[:32], client_ip[:48]
     return encode_record(orjson.dumps((*ours, endpoint, method, client_ip)) + b"\n")
 
 
 def leftover_records(folder: Path) -> tuple[list[bytes], int]:
-    """The events in the slots of a worker that is gone, as records; and how many are unreadable.
+    """Returns the events in the slots of an ended worker, as records, and the count of unreadable
+    slots.
 
     Empty without the file. A slot of another version counts as unreadable. Raises OSError.
     """
@@ -138,11 +143,11 @@ def _record_of(slot: bytes) -> bytes | None:
     try:
         return encode_record(_unknown(intent)) if intent else None
     except (ValueError, TypeError, OverflowError):
-        return None  # whole, and of another version
+        return None  # a valid record of another version
 
 
 def _line_in(area: bytes) -> bytes | None:
-    """The area may hold the end of a longer record from before."""
+    """The line at the start of `area`; the end of a longer, earlier record may follow it."""
     return decode_record(area[: area.find(b"\n") + 1])
 
 

@@ -1,8 +1,7 @@
-"""Whose folder is it? A writer holds the lock (``flock``) of its folder's file ``lock``.
+"""The locks of the spool: of a writer's folder, and of the node (see :mod:`proxy.events.spool`).
 
-The kernel lets go of it when the process ends, however it ends: a folder whose lock is free is an
-orphan. The thing to get wrong: a folder may be removed between opening and locking its file, so
-whoever has the lock looks whether it is still the file of that name.
+Note: a folder may be removed between opening and locking its lock file. So `acquire` checks, with
+the lock held, that the file still has that name.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ _NAME: Final = "lock"
 
 
 class SpoolLock:
-    """A lock that is held until :meth:`release`, or until the process ends."""
+    """The lock of one folder, held until :meth:`release`, or until the process ends."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
@@ -30,10 +29,10 @@ class SpoolLock:
 
 
 def acquire(folder: Path, *, wait: bool = False) -> SpoolLock | None:
-    """Take ``folder``; None when somebody else has it or it is gone. Raises OSError.
+    """Lock `folder`. Returns None when it is locked or removed. Raises OSError.
 
-    ``wait`` for who only looks (:func:`is_owned`): for the maker of a folder, whom nobody else
-    can be before.
+    `wait` is for the process that has just made the folder: only :func:`is_owned` can hold the
+    lock then, for a moment.
     """
     path = folder / _NAME
     try:
@@ -53,7 +52,7 @@ def acquire(folder: Path, *, wait: bool = False) -> SpoolLock | None:
 
 
 def is_owned(folder: Path) -> bool:
-    """Whether a living process has it. For a moment this holds a shared lock itself."""
+    """Whether a running process owns `folder`. Holds a shared lock for a moment itself."""
     try:
         descriptor = os.open(folder / _NAME, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -65,15 +64,16 @@ def is_owned(folder: Path) -> bool:
 
 
 def remove_lock(folder: Path) -> None:
-    """The last file of a folder to go, by its owner."""
+    """Remove the lock file, by its owner, as the last file of a folder."""
     (folder / _NAME).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def node_lock(root: Path) -> Iterator[None]:
-    """One process of the node at a time: to make a folder, to look for orphans. Held for moments.
+    """Let one process of the node at a time make a folder or look for abandoned ones.
 
-    Without it a folder that was just made, and not yet locked, would be taken for an orphan.
+    Without it a folder that was just made, and is not locked yet, would pass for abandoned. Held
+    for moments.
     """
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(root / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

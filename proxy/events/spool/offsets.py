@@ -1,7 +1,7 @@
-"""How far each sink has read in a writer's folder: one small file per sink, ``<sink>.position``.
+"""Offset files: how far each sink has read in a writer's folder (see :mod:`proxy.events.spool`).
 
-A position may only grow after the sink has accepted what is before it; whoever is killed in between
-delivers a few lines twice, and none never. A file that is missing or damaged means the beginning,
+An offset is written only after the sink has accepted what is before it. A process that is killed in
+between delivers a few lines twice, and loses none. A missing or damaged file means the beginning,
 for the same reason.
 """
 
@@ -13,23 +13,23 @@ from typing import Final, NamedTuple
 
 _SUFFIX: Final = ".position"
 _FORM: Final = re.compile(rb"([0-9]{16}) ([0-9]{16})\n")
-#: What may be the name of a sink.
+#: Valid names of sinks.
 SINK_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class Offset(NamedTuple):
-    """Everything before byte ``offset`` of ``segment``, and all segments before that, is done."""
+    """All bytes before `offset` in `segment`, and all earlier segments, are done."""
 
     segment: int
     offset: int
 
 
-#: Before everything.
+#: The beginning of every folder.
 START: Final = Offset(0, 0)
 
 
 def read_offset(folder: Path, sink: str) -> Offset:
-    """Where ``sink`` goes on; :data:`START` when it has never read here."""
+    """The offset at which `sink` continues; :data:`START` when it has never read here."""
     try:
         found = _FORM.fullmatch(_file(folder, sink).read_bytes())
     except FileNotFoundError:
@@ -38,22 +38,22 @@ def read_offset(folder: Path, sink: str) -> Offset:
 
 
 def write_offset(folder: Path, sink: str, position: Offset, *, durable: bool = True) -> None:
-    """``durable``: returns when it would outlive a power cut. Raises OSError.
+    """Write the offset of `sink`; with `durable`, so that it survives a power cut. Raises OSError.
 
-    A folder that is gone had nothing left for any sink: then there is nothing to remember.
+    A removed folder had nothing left for any sink, so there is nothing to write.
     """
     path = _file(folder, sink)
     content = b"%016d %016d\n" % position
     try:
         if durable:
-            # One process writes the positions of one sink: this name is nobody else's.
+            # One process writes the offsets of one sink, so no other process uses this name.
             fresh = path.with_suffix(".fresh")
             _write(fresh, content, durable=True)
             fresh.replace(path)
             sync_folder(folder)
         else:
-            # In place: all are of one length, so it is the old or the new one, cheaply, and on a
-            # full disk too.
+            # In place: all offsets have one length, so a reader finds the old or the new one. It
+            # is cheap, and works on a full disk.
             _write(path, content, durable=False)
     except FileNotFoundError:
         if folder.exists():
@@ -71,7 +71,7 @@ def _write(path: Path, content: bytes, *, durable: bool) -> None:
 
 
 def make_durable(folder: Path, sink: str) -> None:
-    """What was written without ``durable``; the folder itself is left to the caller."""
+    """Sync an offset that was written without `durable`. The caller syncs the folder."""
     try:
         descriptor = os.open(_file(folder, sink), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def remove_offsets(folder: Path) -> None:
 
 
 def highest_offset(folder: Path) -> Offset:
-    """That of the sink which has come furthest."""
+    """The offset of the sink that has read furthest."""
     names = [path.name.removesuffix(_SUFFIX) for path in folder.glob("*" + _SUFFIX)]
     return max((read_offset(folder, name) for name in names), default=START)
 
@@ -97,7 +97,7 @@ def sync_folder(folder: Path) -> None:
     """Make names that were added to or removed from ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # Some network file systems refuse this for a directory; then they need none.
+        # Some network file systems refuse this for a directory. They do not need it.
         with contextlib.suppress(PermissionError):
             os.fsync(descriptor)
     finally:

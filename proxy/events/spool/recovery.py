@@ -1,7 +1,7 @@
-"""The greenlet that looks after the folders of workers that are gone
-(:mod:`proxy.events.spool.recovery`).
+"""Recovery of the spools that ended workers left.
 
-Every worker looks, at its start and then every few seconds; the kernel's lock decides who gets one.
+Every worker looks for abandoned folders at its start and then every few seconds. The folder's lock
+decides which worker gets it.
 """
 
 import logging
@@ -29,30 +29,30 @@ from proxy.events.spool.segment import (
 )
 from proxy.events.spool.writer import SegmentWriter
 
-#: Where the ``event_id`` stands in a record: the first field of every line.
+#: The ``event_id`` in a record: the first field of every line.
 _ID: Final = slice(PREFIX + len('{"event_id":"'), PREFIX + len('{"event_id":"') + 32)
 _TOKEN: Final = re.compile(rb'"token_id":"([0-9a-f-]{36})"')
-#: Among so many of the newest segments a record can have a slot still.
+#: Only records in so many of the newest segments can still have a slot.
 _NEWEST: Final = 3
-#: Of so many of the newest events it is said whose they are: more than a worker ends in a second.
+#: The newest events whose access tokens are reported: more than a worker ends in a second.
 _LAST_EVENTS: Final = 5000
 
 
 class AbandonedSpool:
-    """A folder that is ours until :meth:`leave`."""
+    """An abandoned folder that this process owns until :meth:`leave` or :meth:`release`."""
 
     def __init__(self, folder: Path, ownership: SpoolLock) -> None:
         self.folder = folder
         self._ownership = ownership
-        #: Requests of which only the beginning is known; open requests in all; unreadable ones.
+        #: Slots that became records; slots that are unreadable.
         self.recovered = 0
         self.unreadable = 0
-        #: Access tokens of the newest events of a worker that was killed; nobody else's are known.
+        #: Ids of the access tokens in the newest events, if the worker was killed.
         self.token_ids: frozenset[str] = frozenset()
         self._position = read_offset(folder, LOCAL)
 
     def recover(self) -> None:
-        """Turn the slots in use into records. Raises OSError: then they are still there."""
+        """Turn the slots in use into records. Raises OSError: the slots are kept then."""
         records, self.unreadable = leftover_records(self.folder)
         if records:
             spooled = _newest_ids(self.folder)
@@ -70,17 +70,17 @@ class AbandonedSpool:
         sync_folder(self.folder)
 
     def read(self) -> Batch:
-        """The next lines that the local sinks lack; none when there are no more. Raises OSError."""
+        """The next lines that the local sinks lack; none at the end. Raises OSError."""
         return read_batch(self.folder, self._position, max_lines=500, abandoned=True)
 
     def accepted(self, batch: Batch) -> None:
-        """The local sinks have them. Raises OSError."""
+        """Record that the local sinks have accepted `batch`. Raises OSError."""
         if batch.position != self._position:
             self._position = batch.position
             write_offset(self.folder, LOCAL, batch.position)
 
     def leave(self, sinks: Collection[str] | None) -> None:
-        """Remove what all of ``sinks`` have passed; the rest is an orphan again. Raises OSError."""
+        """Remove what all of `sinks` have passed, and release the folder. Raises OSError."""
         try:
             if sinks is not None:
                 reclaim(self.folder, sinks)
@@ -89,24 +89,24 @@ class AbandonedSpool:
             self._ownership.release()
 
     def release(self) -> None:
-        """Leave everything as it is."""
+        """Release the folder and change nothing in it."""
         self._ownership.release()
 
 
 def abandoned_spools(root: Path) -> Iterator[AbandonedSpool]:
-    """Each orphan once, owned; to be left before the next is asked for.
+    """Yields each abandoned folder once, locked. The caller releases it before taking the next.
 
-    Raises OSError; for a folder that cannot be taken only after all the others.
+    Raises OSError; for a folder that cannot be locked, only after all others.
     """
     trouble: OSError | None = None
     for folder in writer_folders(root):
         try:
-            orphan = _take(folder)
+            spool = _take(folder)
         except OSError as error:
             trouble = error
             continue
-        if orphan is not None:
-            yield orphan
+        if spool is not None:
+            yield spool
     if trouble is not None:
         raise trouble
 
@@ -127,7 +127,7 @@ def _newest_ids(folder: Path) -> set[bytes]:
     ids: set[bytes] = set()
     for number in segment_numbers(folder)[-_NEWEST:]:
         with segment_path(folder, number).open("rb") as file:
-            # Whole ones only: of a record that the kill tore, the slot has the rest.
+            # Complete records only: a record that the kill tore is still whole in its slot.
             ids.update(record[_ID] for record in file if decode_record(record) is not None)
     return ids
 
@@ -143,12 +143,12 @@ def _newest_tokens(folder: Path) -> frozenset[str]:
 
 _log = logging.getLogger(__name__)
 
-_LOOK_SECONDS: Final = 5.0
-_POLL_SECONDS: Final = 0.02
+_SCAN_INTERVAL_SECONDS: Final = 5.0
+_POLL_INTERVAL_SECONDS: Final = 0.02
 
 
 class SpoolRecovery:
-    """Brings what abandoned_spools hold to ``sink_workers``, and removes what all of ``sinks`` have
+    """Delivers what abandoned spools hold to `sink_workers`, and removes what all of `sinks` have
     passed."""
 
     def __init__(
@@ -159,81 +159,82 @@ class SpoolRecovery:
         self._sink_workers = sink_workers
         self._thread = ThreadPool(1)
         self._failing = False
-        #: Requests of killed workers that were told of; records that nobody could read.
+        #: Requests of killed workers that became events; records that are unreadable.
         self.recovered = 0
         self.damaged = 0
-        #: Called with the access tokens that a killed worker has served last. Must not wait.
+        #: Called with the ids of the access tokens that a killed worker served last. Must not wait.
         self.killed: Callable[[Collection[str]], None] = lambda token_ids: None
         self._greenlet = gevent.spawn(self._run)
 
     def close(self) -> None:
-        """What is being adopted stays ours until the process ends, and is an orphan again then."""
+        """Stop. A folder that is being recovered stays locked until the process ends, and is
+        abandoned again then."""
         self._greenlet.kill()
         gevent.spawn(self._thread.kill)  # which waits for a thread that hangs
 
     def _run(self) -> None:
         while True:
             try:
-                self._look()
+                self._recover_all()
                 self._failing = False
             except Exception as error:  # noqa: BLE001  (this greenlet must not end)
                 if not self._failing:
                     _log.error("what other workers left in the spool cannot be read: %s", error)
                 self._failing = True
-            gevent.sleep(_LOOK_SECONDS)
+            gevent.sleep(_SCAN_INTERVAL_SECONDS)
 
-    def _look(self) -> None:
+    def _recover_all(self) -> None:
         trouble: Exception | None = None
         found = abandoned_spools(self._root)
-        while (orphan := self._call(next, found, None)) is not None:
+        while (spool := self._call(next, found, None)) is not None:
             try:
-                self._settle(orphan)
+                self._recover(spool)
             except Exception as error:  # noqa: BLE001  (this folder's alone)
-                orphan.release()
+                spool.release()
                 trouble = error
         if trouble is not None:
             raise trouble
 
-    def _settle(self, orphan: AbandonedSpool) -> None:
-        self._call(orphan.recover)
-        if orphan.recovered or orphan.unreadable:
+    def _recover(self, spool: AbandonedSpool) -> None:
+        self._call(spool.recover)
+        if spool.recovered or spool.unreadable:
             _log.warning(
                 "a worker was killed: its %d open requests become events (%d unreadable)",
-                orphan.recovered,
-                orphan.unreadable,
+                spool.recovered,
+                spool.unreadable,
             )
-        if orphan.token_ids:
-            self.killed(orphan.token_ids)
-        self.recovered += orphan.recovered
-        self.damaged += orphan.unreadable
+        if spool.token_ids:
+            self.killed(spool.token_ids)
+        self.recovered += spool.recovered
+        self.damaged += spool.unreadable
         if self._sink_workers:
-            self._bring(orphan)
-        self._call(orphan.leave, self._sinks)
+            self._deliver(spool)
+        self._call(spool.leave, self._sinks)
 
-    def _bring(self, orphan: AbandonedSpool) -> None:
+    def _deliver(self, spool: AbandonedSpool) -> None:
         while True:
-            batch = self._call(orphan.read)
+            batch = self._call(spool.read)
             if batch.damaged:
                 _log.warning("%d damaged records in the spool were skipped", batch.damaged)
             self.damaged += batch.damaged
-            self._wait_until(lambda: all(delivery.free for delivery in self._sink_workers))
-            for delivery in self._sink_workers:
-                delivery.add(batch.lines)
-            given = [(delivery, delivery.added) for delivery in self._sink_workers]
-            self._wait_until(lambda: all(sink.done >= count for sink, count in given))  # noqa: B023
-            self._call(orphan.accepted, batch)
+            self._wait_until(lambda: all(worker.free for worker in self._sink_workers))
+            for worker in self._sink_workers:
+                worker.add(batch.lines)
+            targets = [(worker, worker.added) for worker in self._sink_workers]
+            self._wait_until(lambda: all(sink.done >= count for sink, count in targets))  # noqa: B023
+            self._call(spool.accepted, batch)
             if not batch.lines:
                 return
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            gevent.sleep(_POLL_SECONDS)
+            gevent.sleep(_POLL_INTERVAL_SECONDS)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """On the thread: all of this waits for the disk."""
+        """Call `function` on the thread, because it waits for the disk."""
 
         def guarded() -> Any:
-            # Caught over there: gevent prints the traceback of what leaves a pool's thread.
+            # Caught on the thread: gevent prints the traceback of what leaves a pool's thread.
             try:
                 return function(*args)
             except Exception as error:  # noqa: BLE001

@@ -1,9 +1,9 @@
-"""The spool of a node: ``DATA_DIR/spool`` with a folder for each writer, and who reads there.
+"""Which segments and folders of a node's spool are kept, and for which sinks.
 
-``sinks.json`` names the sinks for which segments are kept. One that is new begins with the oldest
-segment there is; one that is no longer named holds nothing back. The rules by which segments and
-folders go are here: a segment when every named sink has passed it, a folder when it is an orphan
-and holds neither segments nor intents.
+The rules are in :mod:`proxy.events.spool`. ``sinks.json`` names the sinks for which segments are
+kept. A new sink begins with the oldest segment there is; a sink that is no longer named holds
+nothing back. A segment is removed when every named sink has passed it, a folder when it is
+abandoned and holds neither segments nor intents.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ from proxy.events.spool.offsets import (
 from proxy.events.spool.segment import segment_numbers, segment_path, segment_size
 from proxy.events.spool.thinning import thin
 
-#: The sink that is the worker's acquire: what `EVENT_LOG` names.
+#: The name of the worker's own sink, which EVENT_LOG sets.
 LOCAL: Final = "local"
-#: The open requests of a writer, see proxy/events/spool/inflight_table.py.
+#: File name of the in-flight table, see proxy/events/spool/inflight_table.py.
 INTENTS: Final = "intents"
 _SINKS: Final = "sinks.json"
-#: As SpoolWriter.create names them. What else lies there is somebody else's: lost+found, a copy.
+#: Names that SegmentWriter.create makes. Other names (lost+found, a copy) are left alone.
 _FOLDER: Final = re.compile(r"[0-9]{14}-[0-9]+-[0-9a-f]{16}")
 
 
 def writer_folders(root: Path) -> list[Path]:
-    """The folders of all writers of the node, living and gone, those first that were made first."""
+    """The folders of all writers of the node, running or ended, oldest first."""
     try:
         with os.scandir(root) as found:
             return sorted(
@@ -50,7 +50,7 @@ def writer_folders(root: Path) -> list[Path]:
 
 
 def register_sinks(root: Path, names: Collection[str]) -> None:
-    """Keep segments for these sinks from now on, and for no others. Raises OSError."""
+    """Keep segments for exactly these sinks from now on. Raises OSError."""
     for name in names:
         if not SINK_NAME.fullmatch(name):
             raise ValueError(f"not a name for a sink: {name!r}")
@@ -70,7 +70,7 @@ def register_sinks(root: Path, names: Collection[str]) -> None:
 
 
 def registered_sinks(root: Path) -> frozenset[str] | None:
-    """None when nobody has said yet, or it cannot be read: then nothing may be removed."""
+    """The sinks of ``sinks.json``. Returns None without a readable file: nothing may be removed."""
     try:
         return frozenset(json.loads((root / _SINKS).read_text()))
     except (OSError, ValueError):
@@ -78,9 +78,9 @@ def registered_sinks(root: Path) -> frozenset[str] | None:
 
 
 def reclaim(folder: Path, sinks: Collection[str], *, live: int | None = None) -> None:
-    """Unlink the segments that every sink has passed, but the one that is being written (``live``).
+    """Remove the segments that every sink has passed, except `live`, which is being written.
 
-    For the folder's owner alone. Positions are made durable first. Raises OSError.
+    Only the folder's owner may call it. Offsets are made durable first. Raises OSError.
     """
     positions = [read_offset(folder, sink) for sink in sinks]
     numbers = [number for number in segment_numbers(folder) if number != live]
@@ -95,11 +95,12 @@ def reclaim(folder: Path, sinks: Collection[str], *, live: int | None = None) ->
 
 
 def tidy(folder: Path, sinks: Collection[str] | None) -> None:
-    """Remove from an orphan what nobody needs any more, at last the folder; else do nothing.
+    """Remove the segments of an abandoned folder that no sink needs, and the folder once it is
+    empty. A folder with an owner is left alone.
 
-    For whoever has moved a position; takes what :func:`registered_sinks` gives. Raises OSError.
-    Slots have to become records first, by a worker: it is the segments that tell it which of them
-    are records already.
+    Called after an offset has moved, with the result of :func:`registered_sinks`. A folder with
+    slots is left alone too: a worker turns them into records first, and it needs the segments to
+    know which of them are records already. Raises OSError.
     """
     if sinks is None or (folder / INTENTS).exists():
         return
@@ -114,7 +115,10 @@ def tidy(folder: Path, sinks: Collection[str] | None) -> None:
 
 
 def remove_if_empty(folder: Path) -> bool:
-    """Remove a folder without segments and intents, by its owner. Raises OSError."""
+    """Remove a folder without segments and intents. Returns whether it did. Raises OSError.
+
+    Only the folder's owner may call it.
+    """
     if segment_numbers(folder) or (folder / INTENTS).exists():
         return False
     remove_offsets(folder)
@@ -128,16 +132,20 @@ def _passed(folder: Path, number: int, positions: Collection[Offset]) -> bool:
     return not end.offset or all(position >= end for position in positions)
 
 
-#: Segments that were thinned out, or looked through, by folder and number.
+#: Segments that this process has thinned or searched, by folder and number.
 _read: Final[set[tuple[Path, int]]] = set()
-#: Its number, folder and size, and whether somebody is writing it.
+#: Number, folder, size in bytes, and whether it is being written.
 _Segment = tuple[int, Path, int, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """``kept`` bytes remain; ``removed`` segments went, with ``lost`` records that some sink had
-    not got; ``refused`` were taken out of segments that stay, whatever sinks have got of them."""
+    """Result of :func:`enforce_max_bytes`.
+
+    `kept` bytes remain. `removed` segments are gone, with `lost` records that at least one sink had
+    not read. `refused` records were removed from segments that stay, whether sinks had read them or
+    not.
+    """
 
     kept: int
     removed: int
@@ -145,23 +153,23 @@ class Bounded:
     refused: int = 0
 
 
-def enforce_max_bytes(root: Path, most: int, sinks: Collection[str]) -> Bounded:
-    """Remove the oldest segments until at most ``most`` bytes are left. Raises OSError.
+def enforce_max_bytes(root: Path, max_bytes: int, sinks: Collection[str]) -> Bounded:
+    """Remove the oldest segments until at most `max_bytes` are left. Raises OSError.
 
-    A folder that cannot be read is as good as empty, a segment that cannot be removed stays.
+    A folder that cannot be read counts as empty; a segment that cannot be removed stays.
     """
-    with node_lock(root):  # or several workers would each make the room that one needs
+    with node_lock(root):  # or several workers would each free the space that one needs
         segments: list[_Segment] = []
         for folder in writer_folders(root):
             with contextlib.suppress(OSError):
                 segments += _segments(folder)
         kept = sum(size for _, _, size, _ in segments)
         removed = lost = refused = 0
-        if kept > most:
-            segments, refused = _without_refusals(segments, kept - most, sinks)
+        if kept > max_bytes:
+            segments, refused = _without_refusals(segments, kept - max_bytes, sinks)
             kept = sum(size for _, _, size, _ in segments)
         for number, folder, size, live in sorted(segments):
-            if kept <= most:
+            if kept <= max_bytes:
                 break
             if not live:
                 with contextlib.suppress(OSError):
@@ -176,8 +184,10 @@ def enforce_max_bytes(root: Path, most: int, sinks: Collection[str]) -> Bounded:
 def _without_refusals(
     segments: list[_Segment], excess: int, sinks: Collection[str]
 ) -> tuple[list[_Segment], int]:
-    """Thin out the oldest until ``excess`` bytes are free; each is read once by a process. What is
-    left, and how many records went."""
+    """Thin the oldest segments until `excess` bytes are free; a process reads each segment once.
+
+    Returns the remaining segments and the number of removed records.
+    """
     _read.intersection_update((folder, number) for number, folder, _, _ in segments)
     left: list[_Segment] = []
     refused = 0
@@ -205,7 +215,7 @@ def _segments(folder: Path) -> list[_Segment]:
 
 
 def _pending_records(folder: Path, number: int, sinks: Collection[str]) -> int:
-    """Records in this segment that the slowest of ``sinks`` has not got."""
+    """Number of records in this segment that the slowest of `sinks` has not read."""
     slowest = min((read_offset(folder, sink) for sink in sinks), default=None)
     if slowest is None or slowest.segment > number:
         return 0

@@ -1,9 +1,6 @@
-"""Reading a writer's folder: segments ``<number>.log``, each a run of records, oldest first.
+"""Records, and reading segments, across processes and while they are written.
 
-Works across processes, on a folder that is being written to. The thing to get wrong: the last bytes
-of a segment may be half a record that is just being written. They are a torn tail, to be skipped
-and counted, only when nobody will complete them: when a later segment exists or the writer is gone,
-and that has to be known *before* the bytes are read.
+The format, and the rule for torn tails, are in :mod:`proxy.events.spool`.
 """
 
 import os
@@ -19,26 +16,26 @@ from proxy.events.spool.offsets import Offset
 from proxy.events.truncate import MAX_LINE_BYTES, fit
 from proxy.runtime.cpu_turns import yield_cpu_every
 
-#: Bytes in front of the line itself.
+#: Bytes of a record before its line.
 PREFIX: Final = 9
 
 
 def encode_record(line: bytes) -> bytes:
-    """The record of ``line``, which ends with its only line end."""
+    """The record of `line`, which has one line end, at its end."""
     return b"%08x %b" % (crc32(line), line)
 
 
 def capped(record: bytes) -> bytes:
-    """``record`` itself, or that of its line cut to what every sink takes."""
+    """`record`, or the record of its line truncated to a length that every sink takes."""
     if len(record) <= MAX_LINE_BYTES:
         return record
     return encode_record(fit(record[PREFIX:], MAX_LINE_BYTES - PREFIX))
 
 
 def decode_record(record: bytes) -> bytes | None:
-    """The line of a record; None when it is damaged or not whole."""
+    """The line of a record. Returns None for a damaged or incomplete record."""
     line = record[PREFIX:]
-    # Compared as text: int() would take signs, spaces and underscores as well.
+    # Compared as text: int() would also accept signs, spaces and underscores.
     whole = line.endswith(b"\n") and record[:PREFIX] == b"%08x " % crc32(line)
     return line if whole else None
 
@@ -49,11 +46,12 @@ _NAME: Final = re.compile(r"([0-9]{16})\.log")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``lines``: JSON, each with its line end. ``position``: behind them; to be written once they
-    are accepted. ``damaged``: torn or corrupt records that were skipped on the way.
+    """What one call of :func:`read_batch` found.
 
-    Without lines there is nothing to read now; the position may have moved over damage all the
-    same.
+    `lines` are JSON lines with their line ends. `position` is the offset behind them, to be written
+    once they are accepted. `damaged` counts torn or corrupt records that were skipped.
+
+    Without lines there is nothing to read now, but `position` may have moved over damaged records.
     """
 
     lines: list[bytes]
@@ -66,7 +64,7 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def segment_numbers(folder: Path) -> list[int]:
-    """Oldest first; empty when the folder is gone."""
+    """Segment numbers, oldest first. Empty when the folder is removed."""
     try:
         names = os.listdir(folder)  # noqa: PTH208  (names are all that is needed)
     except FileNotFoundError:
@@ -82,10 +80,10 @@ def read_batch(
     max_bytes: int = 1024 * 1024,
     abandoned: bool = False,
 ) -> Batch:
-    """What stands behind ``position``, over the ends of segments, up to about ``max_bytes``.
+    """Read the lines behind `position`, across segments, up to about `max_bytes`.
 
-    A segment that is missing (the spool was full and it had to go) is passed over. ``abandoned``:
-    the caller owns the folder himself, and writes nothing. Raises OSError.
+    A missing segment (removed because the spool was full) is passed over. `abandoned` means that
+    the caller owns the folder and writes nothing to it. Raises OSError.
     """
     lines: list[bytes] = []
     damaged = 0
@@ -100,7 +98,7 @@ def read_batch(
         try:
             data, at_end = _read(segment_path(folder, number), start, room, final=final)
         except FileNotFoundError:
-            continue  # unlinked in between: look again
+            continue  # unlinked in between: list again
         taken = 0
         for record in yield_cpu_every(_records(data)):
             if len(lines) == max_lines:
@@ -120,7 +118,7 @@ def read_batch(
 
 
 def pending_bytes(folder: Path, position: Offset) -> int:
-    """How much stands behind ``position``, damage included: what a sink still has before it."""
+    """Bytes behind `position` that a sink has not read yet, damaged records included."""
     total = 0
     for number in segment_numbers(folder):
         if number >= position.segment:
@@ -130,30 +128,31 @@ def pending_bytes(folder: Path, position: Offset) -> int:
 
 
 def segment_size(folder: Path, number: int) -> int:
-    """In bytes; 0 when it is gone."""
+    """Size in bytes; 0 for a removed segment."""
     try:
         return segment_path(folder, number).stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def _read(path: Path, start: int, most: int, *, final: bool) -> tuple[bytes, bool]:
-    """Whole records from ``start`` on, one at least if there is one; and whether that is all.
+def _read(path: Path, start: int, max_bytes: int, *, final: bool) -> tuple[bytes, bool]:
+    """Returns complete records from `start` on, at least one if there is one, and whether the end
+    of the file is reached.
 
-    ``final``: nobody writes there any more, so what has no line end is given as well.
+    `final` means that the segment is no longer written: bytes without a line end are returned too.
     """
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        data = os.pread(file.fileno(), most, start)
+        data = os.pread(file.fileno(), max_bytes, start)
         while b"\n" not in data and start + len(data) < size:
-            most *= 2  # a giant among records
-            data = os.pread(file.fileno(), most, start)
+            max_bytes *= 2  # a record larger than the limit
+            data = os.pread(file.fileno(), max_bytes, start)
     at_end = start + len(data) >= size
     return (data if final and at_end else data[: data.rfind(b"\n") + 1]), at_end
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    """Each with its line end, but perhaps the last. ``splitlines`` would end them at a CR, too."""
+    """Records with their line ends; the last may lack it. `splitlines` would also split at a CR."""
     start = 0
     while start < len(data):
         end = data.find(b"\n", start) + 1 or len(data)

@@ -1,8 +1,9 @@
-"""Taking refusals of unknown tokens out of a closed segment, when the spool is full.
+"""Removing refusals of unknown tokens from a closed segment when the spool is full.
 
-Anybody can make such events, so they must not push out those of requests that were paid for. What
-stays is written as a segment of the next number, durable before the old one goes. A reader that was
-just reading the old one begins the new one from its start, and gets some events twice.
+Any client can cause such events, so they must not push out events of requests that were paid for.
+The remaining records become a segment with the next number, which is durable before the old one is
+removed. A reader of the old segment starts at the beginning of the new one, and gets some events
+twice.
 """
 
 import contextlib
@@ -14,30 +15,30 @@ from typing import Final
 from proxy.events.spool.offsets import read_offset, sync_folder
 from proxy.events.spool.segment import segment_numbers, segment_path
 
-#: In the line of an event without a principal. No client can put it there: in a JSON string its
-#: quotes would be escaped.
-NOBODY: Final = b'"project_id":null,"token_id":null,"token":null,'
+#: Part of the line of each event without a principal. No client can put it into another line: in a
+#: JSON string its quotes would be escaped.
+NO_PRINCIPAL: Final = b'"project_id":null,"token_id":null,"token":null,'
 _REFUSED: Final = b'"outcome":"rejected",'
-#: What is being written. No name of a segment; goes with the folder.
+#: The segment being written. Not a segment's name; removed with the folder.
 _UNFINISHED: Final = "thinned.fresh"
 
 
 def is_refusal(record: bytes) -> bool:
-    """Whether this is the event of a request that was refused without a recognised token."""
-    return NOBODY in record and _REFUSED in record
+    """Whether this is the event of a request that was refused without a known access token."""
+    return NO_PRINCIPAL in record and _REFUSED in record
 
 
 def thin(folder: Path, number: int, sinks: Collection[str]) -> tuple[int, int]:
-    """Rewrite segment ``number`` without such events: bytes that are free now, records that went.
+    """Rewrite segment `number` without refusals. Returns the bytes freed and the records removed.
 
-    (0, 0): there are none, or a sink is in the middle of it. For whoever holds the node's lock, and
-    for a segment that nobody writes. Raises OSError.
+    Returns (0, 0) when there are no refusals, or a sink has read part of the segment. The caller
+    holds the node lock, and the segment is closed. Raises OSError.
     """
     if any(read_offset(folder, sink).segment == number for sink in sinks):
-        return 0, 0  # positions are bytes of this very file
+        return 0, 0  # offsets count the bytes of this very file
     path = segment_path(folder, number)
     data = path.read_bytes()
-    if NOBODY not in data or number + 1 in segment_numbers(folder):
+    if NO_PRINCIPAL not in data or number + 1 in segment_numbers(folder):
         return 0, 0
     *whole, tail = data.split(b"\n")
     kept = [record for record in whole if not is_refusal(record)]
@@ -52,7 +53,7 @@ def thin(folder: Path, number: int, sinks: Collection[str]) -> tuple[int, int]:
 
 
 def _write(folder: Path, number: int, data: bytes) -> None:
-    """Whole and durable, or not at all."""
+    """Write the segment completely and durably, or not at all."""
     unfinished = folder / _UNFINISHED
     try:
         descriptor = os.open(

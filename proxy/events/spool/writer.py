@@ -1,9 +1,9 @@
-"""One worker's side of the spool: append, reach the disk, give back what is no longer needed.
+"""One worker's side of the spool: append records, sync them, remove what is no longer needed.
 
-Everything here may wait for the disk: it is called on a thread, one call at a time, and never logs
-(logging would wait for locks that belong to the event loop); what is to be said is in
-:attr:`SpoolWriter.notices`. A spool that cannot be written stops nobody: it is tried again, the
-lines that it did not get are counted, and the local sinks have them all the same.
+All calls may wait for the disk, so they run on a thread, one at a time. They never log, because
+logging would wait for locks that belong to the event loop: log lines go to
+:attr:`SpoolWriter.notices`. A spool that cannot be written stops no request: writing is retried,
+lines that are not spooled are counted, and the local sinks get them anyway.
 """
 
 import logging
@@ -27,13 +27,13 @@ from proxy.events.spool.retention import (
 )
 from proxy.events.spool.segment import segment_numbers, segment_path
 
-#: A segment that is larger or older than this is closed, so that it can be removed.
+#: A segment beyond this size or age is closed, so that it can be removed.
 SEGMENT_BYTES: Final = 8 * 1024 * 1024
 SEGMENT_SECONDS: Final = 120.0
 
 
 class NotSpooled(OSError):
-    """The disk did not take all records; the first ``accepted`` of the batch are in."""
+    """The disk did not take all records; the first `accepted` of the batch are written."""
 
     def __init__(self, accepted: int, cause: OSError) -> None:
         super().__init__(cause.errno, cause.strerror)
@@ -41,7 +41,7 @@ class NotSpooled(OSError):
 
 
 class SegmentWriter:
-    """The one writer of ``folder``."""
+    """The only writer of `folder`."""
 
     def __init__(
         self, folder: Path, ownership: SpoolLock, *, segment_bytes: int = SEGMENT_BYTES
@@ -49,20 +49,20 @@ class SegmentWriter:
         self.folder = folder
         self._ownership = ownership
         self._segment_bytes = segment_bytes
-        # The open segment: None between two. Numbers only grow, whatever the clock does, or a
-        # reader would pass over a segment.
+        # The open segment; None between two segments. Numbers only grow, whatever the clock does:
+        # a reader would pass over a segment with a smaller number.
         self._descriptor: int | None = None
         self._size = 0
         self._opened = 0.0
         self._number = max([highest_offset(folder).segment, *segment_numbers(folder)])
-        # What a power cut would still take: bytes of the segment, of earlier ones, their names.
+        # What a power cut would lose: bytes of this segment, closed segments, names of segments.
         self._unsynced = False
         self._closed: list[int] = []
         self._unsynced_names = False
 
     @classmethod
     def create(cls, root: Path, *, segment_bytes: int = SEGMENT_BYTES) -> "SegmentWriter":
-        """A folder of its acquire for this process, whose name no other node has. Raises
+        """Make and lock a folder for this process. Its name is unique over all nodes. Raises
         OSError."""
         name = f"{time.time_ns() // 1_000_000:014d}-{os.getpid()}-{os.urandom(8).hex()}"
         folder = root / name
@@ -79,17 +79,17 @@ class SegmentWriter:
         return None if self._descriptor is None else self._number
 
     def append(self, records: Sequence[bytes]) -> Offset:
-        """Write framed ``records`` as one piece; returns the position behind them.
+        """Write encoded `records` in one piece. Returns the offset behind them.
 
-        Raises :class:`NotSpooled`. Records that were written whole stay even then, for a reader
-        may have seen them; half a one is cut off.
+        Raises :class:`NotSpooled`. Records that are complete stay even then, because a reader may
+        have seen them; half a record is cut off.
         """
         data = b"".join(records)
         view, written = memoryview(data), 0
         try:
             descriptor = self._segment()
             while written < len(data):
-                written += os.write(descriptor, view[written:])  # a full disk takes a part first
+                written += os.write(descriptor, view[written:])  # before ENOSPC, a part is written
         except OSError as error:
             whole = data.rfind(b"\n", 0, written) + 1
             self._cut(whole)
@@ -102,9 +102,9 @@ class SegmentWriter:
         return position
 
     def sync(self) -> None:
-        """Everything appended so far outlives a power cut. Raises OSError."""
-        # Forgotten first: after a failure the kernel has dropped the pages, and another try would
-        # only seem to succeed.
+        """Make everything appended so far survive a power cut. Raises OSError."""
+        # Reset first: after a failed fsync the kernel has dropped the pages, and another fsync
+        # would only seem to succeed.
         unsynced, self._unsynced = self._unsynced, False
         if unsynced and self._descriptor is not None:
             os.fsync(self._descriptor)
@@ -119,17 +119,18 @@ class SegmentWriter:
             self._unsynced_names = False
 
     def roll(self, older_than: float = SEGMENT_SECONDS) -> None:
-        """Close the segment if it is older than this, in seconds; the next append opens another."""
+        """Close the segment when it is older than `older_than` seconds; the next append opens
+        another."""
         if self._descriptor is not None and time.monotonic() - self._opened >= older_than:
             self._close_segment()
 
     def close(self) -> None:
-        """End writing; the folder stays, owned, until :meth:`release`. Raises OSError."""
+        """Stop writing. The folder stays locked until :meth:`release`. Raises OSError."""
         self._close_segment()
         self.sync()
 
     def release(self) -> None:
-        """Leave the folder to whoever looks for orphans."""
+        """Release the folder's lock: the folder is abandoned, and recovery takes it."""
         self._ownership.release()
 
     def _segment(self) -> int:
@@ -142,7 +143,7 @@ class SegmentWriter:
         return self._descriptor
 
     def _cut(self, whole: int) -> None:
-        """After a failed write, of which ``whole`` bytes are complete records."""
+        """Cut off half a record after a failed write; `whole` bytes are complete records."""
         if self._descriptor is None:
             return
         self._size += whole
@@ -150,7 +151,7 @@ class SegmentWriter:
         try:
             os.ftruncate(self._descriptor, self._size)
         except OSError:
-            # The half record stays, as a torn tail: nothing may be written behind it.
+            # Half a record stays, as a torn tail: nothing may be written behind it.
             self._close_segment()
 
     def _close_segment(self) -> None:
@@ -160,13 +161,17 @@ class SegmentWriter:
 
 
 _RETRY_SECONDS: Final = 5.0
-#: The bound was reached, and the spool is far enough below it again to call it over.
+#: Share of SPOOL_MAX_BYTES below which a full spool counts as relaxed again.
 _RELAXED: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolSettings:
-    """``sinks``: for whom segments are kept. ``fsync_interval``: seconds, 0 for each batch."""
+    """Settings of one worker's spool.
+
+    `sinks` are those for which segments are kept. `fsync_interval` is in seconds; 0 syncs each
+    batch. `slots` is the size of the in-flight table.
+    """
 
     root: Path
     sinks: frozenset[str]
@@ -176,7 +181,7 @@ class SpoolSettings:
 
 
 class SpoolWriter:
-    """Made, used and closed on one thread at a time."""
+    """The spool of one worker. Made, used and closed on one thread at a time."""
 
     def __init__(self, settings: SpoolSettings) -> None:
         self._settings = settings
@@ -184,20 +189,20 @@ class SpoolWriter:
         self._tried = 0.0
         self._synced = time.monotonic()
         self._local = START
-        # What fails, and whether the oldest has to go: each is said once, until it is over.
+        # What fails, and whether old segments are being dropped. Each is logged once until it ends.
         self._failing: set[str] = set()
         self._dropping = False
         self._grown = False
-        #: The worker's slots, once they could be made.
+        #: The worker's in-flight table; None until it could be made.
         self.inflight_table: InFlightTable | None = None
-        #: Bytes in the spool of the whole node, when last looked.
+        #: Bytes in the spool of the whole node, at the last check.
         self.bytes = 0
-        #: Of the last batch, how many the spool took.
+        #: Records of the last batch that are in the spool.
         self.accepted = 0
-        #: Records that the spool did not take and that are not kept; that went for being too many.
+        #: Records that were neither spooled nor kept; that were dropped over SPOOL_MAX_BYTES.
         self.unspooled = 0
         self.dropped = 0
-        #: What is to be logged: level and text.
+        #: Log lines for the event loop to write: level and text.
         self.notices: deque[tuple[int, str]] = deque()
 
     @property
@@ -213,7 +218,7 @@ class SpoolWriter:
         return self._settings.sinks
 
     def open(self) -> None:
-        """Make the folder and the slots, or see later whether they can be made."""
+        """Make the folder and the in-flight table. What fails is tried again by `maintain`."""
         settings = self._settings
         self._tried = time.monotonic()
         try:
@@ -230,9 +235,11 @@ class SpoolWriter:
     def append(
         self, records: Sequence[bytes], local: Offset | None, keep: int = 0
     ) -> Offset | None:
-        """The position behind the records; None when not all are in: :attr:`accepted`.
+        """Append records. Returns the offset behind them, or None when not all are written: see
+        :attr:`accepted`.
 
-        ``keep``: so many of the rest the caller will bring again. ``local``: see `tend`.
+        `keep` is how many of the others the caller keeps and appends again. `local` is the offset
+        that the local sinks have passed.
         """
         self.accepted = 0
         try:
@@ -252,10 +259,13 @@ class SpoolWriter:
         return None
 
     def maintain(self, local: Offset | None) -> None:
-        """Once in a while. ``local``: what the local sinks have passed."""
+        """Run periodic work: retry, sync, close and remove segments, enforce the maximum.
+
+        `local` is the offset that the local sinks have passed.
+        """
         try:
             if self._writer is not None and not self._writer.folder.exists():
-                # Somebody has removed it. The slots stay: requests hold numbers of them.
+                # The folder was removed from outside. The table stays: requests hold slot numbers.
                 self._writer.release()
                 self._writer = None
             incomplete = self._writer is None or self.inflight_table is None
@@ -275,7 +285,7 @@ class SpoolWriter:
             self._failed("cleared", error)
 
     def close(self, local: Offset | None) -> None:
-        """Leave the folder in order; it goes when nothing remains in it."""
+        """Close the segment and save the offset; remove the folder when it is empty."""
         writer = self._writer
         if writer is None:
             return
@@ -291,7 +301,8 @@ class SpoolWriter:
         self._writer = None
         if self.inflight_table is None or not self.inflight_table.open:
             writer.release()
-        # Else requests still run, and write into their slots: they are nobody's until we are gone.
+        # Otherwise requests still run and write into their slots, so the lock is kept until the
+        # process ends.
 
     def _sync(self) -> None:
         self._synced = time.monotonic()
@@ -311,8 +322,8 @@ class SpoolWriter:
         if not self._grown:
             return
         self._grown = False
-        most = self._settings.max_bytes
-        bounded = enforce_max_bytes(self._settings.root, most, self._settings.sinks)
+        max_bytes = self._settings.max_bytes
+        bounded = enforce_max_bytes(self._settings.root, max_bytes, self._settings.sinks)
         self.bytes = bounded.kept
         self.dropped += bounded.lost + bounded.refused
         if (bounded.lost or bounded.refused) and not self._dropping:
@@ -321,7 +332,7 @@ class SpoolWriter:
             if bounded.refused:
                 text += f", after {bounded.refused} of requests without a known token"
             self.notices.append((logging.ERROR, text))
-        elif bounded.kept < most * _RELAXED and self._dropping:
+        elif bounded.kept < max_bytes * _RELAXED and self._dropping:
             self._dropping = False
             text = f"the spool is within SPOOL_MAX_BYTES again; {self.dropped} events were dropped"
             self.notices.append((logging.INFO, text))

@@ -44,7 +44,7 @@ class Worker:
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
-    monkeypatch.setattr(adoption_module, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(adoption_module, "_SCAN_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr(delivery_module, "_MIN_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(delivery_module, "_MAX_PAUSE_SECONDS", 0.05)
     made: list[Worker] = []
