@@ -1,12 +1,12 @@
 """From a Redis stream to one sink: what ``manage.py events dispatch`` runs.
 
 Any number of dispatchers in one group share the entries; each group gets them all. An entry is
-acknowledged when the sink has taken it, so that one that was in the hands of a killed dispatcher
-comes again, here or elsewhere.
+acknowledged when the sink has accepted it, so the entries of a killed dispatcher are delivered
+again, to it or to another.
 
-The thing to get wrong: an event that no sink takes and a sink that is away look the same. An entry
-goes to the dead-letter stream only when others got through beside it, or when it was given out so
-often that it must be what kills its dispatchers.
+Note: an event that no sink accepts and a sink that is away look the same. An entry goes to the
+dead-letter stream only when others were accepted beside it, or when it was delivered so often that
+it must be what kills its dispatchers.
 """
 
 import logging
@@ -15,28 +15,32 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 from proxy.events.sinks import from_event_log, open_remote
 from proxy.events.sinks.base import Sink
 from proxy.runtime.backoff import Backoff
 from proxy.settings.settings import Settings
+from proxy.shipper.process import configure_log, stop_at_signal
 from proxy.shipper.redis_group import ConsumerGroup, Entry, StreamDeadLetters
+from proxy.shipper.status_server import StatusServer
 from proxy.wiring.sinks import sink_options
 
 _log = logging.getLogger(__name__)
 
 _BATCH: Final = 500
-_WAIT: Final = 1.0
-#: Entries tried alone, one after the other and in vain, before the sink is taken to be away.
-_ENOUGH: Final = 3
-_FAILS: Final = {
+_WAIT_SECONDS: Final = 1.0
+#: Failures in a row, each of an entry alone, after which the sink counts as away.
+_MAX_FAILURES_ALONE: Final = 3
+_FAILURES: Final = {
     "Redis": "Redis does not answer, waiting for it: %s",
     "the sink": "the sink fails, its events are kept: %s",
 }
 
 
 class Dispatcher:
-    """Runs on the thread that calls :meth:`run`; :meth:`stop` may be called from any other."""
+    """Delivers a stream's entries to one sink. Runs on the thread that calls :meth:`run`; any
+    thread may call :meth:`stop`."""
 
     def __init__(
         self,
@@ -48,7 +52,7 @@ class Dispatcher:
         claim_idle: float,
         backoff: Backoff | None = None,
     ) -> None:
-        """``claim_idle``: seconds after which what another consumer holds is taken over."""
+        """`claim_idle` is in seconds: entries that another consumer holds longer are claimed."""
         self._group = group
         self._sink = sink
         self._dead = dead
@@ -56,25 +60,25 @@ class Dispatcher:
         self._claim_idle = claim_idle
         self._backoff = backoff or Backoff()
         self._stopping = threading.Event()
-        # Taken from the stream and not taken by the sink yet, oldest first.
+        # Read from the stream and not accepted by the sink yet, oldest first.
         self._held: list[Entry] = []
-        # Taken by the sink, and Redis does not know yet.
+        # Ids accepted by the sink and not acknowledged yet.
         self._done: list[str] = []
         self._tries = 0
         self._next_claim = 0.0
-        # Own pending is read once only: every reading counts as a delivery.
+        # This consumer's pending entries are read once only: each read counts as a delivery.
         self._recovered = False
         self._recovered_to = "0"
-        #: What went wrong last; None while everything goes well.
+        #: The last failure; None while everything works.
         self.trouble: str | None = "not connected yet"
         self.delivered = 0
         self.errors = 0
-        # Who fails, as the log knows it.
-        self._told: str | None = None
+        # The part whose failure has been logged.
+        self._failing: str | None = None
 
     def metrics(self) -> str:
-        """Prometheus exposition; the lag is asked for, and left out when there is no answer."""
-        figures: list[tuple[str, str, float | None]] = [
+        """The Prometheus exposition. The lag is read from Redis, and left out when that fails."""
+        metrics: list[tuple[str, str, float | None]] = [
             ("delivered_total", "counter", self.delivered),
             ("errors_total", "counter", self.errors),
             ("dead_letters_total", "counter", self._dead.count),
@@ -86,7 +90,7 @@ class Dispatcher:
         ]
         return "".join(
             f"# TYPE proxy_dispatcher_{name} {kind}\nproxy_dispatcher_{name} {value + 0}\n"
-            for name, kind, value in figures
+            for name, kind, value in metrics
             if value is not None
         )
 
@@ -97,7 +101,7 @@ class Dispatcher:
             return None
 
     def stop(self) -> None:
-        """Ends :meth:`run` after the write that it may be in."""
+        """End :meth:`run`, after a write that is in progress."""
         self._stopping.set()
 
     def run(self) -> None:
@@ -105,11 +109,11 @@ class Dispatcher:
             well = self._tried("Redis", self._fetch) and self._tried("the sink", self._deliver)
             well = self._tried("Redis", self._acknowledge) and well
             if well:
-                self._note_success()
+                self._report_success()
             else:
                 self._stopping.wait(self._backoff.pause())
         self._tried("Redis", self._acknowledge)
-        self._tried("Redis", self._hand_back)
+        self._tried("Redis", self._release)
         self._sink.close()
         self._group.close()
 
@@ -117,46 +121,46 @@ class Dispatcher:
         try:
             step()
         except Exception as error:  # noqa: BLE001
-            if self._told != what:
-                _log.error(_FAILS[what], error)
-            self._told = what
+            if self._failing != what:
+                _log.error(_FAILURES[what], error)
+            self._failing = what
             self.trouble = f"{what}: {type(error).__name__}"
             self.errors += 1
             return False
         return True
 
-    def _note_success(self) -> None:
+    def _report_success(self) -> None:
         if self.trouble is not None:
-            again = f", {self._told} works again" if self._told else ""
+            again = f", {self._failing} works again" if self._failing else ""
             _log.info("events are dispatched%s", again)
-        self.trouble = self._told = None
+        self.trouble = self._failing = None
         self._backoff.reset()
 
     def _fetch(self) -> None:
-        """Fill up what is held: own pending first, then a dead consumer's, then new entries."""
+        """Fill the batch: own pending entries first, then those of ended consumers, then new."""
         if self.trouble is not None:
-            self._group.create()  # somebody may have emptied Redis
+            self._group.create()  # Redis may have been emptied
         if not self._recovered and self._room:
             before = self._group.pending(self._room, self._recovered_to)
-            self._hold(before)
+            self._accept(before)
             self._recovered = not before
             self._recovered_to = before[-1].id if before else self._recovered_to
         self._group.hold([entry.id for entry in self._held])
         if time.monotonic() >= self._next_claim and self._room:
             claimed = self._group.claim(self._room, self._claim_idle)
-            self._hold(claimed)
+            self._accept(claimed)
             if len(claimed) == 0:
                 self._next_claim = time.monotonic() + self._claim_idle / 4
         if self._recovered and self._room:
-            # Also beside what fails: only if others get through is it to blame itself.
-            self._hold(self._group.new(self._room, 0 if self._held else _WAIT))
+            # Also beside entries that fail: an entry is at fault only if others are accepted.
+            self._accept(self._group.new(self._room, 0 if self._held else _WAIT_SECONDS))
 
     @property
     def _room(self) -> int:
         return _BATCH - len(self._held)
 
-    def _hold(self, entries: Sequence[Entry]) -> None:
-        """Take ``entries`` in hand, without those that killed whoever had them."""
+    def _accept(self, entries: Sequence[Entry]) -> None:
+        """Add `entries` to the batch, without those that killed their dispatchers."""
         known = {entry.id for entry in self._held} | set(self._done)
         for entry in entries:
             if entry.id in known:
@@ -176,36 +180,37 @@ class Dispatcher:
             if self._tries < self._max_tries or not self._deliver_each():
                 raise
         else:
-            self._taken(self._held)
+            self._accepted(self._held)
         self._tries = 0
 
     def _deliver_each(self) -> bool:
-        """One by one, when all together failed too often; False when the sink takes none.
+        """Deliver one by one, after the whole batch failed too often. Returns False when the sink
+        accepts none.
 
-        Some at random come first: if the sink is away, each of them may take until a timeout.
+        A random sample comes first: while the sink is away, each entry may take until a timeout.
         """
-        first = random.sample(self._held, min(_ENOUGH, len(self._held)))
+        first = random.sample(self._held, min(_MAX_FAILURES_ALONE, len(self._held)))
         failed: list[tuple[Entry, str]] = []
-        to_blame: list[tuple[Entry, str]] = []
-        taken: list[Entry] = []
+        at_fault: list[tuple[Entry, str]] = []
+        accepted: list[Entry] = []
         for entry in first + [entry for entry in self._held if entry not in first]:
             try:
                 self._sink.write([entry.line])
             except Exception as error:  # noqa: BLE001
                 failed.append((entry, type(error).__name__))
-                if len(failed) >= _ENOUGH and not taken:
+                if len(failed) >= _MAX_FAILURES_ALONE and not accepted:
                     return False
             else:
-                taken.append(entry)
-                # The sink was there before and after it. Those that failed since may have met a
-                # sink that has gone away: they are tried again.
-                to_blame, failed = to_blame + failed, []
-        self._taken(taken)
-        for entry, reason in to_blame:
+                accepted.append(entry)
+                # Entries that failed before this success met a sink that works. Those that fail
+                # after the last success may have met a sink that is away: they are tried again.
+                at_fault, failed = at_fault + failed, []
+        self._accepted(accepted)
+        for entry, reason in at_fault:
             self._dead_letter(entry, reason)
-        return bool(taken)
+        return bool(accepted)
 
-    def _taken(self, entries: Sequence[Entry]) -> None:
+    def _accepted(self, entries: Sequence[Entry]) -> None:
         ids = {entry.id for entry in entries}
         self._held = [entry for entry in self._held if entry.id not in ids]
         self._done.extend(sorted(ids))
@@ -216,8 +221,9 @@ class Dispatcher:
         self._held = [each for each in self._held if each.id != entry.id]
         self._done.append(entry.id)
 
-    def _hand_back(self) -> None:
-        """What is held has killed nobody, however often it was given out while the sink is away."""
+    def _release(self) -> None:
+        """Reset the delivery count of what is held: deliveries to a sink that was away do not count
+        against an entry."""
         self._group.hand_back([entry.id for entry in self._held])
 
     def _acknowledge(self) -> None:
@@ -235,7 +241,7 @@ def open_dispatcher(
     max_tries: int,
     claim_idle: float,
 ) -> Dispatcher:
-    """``to``: ``file``, for which ``path`` is needed, or the name of a remote sink."""
+    """`to` is ``file``, which needs `path`, or the name of a remote sink."""
     source = ConsumerGroup(settings.redis_url, settings.sinks.event_stream, group, consumer)
     dead = StreamDeadLetters(source)
     if to == "file":
@@ -247,3 +253,49 @@ def open_dispatcher(
     else:
         sink = open_remote(to, sink_options(settings), dead)
     return Dispatcher(source, sink, dead, max_tries=max_tries, claim_idle=claim_idle)
+
+
+def run_dispatcher(
+    settings: Settings,
+    to: str,
+    *,
+    path: str | None,
+    group: str,
+    consumer: str,
+    max_tries: int,
+    claim_idle: float,
+    listener: tuple[str, int] | None,
+) -> None:
+    """Dispatch until SIGTERM; `listener` is the address of a status server, if there is one.
+
+    Raises StatusServerError.
+    """
+    configure_log(settings)
+    dispatcher = open_dispatcher(
+        settings,
+        to,
+        path=path,
+        group=group,
+        consumer=consumer,
+        max_tries=max_tries,
+        claim_idle=claim_idle,
+    )
+    stop_at_signal(dispatcher.stop)
+    if listener:
+        StatusServer(*listener, dispatcher.metrics, lambda: dispatcher.trouble)
+    _log.info(
+        "dispatching the stream %s, group %s, to %s",
+        settings.sinks.event_stream,
+        group,
+        _destination(settings, to, path),
+    )
+    dispatcher.run()
+
+
+def _destination(settings: Settings, to: str, path: str | None) -> str:
+    """For the log: of a URL only the host, because the rest may be a secret."""
+    if to == "file":
+        return f"the file {path}"
+    if to == "cloudwatch":
+        return f"the log group {settings.sinks.cloudwatch_log_group}"
+    return urlsplit(settings.sinks.logging_url).netloc

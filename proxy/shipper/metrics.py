@@ -1,7 +1,7 @@
-"""The shipper's figures, put where the workers' are: ``/metrics`` shows both.
+"""The shipper's samples, stored beside those of the workers: ``/metrics`` shows both.
 
-The thing to get wrong: counters are this process's own, from 0 on. Those of the shippers before it
-are in the node's totals already.
+Counters are those of this process and start at 0. The counters of earlier shippers are in the
+node's totals already.
 """
 
 from collections.abc import Sequence
@@ -14,27 +14,27 @@ from proxy.shipper.spool_consumer import SpoolConsumer
 
 
 class SinkMetrics:
-    """Called about once a second, always by the same thread."""
+    """Samples of all consumers. Published about once a second, always by the same thread."""
 
     def __init__(self, data_dir: Path, consumers: Sequence[SpoolConsumer]) -> None:
         self._consumers = consumers
-        self._figures = Samples()
+        self._samples = Samples()
         self._writer = MetricsDirectory(data_dir / "metrics" / NODE).writer("shipper")
 
     def publish(self) -> None:
         """Raises OSError."""
-        figures = self._figures
+        samples = self._samples
         for consumer in self._consumers:
             sink = (consumer.name,)
-            figures.set("proxy_sink_lag_seconds", consumer.lag, sink)
-            figures.set("proxy_sink_pending_events", consumer.pending_events, sink)
-            figures.set("proxy_sink_delivered_total", consumer.delivered, sink)
-            figures.set("proxy_sink_errors_total", consumer.errors, sink)
-            figures.set("proxy_events_dropped_total", consumer.dead_letters, sink)
+            samples.set("proxy_sink_lag_seconds", consumer.lag, sink)
+            samples.set("proxy_sink_pending_events", consumer.pending_events, sink)
+            samples.set("proxy_sink_delivered_total", consumer.delivered, sink)
+            samples.set("proxy_sink_errors_total", consumer.errors, sink)
+            samples.set("proxy_events_dropped_total", consumer.dead_letters, sink)
         damaged = sum(consumer.damaged for consumer in self._consumers)
-        figures.set("proxy_events_damaged_total", damaged)
-        process.measure(figures, "shipper")
-        self._writer.publish(figures)
+        samples.set("proxy_events_damaged_total", damaged)
+        process.measure(samples, "shipper")
+        self._writer.publish(samples)
 
     def close(self) -> None:
         self._writer.close()

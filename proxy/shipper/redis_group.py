@@ -1,7 +1,7 @@
-"""One consumer of a consumer group on a Redis stream: what it reads is its own until acknowledged.
+"""One consumer of a consumer group on a Redis stream: it holds what it reads until acknowledged.
 
-The thing to get wrong: an entry that was trimmed away before anybody took it still stands in the
-pending list, without content. It must be acknowledged, or it is read again for ever.
+Note: an entry that was trimmed before delivery stays in the pending list, without content. It must
+be acknowledged, or it is read again for ever.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from proxy.events.sinks.redis import FIELD, connect
 
 _log = logging.getLogger(__name__)
 
-#: Entries that the dead-letter stream keeps, about.
+#: Approximate number of entries that the dead-letter stream keeps.
 _DEAD_LENGTH: Final = 100_000
 #: More than one consumer ever holds.
 _MANY: Final = 100_000
@@ -24,7 +24,8 @@ _MANY: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """``deliveries``: how often it was given to a consumer, this time included."""
+    """One stream entry. `deliveries` counts how often it was given to a consumer, this time
+    included."""
 
     id: str
     line: bytes
@@ -32,7 +33,7 @@ class Entry:
 
 
 class ConsumerGroup:
-    """Raises redis.RedisError whenever Redis does not answer as it should."""
+    """All methods raise redis.RedisError when Redis fails."""
 
     def __init__(self, url: str, stream: str, group: str, consumer: str) -> None:
         self._redis = connect(url)
@@ -40,13 +41,13 @@ class ConsumerGroup:
         self._group = group
         self._consumer = consumer
         self.dead_stream = f"{stream}-dead"
-        #: Entries that were trimmed away before they could be delivered.
+        #: Entries that were trimmed before they could be delivered.
         self.lost = 0
-        #: Entries taken over from consumers that are gone.
+        #: Entries claimed from other consumers.
         self.claimed = 0
 
     def create(self) -> None:
-        """Make the group, from the stream's beginning on, unless it is there; the stream too."""
+        """Make the group, from the stream's beginning, and the stream, unless they exist."""
         try:
             self._redis.xgroup_create(self._stream, self._group, id="0", mkstream=True)
         except ResponseError as error:
@@ -54,33 +55,33 @@ class ConsumerGroup:
                 raise
 
     def pending(self, count: int, after: str = "0") -> list[Entry]:
-        """The oldest of what this consumer was given before and has not acknowledged.
+        """The oldest entries that this consumer has read and not acknowledged, behind id `after`.
 
-        Each time counts as a delivery: ``after``, an entry's id, leaves out those up to it.
+        Each read counts as a delivery.
         """
         return self._read(after, count, None)
 
     def new(self, count: int, wait: float) -> list[Entry]:
-        """What nobody was given yet; waits up to ``wait`` seconds for it (0: not at all)."""
+        """Entries that no consumer has read yet; waits up to `wait` seconds (0: not at all)."""
         return self._read(">", count, int(wait * 1000) or None)
 
     def claim(self, count: int, idle: float) -> list[Entry]:
-        """Take over what others were given ``idle`` seconds ago and have not acknowledged."""
-        answer: Any = self._redis.xautoclaim(
+        """Claim entries that others read `idle` seconds ago and have not acknowledged."""
+        reply: Any = self._redis.xautoclaim(
             self._stream,
             self._group,
             self._consumer,
             min_idle_time=int(idle * 1000),
             count=count,
         )
-        # The third part, since Redis 7, are entries that are gone; Redis has dropped them already.
-        self.lost += len(answer[2]) if len(answer) > 2 else 0
-        entries = self._entries(answer[1])
+        # The third part, since Redis 7, are trimmed entries; Redis has dropped them already.
+        self.lost += len(reply[2]) if len(reply) > 2 else 0
+        entries = self._entries(reply[1])
         self.claimed += len(entries)
         return self._with_deliveries(entries)
 
     def hold(self, ids: Sequence[str]) -> None:
-        """Say that these are still being worked on, so that nobody claims them."""
+        """Reset the idle time of these entries, so that no other consumer claims them."""
         if ids:
             # JUSTID: it is not another delivery.
             self._redis.xclaim(
@@ -88,7 +89,7 @@ class ConsumerGroup:
             )
 
     def hand_back(self, ids: Sequence[str]) -> None:
-        """They stay this consumer's, for its next start, as if they had never been given out."""
+        """Reset the delivery count of `ids`; this consumer keeps them for its next start."""
         if ids:
             self._redis.xclaim(
                 self._stream,
@@ -105,8 +106,8 @@ class ConsumerGroup:
         if ids:
             self._redis.xack(self._stream, self._group, *ids)
 
-    def bury(self, lines: Iterable[bytes], reason: str) -> None:
-        """Put lines into the dead-letter stream, for somebody to look at."""
+    def dead_letter(self, lines: Iterable[bytes], reason: str) -> None:
+        """Add lines to the dead-letter stream, for an operator to look at."""
         pipeline = self._redis.pipeline(transaction=False)
         for line in lines:
             fields = {FIELD: line.rstrip(b"\n"), "group": self._group, "reason": reason}
@@ -114,7 +115,7 @@ class ConsumerGroup:
         pipeline.execute()
 
     def lag(self) -> int | None:
-        """Entries that no consumer of the group was given yet; None when Redis cannot tell."""
+        """Entries that no consumer of the group has read yet; None when Redis does not know."""
         groups: Any = self._redis.xinfo_groups(self._stream)
         for group in groups:
             if group["name"] in (self._group, self._group.encode()):
@@ -122,7 +123,7 @@ class ConsumerGroup:
         return None
 
     def close(self) -> None:
-        """Take this consumer out of the group, unless something still is its own."""
+        """Remove this consumer from the group, unless it still holds entries."""
         with contextlib.suppress(Exception):
             if not self._redis.xpending_range(
                 self._stream, self._group, "-", "+", 1, self._consumer
@@ -131,10 +132,10 @@ class ConsumerGroup:
         self._redis.close()
 
     def _read(self, position: str, count: int, block: int | None) -> list[Entry]:
-        answer: Any = self._redis.xreadgroup(
+        reply: Any = self._redis.xreadgroup(
             self._group, self._consumer, {self._stream: position}, count=count, block=block
         )
-        entries = self._entries([item for _, found in answer or [] for item in found])
+        entries = self._entries([item for _, found in reply or [] for item in found])
         return entries if position == ">" else self._with_deliveries(entries)
 
     def _entries(self, found: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Entry]:
@@ -169,13 +170,13 @@ class StreamDeadLetters:
 
     def keep(self, lines: Sequence[bytes], reason: str) -> None:
         """Raises redis.RedisError."""
-        self._group.bury(lines, reason)
+        self._group.dead_letter(lines, reason)
         if not self.count:
             _log.error("usage events go to %s: %s", self._group.dead_stream, reason)
         self.count += len(lines)
 
     def close(self) -> None:
-        """The group's connection is not ours to close."""
+        """Nothing to close: the connection belongs to the group."""
 
 
 def _order(id_: str) -> tuple[int, int]:

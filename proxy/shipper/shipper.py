@@ -1,8 +1,8 @@
 """The shipper: one process a node that brings every worker's spool to the remote sinks.
 
-Remote sinks are not the workers' business, because their CPU and their stalls would hold up every
-stream. The thing to get wrong: two shippers on one spool would deliver everything twice, so whoever
-has not got the lock waits.
+Workers do not write to remote sinks, because the CPU time and the stalls of a sink would delay
+every stream. Two shippers on one spool would deliver everything twice, so a second one waits for
+the lock.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from proxy.wiring.sinks import sink_options
 
 _log = logging.getLogger(__name__)
 
-_LOOK: Final = 0.25
-_SHOW: Final = 1.0
+_LOCK_RETRY_SECONDS: Final = 0.25
+_PUBLISH_INTERVAL_SECONDS: Final = 1.0
 _LOCK: Final = "shipper.lock"
 
 
 def remote_consumers(settings: Settings, root: Path) -> list[SpoolConsumer]:
-    """One for each remote sink that ``settings`` ask for."""
+    """One consumer for each remote sink that `settings` configure."""
     options, dead = sink_options(settings), settings.data_dir / "dead-letters"
     return [_consumer(name, options, root, dead) for name in configured(options)]
 
@@ -41,20 +41,20 @@ def _consumer(name: str, options: SinkOptions, root: Path, dead_letters: Path) -
     dead = DeadLetterFile(dead_letters / f"{name}.jsonl")
     sink = open_remote(name, options, dead)
     return SpoolConsumer(
-        name, _lines_to(sink), root, close=sink.close, dead_letters=lambda: dead.count
+        name, _handler_of(sink), root, close=sink.close, dead_letters=lambda: dead.count
     )
 
 
-def _lines_to(sink: Sink) -> Handler:
-    def take(_source: str, _start: Offset, batch: Batch) -> Offset:
+def _handler_of(sink: Sink) -> Handler:
+    def handle(_source: str, _start: Offset, batch: Batch) -> Offset:
         sink.write(batch.lines)
         return batch.position
 
-    return take
+    return handle
 
 
 class Shipper:
-    """All consumers of a node. ``publish`` is called about once a second, with their figures."""
+    """Runs all consumers of a node, and calls `publish` about once a second."""
 
     def __init__(
         self, consumers: Sequence[SpoolConsumer], publish: Callable[[], None] = lambda: None
@@ -63,16 +63,16 @@ class Shipper:
         self._publish = publish
 
     def run(self, ended: threading.Event, deadline: float) -> bool:
-        """Until ``ended`` is set, and then up to ``deadline`` seconds more for what is there.
+        """Deliver until `ended` is set, and then for up to `deadline` seconds what is there.
 
-        Whether everything was delivered. What was not stays in the spool.
+        Returns whether everything was delivered. The rest stays in the spool.
         """
         names = ", ".join(consumer.name for consumer in self.consumers)
         _log.info("shipping usage events to %s", names or "nobody")
         for consumer in self.consumers:
             consumer.start()
-        while not ended.wait(_SHOW):
-            self._show()
+        while not ended.wait(_PUBLISH_INTERVAL_SECONDS):
+            self._publish_metrics()
         for consumer in self.consumers:
             consumer.finish()
         end = time.monotonic() + deadline
@@ -81,12 +81,12 @@ class Shipper:
             for consumer in self.consumers
             if not consumer.join(max(0.0, end - time.monotonic())) or consumer.trouble
         ]
-        self._show()
+        self._publish_metrics()
         if left:
             _log.warning("events for %s stay in the spool until the next start", ", ".join(left))
         return not left
 
-    def _show(self) -> None:
+    def _publish_metrics(self) -> None:
         try:
             self._publish()
         except Exception as error:  # noqa: BLE001
@@ -95,23 +95,22 @@ class Shipper:
 
 @contextlib.contextmanager
 def shipper_lock(root: Path, give_up: Callable[[float], bool]) -> Iterator[bool]:
-    """Holds the lock of the node's shipper; False when ``give_up(seconds)`` said so first.
+    """Hold the lock of the node's shipper. Yields False if `give_up(seconds)` returns true first.
 
-    ``give_up`` waits that long at most. One that is starting meets one that is ending at every
-    reload.
+    `give_up` waits at most that long. At every reload a starting shipper meets an ending one.
     """
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        told = False
+        reported = False
         while True:
             if filelock.try_lock(descriptor):
                 yield True
                 return
-            if not told:
+            if not reported:
                 _log.info("another shipper works on %s: waiting for its end", root)
-            told = True
-            if give_up(_LOOK):
+            reported = True
+            if give_up(_LOCK_RETRY_SECONDS):
                 yield False
                 return
     finally:

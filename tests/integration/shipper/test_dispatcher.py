@@ -96,7 +96,7 @@ class Bench:
 
 @pytest.fixture
 def bench(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(dispatcher_module, "_WAIT", 0.05)
+    monkeypatch.setattr(dispatcher_module, "_WAIT_SECONDS", 0.05)
     made = Bench(redis_server)
     yield made
     made.stop()

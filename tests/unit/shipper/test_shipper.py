@@ -68,7 +68,7 @@ def test_what_is_there_at_the_end_is_still_delivered(tmp_path: Path) -> None:
 def test_figures_are_published_and_their_failure_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_SHOW", 0.01)
+    monkeypatch.setattr(module, "_PUBLISH_INTERVAL_SECONDS", 0.01)
     calls: list[int] = []
     ended = threading.Event()
 

@@ -60,7 +60,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(module, "_LOOK", 0.02)
+    monkeypatch.setattr(module, "_POLL_INTERVAL_SECONDS", 0.02)
     made = Bench(tmp_path / "spool")
     yield made
     made.trouble = lambda _source, _batch: None
