@@ -1,10 +1,10 @@
-"""Every way in which this proxy says no, as exceptions that know their status and code.
+"""The errors of the proxy, as exceptions with their status and code.
 
-Foreign exceptions (drivers, sockets, parsers) are translated into these at the edge that
-imports the foreign library, and nowhere else; the original stays as ``__cause__``.
+Exceptions of libraries (drivers, sockets, parsers) are translated into these where the library is
+imported, and nowhere else; the original stays as ``__cause__``.
 
-The thing to get right: an upstream's *answer* with status >= 400 is not an error of ours and
-never becomes one of these.
+An upstream's *response* with status >= 400 is not an error of the proxy and never becomes one of
+these.
 """
 
 from collections.abc import Mapping, Sequence
@@ -95,7 +95,8 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "upstream_timeout": 504,
 }
 
-#: With these we end what is under way already: at a stop, or when its access token may not go on.
+#: Codes with which requests in flight are cut: at a stop, or when their access token is no longer
+#: valid.
 CUT_CODES: Final = frozenset(
     {
         "draining",
@@ -109,10 +110,10 @@ CUT_CODES: Final = frozenset(
 
 
 class ProxyError(Exception):
-    """Base of all. ``str(error)`` is the message for the client; empty means the code's usual one.
+    """Base class. ``str(error)`` is the message for the client; empty means the code's default.
 
-    ``code`` is a key of :data:`STATUS_BY_CODE`; ``param`` names the offending field, if any;
-    ``retry_after`` is in seconds; ``headers`` are further response headers.
+    `code` is a key of :data:`STATUS_BY_CODE`; `param` names the offending field, if any;
+    `retry_after` is in seconds; `headers` are further response headers.
     """
 
     code: str = "internal_error"
@@ -141,13 +142,13 @@ class ProxyError(Exception):
 
 
 class ClientError(ProxyError):
-    """The request was refused for a reason that lies with the client (4xx)."""
+    """The request was refused because of the client (4xx)."""
 
     code = "invalid_request"
 
 
 class QuotaExceeded(ClientError):
-    """A quota is used up. No waiting helps, which is told to SDKs that try a 429 again."""
+    """A quota is used up. Waiting does not help, so SDKs that retry a 429 are told not to."""
 
     code = "quota_exceeded"
 
@@ -163,7 +164,7 @@ class Overloaded(ProxyError):
 
 
 class UpstreamError(ProxyError):
-    """The upstream could not be had, or did not give a valid answer."""
+    """The upstream could not be reached, or sent no valid response."""
 
     code = "upstream_broken"
 
@@ -175,32 +176,32 @@ class ConnectFailed(UpstreamError):
 
 
 class ResponseBroken(UpstreamError):
-    """Connected, then no valid answer: reset, garbage, cut short."""
+    """Connected, then no valid response: reset, garbage, cut short."""
 
 
 class UpstreamTimeout(UpstreamError):
-    """Silent for longer than ``UPSTREAM_READ_TIMEOUT``."""
+    """The upstream was silent for longer than ``UPSTREAM_READ_TIMEOUT``."""
 
     code = "upstream_timeout"
 
 
 class BackendError(ProxyError):
-    """Something of ours that the request needed is away or broken."""
+    """A part of the proxy that the request needs is unavailable or broken."""
 
     code = "store_unavailable"
     retry_after: int | None = 2
 
 
 class StoreError(BackendError):
-    """The database did not answer, or not in time."""
+    """The database did not respond in time."""
 
 
 class LimiterError(BackendError):
-    """Nobody can tell whether a rate limit still has permits."""
+    """It cannot be known whether a rate limit has permits."""
 
 
 class SchemaOutdated(StoreError):
-    """The database answers, but its tables are not those of this version (older, or newer)."""
+    """The database responds, but its tables are of another version (older or newer)."""
 
 
 class CipherError(BackendError):
@@ -211,8 +212,8 @@ class CipherError(BackendError):
 
 
 class KeyUnreadable(BackendError):
-    """A request needs an upstream key that this server cannot decrypt. Trying again does not help
-    before an operator has acted, and SDKs are told so."""
+    """A request needs an upstream key that this server cannot decrypt. A retry does not help before
+    an operator has acted, and SDKs are told so."""
 
     retry_after: int | None = 60
 

@@ -1,22 +1,22 @@
-"""A JSON line that is too long for its receiver, cut so that it is still JSON and says so.
+"""Truncating a JSON line so that it is still JSON, and marked as truncated.
 
-Bytes cut off the end would leave half an object, which no receiver can search.
+Cutting bytes off its end would leave half an object, which no receiver can search.
 """
 
 from typing import Any, Final
 
 import orjson
 
-#: What is set to true in a line that was cut.
+#: The field that is true in a truncated line.
 MARK: Final = "truncated"
 
 
-def shorten(line: bytes, most: int) -> bytes:
-    """``line`` itself when it has at most ``most`` bytes, else its longest values shortened.
+def truncate(line: bytes, max_bytes: int) -> bytes:
+    """Returns `line`, with its longest values shortened if it has more than `max_bytes`.
 
-    ``most`` is at least 100. What is no JSON object comes back as one, under ``line``.
+    `max_bytes` is at least 100. Text that is no JSON object becomes one, with the field ``line``.
     """
-    if len(line) <= most:
+    if len(line) <= max_bytes:
         return line
     try:
         event = orjson.loads(line)
@@ -25,14 +25,14 @@ def shorten(line: bytes, most: int) -> bytes:
     if not isinstance(event, dict):
         event = {"line": line.decode("utf-8", "replace")}
     event[MARK] = True
-    while (excess := len(orjson.dumps(event)) - most) > 0:
+    while (excess := len(orjson.dumps(event)) - max_bytes) > 0:
         if not _cut_longest(event, excess):
             return orjson.dumps({MARK: True})
     return orjson.dumps(event)
 
 
 def _cut_longest(value: dict[str, Any], excess: int) -> bool:
-    """Make the longest value about ``excess`` bytes shorter; False when nothing is left to cut."""
+    """Cut the longest value by about `excess` bytes. Returns False when nothing is left to cut."""
     sizes = {name: len(orjson.dumps(item)) for name, item in value.items() if name != MARK}
     if not sizes:
         return False

@@ -1,7 +1,7 @@
-"""Which request is being served here, for the log: every line written meanwhile carries its id.
+"""The id of the request that the current greenlet serves, for each log line written meanwhile.
 
-Each greenlet has its own value. The thing to get wrong: a connection's greenlet serves one request
-after the other and keeps the last one's id until the next comes.
+Note: a connection's greenlet serves one request after the other, and keeps the last request's id
+until the next begins.
 """
 
 from contextvars import ContextVar

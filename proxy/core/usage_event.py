@@ -1,7 +1,7 @@
-"""The record of one request, as it is written: one JSON line.
+"""The usage event: the record of one request, written as one JSON line.
 
-Field names and their order are public (docs/events.md). It never holds a secret, a query string or
-anything of a body but the usage.
+Field names and their order are public (docs/events.md). An event never holds a secret, a query
+string, or anything of a body except the usage.
 """
 
 import functools
@@ -15,7 +15,7 @@ import orjson
 
 
 class Intent(NamedTuple):
-    """What is known of a request when it goes upstream: the beginning of its event."""
+    """The fields of an event that are known when the request goes upstream."""
 
     event_id: str
     started: float
@@ -30,7 +30,7 @@ class Intent(NamedTuple):
 
 @dataclass(slots=True)
 class UsageEvent:
-    """Durations in milliseconds, sizes in bytes, ``started`` in unix seconds."""
+    """Durations are in milliseconds, sizes in bytes, `started` in unix seconds."""
 
     started: float
     request_id: str
@@ -45,26 +45,26 @@ class UsageEvent:
     token: str | None = None
     error_code: str | None = None
     stream: bool | None = False
-    #: The wait for a connection to the upstream. For the metrics; not part of the line.
+    #: The wait for a connection to the upstream. For the metrics; not in the line.
     queue_ms: float | None = None
     upstream_ms: float | None = None
     ttfb_ms: float | None = None
     bytes_in: int | None = 0
     bytes_out: int | None = 0
     usage_source: str = "none"
-    #: How, where `usage_source` is `estimated`; else no part of the line.
+    #: The method where `usage_source` is `estimated`; otherwise not in the line.
     estimate_method: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
     event_id: str = field(default_factory=lambda: os.urandom(16).hex())
-    #: Limits that a read is charged to, should the ledger count it; no part of the line.
+    #: Limits that a read is charged to if the ledger counts it; not in the line.
     spending: Sequence[Any] = ()
-    #: Where its intent stands, see proxy/events/spool/inflight_table.py; no part of the line.
+    #: Slot of its intent, see proxy/events/spool/inflight_table.py; not in the line.
     slot: int = -1
 
     @property
     def is_read(self) -> bool:
-        """Whether it only reads a stored response, which only the ledger knows to have counted or
-        not. A WebSocket (101) generates, by a GET."""
+        """Whether the request only reads a stored response: only the ledger knows whether that is
+        counted already. A WebSocket (101) is a GET that generates."""
         return (
             self.method == "GET"
             and self.status_code != 101
@@ -73,7 +73,7 @@ class UsageEvent:
         )
 
     def line(self) -> bytes:
-        """The event as one JSON line, line end included."""
+        """The event as one JSON line with its line end."""
         return orjson.dumps(
             {
                 "event_id": self.event_id,
@@ -103,24 +103,24 @@ class UsageEvent:
 
 
 def _rounded(milliseconds: float | None) -> float | None:
-    # Not `round`, which is exact about halves, and five times as slow.
+    # Not `round`, which is exact about halves and takes five times as long.
     return None if milliseconds is None else int(milliseconds * 100 + 0.5) / 100
 
 
 def rfc3339(unix_seconds: float) -> str:
-    """UTC, milliseconds."""
+    """`unix_seconds` as RFC 3339 text: UTC, milliseconds."""
     microseconds = round(unix_seconds * 1e6)
     return f"{_second(microseconds // 1_000_000)}.{microseconds // 1000 % 1000:03d}Z"
 
 
 @functools.lru_cache(maxsize=64)
 def _second(unix_seconds: int) -> str:
-    """Up to the seconds; remembered, since most of the cost of a line was here."""
+    """The text up to the seconds. Cached, because most of the cost of a line was here."""
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def event_time(line: bytes) -> float | None:
-    """Unix seconds; None when the line does not say."""
+    """The time of an event's line in unix seconds; None for a line without a valid time."""
     try:
         return datetime.fromisoformat(orjson.loads(line)["timestamp"]).timestamp()
     except (ValueError, KeyError, TypeError, OverflowError):

@@ -1,7 +1,7 @@
 """An audit entry as a line among the usage events, for the same sinks.
 
-The thing to get wrong: whoever reads the lines must tell the two apart. ``event`` is there in these
-alone, and says ``audit``.
+Only these lines have the field ``event`` with the value ``audit``, so that a reader can separate
+them from usage events.
 """
 
 from datetime import datetime
@@ -10,16 +10,16 @@ from uuid import UUID
 
 import orjson
 
-from proxy.events.truncate import shorten
+from proxy.events.truncate import truncate
 
-#: The field ``event`` of these lines.
+#: Value of the field ``event``.
 AUDIT: Final = "audit"
-#: The database has all of the entry.
+#: A line is truncated to this size; the database has the whole entry.
 _MAX_BYTES: Final = 4000
 
 
 class Entry(Protocol):
-    """The store's, as seen from here."""
+    """The fields used of the store's audit entry."""
 
     @property
     def seq(self) -> int: ...
@@ -48,7 +48,7 @@ class Entry(Protocol):
 
 
 def audit_line(entry: Entry) -> bytes:
-    """``entry`` as one JSON line, line end included; a long one is shortened and says so."""
+    """`entry` as one JSON line with its line end. A long line is truncated and marked as such."""
     line = orjson.dumps(
         {
             "event_id": UUID(entry.id).hex,
@@ -66,4 +66,4 @@ def audit_line(entry: Entry) -> bytes:
             "details": entry.details,
         }
     )
-    return shorten(line, _MAX_BYTES) + b"\n"
+    return truncate(line, _MAX_BYTES) + b"\n"

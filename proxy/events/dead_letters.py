@@ -1,8 +1,8 @@
-"""Events that a receiver will never take, kept elsewhere, so that they do not hold up the rest.
+"""Dead letters: events that a receiver never accepts, kept apart so that they do not block others.
 
-The thing to get wrong: only the event itself may be at fault. A receiver that is away, throttles or
-does not know our credentials is waited for; :class:`Refused` is for what would be refused again
-however often it came.
+Note: a dead letter is an event that is itself at fault. A receiver that is away, throttles or
+rejects the credentials is waited for. :class:`Refused` is for what would be refused again however
+often it is sent.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ _log = logging.getLogger(__name__)
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _BACKUPS: Final = 3
-#: Lines that are remembered.
+#: Lines whose result is remembered.
 _MAX_REMEMBERED_LINES: Final = 20_000
 
 
 class Refused(Exception):
-    """The receiver will never take this batch as it is."""
+    """The receiver never accepts this batch as it is."""
 
 
 class DeadLetterFile:
-    """Appends to ``path``, a rotated file of JSON lines, bounded, for its owner's eyes alone."""
+    """Appends to `path`, a rotated file of JSON lines with mode 0600 and bounded size."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = JsonLinesSink(path, max_bytes=_MAX_BYTES, backups=_BACKUPS, mode=0o600)
-        #: Events that went here since the start.
+        #: Events added since the start.
         self.count = 0
 
     def keep(self, lines: Sequence[bytes], reason: str) -> None:
@@ -48,27 +48,28 @@ class DeadLetterFile:
 
 
 class PoisonIsolator:
-    """Lets through to ``send`` what the receiver takes, and puts away what it refuses.
+    """Sends what the receiver accepts, and adds what it refuses to the dead letters.
 
-    The good ones go first: dead letters may meet a full disk, and then the batch comes again. What
-    has been dealt with is remembered until all of its batch is, so that nothing is sent twice.
+    Accepted events go first: dead letters may meet a full disk, and then the batch is sent again.
+    The result of each line is remembered until its whole batch is done, so that nothing is sent
+    twice.
     """
 
     def __init__(self, send: Callable[[Sequence[bytes]], None], dead: DeadLetters) -> None:
         self._send = send
         self._dead = dead
-        # By digest, of batches that are not through yet: why it was refused, None when it is done.
+        # Digest of a line of an unfinished batch → why it was refused; None when it is done.
         self._known: dict[bytes, str | None] = {}
 
     def write(self, batch: Sequence[bytes]) -> None:
-        """Send it, in halves while it is refused, until what is at fault stands alone.
+        """Send `batch`; a refused batch is halved until each event at fault is alone.
 
-        Raises what ``send`` raises, :class:`Refused` excepted, and what the dead letters raise; a
-        part may then be done.
+        Raises what `send` raises, except :class:`Refused`, and what the dead letters raise. A part
+        may be done then.
         """
         rest = [line for line in batch if _digest(line) not in self._known]
         if rest:
-            self._sift(rest)
+            self._isolate(rest)
         for line in batch:
             if reason := self._known.get(_digest(line)):
                 self._dead.keep([line], reason)
@@ -76,18 +77,18 @@ class PoisonIsolator:
         for line in batch:
             self._known.pop(_digest(line), None)
         while len(self._known) > _MAX_REMEMBERED_LINES:
-            # Of batches that went away meanwhile. If it is not so, these are sent once more.
+            # Lines of batches that were dropped meanwhile. If not, they are sent once more.
             del self._known[next(iter(self._known))]
 
-    def _sift(self, batch: Sequence[bytes]) -> None:
+    def _isolate(self, batch: Sequence[bytes]) -> None:
         reason = None
         try:
             self._send(batch)
         except Refused as refused:
             if len(batch) > 1:
                 middle = len(batch) // 2
-                self._sift(batch[:middle])
-                self._sift(batch[middle:])
+                self._isolate(batch[:middle])
+                self._isolate(batch[middle:])
                 return
             reason = str(refused) or "refused"
         self._known.update(dict.fromkeys(map(_digest, batch), reason))

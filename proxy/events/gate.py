@@ -1,7 +1,7 @@
-"""The gate in front of new requests: closed while their usage events could not be kept.
+"""The gate in front of new requests: closed while there is no room for their usage events.
 
-Requests in flight are never held up by it, and each has its place in the queue. So the queue's
-length is bounded by its size and the requests in flight, and no event is dropped to keep it short.
+Requests in flight never wait at it; each has room in the queue. So the queue's length is bounded by
+its size plus the requests in flight, and no event is dropped to keep it short.
 """
 
 import logging
@@ -15,30 +15,30 @@ from proxy.core.errors import ProxyError
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that a request waits for room in the queue before it is refused after all.
+#: Seconds that a request waits for room in the queue before it is refused.
 PATIENCE: Final = 30.0
 _RETRY_AFTER: Final = 1
-#: Seconds between two lines in the log about it.
-_QUIET: Final = 60.0
+#: Seconds between two log lines.
+_QUIET_SECONDS: Final = 60.0
 
 
 class Gate:
-    """One per worker. :attr:`closed` costs an ordinary request one look."""
+    """One per worker. An ordinary request reads :attr:`closed` and nothing else."""
 
     def __init__(self, patience: float = PATIENCE) -> None:
-        """``patience``: seconds that :meth:`enter` waits for room; 0: it refuses at once."""
+        """`patience` is how many seconds :meth:`enter` waits for room; 0 refuses at once."""
         self.closed = False
-        #: Requests that had to wait for room; that were refused.
+        #: Requests that waited for room; requests that were refused.
         self.waited = 0
         self.refused = 0
         self._patience = patience
         self._room = Event()
         self._room.set()
         self._spool_full = False
-        self._logged = -_QUIET
+        self._logged = -_QUIET_SECONDS
 
     def queue_full(self, full: bool) -> None:
-        """Whether the queue has as many events as it may have."""
+        """Set whether the queue is full."""
         if full:
             self._room.clear()
         else:
@@ -46,14 +46,14 @@ class Gate:
         self.closed = full or self._spool_full
 
     def spool_full(self, full: bool) -> None:
-        """Whether the spool takes nothing, where that refuses requests."""
+        """Set whether the spool is full, where a full spool refuses requests."""
         self._spool_full = full
         self.closed = full or not self._room.is_set()
 
     def enter(self) -> None:
-        """Return once there is room.
+        """Wait until there is room.
 
-        Raises ProxyError ``overloaded``: there is none in time, or the spool takes nothing.
+        Raises ProxyError ``overloaded`` when there is none in time, or the spool is full.
         """
         if not self._spool_full and self._patience and not self._room.is_set():
             self.waited += 1
@@ -68,9 +68,9 @@ class Gate:
 
     def _report(self, text: str) -> None:
         now = time.monotonic()
-        if now - self._logged >= _QUIET:
+        if now - self._logged >= _QUIET_SECONDS:
             self._logged = now
-            # Not here: a request may be interrupted, and the log's lock must not see that.
+            # In a greenlet of its own: a request may be cancelled while it holds the log's lock.
             gevent.spawn(_log.warning, text)
 
     def _refuse(self, message: str) -> None:

@@ -1,8 +1,8 @@
 """The queue between the requests and the sinks.
 
-When it is full its :class:`Gate` holds back new requests, while those in flight still bring their
-events: none of them is dropped. An event is turned into its line here, on the request's own close,
-so that what outlives a killed worker (:class:`InFlightTable`) is all of it.
+While it is full, its :class:`Gate` holds back new requests; requests in flight still publish their
+events, and none of those is dropped. An event is encoded here, when its request closes, so that the
+:class:`InFlightTable`, which survives a killed worker, has the whole event.
 """
 
 import logging
@@ -20,34 +20,34 @@ from proxy.events.spool.segment import encode_record
 
 _log = logging.getLogger(__name__)
 
-#: Entries beyond its size: far more than requests that can be in flight, so that only a fault which
-#: goes around the gate is stopped by it, before it takes all memory.
+#: Entries beyond the queue's size. Far more than requests that can be in flight, so the limit stops
+#: only a fault that bypasses the gate, before it takes all memory.
 _BEYOND: Final = 100_000
-#: A encode_record record, the slot that is to be freed once it is safe elsewhere, and what it
-#: tells; None where it tells of no request.
+#: A record; the slot to release once the record is safe elsewhere; and its event, or None for a
+#: line that is no usage event.
 Entry = tuple[bytes, int, UsageEvent | None]
 
 
 class EventQueue:
-    """Full with ``size`` events. One process's requests put, one greenlet takes."""
+    """Holds up to `size` events. The requests of one process publish, one greenlet takes."""
 
     def __init__(self, size: int, gate: Gate | None = None) -> None:
         self._size = size
         self._entries: deque[Entry] = deque()
-        # Set by the first entry while the taker sleeps.
+        # Set by the first entry while the taking greenlet sleeps.
         self._wake = Event()
         self._asleep = False
         #: Closed while the queue is full.
         self.gate = gate or Gate()
-        #: The slots of this worker; None: there are none, and a killed worker loses what it holds.
+        #: The table of this worker. Without one a killed worker loses its events in memory.
         self.inflight_table: InFlightTable | None = None
-        #: Takes refusals of unknown tokens past a rate, which then are no entries.
+        #: Counts refusals of unknown tokens beyond a rate, which then are no entries.
         self.refusals = RejectedSummary()
-        # Slots that hold what it has counted so far.
+        # Slots that hold the summaries so far.
         self._held: list[int] = []
-        #: Sees the events that are no entries; does not wait and does not raise.
+        #: Sees the events that are no entries. Must not wait and must not raise.
         self.observe: Callable[[Sequence[UsageEvent]], None] = lambda events: None
-        #: Events beyond all bounds, since the start; that could not be made a line.
+        #: Events dropped beyond the limit; events that could not be encoded.
         self.dropped = 0
         self.unwritable = 0
 
@@ -55,7 +55,7 @@ class EventQueue:
         return len(self._entries)
 
     def begin(self, intent: Intent) -> int:
-        """Note that a request goes upstream; the slot is its event's. Never blocks or raises."""
+        """Record that a request goes upstream. Returns its slot. Never blocks and never raises."""
         if self.inflight_table is None:
             return NO_SLOT
         try:
@@ -65,7 +65,7 @@ class EventQueue:
             return NO_SLOT
 
     def publish(self, event: UsageEvent) -> None:
-        """Never blocks and never raises."""
+        """Add an event. Never blocks and never raises."""
         if event.token is None and event.outcome == "rejected" and self.refusals.takes(event):
             self.release(event.slot)
             self.observe([event])
@@ -86,7 +86,7 @@ class EventQueue:
         self._put((record, slot, event))
 
     def publish_line(self, line: bytes) -> None:
-        """What is no usage event, as the JSON line that it is. Never blocks and never raises."""
+        """Add a JSON line that is no usage event. Never blocks and never raises."""
         record = encode_record(line)
         slot = (
             NO_SLOT if self.inflight_table is None else self.inflight_table.reserve_finished(record)
@@ -94,8 +94,8 @@ class EventQueue:
         self._put((record, slot, None))
 
     def sum_up(self, *, stopping: bool = False) -> None:
-        """Publish the summaries of minutes that are over, and hold the running one in slots, so
-        that a killed worker loses what it has counted since the last call at the most."""
+        """Publish the summaries of past minutes, and store the running ones in slots, so that a
+        killed worker loses at most what it counted since the last call."""
         for line in self.refusals.finished(stopping=stopping):
             self.publish_line(line)
         before, self._held = self._held, []
@@ -117,19 +117,20 @@ class EventQueue:
             self._fill()
 
     def _fill(self) -> None:
-        """There is no room but for what is in flight."""
+        """Close the gate: from now on there is room only for requests in flight."""
         self.gate.queue_full(True)
         if len(self._entries) > self._size + _BEYOND:
             self.dropped += 1
             self.release(self._entries.pop()[1])
 
     def release(self, slot: int) -> None:
-        """The event is safe elsewhere, or given up."""
+        """Release the slot of an event that is safe elsewhere or given up."""
         if slot != NO_SLOT and self.inflight_table is not None:
             self.inflight_table.release(slot)
 
-    def take(self, most: int, wait: float | None) -> list[Entry]:
-        """Up to ``most`` events: waits up to ``wait`` seconds (None: for ever) for the first."""
+    def take(self, max_events: int, wait: float | None) -> list[Entry]:
+        """Returns up to `max_events` entries. Waits up to `wait` seconds (None: for ever) for the
+        first."""
         entries = self._entries
         if not entries and wait != 0:
             self._wake.clear()
@@ -138,7 +139,7 @@ class EventQueue:
                 self._wake.wait(wait)
             finally:
                 self._asleep = False
-        batch = [entries.popleft() for _ in range(min(most, len(entries)))]
+        batch = [entries.popleft() for _ in range(min(max_events, len(entries)))]
         if self.gate.closed and len(entries) < self._size:
             self.gate.queue_full(False)
         return batch

@@ -1,7 +1,7 @@
-"""Refusals of unknown tokens, past a rate: one line a minute and reason instead of one a request.
+"""Refusals of unknown tokens beyond a rate: one line per minute and reason, not one per request.
 
-Anybody can be refused as often as they like. Their events must not fill the queue, the spool and
-the log of those who use it; how many there were is still recorded.
+Any client can cause refusals without limit. Their events must not fill the queue, the spool and the
+log; their number is still recorded.
 """
 
 import os
@@ -13,15 +13,15 @@ import orjson
 
 from proxy.core.usage_event import UsageEvent, rfc3339
 
-#: The field ``event`` of these lines.
+#: Value of the field ``event``.
 SUMMARY: Final = "rejected_summary"
-#: Events of their own in a minute, of one worker.
+#: Refusals of one worker that have their own event in a minute.
 MAX_PER_MINUTE: Final = 600
 _MINUTE: Final = 60.0
 
 
 class _Sum:
-    """Of one reason in one minute."""
+    """The refusals of one reason in one minute."""
 
     __slots__ = ("count", "event_id", "first", "last")
 
@@ -40,7 +40,7 @@ class _Sum:
                 "event_id": self.event_id,
                 "event": SUMMARY,
                 "timestamp": rfc3339(self.last),
-                "request_id": "",  # of none; receivers index every line by it
+                "request_id": "",  # of no request; receivers index every line by this field
                 "error_code": code,
                 "count": self.count,
                 "from": rfc3339(self.first),
@@ -51,18 +51,18 @@ class _Sum:
 
 
 class RejectedSummary:
-    """One per worker. Minutes are those of the clock."""
+    """One per worker. Counts by the minutes of the clock."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._minute = 0
         self._single = 0
-        # By error code, of this minute; of minutes that are over.
+        # Sums of this minute by error code; lines of past minutes.
         self._sums: dict[str, _Sum] = {}
         self._over: list[bytes] = []
 
     def takes(self, event: UsageEvent) -> bool:
-        """Whether the event is counted here, and is no line of its own."""
+        """Returns whether the event is counted here, and gets no line of its own."""
         self._turn()
         if self._single < MAX_PER_MINUTE:
             self._single += 1
@@ -75,13 +75,13 @@ class RejectedSummary:
         return True
 
     def finished(self, *, stopping: bool = False) -> list[bytes]:
-        """The lines of minutes that are over, each once; ``stopping``: of the running one too."""
+        """The lines of past minutes, each once; with `stopping` of the running one too."""
         self._turn(force=stopping)
         over, self._over = self._over, []
         return over
 
     def running(self) -> list[bytes]:
-        """Those of the running minute, as they are by now."""
+        """The lines of the running minute so far."""
         return [found.line(code) for code, found in self._sums.items()]
 
     def _turn(self, *, force: bool = False) -> None:

@@ -1,8 +1,8 @@
-"""One sink of the worker's own: a greenlet and a thread for it, and what it has not taken yet.
+"""One local sink of a worker: its greenlet, its thread, and the lines that it has not accepted yet.
 
-Each sink stands alone: what it could not take is kept for it, bounded, and tried again with growing
-pauses, and neither its errors nor its stalls reach a neighbour. Sinks write on a thread, since a
-full pipe or a slow disk would stop the event loop and every stream with it.
+Sinks are independent: lines that a sink did not accept are kept for it, up to a limit, and retried
+with growing pauses. Neither its errors nor its stalls affect other sinks. Sinks write on a thread,
+because a full pipe or a slow disk would stop the event loop and every stream with it.
 """
 
 import logging
@@ -20,37 +20,37 @@ from proxy.runtime.backoff import Backoff
 _log = logging.getLogger(__name__)
 
 _BATCH: Final = 500
-#: Seconds without progress after which a sink that works is taken for one that hangs.
+#: Seconds without progress after which a sink counts as hanging.
 _STALLED_SECONDS: Final = 1.0
 _MIN_PAUSE_SECONDS: Final = 0.5
 _MAX_PAUSE_SECONDS: Final = 30.0
 
 
 class SinkWorker:
-    """One sink, what waits for it, and the greenlet that brings it there."""
+    """Delivers lines to one sink, in a greenlet of its own."""
 
     def __init__(self, sink: Sink, backlog: int) -> None:
-        """``backlog``: how many lines are kept while the sink does not take them."""
+        """`backlog` is how many lines are kept while the sink does not accept them."""
         self._sink = sink
         self.name = type(sink).__name__
         self._thread = ThreadPool(1)
-        # Lines that the sink has not accepted yet, oldest first; the oldest go when it is full.
-        # Those that it is just writing are older still, and out of reach.
+        # Lines that the sink has not accepted yet, oldest first; the oldest are dropped beyond the
+        # backlog. Lines being written are older still, and cannot be dropped.
         self._waiting: deque[bytes] = deque()
         self._writing: list[bytes] = []
         self._backlog = backlog
         self._failing = False
-        # Whether it hung when it was last waited for; set when a write has ended.
+        # Whether the sink hung at the last wait for room; `_moved` is set when a write has ended.
         self._stalled = False
         self._moved = Event()
-        # Set when lines were added, or when it is time to finish; the second also ends a pause.
+        # `_wake` is set by new lines and by `finish`; `_finishing` also ends a pause.
         self._wake = Event()
         self._finishing = Event()
         self._greenlet = gevent.spawn(self._run)
-        #: Lines given up because the sink stayed away for too long; failed writes.
+        #: Lines dropped beyond the backlog; failed writes.
         self.dropped = 0
         self.errors = 0
-        #: Lines that were ever added; of these, that the sink has accepted, or that were given up.
+        #: Lines ever added; of these, lines that the sink has accepted or that were dropped.
         self.added = 0
         self.done = 0
 
@@ -60,13 +60,13 @@ class SinkWorker:
 
     @property
     def free(self) -> bool:
-        """Whether it has nothing to catch up with."""
+        """Whether the sink works and has no more than one batch waiting."""
         return not self._failing and self.pending <= _BATCH
 
     def wait_for_room(self, count: int) -> None:
-        """Let a sink that works, and is only slower, catch up until ``count`` lines have room.
+        """Wait until a slow sink has room for `count` lines.
 
-        One that fails or hangs is not waited for: its oldest lines go.
+        A sink that fails or hangs is not waited for: its oldest lines are dropped.
         """
         while len(self._waiting) + count > self._backlog:
             if not self._waiting or self._failing or self._stalled:
@@ -81,7 +81,7 @@ class SinkWorker:
         self._wake.set()
 
     def finish(self) -> "gevent.Greenlet[..., None]":
-        """Write what waits, one last try if that fails; the greenlet ends when it is over."""
+        """Write what waits, with one last attempt if that fails. Returns the ending greenlet."""
         self._finishing.set()
         self._wake.set()
         return self._greenlet
@@ -106,7 +106,7 @@ class SinkWorker:
 
     def _write(self) -> bool:
         waiting = len(self._waiting)
-        size = min(waiting, max(_BATCH, waiting // 4))  # or a busy loop would outrun it
+        size = min(waiting, max(_BATCH, waiting // 4))  # or a busy loop would outrun the sink
         batch = [self._waiting.popleft() for _ in range(size)]
         self._writing = batch
         error = self._call(self._sink.write, batch)
@@ -128,10 +128,10 @@ class SinkWorker:
         return False
 
     def _call(self, method: Callable[..., None], *args: Any) -> Exception | None:
-        """On the sink's thread; whatever a sink raises, it is only that sink."""
+        """Call `method` on the sink's thread. Returns what it raised, or None."""
 
         def guarded() -> Exception | None:
-            # Caught over there: gevent prints the traceback of what leaves a pool's thread.
+            # Caught on the thread: gevent prints the traceback of what leaves a pool's thread.
             try:
                 method(*args)
             except Exception as error:  # noqa: BLE001

@@ -1,7 +1,8 @@
 """The access log (``ACCESS_LOG=on``): a line in the application log for each finished request.
 
-The thing to get wrong: what a client made up goes into a line of text. And nothing here waits, as
-long as the log's handler does not (see :mod:`proxy.logs.async_handler`).
+Nothing here waits, as long as the log's handler does not (see :mod:`proxy.logs.async_handler`).
+
+Note: a client chooses the path, and the path goes into a line of text.
 """
 
 import logging
@@ -12,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class Finished(Protocol):
-    """A usage event, as seen from here."""
+    """The fields used of a usage event."""
 
     request_id: str
     method: str
@@ -35,7 +36,7 @@ class AccessLog:
         self._log = log
 
     def events(self, events: Iterable[Finished]) -> None:
-        """Requests on ``/v1``. Neither waits nor raises."""
+        """Log requests on ``/v1``. Never waits and never raises."""
         for event in events:
             self._add(
                 {
@@ -57,7 +58,7 @@ class AccessLog:
     def page(
         self, request_id: str, method: str, path: str, status: int, ms: float, client_ip: str
     ) -> None:
-        """An answer of the proxy's own pages."""
+        """Log a response of the proxy's own pages."""
         self._add(
             {
                 "request_id": request_id,
@@ -73,7 +74,7 @@ class AccessLog:
         text = "{method} {path} {status} {duration_ms} ms".format(
             **{**fields, "path": _printable(fields["path"])}
         )
-        # `handle` asks for no level, so that LOG_LEVEL does not silence it.
+        # `handle` checks no level, so LOG_LEVEL does not silence the access log.
         self._log.handle(
             self._log.makeRecord(
                 self._log.name, logging.INFO, __file__, 0, text, (), None, extra=fields
@@ -82,5 +83,5 @@ class AccessLog:
 
 
 def _printable(path: str) -> str:
-    """Nothing that a terminal would obey."""
+    """`path` without characters that a terminal would obey."""
     return path if path.isprintable() else ascii(path)

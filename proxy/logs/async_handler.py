@@ -1,11 +1,11 @@
-"""A worker's log handler: what is logged in a greenlet is written by an operating system's thread.
+"""A worker's log handler: greenlets log, and an operating system thread writes the lines.
 
-Whoever reads the log may stall, and a disk may be slow: no request waits for them. What does not
-fit is dropped, and counted in a line later. gunicorn's master and the commands log as usual.
+The log's reader may stall and a disk may be slow; no request waits for them. Lines beyond the limit
+are dropped, and a later line says how many. gunicorn's master and the commands log as usual.
 
-The thing to get wrong: a lock that the thread holds while it writes. It takes neither a handler's
-nor the one inside of ``sys.stderr``, for which a greenlet, or the exit of the process, would wait
-without end; so it writes to descriptors.
+Note: the thread must hold no lock while it writes. It takes neither a handler's lock nor the one
+inside ``sys.stderr``, for which a greenlet, or the exit of the process, would wait for ever. So it
+writes to descriptors.
 """
 
 import logging
@@ -19,13 +19,13 @@ from gevent import monkey
 
 _log = logging.getLogger(__name__)
 
-#: Lines, and bytes of them, that may wait.
+#: Maximum lines, and bytes of lines, that wait.
 _MAX_LINES: Final = 10_000
 _MAX_BYTES: Final = 8 * 1024 * 1024
 #: Writes up to this size to a pipe are atomic on Linux (PIPE_BUF), so that workers who share it do
 #: not mix their lines.
 _ATOMIC: Final = 4096
-#: Seconds that the end of a worker waits for its last lines. Everything else is done by then.
+#: Seconds that an ending worker waits for its last lines. Everything else is done by then.
 _FLUSH_TIMEOUT_SECONDS: Final = 0.5
 
 # Not gevent's, which would want a hub in the thread.
@@ -35,13 +35,13 @@ _sleep: Final[Callable[[float], None]] = monkey.get_original("time", "sleep")
 
 
 class Output(Protocol):
-    """Where lines end. Called on the thread; OSError: they are lost."""
+    """Where lines are written, on the thread. After OSError they are lost."""
 
     def write(self, data: bytes) -> None: ...
 
 
 class Descriptor:
-    """An open one, such as that of stderr."""
+    """Writes to an open file descriptor, such as that of stderr."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -51,12 +51,12 @@ class Descriptor:
         while view:
             try:
                 view = view[os.write(self._number, view) :]
-            except BlockingIOError:  # somebody who shares the pipe has made it non-blocking
+            except BlockingIOError:  # a process that shares the pipe has made it non-blocking
                 _sleep(0.01)
 
 
 class File:
-    """Appends, and opens it anew when an outside rotation has moved it."""
+    """Appends to a file, and opens it again when an outside rotation has moved it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -79,7 +79,10 @@ class File:
 
 
 class LogWriter(logging.Handler):
-    """Never waits in :meth:`emit`. Its thread starts with the first line of each process."""
+    """Queues lines for its thread: :meth:`emit` never waits.
+
+    The thread starts with the first line of each process.
+    """
 
     def __init__(
         self, output: Output, max_lines: int = _MAX_LINES, max_bytes: int = _MAX_BYTES
@@ -91,13 +94,13 @@ class LogWriter(logging.Handler):
         self._pid = 0
 
     def _start(self) -> None:
-        # What waits in a parent is the parent's to write: only the memory came along.
+        # A new queue: lines that wait in the parent process are written by the parent.
         self._lines = _SimpleQueue()
-        # Taken from the queue, but too long for the block: the line, and what it was counted for.
+        # Taken from the queue, but too long for the current block: the line and its counted size.
         self._next: tuple[bytes, int] | None = None
-        # Each number has one side that writes it. Greenlets, under the handler's lock:
+        # Each number has one writer. These are written by greenlets, under the handler's lock:
         self._put = self._put_bytes = self._dropped = 0
-        # The thread; `_reported`: how many lost lines it has owned up to.
+        # By the thread. `_reported` is how many of the lost lines have been logged.
         self._done = self._done_bytes = self._failed = self._reported = 0
         self._pid = os.getpid()
         _start_thread(self._run, ())
@@ -129,8 +132,8 @@ class LogWriter(logging.Handler):
         return (self.format(record) + "\n").encode("utf-8", "backslashreplace")
 
     def flush(self) -> None:
-        """Wait until all is written, for moments at the most. :func:`logging.shutdown` calls it at
-        the exit of the process, however that came about."""
+        """Wait until all lines are written, for a limited time. :func:`logging.shutdown` calls it
+        at each exit of the process."""
         if self._pid != os.getpid():
             return
         deadline = time.monotonic() + _FLUSH_TIMEOUT_SECONDS
@@ -140,22 +143,22 @@ class LogWriter(logging.Handler):
     # On the thread.
 
     def _run(self) -> None:
-        since_told = 0
+        since_report = 0
         while True:
             block, lines, size = self._take()
             self._failed += 0 if self._written(block) else lines
-            since_told += lines
+            since_report += lines
             lost = self._dropped + self._failed - self._reported
             rested = self._next is None and self._lines.empty()
-            if lost and (rested or since_told >= self._max_lines):
+            if lost and (rested or since_report >= self._max_lines):
                 self._reported += lost if self._written(self._notice(lost)) else 0
-                since_told = 0
+                since_report = 0
             self._done_bytes += size
             self._done += lines
 
     def _take(self) -> tuple[bytes, int, int]:
-        """As many whole lines as are written at once, but one at least; how many; what they were
-        counted for. Waits for the first."""
+        """Returns complete lines for one write (at least one), their number, and their counted
+        size. Waits for the first."""
         line, size = self._next or self._get()
         self._next = None
         block, length = [line], len(line)
@@ -182,7 +185,7 @@ class LogWriter(logging.Handler):
     def _written(self, data: bytes) -> bool:
         try:
             self._output.write(data)
-        except OSError:  # a full disk, a reader that has gone: there is nobody to tell
+        except OSError:  # a full disk, a closed pipe: it cannot be reported anywhere
             return False
         return True
 
@@ -193,13 +196,16 @@ class LogWriter(logging.Handler):
 
 
 def _settled(record: logging.LogRecord) -> bool:
-    """Whether it says the same later and elsewhere: a finished text that brings its request's id,
-    as the access log's do. Formatting many of those at a time would hold up the loop."""
+    """Whether the record can be formatted later, on the thread.
+
+    It can if its text is finished and has its request's id, as the access log's do. Formatting many
+    of those in the event loop would delay it.
+    """
     return "request_id" in record.__dict__ and not record.args and record.exc_info is None
 
 
 def install() -> None:
-    """Replace the root logger's handlers, after the fork: the same formatter, the same place."""
+    """Replace the root logger's handlers after the fork; formatter and output stay the same."""
     root = logging.getLogger()
     for plain in root.handlers[:]:
         if not isinstance(plain, logging.StreamHandler):

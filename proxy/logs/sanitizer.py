@@ -1,6 +1,6 @@
-"""Takes secrets out of text that leaves the process: log lines, and a client's words in events.
+"""Removes secrets from text that leaves the process: log lines, and a client's values in events.
 
-Known secrets are those of the process: :func:`learn` is called once its settings are read.
+:func:`learn` is called with the secrets of the process once its settings are read.
 """
 
 import json
@@ -9,29 +9,29 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote, unquote
 
-#: Paths remembered with what they became, and the longest of them.
+#: Maximum cached paths, and characters of a cached path.
 _MAX_PATHS: Final = 1000
 _MAX_PATH_CHARS: Final = 256
 
 
 class Sanitizer:
-    """Takes secrets out of text: what looks like one, and the very values it was told.
+    """Removes secrets from text: by shape, and by value.
 
-    Tokens and upstream keys (``sk-…``), bearer and basic credentials, and passwords in URLs are
-    found by shape; ``known`` values (management tokens, encryption keys) wherever they stand.
+    Access tokens and upstream keys (``sk-…``), bearer and basic credentials, and passwords in URLs
+    are found by shape; `known` values (management tokens, encryption keys) wherever they stand.
     """
 
     _SHAPES: Final = re.compile(
         r"\bsk-[A-Za-z0-9_-]{8,}"
         r"|(?i:\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,})"
-        # Up to the last @ before the path, as a password may hold one; never over a quote, or a
-        # URL and a mail address in one JSON line would count as one.
+        # Up to the last @ before the path, because a password may contain one. Never across a
+        # quote, or a URL and a mail address in one JSON line would count as one.
         r"|(?<=://)[^\s/\"'<>]+(?=@)"
     )
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         found = {value for value in known if len(value) >= 6}
-        # As they look inside a JSON string, too.
+        # Also as they look inside a JSON string.
         found |= {json.dumps(value)[1:-1] for value in found}
         values = sorted(found, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, values))) if values else None
@@ -42,7 +42,7 @@ class Sanitizer:
         return self._SHAPES.sub("[secret]", text)
 
     def clean_path(self, path: str) -> str:
-        """A path as it came, or without what is a secret in it, percent-encoded or not."""
+        """`path` without secrets in it, percent-encoded or not."""
         clean = self.clean(path)
         if "%" in clean:
             decoded = unquote(clean, "latin-1")
@@ -53,8 +53,10 @@ class Sanitizer:
 
 
 class Paths(dict[str, str]):
-    """Raw path → what may be shown of it. Most requests ask for a few paths, so that one is looked
-    up without a call; a full table is emptied."""
+    """Cache: raw path → path without secrets.
+
+    Most requests use a few paths, which are looked up without a call. A full cache is emptied.
+    """
 
     def __missing__(self, path: str) -> str:
         clean = _process.clean_path(path)
@@ -65,18 +67,18 @@ class Paths(dict[str, str]):
         return clean
 
 
-#: Of this process.
+#: The cache of this process.
 PATHS: Final = Paths()
 _process = Sanitizer()
 
 
 def learn(known: Iterable[str]) -> None:
-    """These are the secrets of this process."""
+    """Set the secrets of this process."""
     global _process
     _process = Sanitizer(known)
     PATHS.clear()
 
 
 def clean(text: str) -> str:
-    """``text`` without this process's secrets, and without what looks like one."""
+    """`text` without this process's secrets, and without what looks like a secret."""
     return _process.clean(text)

@@ -1,1 +1,1 @@
-"""What the proxy tells about itself in figures: counted in each process, merged at a scrape."""
+"""What the proxy measures of itself: counted in each process, merged at a scrape."""

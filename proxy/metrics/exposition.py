@@ -1,7 +1,7 @@
-"""Samples in the text formats of Prometheus, by its own library: escaping, types, content types.
+"""Samples in the text formats of Prometheus.
 
-The library's own counters are not used: they are per process, or cost each request a write to a
-file.
+Escaping, types and content types are those of Prometheus's own library. Its counters are not used:
+they are per process, or cost each request a write to a file.
 """
 
 import platform
@@ -26,29 +26,29 @@ _OPENMETRICS_TYPE: Final = "application/openmetrics-text"
 _OPENMETRICS: Final = f"{_OPENMETRICS_TYPE}; version=1.0.0"
 
 
-def render(figures: Samples, accept: str) -> tuple[bytes, str]:
-    """The page and its content type, in the format that the ``Accept`` header asks for.
+def render(samples: Samples, accept: str) -> tuple[bytes, str]:
+    """Returns the page and its content type, in the format that the ``Accept`` header asks for.
 
-    Whoever takes OpenMetrics gets it, at 1.0.0, and everybody else the plain format.
+    A client that accepts OpenMetrics gets version 1.0.0, any other the plain format.
     """
-    # Not the header itself: the library fails at versions that are no numbers.
+    # The header itself is not passed on: the library fails at versions that are no numbers.
     encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS_TYPE in accept else "")
-    return encode(_Collector(figures)), content_type
+    return encode(_Collector(samples)), content_type
 
 
 class _Collector:
-    """What the library's encoders take for a registry."""
+    """The interface of a registry that the library's encoders need."""
 
-    def __init__(self, figures: Samples) -> None:
-        self._figures = figures
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
 
     def collect(self) -> Iterator[Metric]:
         build = {"version": __version__, "python": platform.python_version()}
         yield InfoMetricFamily("proxy_build", "What runs here.", value=build)
         for name, family in CATALOGUE.items():
-            # Families without series are told too, so that a dashboard can be written before
+            # Families without series are included, so that a dashboard can be written before
             # anything has happened.
-            yield _FAMILIES[family.kind](family, self._figures.values.get(name, {}))
+            yield _FAMILIES[family.kind](family, self._samples.values.get(name, {}))
 
 
 def _counter(family: Family, series: dict[Labels, Any]) -> Metric:

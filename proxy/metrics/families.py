@@ -1,8 +1,9 @@
-"""Every figure there is: its name, kind, labels, and what becomes of it over several processes.
+"""All metric families: name, kind, labels, and how values of several processes are merged.
 
-Names, labels and their values are public (docs/metrics.md). The thing to get wrong: the values of a
-label come from a closed set, or are bounded in number, or whoever sends requests decides how much
-memory the monitoring needs.
+Names, labels and label values are public (docs/metrics.md).
+
+Note: the values of a label come from a closed set or are limited in number. Otherwise clients would
+decide how much memory the monitoring needs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,14 +13,14 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``merge`` is for gauges: how the values of several processes become the node's one."""
+    """One metric family. `merge` turns a gauge's values of several processes into the node's."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
     merge: Callable[[Iterable[float]], float] = sum
-    #: Upper bounds, without the last one, which is infinite.
+    #: Upper bounds of a histogram's buckets, without the last, which is infinite.
     buckets: tuple[float, ...] = ()
 
 

@@ -1,19 +1,19 @@
-"""Where the processes of a node put their figures, and where a scrape finds all of them.
+"""The samples of all processes of a node: each process writes its own, a scrape reads all.
 
 ``<DATA_DIR>/metrics/<server>/<process>-<pid>-<random>.figures``, one file a process
 (:mod:`proxy.runtime.double_buffer`). ``<server>`` names the gunicorn master, so that a second
-server on the same DATA_DIR, or the next one, counts for itself; the folder ``node`` is for
-processes that serve every server of the node, as the one that ships events.
+server on the same DATA_DIR, or the next one, counts for itself. The folder ``node`` is for
+processes that serve every server of the node, such as the shipper.
 
-Counters of a process that has ended stay: its file does, until somebody adds it to the file
-``ended``. That file remembers whom it contains, so that a crash between adding and removing counts
-nobody twice.
+Counters of an ended process are kept: its file stays until its counters are added to the file
+``ended``. That file lists the processes that it contains, so that a crash between adding and
+removing counts no process twice.
 
 **For another process** (not a worker), with or without gevent::
 
-    figures = Samples()                                    # count(), set(), observe()
+    samples = Samples()                                    # count(), set(), observe()
     writer = MetricsDirectory(data_dir / "metrics" / NODE).writer("shipper")
-    writer.publish(figures)                                # once a second; OSError: try again
+    writer.publish(samples)                                # once a second; OSError: try again
     writer.close()                                         # its counters stay
 
 Names and labels are those of :mod:`proxy.metrics.families`; others are not shown. Counters start at
@@ -34,32 +34,32 @@ from proxy.metrics import process
 from proxy.metrics.samples import Samples, bounded, merge
 from proxy.runtime import double_buffer, filelock
 
-#: The folder beside those of the servers.
+#: The folder of processes that belong to no single server.
 NODE: Final = "node"
 _ENDED: Final = "ended"
 _SUFFIX: Final = ".figures"
-#: A folder in which nobody has written for so long belongs to a server that is gone.
+#: A folder without a write for so long belongs to an ended server.
 _ABANDONED_SECONDS: Final = 120.0
-#: Of one family, of those that have ended: workers that come and go, each with other model names,
+#: Series of one family of ended processes. Workers that come and go, each with other model names,
 #: must not fill the disk.
 _MAX_SERIES: Final = 1000
-#: How long a scrape waits for another one that is just adding up those who have ended.
+#: Seconds that a scrape waits while another process adds up ended processes.
 _TIMEOUT_SECONDS: Final = 1.0
 
 
 class Writer:
-    """One process's place on the board."""
+    """One process's file in the metrics directory."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
         self._file = double_buffer.DoubleBufferedFile(path)
 
-    def publish(self, figures: Samples) -> None:
-        """Replace what this process said before. OSError: it could not; the old stays."""
-        self.write(figures.dump())
+    def publish(self, samples: Samples) -> None:
+        """Replace this process's samples. Raises OSError: the old samples stay then."""
+        self.write(samples.dump())
 
     def write(self, dumped: bytes) -> None:
-        """The half of :meth:`publish` that waits for the disk."""
+        """The part of :meth:`publish` that waits for the disk."""
         self._file.write(dumped)
 
     def close(self) -> None:
@@ -67,19 +67,21 @@ class Writer:
 
 
 class MetricsDirectory:
-    """One folder. Nothing is made before the first :meth:`Writer.publish`."""
+    """The folder of one server. Nothing is made before the first :meth:`Writer.publish`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def writer(self, kind: str) -> Writer:
-        """``kind``: a word that says what process it is."""
+        """`kind` names the kind of process."""
         name = f"{kind}-{os.getpid()}-{os.urandom(4).hex()}{_SUFFIX}"
         return Writer(self._folder / name)
 
     def read(self, leave_out: str = "") -> Samples:
-        """All processes together, but for one by its file's name. Waits for the disk: nothing for
-        an event loop."""
+        """The merged samples of all processes, except the one whose file is `leave_out`.
+
+        Waits for the disk, so it must not run on an event loop.
+        """
         with self._locked(_TIMEOUT_SECONDS, shared=True):
             total, names = self._total()
             living: list[Samples] = []
@@ -90,23 +92,23 @@ class MetricsDirectory:
         return merge(living, ended)
 
     def tidy(self) -> None:
-        """Add up those who have ended and remove their files. OSError: nothing is lost."""
+        """Add up ended processes and remove their files. Raises OSError: nothing is lost then."""
         if not self._folder.exists():
             return
         with self._locked(0) as locked:
             if not locked:
-                return  # another one does it
+                return  # another process does it
             total, names = self._total()
             gone = [(path, slot) for path, slot in self._files() if not slot.live]
             fresh = [(path, slot) for path, slot in gone if path.name not in names]
             if fresh:
-                figures = merge([], [total, *(Samples.load(slot.payload) for _, slot in fresh)])
-                self._write_total(bounded(figures, _MAX_SERIES), [path.name for path, _ in gone])
+                samples = merge([], [total, *(Samples.load(slot.payload) for _, slot in fresh)])
+                self._write_total(bounded(samples, _MAX_SERIES), [path.name for path, _ in gone])
             for path, _ in gone:
                 path.unlink(missing_ok=True)
 
     def remove_abandoned(self) -> None:
-        """Remove the folders of other servers in which nobody lives."""
+        """Remove the folders of other servers that have no running process."""
         for folder in self._folder.parent.glob("*-*/"):
             with contextlib.suppress(OSError):
                 if folder != self._folder and _is_abandoned(folder):
@@ -122,25 +124,25 @@ class MetricsDirectory:
                 yield path, slot
 
     def _total(self) -> tuple[Samples, set[str]]:
-        """Those who have ended, added up, and their files' names."""
+        """The sums of ended processes, and the names of their files."""
         try:
             head, _, data = (self._folder / _ENDED).read_bytes().partition(b"\n")
             return Samples.load(data), set(orjson.loads(head))
         except (FileNotFoundError, ValueError):
             return Samples(), set()
 
-    def _write_total(self, figures: Samples, names: list[str]) -> None:
+    def _write_total(self, samples: Samples, names: list[str]) -> None:
         temporary = self._folder / f"{_ENDED}.new"
-        temporary.write_bytes(orjson.dumps(names) + b"\n" + figures.dump())
+        temporary.write_bytes(orjson.dumps(names) + b"\n" + samples.dump())
         temporary.replace(self._folder / _ENDED)
 
     @contextlib.contextmanager
     def _locked(self, patience: float, *, shared: bool = False) -> Iterator[bool]:
-        """Tries to get the folder's lock for ``patience`` seconds, and says whether it did."""
+        """Try for `patience` seconds to lock the folder. Yields whether it is locked."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
             descriptor = os.open(self._folder / "lock", flags, 0o600)
-        except OSError:  # no folder yet, or none that can be written: then nobody adds up
+        except OSError:  # no folder yet, or a read-only one: then no process adds up
             yield False
             return
         try:
@@ -150,7 +152,8 @@ class MetricsDirectory:
 
 
 def server_name(pid: int) -> str:
-    """A name for the server with this master: a process id can come again, with its start not."""
+    """The name of the server with this master. A process id can be reused, but not together with
+    its start time."""
     return f"{pid}-{process.start_ticks(pid) or 0}"
 
 

@@ -1,7 +1,7 @@
-"""Once in a while a worker writes its figures to the board; a scrape reads everybody's.
+"""The reporter: a worker publishes its samples at intervals, and reads all processes' for a scrape.
 
-Writing and reading wait for a disk, and a page of many series takes its time, so they happen on a
-thread: no stream stops because somebody looks at the figures.
+Writing and reading wait for a disk, and a page of many series takes time, so both run on a thread:
+no stream stops because metrics are read.
 """
 
 import logging
@@ -20,35 +20,35 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds. Samples are at most a second old, with what writing takes.
-_INTERVAL: Final = 0.75
+#: Samples are at most a second old, including the time that writing takes.
+_INTERVAL_SECONDS: Final = 0.75
 _TIMEOUT_SECONDS: Final = 5.0
 
 
 class Source(Protocol):
-    """What is only known at the moment of a snapshot."""
+    """Measures what is known only at the moment of a snapshot."""
 
-    def measure(self, figures: Samples) -> None: ...
+    def measure(self, samples: Samples) -> None: ...
 
     def free_space(self) -> tuple[int, int] | None:
-        """Bytes free and in all. Waits for the disk."""
+        """Free bytes and total bytes. Waits for the disk."""
         ...
 
 
 class Reporter:
-    """One per worker. ``boards``: its server's first, then others that belong to the node."""
+    """One per worker. `directories` begin with its server's; others belong to the node."""
 
     def __init__(
-        self, figures: Samples, source: Source, boards: Sequence[MetricsDirectory]
+        self, samples: Samples, source: Source, directories: Sequence[MetricsDirectory]
     ) -> None:
-        self._figures = figures
+        self._samples = samples
         self._source = source
-        self._boards = boards
-        self._writer = boards[0].writer("worker")
+        self._directories = directories
+        self._writer = directories[0].writer("worker")
         self._greenlet: gevent.Greenlet[..., None] | None = None
-        # Made at the start. One thread, so that what was dumped first is written first.
+        # Made by `start`. One thread, so that what was dumped first is written first.
         self._thread: Any = None
-        # Kinds of trouble that have been logged.
+        # Failures that have been logged.
         self._reported: set[str] = set()
 
     def start(self) -> None:
@@ -56,46 +56,46 @@ class Reporter:
         self._greenlet = gevent.spawn(self._run)
 
     def read(self, make: Callable[[Samples], T]) -> T:
-        """What ``make``, on the thread, makes of everybody's figures now.
+        """Returns `make(samples)`, run on the thread with the current samples of all processes.
 
-        BackendError: the disk does not answer, or it is not started.
+        Raises BackendError when the disk does not respond, or the reporter is not started.
         """
         if self._thread is None:
             raise BackendError("The figures cannot be read yet.")
         self._measure()
-        dumped = self._figures.dump()
+        dumped = self._samples.dump()
         return self._on_thread(lambda: make(self._write_and_read(dumped)))
 
     def close(self) -> None:
-        """Write the last ones; what cannot be written within moments is left. Idempotent."""
+        """Write the last samples, unless that takes too long. Idempotent."""
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is None:
             return
         greenlet.kill()
         self._measure()
-        self._thread.spawn(self._finish, self._figures.dump()).wait(0.2)
-        # In a greenlet of its own: it waits for the thread, which may hang.
+        self._thread.spawn(self._finish, self._samples.dump()).wait(0.2)
+        # In a greenlet of its own, because it waits for the thread, which may hang.
         gevent.spawn(self._thread.kill)
 
     def _run(self) -> None:
         self._thread.spawn(self._tidy)
-        self._figures.set("proxy_event_loop_lag_seconds", 0.0)
+        self._samples.set("proxy_event_loop_lag_seconds", 0.0)
         while True:
             self._measure()
-            self._thread.apply(self._write, (self._figures.dump(),))
+            self._thread.apply(self._write, (self._samples.dump(),))
             if space := self._thread.apply(self._source.free_space):
-                self._figures.set("proxy_data_dir_free_bytes", space[0])
-                self._figures.set("proxy_data_dir_size_bytes", space[1])
-            due = time.monotonic() + _INTERVAL
-            gevent.sleep(_INTERVAL)
+                self._samples.set("proxy_data_dir_free_bytes", space[0])
+                self._samples.set("proxy_data_dir_size_bytes", space[1])
+            due = time.monotonic() + _INTERVAL_SECONDS
+            gevent.sleep(_INTERVAL_SECONDS)
             late = max(0.0, time.monotonic() - due)
-            self._figures.set("proxy_event_loop_lag_seconds", late)
+            self._samples.set("proxy_event_loop_lag_seconds", late)
 
     def _measure(self) -> None:
         try:
-            self._source.measure(self._figures)
-        except Exception as error:  # noqa: BLE001  (the other figures are still good)
-            self._tell("some figures cannot be read", error)
+            self._source.measure(self._samples)
+        except Exception as error:  # noqa: BLE001  (the other samples are still valid)
+            self._report("some figures cannot be read", error)
 
     def _on_thread(self, work: Callable[[], T]) -> T:
         job = self._thread.spawn(work)
@@ -105,37 +105,37 @@ class Reporter:
             raise BackendError("The figures cannot be read right now.") from error
         return result
 
-    def _tell(self, what: str, error: Exception) -> None:
+    def _report(self, what: str, error: Exception) -> None:
         if what not in self._reported:
             _log.error("%s", what, exc_info=error)
         self._reported.add(what)
 
-    # On the thread; raises nothing, as gevent prints what leaves it.
+    # On the thread. Nothing is raised, because gevent prints what leaves it.
 
     def _tidy(self) -> None:
         try:
-            for board in self._boards:
-                board.tidy()
-            self._boards[0].remove_abandoned()
+            for directory in self._directories:
+                directory.tidy()
+            self._directories[0].remove_abandoned()
         except OSError as error:
-            self._tell("old figures cannot be added up", error)
+            self._report("old figures cannot be added up", error)
 
     def _write(self, dumped: bytes) -> None:
         try:
             self._writer.write(dumped)
         except OSError as error:
-            self._tell("figures cannot be written, other workers show old ones", error)
+            self._report("figures cannot be written, other workers show old ones", error)
 
     def _write_and_read(self, dumped: bytes) -> Samples:
-        # Written first: the next scrape may meet another worker, and must not find less than this
-        # one. Our own come from memory, in case that failed.
+        # Written first: the next scrape may reach another worker, and must not find less than this
+        # one. This worker's own samples come from memory, in case writing failed.
         self._write(dumped)
         found = [Samples.load(dumped)]
-        for board in self._boards:
+        for directory in self._directories:
             try:
-                found.append(board.read(leave_out=self._writer.name))
+                found.append(directory.read(leave_out=self._writer.name))
             except OSError as error:
-                self._tell("figures of others cannot be read", error)
+                self._report("figures of others cannot be read", error)
         return merge(found)
 
     def _finish(self, dumped: bytes) -> None:

@@ -1,7 +1,9 @@
-"""Usage events, and answers of the proxy's own pages, become figures.
+"""Counting usage events, and responses of the proxy's own pages.
 
-Runs behind the queue of events, never on the path of a request. The thing to get wrong: nothing of
-an event becomes a label as it stands (see :mod:`proxy.metrics.request_metrics`).
+This runs behind the event queue, never on the path of a request.
+
+Note: no value of an event becomes a label as it is. Labels come from closed sets or are limited in
+number.
 """
 
 import logging
@@ -19,7 +21,7 @@ OTHER: Final = "other"
 _METHODS: Final = frozenset(
     ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 )
-#: First segment behind ``/v1/`` → route. `chat` is more than one endpoint; they are one route.
+#: First path segment behind ``/v1/`` → route. The endpoints below `chat` are one route.
 ROUTES: Final[Mapping[str, str]] = {
     name: name
     for name in (
@@ -27,14 +29,14 @@ ROUTES: Final[Mapping[str, str]] = {
         *("models", "files", "realtime"),
     )
 }
-#: 499: the client left before the head.
+#: 499 means that the client left before the response head.
 _STATUSES: Final = frozenset({str(status.value) for status in HTTPStatus} | {"499"})
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,79}", re.ASCII)
-#: Far more than anybody serves; and what an attacker with a good token can make of it.
+#: Far more than a project uses, and the limit for an attacker with a valid access token.
 _MAX_MODELS: Final = 100
 _MAX_PAIRS: Final = 200
-#: Of these pairs, what one access token, and what one project may be the first to use: an upstream
-#: that repeats whatever name it is sent lets a client make up any number.
+#: How many of these pairs one access token, and one project, may introduce. With an upstream that
+#: repeats any model name it is sent, a client can make up any number of names.
 _MAX_PAIRS_PER_TOKEN: Final = 16
 _MAX_PAIRS_PER_PROJECT: Final = 48
 
@@ -51,27 +53,29 @@ def method(given: str) -> str:
 
 
 def status(code: int) -> str:
-    """A registered status as it is; any other by its class, ``4xx``."""
+    """A registered status as it is; any other as its class, such as ``4xx``."""
     text = str(code)
     return text if text in _STATUSES else f"{text[:1]}xx"
 
 
 class Consumers:
-    """Which projects and models have figures of their own: the first that came, up to a limit; of
-    one token and one project up to a limit of its own."""
+    """Which pairs of project and model have series of their own.
+
+    These are the first pairs up to a limit. One access token and one project have limits too.
+    """
 
     def __init__(self, max_models: int = _MAX_MODELS, max_pairs: int = _MAX_PAIRS) -> None:
         self._max_models = max_models
         self._max_pairs = max_pairs
         self._models: set[str] = set()
         self._pairs: set[tuple[str, str]] = set()
-        #: Access token or project → the pairs that it was the first to use.
+        #: Access token or project → number of pairs that it introduced.
         self._introduced: dict[str, int] = {}
 
     def labels(self, project: str, model: object, token: str | None = None) -> tuple[str, str]:
-        """(project, model) as labels.
+        """Returns (project, model) as labels.
 
-        ``model``: what the upstream called itself; ``token``: what is known of the access token.
+        `model` is the name that the upstream reported; `token` identifies the access token.
         """
         name = model if isinstance(model, str) and _MODEL.fullmatch(model) else OTHER
         if (project, name) not in self._pairs and not self._may_introduce(project, name, token):
@@ -108,12 +112,12 @@ _KINDS: Final[Mapping[str, str]] = {
     "cached_tokens": "cached",
     "reasoning_tokens": "reasoning",
 }
-#: Our own codes that say which limit was met.
+#: The proxy's codes for a limit that was reached.
 _LIMITS: Final = frozenset({"rate_limit_exceeded", "quota_exceeded", "overloaded"})
 
 
 class Finished(Protocol):
-    """A usage event, as seen from here: milliseconds, None for what did not happen."""
+    """The fields used of a usage event. Milliseconds; None for what did not happen."""
 
     endpoint: str
     method: str
@@ -136,21 +140,21 @@ class Finished(Protocol):
 
 
 class RequestMetrics:
-    """One per worker. ``provider`` is the name of the upstream's kind."""
+    """One per worker. `provider` is the provider's name."""
 
-    def __init__(self, figures: Samples, provider: str) -> None:
-        self._figures = figures
+    def __init__(self, samples: Samples, provider: str) -> None:
+        self._samples = samples
         self._provider = provider
         self._consumers = request_metrics.Consumers()
         self._failed = False
-        # From the start, so that the first one shows as a rise from 0.
+        # Set to 0 at the start, so that the first event shows as a rise.
         for code in sorted(_LIMITS):
-            figures.count("proxy_rate_limited_total", (code,), 0)
+            samples.count("proxy_rate_limited_total", (code,), 0)
         for code in sorted(CUT_CODES):
-            figures.count("proxy_requests_cut_total", (code,), 0)
+            samples.count("proxy_requests_cut_total", (code,), 0)
 
     def observe(self, events: Iterable[Finished]) -> None:
-        """Count ``events``. Never raises: whoever hands them on has more to do with them."""
+        """Count `events`. Never raises, because the caller has more to do with them."""
         for event in events:
             try:
                 self._observe(event)
@@ -160,15 +164,18 @@ class RequestMetrics:
                 self._failed = True
 
     def page(self, route: str, method: str, status: int) -> None:
-        """An answer of our own pages; ``route`` is `management`, `status` or `other`."""
+        """Count a response of the proxy's own pages.
+
+        `route` is `management`, `status` or `other`.
+        """
         outcome = "completed" if status < 400 else "rejected" if status < 500 else "aborted"
         key = (route, request_metrics.method(method), request_metrics.status(status), outcome)
-        self._figures.count("proxy_requests_total", key)
+        self._samples.count("proxy_requests_total", key)
 
     def _observe(self, event: Finished) -> None:
-        figures = self._figures
+        samples = self._samples
         route = request_metrics.route(event.endpoint)
-        figures.count(
+        samples.count(
             "proxy_requests_total",
             (
                 route,
@@ -179,49 +186,49 @@ class RequestMetrics:
         )
         by_route = (route,)
         duration = (event.duration_ms or 0.0) / 1e3
-        figures.observe("proxy_request_duration_seconds", duration, by_route)
+        samples.observe("proxy_request_duration_seconds", duration, by_route)
         if event.ttfb_ms is not None:
-            figures.observe("proxy_time_to_first_byte_seconds", event.ttfb_ms / 1e3, by_route)
+            samples.observe("proxy_time_to_first_byte_seconds", event.ttfb_ms / 1e3, by_route)
         if event.upstream_ms is not None:
             upstream = event.upstream_ms / 1e3
-            figures.observe("proxy_upstream_duration_seconds", upstream, by_route)
+            samples.observe("proxy_upstream_duration_seconds", upstream, by_route)
             if event.outcome == "completed":
                 own = duration - upstream - (event.queue_ms or 0.0) / 1e3
-                figures.observe("proxy_overhead_seconds", max(0.0, own), by_route)
-            figures.count("proxy_provider_requests_total", (self._provider, _result(event)))
+                samples.observe("proxy_overhead_seconds", max(0.0, own), by_route)
+            samples.count("proxy_provider_requests_total", (self._provider, _result(event)))
         code = event.error_code
         if code is not None:
             known = code if code in STATUS_BY_CODE else request_metrics.OTHER
-            figures.count("proxy_errors_total", (known,))
+            samples.count("proxy_errors_total", (known,))
             if code in _LIMITS:
-                figures.count("proxy_rate_limited_total", (code,))
+                samples.count("proxy_rate_limited_total", (code,))
             if code in CUT_CODES and event.outcome == "aborted":
-                figures.count("proxy_requests_cut_total", (code,))
+                samples.count("proxy_requests_cut_total", (code,))
         if event.bytes_in:
-            figures.count("proxy_body_bytes_total", ("in",), event.bytes_in)
+            samples.count("proxy_body_bytes_total", ("in",), event.bytes_in)
         if event.bytes_out:
-            figures.count("proxy_body_bytes_total", ("out",), event.bytes_out)
+            samples.count("proxy_body_bytes_total", ("out",), event.bytes_out)
         if event.method != "GET" or not event.is_read:
             self.tokens(event)
 
     def tokens(self, event: Finished) -> None:
-        """Of a generation; or of a read, once the ledger has counted it."""
-        told = event.metadata
-        if "prompt_tokens" not in told and "completion_tokens" not in told:
+        """Count the LLM tokens of a generation, or of a read that the ledger has counted."""
+        metadata = event.metadata
+        if "prompt_tokens" not in metadata and "completion_tokens" not in metadata:
             return
-        # In pass-through mode there is no id, and the hash of the key says who it was.
+        # In pass-through mode there is no id; the hash of the client's key identifies it.
         token = event.token_id or event.token
-        who = self._consumers.labels(
-            event.project_id or request_metrics.OTHER, told.get("model"), token
+        labels = self._consumers.labels(
+            event.project_id or request_metrics.OTHER, metadata.get("model"), token
         )
         for field, kind in _KINDS.items():
-            tokens = told.get(field)
+            tokens = metadata.get(field)
             if isinstance(tokens, int) and tokens:
-                self._figures.count("proxy_tokens_total", (kind, *who), tokens)
+                self._samples.count("proxy_tokens_total", (kind, *labels), tokens)
 
 
 def _result(event: Finished) -> str:
-    """Our code where there was no whole answer; else the answer's class, and 429 by itself."""
+    """The proxy's code if there was no complete response; else the status class, or 429."""
     if event.error_code is not None:
         return event.error_code if event.error_code in STATUS_BY_CODE else request_metrics.OTHER
     if event.outcome == "client_gone":

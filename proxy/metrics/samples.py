@@ -1,9 +1,9 @@
-"""Samples of one process, or of several added up: what is written, read, merged and shown.
+"""Samples of one process, or of several merged: what is written, read, merged and shown.
 
-``values`` has, per family, label values → a number, or for a histogram a list: how many
-observations in each bucket (not cumulated, the infinite one last), then their sum.
+``values`` maps each family to label values → a number, or for a histogram a list: the observations
+in each bucket (not cumulative, the infinite bucket last), then their sum.
 
-The thing to get wrong: the counters of a process that has ended still count, its gauges do not.
+The counters of an ended process still count; its gauges do not.
 """
 
 from bisect import bisect_left
@@ -16,12 +16,12 @@ from proxy.metrics.families import CATALOGUE
 
 Labels = tuple[str, ...]
 
-#: Written by a process of another version: not read.
+#: Version of the format. Samples with another version are not read.
 FORMAT: Final = 1
 
 
 class Samples:
-    """Counting never fails and never waits: dictionaries, in one thread."""
+    """Counts in dictionaries, on one thread: never fails and never waits."""
 
     __slots__ = ("values",)
 
@@ -35,11 +35,11 @@ class Samples:
             self.values.setdefault(name, {})[labels] = by
 
     def set(self, name: str, value: float, labels: Labels = ()) -> None:
-        """A gauge, or a counter that is kept elsewhere."""
+        """Set a gauge, or a counter that is kept elsewhere."""
         self.values.setdefault(name, {})[labels] = value
 
     def observe(self, name: str, value: float, labels: Labels) -> None:
-        """One observation of a histogram, in seconds."""
+        """Add one observation to a histogram, in seconds."""
         buckets = CATALOGUE[name].buckets
         try:
             cells = self.values[name][labels]
@@ -56,54 +56,54 @@ class Samples:
 
     @classmethod
     def load(cls, data: bytes) -> "Samples":
-        """What :meth:`dump` wrote; what does not fit this version's families is left out.
+        """Read what :meth:`dump` wrote. What does not fit this version's families is left out.
 
         ValueError: it is no such thing.
         """
         read = orjson.loads(data)
-        figures = cls()
+        samples = cls()
         if not isinstance(read, dict) or read.get("format") != FORMAT:
-            return figures
+            return samples
         for name, series in read["families"].items():
             family = CATALOGUE.get(name)
             if family is None:
                 continue
-            figures.values[name] = {
+            samples.values[name] = {
                 tuple(labels): value
                 for labels, value in series
                 if len(labels) == len(family.labels) and _fits(value, len(family.buckets))
             }
-        return figures
+        return samples
 
 
-def bounded(figures: Samples, most: int) -> Samples:
-    """``figures`` with at most about ``most`` series a family: the oldest stay as they are, the
-    others are added up under ``other``, behind their first label."""
+def bounded(samples: Samples, max_series: int) -> Samples:
+    """`samples` with about `max_series` series per family. The oldest series stay as they are; the
+    others are added up under ``other``, except for their first label."""
     kept = Samples()
-    for name, series in figures.values.items():
-        if len(series) <= most:
+    for name, series in samples.values.items():
+        if len(series) <= max_series:
             kept.values[name] = series
             continue
         items = list(series.items())
-        kept.values[name] = dict(items[:most])
-        for labels, value in items[most:]:
+        kept.values[name] = dict(items[:max_series])
+        for labels, value in items[max_series:]:
             _add(kept, name, {(*labels[:1], *("other",) * len(labels[1:])): value})
     return kept
 
 
 def merge(living: Iterable[Samples], ended: Iterable[Samples] = ()) -> Samples:
-    """All together; of those that have ended only what was counted."""
+    """The sum of all samples; of ended processes only counters and histograms."""
     merged = Samples()
     gauges: dict[tuple[str, Labels], list[float]] = {}
-    for figures in living:
-        for name, series in figures.values.items():
+    for samples in living:
+        for name, series in samples.values.items():
             if CATALOGUE[name].kind == "gauge":
                 for labels, value in series.items():
                     gauges.setdefault((name, labels), []).append(value)
             else:
                 _add(merged, name, series)
-    for figures in ended:
-        for name, series in figures.values.items():
+    for samples in ended:
+        for name, series in samples.values.items():
             if CATALOGUE[name].kind != "gauge":
                 _add(merged, name, series)
     for (name, labels), values in gauges.items():

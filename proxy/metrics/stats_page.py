@@ -1,6 +1,6 @@
-"""Samples for people: ``/stats``. Totals since the server's start, of all workers together.
+"""The page ``/stats``: totals of all workers since the server's start, as JSON for people.
 
-Quantiles are estimated from histograms, as Prometheus does it: linearly within a bucket.
+Quantiles are estimated from histograms as Prometheus does: linearly within a bucket.
 """
 
 from itertools import accumulate
@@ -9,15 +9,15 @@ from typing import Any
 from proxy.metrics.families import CATALOGUE
 from proxy.metrics.samples import Labels, Samples
 
-#: Routes of the proxy's own pages: no requests of clients.
+#: Routes of the proxy's own pages, which are no relayed requests.
 _OWN = frozenset({"management", "status"})
 
 
-def summarise(figures: Samples) -> dict[str, Any]:
-    """Milliseconds, bytes, counts; None where nothing was measured."""
+def summarise(samples: Samples) -> dict[str, Any]:
+    """Returns the page's fields: milliseconds, bytes, counts; None for what is not measured."""
 
     def series(name: str) -> dict[Labels, Any]:
-        return figures.values.get(name, {})
+        return samples.values.get(name, {})
 
     def total(name: str) -> float | None:
         values = series(name).values()
@@ -37,10 +37,10 @@ def summarise(figures: Samples) -> dict[str, Any]:
             "errors": _by(0, series("proxy_errors_total")),
         },
         "latency_ms": {
-            "total": quantiles("proxy_request_duration_seconds", figures),
-            "upstream": quantiles("proxy_upstream_duration_seconds", figures),
-            "first_byte": quantiles("proxy_time_to_first_byte_seconds", figures),
-            "overhead": quantiles("proxy_overhead_seconds", figures),
+            "total": quantiles("proxy_request_duration_seconds", samples),
+            "upstream": quantiles("proxy_upstream_duration_seconds", samples),
+            "first_byte": quantiles("proxy_time_to_first_byte_seconds", samples),
+            "overhead": quantiles("proxy_overhead_seconds", samples),
         },
         "tokens": _by(0, series("proxy_tokens_total")),
         "bytes": _by(0, series("proxy_body_bytes_total")),
@@ -77,11 +77,11 @@ def _switch(value: float | None) -> bool | None:
     return None if value is None else bool(value)
 
 
-def quantiles(name: str, figures: Samples) -> dict[str, float | None]:
-    """p50, p90 and p99 of a histogram, of all its series together, in milliseconds."""
+def quantiles(name: str, samples: Samples) -> dict[str, float | None]:
+    """p50, p90 and p99 of all series of a histogram together, in milliseconds."""
     bounds = CATALOGUE[name].buckets
     counts = [0] * (len(bounds) + 1)
-    for cells in figures.values.get(name, {}).values():
+    for cells in samples.values.get(name, {}).values():
         counts = [a + b for a, b in zip(counts, cells[:-1], strict=True)]
     return {f"p{percent}": _quantile(percent / 100, counts, bounds) for percent in (50, 90, 99)}
 
@@ -93,14 +93,14 @@ def _quantile(part: float, counts: list[int], bounds: tuple[float, ...]) -> floa
     rank = part * upto[-1]
     index = next(i for i, count in enumerate(upto) if count >= rank)
     if index == len(bounds):
-        return bounds[-1] * 1e3  # all that is known of it: it was longer
+        return bounds[-1] * 1e3  # the last finite bound: the value is larger
     low = bounds[index - 1] if index else 0.0
     share = (rank - (upto[index] - counts[index])) / counts[index]
     return round((low + (bounds[index] - low) * share) * 1e3, 3)
 
 
 def _by(position: int, series: dict[Labels, Any]) -> dict[str, float]:
-    """``series`` added up by the label at ``position``, the largest first."""
+    """`series` summed by the label at `position`, largest first."""
     sums: dict[str, float] = {}
     for labels, value in series.items():
         sums[labels[position]] = sums.get(labels[position], 0) + value

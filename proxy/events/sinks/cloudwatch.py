@@ -20,7 +20,7 @@ from botocore.config import Config
 from proxy.core.usage_event import event_time
 from proxy.events.dead_letters import PoisonIsolator, Refused
 from proxy.events.sinks.base import DeadLetters, SinkOptions
-from proxy.events.truncate import shorten
+from proxy.events.truncate import truncate
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class _Handler(watchtower.CloudWatchLogHandler):
         """What put_log_events takes, in order of time."""
         for line in lines:
             record = logging.makeLogRecord(
-                {"msg": shorten(line.rstrip(b"\n"), _EVENT_BYTES).decode("utf-8", "replace")}
+                {"msg": truncate(line.rstrip(b"\n"), _EVENT_BYTES).decode("utf-8", "replace")}
             )
             record.created = event_time(line) or time.time()
             self.emit(record)

@@ -2,20 +2,20 @@
 
 import orjson
 
-from proxy.core.json_line import MARK, shorten
+from proxy.core.json_line import MARK, truncate
 
 
 def test_what_fits_is_left_alone() -> None:
     line = b'{"a":1}'
-    assert shorten(line, len(line)) is line
+    assert truncate(line, len(line)) is line
 
 
 def test_the_longest_value_goes_first_and_it_says_so() -> None:
     line = orjson.dumps({"short": "s" * 50, "long": "l" * 500, "count": 7})
-    cut = orjson.loads(shorten(line, 200))
+    cut = orjson.loads(truncate(line, 200))
     assert (cut["short"], cut["count"], cut[MARK]) == ("s" * 50, 7, True)
     assert 0 < len(cut["long"]) < 500
 
 
 def test_what_is_no_object_becomes_one() -> None:
-    assert orjson.loads(shorten(b"x" * 500, 200))["line"].startswith("xxx")
+    assert orjson.loads(truncate(b"x" * 500, 200))["line"].startswith("xxx")

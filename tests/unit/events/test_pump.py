@@ -116,7 +116,7 @@ def test_a_batch_is_observed_in_turns_with_what_comes_over_the_network() -> None
 def test_a_busy_loop_does_not_outrun_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of these gives the others a turn after an event, as a connection does that never pauses:
     twenty events in each turn of the loop, for as long as it goes on."""
-    monkeypatch.setattr(drain_module, "_LINGER", 1e-6)  # turns are counted here, not seconds
+    monkeypatch.setattr(drain_module, "_LINGER_SECONDS", 1e-6)  # turns count, not seconds
     seen: list[int] = []
     queue, sink, longest = EventQueue(2000), Sink(), 0
 
@@ -588,7 +588,7 @@ def test_tending_goes_on_whatever_happens_and_tells_it_once(
     with monkeypatch.context() as patch:
         patch.setattr(SpoolWriter, "maintain", broken)
         wait_for(lambda: len(tries) >= 3)
-    assert caplog.text.count("cannot be tended") == 1
+    assert caplog.text.count("cannot be maintained") == 1
     line.publish(1)
     wait_for(lambda: sink.lines)
     wait_for(lambda: not spooled(tmp_path, LOCAL))  # it is tending that writes the position

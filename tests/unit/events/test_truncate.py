@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.events.truncate import fit, shorten
+from proxy.events.truncate import fit, truncate
 from tests.support.event_samples import event
 
 
 def test_what_fits_is_left_alone() -> None:
     line = event().line()
-    assert shorten(line, len(line)) is line
+    assert truncate(line, len(line)) is line
 
 
 def test_the_longest_value_is_cut_and_the_rest_is_whole() -> None:
     line = event(endpoint="/v1/" + "x" * 5000, metadata={"model": "m", "total_tokens": 7}).line()
-    cut = orjson.loads(shorten(line, 1000))
+    cut = orjson.loads(truncate(line, 1000))
     whole = orjson.loads(line)
     assert cut.pop("truncated") is True
     assert whole["endpoint"].startswith(cut["endpoint"])
@@ -28,7 +28,7 @@ def test_the_longest_value_is_cut_and_the_rest_is_whole() -> None:
 
 def test_inside_of_a_nested_object() -> None:
     line = event(metadata={"model": "m" * 5000, "total_tokens": 7}).line()
-    cut = orjson.loads(shorten(line, 1000))
+    cut = orjson.loads(truncate(line, 1000))
     assert cut["metadata"]["total_tokens"] == 7
     assert set(cut["metadata"]["model"]) == {"m"}
 
@@ -37,7 +37,7 @@ def test_inside_of_a_nested_object() -> None:
     "line", [b"x" * 500, b"\xff" * 500, b"[" + b"1," * 300 + b"1]", b'"' * 300]
 )
 def test_what_is_no_object_becomes_one(line: bytes) -> None:
-    cut = shorten(line, 200)
+    cut = truncate(line, 200)
     assert len(cut) <= 200
     assert orjson.loads(cut)["truncated"] is True
 
@@ -60,7 +60,7 @@ def test_always_short_enough_and_always_json(value: dict[str, object], most: int
         line = orjson.dumps(value)
     except orjson.JSONEncodeError:  # half a surrogate pair
         return
-    cut = shorten(line, most)
+    cut = truncate(line, most)
     assert len(cut) <= most
     assert isinstance(orjson.loads(cut), dict)
 

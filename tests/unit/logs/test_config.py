@@ -228,7 +228,7 @@ def test_a_long_traceback_keeps_its_beginning_and_its_end() -> None:
 def test_standard_error_may_be_a_pipe_and_a_file_is_none() -> None:
     def most(log_file: str | None) -> int:
         made = logging_config(level="info", log_format="json", log_file=log_file, known_secrets=())
-        found: int = made["formatters"]["proxy"]["most"]
+        found: int = made["formatters"]["proxy"]["max_bytes"]
         return found
 
     assert (most(None), most("x.log")) == (4095, 64 * 1024)

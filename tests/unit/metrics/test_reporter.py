@@ -52,7 +52,7 @@ class Worker:
 
 @pytest.fixture
 def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
-    monkeypatch.setattr(reporter_module, "_INTERVAL", 0.02)
+    monkeypatch.setattr(reporter_module, "_INTERVAL_SECONDS", 0.02)
     made = [Worker(tmp_path / "metrics") for _ in range(2)]
     for worker in made:
         worker.reporter.start()
@@ -144,7 +144,7 @@ def test_not_started() -> None:
 def test_a_folder_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reporter_module, "_INTERVAL", 0.01)
+    monkeypatch.setattr(reporter_module, "_INTERVAL_SECONDS", 0.01)
     (tmp_path / "metrics").write_text("a file is in the way")
     worker = Worker(tmp_path / "metrics")
     worker.count(5)
