@@ -1,7 +1,7 @@
 """Where events can go: in a worker by the value of ``EVENT_LOG``, elsewhere by name.
 
-The thing to get wrong: a remote sink's library costs 50 MB and a fifth of a second, so it is
-imported when the sink is opened, and that is never in a worker.
+A remote sink's library costs 50 MB and a fifth of a second, so it is imported when the sink is
+opened, which never happens in a worker.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from proxy.events.sinks.base import DeadLetters, Sink, SinkOptions
 from proxy.events.sinks.jsonl import JsonLinesSink
 from proxy.events.sinks.stdout import StdoutSink
 
-#: The usage ledger: no remote sink, but the database is as slow as one.
+#: The usage ledger. It is no remote sink, but the database may be as slow as one.
 LEDGER: Final = "ledger"
 #: Name of a remote sink → the option that asks for it, and module:class, whose ``from_options``
 #: makes one.
@@ -34,21 +34,21 @@ def from_event_log(event_log: str, *, max_bytes: int, backups: int) -> list[Sink
 
 
 def configured(options: SinkOptions) -> list[str]:
-    """The names of the remote sinks that ``options`` ask for."""
+    """The names of the remote sinks that `options` configure."""
     return [name for name, (option, _) in REMOTE.items() if getattr(options, option)]
 
 
 def shipped(options: SinkOptions) -> list[str]:
-    """The names of all sinks that the shipper brings events to.
+    """The names of all sinks that the shipper delivers to.
 
-    The ledger's is there wherever there are projects to keep it for.
+    The ledger is one of them wherever there are projects.
     """
     ledger = [LEDGER] if options.ledger else []
     return [*ledger, *configured(options)]
 
 
 def open_remote(name: str, options: SinkOptions, dead: DeadLetters) -> Sink:
-    """Imports what the sink needs; nothing is connected yet. ``dead``: what it never takes."""
+    """Import and make a sink, without connecting it. `dead` gets the events it never accepts."""
     module, attribute = REMOTE[name][1].split(":")
     part = getattr(importlib.import_module(f"proxy.events.sinks.{module}"), attribute)
     return cast(Sink, part.from_options(options, dead))

@@ -1,9 +1,9 @@
 """Events to Amazon CloudWatch Logs, through watchtower and boto3.
 
-The thing to get wrong: watchtower gives a batch five quick tries and then drops it with a warning,
-so nobody can know what was accepted. Here it creates group and stream and makes the events, and
-the batches are put by ourselves: :meth:`CloudWatchSink.write` returns only when the service has
-answered for each of them. See docs/decisions/0005-boto3-delivers-what-watchtower-formats.md.
+Note: watchtower tries a batch five times and then drops it with a warning, so its caller cannot
+know what was accepted. Here watchtower only creates group and stream and makes the events. This
+module puts the batches, and :meth:`CloudWatchSink.write` returns only when the service has
+responded to each of them. See docs/decisions/0005-boto3-delivers-what-watchtower-formats.md.
 """
 
 import logging
@@ -29,17 +29,17 @@ _BATCH_BYTES: Final = 1_048_576
 _OVERHEAD: Final = 26  # of each event
 _BATCH_EVENTS: Final = 10_000
 _BATCH_SPAN: Final = 24 * 3600 * 1000  # milliseconds
-#: Of a message. watchtower counts the overhead twice before it cuts, and it would cut the JSON.
+#: Bytes of a message. watchtower counts the overhead twice before it cuts, and would cut the JSON.
 _EVENT_BYTES: Final = _BATCH_BYTES - 2 * _OVERHEAD
 
-#: At info and debug they tell of every call, and of where the credentials come from.
+#: At info and debug they log every call, and where the credentials come from.
 _CHATTY: Final = ("boto3", "botocore", "urllib3")
 
 _Event = dict[str, Any]
 
 
 class CloudWatchSink:
-    """To ``stream`` of ``group``; both are created when they are missing.
+    """Puts events to `stream` of `group`; both are created when they are missing.
 
     ``{hostname}`` and ``{pid}`` in ``stream`` are those of this process. Credentials and endpoint
     are what boto3 finds in the environment, and so is the region, ``AWS_REGION`` included.

@@ -22,31 +22,31 @@ _BAD: Final = frozenset({400, 413, 422})
 
 
 class NotTaken(Exception):
-    """The endpoint did not take the batch; it comes again."""
+    """The endpoint did not accept the batch, which is sent again."""
 
 
 class HttpSink:
-    """Any 2xx means taken."""
+    """Posts batches to an endpoint. Any 2xx means that the batch is accepted."""
 
     @classmethod
     def from_options(cls, options: SinkOptions, dead: DeadLetters) -> "HttpSink":
         return cls(options.logging_url, options.logging_token, dead)
 
     def __init__(self, url: str, token: str, dead: DeadLetters) -> None:
-        """``token`` empty: no ``Authorization``."""
+        """An empty `token` sends no ``Authorization``."""
         self._url = url
-        # For messages: the rest may hold a secret.
+        # For messages: the rest of the URL may contain a secret.
         self._where = urlsplit(url).netloc.rpartition("@")[2]
         self._dead = dead
         self._sieve = PoisonIsolator(self._send, dead)
         self._session = requests.Session()
-        # Else ~/.netrc would replace our bearer.
+        # Otherwise ~/.netrc would replace the bearer token.
         self._session.trust_env = False
         self._session.headers.update(
             {
                 "Content-Type": "application/json",
                 "Content-Encoding": "gzip",
-                # A batch now and then: a kept connection would mostly turn out to be closed.
+                # Batches are rare, so a kept connection would mostly turn out to be closed.
                 "Connection": "close",
                 "User-Agent": f"openai-proxy/{__version__}",
             }
@@ -61,15 +61,15 @@ class HttpSink:
     def _send(self, batch: Sequence[bytes]) -> None:
         array = b"[" + b",".join(line.rstrip(b"\n") for line in batch) + b"]"
         try:
-            # Streamed and closed: the answer's body says nothing to us, and may have no end.
+            # Streamed and closed: the response's body is not needed, and may have no end.
             with self._session.post(
                 self._url,
                 data=gzip.compress(array, 5),
                 timeout=(_CONNECT_TIMEOUT, _READ_TIMEOUT),
                 allow_redirects=False,
                 stream=True,
-            ) as answer:
-                status = answer.status_code
+            ) as response:
+                status = response.status_code
         except (requests.RequestException, OSError, ValueError) as error:
             raise NotTaken(f"{self._where}: {_reason(error)}") from None
         if status in _BAD:
@@ -83,9 +83,9 @@ class HttpSink:
 
 
 def _reason(error: Exception) -> str:
-    """What the system says, or what kind of error it is: its text has the URL, secrets included."""
+    """The system's message or the error's class. The error's text has the URL, secrets included."""
     inner: BaseException | None = error
-    # Not beyond this call: it may be the second try, made while the first one's error is handled.
+    # Not beyond this call, which may be a second attempt made while the first error is handled.
     while inner is not None and not isinstance(inner, NotTaken | Refused):
         if isinstance(inner, OSError) and inner.strerror:
             return inner.strerror

@@ -1,9 +1,8 @@
 """Events to a file of JSON lines, rotated by size, shared by all workers of a node.
 
-The thing to get wrong: several processes append and any of them may rotate. Whoever writes holds
-the lock of the open file (``flock``) and has looked, with the lock in its hands, whether that is
-still the file of this name; so a batch is whole or not there at all, and none goes into a file that
-has been moved away.
+Note: several processes append, and any of them may rotate. A writer holds the lock of the open file
+(``flock``) and checks, with the lock held, that the file still has this name. So a batch is written
+completely or not at all, and never into a file that has been moved away.
 """
 
 import contextlib
@@ -29,13 +28,13 @@ class JsonLinesSink:
         self._stuck = False
 
     def write(self, batch: Sequence[bytes]) -> None:
-        """Raises OSError (a full disk, no permission); a part that got through is cut off again."""
+        """Raises OSError (a full disk, no permission); a part that was written is cut off again."""
         descriptor = self._locked()
         try:
             size = os.fstat(descriptor).st_size
             data = b"".join(batch)
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                data = b"\n" + data  # somebody was killed in the middle of a line
+                data = b"\n" + data  # a process was killed in the middle of a line
             _write_all(descriptor, data, size)
             if size + len(data) > self._max_bytes:
                 self._rotate()
@@ -48,7 +47,7 @@ class JsonLinesSink:
             os.close(descriptor)
 
     def _locked(self) -> int:
-        """The file of this name, open and locked."""
+        """The descriptor of the file that has this name, open and locked."""
         while True:
             if self._descriptor is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +59,7 @@ class JsonLinesSink:
             self.close()  # which unlocks it
 
     def _rotate(self) -> None:
-        """The file itself is moved last: from then on others make, and may rotate, a new one."""
+        """Rotate. The file itself moves last: then others make, and may rotate, a new one."""
         try:
             for number in range(self._backups - 1, 0, -1):
                 with contextlib.suppress(FileNotFoundError):
@@ -70,8 +69,8 @@ class JsonLinesSink:
             else:
                 self._path.unlink(missing_ok=True)
         except OSError as error:
-            # The batch is written: if this were raised it would come again, and again. Better a
-            # file that grows.
+            # The batch is written. If this were raised, the batch would be written again and again,
+            # so the file grows instead.
             if not self._stuck:
                 _log.error("%s cannot be rotated: %s", self._path, error)
             self._stuck = True
@@ -80,7 +79,7 @@ class JsonLinesSink:
 
 
 def _write_all(descriptor: int, data: bytes, size: int) -> None:
-    """Append ``data`` to what has ``size`` bytes: all of it, or nothing."""
+    """Append all of `data` to a file of `size` bytes, or nothing."""
     view = memoryview(data)
     try:
         while view:

@@ -1,32 +1,32 @@
-"""How many models of an hour the ledger tells apart.
+"""The limit of model names that the ledger keeps apart in an hour.
 
-A model is what the upstream calls itself, and there are upstreams that repeat whatever name they
-are sent. Each name makes a row, and a report has at most some thousands of them: without a bound
-one access token could keep everybody from reading what was used.
+A model is the name that the upstream reports, and some upstreams repeat any name they are sent.
+Each name makes a row, and a report has at most some thousands of rows: without a limit one access
+token could make the reports of all projects unreadable.
 """
 
 from collections import OrderedDict
 from datetime import datetime
 from typing import Final
 
-#: The model of a row that stands for all names beyond the bounds.
+#: The model of the row that stands for all names beyond the limits.
 OTHER: Final = "other"
-#: Names in an hour.
+#: Maximum names in an hour.
 MAX_PER_TOKEN: Final = 32
 MAX_PER_PROJECT: Final = 128
-#: Hours of which names are remembered: events of long responses belong to earlier ones.
+#: Hours whose names are remembered: events of long responses belong to earlier hours.
 _HOURS: Final = 26
 
 
 class ModelNames:
-    """One per sink. It forgets with its process; so each start allows as many names again."""
+    """One per sink. It is kept in memory, so each start allows as many names again."""
 
     def __init__(self) -> None:
         # By hour, the oldest first: access token or project → its names.
         self._hours: OrderedDict[datetime, dict[str, set[str]]] = OrderedDict()
 
     def bounded(self, hour: datetime, project_id: str, token_id: str, model: str) -> str:
-        """``model``; or :data:`OTHER`, where its token or project has had too many already."""
+        """Returns `model`, or :data:`OTHER` where its token or project has too many names."""
         if not model:
             return model
         accounts = self._hours.get(hour)

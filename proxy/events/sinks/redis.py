@@ -1,7 +1,7 @@
 """Events to a Redis stream, from which dispatchers take them.
 
-The thing to get wrong: what failed may have been written all the same, or in part. Whoever calls
-tries again, and whoever reads knows an event by its id.
+Note: a write that failed may have been done, completely or in part. The caller tries again, and a
+reader recognises an event by its id.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ _READ_TIMEOUT: Final = 10.0
 
 
 def connect(url: str) -> Redis:
-    """A client that tells of every failure at once. Nothing is connected before the first call."""
+    """A client that raises at the first failure. Nothing is connected before the first call."""
     return Redis.from_url(url, **connection_options(_CONNECT_TIMEOUT, _READ_TIMEOUT, url=url))
 
 
 class RedisSink:
-    """XADD to ``stream``, which is kept at about ``max_length`` entries: the oldest go."""
+    """XADD to `stream`, which is trimmed to about `max_length` entries, oldest first."""
 
     @classmethod
     def from_options(cls, options: SinkOptions, _dead: DeadLetters) -> "RedisSink":

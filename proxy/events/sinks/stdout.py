@@ -1,4 +1,4 @@
-"""Events to standard output, for whoever collects a container's output."""
+"""Events to standard output, for the collector of a container's output."""
 
 import os
 import time
@@ -14,7 +14,8 @@ _PAUSE: Final = 0.01
 
 
 class StdoutSink:
-    """Writes whole lines to descriptor 1, unbuffered; longer ones than go in one piece are cut."""
+    """Writes complete lines to descriptor 1, unbuffered. Lines too long for one write are
+    truncated."""
 
     def write(self, batch: Sequence[bytes]) -> None:
         block = b""
@@ -27,7 +28,7 @@ class StdoutSink:
         _write_all(block)
 
     def close(self) -> None:
-        """Standard output is not ours to close."""
+        """Nothing to close: standard output belongs to the process."""
 
 
 def _write_all(data: bytes) -> None:
@@ -36,6 +37,6 @@ def _write_all(data: bytes) -> None:
         try:
             view = view[os.write(1, view) :]
         except BlockingIOError:
-            # Somebody who shares the pipe has made it non-blocking. Raised, the whole batch would
-            # come again, lines that are out already included.
+            # A process that shares the pipe has made it non-blocking. If this were raised, the
+            # whole batch would be written again, including lines that are out already.
             time.sleep(_PAUSE)
