@@ -1,8 +1,8 @@
 """The top-level parameters of a request's body, for a policy that must know them.
 
-The thing to get wrong: what counts is what the upstream will read. So the body is read strictly and
-whatever its content type says, and where two readers could disagree (a name twice, or in another
-case; another charset; an encoding) it is refused instead of guessed at.
+Note: what counts is what the upstream will read. So the body is read strictly, whatever its content
+type says. Where two readers could disagree (a name twice, or in another case; another charset; an
+encoding) the body is refused instead of guessed at.
 """
 
 import re
@@ -31,7 +31,7 @@ _AT_ONCE: Final = 32 * 1024
 _PLAIN_AT_ONCE: Final = 256 * 1024
 _PARTS_AT_ONCE: Final = 32 * 1024
 
-# A visible ASCII letter as an escape, which nobody writes but to spell a name a second time.
+# A visible ASCII letter as an escape, which no client writes but to spell a name a second time.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[2-7]")
 _NO_LETTERS: Final = re.compile(r"[\W_]+")
 _CHARSET: Final = re.compile(r'[^;]*;\s*charset=("?)(?:utf-?8|us-ascii)\1\s*;?\s*')

@@ -1,9 +1,10 @@
-"""An answer of which the client is given less than came: an upstream's answer behind a filter.
+"""A response of which the client gets less than came: an upstream's response behind a filter.
 
 It stands between the two that do not know of it: to the stream it is what is read, and the observer
 that is told when a chunk has gone out; to the real observer it then gives what the upstream sent.
-The thing to get wrong: a chunk may leave nothing to send. It must not look like the end, and it is
-metered at once, since nobody waits for it.
+
+Note: a chunk may leave nothing to send. It must not look like the end, and it is metered at once,
+since no later chunk of the client's stands for it.
 """
 
 from collections.abc import Callable, Iterator

@@ -2,7 +2,7 @@
 
 While it is empty nothing here does anything: ``OPTIONS`` and ``Access-Control-*`` are then the
 upstream's own. Once it is set, preflights end here (they carry no token, by specification) and the
-upstream's ``Access-Control-*`` lines are replaced by ours.
+upstream's ``Access-Control-*`` lines are replaced by the proxy's.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,8 @@ class Cors:
 
     def preflight(self, header: Callable[[str], str | None]) -> Headers | None:
         """Of the 204 to an ``OPTIONS`` with these request headers; None: it is no preflight (Fetch
-        standard, CORS-preflight), or none that we answer. ``header`` takes names in upper case.
+        standard, CORS-preflight), or none that the proxy answers. ``header`` takes names in upper
+        case.
 
         An origin that is not allowed gets no permission, and no error either.
         """
@@ -52,7 +53,7 @@ class Cors:
         ]
 
     def answer_headers(self, origin: str | None) -> Headers:
-        """Ours on every other ``/v1`` answer."""
+        """The proxy's own headers on every other ``/v1`` response."""
         if not self.enabled:
             return []
         headers = [] if self._any else [("Vary", "Origin")]

@@ -27,7 +27,7 @@ class HeldBodies:
         self.free = self._most
 
     def read(self, body: ClientRequestBody, limit: int) -> bytes:
-        """The whole body; its bytes are held until :meth:`release`, also when this raises.
+        """Returns the whole body. Its bytes are held until :meth:`release`, also when this raises.
 
         Raises as :meth:`ClientRequestBody.read_all`, and Overloaded: by the announced
         length before a byte is read, else by count.

@@ -1,11 +1,11 @@
-"""Waking a request that waits: its client has left, or we must end it.
+"""The requests in flight, and how one that waits is ended: its client has left, or it is cut.
 
 A greenlet that waits for an upstream notices nothing of its client until it writes. So while it
 waits, an I/O watcher peeks at the client's socket, and throws into the greenlet.
 
-The thing to get wrong: the exception may surface at *any* wait of that greenlet. So a watcher runs
-only from the moment the request's body has been read until the answer's end, and no code in
-between holds anything that must not be dropped.
+Note: the exception may surface at *any* wait of that greenlet. So a watcher runs only from the
+moment the request's body has been read until the response has ended, and what the code in between
+holds is registered with the :class:`~proxy.gateway.context.RequestContext`.
 """
 
 import math
@@ -30,13 +30,13 @@ class Cancelled(GreenletExit):
     No ``Exception``: nothing on the way out may take it for an error of its own and go on.
     """
 
-    #: Our error code, as events tell it; None when nobody but the client ended it.
+    #: The error code of the event; None when the client itself ended the request.
     code: str | None = None
-    #: How a WebSocket is told (RFC 6455 §7.4.1): here "policy violation".
+    #: The status of a WebSocket's close frame (RFC 6455 §7.4.1): here "policy violation".
     close_code = 1008
 
     def refusal(self) -> ProxyError:
-        """What a client is answered that has not been answered yet."""
+        """The error response for a client that has no response yet."""
         return ProxyError(code=self.code)
 
 
@@ -45,7 +45,7 @@ class ClientDisconnected(Cancelled):
 
 
 class ShuttingDown(Cancelled):
-    """The server is stopping and the time for running answers is over."""
+    """The server is stopping and the time for requests in flight is over."""
 
     code = "draining"
     close_code = 1001  # "going away"
@@ -55,7 +55,8 @@ class ShuttingDown(Cancelled):
 
 
 class TokenRevoked(Cancelled):
-    """The access token may not be used any longer. ``refusal``: what its next request is told."""
+    """The access token may not be used any longer. ``refusal``: the error of its next
+    request."""
 
     def __init__(self, refusal: ClientError) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class DisconnectWatcher:
     def start(self) -> None:
         """Idempotent."""
         if self._watcher is None and self._client is not None and self._client.fileno() >= 0:
-            # The socket's own: nobody reads from it while it is watched, and another one would have
+            # The socket's own: nothing reads it while it is watched, and another one would have
             # to be made and closed for each request.
             self._watcher = self._client._read_event  # noqa: SLF001
             self._watcher.start(self._readable)
@@ -134,7 +135,7 @@ Claim = tuple[Any, Any]
 
 
 class InFlightRequests:
-    """The requests under way in this worker: how many, whose, and a way to end them. ``share``: of
+    """The requests in flight in this worker: how many, whose, and a way to end them. ``share``: of
     ``most``, what one project or one client address may hold under pressure."""
 
     def __init__(self, most: float = math.inf, share: float = 1.0) -> None:
@@ -199,7 +200,7 @@ class InFlightRequests:
         return [(greenlet, owner) for greenlet, owner in self._owners.items() if owner is not None]
 
     def holds(self, claim: Claim) -> bool:
-        """Whether that request is still under way, and still that owner's."""
+        """Whether that request is still in flight, and still that owner's."""
         return self._owners.get(claim[0]) is claim[1]
 
     def replace(self, claims: Iterable[Claim], owner: Owner) -> None:
@@ -219,7 +220,7 @@ class InFlightRequests:
         gevent.spawn(self._cut, chosen, interruption)
 
     def drain(self) -> None:
-        """The time for them is over: end all, and let nobody enter any more."""
+        """The time for them is over: end all, and let none enter any more."""
         self._draining = True
         self.cancel_all(ShuttingDown)
 

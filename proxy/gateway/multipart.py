@@ -1,8 +1,8 @@
 """The fields of a ``multipart/form-data`` body (RFC 7578), as uploads of audio and images are.
 
-The thing to get wrong: this reads a form in order to refuse it, so it must see what the upstream's
-parser will see. Parsers differ in everything that clients do not do; whatever is not written the
-way that clients write it is refused.
+Note: a form is read here in order to refuse it, so this must see what the upstream's parser will
+see. Parsers differ in everything that clients do not do, so a form that is not written the way that
+clients write it is refused.
 """
 
 import re

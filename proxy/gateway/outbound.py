@@ -1,8 +1,10 @@
 """What goes out: the client's request without what is between the client and us.
 
 JSON bodies are read whole here, and those that a policy must read; all others are read while they
-are sent. The thing to get wrong: a client that wants its usage not to be known spells the path or
-the content type otherwise, in a way that its upstream understands all the same.
+are sent.
+
+Note: a client that wants its usage not to be known spells the path or the content type otherwise,
+in a way that its upstream understands all the same.
 """
 
 from urllib.parse import unquote
@@ -59,7 +61,7 @@ def outbound_request(
 
 
 def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
-    """A streamed chat (or completion) that asks for its usage and for an uncompressed answer.
+    """A streamed chat (or completion) that asks for its usage and for an uncompressed response.
 
     None when ``request`` goes out as it is.
     """

@@ -1,8 +1,8 @@
 """A request on ``/v1`` as it came in: facts, header lines, and a body that is read at most once.
 
-The thing to get wrong: the WSGI environ joins duplicate header lines with commas (``Cookie`` too)
-and decodes the path. The server's worker hands the parsed lines over on ``wsgi.input``; the target
-is taken from ``RAW_URI`` as it stands.
+Note: the WSGI environ joins duplicate header lines with commas (``Cookie`` too) and decodes the
+path. So the server's worker hands the parsed lines over on ``wsgi.input``, and the target is taken
+from ``RAW_URI`` as it stands.
 """
 
 import os
@@ -78,7 +78,7 @@ class ClientRequest:
 
     @property
     def peer(self) -> str:
-        """Who connected, spelled as :attr:`client_ip` is."""
+        """The address that connected, spelled as :attr:`client_ip` is."""
         return usual_spelling(self._environ.get("REMOTE_ADDR", ""))
 
     @property
@@ -108,7 +108,7 @@ class ClientRequest:
     def discard_body(self) -> None:
         """What is unread of the body stays unread.
 
-        The server then closes the connection after this answer, and says so in its head, unless
+        The server then closes the connection after this response, and says so in its head, unless
         the rest is small enough to be skipped.
         """
         abandon = getattr(self._source, "abandon", None)
@@ -190,7 +190,7 @@ def request_id(given: str | None) -> str:
 
 
 def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: int) -> str:
-    """Who connected, or whom the last ``trusted_proxies`` proxies in front say they served.
+    """The address that connected, or the one that the last ``trusted_proxies`` proxies report.
 
     Each of them appended one address to ``X-Forwarded-For``; what stands further left was written
     by the client and proves nothing. IPv4 in IPv6 is written as IPv4, so that rules, limits and
@@ -221,7 +221,7 @@ def client_of(environ: dict[str, Any], trusted_proxies: int) -> str:
 
 
 def check_path(path: str) -> None:
-    """Only ``/v1/…``, and no dot segments: what ``..`` means is decided by whoever resolves it.
+    """Only ``/v1/…``, and no dot segments: what ``..`` means is decided where it is resolved.
     Nothing that anybody could take for ``/v1/proxy/…``, which is ours.
 
     Raises ClientError. ``%2F`` and ``//`` are the upstream's to understand and pass as they are.

@@ -1,11 +1,11 @@
-"""An answer on its way to the client: read, sent, then metered, and settled exactly once.
+"""The response on its way to the client: each chunk is read, sent, then metered.
 
-The WSGI server iterates it and closes it. A class, never a generator: a generator's ``finally``
-does not run when it was never started (HEAD, or a client that leaves before the first chunk), and
-the upstream connection would leak.
+The WSGI server iterates the stream and closes it. It is a class and not a generator: the
+``finally`` of a generator does not run when it was never started (HEAD, or a client that leaves
+before the first chunk), and the upstream connection would leak.
 
-The thing to get wrong: a cut answer must never look complete. Whatever breaks it is raised as a
-connection reset, so that the server closes the connection without the final chunk.
+Note: a response that was cut must never look complete. What breaks it is raised as a connection
+reset, so that the server closes the connection without the final chunk.
 """
 
 import errno
@@ -24,7 +24,7 @@ _DONE: Final = b"data: [DONE]"
 
 
 class Outcome(StrEnum):
-    """How a request ended, as events tell it."""
+    """How a request ended, as its event reports it."""
 
     COMPLETED = "completed"
     CLIENT_GONE = "client_gone"
@@ -55,13 +55,13 @@ class Source(Protocol):
 
 
 class ResponseStream:
-    """The body of a relayed answer.
+    """The body of a relayed response.
 
-    ``farewell`` is asked for last words when we end the answer ourselves: bytes to send before the
-    break (an SSE error event), or ``b""`` where they would corrupt it. ``keepalive_words``
-    likewise, when the upstream has been silent for ``idle_after`` seconds (0: never). With
-    ``drain`` the upstream is read to its end after the client has left, for what the observers can
-    still learn. ``inflated``: the observers see more than what passes, for they undo a compression.
+    ``farewell`` returns the bytes to send before the proxy itself cuts the response (an SSE error
+    event), or ``b""`` where they would corrupt it. ``keepalive_words`` does the same when the
+    upstream has been silent for ``idle_after`` seconds (0: never). With ``drain`` the upstream is
+    read to its end after the client has left, for what the observers can still learn. With
+    ``inflated`` the observers see more than what passes, for they undo a compression.
     ``on_close`` is called once, with this stream, when its public attributes are final; the owner
     of the upstream connection closes it there.
     """
@@ -168,7 +168,7 @@ class ResponseStream:
             on_close(self)
 
     def _next_chunk(self) -> tuple[bytes, bool]:
-        """What goes out next, and whether it is the upstream's. Raises what breaks the answer.
+        """What goes out next, and whether it is the upstream's. Raises what breaks the response.
 
         What went out before is metered first.
         """
@@ -184,7 +184,7 @@ class ResponseStream:
             self.error_code = error.code
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         except ClientError as error:
-            # The rest of its upload failed, while the answer was already coming.
+            # The rest of its upload failed, while the response was already coming.
             self.error_code = error.code
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
 

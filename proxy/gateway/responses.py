@@ -1,4 +1,4 @@
-"""The one error shape, and JSON answers of our own.
+"""The one error shape, and JSON responses of the proxy's own.
 
 ``{"error": {"message", "type", "param", "code"}}`` is what the official SDKs turn into their usual
 exceptions. Every refusal leaves through :func:`error_reply`, the raw WSGI relay's included, so
@@ -18,7 +18,7 @@ Headers = list[tuple[str, str]]
 
 
 class Reply(NamedTuple):
-    """A complete answer: HTTP status line without the version, header list, body bytes."""
+    """A complete response: HTTP status line without the version, header list, body bytes."""
 
     status: str
     headers: Headers
@@ -47,7 +47,7 @@ def error_body(error: ProxyError) -> bytes:
 
 
 def error_reply(error: ProxyError, extra: Sequence[tuple[str, str]] = ()) -> Reply:
-    """``error`` as a complete answer; ``extra`` headers (request id, CORS) go in front."""
+    """``error`` as a complete response; ``extra`` headers (request id, CORS) go in front."""
     body = error_body(error)
     headers: Headers = [
         *extra,

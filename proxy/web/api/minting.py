@@ -3,8 +3,8 @@
 A WSGI callable beside the relay and behind the same two doors: it is entered with an access token,
 by browsers too, and counts as a request of that token.
 
-The thing to get wrong: a child is not compared with its parent. Whatever its own fields say, all
-rules and limits of the tokens it comes from hold for it as well, so a wider field widens nothing.
+Note: a child is not compared with its parent. Whatever its own fields say, all rules and limits of
+the tokens it comes from hold for it as well, so a wider field widens nothing.
 """
 
 import logging
@@ -41,13 +41,13 @@ from proxy.web.audit_trail import AuditTrail
 _log = logging.getLogger(__name__)
 
 PATH: Final = MINTING
-#: Of a body: its rules are stored, told in the audit log and kept in memory, for each child.
-_MOST_BYTES: Final = 16 * 1024
+#: Of a body: its rules are stored, logged in the audit log and kept in memory, for each child.
+_MAX_BYTES: Final = 16 * 1024
 _KNOWN: Final = fields.names("token") | {"duration_minutes", "name", "max_requests"}
 
 
 class _NoEvents:
-    """Nobody upstream is asked, so there is no usage to tell of."""
+    """No upstream is asked, so there is no usage to report."""
 
     def begin(self, intent: Intent) -> int:
         return -1
@@ -57,7 +57,7 @@ class _NoEvents:
 
 
 def handles(target: str) -> bool:
-    """Whether this raw target is ours to answer; others below ``/v1/proxy`` exist nowhere."""
+    """Whether this raw target is the minting endpoint's; below ``/v1/proxy`` no other exists."""
     return target.partition("?")[0] == PATH
 
 
@@ -73,10 +73,10 @@ class MintingEndpoint:
         trail: AuditTrail,
         *,
         trusted_proxies: int,
-        observe: Callable[[AccessRecord], None] = lambda answered: None,
+        observe: Callable[[AccessRecord], None] = lambda record: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``observe`` is told each answer."""
+        """``observe`` is called with each response."""
         self._admission = admission
         #: The checks of a request, in the order in which their refusals win.
         self.before_body: tuple[Step, ...] = (
@@ -106,7 +106,7 @@ class MintingEndpoint:
         began = time.perf_counter()
         inbound = ClientRequest(environ, self._trusted_proxies)
         request_id_var.set(inbound.request_id)
-        status, headers, body = self._answer(inbound)
+        status, headers, body = self._respond(inbound)
         origin = inbound.header("ORIGIN")
         start_response(
             status,
@@ -129,7 +129,7 @@ class MintingEndpoint:
         )
         return [body] if body and inbound.method != "HEAD" else []
 
-    def _answer(self, inbound: ClientRequest) -> Reply:
+    def _respond(self, inbound: ClientRequest) -> Reply:
         # Without the socket: a client that leaves must not end a transaction half way.
         context = RequestContext(inbound, {}, _NoEvents())
         try:
@@ -146,17 +146,17 @@ class MintingEndpoint:
             failure = error
         except Cancelled as interruption:
             failure = interruption.refusal()
-        except Exception as error:  # noqa: BLE001  (a defect of ours: told as a 500)
+        except Exception as error:  # noqa: BLE001  (a defect of ours, reported as a 500)
             failure = ProxyError()
             failure.__cause__ = error
         except BaseException:
-            # The worker is being killed: nobody is left to answer to.
+            # The worker is being killed: no response can be sent any more.
             context.finish(503, Outcome.ABORTED, "draining")
             raise
         else:
             context.finish(201, Outcome.COMPLETED)
             body = orjson.dumps({**as_json(token), "token": secret})
-            # RFC 9111, 5.2.2.5: nobody on the way may keep the secret.
+            # RFC 9111, 5.2.2.5: no cache on the way may keep the secret.
             return Reply(
                 status_line(201),
                 [
@@ -184,7 +184,7 @@ class MintingEndpoint:
             for step in self.before_body:
                 step(context)
             principal = context.principal
-            raw = context.inbound.body.read_all(_MOST_BYTES)
+            raw = context.inbound.body.read_all(_MAX_BYTES)
             given = fields.parse_object(raw, _KNOWN)
             return principal, self._chosen(given, principal, len(_lineage(principal)))
         finally:
@@ -224,7 +224,8 @@ class MintingEndpoint:
             raise ClientError(
                 f"A token with {MOST_ANCESTORS} ancestors cannot mint.", param="can_mint"
             )
-        # Nobody can ask when a token ends: so what is asked for is cut, and the answer tells.
+        # A client cannot ask when its token ends, so a longer lifetime is
+        # cut, and the response shows it.
         last = datetime.fromtimestamp(principal.expires_at, UTC)
         return {
             **chosen,

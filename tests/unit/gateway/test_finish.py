@@ -17,6 +17,7 @@ from proxy.gateway.response_stream import Outcome
 from proxy.policy.accounts import Account
 from proxy.ratelimit.limiter import Bucket
 from proxy.ratelimit.request_limiter import Rates
+from proxy.upstream.websocket import UpgradeResponse
 from tests.support.limiter_factories import Limited
 from tests.support.relay_factories import (
     ASKED,
@@ -160,6 +161,30 @@ def test_a_request_that_ends_later_leaves_nothing(
         monkeypatch.setattr("proxy.usage.meter.UsageMeter.feed", interrupted)
     it.ask()
     it.check()
+
+
+UPGRADE = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
+
+
+@pytest.mark.parametrize("error", INTERRUPTIONS, ids=NAMES)
+@pytest.mark.parametrize("where", ["open", "run"])
+def test_a_tunnel_that_ends_leaves_nothing(
+    where: str, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = Watched()
+    theirs, upstream = gevent.socket.socketpair()
+    opened = UpgradeResponse(theirs, b"HTTP/1.1 101 Switching Protocols", b"")
+    it.world.transport.upgrade = lambda *_: opened  # type: ignore[attr-defined]
+
+    def interrupted(*args: Any) -> None:
+        raise error()
+
+    monkeypatch.setattr(f"proxy.gateway.context.Tunnel.{where}", interrupted)
+    sent = environ("GET", "/v1/realtime", UPGRADE)
+    serve(it.world.endpoint, {**sent, "gunicorn.socket": it.server})
+    it.check()
+    assert theirs.fileno() == -1
+    upstream.close()
 
 
 def test_a_preflight_that_is_answered_here_leaves_nothing_and_has_no_event() -> None:
