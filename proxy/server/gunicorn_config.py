@@ -1,9 +1,7 @@
 """gunicorn's configuration, made of the settings.
 
-`gunicorn.conf.py` executes it, and again at each SIGHUP.
-
-Settings are checked here, in the master, before a worker exists: a worker that exits is only
-respawned.
+`gunicorn.conf.py` executes it at the start, and again at each SIGHUP. Settings are checked here, in
+the master, before a worker exists: a worker that exits would only be respawned.
 """
 
 import gc
@@ -20,20 +18,21 @@ from proxy.settings.settings import Settings
 from proxy.store.database import Database
 from proxy.store.migrate import check_schema
 
-#: More than the shipper gives itself; a stop takes GRACEFUL_TIMEOUT and this at the most.
+#: Longer than the shipper's own time limit. A stop takes at most GRACEFUL_TIMEOUT and this.
 _SHIPPER_TIMEOUT_SECONDS: Final = 7
-#: A heartbeat, not a request's time limit: it ends a worker whose event loop stands still.
+#: A heartbeat, not a time limit for requests: it ends a worker whose event loop is blocked.
 _HEARTBEAT_SECONDS: Final = 60
 
 
 def configuration() -> dict[str, Any]:
-    """What gunicorn reads as the names of its configuration file.
+    """The names of gunicorn's configuration file, with their values.
 
-    Prints every problem and exits with status 2 where the settings or the schema do not fit; on a
-    reload, bad settings are logged and the running ones kept. Umask and file limit are set.
+    Prints every problem and exits with status 2 when the settings or the schema do not fit. On a
+    reload, problems of the settings are logged and the current settings kept. Sets the umask and
+    the file limit.
     """
-    # All that the server makes (logs, events, its pid file, profiles) is for its user alone. A file
-    # that is there already keeps its mode.
+    # Files that the server makes (logs, events, pid file, profiles) are for its user alone. A file
+    # that exists already keeps its mode.
     os.umask(0o077)
     reloading = wsgi.is_running()
     try:
@@ -41,24 +40,25 @@ def configuration() -> dict[str, Any]:
     except SettingsError as error:
         _exit(*error.problems)
     # Pass-through mode uses no database.
-    checked = not reloading and settings.auth.mode != "passthrough"
+    checked = not reloading and not settings.auth.passthrough
     if checked and (problem := _schema_problem(settings.database.url)):
         _exit(problem)
     return {**_served(settings), **_hooks(settings, _raise_file_limit())}
 
 
 def _served(settings: Settings) -> dict[str, Any]:
-    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+    server, logs = settings.server, settings.logs
+    host = f"[{server.host}]" if ":" in server.host else server.host
     return {
         "wsgi_app": "proxy.server.wsgi:application()",
         "worker_class": "proxy.server.worker.ProxyWorker",
-        "bind": f"{host}:{settings.server.port}",
-        "workers": settings.server.web_concurrency or os.cpu_count() or 1,
-        "worker_connections": settings.server.worker_connections,
-        "graceful_timeout": settings.server.graceful_timeout,
+        "bind": f"{host}:{server.port}",
+        "workers": server.web_concurrency or os.cpu_count() or 1,
+        "worker_connections": server.worker_connections,
+        "graceful_timeout": server.graceful_timeout,
         "timeout": _HEARTBEAT_SECONDS,
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
-        # Read by gunicorn's own loop alone, which is not used; 0 would close.
+        # Only gunicorn's own loop reads it, which is not used; 0 would close connections.
         "keepalive": 75,
         "preload_app": False,
         "control_socket_disable": True,
@@ -74,19 +74,19 @@ def _served(settings: Settings) -> dict[str, Any]:
         "accesslog": None,
         "logger_class": "proxy.server.worker.ProxyLogger",
         "logconfig_dict": logging_config(
-            level=settings.logs.level,
-            log_format=settings.logs.format,
-            log_file=str(settings.logs.file) if settings.logs.file else None,
+            level=logs.level,
+            log_format=logs.format,
+            log_file=str(logs.file) if logs.file else None,
             known_secrets=settings.known_secrets(),
         ),
     }
 
 
 def _hooks(settings: Settings, file_limit: int) -> dict[str, Any]:
-    """What gunicorn calls in the master."""
+    """The hooks that gunicorn calls in the master."""
 
     def when_ready(server: Any) -> None:
-        # All that is imported stays for good: workers share it, and no collector looks through it.
+        # Imported objects stay: workers share their memory, and garbage collection skips them.
         gc.collect()
         gc.freeze()
         if server.pidfile is not None:
@@ -118,7 +118,7 @@ def _hooks(settings: Settings, file_limit: int) -> dict[str, Any]:
 
 
 def _log_mode(server: Any, settings: Settings) -> None:
-    if settings.auth.mode == "passthrough":
+    if settings.auth.passthrough:
         server.log.warning(
             "AUTH_MODE=passthrough: whoever reaches this server uses the upstream with a key of"
             " their own; no access token is asked for or known, and the database is not used"
@@ -132,7 +132,10 @@ def _exit(*problems: str) -> NoReturn:
 
 
 def _schema_problem(database_url: str) -> str | None:
-    """An old schema is a problem; a database that is away only keeps the workers unready."""
+    """The problem of the database's schema, or None.
+
+    An old schema is a problem. An unreachable database is none: it only keeps the workers unready.
+    """
     try:
         database = Database.from_url(database_url, pool_size=1)
     except ValueError as error:
@@ -149,7 +152,7 @@ def _schema_problem(database_url: str) -> str | None:
 
 
 def _raise_file_limit() -> int:
-    """Raise the soft limit of open files to the hard one. Returns what it is now."""
+    """Raise the soft limit of open files to the hard limit. Returns the new limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

@@ -1,7 +1,7 @@
-"""What the server checks of a request head beyond gunicorn's parser: names, ``Host``, the target.
+"""Checks of a request head beyond gunicorn's parser: header names, `Host`, the target.
 
-All of them raise ClientError, whose message names what is wrong. Nothing that the client wrote is
-quoted, but for the name of a header out of a table of ours.
+Each raises ClientError with a message that names what is wrong. Nothing that the client wrote is
+quoted, except a header name out of the proxy's own table.
 """
 
 import re
@@ -19,8 +19,8 @@ _ABSOLUTE: Final = re.compile(
     r"(?P<scheme>https?)://(?P<authority>[^/?]*)(?P<rest>.*)", re.ASCII | re.IGNORECASE
 )
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
-#: Names that the server or a rule reads, beside those that never go upstream. An upstream behind
-#: CGI or WSGI reads `Accept_Encoding` as `Accept-Encoding`.
+#: Header names that the server or a policy rule reads, besides those that never go upstream. An
+#: upstream behind CGI or WSGI reads `Accept_Encoding` as `Accept-Encoding`.
 _READ: Final = frozenset(
     {
         "ACCEPT-ENCODING",
@@ -41,10 +41,10 @@ _READ_PREFIX: Final = "SEC-WEBSOCKET-"
 
 
 def check_name(name: str) -> None:
-    """A header name with ``_`` (upper case) is legal (RFC 9110 §5.6.2), but for the twin of a name
-    that decides about framing, credentials, the client's address or the body.
+    """Check `name`, a header name in upper case with at least one `_`.
 
-    Raises ClientError.
+    Such a name is legal (RFC 9110 §5.6.2). Raises ClientError when it can be taken for a name that
+    decides about framing, credentials, the client's address or the body.
     """
     twin = name.replace("_", "-")
     if not goes_upstream(twin) or twin in _READ or twin.startswith(_READ_PREFIX):
@@ -55,14 +55,17 @@ def check_name(name: str) -> None:
 
 
 def check_host(value: str) -> None:
-    """One host, and perhaps a port (RFC 9110 §7.2). Empty is allowed. Raises ClientError."""
+    """Check for one host, with an optional port (RFC 9110 §7.2). Empty is allowed.
+
+    Raises ClientError.
+    """
     match = _HOST.fullmatch(value)
     if match is None or int(match["port"] or 0) > 65535:
         raise ClientError("The `Host` header must hold one host name or address, and its port.")
 
 
 def check_target(target: str) -> None:
-    """No fragment, which is the client's own (RFC 9110 §7.1). Raises ClientError."""
+    """Raises ClientError for a fragment, which is the client's own (RFC 9110 §7.1)."""
     if "#" in target:
         raise ClientError("The request target must not contain a fragment (`#`).")
 
@@ -70,24 +73,24 @@ def check_target(target: str) -> None:
 def origin_form(target: str, host: str | None, unreader: Any) -> str:
     """Path and query of an absolute-form target that names this server (RFC 9112 §3.2.2).
 
-    ``host``: the value of ``Host``; ``unreader``: of the client's connection. The target names this
-    server when its authority is that of ``Host`` or the address that the client has connected to.
-    Asterisk-form and authority-form are returned as they are.
+    `host` is the value of `Host`, `unreader` reads the client's connection. The target names this
+    server when its authority is that of `Host` or the address that the client connected to.
+    Asterisk-form and authority-form are returned unchanged.
 
-    Raises ClientError for an authority that cannot be read, and for that of another server: the
-    proxy is no forward proxy.
+    Raises ClientError for an invalid authority, and for the authority of another server: the proxy
+    is no forward proxy.
     """
     match = _ABSOLUTE.fullmatch(target)
     if match is None:
         return target
     scheme, authority, rest = match["scheme"].lower(), match["authority"], match["rest"]
     check_host(authority)
-    asked = _normal(authority, scheme)
-    ours = {_normal(host, scheme)} if host else set()
+    requested = _normal(authority, scheme)
+    own = {_normal(host, scheme)} if host else set()
     name = _local_name(unreader)
     if name:
-        ours.add(_normal(name, scheme))
-    if not authority or asked not in ours:
+        own.add(_normal(name, scheme))
+    if not authority or requested not in own:
         raise ClientError(
             "The request target names another server: this one relays only its own paths, such as"
             " `/v1/models`, and is no forward proxy."
@@ -96,7 +99,7 @@ def origin_form(target: str, host: str | None, unreader: Any) -> str:
 
 
 def _normal(authority: str, scheme: str) -> str:
-    """``Host:80`` → ``host:80``; without a port, that of the scheme."""
+    """`Host:80` → `host:80`; without a port, the default port of the scheme."""
     name, _, port = authority.rpartition(":")
     if not name or "]" in port:
         name, port = authority, ""

@@ -1,11 +1,12 @@
-"""What gunicorn's master does beside its workers: it starts the shipper, watches it and ends it.
+"""The shipper, supervised by gunicorn's master: started, watched and ended.
 
-The shipper is executed, not forked, so that it inherits neither the patches nor the sockets. Its
-end is noticed through a pidfd, because the arbiter's own ``waitpid(-1)`` takes the exit status of
-every child. The other end of its standard input is open here and, through the fork, in the workers:
-it reads the end of file when the last of them is gone, even if they were killed, and then finishes.
+The shipper is executed, not forked, so that it inherits neither gevent's patches nor the sockets.
+The supervisor notices its end through a pidfd, because the arbiter's own `waitpid(-1)` takes the
+exit status of every child. The other end of the shipper's standard input is open in the master and,
+through the fork, in the workers. So the shipper reads the end of file when the last of them is
+gone, even if they were killed, and then finishes.
 
-The thing to get wrong: a greenlet of the master exists in every worker as well, after the fork.
+Note: after the fork, a greenlet of the master exists in every worker as well.
 """
 
 import contextlib
@@ -26,41 +27,47 @@ from proxy.settings.settings import Settings
 _log = logging.getLogger(__name__)
 
 _MANAGE: Final = Path(__file__).resolve().parents[2] / "manage.py"
-#: Seconds between two starts of a shipper that ends at once, growing; one that ran longer than the
-#: last of them is started again after the first.
-_PAUSES: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
-#: gevent's own would watch the child with a second `waitpid`.
+#: Growing pauses before a shipper that ended is started again. A shipper that ran for longer than
+#: the last pause is started again after the first.
+_PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
+#: gevent's version would watch the child with a second `waitpid`.
 _posix_spawn = monkey.get_original("os", "posix_spawn")
-#: gevent's own closes when its loop comes round to it; the shipper waits for this one.
+#: gevent's version closes later, from its loop; the shipper waits for this descriptor.
 _close = monkey.get_original("os", "close")
 
 
 class ShipperSupervisor:
-    """One at a time; after a reload the one before it may still be finishing."""
+    """One running shipper at a time. After a reload, the one before it may still be finishing."""
 
     def __init__(self) -> None:
         self._settings: Settings | None = None
         self._master = os.getpid()
         self._watcher: gevent.Greenlet[[], None] | None = None
-        # The running one: its pidfd, and our end of its standard input.
+        # The running shipper: its pidfd, and this end of its standard input.
         self._pidfd: int | None = None
         self._pipe: int | None = None
-        # Of those that have been told to finish.
+        # The pidfds of shippers that have been asked to finish.
         self._finishing: list[int] = []
 
     def apply(self, settings: Settings) -> None:
-        """At the start and at every reload, before workers are forked: they inherit the pipe."""
+        """Start the shipper that `settings` ask for, if they have changed.
+
+        Called at the start and at every reload, before workers are forked: they inherit the pipe.
+        """
         if settings == self._settings:
             return
         self._settings = settings
         self._release()
         if settings.events.shipper == "on":
             self._master = os.getpid()
-            self._begin()
-            self._watcher = gevent.spawn(self._keep)
+            self._start()
+            self._watcher = gevent.spawn(self._restart_loop)
 
     def end(self, timeout: float) -> None:
-        """When the workers are gone: let it finish, for ``timeout`` seconds at the most."""
+        """Let the shipper finish, for at most `timeout` seconds, then kill it.
+
+        Called when the workers are gone.
+        """
         self._settings = None
         self._release()
         deadline = time.monotonic() + timeout
@@ -72,16 +79,17 @@ class ShipperSupervisor:
             os.close(pidfd)
         self._finishing.clear()
 
-    def _begin(self) -> None:
-        theirs, self._pipe = os.pipe()
+    def _start(self) -> None:
+        standard_input, self._pipe = os.pipe()
         try:
             pid = _posix_spawn(
                 sys.executable,
                 [sys.executable, str(_MANAGE), "events", "ship", "--attached"],
                 os.environ,
-                file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0), *_closed()],
-                # Ctrl-C in a terminal is for the master. No session of its own, where Linux groups
-                # by sessions: it would get as much of a core as all workers, whatever its nice.
+                file_actions=[(os.POSIX_SPAWN_DUP2, standard_input, 0), *_close_inherited()],
+                # Ctrl-C in a terminal is for the master. Not a session of its own, because Linux
+                # schedules by session: the shipper would get as much of a core as all workers
+                # together, whatever its nice value.
                 setpgroup=0,
             )
             self._pidfd = os.pidfd_open(pid)
@@ -89,10 +97,10 @@ class ShipperSupervisor:
             _log.error("the shipper cannot be started: %s", error)
             self._pidfd = None
         finally:
-            _close(theirs)
+            _close(standard_input)
 
     def _release(self) -> None:
-        """The running one finishes when all who have its pipe are gone."""
+        """Give up the running shipper: it finishes when every holder of its pipe is gone."""
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.kill()
@@ -106,10 +114,10 @@ class ShipperSupervisor:
         if pipe is not None:
             _close(pipe)
 
-    def _keep(self) -> None:
+    def _restart_loop(self) -> None:
         fast = 0
         while True:
-            begun = time.monotonic()
+            started = time.monotonic()
             if self._pidfd is not None:
                 wait_read(self._pidfd)
                 if os.getpid() != self._master:
@@ -117,24 +125,26 @@ class ShipperSupervisor:
                 os.close(self._pidfd)
                 self._pidfd = None
             self._close_pipe()
-            fast = 0 if time.monotonic() - begun > _PAUSES[-1] else fast
-            pause = _PAUSES[min(fast, len(_PAUSES) - 1)]
+            fast = 0 if time.monotonic() - started > _PAUSES_SECONDS[-1] else fast
+            pause = _PAUSES_SECONDS[min(fast, len(_PAUSES_SECONDS) - 1)]
             fast += 1
             _log.error("the shipper has ended; its events are kept, and it starts in %g s", pause)
             gevent.sleep(pause)
             if os.getpid() != self._master:
                 return
-            self._begin()
+            self._start()
 
 
-def _closed() -> list[tuple[int, int]]:
-    """What the shipper would inherit, the listening sockets above all: gunicorn keeps them open
-    for a master that may come after it."""
+def _close_inherited() -> list[tuple[int, int]]:
+    """File actions that close what the shipper would inherit.
+
+    These are above all the listening sockets, which gunicorn keeps open for a succeeding master.
+    """
     with os.scandir("/proc/self/fd") as found:
         numbers = [int(entry.name) for entry in found]
     closed = []
     for number in numbers:
-        with contextlib.suppress(OSError):  # the folder's own, which is closed by now
+        with contextlib.suppress(OSError):  # the scanned folder's own, closed by now
             if number > 2 and os.get_inheritable(number):
                 closed.append((os.POSIX_SPAWN_CLOSE, number))
     return closed
@@ -148,5 +158,5 @@ def _ended(pidfd: int, timeout: float) -> bool:
     return True
 
 
-#: Survives a reload, which executes gunicorn.conf.py anew.
+#: Survives a reload, which executes gunicorn.conf.py again.
 shipper: Final = ShipperSupervisor()

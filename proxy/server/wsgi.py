@@ -1,8 +1,7 @@
 """What gunicorn loads: the settings once in the master, the application in each worker.
 
-The thing to get wrong: workers take the master's settings, through the fork. If each read the
-environment and ``.env`` itself, a worker forked after a bad edit would die at once, and be
-respawned, for ever.
+Note: workers inherit the master's settings through the fork. If each worker read the environment
+and `.env` itself, a worker forked after a bad edit would die at once, and be respawned forever.
 """
 
 import logging
@@ -15,14 +14,15 @@ from proxy.settings.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-# The settings that the master runs with; survives a SIGHUP, which executes gunicorn.conf.py anew.
+# The master's current settings. They survive a SIGHUP, which executes gunicorn.conf.py again.
 _running: Settings | None = None
 
 
 def configure(environ: Mapping[str, str], dotenv: Path) -> Settings:
-    """Load the settings; on a reload, bad ones are logged and the running ones kept.
+    """Load the settings and make `DATA_DIR`.
 
-    ``DATA_DIR`` is made. Raises :class:`SettingsError` at the first start.
+    On a reload, problems are logged and the current settings kept. Raises `SettingsError` only at
+    the first start.
     """
     global _running
     try:
@@ -38,12 +38,12 @@ def configure(environ: Mapping[str, str], dotenv: Path) -> Settings:
 
 
 def application() -> Application:
-    """``wsgi_app = "proxy.server.wsgi:application()"``."""
+    """`wsgi_app = "proxy.server.wsgi:application()"`."""
     if _running is None:
         raise RuntimeError("serve with `gunicorn -c gunicorn.conf.py`, which loads the settings")
     return create_app(_running)
 
 
 def is_running() -> bool:
-    """Whether the master has settings already: what runs now is a reload."""
+    """Whether the master has settings already, so that this is a reload."""
     return _running is not None

@@ -1,7 +1,7 @@
-"""One small parser per kind of setting: text in, value out, ``ValueError`` with what is expected.
+"""One small parser per kind of setting: text in, value out.
 
-No message repeats the value it was given: a secret pasted under the wrong name would end up in the
-log.
+Raises `ValueError` with what is expected. No message repeats the given value, because a secret
+pasted under the wrong name would end up in the log.
 """
 
 import base64
@@ -17,18 +17,18 @@ T = TypeVar("T")
 Parser = Callable[[str], T]
 
 _UNITS: Final = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
-_YEAR: Final = 31_536_000
-#: Scheme → what a URL of it looks like; the store checks the finer points.
+_YEAR_SECONDS: Final = 31_536_000
+#: Scheme → the form of its URL. The store checks the details.
 _DATABASE_SCHEMES: Final = {
     "sqlite": "sqlite:///relative or sqlite:////absolute",
     "mysql": "mysql://user:pass@host:3306/name",
     "postgresql": "postgresql://user:pass@host:5432/name",
 }
-#: In the query: a socket takes the place of the host.
+#: In the query: a socket instead of a host.
 _DATABASE_SOCKET: Final = re.compile(r"(^|&)(unix_socket|host)=")
-#: A host name, or an IPv6 address as ``urlsplit`` gives it.
+#: A host name, or an IPv6 address as `urlsplit` gives it.
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?")
-#: ``*``, or scheme://host[:port] in which a ``*`` stands for any run of characters of a host name.
+#: `*`, or scheme://host[:port] in which a `*` stands for any run of characters of a host name.
 _ORIGIN: Final = re.compile(r"\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9.*\-\[\]:]+", re.ASCII)
 
 
@@ -49,12 +49,12 @@ def host(value: str) -> str:
 def path(value: str) -> Path:
     try:
         return Path(value).expanduser()
-    except RuntimeError:  # ~somebody who does not exist
+    except RuntimeError:  # ~name of a user that does not exist
         raise ValueError("expected a path; there is no home directory of this name") from None
 
 
 def event_log(value: str) -> str:
-    """``stdout`` and ``off`` in any case (nobody wants a file named OFF), else a file."""
+    """`stdout` or `off` in any case (a file named OFF is never meant), else the path of a file."""
     return value.lower() if value.lower() in ("stdout", "off") else str(path(value))
 
 
@@ -72,21 +72,21 @@ def integer(low: int, high: int) -> Parser[int]:
 def seconds(low: float) -> Parser[float]:
     def parse(value: str) -> float:
         number = float(value) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?", value) else -1.0
-        if not low <= number <= _YEAR:
-            raise ValueError(f"expected a number of seconds from {low:g} to {_YEAR}")
+        if not low <= number <= _YEAR_SECONDS:
+            raise ValueError(f"expected a number of seconds from {low:g} to {_YEAR_SECONDS}")
         return number
 
     return parse
 
 
-def size(value: str, least: int = 1) -> int:
-    """Bytes: ``1048576``, ``64KiB``, ``512 MiB``, ``1GiB``."""
+def size(value: str, min_bytes: int = 1) -> int:
+    """Bytes: `1048576`, `64KiB`, `512 MiB`, `1GiB`."""
     match = re.fullmatch(r"([0-9]{1,15})\s*([A-Za-z]*)", value)
     unit = _UNITS.get(match[2].upper()) if match else None
-    if match is None or unit is None or (least and int(match[1]) == 0):
+    if match is None or unit is None or (min_bytes and int(match[1]) == 0):
         raise ValueError("expected a size in bytes, such as 67108864 or 64MiB")
-    if (number := int(match[1]) * unit) < least:
-        raise ValueError(f"expected at least {least // 1024**2}MiB")
+    if (number := int(match[1]) * unit) < min_bytes:
+        raise ValueError(f"expected at least {min_bytes // 1024**2}MiB")
     return number
 
 
@@ -100,19 +100,19 @@ def choice(*allowed: str) -> Parser[str]:
 
 
 def switch(value: str) -> bool:
-    """``on`` or ``off``."""
+    """`on` or `off`."""
     return choice("on", "off")(value) == "on"
 
 
-def secrets(shortest: int, *, most: int) -> Parser[tuple[str, ...]]:
-    """One secret, or up to ``most`` with commas between, while one is being replaced."""
+def secrets(min_length: int, *, max_count: int) -> Parser[tuple[str, ...]]:
+    """One secret, or up to `max_count` separated by commas, while one is being replaced."""
 
     def parse(value: str) -> tuple[str, ...]:
         found = tuple(part.strip() for part in value.split(","))
-        if any(len(part) < shortest for part in found):
-            raise ValueError(f"expected at least {shortest} characters")
-        if len(found) > most:
-            raise ValueError(f"expected at most {most} values with a comma between")
+        if any(len(part) < min_length for part in found):
+            raise ValueError(f"expected at least {min_length} characters")
+        if len(found) > max_count:
+            raise ValueError(f"expected at most {max_count} values with a comma between")
         if not all(part.isascii() and part.isprintable() and " " not in part for part in found):
             raise ValueError("expected printable ASCII without spaces: it travels in a header")
         return found
@@ -141,7 +141,7 @@ def database_url(value: str) -> str:
     if not separator or scheme not in _DATABASE_SCHEMES:
         raise ValueError(f"expected {', '.join(_DATABASE_SCHEMES.values())}")
     if scheme == "sqlite":
-        # The rest is checked by proxy.store.sqlite; memory would be another one in every worker.
+        # proxy.store.sqlite checks the rest. A database in memory would be another in each worker.
         if not re.fullmatch(r"/[^?#]*[^?#/]", rest) or rest == "/:memory:":
             raise ValueError(f"expected a file: {_DATABASE_SCHEMES[scheme]}")
     else:
@@ -153,11 +153,12 @@ def database_url(value: str) -> str:
 
 
 def base_url(value: str) -> str:
-    """Scheme, host and an optional path prefix, without a closing slash or ``/v1``."""
+    """Scheme, host and an optional path prefix, without a trailing slash or `/v1`."""
     parts = _split(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected http(s)://host[:port][/prefix]")
-    # The marks themselves: "http://host?" has an empty query, and a path behind it would be one.
+    # The characters themselves: "http://host?" has an empty query, and a path appended to it would
+    # become one.
     if "?" in value or "#" in value or "@" in parts.netloc:
         raise ValueError("expected no credentials, query or fragment in it")
     if not re.fullmatch(r"[\x21-\x7e]+", value) or not _HOST.fullmatch(parts.hostname):
@@ -166,7 +167,7 @@ def base_url(value: str) -> str:
 
 
 def forward_proxy_url(value: str) -> str:
-    """An HTTP forward proxy: ``http://[user:pass@]host:port``."""
+    """An HTTP forward proxy: `http://[user:pass@]host:port`."""
     parts = _split(value)
     if parts.scheme != "http" or not parts.hostname or parts.path.strip("/"):
         raise ValueError("expected http://[user:pass@]host:port")
@@ -186,7 +187,7 @@ def origins(value: str) -> tuple[str, ...]:
 
 
 def endpoint_url(value: str) -> str:
-    """Where something is posted: a whole URL, query included, without credentials."""
+    """The URL of an HTTP endpoint: query included, without credentials."""
     parts = _split(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected http(s)://host[:port][/path][?query]")
@@ -215,7 +216,7 @@ def header_secret(value: str) -> str:
 
 
 def stream_name(value: str) -> str:
-    """A Redis key, which people type into their tools."""
+    """A Redis key that can be typed into a tool without quoting."""
     if not re.fullmatch(r"[A-Za-z0-9._:{}-]{1,200}", value):
         raise ValueError("expected letters, digits and . _ : { } - (at most 200)")
     return value
@@ -228,7 +229,7 @@ def log_group(value: str) -> str:
 
 
 def log_stream(value: str) -> str:
-    """May have ``{hostname}`` and ``{pid}``, and no other braces."""
+    """May contain `{hostname}` and `{pid}`, and no other braces."""
     rest = value.replace("{hostname}", "").replace("{pid}", "")
     if len(value) > 400 or not value.isprintable() or re.search(r"[:*{}]", rest):
         raise ValueError("expected at most 400 characters without : and *; {hostname} and {pid}")
@@ -236,7 +237,7 @@ def log_stream(value: str) -> str:
 
 
 def _split(value: str) -> SplitResult:
-    """``urlsplit`` whose port has been looked at, so that a bad one is found here."""
+    """`urlsplit` that also reads the port, so that an invalid one is found here."""
     try:
         parts = urlsplit(value)
         port = parts.port

@@ -86,7 +86,7 @@ class ServerSettings:
     client_timeout: float = _setting("CLIENT_TIMEOUT", parse.seconds(0.1), 60.0)
     keepalive_timeout: float = _setting("KEEPALIVE_TIMEOUT", parse.seconds(1), 75.0)
     #: Bytes a second; 0: any rate.
-    min_body_rate: int = _setting("MIN_BODY_RATE", partial(parse.size, least=0), 1 * _KIB)
+    min_body_rate: int = _setting("MIN_BODY_RATE", partial(parse.size, min_bytes=0), 1 * _KIB)
     fair_share: float = _setting("FAIR_SHARE", shares.fraction, 0.5)
     trusted_proxies: int = _setting("TRUSTED_PROXIES", parse.integer(0, 32), 0)
     profile_dir: Path | None = _setting("PROFILE_DIR", parse.path, None)
@@ -98,10 +98,10 @@ class AuthSettings:
 
     mode: str = _setting("AUTH_MODE", parse.choice("tokens", "passthrough"), "tokens")
     management_token: tuple[str, ...] = _setting(
-        "MANAGEMENT_TOKEN", parse.secrets(16, most=2), secret=True, empty=()
+        "MANAGEMENT_TOKEN", parse.secrets(16, max_count=2), secret=True, empty=()
     )
     metrics_token: tuple[str, ...] = _setting(
-        "METRICS_TOKEN", parse.secrets(16, most=2), (), secret=True
+        "METRICS_TOKEN", parse.secrets(16, max_count=2), (), secret=True
     )
     cache_ttl: float = _setting("AUTH_CACHE_TTL", parse.seconds(0), 30.0)
     cache_size: int = _setting("AUTH_CACHE_SIZE", parse.integer(1, 10_000_000), 10_000)
@@ -153,7 +153,7 @@ class GatewaySettings:
     max_request_bytes: int = _setting("MAX_REQUEST_BYTES", parse.size, 512 * _MIB)
     max_json_bytes: int = _setting("MAX_JSON_BYTES", parse.size, 64 * _MIB)
     held_bodies_max_bytes: int = _setting(
-        "HELD_BODIES_MAX_BYTES", partial(parse.size, least=_MIB), 512 * _MIB
+        "HELD_BODIES_MAX_BYTES", partial(parse.size, min_bytes=_MIB), 512 * _MIB
     )
     sse_keepalive: float = _setting("SSE_KEEPALIVE", parse.seconds(0), 0.0)
     cors_allowed_origins: tuple[str, ...] = _setting("CORS_ALLOWED_ORIGINS", parse.origins, ())
@@ -180,7 +180,9 @@ class EventSettings:
     queue_size: int = _setting("EVENT_QUEUE_SIZE", parse.integer(1, 10_000_000), 10_000)
     queue_full: str = _setting("EVENT_QUEUE_FULL", parse.choice("wait", "refuse"), "wait")
     on_spool_full: str = _setting("ON_SPOOL_FULL", parse.choice("serve", "refuse"), "serve")
-    spool_max_bytes: int = _setting("SPOOL_MAX_BYTES", partial(parse.size, least=_MIB), 1024 * _MIB)
+    spool_max_bytes: int = _setting(
+        "SPOOL_MAX_BYTES", partial(parse.size, min_bytes=_MIB), 1024 * _MIB
+    )
     spool_fsync_interval: float = _setting("SPOOL_FSYNC_INTERVAL", parse.seconds(0), 1.0)
     shipper: str = _setting("EVENT_SHIPPER", parse.choice("on", "off"), "on")
 

@@ -1,7 +1,8 @@
-"""Settings that are valid alone but cannot hold together, or with what is on the disk.
+"""Settings that are valid alone but contradict each other, or what is on the disk.
 
-``chosen`` has what was set, by the name of its field, as the parsers made it. The thing to get
-wrong: a setting that is a problem already is not in it, and must not become a second problem.
+`chosen` has the parsed value of each setting that was given, by the name of its variable.
+
+Note: a setting that is a problem already is not in `chosen`, and must not become a second problem.
 """
 
 import math
@@ -12,9 +13,12 @@ from typing import Any
 
 
 def conflicting_settings(
-    chosen: Mapping[str, Any], defaults: Mapping[str, Any], unknown: Set[str]
+    chosen: Mapping[str, Any], defaults: Mapping[str, Any], invalid: Set[str]
 ) -> list[str]:
-    """Valid alone but not together; nothing about those of ``unknown``, a problem already."""
+    """Problems of settings that are valid alone, but not together.
+
+    `invalid` has the names that are a problem already; nothing more is reported about them.
+    """
 
     def value(name: str) -> Any:
         return chosen.get(name, defaults[name])
@@ -28,13 +32,13 @@ def conflicting_settings(
         ),
         (
             {"MAX_JSON_BYTES", "MAX_REQUEST_BYTES"},
-            # Left at its default, the smaller of the two simply holds.
+            # Left at its default, the smaller of the two applies.
             chosen.get("MAX_JSON_BYTES", 0) > value("MAX_REQUEST_BYTES"),
             "MAX_JSON_BYTES: must not be larger than MAX_REQUEST_BYTES",
         ),
         (
             {"HELD_BODIES_MAX_BYTES", "MAX_JSON_BYTES"},
-            # Left at its default, one larger body is held alone.
+            # Left at its default, a larger body is held alone.
             chosen.get("HELD_BODIES_MAX_BYTES", math.inf) < value("MAX_JSON_BYTES"),
             "HELD_BODIES_MAX_BYTES: must not be smaller than MAX_JSON_BYTES",
         ),
@@ -62,14 +66,14 @@ def conflicting_settings(
             "LOGGING_TOKEN: needs LOGGING_URL, where it is sent",
         ),
     ]
-    return [problem for names, wrong, problem in found if wrong and names.isdisjoint(unknown)]
+    return [problem for names, wrong, problem in found if wrong and names.isdisjoint(invalid)]
 
 
 def misspelled_limits(given: Iterable[str], known: Set[str]) -> list[str]:
-    """Of the variables ``given``, those that are nearly a limit of ours: it would not hold.
+    """Problems of the variables `given` whose names are nearly that of a rate limit.
 
-    Others may begin alike and are left alone: Kubernetes gives every pod a ``RATE_LIMIT_PORT`` when
-    there is a service of that name.
+    Such a limit would not apply. Other names with the same prefix are left alone: Kubernetes gives
+    every pod a `RATE_LIMIT_PORT` when there is a service of that name.
     """
     prefix = "RATE_LIMIT_"
     limits = sorted(name for name in known if name.startswith(prefix))
@@ -83,7 +87,7 @@ def misspelled_limits(given: Iterable[str], known: Set[str]) -> list[str]:
 
 
 def wrong_paths(chosen: Mapping[str, Any]) -> list[str]:
-    """Folders where files are expected, and the other way round."""
+    """Problems of a folder where a file is expected, or a file where a folder is."""
     problems = []
     log = chosen.get("EVENT_LOG", "off")
     if log not in ("stdout", "off") and isdir(log):  # noqa: PTH112  (Path's may raise)
