@@ -16,7 +16,7 @@ def test_a_line_is_judged_once(known: HeaderLineCache, monkeypatch: pytest.Monke
     assert known.field(b"accept: */*", own) == ("ACCEPT", "*/*")
     assert known.fields == {b"accept: */*": ("ACCEPT", "*/*")}
     parts = known.first(b"GET /v1/models HTTP/1.1")
-    monkeypatch.setattr(known, "_judge", None)
+    monkeypatch.setattr(known, "_parser", None)
     assert known.first(b"GET /v1/models HTTP/1.1") is parts
     assert not own
 

@@ -219,10 +219,10 @@ def test_close_may_stand_among_others(lines: bytes, closes: bool) -> None:
 
 def test_nothing_of_a_finished_request_is_held() -> None:
     heads = connection([POST])
-    request = heads.take(5)
+    request = heads.parse_next(5)
     body = weakref.ref(request.body)
     del request
-    heads.forget()
+    heads.reset()
     gc.disable()
     try:
         assert body() is None  # by counting references alone
@@ -242,20 +242,20 @@ def test_it_may_come_in_any_pieces(cuts: list[int]) -> None:
 def test_one_after_the_other() -> None:
     heads = connection([POST + POST[:50], POST[50:]])
     for _ in range(2):
-        request = heads.take(5)
+        request = heads.parse_next(5)
         assert request.by_name["HOST"] == "h"
         assert request.body.first_values["HOST"] == "h"
         assert request.body.read_arrived(10) == b"{}"
         assert request.body.ended
     assert not heads.pipelined
     with pytest.raises(StopIteration):
-        heads.take(5)
+        heads.parse_next(5)
 
 
 def test_secrets_are_remembered_by_their_connection_alone() -> None:
     kind = head_class(CONFIG)
     heads = connection([POST.replace(b"POST ", b"PUT ")], kind)
-    heads.take(5)
+    heads.parse_next(5)
     remembered = b"\n".join([*kind.known.fields, *kind.known._firsts])
     assert b"X-Stainless-Lang: python" in remembered
     assert b"secret" not in remembered
@@ -264,7 +264,7 @@ def test_secrets_are_remembered_by_their_connection_alone() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.server.request_parser._LINES", 10)
+    monkeypatch.setattr("proxy.server.request_parser._MAX_LINES", 10)
     kind = head_class(CONFIG)
 
     def requests() -> Iterator[bytes]:
@@ -274,7 +274,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     heads = ConnectionParser(kind, None, PEER)
     heads.unreader = IterUnreader(requests())
     for n in range(50):
-        assert heads.take(5).headers == [("HOST", f"h{n}"), ("X-OWN", str(n))]
+        assert heads.parse_next(5).headers == [("HOST", f"h{n}"), ("X-OWN", str(n))]
     assert len(kind.known.fields) <= 10
     assert len(kind.known._firsts) <= 10
     assert len(heads.own) <= 12
@@ -287,7 +287,7 @@ def test_a_head_that_never_ends_is_bounded() -> None:
     heads = ConnectionParser(kind, None, PEER)
     heads.unreader = IterUnreader(itertools.chain([b"GET / HTTP/1.1\r\n"], lines))
     with pytest.raises(Exception, match="max buffer headers"):
-        heads.take(60)
+        heads.parse_next(60)
 
 
 def test_a_slow_head_is_408() -> None:
@@ -296,7 +296,7 @@ def test_a_slow_head_is_408() -> None:
         client.sendall(b"GET / HTTP/1.1\r\nHost")
         heads = ConnectionParser(KIND, server, PEER)
         with pytest.raises(ClientError) as refused:
-            heads.take(0.05)
+            heads.parse_next(0.05)
         assert refused.value.code == "request_timeout"
         client.sendall(POST)
         with gevent.Timeout(5):

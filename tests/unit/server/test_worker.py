@@ -10,7 +10,7 @@ import pytest
 from gunicorn.http import errors as http_errors
 
 from proxy.core.errors import ClientError, StoreError
-from proxy.server.worker import ProxyWorker, _as_ours
+from proxy.server.worker import ProxyWorker, _as_proxy_error
 from tests.support.loop_probe import LoopProbe
 from tests.support.paths import ROOT
 
@@ -31,7 +31,7 @@ from tests.support.paths import ROOT
     ],
 )
 def test_what_the_client_is_told(raised: Exception, status_line: str | None, status: int) -> None:
-    error, line = _as_ours(raised)
+    error, line = _as_proxy_error(raised)
     assert (line, error.status) == (status_line, status)
     assert "secret" not in str(error)
 

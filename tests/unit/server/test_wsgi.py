@@ -40,7 +40,7 @@ def test_a_reload_with_bad_settings_keeps_the_running_ones(
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
     assert "PORT" in caplog.text
     assert SECRET not in caplog.text
-    assert wsgi.configure({**GOOD, "PORT": "9002"}, tmp_path / ".env").port == 9002
+    assert wsgi.configure({**GOOD, "PORT": "9002"}, tmp_path / ".env").server.port == 9002
 
 
 def test_a_data_folder_that_cannot_be_used_is_refused(
