@@ -103,7 +103,7 @@ def gunicorn_s(data: bytes) -> tuple[object, ...]:
 
 def ours(data: bytes) -> tuple[object, ...]:
     def parse() -> RequestHead:
-        request = connection([data]).take(5)
+        request = connection([data]).parse_next(5)
         # The body tells the client to go on itself, once somebody reads it.
         request._expected_100_continue = request.body._continue_due
         return request
@@ -213,7 +213,7 @@ def test_it_accepts_what_gunicorn_accepts(first: bytes, lines: list[bytes], end:
 )
 def test_close_may_stand_among_others(lines: bytes, closes: bool) -> None:
     """gunicorn's own looks at a line that has nothing else (RFC 9112 §9.6)."""
-    request = connection([b"GET /v1/x HTTP/1.1\r\nHost: h\r\n" + lines + b"\r\n"]).take(5)
+    request = connection([b"GET /v1/x HTTP/1.1\r\nHost: h\r\n" + lines + b"\r\n"]).parse_next(5)
     assert request.should_close() is closes
 
 
@@ -234,8 +234,8 @@ def test_nothing_of_a_finished_request_is_held() -> None:
 def test_it_may_come_in_any_pieces(cuts: list[int]) -> None:
     places = sorted({0, len(POST), *cuts})
     pieces = [POST[a:b] for a, b in itertools.pairwise(places)]
-    request = connection(pieces).take(5)
-    assert facts(request)[:-1] == facts(connection([POST]).take(5))[:-1]
+    request = connection(pieces).parse_next(5)
+    assert facts(request)[:-1] == facts(connection([POST]).parse_next(5))[:-1]
     assert b"".join(iter(lambda: request.body.read_arrived(10), b"")) == b"{}"
 
 
@@ -300,5 +300,5 @@ def test_a_slow_head_is_408() -> None:
         assert refused.value.code == "request_timeout"
         client.sendall(POST)
         with gevent.Timeout(5):
-            request = ConnectionParser(KIND, server, PEER).take(5)
+            request = ConnectionParser(KIND, server, PEER).parse_next(5)
     assert request.method == "POST"
