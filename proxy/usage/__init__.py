@@ -1,5 +1,5 @@
-"""What an answer cost, read from the answer itself while it passes by.
+"""The usage of a response, read from its bytes while they pass.
 
-The room knows bytes and nothing else: no request, no project, no event. It guesses nothing either;
-a count that the upstream did not tell is None, never zero.
+This room knows bytes only: no request, no project, no usage event. It guesses nothing: a count that
+the upstream did not report is None, never zero.
 """

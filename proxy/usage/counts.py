@@ -12,7 +12,7 @@ from typing import NamedTuple
 #: What may be billed apart from the two sides; `seconds` may be a fraction.
 Details = Mapping[str, int | float | str]
 
-# Sums over several responses take these together.
+# The counts that are summed over several responses.
 _COUNTS = (
     "prompt_tokens",
     "completion_tokens",
@@ -23,7 +23,7 @@ _COUNTS = (
 
 
 class Usage(NamedTuple):
-    """The name of a response and its counts. Counts are tokens, `created` is unix time.
+    """The name of a response and its counts. Counts are LLM tokens, `created` is unix time.
 
     `prompt_tokens` includes the cached ones and `completion_tokens` the reasoning ones, as OpenAI
     counts. `details`: `service_tier`, `cache_write_tokens`, `audio_prompt_tokens`,
@@ -43,7 +43,7 @@ class Usage(NamedTuple):
 
     @property
     def has_counts(self) -> bool:
-        """Whether anything was counted, or only the name of the response is known."""
+        """Whether there are counts, and not only the name of the response."""
         return (
             self.prompt_tokens is not None
             or self.completion_tokens is not None
@@ -53,13 +53,13 @@ class Usage(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All tokens; the sum of both sides where no total was reported, else 0."""
+        """The total as reported, else the sum of both sides, else 0."""
         if self.total_tokens is not None:
             return self.total_tokens
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
 
     def named_by(self, other: Usage | None) -> Usage:
-        """The same counts, with the name and tier that `other` gives where this one has none."""
+        """Return these counts, with the name and tier of `other` where this one has none."""
         if other is None:
             return self
         details = self.details
@@ -73,7 +73,7 @@ class Usage(NamedTuple):
         )
 
     def plus(self, later: Usage) -> Usage:
-        """Both counts together, under the name of `later`."""
+        """Return the sum of both, under the name of `later`."""
         added: dict[str, int | None] = {}
         for name in _COUNTS:
             counts = [count for count in (getattr(self, name), getattr(later, name)) if count]
@@ -95,7 +95,7 @@ class Usage(NamedTuple):
         )
 
     def as_metadata(self) -> dict[str, str | int | float]:
-        """The `metadata` of a usage event (docs/events.md); what is not known is left out."""
+        """Return the `metadata` of a usage event (docs/events.md), without unknown values."""
         metadata: dict[str, str | int | float] = {
             name: value
             for name, value in zip(_NAMES, self, strict=False)
@@ -106,7 +106,7 @@ class Usage(NamedTuple):
         return metadata
 
 
-# Counts of those that are billed by something else than tokens.
+# Counts of responses that are not billed by tokens.
 _MEASURES = frozenset({"seconds", "characters"})
-# All but the last, whose members stand beside the others in an event.
+# All but `details`, whose members stand beside the others in an event.
 _NAMES = Usage._fields[:-1]

@@ -1,7 +1,7 @@
-"""Gzip and deflate, undone piece by piece on a copy of the bytes.
+"""Gzip and deflate, decompressed piece by piece on a copy of the bytes.
 
-The one thing a reader would get wrong: the input is not to be trusted. 64 KiB of gzip can hold
-64 MiB, and a worker that inflates them serves nobody meanwhile; so both rate and sum are bounded.
+The input is not trusted. 64 KiB of gzip can hold 64 MiB, and a worker that inflates them serves no
+other request in the meantime. So both the rate and the sum are bounded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_MEMBERS = 64  # of a gzip file; each one costs a new inflater, and an empty
 
 
 class Inflater:
-    """`feed` each chunk and take what comes out. ValueError: broken, or more than the bounds."""
+    """Inflates a body: `feed` each chunk. Raises ValueError when it is broken or too much."""
 
     __slots__ = (
         "_done",
@@ -39,10 +39,10 @@ class Inflater:
         self, encoding: str, *, max_rate: int = _MAX_RATE, max_total: int = _MAX_TOTAL
     ) -> None:
         gzip = encoding != "deflate"
-        # None until the first two bytes tell which "deflate" it is: RFC 9110 section 8.4.1.2 says
+        # None until the first two bytes show which "deflate" it is: RFC 9110 section 8.4.1.2 says
         # zlib, and notes that some senders leave the zlib wrapper away.
         self._inflate = zlib.decompressobj(_GZIP) if gzip else None
-        self._head = b""  # the first byte, while the second is missing
+        self._head = b""  # the first byte, until the second arrives
         self._members = 1 if gzip else 0  # only gzip has them
         self._done = False
         self._total = 0
@@ -50,7 +50,7 @@ class Inflater:
         self._max_total = max_total
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """What the chunk inflates to, in pieces. The next chunk only after the last piece."""
+        """Yield what the chunk inflates to. Feed the next chunk only after the last piece."""
         if self._inflate is None:
             chunk = self._head + chunk
             if len(chunk) < 2:
@@ -65,7 +65,7 @@ class Inflater:
         rate = 0
         while (inflate := self._inflate) is not None and not self._done:
             if inflate.eof:
-                # Another gzip member (RFC 1952 section 2.2), or padding, which nobody reads.
+                # Another gzip member (RFC 1952 section 2.2), or padding, which is ignored.
                 if not self._members or data[0] != _GZIP_MAGIC:
                     self._done = True
                     return
@@ -84,13 +84,13 @@ class Inflater:
             if piece:
                 yield piece
             data = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
-            # A full piece may have more behind it even when all the input is used up.
+            # After a full piece there may be more output even when all input is used up.
             if not data and (inflate.eof or len(piece) < _OUTPUT):
                 return
 
 
 def small_pieces(chunk: bytes, inflater: Inflater | None) -> Iterator[bytes]:
-    """What ``chunk`` is, or inflates to, in pieces that take about a millisecond to look through.
+    """Yield ``chunk``, or what it inflates to, in pieces that take about a millisecond to scan.
 
     Raises ValueError as :class:`Inflater`.
     """

@@ -1,7 +1,7 @@
-"""What may be billed apart from the two sides of a response: cached, written, spoken, by time.
+"""Counts that may be billed apart from prompt and completion: cached, written, audio, by time.
 
-Names: OpenAI's types of 2026 (`*_tokens_details`), and those that other vendors have beside their
-counts.
+The names are those of OpenAI's types of 2026 (`*_tokens_details`), and those that other vendors put
+beside their counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 # billion tokens; a count beyond that is an upstream's mistake or a trick.
 _MAX_COUNT = 2**31 - 1
 _MAX_TIER = 64
-# "prompt_token_details" is no slip of ours: https://platform.openai.com/docs/api-reference/runs
+# "prompt_token_details" is not a typo: https://platform.openai.com/docs/api-reference/runs
 PROMPT = (
     "prompt_tokens_details",
     "prompt_token_details",
@@ -52,11 +52,11 @@ NOTHING: Mapping[str, object] = {}
 
 
 def cached_tokens(usage: Mapping[str, object], of_prompt: Mapping[str, object]) -> int | None:
-    """The tokens of the prompt that came from the cache."""
+    """Return the tokens of the prompt that came from the cache."""
     cached = whole(of_prompt.get("cached_tokens"))
     if cached or _CACHED.isdisjoint(usage):
         return cached
-    # A gateway's zero among the details does not hide what the vendor says.
+    # A gateway's zero among the details does not hide the vendor's own count.
     beside = [whole(usage.get(name)) for name in _CACHED]
     return max((count for count in beside if count is not None), default=cached)
 
@@ -67,7 +67,7 @@ def details_of(
     of_prompt: Mapping[str, object],
     of_completion: Mapping[str, object],
 ) -> dict[str, int | float | str] | None:
-    """`Usage.details`: of the whole response, of its usage and of the details of each side."""
+    """Return `Usage.details`, from the response, its usage and the details of each side."""
     found: dict[str, int | float | str] = {}
     # Anthropic has it among the counts.
     tier = body.get("service_tier") or usage.get("service_tier")
@@ -91,7 +91,7 @@ def details_of(
 
 
 def side_details(usage: Mapping[str, object], places: tuple[str, ...]) -> Mapping[str, object]:
-    """The details under the first of ``places`` that has some."""
+    """Return the details under the first of ``places`` that has some."""
     for place in places:
         if place in usage:
             details = usage[place]
@@ -101,7 +101,10 @@ def side_details(usage: Mapping[str, object], places: tuple[str, ...]) -> Mappin
 
 
 def whole(value: object) -> int | None:
-    """A whole number however JSON spells it (19, 19.0, 1.9e1): RFC 8259 has one kind of number."""
+    """Return a whole number in any spelling (19, 19.0, 1.9e1), since RFC 8259 has one kind.
+
+    Returns None for any other value.
+    """
     # `type is` and not isinstance: True is an int, and is no count.
     if type(value) is int:
         return value if 0 <= value <= _MAX_COUNT else None
@@ -111,7 +114,7 @@ def whole(value: object) -> int | None:
 
 
 def _measure(name: str, value: object) -> int | float | None:
-    """A count, or for seconds a fraction too, to the millisecond."""
+    """Return a count; seconds may be a fraction, rounded to the millisecond."""
     count = whole(value)
     if count is None and name == "seconds" and type(value) is float and 0 < value <= _MAX_COUNT:
         return round(value, 3)

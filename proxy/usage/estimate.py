@@ -1,8 +1,8 @@
-"""An estimate of what a response cost whose upstream reports no usage: text, at 4 bytes a token.
+"""An estimate of the usage of a response whose upstream reports none: text, at 4 bytes a token.
 
-Counted is decoded text: the strings of a JSON document, or of the events of a stream. Framing,
-escapes, compression, base64 and numbers of embeddings are no text. An estimate counts against
-limits; it never stands in for reported usage.
+Decoded text counts: the strings of a JSON document, or of the events of a stream. Framing, escapes,
+compression, base64 and numbers of embeddings are not text. An estimate counts against limits; it
+never replaces reported usage.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PROMPTS = (
     "response_format",
     "text",
 )
-# Members that name something: short strings in them are no text.
+# Members with names in them: short strings there are not text.
 _NAMES = frozenset(
     {
         "call_id",
@@ -49,13 +49,13 @@ _NAMES = frozenset(
     }
 )
 _MAX_NAME = 64
-# Members that may hold a file, or what only the upstream can read.
+# Members that may hold a file, or data that only the upstream can read.
 _FILES = frozenset({"b64_json", "data", "encrypted_content", "file_data", "signature"})
 # The beginning of base64, of a data URL too.
 _BASE64 = re.compile(r"(?:data:[^,\s]{0,128}+,)?+[A-Za-z0-9+/_-]*+=*+\s*+")
 _DATA_URL = re.compile(r"data:[^,\s]{0,128};base64,")
 _LOOKED_AT = 4096
-# Values walked through: 10 ms of the event loop. Only arrays of token numbers have as many.
+# Values that are visited: 10 ms of the event loop. Only arrays of token numbers have as many.
 _MAX_VALUES = 100_000
 # A response in one piece that is larger is not parsed.
 _MAX_WHOLE = 1024 * 1024
@@ -64,19 +64,19 @@ _SSE_FIELDS = (b"data", b"event", b"id", b"retry", b":")
 
 
 def tokens_of(text_bytes: int) -> int:
-    """Tokens, rounded up."""
+    """Return LLM tokens, rounded up."""
     return -(-text_bytes // BYTES_PER_TOKEN)
 
 
 def prompt_bytes(parameters: Mapping[str, Any], body_bytes: int) -> int:
-    """Bytes of text in the top-level ``parameters`` of a request whose body has ``body_bytes``."""
+    """Return the bytes of text in the parameters of a request with a body of ``body_bytes``."""
     return text_bytes([parameters.get(name) for name in _PROMPTS], body_bytes)
 
 
 def text_bytes(value: object, most: int = _MAX_WHOLE) -> int:
-    """UTF-8 bytes of the strings in a decoded JSON value; a number counts as one token.
+    """Return the UTF-8 bytes of the strings in a decoded JSON value.
 
-    Of a value with too many parts to be walked through: ``most``.
+    A number counts as one token. A value with too many parts counts as ``most``.
     """
     size = values = 0
     rest = [value]
@@ -108,15 +108,19 @@ def _is_no_text(name: str, value: str) -> bool:
 
 
 def _is_base64(value: str) -> bool:
-    """Megabytes are not matched as a whole, which would hold up others: text has blanks."""
+    """Whether a string is base64. Text has blanks; of megabytes only the beginning is matched,
+    because a full match would hold up other requests."""
     if " " in value or not value.isascii():
         return False
     return _BASE64.fullmatch(value[:_LOOKED_AT]) is not None
 
 
 def response_bytes(response: object) -> int:
-    """Bytes of text that a model has written, in a whole response: of chat completions and
-    completions, of the Responses API, of Anthropic's messages. Embeddings have none."""
+    """Return the bytes of text that a model wrote in a complete response.
+
+    Known are chat completions, completions, the Responses API and Anthropic's messages. Embeddings
+    have none.
+    """
     if not isinstance(response, dict):
         return 0
     choices = response.get("choices")
@@ -126,7 +130,7 @@ def response_bytes(response: object) -> int:
 
 
 def event_bytes(event: object) -> int:
-    """Bytes of text that one event of a stream adds."""
+    """Return the bytes of text that one event of a stream adds."""
     if not isinstance(event, dict):
         return 0
     choices = event.get("choices")
@@ -145,10 +149,10 @@ def _choices_bytes(choices: list[object]) -> int:
 
 
 class ResponseText:
-    """A watcher of one response that counts its text: `feed` each chunk, then `size`.
+    """A body observer that counts the text of one response: `feed` each chunk, then `size`.
 
-    What it is, is seen by its first bytes. Nothing makes it raise; what cannot be read any more
-    (broken compression, an encoding other than gzip and deflate) adds nothing.
+    The first bytes decide its kind. It never raises. Bytes that cannot be read (broken compression,
+    an encoding other than gzip and deflate) add nothing.
     """
 
     __slots__ = ("_decoder", "_held", "_inflater", "_more", "_size", "_take")
@@ -158,7 +162,7 @@ class ResponseText:
         self._inflater = Inflater(encoding) if encoding in ENCODINGS else None
         self._decoder: SseDecoder | None = None
         self._size = 0
-        # Of a response in one piece: its beginning, and how many bytes came behind that.
+        # Of a response that is no stream: its beginning, and the number of bytes behind it.
         self._held = bytearray()
         self._more = 0
         self._take: Callable[[bytes], None] | None = None
@@ -190,7 +194,7 @@ class ResponseText:
             self._take = None
 
     def size(self) -> int:
-        """Bytes of text so far."""
+        """Return the bytes of text so far."""
         if self._decoder is not None:
             self.feed(b"" if self._inflater else b"\n\n")  # an event without its blank line
             return self._size
@@ -200,7 +204,7 @@ class ResponseText:
                 return response_bytes(orjson.loads(held))
             except orjson.JSONDecodeError:
                 pass
-        # Cut short, very large, or no JSON: about all of it is text.
+        # Cut short, very large, or not JSON: nearly all of it is text.
         return len(held) + self._more
 
     def _begin(self, chunk: bytes) -> None:

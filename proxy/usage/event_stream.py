@@ -1,7 +1,7 @@
 """The usage in a stream of server-sent events.
 
-This is on the hot path of every stream: a chunk costs a byte search, and JSON is parsed only where
-counts can be.
+Every chunk of every stream passes here. A chunk costs a byte search; JSON is parsed only where it
+can have counts.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import orjson
 
 from proxy.usage.counts import Usage
 from proxy.usage.extract import read_response
-from proxy.usage.kinds import anthropic_answer, is_final, is_generation
+from proxy.usage.kinds import is_final, is_generation, merge_anthropic_event
 from proxy.usage.reading import Reading, source_of
 from proxy.usage.skeleton import members_of
 from proxy.usage.sse import SseDecoder
 
-# Thousands of chunks say `"usage":null`. The null is looked ahead to, not matched, so that a value
-# in the same chunk behind it is found; whatever else follows (a line break too) is worth a parse.
+# Thousands of chunks have `"usage":null`. A lookahead excludes the null, so that a later value in
+# the same chunk is found. Anything else that follows (a line break too) is worth a parse.
 USAGE = re.compile(rb'"usage"(?!\s*+:\s*+null)')
 _BLANK_LINES = (b"\n\n", b"\r\n\r\n")
-# The first events that are parsed for the model's name. Some streams begin with events that have
-# none (Azure's filter results, `thread.created`), some never tell it (transcripts).
+# How many of the first events are parsed for the model's name. Some streams begin with events
+# without it (Azure's filter results, `thread.created`), some never have it (transcripts).
 _NAMING_EVENTS = 8
 _NAMING_BYTES = 64 * 1024  # a larger first event is a picture
 
 
 class EventStream:
-    """The usage in an SSE stream: the counts that came last, under the name that came first."""
+    """Reads the usage of an SSE stream: the last counts, under the first name."""
 
     __slots__ = ("_decoder", "_final", "_generated", "_last", "_message", "_naming", "first")
 
@@ -36,10 +36,10 @@ class EventStream:
         self._decoder = SseDecoder(max_bytes)
         self.first: Usage | None = None  # the first event that named its model
         self._naming = _NAMING_EVENTS  # how many more events may be parsed to find it
-        self._last: Usage | None = None  # the last event with counts: cumulative ones replace
-        self._final = False  # and whether it was the last word
-        self._generated = False  # whether any event said that text is generated
-        # The counts of Anthropic's stream so far: its events replace them one by one.
+        self._last: Usage | None = None  # the last event with counts: they are cumulative
+        self._final = False  # whether those counts are final
+        self._generated = False  # whether any event has generated text
+        # The counts of Anthropic's stream so far; later events replace single ones.
         self._message: dict[str, object] | None = None
 
     @property
@@ -49,7 +49,7 @@ class EventStream:
     def feed(self, chunk: bytes) -> None:
         decoder = self._decoder
         if not self._naming and (b'"usage"' not in chunk or not USAGE.search(chunk)):
-            # The usual chunk: whole events with nothing in them need no decoding.
+            # The usual chunk: whole events without counts need no decoding.
             begin = 0
             if not decoder.at_boundary:
                 begin = _first_boundary(chunk)
@@ -63,12 +63,12 @@ class EventStream:
 
     def result(self, complete: bool) -> Reading:
         if complete:
-            # By the standard, an event without its blank line is none. The client may drop it; the
+            # By the standard, data without a blank line is no event. The client may drop it; the
             # upstream has counted it all the same.
             self._decode(b"\n\n")
         if self._last is None:
             return Reading(self.first, "none")
-        # Anthropic's first event has counts that say nothing of the rest, however the stream ends.
+        # The counts in Anthropic's first event are never final, however the stream ends.
         final = self._final or (complete and self._message is None)
         source = source_of(self._last, final=final, generated=self._generated)
         return Reading(self._last.named_by(self.first), source)
@@ -84,19 +84,19 @@ class EventStream:
             if not counts and len(data) > _NAMING_BYTES:
                 self._naming -= 1
                 continue
-            answer = _parsed(data)
-            if answer is not None:
-                self._read(answer)
+            event = _parsed(data)
+            if event is not None:
+                self._read(event)
 
-    def _read(self, answer: object) -> None:
-        if isinstance(answer, dict) and (found := anthropic_answer(answer, self._message)):
-            self._message, answer = found
-        usage = read_response(answer)
+    def _read(self, event: object) -> None:
+        if isinstance(event, dict) and (found := merge_anthropic_event(event, self._message)):
+            self._message, event = found
+        usage = read_response(event)
         if not self._generated:
-            self._generated = is_generation(answer)
+            self._generated = is_generation(event)
         if usage.has_counts:
             self._last = usage
-            self._final = is_final(answer)
+            self._final = is_final(event)
         if self._naming:
             self._naming -= 1
             # All three from one event: `thread.created` has an id, and it is not the run's.
@@ -106,7 +106,7 @@ class EventStream:
 
 
 def _parsed(data: bytes) -> object:
-    """The data of one event; None: "[DONE]", or nothing that could be metered."""
+    """Return the decoded data of one event, or None for `[DONE]` and data without counts."""
     try:
         parsed: object = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -115,7 +115,7 @@ def _parsed(data: bytes) -> object:
 
 
 def _first_boundary(chunk: bytes) -> int:
-    """Where the first event ends whose end is plain to see; behind the chunk if none does.
+    """Return the end of the first event whose end is certain, or the length of the chunk.
 
     An LF after an LF always ends an empty line, whatever came before.
     """
@@ -127,7 +127,7 @@ def _first_boundary(chunk: bytes) -> int:
 
 
 def _last_boundary(chunk: bytes) -> int:
-    """Where the last such event ends; 0 if none does."""
+    """Return the end of the last such event, or 0."""
     at = chunk.rfind(b"\n\n")
     if at >= 0:
         return at + 2

@@ -21,18 +21,20 @@ from proxy.usage.details import (
 )
 
 _ANTHROPIC_CACHE = ("cache_creation_input_tokens", "cache_read_input_tokens")
-_MAX_TIME = 2**53  # what a JSON number can carry everywhere; some services count milliseconds
+_MAX_TIME = (
+    2**53
+)  # the largest integer that every JSON parser keeps; some services count milliseconds
 _MAX_TEXT = 512  # longer than any model name or id seen; the event is one log line
 
 
-def read_response(answer: object) -> Usage:
+def read_response(response: object) -> Usage:
     """The usage in a decoded JSON response, or in the data of one SSE event. Never raises.
 
     Read are chat completions, completions, embeddings, images, audio and moderations (`usage` at
     the top, in `x_groq` or in a choice), the Responses API (bare, or in its event's wrapper),
     Assistants runs and Anthropic's messages. A value of a wrong type counts as not reported.
     """
-    body = unwrap(answer)
+    body = unwrap(response)
     # A run's usage contains that of its steps: counting a step would count it twice.
     if body is None or body.get("object") == "thread.run.step":
         return Usage()
@@ -69,24 +71,24 @@ def read_response(answer: object) -> Usage:
     )
 
 
-def unwrap(answer: object) -> Mapping[str, object] | None:
+def unwrap(response: object) -> Mapping[str, object] | None:
     """The object that carries `usage`: the response itself, or the one inside an event."""
-    if type(answer) is not dict:
+    if type(response) is not dict:
         return None
-    if "response" in answer:
-        inner = answer["response"]
+    if "response" in response:
+        inner = response["response"]
         if type(inner) is dict:
-            kind = answer.get("type")
+            kind = response.get("type")
             # Proven by either side: in some streams the data has no `type`, only the event a name.
             if inner.get("object") == "response" or (
                 isinstance(kind, str) and kind.startswith("response.")
             ):
                 return inner
-    elif "message" in answer and answer.get("type") == "message_start":
-        inner = answer["message"]
+    elif "message" in response and response.get("type") == "message_start":
+        inner = response["message"]
         if type(inner) is dict:
             return inner
-    return answer
+    return response
 
 
 def _usage_in(body: Mapping[str, object]) -> Mapping[str, object]:

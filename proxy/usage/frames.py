@@ -1,6 +1,6 @@
-"""The frames of a WebSocket's server side, put together to messages (RFC 6455 §5).
+"""The frames that a WebSocket server sends, joined to messages (RFC 6455 §5).
 
-Only uncompressed text is read, since extensions are not let through.
+Only uncompressed text is read, since extensions are not forwarded.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from proxy.usage.skeleton import Skeleton
 
 _TEXT, _CONTINUATION, _CLOSE = 0x1, 0x0, 0x8
 
-#: A text message; of one that was too large to be held, the JSON members that matter.
+#: A text message, or the relevant JSON members of one that is too large to be held.
 Message = bytes | Mapping[str, object]
 
 
 class FrameReader:
-    """Bytes of one direction in, whole text messages out."""
+    """Reads the bytes of one direction, and returns whole text messages."""
 
     __slots__ = ("_buffer", "_closed", "_final", "_left", "_max", "_message", "_opcode")
 
     def __init__(self, max_message: int) -> None:
-        """``max_message``: bytes; a longer message is taken for JSON and read while it passes."""
+        """``max_message`` is in bytes. A longer message is read as JSON while it passes."""
         self._max = max_message
         self._buffer = bytearray()
-        # Of the current frame: payload bytes that have not come, or None between two frames.
+        # Missing payload bytes of the current frame, or None between two frames.
         self._left: int | None = None
         self._final = False
         self._opcode = 0
-        # The message so far; None while its frames are not wanted (binary, or none has begun).
+        # The message so far; None for a binary message, or before the first frame.
         self._message: bytearray | Skeleton | None = None
-        # Whether a close frame went by: nothing may follow it.
+        # Whether a close frame has passed: nothing may follow it.
         self._closed = False
 
     @property
     def at_boundary(self) -> bool:
-        """Whether the last frame is whole, and another may follow it."""
+        """Whether the last frame is complete, and another may follow it."""
         return self._left is None and not self._buffer and not self._closed
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The text messages that ``data`` completes. Raises ValueError on what is no frame."""
+        """Yield the text messages that ``data`` completes. Raises ValueError for no frame."""
         self._buffer += data
         while self._left is not None or self._take_head():
             left = self._left or 0
@@ -59,7 +59,7 @@ class FrameReader:
                     yield message.members
 
     def _take_head(self) -> bool:
-        """Begin the next frame, if its head is in."""
+        """Begin the next frame, if its head is complete."""
         head = self._buffer
         if len(head) < 2:
             return False

@@ -1,4 +1,4 @@
-"""A JSON body that comes in pieces: held while it is small, else read while it passes by."""
+"""A JSON body that arrives in pieces: held while it is small, else read while it passes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import orjson
 
 from proxy.usage.skeleton import Skeleton, members_of
 
-# Up to here a body is parsed whole, or gone through at once where it is no JSON: 8 ms at most, for
-# brackets alone.
+# A body of up to this many bytes is parsed whole, or scanned at once if it is not JSON: 8 ms at
+# most, for brackets alone.
 _WHOLE = 64 * 1024
 
 
 class JsonBody:
-    """Collects a JSON body chunk by chunk; `answer` is what is known of it."""
+    """Collects a JSON body: `feed` each chunk, then `result`."""
 
     __slots__ = ("_held", "_max", "_skeleton")
 
@@ -22,7 +22,7 @@ class JsonBody:
         self._skeleton: Skeleton | None = None
 
     def feed(self, chunk: bytes) -> None:
-        """Keep the chunk, or what matters of it."""
+        """Keep the chunk, or its relevant members."""
         if self._skeleton is not None:
             self._skeleton.feed(chunk)
             return
@@ -32,9 +32,12 @@ class JsonBody:
             self._skeleton.feed(bytes(self._held))
             self._held.clear()
 
-    def answer(self) -> object:
-        """The decoded body; of one that is large, cut short or not quite JSON, its members that
-        matter (:mod:`proxy.usage.skeleton`)."""
+    def result(self) -> object:
+        """Return the decoded body.
+
+        For a body that is large, cut short or not quite JSON, returns the members that matter
+        (:mod:`proxy.usage.skeleton`).
+        """
         if self._skeleton is not None:
             return self._skeleton.members
         try:

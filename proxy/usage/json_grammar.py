@@ -1,7 +1,7 @@
-"""JSON objects by the grammar alone (RFC 8259), for bodies that a parser refuses all the same.
+"""JSON objects by the grammar alone (RFC 8259), for valid bodies that the parser refuses.
 
-Those are half a surrogate pair (RFC 8259 §8.2: a client cut its text within an emoji), a number
-beyond a double, and more levels than a parser goes down. Such a body is the upstream's to judge.
+Such a body has half a surrogate pair (RFC 8259 §8.2: a client cut its text within an emoji), a
+number beyond a double, or more levels than the parser supports. The upstream judges it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Final
 
 from proxy.runtime.yielding import turn_if_due
 
-#: About 40 ms of work; between so many of them the loop gets a turn.
-_TOKENS_A_TURN: Final = 512
+#: The event loop gets a turn after this many. All `_MAX_TOKENS` take about 40 ms.
+_TOKENS_PER_TURN: Final = 512
 _MAX_TOKENS: Final = 32 * 1024
 _TOKEN: Final = re.compile(
     rb"[ \t\r\n]*+(?:"
@@ -24,7 +24,7 @@ _TOKEN: Final = re.compile(
 _SPACE: Final = b" \t\r\n"
 _OPENED: Final = {b"}": 0x7B, b"]": 0x5B}
 _INSIDE: Final = {b"{": "first name", b"[": "first value"}
-#: What is expected, and what comes → what is expected then, or one of three acts.
+#: (what is expected, what comes) → what is expected next, or one of three actions.
 _STEPS: Final = {
     **{
         (expected, comes): step
@@ -48,10 +48,10 @@ _STEPS: Final = {
 
 
 def object_by_grammar(text: bytes) -> dict[str, bytes] | None:
-    """The members of the object that ``text`` is, each value as it is written.
+    """Return the members of the object in ``text``, each value as it is written.
 
-    None: it is no object, a name is there twice, or it has more than 32,768 tokens. Takes turns
-    with other greenlets.
+    Returns None if it is no object, has a name twice, or more than 32,768 tokens. Lets other
+    greenlets run.
     """
     try:
         text.decode()
@@ -62,7 +62,7 @@ def object_by_grammar(text: bytes) -> dict[str, bytes] | None:
     expected = "value"
     at = 0
     for number in range(_MAX_TOKENS):
-        if number % _TOKENS_A_TURN == 0:
+        if number % _TOKENS_PER_TURN == 0:
             turn_if_due()
         token = _TOKEN.match(text, at)
         if token is None:
@@ -91,7 +91,7 @@ def object_by_grammar(text: bytes) -> dict[str, bytes] | None:
 
 
 class _Members:
-    """The members of the outermost object, as its tokens come."""
+    """Collects the members of the outermost object from its tokens."""
 
     def __init__(self, text: bytes) -> None:
         self.found: dict[str, bytes] = {}
@@ -100,7 +100,7 @@ class _Members:
         self._begin = 0
 
     def see(self, expected: str, token: re.Match[bytes]) -> bool:
-        """False: the name is there twice."""
+        """Take one token. Returns False if it is a name that came before."""
         if expected == "colon":
             self._name = json.loads(token["string"])
             return self._name not in self.found

@@ -1,7 +1,7 @@
-"""Where the members of a JSON object stand in its text, so that one can be cut out or put in.
+"""The spans of the members of a JSON object in its text, so that one can be removed or inserted.
 
-The one thing a reader would get wrong: this finds places, it checks nothing. The text must be known
-to be one valid JSON object; then what is found stands at its top level and nowhere deeper.
+Note: this finds spans, it checks nothing. The text must be known to be one valid JSON object. Then
+every span is at its top level and nowhere deeper.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from typing import NamedTuple
 
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
-# All quantifiers are possessive: this runs over hostile text, and must not go back over it.
+# All quantifiers are possessive: this runs over hostile text, and must not backtrack.
 _NAME = re.compile(rb"[\s,]*+(" + _STRING + rb")\s*+:\s*+", re.DOTALL)
 _FLAT = re.compile(_STRING + rb'|[^\s,"\[\]{}]++', re.DOTALL)
-# Up to the next bracket that is not in a string: a long text inside is one step, not many.
+# Up to the next bracket outside a string: a long text before it is one step, not many.
 _BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+[\[\]{}]", re.DOTALL)
 
 
@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
 
 def top_members(text: bytes) -> list[Member]:
-    """The members of the object that ``text`` is, in their order, equal names included."""
+    """Return the members of the object in ``text``, in their order, equal names included."""
     found = []
     at = text.index(b"{") + 1
     while name := _NAME.match(text, at):

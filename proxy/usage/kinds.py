@@ -1,4 +1,4 @@
-"""What kind of response an event belongs to: generated or not, at its end or on the way."""
+"""The kind of response that an event belongs to: generated text or not, final or not."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ _GENERATED = frozenset(
 _ANTHROPIC_EVENTS = ("message_start", "message_delta")
 
 
-def is_final(answer: object) -> bool:
-    """Whether the counts in this SSE event are the last ones, even if the stream is cut after it.
+def is_final(event: object) -> bool:
+    """Whether the counts in this SSE event are final, even if the stream is cut after it.
 
-    Some services count cumulatively in every chunk, so having seen counts is not enough.
+    Some services report cumulative counts in every chunk, so counts alone are not enough.
     """
-    if not isinstance(answer, dict):
+    if not isinstance(event, dict):
         return False
-    kind = answer.get("type")
+    kind = event.get("type")
     if isinstance(kind, str):
         if kind.endswith(_ENDING_TYPES):
             return True
         if kind in _ANTHROPIC_EVENTS:
-            delta = answer.get("delta")
+            delta = event.get("delta")
             return isinstance(delta, dict) and bool(delta.get("stop_reason"))
-    body = unwrap(answer) or answer
+    body = unwrap(event) or event
     if body.get("status") in _ENDED:
         return True
     choices = body.get("choices")
-    # An empty list is OpenAI's own late chunk; others put the counts beside the finish reason.
+    # OpenAI's last chunk has an empty list; others put the counts beside the finish reason.
     return isinstance(choices, list) and all(
         isinstance(choice, dict) and choice.get("finish_reason") for choice in choices
     )
 
 
-def is_generation(answer: object) -> bool:
+def is_generation(event: object) -> bool:
     """Whether the response is generated text, whose usage has two sides.
 
-    Embeddings, moderations, images and transcriptions are none.
+    Embeddings, moderations, images and transcriptions are not.
     """
-    body = unwrap(answer)
+    body = unwrap(event)
     if body is None:
         return False
     said, kind = body.get("object"), body.get("type")
@@ -61,12 +61,12 @@ def is_generation(answer: object) -> bool:
     )
 
 
-def anthropic_answer(
+def merge_anthropic_event(
     event: Mapping[str, object], before: Mapping[str, object] | None
 ) -> tuple[dict[str, object], dict[str, object]] | None:
-    """The counts of Anthropic's stream after this event, and the event with all of them.
+    """Return the counts of Anthropic's stream after this event, and the event with all of them.
 
-    None: it is none of the two that have counts. `message_start` begins them, `message_delta`
+    Returns None for an event without counts. `message_start` begins them, `message_delta`
     replaces one by one those that it has
     (https://docs.anthropic.com/en/docs/build-with-claude/streaming).
     """

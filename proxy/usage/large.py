@@ -1,9 +1,9 @@
-"""A large JSON object, validated and taken apart a slice at a time.
+"""A large JSON object, validated and parsed a slice at a time.
 
 The text is cut where a value has just ended or a bracket has just opened. A slice with the brackets
-that are open where it begins, and those that are open where it ends, is a JSON text of its own, and
-so every slice is judged by the parser that judges small texts: the whole is valid if and only if
-all slices are. Strings of many KiB are validated by a pattern, piece by piece, and left out.
+that are open where it begins, and those that are open where it ends, is a JSON text of its own. So
+the parser of small texts judges every slice, and the whole is valid if and only if all slices are.
+Strings of many KiB are validated by a pattern, piece by piece, and left out.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import orjson
 
 from proxy.usage.json_spans import Member
 
-#: Bytes parsed, or looked through, at once: about a millisecond of brackets.
+#: Bytes parsed or scanned at once: about a millisecond of brackets.
 SLICE = 32 * 1024
 # Brackets counted between two steps.
 _BRACKETS = 2048
-# Stands for what came before a slice. A client cannot write it: it changes with every process.
+# Stands for the text before a slice. A client cannot write it: it differs in every process.
 _NAME_OF_IT = os.urandom(8).hex()
 _STANDS_FOR = orjson.dumps(_NAME_OF_IT)
-# With a blank, or what follows a value could go on with it.
+# With a blank, so that the next text cannot extend the value.
 _VALUE = b":0 "
 _OPENED = {0x5B: b"[", 0x7B: b"{" + _STANDS_FOR + b":"}
 _OPENERS = (b"[", b"{")
@@ -52,7 +52,7 @@ _BASE64 = re.compile(rb"(?:data:[^,\s\"]{0,128}+,)?+[A-Za-z0-9+/_=-]*+")
 
 
 class LargeValue:
-    """Stands for a value that is too large to be made an object. ``text``: bytes of text in it."""
+    """Stands for a value that is too large to be parsed. ``text``: the bytes of text in it."""
 
     __slots__ = ("text",)
 
@@ -61,8 +61,10 @@ class LargeValue:
 
 
 class Values(dict[str, Any]):
-    """Values by name, and in ``members`` where they stand; ``brackets``: how many there are in all,
-    those that close included."""
+    """Values by name, with their spans in ``members``.
+
+    ``brackets`` is the number of all brackets, closing ones included.
+    """
 
     __slots__ = ("brackets", "members")
 
@@ -73,41 +75,41 @@ class Values(dict[str, Any]):
 
 
 class LargeObject:
-    """Take all :meth:`steps`, then read :attr:`members` and :attr:`values`."""
+    """Run all :meth:`steps`, then read :attr:`members` and :attr:`values`."""
 
     def __init__(
         self,
         text: bytes,
-        most_members: int,
-        most_brackets: int,
+        max_members: int,
+        max_brackets: int,
         measure: Callable[[object], int] = lambda value: 0,
     ) -> None:
-        """``most_brackets``: each takes about half a microsecond. ``measure``: the bytes of text in
-        a parsed value."""
+        """A bracket takes about half a microsecond. ``measure`` returns the bytes of text in a
+        parsed value."""
         self._text = text
-        self._most = most_members
-        self._brackets = most_brackets
+        self._max_members = max_members
+        self._max_brackets = max_brackets
         self._measure = measure
         #: The top-level values, the last of equal names; large ones as :class:`LargeValue`.
         self.values = Values()
-        #: Where they stand, in their order, equal names included.
+        #: Their spans, in their order, equal names included.
         self.members = self.values.members
-        # What is open at `_start`, outermost first; and what stands for all that came before.
+        # The brackets open at `_start`, outermost first; and what stands for the text before it.
         self._start = 0
         self._open = bytearray(b"{")
         self._before = b"{"
-        # Bytes of text in the member that is being read by slices.
+        # Bytes of text in the member that is read by slices.
         self._size = 0
 
     def steps(self) -> Iterator[None]:
-        """About a millisecond each. Raises ValueError: it is no object, or has more members."""
+        """Do about a millisecond of work each. Raises ValueError: no object, too many members."""
         text = self._text
         brace = text.find(b"{", 0, SLICE)
         if brace < 0 or text[:brace].strip(_BLANK):
             raise ValueError("it is no object")
         at = self._start = brace + 1
         while name := _NAME.match(text, at, at + SLICE):
-            if len(self.members) == self._most:
+            if len(self.members) == self._max_members:
                 raise ValueError("it has too many members")
             self.members.append(Member(name[1], name.start(1), name.end(), 0))
             at = yield from self._value(name.end())
@@ -116,7 +118,7 @@ class LargeObject:
                 self._take_members(at)
                 yield
         end = text.rfind(b"}", at)
-        # A name that is not found here is one that is not known.
+        # What remains here is not a valid name.
         if end < 0 or end - at > SLICE or text[at:end].strip(_BLANK):
             raise ValueError("a name is missing, or too long")
         if len(text) - end > SLICE or text[end + 1 :].strip(_BLANK):
@@ -124,7 +126,7 @@ class LargeObject:
         self._take_members(end)
 
     def _value(self, at: int) -> Generator[None, None, int]:
-        """Returns where the top-level value ends that begins at ``at``."""
+        """Return the end of the top-level value that begins at ``at``."""
         first = self._text[at : at + 1]
         if first in (b"[", b"{"):
             return (yield from self._container(at))
@@ -157,7 +159,7 @@ class LargeObject:
             else:
                 self._open.pop()
             self.values.brackets += 1
-            if self.values.brackets > self._brackets:
+            if self.values.brackets > self._max_brackets:
                 raise ValueError("it has too many brackets")
             if len(self._open) == 1:
                 break
@@ -175,7 +177,7 @@ class LargeObject:
         return at
 
     def _past_flat(self, at: int) -> Generator[None, None, int]:
-        """Numbers and strings without a bracket; returns where to go on."""
+        """Pass numbers and strings without a bracket. Returns where to go on."""
         comma = _COMMA.match(self._text, at, at + SLICE)
         if comma is not None and comma.end() - 1 > at:
             end = comma.end() - 1
@@ -195,7 +197,7 @@ class LargeObject:
         return end
 
     def _string(self, quote: int) -> Generator[None, None, int]:
-        """Returns where the string ends that begins with the quote at ``quote``."""
+        """Return the end of the string that begins with the quote at ``quote``."""
         text, at, size, coded = self._text, quote + 1, 0, True
         while text[at : at + 1] != b'"':
             units = _UNITS.match(text, at, at + SLICE)
@@ -214,7 +216,7 @@ class LargeObject:
     # Slices.
 
     def _begin_large(self, value: int) -> None:
-        """The member whose value begins at ``value`` is not made an object."""
+        """Begin a member whose value, at ``value``, is too large to be parsed whole."""
         self._take_members(value, b"0")
         self._before, self._size = b"{" + _STANDS_FOR + b":", 0
 
@@ -223,14 +225,14 @@ class LargeObject:
         self._start, self._before = end, b"{" + _STANDS_FOR + _VALUE
 
     def _take_members(self, end: int, last: bytes = b"") -> None:
-        """``last``: the value of the last one, if that is not to be read."""
+        """Parse members up to ``end``. ``last`` replaces the value of the last one."""
         parsed = orjson.loads(self._before + self._text[self._start : end] + last + b"}")
         parsed.pop(_NAME_OF_IT, None)
         self.values.update(parsed)
         self._start, self._before = end, b"{" + _STANDS_FOR + _VALUE
 
     def _cut(self, end: int, *, started: bool, last: bytes = b"") -> None:
-        """A slice of a large value. ``started``: a value has ended there, no bracket opened."""
+        """Parse a slice of a large value. ``started``: a value ended there, no bracket opened."""
         behind = self._open[::-1].translate(_CLOSERS)
         parsed = orjson.loads(self._before + self._text[self._start : end] + last + behind)
         self._size += self._measure(parsed)

@@ -1,7 +1,7 @@
-"""The meter that a response passes on its way out: `feed` each chunk, `result` at the end.
+"""The usage meter of a response: `feed` each chunk, `result` at the end.
 
-Nothing waits for the result, and nothing that an upstream sends makes `feed` raise: what cannot be
-read is not metered, and goes on passing.
+Nothing waits for the result. Nothing that an upstream sends makes `feed` raise: bytes that cannot
+be read are relayed and not metered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from proxy.usage.sniff import kind_of, without_space
 
 # Never JSON or events, and often large.
 _BINARY = ("audio/", "image/", "video/", "font/", "multipart/")
-# Files and lists of documents: a "usage" in them is of something that was used before.
+# Files and lists of documents: a "usage" in them is that of an earlier request.
 _NO_DOCUMENT = frozenset(
     {
         "application/octet-stream",
@@ -35,9 +35,9 @@ _BRACE = 0x7B  # {
 class UsageMeter:
     """Reads the usage of one response, by its media type: JSON, SSE, or nothing.
 
-    Where the type is missing, or the first bytes say otherwise, those decide. `max_bytes` bounds
-    what is held of it: larger events and bodies are read while they pass. Compressed responses are
-    inflated on the side; in any other encoding than gzip and deflate they are not metered.
+    If the type is missing or does not fit the first bytes, those decide. `max_bytes` bounds what is
+    held: larger events and bodies are read while they pass. Compressed responses are inflated on
+    the side; with an encoding other than gzip and deflate they are not metered.
     """
 
     __slots__ = (
@@ -60,11 +60,11 @@ class UsageMeter:
         self._body: JsonBody | None = None
         self._events: EventStream | None = None
         self._inflater: Inflater | None = None
-        # Where a chunk goes; None when metering is off, from the start or after a failure.
+        # What reads a chunk; None when metering is off, from the start or after a failure.
         self._take: Callable[[bytes], None] | None = None
-        # What has come and does not show yet what it is.
+        # The first bytes, while they do not decide the kind.
         self._beginning = b""
-        #: Whether it is an event stream, by its media type, or else by its first bytes.
+        #: Whether it is an event stream, by its media type or by its first bytes.
         self.is_event_stream = media_type == "text/event-stream"
         # Whether it may be one JSON document.
         self._document = True
@@ -83,7 +83,7 @@ class UsageMeter:
 
     @property
     def at_event_boundary(self) -> bool:
-        """Whether an SSE event of ours, written now, would stand alone. Never, when compressed."""
+        """Whether an SSE event of the proxy, sent now, would stand alone. False if compressed."""
         return (
             self._events is not None
             and self._inflater is None
@@ -92,7 +92,7 @@ class UsageMeter:
         )
 
     def feed(self, chunk: bytes) -> None:
-        """See one chunk that has gone out. Never raises."""
+        """Read one chunk that has gone out. Never raises."""
         take = self._take
         if take is None:
             return
@@ -101,9 +101,9 @@ class UsageMeter:
                 take(chunk)
             else:
                 for piece in self._inflater.feed(chunk):
-                    if self._take is not None:  # which may be another one after the first piece
+                    if self._take is not None:  # the first piece may have changed it
                         self._take(piece)
-        except Exception:  # noqa: BLE001  (broken gzip, a bomb, a defect: none may break an answer)
+        except Exception:  # noqa: BLE001  (broken gzip, a bomb, a defect: none may break an response)
             # Counts seen so far are dropped: what came after them is unknown.
             self._take = None
 
@@ -119,24 +119,24 @@ class UsageMeter:
             self._take = None
 
     def result(self, complete: bool = True) -> Reading:
-        """What was seen. `complete`: the upstream ended the answer itself, nothing was cut off."""
+        """Return the usage. `complete`: the upstream ended the response itself."""
         if self._take is None:
             return Reading(self._events.first if self._events else None, "none")
         if self._events is not None:
             return self._events.result(complete)
         if self._body is None:
             return Reading(None, "none")
-        answer = self._body.answer()
-        usage = read_response(answer)
+        response = self._body.result()
+        usage = read_response(response)
         if not usage.has_counts:
             return Reading(None if usage == Usage() else usage, "none")
         # A JSON body has its counts once, so they are final even if it was cut behind them.
         if usage.prompt_tokens is None or usage.completion_tokens is None:
-            return Reading(usage, source_of(usage, final=True, generated=is_generation(answer)))
+            return Reading(usage, source_of(usage, final=True, generated=is_generation(response)))
         return Reading(usage, "reported")
 
     def _begin(self, chunk: bytes) -> None:
-        """Until it is seen what it is."""
+        """Read chunks until the first bytes decide the kind."""
         if chunk and chunk[0] == _BRACE and not self._beginning and self._document:
             self._body = JsonBody(self._max)
             self._take = self._body.feed
@@ -159,7 +159,7 @@ class UsageMeter:
             self._take(beginning)
 
     def _begin_events(self, chunk: bytes) -> None:
-        """Of a response that says it is a stream of events."""
+        """Read the first chunks of a response with the media type of an event stream."""
         if self._events is None:
             return
         beginning = without_space(self._beginning + chunk)

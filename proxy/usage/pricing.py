@@ -1,7 +1,7 @@
-"""The price list: what the operator says a model costs, out of a JSON file.
+"""The price list: the operator's price of each model, from a JSON file.
 
-Nothing is built in, because prices change. The thing to get wrong: ``prompt_tokens`` contain the
-cached ones and ``completion_tokens`` the reasoning ones, so each is priced once.
+No price is built in, because prices change. ``prompt_tokens`` contain the cached ones and
+``completion_tokens`` the reasoning ones, so each is priced once.
 """
 
 import fnmatch
@@ -14,34 +14,34 @@ from pathlib import Path
 from typing import Any, Final
 
 _MAX_BYTES: Final = 1024 * 1024
-_MOST_TOLD: Final = 10
+_MAX_PROBLEMS: Final = 10
 _MILLION: Final = Decimal(1_000_000)
-#: Of a price, so that every cost is exact and the rows of a report add up to its total.
+#: Decimals of a price, so that every cost is exact and the rows of a report add up to its total.
 _PLACES: Final = 6
 _FIELDS: Final = ("input", "cached_input", "output")
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Per million tokens."""
+    """The price of a million LLM tokens."""
 
     input: Decimal
     cached_input: Decimal
     output: Decimal
 
     def cost(self, prompt: int, cached: int, completion: int) -> Decimal:
-        """Exact. Services exist that do not count the cached tokens among those of the prompt."""
+        """Return the exact cost. Some services do not count cached tokens as prompt tokens."""
         uncached = max(0, prompt - cached)
         total = uncached * self.input + cached * self.cached_input + completion * self.output
         return total / _MILLION
 
 
 class PriceList:
-    """``currency`` is three capitals; names of models are compared with their case."""
+    """Prices by model name or pattern, with case. ``currency`` is three capitals."""
 
     def __init__(self, currency: str, prices: Mapping[str, Price]) -> None:
         self.currency = currency
-        # The pattern that says most stands first; of equals, the first of the file.
+        # The most specific pattern is first; of equals, the first of the file.
         patterns = sorted(prices, key=lambda pattern: -len(re.sub(r"[*?]", "", pattern)))
         self._prices = [
             (re.compile(fnmatch.translate(pattern)), prices[pattern]) for pattern in patterns
@@ -49,14 +49,14 @@ class PriceList:
         self._exact = {name: price for name, price in prices.items() if not _is_pattern(name)}
 
     def find(self, model: str) -> Price | None:
-        """The price of ``model`` itself, else of the pattern with the most letters that fits."""
+        """Return the price of ``model``, else that of the longest pattern that matches, or None."""
         if model in self._exact:
             return self._exact[model]
         return next((price for pattern, price in self._prices if pattern.match(model)), None)
 
 
 def from_file(value: str) -> PriceList:
-    """The file at the path ``value``. ValueError: what is wrong with it, all of it."""
+    """Read the file at the path ``value``. Raises ValueError with all problems of the file."""
     try:
         with Path(value).expanduser().open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
@@ -74,8 +74,10 @@ def from_file(value: str) -> PriceList:
     problems: list[str] = []
     currency, prices = _currency(content, problems), _prices(content, problems)
     if problems:
-        more = f" (and {len(problems) - _MOST_TOLD} more)" if len(problems) > _MOST_TOLD else ""
-        raise ValueError("; ".join(problems[:_MOST_TOLD]) + more)
+        more = (
+            f" (and {len(problems) - _MAX_PROBLEMS} more)" if len(problems) > _MAX_PROBLEMS else ""
+        )
+        raise ValueError("; ".join(problems[:_MAX_PROBLEMS]) + more)
     return PriceList(currency, prices)
 
 

@@ -1,4 +1,4 @@
-"""What a meter has read off a response."""
+"""The result of a meter."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ UsageSource = Literal["reported", "partial", "estimated", "none"]
 
 
 class Reading(NamedTuple):
-    """`usage` may name the model even without counts; None: not even that.
+    """The usage of a response, and its source. `usage` may be only a name, or None.
 
-    `source`: `reported`, the upstream gave its final counts; `partial`, generated text was cut, and
-    these are the last counts seen, or one of its two sides is missing; `estimated` is reserved;
-    `none`, no counts.
+    `source` is one of:
+
+    - `reported`: the upstream sent its final counts;
+    - `partial`: generated text was cut and these are the last counts, or one side is missing;
+    - `estimated`: reserved;
+    - `none`: no counts.
     """
 
     usage: Usage | None
@@ -22,7 +25,7 @@ class Reading(NamedTuple):
 
 
 def source_of(usage: Usage, *, final: bool, generated: bool) -> UsageSource:
-    """`generated`: text with two sides, unlike embeddings and their kind."""
+    """Return the source. `generated` means text with two sides, unlike embeddings."""
     if not final:
         return "partial"
     missing = usage.prompt_tokens is None or usage.completion_tokens is None

@@ -1,8 +1,8 @@
-"""A streamed chat request that does not ask for its usage, made to ask.
+"""Injects `stream_options.include_usage` into a streamed chat request without it.
 
-The one thing a reader would get wrong: the text is never written anew. A member is put in, or one
-value replaced, so that numbers, escapes, spaces and the order of names stay as the client wrote
-them; and where it is not plain what a text means (a name twice, an odd type), it stays as it is.
+The text is never serialised again. A member is inserted, or one value replaced, so that numbers,
+escapes, spaces and the order of names stay as the client wrote them. A text with an ambiguous
+meaning (a name twice, an odd type) stays as it is.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _UNKNOWN = object()
 _ASKING = b'{"include_usage":true}'
 _STREAM, _OPTIONS, _INCLUDE = b'"stream"', b'"stream_options"', b'"include_usage"'
 
-# More would cost too much for a favour.
+# Larger bodies cost too much to inspect.
 _MAX_PARSED = 4 * 1024 * 1024
 _MAX_PARTS = 32 * 1024
 _MAX_SCANNED = 256 * 1024
-# Larger bodies, and those of more parts, are read by slices: at once they take over 5 ms.
+# Larger bodies, and those with more parts, are read by slices: at once they take over 5 ms.
 _AT_ONCE = 128 * 1024
 _PARTS_AT_ONCE = 4 * 1024
 _MAX_MEMBERS = 1000
 # Copying more takes several milliseconds.
 _COPIED_AT_ONCE = 1024 * 1024
-# A visible ASCII letter as an escape: nobody needs one in a name.
+# A visible ASCII letter as an escape, which no name needs.
 _ESCAPED = re.compile(rb"\\u00[2-7]")
-# A letter of "stream" as an escape, which nobody writes but to spell a name a second time.
+# A letter of "stream" as an escape, which has no use but to spell a name a second time.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:7[234]|6[15dD])")
 
 
 def ask_for_usage(body: bytes) -> bytes | None:
-    """``body`` with ``stream_options.include_usage`` set to true.
+    """Return ``body`` with ``stream_options.include_usage`` set to true.
 
-    None when it stays as it is: it asks already, is no stream, is no JSON object in UTF-8, is
-    ambiguous, or is too large to look at. Never raises.
+    Returns None when it stays as it is: it has the option, is no stream, is no JSON object in
+    UTF-8, is ambiguous, or is too large to inspect. Never raises.
     """
     if len(body) > _MAX_PARSED or _STREAM not in body:
         return None
@@ -68,8 +68,10 @@ def _asked(body: bytes, request: object) -> bytes | None:
 
 
 def _by_grammar(body: bytes) -> dict[str, Any] | None:
-    """The members of a body that is JSON and that the parser refuses; values that it refuses too
-    are unknown."""
+    """Return the members of a JSON body that the parser refuses.
+
+    A value that the parser refuses as well is unknown.
+    """
     members = object_by_grammar(body)
     if members is None:
         return None
@@ -99,11 +101,11 @@ def _asked_by_slices(body: bytes) -> bytes | None:
 
 
 def demand_usage(body: bytes, request: Mapping[str, Any]) -> bytes | None:
-    """``body`` as :func:`ask_for_usage` makes it, for a client that must not go uncounted.
+    """Return ``body`` with the option set, for a client whose usage must be counted.
 
-    ``request`` is ``body`` parsed, in which each of our names is known to be there at most once.
-    None when it stays as it is: it asks already, or is no stream. ClientError 400 where two
-    readers could disagree about that: a name twice, an odd type, too much to look at.
+    ``request`` is ``body`` parsed; each name that matters here is known to be there at most once.
+    Returns None when it stays as it is: it has the option, or is no stream. Raises ClientError 400
+    where two readers could disagree: a name twice, an odd type, too much to inspect.
     """
     stream, options = request.get("stream"), request.get("stream_options")
     if stream is not None and not isinstance(stream, bool):
@@ -145,7 +147,7 @@ def _check_options(body: bytes, options: Mapping[str, Any], request: Mapping[str
 
 
 def _place_of(text: bytes, name: str, value: Mapping[str, Any] | None = None) -> Member:
-    """Where the one member of that name stands, however it is spelled. ``value``: what it says."""
+    """Return the span of the one member of that name, however spelled. ``value``: text, parsed."""
     if (value.brackets // 2 if isinstance(value, Values) else _parts(text)) > _MAX_PARTS:
         raise ClientError(
             "`stream_options` cannot be read in a body of so many parts: leave it out, or send"
@@ -185,14 +187,14 @@ def _options_asking(text: bytes, options: object) -> bytes | None:
     if "include_usage" not in options:
         return _with_member(text, _INCLUDE + b":true", first=not options)
     place = members.get(_INCLUDE)
-    # False and null are what leaving it out means; anything else the upstream shall judge.
+    # False and null equal a missing option; the upstream judges any other value.
     if place is None or not (options["include_usage"] is None or options["include_usage"] is False):
         return None
     return _replaced(text, place, b"true")
 
 
 def _unambiguous(text: bytes, value: dict[str, Any]) -> dict[bytes, Member] | None:
-    """The members by name; None if two have the same, of which servers take this one or that."""
+    """Return the members by name, or None if a name is there twice: servers differ then."""
     members = value.members if isinstance(value, Values) else top_members(text)
     return {member.name: member for member in members} if len(members) == len(value) else None
 
@@ -207,7 +209,7 @@ def _replaced(text: bytes, place: Member, value: bytes) -> bytes:
 
 
 def _spliced(text: bytes, start: int, end: int, put: bytes) -> bytes:
-    """``text`` with ``put`` in place of what stands from ``start`` to ``end``."""
+    """Return ``text`` with ``put`` in place of the bytes from ``start`` to ``end``."""
     if len(text) <= _COPIED_AT_ONCE:
         return text[:start] + put + text[end:]
     pieces = [*_pieces(text, 0, start), put, *_pieces(text, end, len(text))]

@@ -1,9 +1,9 @@
-"""The members of a JSON text that say what a response used, found while the text passes by.
+"""The members of a JSON text that matter for usage, collected while the text passes.
 
 For texts that are too large to be held, and for those that a strict parser refuses: half a
 surrogate pair, NaN, a raw control character, a thousand levels (RFC 8259 allows the first and the
-last). Only what stands at one of the known places is kept, so a "usage" inside the model's text, in
-tool arguments or in any other object never comes out. Nothing else of the text is checked.
+last). Only members at known places are kept, so a "usage" inside the model's text, in tool
+arguments or in any other object is never read. Nothing else of the text is checked.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import orjson
 
 from proxy.usage.value_end import ValueEnd
 
-#: A value that is kept whole: None. An object of which members are kept: their names and what they
-#: are. A list of such objects: a list of one.
+#: What to keep. None: the whole value. A dict: the members of an object, name → shape. A list of
+#: one shape: a list of such objects.
 Shape = dict[bytes, Any]
 
 _NAMED: Final = (b"id", b"model", b"object", b"type", b"created", b"created_at", b"status")
@@ -41,12 +41,12 @@ _DOCUMENT: Final[Shape] = {
 }
 
 _MAX_NAME: Final = 1024
-_MAX_VALUE: Final = 64 * 1024  # of one that is kept
+_MAX_VALUE: Final = 64 * 1024  # bytes of a value that is kept
 _MAX_ITEMS: Final = 128
-_MAX_MEMBERS: Final = 4096  # and items, of those that are looked at one by one
+_MAX_MEMBERS: Final = 4096  # and items, among those that are read one by one
 
-# All quantifiers are possessive: this runs over hostile text, and must not go back over it. All
-# but the name match nothing, too, so there is always a match.
+# All quantifiers are possessive: this runs over hostile text, and must not backtrack. All
+# but the name also match the empty text, so there is always a match.
 _BEFORE: Final = re.compile(rb"[\s\xef\xbb\xbf]*+")
 _BETWEEN: Final = re.compile(rb"[\s,]*+")
 _NAME: Final = re.compile(rb'"((?:[^"\\]++|\\.)*+)"\s*+:\s*+', re.DOTALL)
@@ -56,7 +56,7 @@ _QUOTE, _OPEN, _CLOSE, _BEGIN = 0x22, b"{[", b"}]", b'{["'
 
 
 class Skeleton:
-    """`feed` the text in pieces of any size; `members` has what has come whole so far."""
+    """Reads a text: `feed` pieces of any size; `members` has what is complete so far."""
 
     __slots__ = (
         "_carried",
@@ -72,14 +72,14 @@ class Skeleton:
 
     def __init__(self) -> None:
         self.members: dict[str, Any] = {}
-        # Reads on from a place in the text and returns where it stopped.
+        # Reads on from an offset in the text and returns where it stopped.
         self._step: Callable[[bytes, int], int] = self._begin
-        # The beginning of a name whose end has not come.
+        # The beginning of a name that is not complete.
         self._carried = b""
-        # The objects and lists around this place, the innermost last, and what is kept of them.
+        # The open objects and lists, the innermost last, and what is kept of each.
         self._open: list[tuple[Any, Any]] = []
         self._seen = 0
-        # The member whose value is read: its name, its shape, and its text if that is kept.
+        # The member that is read: its name, its shape, and its text if that is kept.
         self._name = ""
         self._shape: Any = _SKIPPED
         self._kept: bytearray | None = None
@@ -104,7 +104,7 @@ class Skeleton:
         return at + 1
 
     def _between(self, text: bytes, at: int) -> int:
-        """Within an object or list of which members are kept, before the next one."""
+        """Read the beginning of the next member of an object or list of which members are kept."""
         at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
         if at == len(text):
             return at
@@ -132,7 +132,7 @@ class Skeleton:
         return name.end()
 
     def _value(self, text: bytes, at: int) -> int:
-        """At the beginning of a value, or of space before it."""
+        """Read the beginning of a value, with the space before it."""
         at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
         if at == len(text):
             return at
@@ -160,7 +160,7 @@ class Skeleton:
         return end
 
     def _within(self, text: bytes, at: int) -> int:
-        """Within a string, object or list that is not taken apart."""
+        """Read on in a string, object or list that is kept or skipped as a whole."""
         end = self._passing.skip(text, at)
         self._keep(text, at, end)
         if not self._passing.open:
@@ -176,7 +176,7 @@ class Skeleton:
                 kept += text[begin:end]
 
     def _finish(self) -> None:
-        """The value has come to its end."""
+        """End the value."""
         kept, self._kept = self._kept, None
         if kept is not None:
             self._attach(_decoded(bytes(kept)))
@@ -190,7 +190,7 @@ class Skeleton:
             found.append(value)
 
     def _give_up(self, text: bytes, _: int) -> int:
-        """What follows belongs to no object, or is no JSON."""
+        """Ignore the rest, which belongs to no object or is not JSON."""
         self._step = self._give_up
         return len(text)
 
@@ -199,7 +199,7 @@ _SKIPPED: Final = object()
 
 
 def members_of(text: bytes) -> dict[str, Any]:
-    """The known members of a whole text, or of the beginning of one."""
+    """Return the known members of a text, which may be cut short."""
     skeleton = Skeleton()
     skeleton.feed(text)
     return skeleton.members
@@ -211,7 +211,7 @@ def _unescaped(name: bytes) -> str:
 
 
 def _decoded(text: bytes) -> object:
-    """One value; None when it is none. What comes out can be written as JSON again."""
+    """Decode one value, or return None. The result can be written as JSON again."""
     try:
         found: object = orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""What a body is, by its first bytes: for media types that are missing or wrong."""
+"""The kind of a body by its first bytes, for media types that are missing or wrong."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 def without_space(beginning: bytes) -> bytes:
-    """What follows a byte order mark and blank space, which neither JSON nor events mind."""
+    """Return what follows a byte order mark and blanks, which JSON and SSE both allow."""
     return beginning.lstrip(_SPACE)
 
 
 def kind_of(beginning: bytes) -> Literal["json", "events", "other"] | None:
-    """What begins so; None while more bytes are needed."""
+    """Return the kind of a body with this beginning, or None while more bytes are needed."""
     beginning = without_space(beginning)
     if not beginning:
         return None

@@ -1,7 +1,7 @@
-"""The filter for a response that may be an event stream, by its first bytes.
+"""A usage stripper for a response that may be an event stream, by its first bytes.
 
-For media types that are missing or wrong: where it is a stream, it is filtered as one; of anything
-else all bytes pass when they come.
+For media types that are missing or wrong. An event stream is stripped as one; the bytes of any
+other body pass as they arrive.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ class SniffedStripper:
     def __init__(self) -> None:
         self._filter: UsageStripper | None = None
         self._decided = False
-        # What has come and does not show yet what it is: the beginning of a field's name.
+        # The first bytes, while they do not decide the kind: the beginning of a field's name.
         self._beginning = b""
 
     @property
     def at_event_boundary(self) -> bool:
-        """Whether an event of one's own, sent now, would stand alone."""
+        """Whether an event of the proxy, sent now, would stand alone."""
         return self._filter is not None and self._filter.at_event_boundary
 
     def feed(self, chunk: bytes) -> bytes:
-        """What may go out now, perhaps nothing. Never raises."""
+        """Return the bytes that may go out now, perhaps none. Never raises."""
         if self._filter is not None:
             return self._filter.feed(chunk)
         if self._decided:
@@ -47,14 +47,14 @@ class SniffedStripper:
         return space + self._filter.feed(content)
 
     def end(self) -> bytes:
-        """What is held when the response has come to its end."""
+        """Return the bytes that are held when the response has ended."""
         return self._beginning if self._filter is None else self._filter.end()
 
 
 def unasked_filter(content_type: str, *, sized: bool) -> UsageStripper | SniffedStripper | None:
-    """The filter for a response to a request that was made to ask for its usage.
+    """Return the body transform for a response to a request with injected `include_usage`.
 
-    None: JSON of a known length is a response that is not streamed.
+    Returns None for JSON of a known length, which is a response that is not streamed.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "text/event-stream":

@@ -2,8 +2,8 @@
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 
-The one thing a reader would get wrong: chunks are not events. A border may fall anywhere, inside a
-CRLF or a UTF-8 character too, and an event counts only when its blank line has come.
+Note: chunks are not events. A chunk may end anywhere, inside a CRLF or a UTF-8 character too, and
+an event counts only when its blank line has come.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _CR, _LF, _COLON = b"\r\n:"
 class SseEvent(NamedTuple):
     """One dispatched event. `data` stays bytes, since its reader is a JSON parser.
 
-    `id` and `retry` belong to reconnecting, which a relay does not do; they are not kept. Of an
-    event that was too large to be held, `data` is empty, and `members` has what matters of it.
+    `id` and `retry` belong to reconnecting, which a relay does not do; they are not kept. For an
+    event that was too large to be held, `data` is empty and `members` has the relevant members.
     """
 
     name: str
@@ -32,9 +32,9 @@ class SseEvent(NamedTuple):
 class SseDecoder:
     """Bytes in, events out: `feed` each chunk as it comes.
 
-    At most `max_event_bytes` are held. The data of a larger event is taken for JSON and read while
-    it passes by (:mod:`proxy.usage.skeleton`). There is no `close`: what has no blank line after it
-    is, by the standard, not an event.
+    At most `max_event_bytes` are held. The data of a larger event is read as JSON while it passes
+    (:mod:`proxy.usage.skeleton`). There is no `close`: by the standard, data without a blank line
+    after it is not an event.
     """
 
     __slots__ = (
@@ -57,18 +57,18 @@ class SseDecoder:
         self._data = bytearray()
         self._name = b""
         self._size = 0  # bytes of the current event, its comments included
-        self._in_event = False  # a line that is no comment has come since the last blank line
-        self._skeleton: Skeleton | None = None  # reads the current event: it is too large
+        self._in_event = False  # there is a line since the last blank one that is no comment
+        self._skeleton: Skeleton | None = None  # reads the current event if it is too large
         self._after_cr = False  # an LF now is the second half of a CRLF
-        self._started = False  # the place where a BOM may stand is behind us
+        self._started = False  # the position where a BOM may be has passed
 
     @property
     def at_boundary(self) -> bool:
-        """Whether an event of one's own, written now, would stand alone: nothing is open."""
+        """Whether an event of the proxy, sent now, would stand alone."""
         return not self._line and not self._in_event
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
-        """The events that this chunk completes, often none. Raises nothing."""
+        """Return the events that this chunk completes, often none. Never raises."""
         if not self._started:
             chunk = self._without_bom(chunk)
         if self._after_cr and chunk:
@@ -148,7 +148,7 @@ class SseDecoder:
         self._data.clear()
 
     def _pass_line(self) -> None:
-        """The line goes on, and is not held: its data is read, its beginning stays."""
+        """Read the data of a line that is not held; only its beginning stays."""
         if self._skeleton is None:
             self._begin_skeleton()
         line = self._line

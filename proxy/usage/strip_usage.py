@@ -1,12 +1,12 @@
-"""Takes out of an event stream what is in it only because we asked for its usage.
+"""Removes from an event stream what is there only because the proxy injected `include_usage`.
 
 That is, as OpenAI documents it (https://platform.openai.com/docs/api-reference/chat/create,
 ``stream_options``): one more chunk, with empty ``choices`` and the ``usage``; and ``"usage": null``
 in every other chunk. Everything else passes byte for byte; counts beside choices too, since many
 services send those unasked, and nothing tells whether this one did.
 
-The one thing a reader would get wrong: an event can be judged only when its blank line has come. So
-it is held until then, and given the moment it is complete; comments between events are not held.
+An event can be judged only when its blank line has come. So it is held until then, and goes out the
+moment it is complete; comments between events are not held.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import orjson
 
 from proxy.usage.json_spans import top_members
 
-#: An event of which more than this is held passes as it is.
+#: A larger event passes as it is.
 MAX_EVENT_BYTES = 1024 * 1024
 
 _USAGE = b'"usage"'
@@ -34,7 +34,7 @@ _DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?+|(?<=[\r\n]))data:([^\r\n]*+)")
 
 
 class UsageStripper:
-    """Bytes in, bytes out: ``feed`` each chunk, ``end`` when the answer has come to its end."""
+    """A body transform: ``feed`` each chunk, ``end`` when the response has ended."""
 
     __slots__ = ("_held", "_passed", "_swallow_lf")
 
@@ -48,11 +48,11 @@ class UsageStripper:
 
     @property
     def at_event_boundary(self) -> bool:
-        """Whether an event of one's own, sent now, would stand alone."""
+        """Whether an event of the proxy, sent now, would stand alone."""
         return not self._passed
 
     def feed(self, chunk: bytes) -> bytes:
-        """What may go out now, often one whole event, perhaps nothing. Never raises."""
+        """Return the bytes that may go out now: often one event, perhaps none. Never raises."""
         if self._swallow_lf and chunk:
             self._swallow_lf = False
             chunk = chunk.removeprefix(b"\n")
@@ -88,7 +88,7 @@ class UsageStripper:
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _too_large(self) -> bytes:
-        """What goes out of an event that passes as it is."""
+        """Return the bytes of an event that is too large to be held, and so passes as it is."""
         held = self._held
         if not self._passed and len(held) <= MAX_EVENT_BYTES:
             return b""
@@ -98,13 +98,13 @@ class UsageStripper:
         return large
 
     def end(self) -> bytes:
-        """What is held of an event without its blank line, judged as if it had come."""
+        """Return the rest of an event without its blank line, judged as if that had come."""
         rest, self._held = bytes(self._held), bytearray()
         passed, self._passed = self._passed, 0
         return rest[passed:] if passed else without_usage(rest)
 
     def _skip_between(self, text: bytes | bytearray, begin: int, out: list[bytes]) -> int:
-        """Comments and blank lines from ``begin`` on go out; returns where they end."""
+        """Put out the comments and blank lines from ``begin`` on. Returns where they end."""
         if self._passed or begin == len(text) or text[begin] not in b":\r\n":
             return begin
         between = _BETWEEN.match(text, begin)
@@ -114,19 +114,19 @@ class UsageStripper:
 
 
 def _first_event_end(text: bytes | bytearray, start: int) -> int:
-    """Behind the first blank line from ``start`` on, 0 when there is none."""
+    """Return the end of the first blank line from ``start`` on, or 0."""
     end = _EVENT_END.search(text, start)
     return end.end() if end else 0
 
 
 def _first_lf_end(text: bytes | bytearray, start: int) -> int:
-    """The same where no CR is: five times as fast."""
+    """As :func:`_first_event_end`, for text without a CR: five times as fast."""
     at = text.find(b"\n\n", start)
     return at + 2 if at >= 0 else 0
 
 
 def without_usage(event: bytes) -> bytes:
-    """One event without what was not asked for; ``b""`` when it is nothing else."""
+    """Return one event without the injected usage; ``b""`` if nothing else is in it."""
     if _USAGE not in event:
         return event
     usual = event.find(_AS_USUAL)
@@ -167,7 +167,7 @@ def _judged(event: bytes) -> bytes:
 
 
 def _span_of_usage(text: bytes) -> tuple[int, int] | None:
-    """The one member with its comma: the one before it, or after it when it is the first."""
+    """Return the span of the member with a comma: the one before it, or behind a first member."""
     members = top_members(text)
     places = [number for number, member in enumerate(members) if member.name == _USAGE]
     if len(places) != 1:
@@ -181,7 +181,7 @@ def _span_of_usage(text: bytes) -> tuple[int, int] | None:
 
 
 def _place(lines: list[tuple[int, int]], at: int) -> int:
-    """Where in the event the byte ``at`` of its data stands, or the line that it ends."""
+    """Return the offset in the event of byte ``at`` of its data, or of the line that it ends."""
     for start, end in lines:
         if at <= end - start:
             return start + at

@@ -1,6 +1,6 @@
-"""Where a JSON value ends that comes in pieces: a string, an object or a list of any size.
+"""The end of a JSON value that arrives in pieces: a string, an object or a list of any size.
 
-Brackets are looked at one by one while the value is short, then counted a block at a time: log
+Brackets are read one by one while the value is short, then counted a block at a time: log
 probabilities have one in ten bytes. Nothing of the value is checked.
 """
 
@@ -10,19 +10,19 @@ import re
 from itertools import accumulate
 from typing import Final
 
-# All quantifiers are possessive: this runs over hostile text, and must not go back over it.
+# All quantifiers are possessive: this runs over hostile text, and must not backtrack.
 _IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _QUOTE, _OPEN, _CLOSE = 0x22, b"{[", b"}]"
 _NO_BRACKETS: Final = bytes(set(range(256)).difference(_OPEN, _CLOSE))
 _DEEPER: Final = [1 if byte in _OPEN else -1 for byte in range(256)]
-_FEW: Final = 32  # brackets that are looked at one by one
+_FEW: Final = 32  # brackets that are read one by one
 _BLOCK: Final = 16 * 1024
 
 
 class ValueEnd:
-    """Skips one value after the other; `open` is whether the last one goes on."""
+    """Skips one value after the other; `open` is whether the last one continues."""
 
     __slots__ = ("_depth", "_escaped", "_quoted")
 
@@ -34,11 +34,11 @@ class ValueEnd:
 
     @property
     def open(self) -> bool:
-        """Whether the end of the value has not come."""
+        """Whether the value has not ended yet."""
         return self._quoted or self._depth > 0
 
     def skip(self, text: bytes, at: int) -> int:
-        """Where the value ends that begins or goes on at ``at``, or the end of the text.
+        """Return the end of the value that begins or continues at ``at``, or that of the text.
 
         It begins with a quote or an opening bracket. Never raises.
         """
@@ -76,7 +76,7 @@ class ValueEnd:
         return at
 
     def _block(self, text: bytes, at: int, depth: int) -> tuple[int, int]:
-        """Where a block ends in which the value does not, and the depth there; 0 when it does."""
+        """Return the end of a block and its depth, or 0 if the value ends within the block."""
         block = text[at : at + _BLOCK].rstrip(b"\\")
         # The quote ends the string in which the block ends, or else is left over.
         outside = _STRING.sub(b"", block + b'"') if b'"' in block else block + b'"'
@@ -89,7 +89,7 @@ class ValueEnd:
         return (self._string_end(text, at) if self._quoted else at), depth
 
     def _string_end(self, text: bytes, at: int) -> int:
-        """Behind the quote that ends the string, or the end of the text."""
+        """Return the end of the string, or that of the text."""
         if self._escaped:
             self._escaped = False
             at += 1

@@ -1,8 +1,8 @@
-"""Token counts out of a WebSocket's messages: everything that is billed over one.
+"""LLM tokens from the messages of a WebSocket: everything that is billed over one.
 
-That is responses in WebSocket mode (`response.completed`, `.incomplete`, `.failed`), realtime
-speech (`response.done`) and realtime transcription (`conversation.item.input_audio_transcription
-.completed`): any event that ends something and has counts. Sources:
+They come from responses in WebSocket mode (`response.completed`, `.incomplete`, `.failed`), from
+realtime speech (`response.done`) and from transcription
+(`conversation.item.input_audio_transcription.completed`): any final event with counts. Sources:
 https://platform.openai.com/docs/api-reference/realtime-server-events, and `responses-streaming`.
 """
 
@@ -23,17 +23,17 @@ from proxy.usage.reading import Reading, source_of
 from proxy.usage.skeleton import members_of
 
 _MAX_MESSAGE = 256 * 1024
-_MAX_RESPONSES = 1000  # of which the ids are remembered; repetitions come soon
+_MAX_RESPONSES = 1000  # whose ids are remembered; repetitions come soon
 # The events that begin or end a response, whether they have counts or not.
 _RESPONSE = re.compile(rb'"response\.(?:created|done|completed|incomplete|failed|cancelled)"')
 
 
 class WebSocketMeter:
-    """Adds up the usage of all that one connection has ended.
+    """Adds up the usage of all final events of one connection.
 
-    A response counts once, also where a service ends it under two names (`response.completed`, then
-    `response.done`). The same name again for the same id is another response: services exist that
-    give every response one id.
+    A response counts once, even if a service ends it under two names (`response.completed`, then
+    `response.done`). The same name again for the same id is another response: some services give
+    every response the same id.
     """
 
     __slots__ = ("_ended", "_frames", "_model", "_one_sided", "_open", "_usage")
@@ -41,32 +41,32 @@ class WebSocketMeter:
     def __init__(self, max_message: int = _MAX_MESSAGE) -> None:
         self._frames: FrameReader | None = FrameReader(max_message)
         self._usage: Usage | None = None
-        # Named by the session's events, long before any counts.
+        # From the events of the session, long before any counts.
         self._model: str | None = None
-        # Ids of the responses that have begun, and of those that have ended with the event's name.
+        # Ids of the responses in progress; and of those that ended, with the name of the event.
         self._open: set[str] = set()
         self._ended: dict[str, str] = {}
         self._one_sided = False
 
     def feed(self, chunk: bytes) -> None:
-        """See bytes of the server's direction that have gone out. Never raises."""
+        """Read bytes from the server that have gone out. Never raises."""
         if self._frames is None:
             return
         try:
             for message in self._frames.feed(chunk):
-                # One that cannot be read costs its own counts at most.
+                # A message that cannot be read loses its own counts at most.
                 with contextlib.suppress(Exception):
                     self._read(message)
-        except ValueError:  # no WebSocket: the bytes pass all the same
+        except ValueError:  # not a WebSocket: the bytes are relayed all the same
             self._frames = None
 
     @property
     def at_frame_boundary(self) -> bool:
-        """Whether a frame of our own may follow what has gone out."""
+        """Whether a frame of the proxy may follow what has gone out."""
         return self._frames is not None and self._frames.at_boundary
 
     def result(self) -> Reading:
-        """The counts of all that has ended; `partial` when a response has not."""
+        """Return the counts of all final events; `partial` if a response has not ended."""
         usage = self._usage
         if usage is None:
             return Reading(Usage(model=self._model) if self._model else None, "none")
@@ -89,7 +89,7 @@ class WebSocketMeter:
             self._end(kind, event)
 
     def _decoded(self, message: bytes) -> object:
-        """None: nothing in it matters."""
+        """Return the decoded message, or None if it has nothing relevant."""
         if not (
             (b'"usage"' in message and USAGE.search(message))
             or _RESPONSE.search(message)
@@ -124,14 +124,14 @@ class WebSocketMeter:
 
 
 def _id_of(event: Mapping[str, object]) -> str | None:
-    """Of the response that begins or ends."""
+    """Return the id of the response that begins or ends."""
     response = event.get("response")
     found = response.get("id") if isinstance(response, dict) else None
     return found if isinstance(found, str) and found else None
 
 
 def _session_model(session: object) -> str | None:
-    """The model that speaks, else the one that transcribes."""
+    """Return the model that speaks, else the one that transcribes."""
     if not isinstance(session, dict):
         return None
     places: list[object] = [session, session.get("input_audio_transcription")]

@@ -21,7 +21,7 @@ def read(body: bytes, max_bytes: int = 10**9, step: int = 5000) -> Usage:
     reader = JsonBody(max_bytes)
     for start in range(0, len(body), step):
         reader.feed(body[start : start + step])
-    return read_response(reader.answer())
+    return read_response(reader.result())
 
 
 @pytest.mark.parametrize("name", BODIES)

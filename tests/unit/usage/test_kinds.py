@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.usage.kinds import anthropic_answer, is_final, is_generation
+from proxy.usage.kinds import is_final, is_generation, merge_anthropic_event
 from tests.support.usage_samples import DECODED
 
 
@@ -47,13 +47,13 @@ def test_what_is_no_object_is_not_generated() -> None:
 
 def test_counts_of_a_message_are_replaced_one_by_one() -> None:
     start = {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 1, "x": 2}}}
-    found = anthropic_answer(start, None)
+    found = merge_anthropic_event(start, None)
     assert found is not None
     assert found[0] == {"input_tokens": 1, "x": 2}
     assert found[1]["id"] == "m"
     delta = {"type": "message_delta", "usage": {"input_tokens": None, "output_tokens": 3}}
-    found = anthropic_answer(delta, found[0])
+    found = merge_anthropic_event(delta, found[0])
     assert found is not None
     assert found[1]["usage"] == found[0] == {"input_tokens": 1, "x": 2, "output_tokens": 3}
-    assert anthropic_answer({"type": "message_delta", "usage": 5}, None) is not None
-    assert anthropic_answer({"type": "message_stop"}, None) is None
+    assert merge_anthropic_event({"type": "message_delta", "usage": 5}, None) is not None
+    assert merge_anthropic_event({"type": "message_stop"}, None) is None
