@@ -1,4 +1,4 @@
-"""LLM tokens that a killed worker had not written yet, made good from the ledger.
+"""Counts of access tokens that a killed worker had not written yet, made good from the ledger.
 
 Counts are written once a second (:mod:`proxy.quota.usage_counter`), so a killed worker loses those
 of its last second. Its events are not lost, and the ledger adds them up. The worker that adopts its
@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import gevent
 
 from proxy.core.errors import StoreError
+from proxy.store.counters import Account
 
 _log = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ _MAX_TOKENS: Final = 500
 class Accounts(Protocol):
     """The counts of access tokens and their sums in the ledger. Both methods raise StoreError."""
 
-    def accounted(self, token_ids: Collection[str]) -> Mapping[str, tuple[int, int]]: ...
+    def accounted(self, token_ids: Collection[str]) -> Mapping[str, Account]: ...
 
-    def make_good(self, token_id: str, used: int, missing: int) -> bool: ...
+    def make_good(self, token_id: str, account: Account) -> bool: ...
 
 
 class _Suspect:
@@ -39,7 +40,7 @@ class _Suspect:
 
     def __init__(self, until: float) -> None:
         self.until = until
-        self.seen: tuple[int, int] | None = None
+        self.seen: Account | None = None
 
 
 class Shortfalls:
@@ -76,20 +77,23 @@ class Shortfalls:
         except Exception:  # noqa: BLE001  (a defect must not end the greenlet)
             _log.exception("what a killed worker had not counted could not be read")
 
-    def _check(self, token_id: str, now: tuple[int, int] | None) -> None:
+    def _check(self, token_id: str, now: Account | None) -> None:
         suspect = self._suspects[token_id]
         if now is None or self._clock() >= suspect.until:
             del self._suspects[token_id]
         elif now != suspect.seen:
             suspect.seen = now
         else:
-            used, accounted = now
-            if accounted <= used or self._store.make_good(token_id, used, accounted - used):
+            tokens = max(0, now.tokens_accounted - now.tokens_used)
+            requests = max(0, now.requests_accounted - now.requests)
+            missing = tokens + requests > 0
+            if not missing or self._store.make_good(token_id, now):
                 del self._suspects[token_id]
-                if accounted > used:
-                    missing = accounted - used
+                if missing:
                     _log.warning(
-                        "a killed worker had not counted %d LLM tokens: made good", missing
+                        "a killed worker had not counted %d requests and %d LLM tokens: made good",
+                        requests,
+                        tokens,
                     )
 
     def _run(self) -> None:

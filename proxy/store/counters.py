@@ -6,7 +6,7 @@ counting would flood it.
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxy.store.database import Database, Session
 from proxy.store.grants import MOST_ANCESTORS
@@ -23,6 +23,20 @@ _USED: Final = (
 )
 #: Ids in one query.
 _PAGE: Final = 500
+
+
+class Account(NamedTuple):
+    """What an access token has counted, and what the ledger has of it.
+
+    `tokens_accounted` holds what the tokens minted from it have used as well. `requests_accounted`
+    is 0 for a token with `max_requests`, whose requests are counted before they are sent; else
+    errors are left out, since a refusal is no request of the token's.
+    """
+
+    tokens_used: int
+    tokens_accounted: int
+    requests: int
+    requests_accounted: int
 
 
 class Counters:
@@ -113,23 +127,24 @@ class Counters:
 
         return self._database.run(work, readonly=True) if ids else {}
 
-    def accounted(self, token_ids: Collection[str]) -> dict[str, tuple[int, int]]:
-        """Maps each token id to the LLM tokens that it has used, and to those that the ledger and
-        the tokens minted from it account for. The second is less if hours of the ledger were
-        deleted."""
+    def accounted(self, token_ids: Collection[str]) -> dict[str, Account]:
+        """Maps each token id to its counts and the ledger's. The ledger's are less if hours of it
+        were deleted."""
         ids = list(token_ids)[:_PAGE]
         marks = ", ".join("?" * len(ids))
 
-        def work(session: Session) -> dict[str, tuple[int, int]]:
-            ledger: dict[str, int] = dict(
-                session.all(
+        def work(session: Session) -> dict[str, Account]:
+            ledger = {
+                str(row[0]): (int(row[1]), int(row[2]))
+                for row in session.all(
                     "SELECT t.id, SUM(u.prompt_tokens + u.completion_tokens "  # noqa: S608
-                    "+ u.estimated_prompt_tokens + u.estimated_completion_tokens) FROM tokens t "
+                    "+ u.estimated_prompt_tokens + u.estimated_completion_tokens), "
+                    "SUM(u.requests - u.errors) FROM tokens t "
                     "JOIN usage_hourly u ON u.project_id = t.project_id AND u.token_id = t.id "
                     f"WHERE t.id IN ({marks}) GROUP BY t.id",
                     ids,
                 )
-            )
+            }
             children: dict[str, int] = dict(
                 session.all(
                     "SELECT parent_id, SUM(tokens_used) FROM tokens "  # noqa: S608
@@ -137,29 +152,43 @@ class Counters:
                     ids,
                 )
             )
-            rows = session.all(f"SELECT id, tokens_used FROM tokens WHERE id IN ({marks})", ids)  # noqa: S608
-            return {
-                name: (int(used), int(ledger.get(name, 0)) + int(children.get(name, 0)))
-                for name, used in rows
-            }
+            rows = session.all(
+                "SELECT id, tokens_used, request_count, max_requests "  # noqa: S608
+                f"FROM tokens WHERE id IN ({marks})",
+                ids,
+            )
+            found = {}
+            for token_id, used, requests, max_requests in rows:
+                tokens, served = ledger.get(token_id, (0, 0))
+                found[str(token_id)] = Account(
+                    tokens_used=int(used),
+                    tokens_accounted=tokens + int(children.get(token_id, 0)),
+                    requests=int(requests),
+                    requests_accounted=served if max_requests is None else 0,
+                )
+            return found
 
         return self._database.run(work, readonly=True) if ids else {}
 
-    def make_good(self, token_id: str, used: int, missing: int) -> bool:
-        """Adds LLM tokens that were never counted to a token and all its ancestors.
+    def make_good(self, token_id: str, account: Account) -> bool:
+        """Raises the token's counts to the ledger's where they are lower. The LLM tokens that were
+        missing are charged to its ancestors as well.
 
-        Returns False, and changes nothing, if the token's count is no longer ``used``.
+        Returns False, and changes nothing, if the counts are no longer those of ``account``.
         """
+        missing = max(0, account.tokens_accounted - account.tokens_used)
+        requests = max(account.requests, account.requests_accounted)
 
         def work(session: Session) -> bool:
             changed = session.execute(
-                "UPDATE tokens SET tokens_used = tokens_used + ? WHERE id = ? AND tokens_used = ?",
-                (missing, token_id, used),
+                "UPDATE tokens SET tokens_used = tokens_used + ?, request_count = ? "
+                "WHERE id = ? AND tokens_used = ? AND request_count = ?",
+                (missing, requests, token_id, account.tokens_used, account.requests),
             )
             if changed != 1:
                 return False
             parent = session.one("SELECT parent_id FROM tokens WHERE id = ?", (token_id,))
-            if parent is not None and parent[0] is not None:
+            if missing and parent is not None and parent[0] is not None:
                 charge(session, {parent[0]: missing})
             return True
 

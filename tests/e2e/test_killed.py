@@ -224,7 +224,8 @@ def test_what_a_killed_worker_had_not_counted_is_made_good(own_proxy: ProxyFacto
         totals = server.manage("GET", "/usage").json()["totals"]
         token = server.manage("GET", f"/tokens/{access.token_id}").json()
         in_ledger = totals["prompt_tokens"] + totals["completion_tokens"]
-        return bool(totals["requests"] == asked and token["tokens_used"] == in_ledger)
+        counted = token["tokens_used"] == in_ledger and token["request_count"] == asked
+        return bool(totals["requests"] == asked and counted)
 
     # Once at least they are killed before they have written.
     for _ in range(10):

@@ -29,7 +29,7 @@ def test_what_a_killed_worker_had_not_counted_is_made_good(migrated_url: str) ->
     project = Projects(database, Cipher(b"k" * 32)).create("Acme", "sk-real", "sk-real")
     tokens, counters = Tokens(database), Counters(database)
     made: dict[str, str] = {}
-    for name, parent in (("parent", None), ("child", "parent")):
+    for name, parent in (("parent", None), ("child", "parent"), ("limited", None)):
         made[name] = new_token_id()
         tokens.create(
             token_id=made[name],
@@ -38,18 +38,28 @@ def test_what_a_killed_worker_had_not_counted_is_made_good(migrated_url: str) ->
             project_id=project.id,
             expires_at=datetime(2100, 1, 1, tzinfo=UTC),
             lineage=[made[parent]] if parent else [],
+            max_requests=100 if name == "limited" else None,
         )
-    parent, child = made.values()
+    parent, child, limited = made.values()
     hour = datetime(2026, 5, 20, 10, tzinfo=UTC)
-    sums = (1, 0, 10, 5, 9, 2, 3, 1)
+    sums = (4, 1, 10, 5, 9, 2, 3, 1)
     entries = [(hour, project.id, token_id, "m", *sums) for token_id in made.values()]
     UsageLedger(database).apply("w", None, (1, 1), entries)
     counters.add_counts([(child, 1, 12, hour), (parent, 1, 31, hour)])
 
     found = counters.accounted([parent, child, new_token_id()])
-    assert found == {parent: (31, 19 + 12), child: (12, 19)}
-    assert not counters.make_good(child, 11, 7), "it has changed since"
-    assert counters.make_good(child, 12, 7)
-    assert counters.accounted([parent, child]) == {parent: (38, 19 + 19), child: (19, 19)}
+    assert found == {parent: (31, 19 + 12, 1, 3), child: (12, 19, 1, 3)}
+    assert not counters.make_good(child, found[child]._replace(tokens_used=11)), "changed since"
+    assert not counters.make_good(child, found[child]._replace(requests=0)), "changed since"
+    assert counters.make_good(child, found[child])
+    again = counters.accounted([parent, child, limited])
+    assert again == {
+        parent: (38, 19 + 19, 1, 3),
+        child: (19, 19, 3, 3),
+        limited: (0, 19, 0, 0),  # its requests are counted before they are sent
+    }
+    # Of two counts that lack something, the other one stays.
+    assert counters.make_good(parent, again[parent])
+    assert counters.accounted([parent]) == {parent: (38, 38, 3, 3)}
     assert counters.accounted([]) == {}
     database.close()

@@ -6,26 +6,34 @@ import pytest
 
 from proxy.auth.shortfalls import Shortfalls
 from proxy.core.errors import StoreError
+from proxy.store.counters import Account
 from tests.support.clock import Clock
 
 
 class Accounts:
+    """`tokens`: token id → LLM tokens counted, and in the ledger; `requests` likewise."""
+
     def __init__(self) -> None:
         self.tokens: dict[str, tuple[int, int]] = {}
+        self.requests: dict[str, tuple[int, int]] = {}
         self.asked: list[list[str]] = []
         self.error: Exception | None = None
         self.made_good: list[tuple[str, int, int]] = []
 
-    def accounted(self, token_ids: Collection[str]) -> Mapping[str, tuple[int, int]]:
+    def accounted(self, token_ids: Collection[str]) -> Mapping[str, Account]:
         self.asked.append(list(token_ids))
         if self.error is not None:
             raise self.error
-        return {name: self.tokens[name] for name in token_ids if name in self.tokens}
+        return {name: self._account(name) for name in token_ids if name in self.tokens}
 
-    def make_good(self, token_id: str, used: int, missing: int) -> bool:
-        if self.tokens[token_id][0] != used:
+    def _account(self, name: str) -> Account:
+        return Account(*self.tokens[name], *self.requests.get(name, (0, 0)))
+
+    def make_good(self, token_id: str, account: Account) -> bool:
+        if self._account(token_id) != account:
             return False
-        self.made_good.append((token_id, used, missing))
+        missing = account.tokens_accounted - account.tokens_used
+        self.made_good.append((token_id, account.tokens_used, missing))
         return True
 
 
@@ -57,6 +65,19 @@ def test_a_token_that_lacks_some_gets_them_once_it_is_quiet(
     assert accounts.made_good == [("a", 100, 30)]
     shortfalls.look()
     assert accounts.asked[-1] == []
+    shortfalls.close()
+
+
+def test_requests_are_made_good_like_llm_tokens(
+    shortfalls: Shortfalls, accounts: Accounts, caplog: pytest.LogCaptureFixture
+) -> None:
+    accounts.tokens = {"a": (9, 9), "b": (9, 9)}
+    accounts.requests = {"a": (3, 5), "b": (5, 3)}
+    shortfalls.killed([*accounts.tokens])
+    shortfalls.look()
+    shortfalls.look()
+    assert accounts.made_good == [("a", 9, 0)]
+    assert "had not counted 2 requests and 0 LLM tokens" in caplog.text
     shortfalls.close()
 
 
