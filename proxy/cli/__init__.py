@@ -1,8 +1,8 @@
 """``manage.py``: one file per command group, loaded only when its command is called.
 
-The table below is the list of commands. The help texts stand here a second time on purpose:
-``manage.py --help`` must not import rich, requests and the database driver to print eight lines.
-Exit codes: 0, 1 (the server or the machine said no), 2 (wrong usage or unusable settings).
+The table below is the list of commands. It repeats the help texts on purpose: ``manage.py --help``
+must not import rich, requests and the database driver to print eight lines.
+Exit codes: 0, 1 (the server or the machine refused), 2 (wrong usage or unusable settings).
 """
 
 import importlib
@@ -37,13 +37,13 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 class Unusable(click.ClickException):
-    """Settings that cannot be used: every problem on a line of its own."""
+    """Unusable settings: every problem on a line of its own."""
 
     exit_code = 2
 
 
 class LazyGroup(click.Group):
-    """The root group; our exceptions become messages and exit codes here, and only here."""
+    """The root group: the only place where exceptions become messages and exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -71,11 +71,11 @@ class LazyGroup(click.Group):
 
 
 def _told(error: ProxyError) -> str:
-    """For an operator, who may know what clients may not: what the database's driver said."""
+    """Returns the database driver's message, which an operator may see, unlike a client."""
     cause = error.__cause__
     if str(error) or cause is None:
         return str(error) or error.code
-    # MySQL's are a number and a text.
+    # The arguments of MySQL's errors are a number and a text.
     number_and_text = not isinstance(cause, OSError) and len(cause.args) == 2
     return f"{error.code}: {cause.args[1] if number_and_text else str(cause) or repr(cause)}"
 

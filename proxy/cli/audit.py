@@ -1,7 +1,7 @@
-"""``manage.py audit``: who changed what, and whether the record of it is whole.
+"""``manage.py audit``: shows the audit log, and verifies that it is whole.
 
-``list`` and ``show`` go through the management API. ``verify`` reads the database itself: nobody
-would ask a server that may have been tampered with whether it was.
+``list`` and ``show`` go through the management API. ``verify`` reads the database itself, because a
+server that may have been tampered with cannot vouch for itself.
 """
 
 import re
@@ -100,9 +100,9 @@ def show(api: Api, entry_id: str, json_wanted: bool) -> None:
 def verify(expected: audit_chain.Link | None, json_wanted: bool) -> None:
     """Look for entries that were changed, removed, added or moved in the database.
 
-    Prints the chain's head. Keep it where nobody who can write to the database can, and compare it
-    with --expect next time: whoever rewrites the whole chain is found by nothing else. Exit code 1
-    when the chain is broken; the first row that is wrong is named.
+    Prints the chain's head. Keep it out of reach of everyone with write access to the database, and
+    compare it with --expect next time: nothing else detects that the whole chain was rewritten.
+    Exit code 1 when the chain is broken; the first faulty row is named.
     """
     with closing(open_database(load_settings())) as database:
         check_schema(database)

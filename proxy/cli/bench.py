@@ -1,7 +1,7 @@
-"""``manage.py bench``: how fast the proxy answers, what of it is the upstream, and what the proxy.
+"""``manage.py bench``: measures latency, and the shares of the proxy and of the upstream in it.
 
-The thing to get wrong: the direct side of a comparison gets its own key and never the access
-token, and no secret reaches the table, the files or a message.
+Invariant: the direct side of a comparison gets its own key and never the access token, and no
+secret reaches the table, the files or a message.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from proxy.tools.loadtest.report import figures, svg
 from proxy.tools.loadtest.runner import Load, Side, measured
 from proxy.tools.verify.raw_client import Unreachable
 
-#: From here on the client's own work is told of: it may be part of what was measured.
-_BUSY: Final = 0.7
+#: From this share on, the client's own work is reported: it may be part of the measurement.
+_MAX_CLIENT_CPU: Final = 0.7
 _PATH: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
@@ -126,7 +126,7 @@ def bench(
 
 
 def _check_folders(*paths: Path | None) -> None:
-    """Before the requests are sent: nobody wants to measure twice for a typing error."""
+    """Checks the files before the requests are sent, so that a typo costs no measurement."""
     for path in paths:
         if path is not None and not path.absolute().parent.is_dir():
             raise click.BadParameter(f"{path}: there is no such folder")
@@ -141,7 +141,7 @@ def _print(names: Sequence[str], found: Sequence[dict[str, Any]]) -> None:
     for name, side in zip(names, found, strict=True):
         for reason, count in side["errors"].items():
             click.echo(f"{name}: {count} × {reason}", err=True)
-        if side["client_cpu"] > _BUSY:
+        if side["client_cpu"] > _MAX_CLIENT_CPU:
             click.echo(
                 f"{name}: this client was busy {side['client_cpu']:.0%} of the time; its own cost"
                 " is part of the latencies",

@@ -1,7 +1,9 @@
-"""The one request that ``manage.py bench`` sends again and again, made of its options.
+"""The request that ``manage.py bench`` repeats, made of its options.
 
-Made once as bytes, so that no work on it is measured. The thing to get wrong: whatever comes from
-an option could hold a line end and become a header of its own; it is refused as wrong usage.
+It is made once as bytes, so that no work on it is measured.
+
+Note: a value of an option could hold a line end and become a header of its own, so such a value is
+refused as wrong usage.
 """
 
 import re
@@ -27,7 +29,7 @@ _METHOD: Final = re.compile(r"[A-Z][A-Z-]*")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``body`` None: there is none, and no length is sent. Raises BadParameter."""
+    """The checked request. With ``body`` None no length is sent. Raises BadParameter."""
 
     method: str
     endpoint: str
@@ -61,7 +63,7 @@ class Request:
 
 
 def body(given: str | None, method: str, endpoint: str, *, stream: bool) -> bytes | None:
-    """What is sent: ``given`` as it is, but with ``"stream": true`` when that is wanted."""
+    """Returns the body to send: ``given`` unchanged, except for ``"stream": true`` on request."""
     if given is None:
         if method == "POST" and endpoint == CHAT:
             return orjson.dumps({**_DEFAULT_BODY, "stream": True} if stream else _DEFAULT_BODY)

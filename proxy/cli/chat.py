@@ -1,6 +1,6 @@
 """``manage.py chat``: a conversation in the terminal, through the proxy, with an access token.
 
-A refused or broken answer does not end the conversation: the question is taken out of the history
+A refused or broken response does not end the conversation: the question is removed from the history
 and can be asked again.
 """
 
@@ -18,7 +18,7 @@ from proxy.cli.local_settings import lookup
 from proxy.cli.secret_option import SecretOption
 from proxy.tools.sse_client import StreamBroken, content, deltas
 
-#: Connecting, and silence between two bytes: a model may think for minutes.
+#: Seconds to connect, and of silence between two bytes: a model may think for minutes.
 _TIMEOUT = (5, 600)
 _LEAVE = ("exit", "quit")
 
@@ -72,7 +72,7 @@ def chat(
 def _questions() -> Iterator[str]:
     terminal = _is_terminal()
     if terminal:
-        # Gives input() its line editing and history.
+        # The import gives input() its line editing and history.
         import readline  # noqa: F401
 
         click.echo("Type `exit` to leave.")
@@ -96,7 +96,7 @@ def _is_terminal() -> bool:
 def _answer(
     session: requests.Session, where: str, body: dict[str, Any], verbose: bool
 ) -> str | None:
-    """Ask, print the answer as it comes, return it; None when there is none to remember."""
+    """Asks and prints the response as it arrives. Returns it, or None if it is not to be kept."""
     began = time.monotonic()
     spoken: list[str] = []
     usage: dict[str, Any] = {}

@@ -1,8 +1,8 @@
-"""The HTTP client of the management API, and the options that every command with one takes.
+"""The HTTP client of the management API, and the options of every command that uses it.
 
-A server that says no becomes exit code 1 with the server's own message on stderr. Redirects are
-not followed: they would mean that ``--base-url`` is wrong, and the management token must not
-travel to where they point.
+A refusal of the server becomes exit code 1 with the server's own message on stderr. Redirects are
+not followed: they would mean that ``--base-url`` is wrong, and the management token must not go to
+their target.
 """
 
 import functools
@@ -23,11 +23,11 @@ _VISIBLE = re.compile(r"[!-~]+")
 
 
 class Refused(click.ClickException):
-    """The server answered with an error, or not at all. Exit code 1."""
+    """The server responded with an error, or not at all. Exit code 1."""
 
 
 class Api:
-    """One proxy, one bearer. A context manager: it holds a connection."""
+    """The API of one proxy with one bearer. A context manager: it holds a connection."""
 
     def __init__(self, base_url: str, bearer: str = "") -> None:
         self.base_url = base_url
@@ -40,11 +40,11 @@ class Api:
         self._session.close()
 
     def call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
-        """The decoded answer, None for 204. Raises :class:`Refused`."""
+        """Returns the decoded response, None for 204. Raises :class:`Refused`."""
         return _decoded(self._send(method, path, body, query))
 
     def list(self, path: str, **query: str) -> list[Any]:
-        """Every item of a list, page after page as ``Link: rel="next"`` leads."""
+        """Yields every item of a list, page after page along ``Link: rel="next"``."""
         found: list[Any] = []
         while True:
             response = self._send("GET", path, None, query)
@@ -52,11 +52,11 @@ class Api:
             following = response.links.get("next", {}).get("url", "")
             if not following:
                 return found
-            # Only the query: behind a reverse proxy the server may know itself by another name.
+            # Only the query is used: behind a reverse proxy the server may have another name.
             path, query = f"{path.partition('?')[0]}?{urlsplit(following).query}", {}
 
     def status_of(self, path: str) -> tuple[int, Any]:
-        """Status and body of a status route, whose 503 is an answer too."""
+        """Returns status and body of a status route, whose 503 is a valid response too."""
         response = self._send("GET", path, None, {})
         try:
             return response.status_code, response.json()
@@ -80,10 +80,10 @@ class Api:
 
 
 def session(base_url: str, bearer: str) -> requests.Session:
-    """A session that sends ``bearer`` and nothing that the machine's configuration adds.
+    """Makes a session that sends ``bearer`` and nothing from the machine's configuration.
 
-    ``auth`` is set to a callable because requests otherwise lets ``~/.netrc`` replace the header;
-    a proxy from the environment is not asked for an address of this very machine.
+    ``auth`` is a callable because requests otherwise lets ``~/.netrc`` replace the header. A proxy
+    from the environment is not used for an address of this machine.
     """
 
     def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -98,7 +98,7 @@ def session(base_url: str, bearer: str) -> requests.Session:
 
 
 def error_message(response: requests.Response) -> str:
-    """What an answer with an error status says, whatever its shape."""
+    """Returns the message of an error response of any shape."""
     try:
         error = response.json()["error"]
         return f"{error['message']} ({error['code']}, HTTP {response.status_code})"
@@ -107,25 +107,25 @@ def error_message(response: requests.Response) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """The innermost reason of a requests error: ``Connection refused``, not four nested reprs."""
+    """Returns a requests error's innermost reason: ``Connection refused``, not nested reprs."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def default_base_url(lookup: Callable[[str, str], str] = lookup) -> str:
-    """Where a proxy with the settings of this directory, or those of ``lookup``, listens."""
+    """Returns where a proxy with the settings of this directory, or of ``lookup``, listens."""
     given = lookup("PROXY_BASE_URL", "")
     if given:
         return base_url(given)
     host = lookup("HOST", "127.0.0.1").removeprefix("[").removesuffix("]")
-    # What is bound to every address is reached by this one.
+    # A server bound to every address is reached by this one.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (compared only)
     return f"http://{f'[{host}]' if ':' in host else host}:{lookup('PORT', '8080')}"
 
 
 def base_url(value: str) -> str:
-    """Without closing slash or ``/v1``, as people paste both."""
+    """Removes a closing slash or ``/v1``, because both are often pasted."""
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise click.BadParameter("expected http(s)://host[:port]", param_hint="--base-url")
@@ -133,12 +133,12 @@ def base_url(value: str) -> str:
 
 
 def management_token() -> str:
-    """The environment's or ``.env``'s; while two are valid, the first."""
+    """Returns the token of the environment or ``.env``. While two are valid, the first."""
     return lookup("MANAGEMENT_TOKEN").split(",")[0].strip()
 
 
 def bearer(given: str | None, option: str, variable: str) -> str:
-    """``given``, else what ``variable`` holds. Raises UsageError."""
+    """Returns ``given``, or else the value of ``variable``. Raises UsageError."""
     found = given or lookup(variable)
     if not found:
         raise click.UsageError(f"nothing to authorize with: give {option} or set {variable}")
@@ -148,11 +148,11 @@ def bearer(given: str | None, option: str, variable: str) -> str:
 
 
 def segment(value: str) -> str:
-    """``value`` as one segment of a path, so that no id can address something else."""
+    """Returns ``value`` as one segment of a path, so that no id can address something else."""
     if not value.strip("."):
         raise click.BadParameter("expected an id")
     if value.startswith("sk-"):
-        # A secret in a path would be in the log of everything between here and the server.
+        # A secret in a path would be logged by every server on the way.
         raise click.BadParameter("that is a secret; expected an id, as `list` shows it")
     return quote(value, safe="")
 
@@ -167,7 +167,7 @@ base_url_option = click.option(
 
 
 def management_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Gives ``function`` an :class:`Api` as ``api``, and the options that make it."""
+    """Passes ``function`` an :class:`Api` as ``api``, and adds the options that make it."""
 
     @base_url_option
     @click.option(

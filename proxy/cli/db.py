@@ -1,5 +1,7 @@
-"""``manage.py db``: the only thing that changes the schema. A server never migrates by itself:
-two of them starting at once would race, and a rolled-back release would meet a newer schema.
+"""``manage.py db``: the only command that changes the schema.
+
+A server never migrates by itself: two servers that start at once would race, and a rolled-back
+release would meet a newer schema.
 """
 
 import contextlib
@@ -60,9 +62,9 @@ def status() -> None:
 def export_(file: Path) -> None:
     """Write projects and tokens to FILE (or -, stdout) as JSON lines.
 
-    It is of one moment, and servers may go on serving. Upstream keys stay encrypted: keep the
-    ENCRYPTION_KEY too, elsewhere. FILE is readable by its owner alone, and written whole or not
-    at all.
+    The export shows one moment, and servers may go on serving. Upstream keys stay encrypted: keep
+    the ENCRYPTION_KEY too, elsewhere. FILE is readable by its owner alone, and written whole or
+    not at all.
     """
     with closing(open_database(load_settings())) as database, _whole(file) as output_file:
         header = export.export_all(database, output_file.write)
@@ -91,13 +93,13 @@ def import_(file: BinaryIO, allow_missing_keys: bool) -> None:
 
 @contextlib.contextmanager
 def _whole(target: Path) -> Iterator[BinaryIO]:
-    """A file whose content gets to ``target`` only when the block ends without an exception."""
+    """A file whose content replaces ``target`` only if the block ends without an exception."""
     if named := str(target) != "-":
         target = target.resolve()
     # A device or a pipe is written to, never replaced.
     replaced = named and (target.is_file() or not target.exists())
     try:
-        # mkstemp makes it with mode 0600.
+        # mkstemp creates it with mode 0600.
         folder = target.parent if replaced else None
         handle, name = tempfile.mkstemp(dir=folder, prefix=".export.")
         try:
@@ -126,6 +128,6 @@ def _copy(file: BinaryIO, target: Path | None) -> None:
 
 
 def bring_up_to_date(settings: Settings) -> list[Status]:
-    """Apply what is pending to the database of ``settings``; returns what was."""
+    """Applies the pending migrations to the database of ``settings`` and returns them."""
     with closing(open_database(settings)) as database:
         return Migrator(database).migrate()

@@ -1,7 +1,7 @@
-"""``manage.py demo``: the main job, shown in ten seconds without a key or a network.
+"""``manage.py demo``: shows the main function in ten seconds, without a key or a network.
 
 Only the upstream is a stand-in; server, configuration, database, management API and usage events
-are the real ones.
+are real.
 """
 
 import sys

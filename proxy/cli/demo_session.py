@@ -1,8 +1,8 @@
-"""One tour of the whole product, for any upstream: the demo's stand-in or the real one.
+"""A session with the whole product, for any upstream: the demo's stand-in or the real one.
 
 It starts the real server with its real configuration in a temporary directory, on a free port and
-with settings of its own (nothing of the caller's environment or ``.env`` reaches it), and leaves
-nothing behind. When something fails, the server's log is printed before the exception goes on.
+with settings of its own (the caller's environment and ``.env`` do not reach it), and leaves nothing
+behind. After a failure the server's log is printed before the exception propagates.
 """
 
 import base64
@@ -30,19 +30,18 @@ _STOP_TIMEOUT: Final = 15.0
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where the proxy relays to, and with which key."""
+    """The upstream of the session, and its key."""
 
     base_url: str
     api_key: str
 
 
-#: Makes calls at a base URL with an access token; returns how many, which is how many usage
-#: events must come.
+#: Makes calls at a base URL with an access token. Returns how many: as many usage events are due.
 Calls = Callable[[str, str], int]
 
 
 def take(upstream: Upstream, calls: Calls) -> list[dict[str, Any]]:
-    """Serve, make a project and a token, run ``calls``, stop; returns the usage events."""
+    """Serves, makes a project and a token, runs ``calls`` and stops. Returns the usage events."""
     with tempfile.TemporaryDirectory(prefix="openai-proxy-") as name:
         directory = Path(name)
         environ = _environment(directory, upstream)
@@ -88,7 +87,7 @@ def _access_token(base_url: str, settings: Settings, upstream: Upstream) -> str:
 
 
 def _events(path: Path, count: int) -> list[dict[str, Any]]:
-    """The ``count`` usage events, which come after the answers: they are written off the path."""
+    """Waits for ``count`` usage events, which are written after the responses, off the path."""
     deadline = time.monotonic() + _EVENTS_TIMEOUT
     events: list[dict[str, Any]] = []
     while len(events) < count:
@@ -96,13 +95,13 @@ def _events(path: Path, count: int) -> list[dict[str, Any]]:
             raise click.ClickException(f"{len(events)} usage events came, not {count}")
         time.sleep(0.05)
         lines = path.read_bytes().splitlines() if path.exists() else []
-        # The others tell of the project and the token that were made.
+        # The other events are about the project and the token that were made.
         events = [event for line in lines if "event" not in (event := orjson.loads(line))]
     return events
 
 
 def _environment(directory: Path, upstream: Upstream) -> dict[str, str]:
-    """The caller's environment without any setting of the proxy or gunicorn, and ours instead."""
+    """Returns the caller's environment with other settings of the proxy and gunicorn."""
     known = {"GUNICORN_CMD_ARGS", *variable_names()}
     return {name: value for name, value in os.environ.items() if name not in known} | {
         "HOST": "127.0.0.1",

@@ -6,9 +6,9 @@ from typing import Any
 
 
 def show_anything() -> None:
-    """From here on, stdout and stderr print `?` for what their encoding lacks, and never raise."""
+    """Makes stdout and stderr print `?` for characters that their encoding lacks, not raise."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # tests put others in its place
+        if isinstance(stream, io.TextIOWrapper):  # tests replace it by other types
             stream.reconfigure(errors="replace")
 
 

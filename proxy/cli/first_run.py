@@ -1,7 +1,7 @@
-"""``make run``: serve, and when ready print a ``curl`` that can be pasted as it is.
+"""``make run``: serves, and prints a ``curl`` command to paste when the server is ready.
 
-gunicorn is a child here, so that somebody is left to print once it serves; signals are passed on,
-and its exit code is ours.
+gunicorn is a child here, so that this process can print once it serves. Signals are passed on, and
+gunicorn's exit code is returned.
 """
 
 import os
@@ -27,7 +27,7 @@ def serve_and_greet() -> int:
     process = server.start(os.environ)
     _pass_signals_on(process)
     where = default_base_url()
-    # On a thread: the main one has to wait for the child, and for signals, from the start.
+    # On a thread: the main one must wait for the child, and for signals, from the start.
     threading.Thread(target=_greet, args=(process, where, settings), daemon=True).start()
     return process.wait()
 
@@ -59,7 +59,7 @@ def _greet(process: "subprocess.Popen[bytes]", where: str, settings: Settings) -
 
 
 def greeting(api: Api) -> str:
-    """What to paste: a call with a fresh token, or the command that makes the first project.
+    """Returns the text to paste: a call with a fresh token, or the command for the first project.
 
     With ``OPENAI_API_KEY`` set and no project yet, makes the project ``default`` with it.
     """
@@ -86,7 +86,7 @@ def greeting(api: Api) -> str:
 
 
 def own_key_greeting(where: str) -> str:
-    """The call of somebody who has a key of the upstream's."""
+    """Returns the call for a user with an upstream key."""
     return (
         f"\nServing on {where}, and relaying its clients' own keys (AUTH_MODE=passthrough). Paste"
         " this where OPENAI_API_KEY is yours:\n\n"
@@ -105,7 +105,7 @@ def _call(where: str, header: str) -> str:
 
 
 def _option(where: str) -> str:
-    """What a command needs in another terminal, which has ``.env`` but not this environment."""
+    """Returns the variables for another terminal, which has ``.env`` but not this environment."""
     stored = read(PATH)
     default = default_base_url(lambda name, default: stored.get(name) or default)
     return "" if default == where else f" --base-url {where}"

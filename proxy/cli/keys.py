@@ -1,7 +1,7 @@
 """``manage.py keys``: the key that encrypts upstream keys at rest.
 
-``generate`` only prints one: putting it into ``ENCRYPTION_KEY`` of a proxy that already has
-projects makes their stored keys unreadable, unless the old one goes into
+``generate`` only prints a key: setting it as ``ENCRYPTION_KEY`` of a proxy that already has
+projects makes their stored keys unreadable, unless the old one is moved to
 ``ENCRYPTION_KEYS_PREVIOUS``. ``rotate`` and ``status`` work on the database, beside any server.
 """
 
@@ -83,5 +83,5 @@ def new_encryption_key() -> str:
 
 
 def new_management_token() -> str:
-    """64 hex digits: 256 random bits. Never starts with a dash, which a shell option would."""
+    """Returns 64 hex digits: 256 random bits. Never starts with a dash, as an option would."""
     return secrets.token_hex(32)

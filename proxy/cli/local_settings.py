@@ -1,8 +1,8 @@
-"""The ``.env`` file in the current directory: looking a name up in it, adding names to it.
+"""The ``.env`` file in the current directory: looks up names in it, and adds names to it.
 
 The environment wins over the file, and an empty value counts as none: the same rules as
 :mod:`proxy.settings.settings`, which is not used here because a machine that only talks to a proxy
-has no encryption key to load. Writing never changes a value that is there.
+has no encryption key to load. Writing never changes an existing value.
 """
 
 import os
@@ -24,12 +24,12 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9_@%+=:,./*\[\]-]*", re.ASCII)
 
 
 def lookup(name: str, default: str = "") -> str:
-    """The value of ``name`` in the environment, else in ``.env``, else ``default``."""
+    """Returns the value of ``name`` in the environment, else in ``.env``, else ``default``."""
     return os.environ.get(name, "").strip() or read(PATH).get(name, "") or default
 
 
 def read(path: Path) -> dict[str, str]:
-    """What ``path`` sets, without the empty ones; nothing when there is no such file."""
+    """Returns the values that ``path`` sets, without empty ones; none if the file is missing."""
     if not path.exists():
         return {}
     found = dotenv_values(path, interpolate=False)
@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, str]:
 
 
 def add(path: Path, values: Mapping[str, str]) -> None:
-    """Put ``values`` into ``path``, readable by its owner alone; existing values stay as they are.
+    """Adds ``values`` to ``path``, readable by its owner alone. Existing values stay unchanged.
 
     The file is replaced in one step, so that a full disk or a kill leaves the old one whole.
     """
@@ -46,7 +46,7 @@ def add(path: Path, values: Mapping[str, str]) -> None:
     present = read(target)
     lines = target.read_text("utf-8").splitlines() if target.exists() else []
     missing = {name: value for name, value in values.items() if name not in present}
-    # `NAME=` with nothing behind it would stay in the way of a reader looking for the value.
+    # An empty `NAME=` would mislead a reader who looks for the value.
     empty = re.compile(r"\s*(?:export\s+)?(\w+)\s*=\s*", re.ASCII)
     matches = ((line, empty.fullmatch(line)) for line in lines)
     kept = [line for line, match in matches if not match or match[1] not in missing]
@@ -73,15 +73,15 @@ def _quoted(value: str) -> str:
 
 
 def load_settings(*, serving: bool = True) -> Settings:
-    """The settings of this directory, as the server will read them. Raises SettingsError.
+    """Loads the settings of this directory as the server will. Raises SettingsError.
 
-    ``serving`` False: secrets that only a server needs may be missing.
+    With ``serving`` False, secrets that only a server needs may be missing.
     """
     return Settings.load(os.environ, local_settings.PATH, serving=serving)
 
 
 def open_database(settings: Settings) -> Database:
-    """The database of ``settings``; the caller closes it. Raises SettingsError."""
+    """Opens the database of ``settings``, which the caller must close. Raises SettingsError."""
     try:
         return Database.from_url(settings.database.url, pool_size=1)
     except ValueError as error:

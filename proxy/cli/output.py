@@ -1,7 +1,7 @@
-"""What commands print: tables for people, JSON for scripts.
+"""The output of commands: tables for people, JSON for scripts.
 
-Identifiers are never cut short: a table that goes into a pipe is as wide as it needs to be, or
-``grep`` would find half an id.
+Identifiers are never truncated: a table that goes into a pipe is as wide as necessary, or ``grep``
+would find half an id.
 """
 
 import json
@@ -16,10 +16,10 @@ from rich.table import Table
 
 from proxy.cli.encoding import is_unicode
 
-#: Gives a command the argument ``json_wanted``.
+#: Adds the argument ``json_wanted`` to a command.
 json_option = click.option("--json", "json_wanted", is_flag=True, help="Print JSON, for scripts.")
 
-#: Wide enough for every column of ours when nobody's terminal limits it.
+#: Wide enough for every column where no terminal limits the width.
 _PIPE_WIDTH = 250
 
 
@@ -28,7 +28,7 @@ def console() -> Console:
 
 
 def as_json(value: Any) -> None:
-    """Print JSON; on a stdout that is not UTF-8 with escapes, so that it says the same."""
+    """Prints JSON, with escapes if stdout is not UTF-8, so that the content is the same."""
     document = orjson.dumps(value, option=orjson.OPT_INDENT_2)
     if is_unicode(sys.stdout):
         click.echo(document.decode())
@@ -37,7 +37,7 @@ def as_json(value: Any) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """``rows`` as a table; ``columns`` maps a field to its heading. Ids and times do not wrap."""
+    """Prints a table. ``columns`` maps fields to headings. Ids and times do not wrap."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for field, heading in columns.items():
         grid.add_column(heading, no_wrap=field.endswith(("id", "_at")), overflow="fold")
@@ -47,7 +47,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None
 
 
 def record(value: Mapping[str, Any]) -> None:
-    """One thing, a field a line."""
+    """Prints one object, a field a line."""
     grid = Table(box=None, show_header=False, pad_edge=False)
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -57,8 +57,8 @@ def record(value: Mapping[str, Any]) -> None:
 
 
 def text(value: Any) -> str:
-    """A JSON value as a person reads it. Brackets are escaped: rich would take them for markup;
-    and so is what a terminal would obey."""
+    """Returns a JSON value as text for people. Brackets are escaped, which rich would take for
+    markup, and so are control characters, which a terminal would obey."""
     if value is None:
         return "-"
     if isinstance(value, bool):

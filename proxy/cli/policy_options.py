@@ -1,7 +1,7 @@
-"""Policy fields as options of a command, as a file for all at once, and as people read them.
+"""Policy fields as options of a command, as a file of all fields, and as text for people.
 
-The thing to get wrong: a rule that is given is replaced as a whole, and only ``--unset``, or null
-in a file, takes one away; an option that is not given leaves it as it is.
+Note: a given rule is replaced as a whole. Only ``--unset``, or null in a file, removes a rule; an
+option that is not given leaves it unchanged.
 """
 
 import functools
@@ -19,7 +19,7 @@ from proxy.policy.fields import Scope, fields_of
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """``read``: what was given → the field's value; of the repeatable ones, all of it at once."""
+    """One field's option. ``read`` converts the given value, or all values of a repeatable one."""
 
     option: str
     help: str
@@ -89,7 +89,7 @@ def _flag(option: str, help_text: str) -> Spelling:
     return Spelling(option, help_text, None, bool)
 
 
-#: Every field. Each option may be written as its field's own name, too: ``--rate-limit-rpm``.
+#: Every field. Each option may also be spelled as its field's name: ``--rate-limit-rpm``.
 SPELLINGS: Final[Mapping[str, Spelling]] = {
     "allowed_methods": _list("--allowed-method", "METHOD", "A method that may be used."),
     "allowed_endpoints": _list(
@@ -156,9 +156,9 @@ Command = Callable[..., None]
 def policy_options(
     place: Scope, *, also: Sequence[str] = (), removable: bool = False
 ) -> Callable[[Command], Command]:
-    """Gives a command the argument ``policy``: what was chosen, as the management API takes it.
+    """Adds the argument ``policy`` to a command: the fields as the management API takes them.
 
-    ``also``: fields besides that a file may hold. ``removable``: with ``--unset``.
+    ``also``: other fields that a file may hold. ``removable``: adds ``--unset``.
     """
     fields = {name: SPELLINGS[name] for name in fields_of(place)}
 
@@ -208,7 +208,7 @@ def policy_options(
 
 
 class _FieldName(click.ParamType[str]):
-    """A field, by its name or by its option's: ``allowed_models``, ``allowed-model``, ``rpm``."""
+    """Finds a field by its name or its option's: ``allowed_models``, ``allowed-model``, ``rpm``."""
 
     name = "FIELD"
 
@@ -226,7 +226,7 @@ class _FieldName(click.ParamType[str]):
 
 
 def show(value: Mapping[str, Any], place: Scope) -> None:
-    """A project or a token for people: its rules last, and those that are not set on one line."""
+    """Returns a project or a token for people: its rules last, the unset ones on one line."""
     rules = [name for name in fields_of(place) if name in value]
     shown = {name: content for name, content in value.items() if name not in rules}
     shown |= {name: _words(value[name]) for name in rules if value[name] is not None}
@@ -240,7 +240,7 @@ def _plain(spelled: str) -> str:
 
 
 def _option(name: str, spelling: Spelling) -> Callable[[Command], Command]:
-    """The option and, where that is another one, the field's name as an option."""
+    """Returns the option and, if that differs, the field's name as an option."""
     spelled = dict.fromkeys((spelling.option, f"--{name.replace('_', '-')}"))
     if spelling.metavar is None:
         flags = [f"{one}/--no-{one.removeprefix('--')}" for one in spelled]
@@ -264,7 +264,7 @@ def _value(name: str, given: Any, place: Scope) -> Any:
 
 
 def _from_file(file: BinaryIO, place: Scope, also: Sequence[str]) -> dict[str, Any]:
-    """Null stays null: in a change it takes a rule away."""
+    """Keeps null, which removes a rule in a change."""
     fields = fields_of(place)
     try:
         try:
@@ -287,6 +287,6 @@ def _words(value: Any) -> Any:
     if isinstance(value, dict):
         return "; ".join(f"{name}: {_words(entries)}" for name, entries in value.items())
     if isinstance(value, list):
-        # The empty pattern has to be seen: it lets requests without a model pass.
+        # The empty pattern must be visible: it admits requests without a model.
         return ", ".join(str(entry) or "''" for entry in value) or "none"
     return value

@@ -1,7 +1,7 @@
 """``manage.py project``: projects, through the management API.
 
-The upstream key is read without echo, or from stdin with ``--api-key -``, so that it need not
-stand in the shell's history; the server answers with its mask only.
+The upstream key is read without echo, or from stdin with ``--api-key -``, so that it need not be in
+the shell's history. The server returns only its mask.
 """
 
 import sys

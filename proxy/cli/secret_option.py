@@ -1,7 +1,8 @@
-"""Options that carry a secret: taken from the command line, but not without a warning.
+"""Options that carry a secret: accepted on the command line, with a warning.
 
-A command line is readable by every user of the machine (``ps``, ``/proc``), stands in the shell's
-history and in the logs of CI systems; the environment of a process is readable by its owner alone.
+A command line is readable by every user of the machine (``ps``, ``/proc``), and is kept in the
+shell's history and in the logs of CI systems. The environment of a process is readable by its owner
+alone.
 """
 
 from collections.abc import Mapping
@@ -17,10 +18,10 @@ _WARNING = (
 
 
 class SecretOption(click.Option):
-    """``cls=SecretOption, better="…"``: ``better`` completes "Better: …" with another way.
+    """``cls=SecretOption, better="…"``: ``better`` completes "Better: …" with an alternative.
 
-    The value ``-`` (read from stdin) and values from elsewhere bring no warning. The warning goes
-    to stderr, so that scripts that read stdout are not disturbed.
+    The value ``-`` (read from stdin) and values from other sources cause no warning. The warning
+    goes to stderr, so that scripts that read stdout are not disturbed.
     """
 
     def __init__(self, *args: Any, better: str, **options: Any) -> None:

@@ -1,8 +1,8 @@
 """``manage.py serve``, ``stop`` and ``health``.
 
-``serve`` becomes gunicorn (exec), so that a supervisor signals the real thing. ``--daemon`` does
-not use gunicorn's own daemon mode, which throws stdout and stderr away: a daemon that fails to
-start must be able to say why.
+``serve`` becomes gunicorn (exec), so that a supervisor's signals reach gunicorn itself.
+``--daemon`` does not use gunicorn's own daemon mode, which discards stdout and stderr: a daemon
+that fails to start must be able to report why.
 """
 
 import os
@@ -34,7 +34,7 @@ def serve(daemon: bool, pid_file: Path | None, welcome: bool) -> None:
     if daemon:
         _serve_in_background(pid_file)
     elif welcome:
-        # Imported here: exec must not wait for what it throws away.
+        # Imported here: exec would discard the modules, and must not wait for them.
         from proxy.cli.first_run import serve_and_greet
 
         sys.exit(serve_and_greet())
@@ -121,7 +121,7 @@ def _serve_in_background(pid_file: Path | None) -> None:
 
 
 def _not_running(pid_file: Path) -> Path:
-    """``pid_file``, without what a dead server left in it. Raises when a living one owns it."""
+    """Returns ``pid_file``, cleared of a dead server's id. Raises if a live server owns it."""
     pid = server.read_pid(pid_file)
     if pid is not None and server.is_ours(pid):
         raise click.ClickException(f"already running as process {pid} ({pid_file})")

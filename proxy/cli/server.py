@@ -1,7 +1,7 @@
-"""gunicorn as a process of ours: starting it, knowing when it serves, stopping it.
+"""gunicorn as a child process: starts it, waits until it serves, stops it.
 
-A process id in a file proves nothing: the process may be gone and its number given to another.
-:func:`is_ours` looks at what runs there before anybody sends it a signal.
+A process id in a file proves nothing: the process may be gone and its number reused.
+:func:`is_ours` checks the process before it gets a signal.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 CONF: Final = ROOT / "gunicorn.conf.py"
 #: Seconds until a server that neither serves nor ends counts as failed.
 START_TIMEOUT: Final = 30.0
-_POLL: Final = 0.05
+_POLL_SECONDS: Final = 0.05
 
 
 def command(*arguments: str) -> list[str]:
@@ -31,7 +31,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(base: Mapping[str, str]) -> dict[str, str]:
-    """``base`` with the project importable, whatever the current directory (which has ``.env``)."""
+    """Returns ``base`` with the project importable from any current directory (with ``.env``)."""
     path = os.pathsep.join(filter(None, [str(ROOT), base.get("PYTHONPATH", "")]))
     return {**base, "PYTHONPATH": path}
 
@@ -43,9 +43,9 @@ def start(
     directory: Path | None = None,
     own_session: bool = False,
 ) -> "subprocess.Popen[bytes]":
-    """Start gunicorn apart from the terminal's process group; ``log`` takes stdout and stderr.
+    """Starts gunicorn outside the terminal's process group. ``log`` takes stdout and stderr.
 
-    Ctrl-C therefore reaches only the caller, who can make a graceful stop of it.
+    So Ctrl-C reaches only the caller, which can turn it into a graceful stop.
     """
     return subprocess.Popen(  # noqa: S603  (our own interpreter and file)
         command(*arguments),
@@ -60,7 +60,7 @@ def start(
 
 
 def wait_until_serving(base_url: str, ended: Callable[[], bool]) -> bool:
-    """True once ``/health`` answers; False when the process ``ended`` or time is up."""
+    """Returns True once ``/health`` responds, False if the process ``ended`` or time is up."""
     deadline = time.monotonic() + START_TIMEOUT
     with Api(base_url) as api:
         while not ended() and time.monotonic() < deadline:
@@ -68,12 +68,12 @@ def wait_until_serving(base_url: str, ended: Callable[[], bool]) -> bool:
                 status, body = api.status_of("/health")
                 if status == 200 and isinstance(body, dict) and "service" in body:
                     return True
-            time.sleep(_POLL)
+            time.sleep(_POLL_SECONDS)
     return False
 
 
 def refuse_busy_port(host: str, port: int) -> None:
-    """Raise when somebody listens there already: their ``/health`` would pass for ours."""
+    """Raises if the port is already in use: a foreign ``/health`` would pass for this server's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -91,7 +91,7 @@ def free_port() -> int:
 
 
 def stop(process: "subprocess.Popen[bytes]", timeout: float) -> int | None:
-    """SIGTERM, then the exit code; None when only SIGKILL ended it, after ``timeout`` seconds."""
+    """Sends SIGTERM and returns the exit code, or None if it took SIGKILL, after ``timeout`` s."""
     process.send_signal(signal.SIGTERM)
     try:
         return process.wait(timeout)
@@ -102,7 +102,7 @@ def stop(process: "subprocess.Popen[bytes]", timeout: float) -> int | None:
 
 
 def read_pid(pid_file: Path) -> int | None:
-    """The process id in ``pid_file``; None when there is no such file or it says nothing."""
+    """Returns the process id in ``pid_file``, or None if the file is missing or has none."""
     try:
         return int(pid_file.read_text("ascii").strip())
     except (FileNotFoundError, ValueError):
@@ -110,7 +110,7 @@ def read_pid(pid_file: Path) -> int | None:
 
 
 def is_ours(pid: int) -> bool:
-    """Whether ``pid`` runs gunicorn with a ``gunicorn.conf.py``, and is not just a zombie."""
+    """Whether ``pid`` runs gunicorn with a ``gunicorn.conf.py``, and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
@@ -126,7 +126,7 @@ def is_ours(pid: int) -> bool:
 
 
 def _ps(pid: int) -> str:
-    """The command line of ``pid`` where there is no ``/proc`` (macOS)."""
+    """Returns the command line of ``pid`` where there is no ``/proc`` (macOS)."""
     found = subprocess.run(  # noqa: S603
         ["ps", "-o", "command=", "-p", str(pid)],  # noqa: S607
         capture_output=True,

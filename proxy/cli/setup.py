@@ -1,6 +1,6 @@
 """``manage.py setup``: a ``.env`` with fresh secrets, so that the next command can be ``serve``.
 
-Running it again is harmless: what is set, there or in the environment, stays as it is.
+Running it again is harmless: values that are set, there or in the environment, stay unchanged.
 """
 
 import click
@@ -10,7 +10,7 @@ from proxy.cli.keys import new_encryption_key, new_management_token
 from proxy.core.errors import SettingsError
 from proxy.settings.settings import Settings
 
-#: What ``--interactive`` asks: setting, question, what an empty answer means.
+#: The questions of ``--interactive``: setting, question, meaning of an empty reply.
 _QUESTIONS = (
     ("HOST", "Address to listen on", "127.0.0.1"),
     ("PORT", "Port", "8080"),
@@ -50,7 +50,7 @@ def setup(interactive: bool, part_of_run: bool) -> None:
 
 
 def _asked(secrets: dict[str, str]) -> dict[str, str]:
-    """The answers that differ from the default, for settings that are not set yet."""
+    """Returns the replies that differ from the default, for settings that are not set yet."""
     answers: dict[str, str] = {}
     for name, question, default in _QUESTIONS:
         if local_settings.lookup(name):
@@ -67,7 +67,7 @@ def _asked(secrets: dict[str, str]) -> dict[str, str]:
 
 
 def _problem(name: str, value: str, secrets: dict[str, str]) -> str:
-    """What the settings say about ``value``, alone; empty when it is fine."""
+    """Returns the settings' problem with ``value`` alone, or an empty text if it is valid."""
     try:
         Settings.load({**secrets, name: value})
     except SettingsError as error:

@@ -1,7 +1,7 @@
 """``manage.py token``: access tokens, through the management API.
 
-The secret is shown once, by ``mint`` and ``derive``; every other command knows the id and the mask.
-``derive`` alone goes to ``/v1`` and with an access token: whoever uses it has no management token.
+The secret is shown once, by ``mint`` and ``derive``; all other commands use the id and the mask.
+Only ``derive`` calls ``/v1``, with an access token: its user has no management token.
 """
 
 import sys
@@ -43,7 +43,7 @@ _name_option = click.option("--name", help="What it is for.")
 
 
 def _new_token(minutes: int, lives: str) -> Callable[[Command], Command]:
-    """The options of a command that makes a token, which lives for ``minutes`` unless told."""
+    """Adds the options of a command that makes a token, which by default lives for ``minutes``."""
     duration = click.option(
         "--duration",
         "duration_minutes",
@@ -105,7 +105,7 @@ def derive(
 ) -> None:
     """Mint a child from an access token that has can_mint, without the management token.
 
-    Whatever the child is given, its parent's rules and limits hold for it as well.
+    Whatever rules the child has, its parent's rules and limits apply to it as well.
     """
     parent = bearer(secret, "--token", token_env)
     where = base_url(base_url_given) if base_url_given else default_base_url()
@@ -207,6 +207,6 @@ def _show_secret(minted: dict[str, Any], raw: bool, json_wanted: bool) -> None:
 
 
 def _requests(item: dict[str, Any]) -> str:
-    """``3``, or ``3/100`` when there is a limit."""
+    """Returns ``3``, or ``3/100`` if there is a limit."""
     limit = item.get("max_requests")
     return f"{item.get('request_count', 0)}{f'/{limit}' if limit else ''}"

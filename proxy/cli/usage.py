@@ -1,7 +1,7 @@
-"""``manage.py usage``: what was used, by whom, and what it cost, through the management API.
+"""``manage.py usage``: usage and its cost per group, through the management API.
 
-The sums are the server's. The table has names and the total; ``--csv`` has the ids too and no
-total, so that a spreadsheet may add up.
+The server computes the sums. The table has names and the total; ``--csv`` also has the ids and no
+total, so that a spreadsheet can add up.
 """
 
 import csv
@@ -14,7 +14,7 @@ import click
 from proxy.cli import output
 from proxy.cli.client import Api, management_command
 
-#: What was grouped by → the fields that it gives a row.
+#: Group → the fields that it adds to a row.
 _KEYS: Final[Mapping[str, Sequence[str]]] = {
     "project": ("project_id", "project_name"),
     "token": ("token_id", "token", "token_name"),
@@ -60,7 +60,7 @@ def usage(api: Api, csv_wanted: bool, json_wanted: bool, **chosen: str | None) -
 
 
 def _show(report: Mapping[str, Any]) -> None:
-    """Names, which fit a screen; ids only where nobody knows the name any more."""
+    """Returns names, which fit a screen, and ids only where the name no longer exists."""
     totals, currency = report["totals"], report["currency"]
     columns = {**{name: name.capitalize() for name in report["group_by"]}, **_COUNTS}
     if currency:

@@ -1,8 +1,9 @@
 """``manage.py verify``: the same request direct and through the proxy, and every difference.
 
-A user's own check that the proxy is what it says: it trusts nothing but the wire. The thing to get
-wrong: whatever is printed may quote a token or a key (an upstream's error does), so everything
-goes through one place that takes them out.
+It lets users check the proxy's promises themselves: it trusts nothing but the wire.
+
+Note: any output may quote a token or a key (an upstream's error does), so all of it passes through
+one function that removes them.
 """
 
 import re
@@ -176,11 +177,11 @@ def _print_more(row: dict[str, Any]) -> None:
 
 
 def _shown(value: Any, secrets: Sequence[str]) -> Any:
-    """``value``, a string or what JSON can hold, without tokens and keys."""
+    """Returns ``value``, a string or a JSON value, without tokens and keys."""
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
-        # A response may hold what a terminal would obey.
+        # A response may hold control characters, which a terminal would obey.
         printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
         return _KEY_LIKE.sub("sk-***", printable)
     if isinstance(value, dict):
