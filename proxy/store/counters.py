@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from proxy.store.database import Database, Session
-from proxy.store.grants import MOST_ANCESTORS
+from proxy.store.grants import MAX_ANCESTORS
 from proxy.store.rows import to_micros
 
 #: So many last permits of a token are leased one by one.
@@ -200,7 +200,7 @@ def charge(session: Session, spent: Mapping[str, int]) -> None:
     sums: dict[str, int] = {}
     for token_id, tokens in spent.items():
         account: str | None = token_id
-        for _ in range(1 + MOST_ANCESTORS):
+        for _ in range(1 + MAX_ANCESTORS):
             if account is None:
                 break
             sums[account] = sums.get(account, 0) + tokens

@@ -32,7 +32,7 @@ _QUERY: Final = (
 _PARENT: Final = TOKEN_COLUMNS.split(", ").index("t.parent_id")
 
 #: How many ancestors a token may have. Minting enforces it; here it bounds the rows read.
-MOST_ANCESTORS: Final = 4
+MAX_ANCESTORS: Final = 4
 
 _ANCESTORS: Final = (
     "WITH RECURSIVE chain (id, parent_id, height) AS ("  # noqa: S608
@@ -93,4 +93,4 @@ def _read(session: Session, token_hash: str) -> tuple[Row | None, list[Row]]:
     parent_id = None if row is None else row[_PARENT]
     if parent_id is None:
         return row, []
-    return row, session.all(_ANCESTORS, (parent_id, MOST_ANCESTORS))
+    return row, session.all(_ANCESTORS, (parent_id, MAX_ANCESTORS))

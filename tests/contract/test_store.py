@@ -12,7 +12,7 @@ from proxy.crypto.cipher import Cipher
 from proxy.store import tokens as tokens_module
 from proxy.store.counters import MAX_LEASED, ONE_BY_ONE
 from proxy.store.database import Conflict
-from proxy.store.grants import MOST_ANCESTORS
+from proxy.store.grants import MAX_ANCESTORS
 from proxy.store.projects import Projects
 from proxy.store.records import AccessToken
 from tests.support.stored_records import ABSENT, LATER, NOW, Store
@@ -489,7 +489,7 @@ class TestFamilies:
             assert grant.token.is_active == (generation > 0), "a child stays a row like any other"
 
     def test_what_is_read_is_bounded_even_in_a_circle(self, store: Store) -> None:
-        made = self.family(store, MOST_ANCESTORS + 1)
+        made = self.family(store, MAX_ANCESTORS + 1)
         store.database.run(
             lambda session: session.execute(
                 "UPDATE tokens SET parent_id = ? WHERE id = ?", (made[-1].id, made[0].id)
@@ -497,7 +497,7 @@ class TestFamilies:
         )
         grant = store.grants.find(f"{1:064x}")
         assert grant is not None
-        assert len(grant.ancestors) == MOST_ANCESTORS
+        assert len(grant.ancestors) == MAX_ANCESTORS
         assert not grant.rooted
 
     def test_a_parent_that_is_gone_is_missed(self, store: Store) -> None:

@@ -30,7 +30,7 @@ from proxy.gateway.inflight import Cancelled, InFlightRequests
 from proxy.gateway.request import ClientRequest
 from proxy.gateway.response_stream import Outcome
 from proxy.gateway.responses import Reply, error_reply, status_line
-from proxy.store.grants import MOST_ANCESTORS
+from proxy.store.grants import MAX_ANCESTORS
 from proxy.store.records import AccessToken
 from proxy.store.tokens import Tokens
 from proxy.web import AccessRecord
@@ -220,9 +220,9 @@ class MintingEndpoint:
         if "duration_minutes" not in body:
             raise ClientError("`duration_minutes` is required.", param="duration_minutes")
         lifetime, chosen = minutes(body), parse_token_options(body)
-        if chosen["policy"].get("can_mint") and height >= MOST_ANCESTORS:
+        if chosen["policy"].get("can_mint") and height >= MAX_ANCESTORS:
             raise ClientError(
-                f"A token with {MOST_ANCESTORS} ancestors cannot mint.", param="can_mint"
+                f"A token with {MAX_ANCESTORS} ancestors cannot mint.", param="can_mint"
             )
         # A client cannot ask when its token ends, so a longer lifetime is
         # cut, and the response shows it.
@@ -253,7 +253,7 @@ def _check_may_mint(context: RequestContext) -> None:
             "This node relays its clients' own keys (AUTH_MODE=passthrough) and mints none.",
             code="endpoint_not_found",
         )
-    if not principal.policy.can_mint or len(_lineage(principal)) > MOST_ANCESTORS:
+    if not principal.policy.can_mint or len(_lineage(principal)) > MAX_ANCESTORS:
         raise ClientError(
             "This access token may not mint others: it lacks `can_mint`.",
             code="endpoint_not_found",

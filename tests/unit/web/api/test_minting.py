@@ -24,7 +24,7 @@ from proxy.store import tokens as tokens_module
 from proxy.store.audit import AuditLog
 from proxy.store.counters import Counters
 from proxy.store.database import Database
-from proxy.store.grants import MOST_ANCESTORS, Grants
+from proxy.store.grants import MAX_ANCESTORS, Grants
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
 from proxy.store.records import AccessToken
@@ -226,12 +226,12 @@ def test_a_child_may_mint_only_if_that_was_said(world: World) -> None:
 
 def test_no_deeper_than_can_be_read(world: World) -> None:
     secret = world.secret
-    for _ in range(MOST_ANCESTORS - 1):
+    for _ in range(MAX_ANCESTORS - 1):
         secret = world.mint(secret, can_mint=True)["token"]
     world.refused(400, "invalid_request", {**FIVE, "can_mint": True}, "can_mint", secret=secret)
     last = world.mint(secret)
     principal = world.access.authenticate(f"Bearer {last['token']}")
-    assert len(principal.accounts) == MOST_ANCESTORS + 2
+    assert len(principal.accounts) == MAX_ANCESTORS + 2
     # A row that somebody has changed by hand.
     world.tokens.update(last["id"], {"policy": {"can_mint": True}})
     world.access.forget(None)
