@@ -1,1 +1,1 @@
-"""gunicorn's side: configuration, worker, HTTP/1.1 on the client's connection."""
+"""gunicorn: its configuration, its worker, and HTTP/1.1 on the client's connection."""

@@ -1,9 +1,9 @@
 """A chunked body (RFC 9112 §7.1), decoded as it arrives; size lines and framing are bounded.
 
-gunicorn's decoder copies what it holds several times for each chunk, and gives each chunk alone. A
-body of one-byte chunks would cost it 5 µs a byte. Here chunks that arrived together are one piece.
-Size lines that are more than a number, the last one and the trailers are left to gunicorn's
-decoder, which judges them alone.
+gunicorn's decoder copies its buffer several times per chunk, and yields each chunk by itself. A
+body of one-byte chunks would cost 5 µs a byte. Here, chunks that arrived together are one piece.
+Size lines that are more than a number, the last chunk and the trailers are left to gunicorn's
+decoder, which alone decides about them.
 """
 
 import re
@@ -16,48 +16,48 @@ from gunicorn.http.errors import ChunkMissingTerminator, InvalidChunkSize, NoMor
 from proxy.core.errors import ClientError
 from proxy.runtime.yielding import turn_if_due
 
-#: Bytes of a chunk's size and extensions. A signature of Amazon's (`chunk-signature=…`) takes 86.
-MAX_SIZE_LINE: Final = 1024
-#: Bytes of framing that any body may have; beyond them no more than bytes of data.
-FREE_FRAMING: Final = 64 * 1024
-#: Chunks decoded between two looks at the clock.
-_STRETCH: Final = 256
+#: Maximum of a chunk's size and extensions. Amazon's signature (`chunk-signature=…`) takes 86.
+MAX_SIZE_LINE_BYTES: Final = 1024
+#: Framing that any body may have. Beyond it, a body may have no more framing than data.
+FREE_FRAMING_BYTES: Final = 64 * 1024
+#: Chunks decoded between two checks of the clock.
+_CHUNKS_PER_CHECK: Final = 256
 _CRLF: Final = b"\r\n"
 _PLAIN: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 
 class Chunks(ChunkedReader):  # type: ignore[misc]
-    """gunicorn's reader with a decoder of ours."""
+    """gunicorn's reader with the proxy's own decoder."""
 
     def __init__(self, request: Any, unreader: Any) -> None:
         super().__init__(request, unreader)
-        self.limit_chunk_size_line = MAX_SIZE_LINE
+        self.limit_chunk_size_line = MAX_SIZE_LINE_BYTES
 
     def parse_chunked(self, unreader: Any) -> Iterator[bytes]:
-        """Pieces of the body, none empty.
+        """Yield pieces of the body, none of them empty.
 
         Raises gunicorn's parse errors, and ClientError 400 for a body that is mostly framing.
         """
-        held = _Held(self, unreader)
+        buffer = _Buffer(self, unreader)
         while True:
-            whole = held.whole_chunks()
+            whole = buffer.whole_chunks()
             if whole:
                 yield b"".join(whole)
-            if not held.has_line():
-                held.read_on()
+            if not buffer.has_line():
+                buffer.read_on()
                 continue
-            size = held.size_line()
+            size = buffer.size_line()
             if not size:
                 return
             while size:
-                piece = held.some(size)
+                piece = buffer.some(size)
                 size -= len(piece)
                 yield piece
-            held.end_of_chunk()
+            buffer.end_of_chunk()
 
 
-class _Held:
-    """Bytes that were read and not decoded yet: ``data`` from ``at`` on."""
+class _Buffer:
+    """Bytes that were read and are not decoded yet: `_data` from `_at` on."""
 
     def __init__(self, reader: Any, unreader: Any) -> None:
         self._reader = reader
@@ -69,7 +69,7 @@ class _Held:
         self._chunks = 0
 
     def whole_chunks(self) -> list[bytes]:
-        """The data of chunks that are here whole, without reading more: the usual ones."""
+        """The data of usual chunks that have arrived whole, without reading more."""
         data, at, found = self._data, self._at, []
         while (end := data.find(_CRLF, at)) >= 0:
             line = data[at:end]
@@ -84,17 +84,17 @@ class _Held:
         return found
 
     def has_line(self) -> bool:
-        """Whether a size line is here whole."""
+        """Whether a whole size line has arrived."""
         if self._data.find(_CRLF, self._at) >= 0:
             return True
-        if len(self._data) - self._at > MAX_SIZE_LINE + 1:
+        if len(self._data) - self._at > MAX_SIZE_LINE_BYTES + 1:
             raise InvalidChunkSize(b"the size line is too long")
         return False
 
     def size_line(self) -> int:
-        """The next chunk's size by its line, 0 behind the last one and its trailers."""
+        """The size of the next chunk; 0 after the last chunk and its trailers."""
         line = self._data.index(_CRLF, self._at) - self._at
-        if line > MAX_SIZE_LINE:
+        if line > MAX_SIZE_LINE_BYTES:
             raise InvalidChunkSize(b"the size line is too long")
         size, rest = self._reader.parse_chunk_size(self._unreader, self._data[self._at :])
         self._count(line, size)
@@ -102,7 +102,7 @@ class _Held:
         return int(size)
 
     def some(self, size: int) -> bytes:
-        """What has arrived of the ``size`` bytes that a chunk still has; at least one."""
+        """The bytes that have arrived of the `size` bytes left of a chunk; at least one."""
         if self._at == len(self._data):
             self._data, self._at = b"", 0
             self.read_on(size)
@@ -122,15 +122,15 @@ class _Held:
         self._framing += line + 4
         self._payload += size
         self._chunks += 1
-        if not self._chunks % _STRETCH:
+        if not self._chunks % _CHUNKS_PER_CHECK:
             turn_if_due()
-        if self._framing > FREE_FRAMING and self._framing > self._payload:
+        if self._framing > FREE_FRAMING_BYTES and self._framing > self._payload:
             raise ClientError(
                 "The request body has more chunk framing than data: send larger chunks."
             )
 
     def read_on(self, size: int | None = None) -> None:
-        """``size``: bytes that are still to come of a chunk, of which many may be read at once."""
+        """Read more. `size`: bytes left of a chunk, of which many may be read at once."""
         more = self._unreader.read(None, read_ahead=size)
         if not more:
             raise NoMoreData

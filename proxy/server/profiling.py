@@ -1,13 +1,14 @@
-"""A profile of a worker in place: SIGUSR2 starts it, and with ``PROFILE_DIR`` it is written there.
+"""A CPU profile of a running worker: SIGUSR2 starts it, and it is written into `PROFILE_DIR`.
 
-Why not a library: pyinstrument follows one context at a time and loses the others' greenlets, yappi
-traces every call, and py-spy must be installed beside and be allowed to ptrace. Here a timer of
-consumed CPU (``ITIMER_PROF``) interrupts, and the interrupted stack is that of whichever greenlet
-was running; when it is not asked for, there is no timer and no cost.
+No library fits: pyinstrument follows one context at a time and loses other greenlets, yappi traces
+every call, and py-spy must be installed separately and be allowed to ptrace. Here a timer of
+consumed CPU (`ITIMER_PROF`) interrupts, and the interrupted stack is that of the greenlet that was
+running. Without a profile there is no timer and no cost.
 
-The thing to get wrong: the timer counts the whole process (SQLite works on a thread of its own) and
-ticks as the kernel likes, every 4 ms on most. So a sample weighs what the event loop's thread has
-consumed since the one before, and a profile is in microseconds, not in samples.
+Note: the timer counts the CPU of the whole process (SQLite works on a thread of its own) and ticks
+at the kernel's resolution, every 4 ms on most. So the weight of a sample is the CPU that the event
+loop's thread has consumed since the sample before, and a profile is in microseconds, not in
+samples.
 """
 
 import atexit
@@ -27,54 +28,54 @@ import gevent
 from gevent.event import Event
 
 SECONDS: Final = 30.0
-_INTERVAL: Final = 0.001
-_HOTTEST: Final = 40
+_INTERVAL_SECONDS: Final = 0.001
+_MAX_FUNCTIONS: Final = 40
 
 _log = logging.getLogger(__name__)
 
-#: From the innermost outwards.
+#: From the innermost frame outwards.
 Stack = tuple[CodeType, ...]
 
 
 def listen(directory: Path | None) -> "Profiler":
-    """From now on SIGUSR2 is answered. In the main greenlet of a worker, after the fork."""
+    """Handle SIGUSR2 from now on. Called in the main greenlet of a worker, after the fork."""
     profiler = Profiler(directory)
-    gevent.signal_handler(signal.SIGUSR2, profiler.asked)
+    gevent.signal_handler(signal.SIGUSR2, profiler.toggle)
     return profiler
 
 
 class Profiler:
-    """One profile at a time; ``directory`` None refuses them all."""
+    """Takes one profile at a time. Without a `directory`, it takes none."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
-        self._enough: Event | None = None  # while a profile is being taken
+        self._stop: Event | None = None  # while a profile is being taken
 
-    def asked(self) -> None:
-        """Take a profile, or end the one that is being taken. In a greenlet of its own."""
+    def toggle(self) -> None:
+        """Take a profile, or end the current one. Called in a greenlet of its own."""
         if self._directory is None:
             _log.info("SIGUSR2: no profile is taken, because PROFILE_DIR is not set")
             return
-        if self._enough is not None:
-            self._enough.set()
+        if self._stop is not None:
+            self._stop.set()
             return
-        self._enough = Event()
+        self._stop = Event()
         sampler = Sampler()
-        # A worker that stops meanwhile writes what it has; and its timer must end before its
-        # handler does, or the signal kills it.
-        atexit.register(self._end, sampler, self._directory)
+        # A worker that stops meanwhile writes what it has. Its timer must end before its handler
+        # does, or the signal would kill the process.
+        atexit.register(self._finish, sampler, self._directory)
         try:
             sampler.start()
             _log.info("profile: sampling for %g s; SIGUSR2 ends it earlier", SECONDS)
-            self._enough.wait(SECONDS)
+            self._stop.wait(SECONDS)
             sampler.stop()
-            # Formatting and a slow disk hold up nobody there.
-            gevent.get_hub().threadpool.apply(self._end, (sampler, self._directory))
+            # On the thread pool, formatting and a slow disk do not block the event loop.
+            gevent.get_hub().threadpool.apply(self._finish, (sampler, self._directory))
         finally:
-            atexit.unregister(self._end)
-            self._enough = None
+            atexit.unregister(self._finish)
+            self._stop = None
 
-    def _end(self, sampler: "Sampler", directory: Path) -> None:
+    def _finish(self, sampler: "Sampler", directory: Path) -> None:
         sampler.stop()
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{os.getpid()}"
         path = directory / f"{name}.folded"
@@ -89,10 +90,10 @@ class Profiler:
 
 
 class Sampler:
-    """What the calling thread's CPU time is spent on, from ``start`` to ``stop``."""
+    """Samples what the calling thread's CPU time is spent on, from `start` to `stop`."""
 
     def __init__(self) -> None:
-        # Stack → seconds; only the signal's handler adds to it.
+        # Stack → seconds. Only the signal handler adds to it.
         self._spent: defaultdict[Stack, float] = defaultdict(float)
         self._seen = 0.0
         self._began = 0.0
@@ -105,23 +106,23 @@ class Sampler:
         return sum(self._spent.values())
 
     def start(self) -> None:
-        """In the main thread, where alone Python runs handlers."""
-        # gunicorn's wakeup pipe is read by nobody under gevent; thousands of ticks would fill it.
+        """Called in the main thread, the only one in which Python runs signal handlers."""
+        # Under gevent, gunicorn's wakeup pipe is never read; thousands of ticks would fill it.
         self._wakeup_fd = signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGPROF, self._tick)
         signal.siginterrupt(signal.SIGPROF, False)  # C libraries may not expect EINTR
         self._running = True
         self._began = time.monotonic()
         self._seen = time.thread_time()
-        signal.setitimer(signal.ITIMER_PROF, _INTERVAL, _INTERVAL)
+        signal.setitimer(signal.ITIMER_PROF, _INTERVAL_SECONDS, _INTERVAL_SECONDS)
 
     def stop(self) -> None:
-        """A second time does nothing, wherever it is called."""
+        """Idempotent; may be called anywhere."""
         if not self._running:
             return
         self._running = False
         signal.setitimer(signal.ITIMER_PROF, 0)
-        # Not its default: should one more be on its way, that would be the end of the process.
+        # Ignored, because the default action for a late signal would kill the process.
         signal.signal(signal.SIGPROF, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wakeup_fd)
         self.seconds = time.monotonic() - self._began
@@ -136,7 +137,7 @@ class Sampler:
         self._seen = time.thread_time()
 
     def folded(self) -> str:
-        """A line per stack: names from the outermost inwards with ``;`` between, microseconds."""
+        """A line per stack: names from the outermost inwards, joined by `;`; microseconds."""
         names = _Names()
         lines = (
             (";".join(names[code] for code in reversed(stack)), round(seconds * 1e6))
@@ -145,7 +146,7 @@ class Sampler:
         return "".join(f"{names} {weight}\n" for names, weight in sorted(lines) if weight)
 
     def summary(self) -> str:
-        """The hottest functions: CPU in themselves, and with what they call."""
+        """The functions with the most CPU time: their own, and with callees."""
         own: defaultdict[CodeType, float] = defaultdict(float)
         whole: defaultdict[CodeType, float] = defaultdict(float)
         for stack, seconds in self._spent.items():
@@ -161,14 +162,14 @@ class Sampler:
         ]
         lines += [
             f"{seconds / total:6.1%}  {whole[code] / total:12.1%}  {names[code]}"
-            for code, seconds in sorted(own.items(), key=lambda item: -item[1])[:_HOTTEST]
+            for code, seconds in sorted(own.items(), key=lambda item: -item[1])[:_MAX_FUNCTIONS]
             if total
         ]
         return "\n".join([*lines, ""])
 
 
 class _Names(dict[CodeType, str]):
-    """``Relay.handle (proxy/routing/dispatcher.py:88)``: paths as they are imported."""
+    """`Relay.handle (proxy/routing/dispatcher.py:88)`: paths as they are imported."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,7 +184,7 @@ class _Names(dict[CodeType, str]):
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Under its name only when it is complete."""
+    """Write a file that has its final name only when it is complete."""
     part = path.with_suffix(".part")
     try:
         part.write_text(text, "utf-8")

@@ -1,8 +1,8 @@
-"""A request's body on gunicorn, read as it arrives, with failures that are ours.
+"""A request's body on gunicorn, read as it arrives, with the proxy's own errors.
 
-Replaces gunicorn's ``Body`` as ``wsgi.input``. gunicorn reads until it has the bytes asked for,
-takes a truncated body of known length for a complete one, has no time limit, and answers
-``Expect: 100-continue`` before anyone has looked at the token; here each of these is put right.
+Replaces gunicorn's `Body` as `wsgi.input`, and corrects four things: gunicorn reads until it has
+all requested bytes, takes a truncated body of known length for a complete one, has no time limit,
+and responds to `Expect: 100-continue` before the access token has been checked.
 """
 
 from typing import Any, Final
@@ -11,38 +11,38 @@ from gunicorn.http import errors as http_errors
 from gunicorn.http.body import Body, ChunkedReader, LengthReader
 
 from proxy.core.errors import ClientError
-from proxy.server.connections import BODY_GRACE
+from proxy.server.connections import BODY_GRACE_SECONDS
 
-#: The rest of a refused body up to this size is skipped, which keeps the connection.
-_WORTH_SKIPPING: Final = 64 * 1024
+#: Up to this size, the rest of a refused body is skipped, which keeps the connection.
+_MAX_SKIPPED_BYTES: Final = 64 * 1024
 
 
 class ArrivingBody(Body):  # type: ignore[misc]
-    """``wsgi.input``. Also carries the header lines as parsed, and the connection's fate."""
+    """`wsgi.input`. Also has the parsed header lines, and whether the connection must close."""
 
     def __init__(self, request: Any, reader: Any) -> None:
         super().__init__(reader)
         self._request = request
-        # The client holds its body back until it is told to go on (RFC 9110 §10.1.1).
+        # The client waits for `100 Continue` before it sends its body (RFC 9110 §10.1.1).
         self._continue_due = bool(request._expected_100_continue)  # noqa: SLF001
-        request._expected_100_continue = False  # noqa: SLF001  (gunicorn would tell it at once)
+        request._expected_100_continue = False  # noqa: SLF001  (gunicorn would send it at once)
         self._touched = False
 
     @property
     def header_lines(self) -> list[tuple[str, str]]:
-        """Names in upper case, order and duplicates as they came."""
+        """Header lines in the order received, duplicates included; names in upper case."""
         lines: list[tuple[str, str]] = self._request.headers
         return lines
 
     @property
     def first_values(self) -> dict[str, str]:
-        """The first line of each name."""
+        """The first value of each header."""
         values: dict[str, str] = self._request.by_name
         return values
 
     @property
     def unreadable(self) -> bool:
-        """Whether the next request's start on this connection cannot be found any more."""
+        """Whether the start of the next request on this connection cannot be found any more."""
         return bool(self.failed) or self._continue_due
 
     @property
@@ -56,7 +56,7 @@ class ArrivingBody(Body):  # type: ignore[misc]
         return bool(self._rest())
 
     def read_arrived(self, most: int) -> bytes:
-        """What has arrived, at least one byte; ``b""`` at the end.
+        """The bytes that have arrived, at least one; `b""` at the end.
 
         Raises ClientError: 400 malformed or truncated, 408 too slow.
         """
@@ -80,11 +80,11 @@ class ArrivingBody(Body):  # type: ignore[misc]
     def abandon(self) -> None:
         """The application will not read the rest. Called before the answer's head is written."""
         rest = self._rest()
-        if self._touched or self._continue_due or rest is None or rest > _WORTH_SKIPPING:
+        if self._touched or self._continue_due or rest is None or rest > _MAX_SKIPPED_BYTES:
             self._request.force_close()
 
     def _read_reader(self, size: int) -> bytes:
-        """Beneath every ``read`` and ``readline`` of the base class."""
+        """Called by every `read` and `readline` of the base class."""
         reader = self.reader
         try:
             self._begin_reading()
@@ -111,7 +111,7 @@ class ArrivingBody(Body):  # type: ignore[misc]
         return piece
 
     def _rest(self) -> int | None:
-        """Bytes of the body not read yet; None when that is not known."""
+        """Bytes of the body that are not read yet, or None when that is not known."""
         reader = self.reader
         if isinstance(reader, LengthReader):
             return int(reader.length)
@@ -120,7 +120,7 @@ class ArrivingBody(Body):  # type: ignore[misc]
     def _begin_reading(self) -> None:
         if not self._touched:
             self._touched = True
-            self._request.unreader.credit = BODY_GRACE
+            self._request.unreader.credit = BODY_GRACE_SECONDS
         if self._continue_due:
             self._continue_due = False
             self._request.unreader.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -137,7 +137,10 @@ def _translated(error: BaseException) -> BaseException:
 
 
 def _next_piece(reader: ChunkedReader) -> bytes:
-    """Of a chunked body; gunicorn's parser also yields empty pieces, which are not its end."""
+    """The next piece of a chunked body.
+
+    gunicorn's parser also yields empty pieces, which are not the end of the body.
+    """
     if reader.parser is not None:
         for piece in reader.parser:
             if piece:

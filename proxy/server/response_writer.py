@@ -1,11 +1,11 @@
-"""One answer on the client's connection: a WSGI application called, and what it gives written.
+"""One response on the client's connection: call a WSGI application and write what it yields.
 
-In gunicorn's stead, for two reasons: head and first bytes go out in one write, and so do the last
-bytes and what ends the chunked framing; and an application of ours is not handed an environ that
-nobody reads.
+It replaces gunicorn's code for two reasons. Head and first bytes go out in one write, and so do the
+last bytes and the end of the chunked framing. And the relay receives no environ that it would not
+read.
 
-The thing to get wrong: an answer that breaks off must not look complete. Whatever the application
-raises leaves here, and the connection is closed without the final chunk.
+Invariant: a response that breaks off never looks complete. An exception of the application leaves
+this module, and the connection is closed without the final chunk.
 """
 
 import errno
@@ -26,7 +26,7 @@ _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class ResponseWriter:
-    """Status and header lines from :meth:`start_response`, then the body by :meth:`write`."""
+    """Takes status and header lines by `start_response`, then the body by `write`."""
 
     __slots__ = (
         "_bodiless",
@@ -41,32 +41,32 @@ class ResponseWriter:
     )
 
     def __init__(self, request: Any, sock: Any, *, close: bool) -> None:
-        """``close``: whether the connection is to be closed in any case."""
+        """`close`: whether the connection is to be closed in any case."""
         self._request = request
         self._sock = sock
         self._close = close
         self._status: str | None = None
         self._headers = ""
         self._head_due = True
-        # Bytes of the body still to come, where its length is known.
+        # Bytes of the body that are still to be written, where its length is known.
         self._left: int | None = None
         self._bodiless = False
         self._chunked = False
 
     @property
     def begun(self) -> bool:
-        """Whether something of it has been written."""
+        """Whether any part of the response has been written."""
         return not self._head_due
 
     def start_response(
         self, status: str, headers: Headers, exc_info: Any = None
     ) -> Callable[[bytes], None]:
-        """PEP 3333. Raises gunicorn's errors for what must not be sent."""
+        """As in PEP 3333. Raises gunicorn's errors for lines that must not be sent."""
         if exc_info is not None:
             if self.begun:
                 raise exc_info[1]
         elif self._status is not None:
-            raise AssertionError("the answer has been started already")
+            raise AssertionError("the response has been started already")
         if STATUS_RE.fullmatch(status) is None:
             raise ValueError("the status is not valid")
         code = status[:3]
@@ -88,14 +88,14 @@ class ResponseWriter:
         return self.write
 
     def _goes_out(self, kind: int, value: str, code: str) -> bool:
-        """Whether a line that is about the framing does; a length is noted."""
+        """Whether a header line about the framing is sent. Stores the length."""
         if kind == _HOP or code == "204" or code[0] == "1":  # RFC 9110 §8.6
             return False
         self._left = int(value)
         return True
 
     def write(self, data: bytes, *, last: bool = False) -> None:
-        """A piece of the body; empty, it sends the head. ``last``: nothing follows it."""
+        """Write a piece of the body; an empty one sends the head. `last`: nothing follows it."""
         head = b""
         if self._head_due:
             self._head_due = False
@@ -116,17 +116,17 @@ class ResponseWriter:
             send_all(self._sock, head + data)
 
     def close(self) -> None:
-        """What is due of an answer that has ended well."""
+        """Write the rest of a response that has ended well."""
         if self._head_due or self._chunked:
             self.write(b"", last=True)
         if self._left and not self._bodiless:
-            raise ConnectionResetError(errno.ECONNRESET, "the answer is shorter than announced")
+            raise ConnectionResetError(errno.ECONNRESET, "the response is shorter than announced")
 
     def should_close(self) -> bool:
-        """Whether the connection cannot carry another answer."""
+        """Whether the connection cannot carry another response."""
         if self._close or self._request.should_close():
             return True
-        # Only the connection's end tells where such a body ends (RFC 9112 §6.3).
+        # Only the end of the connection marks the end of such a body (RFC 9112 §6.3).
         return self._left is None and not self._bodiless and self._request.version <= (1, 0)
 
     def _head(self) -> bytes:
@@ -142,14 +142,14 @@ class ResponseWriter:
 
 
 def send_all(sock: Any, data: bytes) -> None:
-    """All of it. gevent's own ``sendall`` asks the kernel for its buffer's size each time."""
+    """Send all of `data`. gevent's `sendall` asks the kernel for its buffer size on each call."""
     sent = sock.send(data)
     if sent < len(data):
         sock.sendall(memoryview(data)[sent:])
 
 
 def relay_environ(request: Any, sock: Any, peer: Any) -> dict[str, Any]:
-    """What the relay reads of a WSGI environ, and no more."""
+    """The part of a WSGI environ that the relay reads."""
     return {
         "REQUEST_METHOD": request.method,
         "RAW_URI": request.uri,
@@ -160,28 +160,28 @@ def relay_environ(request: Any, sock: Any, peer: Any) -> dict[str, Any]:
     }
 
 
-def run(application: WSGICallable, environ: dict[str, Any], answer: ResponseWriter) -> None:
-    """Call the application and write what it gives; closes its answer in every case."""
-    body = application(environ, answer.start_response)
+def run(application: WSGICallable, environ: dict[str, Any], response: ResponseWriter) -> None:
+    """Call the application and write what it yields. Its iterable is closed in every case."""
+    body = application(environ, response.start_response)
     try:
         for piece in body:
-            # A relayed stream knows its last piece when it gives it.
-            answer.write(piece, last=getattr(body, "ended", False))
-        answer.close()
+            # A relayed stream knows its last piece when it yields it.
+            response.write(piece, last=getattr(body, "ended", False))
+        response.close()
     finally:
         close = getattr(body, "close", None)
         if close is not None:
             close()
 
 
-_PLAIN: Final = 0  # as most are: false
+_PLAIN: Final = 0  # falsy, as most header lines are plain
 _LENGTH: Final = 1
 _HOP: Final = 2
 
 
 @lru_cache(maxsize=1024)
 def _kind(name: str) -> int:
-    """What is to be done with a header line of this name."""
+    """How a header line of this name is treated."""
     if TOKEN_RE.fullmatch(name) is None:
         raise http_errors.InvalidResponseHeaderName(repr(name))
     if is_hoppish(name):
@@ -191,5 +191,5 @@ def _kind(name: str) -> int:
 
 @lru_cache(maxsize=1)
 def http_date(unix_seconds: int) -> str:
-    """A ``Date`` (RFC 9110 §5.6.7)."""
+    """The value of a `Date` header (RFC 9110 §5.6.7)."""
     return formatdate(unix_seconds, usegmt=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import ClientError
 from proxy.server import chunked_body
-from proxy.server.chunked_body import FREE_FRAMING, MAX_SIZE_LINE, Chunks
+from proxy.server.chunked_body import FREE_FRAMING_BYTES, MAX_SIZE_LINE_BYTES, Chunks
 from proxy.server.request_body import _translated
 from tests.support.loop_probe import LoopProbe
 
@@ -89,7 +89,7 @@ def test_a_large_chunk_passes_as_it_arrives() -> None:
 )
 def test_a_body_that_is_mostly_framing_is_refused(chunk: bytes) -> None:
     with pytest.raises(ClientError, match="chunk framing") as caught:
-        pieces_of(chunk * (FREE_FRAMING // 4))
+        pieces_of(chunk * (FREE_FRAMING_BYTES // 4))
     assert caught.value.code == "invalid_request"
 
 
@@ -136,7 +136,7 @@ def test_extensions_are_read_over(by: int) -> None:
     assert (
         read(b'4;%b\r\nabcd\r\n5;a="b;c"\r\nefghi\r\n0;a\r\n\r\n' % signature, by) == b"abcdefghi"
     )
-    longest = b"4;" + b"a" * (MAX_SIZE_LINE - 2)
+    longest = b"4;" + b"a" * (MAX_SIZE_LINE_BYTES - 2)
     assert read(longest + b"\r\nabcd\r\n0\r\n\r\n", by) == b"abcd"
 
 
@@ -145,6 +145,6 @@ def test_extensions_are_read_over(by: int) -> None:
 @pytest.mark.parametrize("end", [b"", b"\r\nabcd\r\n0\r\n\r\n"])
 def test_a_size_line_is_bounded(before: bytes, end: bytes, by: int) -> None:
     """Its end may be in sight already, or never come."""
-    line = b"4;" + b"a" * (MAX_SIZE_LINE - 1)
+    line = b"4;" + b"a" * (MAX_SIZE_LINE_BYTES - 1)
     with pytest.raises(errors.InvalidChunkSize):
         read(before + line + end + b"a" * (0 if end else 100_000), by)

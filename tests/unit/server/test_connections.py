@@ -10,7 +10,7 @@ import gevent
 import gevent.socket
 import pytest
 
-from proxy.server.connections import BODY_GRACE, ClientBytes, Connections, linger
+from proxy.server.connections import BODY_GRACE_SECONDS, ClientBytes, Connections, linger
 from tests.support.loop_probe import LoopProbe, served_while
 
 
@@ -280,10 +280,10 @@ def reads(source: ClientBytes, most: int = 10_000) -> int:
 def test_a_body_must_keep_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Dripping(monkeypatch)
     source = ClientBytes(client, 1024)
-    source.credit = BODY_GRACE
+    source.credit = BODY_GRACE_SECONDS
     client.wait = 0.5
     assert reads(source) == 20, "a byte each half second: for ten seconds"
-    source.credit, client.data = BODY_GRACE, b"x" * 513
+    source.credit, client.data = BODY_GRACE_SECONDS, b"x" * 513
     assert reads(source) == 10_000
     # It has been fast, and stops: it is not waited for longer than any client.
     client.data, client.wait = b"x" * 100_000, 0.0
@@ -298,17 +298,17 @@ def test_a_body_must_keep_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_read_is_bounded_by_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Dripping(monkeypatch)
     source = ClientBytes(client, 1024)
-    source.credit = BODY_GRACE
+    source.credit = BODY_GRACE_SECONDS
     client.wait = 50.0
     began = client.now
     assert reads(source) == 0
-    assert client.now - began == BODY_GRACE
+    assert client.now - began == BODY_GRACE_SECONDS
 
 
 def test_only_bodies_have_a_rate_and_only_if_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Dripping(monkeypatch)
     client.wait = 59.0
-    for rate, credit in ((1024, None), (0, BODY_GRACE)):
+    for rate, credit in ((1024, None), (0, BODY_GRACE_SECONDS)):
         source = ClientBytes(client, rate)
         source.credit = credit
         assert reads(source, 100) == 100
@@ -319,7 +319,7 @@ def test_what_others_take_their_time_for_is_not_the_client_s_fault(
 ) -> None:
     client = Dripping(monkeypatch, None)
     source = ClientBytes(client, 1024)
-    source.credit = BODY_GRACE
+    source.credit = BODY_GRACE_SECONDS
     for _ in range(100):
         source.chunk()
         client.now += 100
@@ -331,7 +331,7 @@ def test_the_rate_of_a_body_is_no_timeout_of_its_response(pair: tuple[Any, Any])
     ours, theirs = pair
     ours.settimeout(60.0)
     source = ClientBytes(ours, 1024)
-    source.credit = BODY_GRACE
+    source.credit = BODY_GRACE_SECONDS
     reading = gevent.spawn(source.chunk)
     gevent.idle()
     assert not reading.ready()

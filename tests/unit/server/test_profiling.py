@@ -133,10 +133,10 @@ def test_a_second_signal_ends_it_and_a_third_begins_anew(
 ) -> None:
     profiler = Profiler(tmp_path / "not" / "there")
     for count in (1, 2):
-        taking = gevent.spawn(profiler.asked)
-        wait_until(lambda: profiler._enough is not None)
+        taking = gevent.spawn(profiler.toggle)
+        wait_until(lambda: profiler._stop is not None)
         hot()
-        gevent.spawn(profiler.asked).get()
+        gevent.spawn(profiler.toggle).get()
         taking.get(timeout=10)
         files = sorted((tmp_path / "not" / "there").iterdir())
         assert [file.suffix for file in files] == [".folded", ".txt"] * count
@@ -146,7 +146,7 @@ def test_a_second_signal_ends_it_and_a_third_begins_anew(
 
 def test_it_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "SECONDS", 0.02)
-    Profiler(tmp_path).asked()
+    Profiler(tmp_path).toggle()
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -154,14 +154,14 @@ def test_a_folder_that_cannot_be(tmp_path: Path, log: pytest.LogCaptureFixture) 
     (tmp_path / "file").touch()
     profiler = Profiler(tmp_path / "file" / "folder")
     for _ in range(2):
-        taking = gevent.spawn(profiler.asked)
-        wait_until(lambda: profiler._enough is not None)
-        profiler.asked()
+        taking = gevent.spawn(profiler.toggle)
+        wait_until(lambda: profiler._stop is not None)
+        profiler.toggle()
         taking.get(timeout=10)
     assert log.text.count("Not a directory") == 2
 
 
 def test_without_a_folder_there_is_a_line_and_no_more(log: pytest.LogCaptureFixture) -> None:
-    Profiler(None).asked()
+    Profiler(None).toggle()
     assert "PROFILE_DIR is not set" in log.text
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
