@@ -177,8 +177,8 @@ class Connections:
         """End every wait for bytes of a client. Writes go on."""
         for client in self.open:
             with contextlib.suppress(OSError):
-                # Not gevent's shutdown, which raises in the waiting greenlet: it must see the end of
-                # the client's bytes.
+                # Not gevent's shutdown, which raises in the waiting greenlet: it must see the end
+                # of the client's bytes.
                 client._sock.shutdown(socket.SHUT_RD)  # noqa: SLF001
 
 
