@@ -55,7 +55,12 @@ def outbound_request(
     body.check_length(request_bytes)
     if body.length is not None:
         headers.append(("Content-Length", str(body.length)))
-        return OutboundRequest(inbound.method, target, headers, body if body.length else b"")
+        if not body.length:
+            return OutboundRequest(inbound.method, target, headers, b"")
+        # A body that came with its head need not be streamed: it can be sent on a kept connection,
+        # since it is still there should that turn out to be closed.
+        data = body.read_all(request_bytes) if body.arrived else body
+        return OutboundRequest(inbound.method, target, headers, data)
     headers.append(("Transfer-Encoding", "chunked"))
     return OutboundRequest(inbound.method, target, headers, body, chunked=True)
 

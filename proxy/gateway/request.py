@@ -139,6 +139,11 @@ class ClientRequestBody:
         """Whether the request has a body, be it an empty one with its length given as 0."""
         return self.chunked or self.length is not None
 
+    @property
+    def arrived(self) -> bool:
+        """Whether all of it is here, so that reading it would not wait. False where unknown."""
+        return bool(getattr(self._source, "arrived", False))
+
     def check_length(self, limit: int) -> None:
         """Refuse by the announced length, before a byte is read. Raises ClientError 413."""
         self._limit = limit

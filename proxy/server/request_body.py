@@ -55,6 +55,16 @@ class ArrivingBody(Body):  # type: ignore[misc]
         """Whether bytes of the body may still be on their way."""
         return bool(self._rest())
 
+    @property
+    def arrived(self) -> bool:
+        """Whether all of a body of known length is here: reading it would not wait."""
+        reader = self.reader
+        return (
+            isinstance(reader, LengthReader)
+            and not self._continue_due
+            and reader.length <= reader.unreader.buf.tell()
+        )
+
     def read_arrived(self, most: int) -> bytes:
         """The bytes that have arrived, at least one; `b""` at the end.
 

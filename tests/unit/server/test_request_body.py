@@ -175,3 +175,19 @@ def test_no_body_is_at_its_end() -> None:
     connection = Connection([b"GET / HTTP/1.1\r\n\r\n"])
     assert connection.body.read_arrived(10) == b""
     assert connection.body.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("pieces", "arrived"),
+    [
+        ([b"Content-Length: 3\r\n\r\nabc"], True),
+        ([b"Content-Length: 3\r\n\r\nabcGET / HTTP/1.1"], True),
+        ([b"Content-Length: 3\r\n\r\nab", b"c"], False),
+        ([b"Content-Length: 3\r\n\r\n", b"abc"], False),
+        ([b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"], False),
+        ([b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"], False),
+    ],
+)
+def test_whether_a_body_is_here(pieces: list[bytes | Exception], arrived: bool) -> None:
+    connection = Connection([b"POST / HTTP/1.1\r\n", *pieces])
+    assert connection.body.arrived is arrived
