@@ -59,8 +59,8 @@ def outbound_request(
             return OutboundRequest(inbound.method, target, headers, b"")
         # A body that came with its head need not be streamed: it can be sent on a kept connection,
         # since it is still there should that turn out to be closed.
-        data = body.read_all(request_bytes) if body.arrived else body
-        return OutboundRequest(inbound.method, target, headers, data)
+        whole = body.read_all(request_bytes) if body.arrived else None
+        return OutboundRequest(inbound.method, target, headers, whole or body)
     headers.append(("Transfer-Encoding", "chunked"))
     return OutboundRequest(inbound.method, target, headers, body, chunked=True)
 
