@@ -47,6 +47,7 @@ import pytest
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
 from tests.support import canaries
+from tests.support.paths import ROOT
 from tests.support.services import MariaDB, Moto, Postgres, RedisServer, mysql_server
 
 
@@ -117,6 +118,22 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are processors: much of the suite waits."""
     return min(len(os.sched_getaffinity(0)) + 1, 8)
+
+
+#: Fixtures that start a database, Redis or AWS's stand-in.
+_SERVICES = frozenset(
+    {"mariadb", "moto", "mysql_url", "postgres", "postgres_url", "redis_server"}
+    | {"database_url", "migrated_postgres", "migrated_url"}
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Markers that follow from where a test is and what it asks for; `slow` is set by hand."""
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests" / "e2e"):
+            item.add_marker(pytest.mark.e2e)
+        if not _SERVICES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.services)
 
 
 def pytest_collection_finish() -> None:

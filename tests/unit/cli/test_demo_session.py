@@ -12,6 +12,10 @@ from proxy.cli.demo import _two_chats
 from proxy.tools.fake_upstream import FakeUpstream
 from tests.support import smoke
 
+#: Starts servers.
+pytestmark = pytest.mark.slow
+
+
 KEY = "sk-upstream-0123456789abcdef"
 
 

@@ -21,6 +21,10 @@ from proxy.tools.fake_upstream import FakeUpstream
 from tests.support.cli_runner import BASE, Run
 from tests.support.ports import free_port
 
+#: Starts servers.
+pytestmark = pytest.mark.slow
+
+
 KEY = "sk-upstream-0123456789abcdef"
 PROJECT = {"id": "p1", "name": "default", "is_active": True}
 

@@ -15,6 +15,10 @@ from tests.support.cli_runner import BASE, Run
 from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
+#: Starts servers.
+pytestmark = pytest.mark.slow
+
+
 MANAGE = [sys.executable, str(server.ROOT / "manage.py")]
 
 

@@ -17,6 +17,10 @@ from proxy.server.profiling import Profiler, Sampler
 from tests.support.paths import ROOT
 from tests.support.wait import wait_until
 
+#: Starts processes.
+pytestmark = pytest.mark.slow
+
+
 LINE = re.compile(r"(.+) (\d+)")
 
 

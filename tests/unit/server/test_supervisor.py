@@ -16,6 +16,9 @@ from tests.support.server import ProxyServer
 from tests.support.spool_factories import append, orphan, write
 from tests.support.wait import wait_until
 
+#: Starts servers.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:

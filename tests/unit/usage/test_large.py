@@ -60,6 +60,7 @@ def agrees(found: LargeObject, text: bytes) -> None:
         assert isinstance(value, LargeValue) or value == whole[name]
 
 
+@pytest.mark.slow
 @given(
     value=OBJECTS, escaped=st.booleans(), separators=st.sampled_from([(",", ":"), (" ,\n", " : ")])
 )
@@ -74,6 +75,7 @@ def test_what_is_valid_is_taken(value: Any, escaped: bool, separators: tuple[str
     agrees(read(text), text)
 
 
+@pytest.mark.slow
 @given(
     value=OBJECTS,
     at=st.integers(0, 100_000),

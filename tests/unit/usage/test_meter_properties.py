@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,9 @@ from proxy.usage.meter import UsageMeter
 from proxy.usage.reading import Reading
 from tests.support.meter_cases import COMPRESSED, JSON, SSE, bytewise, chunked, meter
 from tests.support.sse_streams import LATE_CHUNK, LOOK_ALIKE, STREAMS, chat_chunk, sse
+
+#: Many examples.
+pytestmark = pytest.mark.slow
 
 
 @settings(max_examples=300, deadline=None)

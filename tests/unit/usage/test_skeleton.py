@@ -65,6 +65,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     st.dictionaries(NAMES, VALUES, max_size=6),
@@ -88,6 +89,7 @@ def test_any_pieces_give_what_a_parser_gives(
     assert bytewise.members == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(NAMES, VALUES, max_size=6), st.floats(0, 1))
 def test_a_cut_text_gives_nothing_that_is_not_there(value: dict[str, Any], where: float) -> None:

@@ -32,6 +32,7 @@ LONG = st.lists(VALUES | st.just('["}\\') | st.just("x" * 20_000), min_size=40, 
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     (st.dictionaries(st.text(), VALUES) | LONG | st.text()).map(

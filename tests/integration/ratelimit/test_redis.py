@@ -17,6 +17,9 @@ from tests.support.fault_proxy import Middleman
 from tests.support.ports import free_port
 from tests.support.services import RedisServer
 
+#: Starts a Redis of its own.
+pytestmark = pytest.mark.services
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
