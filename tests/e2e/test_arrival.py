@@ -129,8 +129,11 @@ def _borrowed_sockets(pid: int) -> Iterator[socket.socket]:
     pidfd = libc.syscall(434, pid, 0)  # pidfd_open
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
-            if not os.readlink(entry).startswith("socket:"):
-                continue
+            try:
+                if not os.readlink(entry).startswith("socket:"):
+                    continue
+            except FileNotFoundError:
+                continue  # closed meanwhile
             copy = libc.syscall(438, pidfd, int(entry.name), 0)  # pidfd_getfd
             if copy < 0:
                 reason = os.strerror(ctypes.get_errno())

@@ -24,7 +24,7 @@ def ask(server: ProxyServer, token: str) -> requests.Response:
 
 
 def test_a_project_under_an_unknown_key_fails_alone(own_proxy: ProxyFactory) -> None:
-    server, access = own_proxy.started()
+    server, access = own_proxy.started(WEB_CONCURRENCY="1")  # each worker logs a line
     lost = server.create_project("lost")
     token = server.mint(lost["id"])["token"]
     place = {"table": "projects", "column": "upstream_key", "row_id": lost["id"]}

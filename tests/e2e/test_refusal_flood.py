@@ -34,7 +34,7 @@ def flood(server: ProxyServer, count: int) -> None:
 def spooled(server: ProxyServer) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for folder in writer_folders(server.folder / "data" / "spool"):
-        batch = read_batch(folder, START, max_lines=100_000, most_bytes=1 << 30)
+        batch = read_batch(folder, START, max_lines=100_000, max_bytes=1 << 30)
         found += [json.loads(line) for line in batch.lines]
     return found
 

@@ -26,7 +26,7 @@ SETTINGS = {"AUTH_CACHE_TTL": "3600", "WEB_CONCURRENCY": "2"}
 #: With this nothing but an announcement can bring it within the time of a test.
 DEAF = {**SETTINGS, "REVOCATION_INTERVAL": "600"}
 STREAM = "/v1/behave/silent-midstream"
-MOST = 96
+MOST = 400
 
 
 def connections(pid: int, port: int) -> int:

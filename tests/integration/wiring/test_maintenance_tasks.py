@@ -42,7 +42,7 @@ def test_how_old_something_is_the_database_says(
     today = datetime(2020, 1, 31, tzinfo=UTC)
     monkeypatch.setattr(Session, "now", lambda self: to_micros(today))
     keeper = maintenance_scheduler(made, Database.from_url(made.database.url))
-    assert keeper._chores[name.lower()](500) == 0
+    assert keeper._tasks[name.lower()](500) == 0
     assert asked == [(datetime(2020, 1, 1, tzinfo=UTC), 500)]
 
 
@@ -59,6 +59,6 @@ def test_ids_that_were_counted_go_as_fast_as_a_busy_node_makes_them(tmp_path: Pa
 
     database.run(fill)
     keeper = maintenance_scheduler(made, database)
-    assert keeper._chores["counted_ids"](BATCH) == 5000
-    assert keeper._chores["counted_ids"](BATCH) == 1000
+    assert keeper._tasks["counted_ids"](BATCH) == 5000
+    assert keeper._tasks["counted_ids"](BATCH) == 1000
     database.close()

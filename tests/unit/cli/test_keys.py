@@ -26,7 +26,7 @@ def test_generate(run: Run) -> None:
 
 def test_both_are_valid_settings() -> None:
     assert parsers.key_of_32_bytes(new_encryption_key())
-    (token,) = parsers.secrets(16, most=2)(new_management_token())
+    (token,) = parsers.secrets(16, max_count=2)(new_management_token())
     assert len(token) == 64
 
 
