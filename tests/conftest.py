@@ -120,20 +120,34 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(len(os.sched_getaffinity(0)) + 1, 8)
 
 
-#: Fixtures that start a database, Redis or AWS's stand-in.
+#: Fixtures that start a database, Redis, Prometheus or AWS's stand-in.
 _SERVICES = frozenset(
     {"mariadb", "moto", "mysql_url", "postgres", "postgres_url", "redis_server"}
     | {"database_url", "migrated_postgres", "migrated_url"}
+    | {"own_mariadb", "own_redis", "prometheus"}
 )
+#: Parameters by which a test outside `tests/unit` takes one of these fixtures while it runs.
+_SERVICE_PARAMETERS = frozenset({"mariadb", "mysql", "postgres", "postgresql", "redis"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Markers that follow from where a test is and what it asks for; `slow` is set by hand."""
+    """Markers that follow from where a test is and what it asks for.
+
+    `slow` follows for a unit test with a real proxy as fixture; else it is set by hand.
+    """
     for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        is_unit = item.path.is_relative_to(ROOT / "tests" / "unit")
         if item.path.is_relative_to(ROOT / "tests" / "e2e"):
             item.add_marker(pytest.mark.e2e)
-        if not _SERVICES.isdisjoint(getattr(item, "fixturenames", ())):
+        if not _SERVICES.isdisjoint(fixtures):
             item.add_marker(pytest.mark.services)
+        elif not is_unit and hasattr(item, "callspec"):
+            values = item.callspec.params.values()
+            if any(isinstance(one, str) and one in _SERVICE_PARAMETERS for one in values):
+                item.add_marker(pytest.mark.services)
+        if is_unit and "proxy" in fixtures:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:

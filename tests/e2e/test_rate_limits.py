@@ -120,6 +120,7 @@ def test_two_nodes_share_a_limit_in_redis(
     assert b"this project: 10 requests per minute" in ask(second, access).body
 
 
+@pytest.mark.services
 @pytest.mark.parametrize("on_error", ["open", "closed"])
 def test_redis_goes_away(own_proxy: ProxyFactory, on_error: str) -> None:
     with RedisServer() as redis:

@@ -641,6 +641,7 @@ def test_a_hanging_sink_does_not_keep_the_process_alive() -> None:
     assert b"1 usage events could not be written" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_observer_sees_each_event_once_the_last_ones_too() -> None:
     queue, seen = EventQueue(10_000), []
     drain = EventPump(

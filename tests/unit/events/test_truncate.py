@@ -53,6 +53,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.text(max_size=20), values, max_size=8), st.integers(100, 1000))
 def test_always_short_enough_and_always_json(value: dict[str, object], most: int) -> None:

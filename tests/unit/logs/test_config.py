@@ -137,6 +137,7 @@ def test_arguments_that_do_not_fit_lose_no_line() -> None:
     assert text == "WARNING proxy.test: %d items ('[secret]',)"
 
 
+@pytest.mark.slow
 @given(message=st.text(), value=st.recursive(st.none() | st.integers() | st.text(), st.lists))
 def test_any_record_is_one_json_line(message: str, value: object) -> None:
     assert written(record(message, value=value), "a-known-secret")["level"] == "warning"

@@ -183,6 +183,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=1000)
 @given(st.lists(PIECES, max_size=9), st.sampled_from(["/v1/", "/v1/files/", "/v1/threads/", ""]))
 @example(["%252e%252e", "/", "secrets"], "/v1/files/")

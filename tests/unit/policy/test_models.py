@@ -168,6 +168,7 @@ def named_by_anybody(target: str) -> set[str]:
     return {name.strip(" \0") for name in found} - {""}
 
 
+@pytest.mark.slow
 @settings(max_examples=1000)
 @given(st.lists(PIECES, max_size=10))
 def test_no_target_hides_a_model(pieces: list[str]) -> None:

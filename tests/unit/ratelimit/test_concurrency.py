@@ -219,6 +219,7 @@ def test_leaving_works_without_a_file(place: Path) -> None:
     assert table.enter([("a", 1)]) is None
 
 
+@pytest.mark.slow
 @given(
     steps=some.lists(
         some.tuples(some.integers(0, 2), some.sampled_from("abc"), some.booleans()), max_size=60
@@ -245,6 +246,7 @@ def test_never_more_than_the_limit(
     place.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_workers_that_enter_at_once(place: Path) -> None:
     """One may be in. Who is locks a file; who finds it locked should not have been let in."""
     program = (

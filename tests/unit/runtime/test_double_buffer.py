@@ -140,6 +140,7 @@ def test_a_reader_that_loses_the_processor_for_a_while(
     assert payload(path) == b"%d" % (1 + written) * 1000
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_what_is_whole(tmp_path: Path) -> None:
     """Read all the while; then killed, as often as makes it meet a write."""
     root = ROOT

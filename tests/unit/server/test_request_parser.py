@@ -176,6 +176,7 @@ FIRSTS = st.sampled_from(
 ENDS = st.sampled_from([b"\r\n\r\n", b"\n\n", b"\r\n", b"\n\r\n", b"\r\n\r\n{}", b"\r\n\r\nGET / "])
 
 
+@pytest.mark.slow
 @settings(max_examples=600)
 @given(FIRSTS, st.lists(LINES, max_size=10), ENDS)
 @example(b"GET /x HTTP/1.1", [b"X-A: 1"] * 9, b"\r\n\r\n")

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import Opcode
@@ -22,6 +23,7 @@ CUTS = st.lists(st.integers(min_value=0, max_value=100_000), max_size=20)
 TEXT = st.text(max_size=200).map(str.encode)
 
 
+@pytest.mark.slow
 @given(
     messages=st.lists(
         st.one_of(

@@ -14,6 +14,7 @@ from proxy.usage.json_grammar import object_by_grammar
 from tests.support.json_values import VALUES
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.text(), VALUES, max_size=6), st.sampled_from([None, 1]), st.booleans())
 def test_members_as_they_are_written(

@@ -277,6 +277,7 @@ def test_steps_see_what_feed_sees(name: str, encoding: str) -> None:
     assert by_steps.result() == meter(data, encoding=encoding)
 
 
+@pytest.mark.slow
 def test_a_step_is_small_whatever_a_chunk_inflates_to() -> None:
     """Here a chunk of 4 KiB to 4 MiB."""
     data = gzip.compress(b"data:\n\n" * 500_000)

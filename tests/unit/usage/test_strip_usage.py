@@ -152,6 +152,7 @@ CHUNKS = st.fixed_dictionaries({"id": TEXTS, "choices": st.lists(DELTAS, max_siz
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(CHUNKS, max_size=5),
@@ -186,6 +187,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.lists(PIECES, max_size=30), st.lists(st.floats(0, 1), max_size=30))
 def test_borders_make_no_difference(pieces: list[bytes], cuts: list[float]) -> None:

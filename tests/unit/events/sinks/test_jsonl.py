@@ -204,6 +204,7 @@ for number in range(0, count, 5):
 """
 
 
+@pytest.mark.slow
 def test_processes_that_rotate_together_lose_and_tear_no_line(path: Path) -> None:
     writers = [
         subprocess.Popen(
