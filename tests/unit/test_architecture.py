@@ -39,7 +39,7 @@ ROW_OF = {room: len(ROWS) - 1 - number for number, row in enumerate(ROWS) for ro
 SEE_SETTINGS = {"app", "wiring", "shipper", "cli", "server", "settings"}
 #: Room → rooms below it that it must not import all the same.
 NEVER: dict[str, set[str]] = {
-    "cli": {"gateway", "web"},
+    "cli": {"auth", "gateway", "web"},
     "shipper": {"gateway", "web"},
     "upstream": {"store"},
     "gateway": {"store"},
