@@ -98,7 +98,9 @@ class Cipher:
             sealed = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError) as error:
             raise CipherError(f"The stored value in {cell} is damaged.") from error
-        if len(sealed) < _NONCE_BYTES + _TAG_BYTES:
+        # base64 leaves bits of its last letter unused: another letter there is a change all the same.
+        canonical = base64.b64encode(sealed).decode("ascii") == encoded
+        if not canonical or len(sealed) < _NONCE_BYTES + _TAG_BYTES:
             raise CipherError(f"The stored value in {cell} is damaged.")
         nonce, body = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         try:

@@ -83,6 +83,17 @@ def test_any_changed_character_is_noticed(position: int, letter: str) -> None:
         Cipher(KEY).decrypt(STORED[:position] + letter + STORED[position + 1 :], **CELL)
 
 
+def test_a_letter_that_decodes_to_the_same_bytes_is_a_change() -> None:
+    ending = STORED.rstrip("=")
+    padding = STORED[len(ending) :]
+    assert padding, "the plaintext has a length that leaves bits unused"
+    same_bytes = ending[:-1] + chr(ord(ending[-1]) + 1) + padding
+    encoded = [stored.rpartition(":")[2] for stored in (STORED, same_bytes)]
+    assert base64.b64decode(encoded[0]) == base64.b64decode(encoded[1])
+    with pytest.raises(CipherError, match="damaged"):
+        Cipher(KEY).decrypt(same_bytes, **CELL)
+
+
 @pytest.mark.parametrize("stored", ["v1:", "v1:x", "v1:{}:", "v1:{}:AAAA", "v1:{}:not base64"])
 def test_damaged_values_are_refused(stored: str) -> None:
     cipher = Cipher(KEY)
