@@ -167,7 +167,7 @@ class Application:
             database_up=None if passthrough else lambda: accounts.health.state == "ok",
             permits=lambda: accounts.leases.outstanding,
             audit_dropped=lambda: accounts.recorder.dropped,
-            chores=accounts.maintenance.rows,
+            tasks=accounts.maintenance.rows,
             limits=self._rate_limits,
         )
         trail = AuditTrail(accounts.recorder, server.trusted_proxies)

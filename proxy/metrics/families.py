@@ -143,7 +143,7 @@ _ALL: Final = (
     _counter(
         "proxy_housekeeping_rows_total",
         "Rows that the housekeeping has deactivated or deleted.",
-        "chore",
+        "task",
     ),
     _gauge("proxy_data_dir_free_bytes", "Free space where DATA_DIR lies.", merge=min),
     _gauge("proxy_data_dir_size_bytes", "Size of the file system of DATA_DIR.", merge=min),

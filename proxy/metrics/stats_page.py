@@ -32,7 +32,7 @@ def summarise(samples: Samples) -> dict[str, Any]:
             "by_outcome": _by(3, relayed),
             "by_status": _by(2, relayed),
             "by_route": _by(0, relayed),
-            "under_way": total("proxy_requests_in_flight"),
+            "in_flight": total("proxy_requests_in_flight"),
             "rate_limited": _by(0, series("proxy_rate_limited_total")),
             "errors": _by(0, series("proxy_errors_total")),
         },

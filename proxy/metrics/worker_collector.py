@@ -136,7 +136,7 @@ class Parts:
     permits: Callable[[], int]
     audit_dropped: Callable[[], int]
     #: Name of a maintenance task → rows that this worker has changed.
-    chores: Mapping[str, int]
+    tasks: Mapping[str, int]
     limits: Limits
     data_dir: Path
     workers_expected: int
@@ -164,8 +164,8 @@ class WorkerCollector:
             samples.set("proxy_database_up", float(parts.database_up()))
         samples.set("proxy_permits_leased", parts.permits())
         samples.set("proxy_audit_entries_dropped_total", parts.audit_dropped())
-        for chore, rows in parts.chores.items():
-            samples.set("proxy_housekeeping_rows_total", rows, (chore,))
+        for task, rows in parts.tasks.items():
+            samples.set("proxy_housekeeping_rows_total", rows, (task,))
         samples.set("proxy_limiter_up", float(parts.limits.is_up))
         for limit, count in parts.limits.throttle.refused.items():
             samples.set("proxy_limit_refusals_total", count, (limit,))

@@ -32,12 +32,12 @@ class TaskLeases:
             # delays: a lease is never taken too soon.
             now = session.now()
             until = now + int(seconds * 1e6)
-            if session.one("SELECT 1 FROM chores WHERE name = ?", (name,)) is None:
-                insert = "INSERT INTO chores (name, holder, held_until) VALUES (?, ?, ?)"
+            if session.one("SELECT 1 FROM leases WHERE name = ?", (name,)) is None:
+                insert = "INSERT INTO leases (name, holder, held_until) VALUES (?, ?, ?)"
                 return session.execute(insert, (name, holder, until)) == 1
             # A lease that ends later than possible is from before the clock was put back.
             update = (
-                "UPDATE chores SET holder = ?, held_until = ? "
+                "UPDATE leases SET holder = ?, held_until = ? "
                 "WHERE name = ? AND (holder = ? OR held_until <= ? OR held_until > ?)"
             )
             latest = now + MAX_LEASE_SECONDS * 1_000_000
@@ -51,5 +51,5 @@ class TaskLeases:
 
     def release(self, name: str, holder: str) -> None:
         """Frees the lease if ``holder`` has it."""
-        sql = "UPDATE chores SET held_until = 0 WHERE name = ? AND holder = ?"
+        sql = "UPDATE leases SET held_until = 0 WHERE name = ? AND holder = ?"
         self._database.run(lambda session: session.execute(sql, (name, holder)))

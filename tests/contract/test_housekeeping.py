@@ -31,48 +31,48 @@ def store(migrated_url: str) -> Iterator[Store]:
     store.database.close()
 
 
-class TestChores:
+class TestTaskLeases:
     def test_one_holder_at_a_time(self, store: Store) -> None:
-        chores = TaskLeases(store.database)
-        assert chores.take("a", "one", 60)
-        assert not chores.take("a", "two", 60)
-        assert chores.take("a", "one", 60), "its holder renews it"
-        assert chores.take("b", "two", 60), "each chore has a lease of its own"
-        chores.release("a", "two")
-        assert not chores.take("a", "two", 60), "nobody frees another one's"
-        chores.release("a", "one")
-        assert chores.take("a", "two", 60)
-        assert not chores.take("a", "one", 60)
+        leases = TaskLeases(store.database)
+        assert leases.take("a", "one", 60)
+        assert not leases.take("a", "two", 60)
+        assert leases.take("a", "one", 60), "its holder renews it"
+        assert leases.take("b", "two", 60), "each task has a lease of its own"
+        leases.release("a", "two")
+        assert not leases.take("a", "two", 60), "only the holder frees a lease"
+        leases.release("a", "one")
+        assert leases.take("a", "two", 60)
+        assert not leases.take("a", "one", 60)
 
-    def test_a_dead_holders_lease_runs_out(self, store: Store) -> None:
-        chores = TaskLeases(store.database)
-        assert chores.take("a", "dead", 0.3)
-        assert not chores.take("a", "two", 60)
-        wait_until(lambda: chores.take("a", "two", 60))
-        assert not chores.take("a", "dead", 60)
+    def test_the_lease_of_a_dead_holder_expires(self, store: Store) -> None:
+        leases = TaskLeases(store.database)
+        assert leases.take("a", "dead", 0.3)
+        assert not leases.take("a", "two", 60)
+        wait_until(lambda: leases.take("a", "two", 60))
+        assert not leases.take("a", "dead", 60)
 
-    def test_one_from_before_the_clock_went_back_is_nobodys(self, store: Store) -> None:
-        chores = TaskLeases(store.database)
-        assert chores.take("a", "dead", 60)
-        sql = "UPDATE chores SET held_until = held_until + ?"
+    def test_a_lease_from_before_the_clock_went_back_is_free(self, store: Store) -> None:
+        leases = TaskLeases(store.database)
+        assert leases.take("a", "dead", 60)
+        sql = "UPDATE leases SET held_until = held_until + ?"
         for hours, free in ((0, False), (1, True)):
             store.database.run(lambda s, n=hours: s.execute(sql, (n * 3_600_000_000,)))
-            assert chores.take("a", "two", 60) == free
+            assert leases.take("a", "two", 60) == free
 
-    def test_of_many_at_once_one_gets_it(self, store: Store) -> None:
-        chores = TaskLeases(store.database)
+    def test_one_of_many_takers_at_once_gets_it(self, store: Store) -> None:
+        leases = TaskLeases(store.database)
         for free in range(5):
-            jobs = [gevent.spawn(chores.take, "a", f"{free}-{n}", 60) for n in range(8)]
+            jobs = [gevent.spawn(leases.take, "a", f"{free}-{n}", 60) for n in range(8)]
             gevent.joinall(jobs, raise_error=True)
             (winner,) = [n for n, job in enumerate(jobs) if job.value]
-            chores.release("a", f"{free}-{winner}")
+            leases.release("a", f"{free}-{winner}")
 
-    def test_a_lease_that_is_renewed_does_not_run_out(self, store: Store) -> None:
-        chores = TaskLeases(store.database)
+    def test_a_renewed_lease_does_not_expire(self, store: Store) -> None:
+        leases = TaskLeases(store.database)
         for _ in range(5):
-            assert chores.take("a", "one", 1)
+            assert leases.take("a", "one", 1)
             gevent.sleep(0.3)
-            assert not chores.take("a", "two", 1)
+            assert not leases.take("a", "two", 1)
 
 
 class TestExpiredTokens:

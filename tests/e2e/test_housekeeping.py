@@ -83,11 +83,11 @@ def test_one_at_a_time_and_another_when_it_dies(
 
 
 def rows_done(servers: list[ProxyServer]) -> dict[str, float]:
-    """By chore, over all nodes."""
+    """By task, over all nodes."""
     sums: dict[str, float] = {}
     for server in servers:
         page = requests.get(f"{server.url}/metrics", timeout=10).text
-        for name, value in re.findall(r'housekeeping_rows_total\{chore="(\w+)"\} (\S+)', page):
+        for name, value in re.findall(r'housekeeping_rows_total\{task="(\w+)"\} (\S+)', page):
             sums[name] = sums.get(name, 0) + float(value)
     return sums
 
@@ -121,14 +121,14 @@ def test_two_nodes_of_two_workers_do_everything_once(
     listed = servers[0].manage("GET", "/tokens?active=false").json()
     assert {(token["is_active"], token["revoked_at"]) for token in listed} == {(False, None)}
     assert store.cell("SELECT COUNT(*) FROM usage_hourly") == 20
-    assert store.cell("SELECT COUNT(*) FROM chores") == 1
+    assert store.cell("SELECT COUNT(*) FROM leases") == 1
     for server in servers:
         assert server.stop() == 0
         assert "Traceback" not in server.log_text()
     told = "".join(server.log_text() for server in servers)
     assert len(re.findall('"message":"housekeeping: rows: ', told)) == 1
-    # Whoever had the lease has freed it.
-    assert store.cell("SELECT held_until FROM chores") == 0
+    # The holder has freed its lease.
+    assert store.cell("SELECT held_until FROM leases") == 0
     store.database.close()
 
 

@@ -227,7 +227,7 @@ def test_schema_sql_and_the_migrations_make_the_same(mysql_url: str, mariadb: Ma
         "usage_positions",
         "audit_events",
         "audit_chain",
-        "chores",
+        "leases",
         "counted_ids",
     }
     check_schema(database)

@@ -10,6 +10,7 @@ from proxy.crypto.tokens import new_token_id
 from proxy.store import migrate
 from proxy.store.database import Database, Session
 from proxy.store.grants import Grants
+from proxy.store.leases import TaskLeases
 from proxy.store.migrate import Migrator, load
 from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
@@ -89,6 +90,17 @@ def test_from_0001(database_url: str) -> None:
     check(database)
 
 
+def test_the_leases_of_tasks_move_to_a_table_of_another_name(database_url: str) -> None:
+    database = old_database(database_url)
+    migrate_to(6, database)
+    lease = "INSERT INTO chores (name, holder, held_until) VALUES (?, ?, ?)"
+    database.run(lambda session: session.execute(lease, ("housekeeping", "old", EXPIRES)))
+    assert Migrator(database).migrate()[0].name == "leases"
+    assert database.run(lambda s: (s.has_table("chores"), s.has_table("leases"))) == (False, True)
+    assert TaskLeases(database).take("housekeeping", "new", 60), "an old node's lease is dropped"
+    check(database)
+
+
 class TestCutOff:
     """A migration that ended after any of its statements, and so was not recorded, runs again."""
 
@@ -140,11 +152,11 @@ class TestCutOff:
     ("before", "point"),
     [
         (before, point)
-        for before in (2, 4)
+        for before in (2, 4, 6)
         for point in range(len(load("mysql")[before].statements) + 1)
     ],
 )
-def test_the_ledger_s_tables_on_mysql_after_a_cut(mysql_url: str, before: int, point: int) -> None:
+def test_other_migrations_on_mysql_after_a_cut(mysql_url: str, before: int, point: int) -> None:
     database = old_database(mysql_url)
     migrate_to(before, database)
 

@@ -1,4 +1,4 @@
-"""Which chores an installation has."""
+"""Which maintenance tasks an installation has."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.support.installation import settings
         ({"AUDIT_RETENTION_DAYS": "30"}, {"tokens", "counted_ids", "audit"}),
     ],
 )
-def test_what_is_kept_for_ever_has_no_chore(
+def test_what_is_kept_forever_has_no_task(
     tmp_path: Path, changes: dict[str, str], expected: set[str]
 ) -> None:
     made = settings(tmp_path, **changes)

@@ -83,7 +83,7 @@ def test_batches_until_there_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None
     assert keeper.rows == {"tokens": 2 * BATCH + 7}
 
 
-def test_chores_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(monkeypatch)
     log: list[str] = []
     tables = {name: Table(rows, log, name) for name, rows in (("a", 3 * BATCH), ("b", BATCH + 1))}
@@ -135,14 +135,14 @@ def test_a_store_that_is_away_is_told_once(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize("error", [StoreError(), ValueError("a defect")])
-def test_one_chore_that_fails_does_not_hold_up_the_others(
+def test_a_failing_task_does_not_hold_up_the_others(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(most: int) -> int:
         raise error
 
-    chores: dict[str, Callable[[int], int]] = {"audit": fail, "usage": Table(3)}
-    keeper = MaintenanceScheduler(Lease(), chores)
+    tasks: dict[str, Callable[[int], int]] = {"audit": fail, "usage": Table(3)}
+    keeper = MaintenanceScheduler(Lease(), tasks)
     assert keeper.run_once() == {"usage": 3}
     keeper.run_once()
     assert len([line for line in lines(caplog) if "audit" in line]) == 1

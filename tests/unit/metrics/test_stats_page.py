@@ -27,6 +27,7 @@ def test_sums() -> None:
     figures.count("proxy_tokens_total", ("prompt", "p1", "m"), 4)
     figures.count("proxy_tokens_total", ("prompt", "p2", "m"), 5)
     figures.set("proxy_workers", 2)
+    figures.set("proxy_requests_in_flight", 6)
     figures.set("proxy_sink_pending_events", 7, ("jsonlines",))
     figures.set("proxy_events_dropped_total", 3, ("jsonlines",))
     summary = summarise(figures)
@@ -36,6 +37,7 @@ def test_sums() -> None:
     assert requests["by_outcome"] == {"completed": 13, "rejected": 2}
     assert requests["by_status"] == {"200": 13, "429": 2}
     assert list(requests["by_route"].items()) == [("chat", 12), ("models", 3)]
+    assert requests["in_flight"] == 6
     assert summary["tokens"] == {"prompt": 9}
     assert summary["workers"]["alive"] == 2
     assert summary["events"]["dropped"] == 3

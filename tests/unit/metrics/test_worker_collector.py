@@ -48,7 +48,7 @@ def parts(**changes: Any) -> Parts:
         "database_up": lambda: True,
         "permits": lambda: 9,
         "audit_dropped": lambda: 11,
-        "chores": {"tokens": 10, "usage": 0},
+        "tasks": {"tokens": 10, "usage": 0},
         "limits": SimpleNamespace(is_up=True, throttle=SimpleNamespace(refused={"token": 10})),
         "data_dir": Path("/"),
         "workers_expected": 2,

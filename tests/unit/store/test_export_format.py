@@ -58,7 +58,7 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
         "usage_positions",
         "audit_events",
         "audit_chain",
-        "chores",
+        "leases",
         "counted_ids",
     }
     assert {(table, column) for table, column in found if table not in stays} == ours
