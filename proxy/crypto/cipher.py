@@ -98,7 +98,7 @@ class Cipher:
             sealed = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError) as error:
             raise CipherError(f"The stored value in {cell} is damaged.") from error
-        # base64 leaves bits of its last letter unused: another letter there is a change all the same.
+        # base64 leaves bits of its last letter unused: another letter there is still a change.
         canonical = base64.b64encode(sealed).decode("ascii") == encoded
         if not canonical or len(sealed) < _NONCE_BYTES + _TAG_BYTES:
             raise CipherError(f"The stored value in {cell} is damaged.")
