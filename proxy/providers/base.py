@@ -4,9 +4,11 @@ A provider turns the client's request into the request that goes out. It always 
 original, so that a second attempt at another target inherits nothing from the first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Final, Protocol
+
+from proxy.providers.config import MappingConfig, ProviderConfig
 
 #: Header lines in order, with duplicates. The server's parser makes inbound names upper case.
 HeaderList = list[tuple[str, str]]
@@ -27,16 +29,27 @@ class OutboundRequest:
     chunked: bool = False
 
 
+_NO_EDITS: Final = MappingConfig()
+_DEFAULT_CONFIG: Final = ProviderConfig()
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The base URL of an upstream: ``origin`` is ``scheme://host[:port]``.
+    """One model at one provider: where a request may be sent, and what is changed for it there.
 
-    ``prefix`` has no slash at its end.
+    ``origin`` is ``scheme://host[:port]``; ``prefix`` has no slash at its end.
     """
 
     origin: str
     host: str
     prefix: str
+    #: The provider's name. "default" is the upstream of projects with a key of their own.
+    provider: str = "default"
+    provider_type: str = "openai"
+    #: The provider's name of the model. None: the body keeps what the client wrote.
+    model: str | None = None
+    edits: MappingConfig = _NO_EDITS
+    config: ProviderConfig = _DEFAULT_CONFIG
 
     @classmethod
     def from_url(cls, base_url: str) -> "Target":
@@ -52,16 +65,79 @@ class PreparedCall:
 
     url: str
     request: OutboundRequest = field(repr=False)
+    #: Names of the parameters that were left out, since the provider does not take them.
+    dropped: tuple[str, ...] = ()
+
+
+class EditableBody(Protocol):
+    """A whole body that was scanned once, and is edited for each attempt from its original text."""
+
+    @property
+    def model(self) -> str | None:
+        """The model that the client wrote."""
+        ...
+
+    def value(self, name: str) -> Any:
+        """The value of a top-level member; None when it is absent."""
+        ...
+
+    def edited(
+        self,
+        *,
+        model: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        override: Mapping[str, Any] | None = None,
+        drop: Set[str] = frozenset(),
+        rename: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Return the body with these changes spliced in. All other bytes stay as they are."""
+        ...
+
+
+class BodyTransform(Protocol):
+    """Bytes in, bytes out, some later, some never."""
+
+    def feed(self, chunk: bytes) -> bytes: ...
+
+    def end(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTransform:
+    """How a response becomes one in OpenAI's dialect: other headers, and a transform of its body.
+
+    The status is kept.
+    """
+
+    headers: HeaderList
+    body: BodyTransform
 
 
 class Provider(Protocol):
     """One kind of upstream."""
 
     def prepare(
-        self, request: OutboundRequest, target: Target, upstream_key: str | None
+        self,
+        request: OutboundRequest,
+        target: Target,
+        upstream_key: str | None,
+        body: EditableBody | None = None,
     ) -> PreparedCall:
         """Return ``request`` as ``target`` expects it, authorised by ``upstream_key``.
 
-        Without an upstream key, the client's own authorisation stays.
+        Without an upstream key, the client's own authorisation stays. ``body`` is the scan of
+        ``request.body`` where that is to be edited for the target; None: it goes out as it is.
+
+        Raises ClientError ``endpoint_not_supported`` for a path that the provider lacks, and
+        ``invalid_request`` for a parameter that it lacks where its `params` is `strict`.
+        """
+        ...
+
+    def transform(
+        self, target: Target, path: str, status: int, headers: HeaderList
+    ) -> ResponseTransform | None:
+        """Return how the response with this head becomes OpenAI's. None: its bytes pass.
+
+        ``path`` is that of the client's request, without the query.
         """
         ...

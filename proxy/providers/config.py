@@ -1,0 +1,251 @@
+"""The `config` of providers and of mappings: its members, their bounds, and its compiled form.
+
+The management API, the configuration file and the command line share these readers, so a value
+means the same in each. Every refusal is a ClientError whose ``param`` names the member.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from proxy.core.errors import ClientError
+
+KEY_STRATEGIES: Final = ("weighted", "round_robin", "least_used", "priority", "sticky")
+#: Causes for which the next target is tried.
+FALLBACK_CAUSES: Final = (
+    "connect",
+    "auth",
+    "rate",
+    "server",
+    "stream_error",
+    "timeout",
+    "reset",
+    "context",
+    "content",
+)
+
+MAX_TIMEOUT: Final = 24 * 3600.0
+MAX_RETRIES: Final = 10
+MAX_HOLD: Final = 600.0
+_MAX_MODELS: Final = 1000
+_MAX_MODEL_LENGTH: Final = 256
+_API_VERSION: Final = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """A provider's `config`, compiled. Times are in seconds."""
+
+    #: The bound of a whole buffered response.
+    timeout: float = 600.0
+    #: The bound of the wait for the first output of a stream.
+    ttft_timeout: float = 120.0
+    #: Further attempts at one target.
+    max_retries: int = 1
+    key_strategy: str = "weighted"
+    #: Whether a parameter that the provider lacks is refused instead of dropped.
+    strict: bool = False
+    #: Whether `GET /v1/models` lists this provider's models.
+    list_models: bool = True
+    #: The models, where the provider is not to be asked for them. Empty: it is asked.
+    models: tuple[str, ...] = ()
+    #: Whether private and metadata addresses are allowed.
+    allow_private: bool = False
+    #: Azure: `v1`, or a date such as `2024-10-21`.
+    api_version: str = ""
+    #: Azure: `api-key` or `bearer`.
+    auth: str = ""
+    #: Anthropic.
+    anthropic_version: str = ""
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteOptions:
+    """How a mapping narrows the routing of its alias. None: as the provider or settings say."""
+
+    timeout: float | None = None
+    ttft_timeout: float | None = None
+    max_retries: int | None = None
+    fallback_on: frozenset[str] | None = None
+    first_output_hold: float | None = None
+    native_fallback: bool = False
+    expose_provider: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MappingConfig:
+    """A mapping's `config`, compiled: what is changed in the body, and how it is routed."""
+
+    #: Members that are added where the client sends none of that name.
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    #: Members that replace the client's.
+    override: Mapping[str, Any] = field(default_factory=dict)
+    #: Names of members that are removed.
+    drop: frozenset[str] = frozenset()
+    routing: RouteOptions = field(default_factory=RouteOptions)
+
+
+_Read = Callable[[str, Any], Any]
+
+
+def _wrong(param: str, expected: str) -> ClientError:
+    return ClientError(f"`{param}` must be {expected}.", param=param)
+
+
+def _seconds(least: float, most: float) -> _Read:
+    def read(param: str, value: Any) -> float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= value <= most:
+            raise _wrong(param, f"a number of seconds from {least:g} to {most:g}")
+        return float(value)
+
+    return read
+
+
+def _count(least: int, most: int) -> _Read:
+    def read(param: str, value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise _wrong(param, f"an integer from {least} to {most}")
+        return value
+
+    return read
+
+
+def _truth(param: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(param, "true or false")
+    return value
+
+
+def _word(*words: str) -> _Read:
+    def read(param: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise _wrong(param, "one of: " + ", ".join(f"`{word}`" for word in words))
+        return value
+
+    return read
+
+
+def _version(param: str, value: Any) -> str:
+    if not isinstance(value, str) or not _API_VERSION.fullmatch(value):
+        raise _wrong(param, "a version such as `v1` or `2024-10-21`")
+    return value
+
+
+def model_names(param: str, value: Any) -> tuple[str, ...]:
+    """Read a list of model names or globs of them. Raises ClientError."""
+    if (
+        not isinstance(value, list)
+        or len(value) > _MAX_MODELS
+        or not all(isinstance(name, str) and 0 < len(name) <= _MAX_MODEL_LENGTH for name in value)
+        or not all(name.isprintable() for name in value)
+    ):
+        raise _wrong(
+            param,
+            f"a list of at most {_MAX_MODELS} names of 1 to {_MAX_MODEL_LENGTH} characters",
+        )
+    return tuple(dict.fromkeys(value))
+
+
+def _strictness(param: str, value: Any) -> bool:
+    return bool(_word("drop", "strict")(param, value) == "strict")
+
+
+def _causes(param: str, value: Any) -> frozenset[str]:
+    if not isinstance(value, list) or not all(
+        isinstance(cause, str) and cause in FALLBACK_CAUSES for cause in value
+    ):
+        raise _wrong(param, "a list of: " + ", ".join(f"`{cause}`" for cause in FALLBACK_CAUSES))
+    return frozenset(value)
+
+
+def _object(param: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(param, "a JSON object")
+    return value
+
+
+#: Member → the field of :class:`ProviderConfig`, how it is read, and the types that have it.
+_PROVIDER: Final[Mapping[str, tuple[str, _Read, tuple[str, ...]]]] = {
+    "timeout": ("timeout", _seconds(1, MAX_TIMEOUT), ()),
+    "ttft_timeout": ("ttft_timeout", _seconds(1, MAX_TIMEOUT), ()),
+    "max_retries": ("max_retries", _count(0, MAX_RETRIES), ()),
+    "key_strategy": ("key_strategy", _word(*KEY_STRATEGIES), ()),
+    "params": ("strict", _strictness, ()),
+    "list_models": ("list_models", _truth, ()),
+    "models": ("models", model_names, ()),
+    "allow_private": ("allow_private", _truth, ()),
+    "api_version": ("api_version", _version, ("azure",)),
+    "auth": ("auth", _word("api-key", "bearer"), ("azure",)),
+    "anthropic_version": ("anthropic_version", _version, ("anthropic",)),
+    "max_tokens": ("max_tokens", _count(1, 10_000_000), ("anthropic",)),
+}
+
+_ROUTING: Final[Mapping[str, _Read]] = {
+    "timeout": _seconds(1, MAX_TIMEOUT),
+    "ttft_timeout": _seconds(1, MAX_TIMEOUT),
+    "max_retries": _count(0, MAX_RETRIES),
+    "fallback_on": _causes,
+    "first_output_hold": _seconds(0, MAX_HOLD),
+    "native_fallback": _truth,
+    "expose_provider": _truth,
+}
+
+
+def provider_config(
+    config: Mapping[str, Any], provider_type: str, param: str = "config"
+) -> ProviderConfig:
+    """Compile a provider's `config`. Raises ClientError that names the member that is wrong."""
+    found: dict[str, Any] = {}
+    if provider_type == "ollama":
+        found["ttft_timeout"] = 300.0  # it loads a model on the first request, which takes minutes
+    for name, value in config.items():
+        known = _PROVIDER.get(name)
+        if known is None:
+            raise ClientError(f"Unknown field: {f'{param}.{name}'[:100]!r}.", param=param)
+        target, read, types = known
+        if types and provider_type not in types:
+            raise ClientError(
+                f"`{param}.{name}` is for providers of the type {' or '.join(types)}.",
+                param=f"{param}.{name}",
+            )
+        found[target] = read(f"{param}.{name}", value)
+    return ProviderConfig(**found)
+
+
+def mapping_config(config: Mapping[str, Any], param: str = "config") -> MappingConfig:
+    """Compile a mapping's `config`. Raises ClientError that names the member that is wrong.
+
+    Members other than `defaults`, `override`, `drop` and `routing` are defaults of the body.
+    """
+    defaults: dict[str, Any] = {}
+    override: dict[str, Any] = {}
+    drop: frozenset[str] = frozenset()
+    routing: dict[str, Any] = {}
+    for name, value in config.items():
+        where = f"{param}.{name}"
+        if name == "defaults":
+            defaults = {**defaults, **_object(where, value)}
+        elif name == "override":
+            override = _object(where, value)
+        elif name == "drop":
+            drop = frozenset(model_names(where, value))
+        elif name == "routing":
+            for option, chosen in _object(where, value).items():
+                read = _ROUTING.get(option)
+                if read is None:
+                    raise ClientError(f"Unknown field: {f'{where}.{option}'[:100]!r}.", param=where)
+                routing[option] = read(f"{where}.{option}", chosen)
+        else:
+            defaults.setdefault(name, value)
+    for where, members in (("defaults", defaults), ("override", override)):
+        if "model" in members:
+            raise ClientError(
+                f"`{param}.{where}` must not set `model`: that is `provider_model_name`.",
+                param=f"{param}.{where}",
+            )
+    if "model" in drop:
+        raise ClientError(f"`{param}.drop` must not name `model`.", param=f"{param}.drop")
+    return MappingConfig(defaults, override, drop, RouteOptions(**routing))
