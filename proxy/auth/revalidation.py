@@ -34,19 +34,19 @@ _REMEMBER_SECONDS: Final = 30.0
 _MAX_CHANGES: Final = 10_000
 
 #: A request, in any representation, and its principal.
-Claim = tuple[Any, Principal]
+OwnedRequest = tuple[Any, Principal]
 
 
-class Live(Protocol):
+class InFlight(Protocol):
     """The requests in flight. No method waits."""
 
-    def claims(self) -> list[Claim]: ...
+    def owned(self) -> list[OwnedRequest]: ...
 
-    def holds(self, claim: Claim) -> bool: ...
+    def is_current(self, request: OwnedRequest) -> bool: ...
 
-    def replace(self, claims: Iterable[Claim], owner: Principal) -> None: ...
+    def replace(self, requests: Iterable[OwnedRequest], owner: Principal) -> None: ...
 
-    def revoke(self, claims: Iterable[Claim], refusal: ClientError) -> None: ...
+    def revoke(self, requests: Iterable[OwnedRequest], refusal: ClientError) -> None: ...
 
 
 class Revalidator:
@@ -54,7 +54,7 @@ class Revalidator:
 
     def __init__(
         self,
-        live: Live,
+        in_flight: InFlight,
         revalidate: Callable[[str], Principal],
         *,
         clock: Callable[[], float] = time.time,
@@ -62,20 +62,20 @@ class Revalidator:
         """Create the revalidator.
 
         Args:
-            live: The requests in flight.
+            in_flight: The requests in flight.
             revalidate: Returns the principal of a token hash as the store knows it now. Raises
                 ClientError when the token may not be used, BackendError when that is not known.
             clock: Unix seconds.
         """
-        self._live = live
+        self._in_flight = in_flight
         self._revalidate = revalidate
         self._clock = clock
         # Monotonic seconds at which a change became known: of an id, and of all tokens.
         self._changed: dict[str, float] = {}
         self._all_changed = -1.0
         # Token hash → requests to be checked: soon, and at the pace of a change of all tokens.
-        self._soon: dict[str, list[Claim]] = {}
-        self._later: dict[str, list[Claim]] = {}
+        self._soon: dict[str, list[OwnedRequest]] = {}
+        self._later: dict[str, list[OwnedRequest]] = {}
         # Hashes of expired tokens whose policy lets requests in flight end by themselves.
         self._spared: set[str] = set()
         self._look, self._work = Event(), Event()
@@ -116,18 +116,18 @@ class Revalidator:
     def _sweep(self) -> None:
         """Find the requests to be checked. A request remains due until it could be checked."""
         now = self._clock()
-        soon: dict[str, list[Claim]] = {}
-        later: dict[str, list[Claim]] = {}
+        soon: dict[str, list[OwnedRequest]] = {}
+        later: dict[str, list[OwnedRequest]] = {}
         live = set()
-        for claim in self._live.claims():
-            owner = claim[1]
+        for request in self._in_flight.owned():
+            owner = request[1]
             name = owner.token_hash
             live.add(name)
             expired = owner.expires_at <= now and name not in self._spared
             if expired or (self._changed and owner.older_than(self._changed)):
-                soon.setdefault(name, []).append(claim)
+                soon.setdefault(name, []).append(request)
             elif owner.read_at <= self._all_changed:
-                later.setdefault(name, []).append(claim)
+                later.setdefault(name, []).append(request)
         self._spared &= live
         self._soon, self._later = soon, later
         if soon or later:
@@ -145,11 +145,11 @@ class Revalidator:
                 continue
             pause = 0.0 if chosen is self._soon else _PARALLEL_READS / _MAX_READS_PER_SECOND
             name = next(iter(chosen))
-            claims = chosen.pop(name)
-            if not any(map(self._live.holds, claims)):
+            requests = chosen.pop(name)
+            if not any(map(self._in_flight.is_current, requests)):
                 continue
             try:
-                self._check(name, claims)
+                self._check(name, requests)
             except BackendError:
                 pause = _SWEEP_INTERVAL
             except Exception:  # noqa: BLE001
@@ -158,21 +158,21 @@ class Revalidator:
                 pause = _SWEEP_INTERVAL
             gevent.sleep(pause)
 
-    def _check(self, name: str, claims: list[Claim]) -> None:
+    def _check(self, name: str, requests: list[OwnedRequest]) -> None:
         try:
             owner = self._revalidate(name)
         except TokenRefused as refusal:
             if refusal.principal.policy.cut_on_revoke:
-                self._live.revoke(claims, refusal)
+                self._in_flight.revoke(requests, refusal)
                 return
             self._spared.add(name)
             owner = refusal.principal
         except ClientError as refusal:
-            self._live.revoke(claims, refusal)
+            self._in_flight.revoke(requests, refusal)
             return
         else:
             self._spared.discard(name)
-        self._live.replace(claims, owner)
+        self._in_flight.replace(requests, owner)
 
 
 def _since(changed: Mapping[str, float], moment: float) -> dict[str, float]:

@@ -21,15 +21,15 @@ from proxy.usage.json_spans import Member, top_members
 from proxy.usage.large import LargeObject
 
 #: Parts (names, values, brackets) of a body that is taken apart: more would hold up the worker.
-MOST_PARTS: Final = 512 * 1024
+MAX_PARTS: Final = 512 * 1024
 #: No request has as many top-level parameters.
-MOST_PARAMETERS: Final = 1000
-_LONGEST_NAME: Final = 256
+MAX_PARAMETERS: Final = 1000
+_MAX_NAME_CHARS: Final = 256
 #: A body of so many bytes, and a plain one of so many and of so many parts, is read at once: that
 #: takes a few milliseconds. Larger ones are read by slices.
-_AT_ONCE: Final = 32 * 1024
-_PLAIN_AT_ONCE: Final = 256 * 1024
-_PARTS_AT_ONCE: Final = 32 * 1024
+_SMALL_BYTES: Final = 32 * 1024
+_MAX_PLAIN_BYTES: Final = 256 * 1024
+_MAX_PLAIN_PARTS: Final = 32 * 1024
 
 # A visible ASCII letter as an escape, which no client writes but to spell a name a second time.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[2-7]")
@@ -75,9 +75,9 @@ def _check_names(found: Mapping[str, Any], wanted: frozenset[str]) -> None:
     for name in found:
         if name in wanted:
             continue
-        if len(name) > _LONGEST_NAME or not name.isprintable() or " " in name:
+        if len(name) > _MAX_NAME_CHARS or not name.isprintable() or " " in name:
             raise ClientError(
-                f"The parameter {name[:100]!r} must be written in {_LONGEST_NAME} characters at "
+                f"The parameter {name[:100]!r} must be written in {_MAX_NAME_CHARS} characters at "
                 "most, without blanks and control characters.",
                 param=name[:100],
             )
@@ -92,16 +92,16 @@ def _letters(name: str) -> str:
 
 
 def _json_members(body: bytes, wanted: frozenset[str], measured: bool) -> dict[str, Any]:
-    if len(body) > _AT_ONCE and not _is_light(body, wanted):
+    if len(body) > _SMALL_BYTES and not _is_light(body, wanted):
         return _members_by_slices(body, wanted, measured)
-    if len(body) > MOST_PARTS < _parts(body):
-        raise _unreadable(f"have {MOST_PARTS} parts at most")
+    if len(body) > MAX_PARTS < _parts(body):
+        raise _unreadable(f"have {MAX_PARTS} parts at most")
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise _unreadable(f"be valid JSON in UTF-8: {error.msg}") from error
-    if not isinstance(found, dict) or len(found) > MOST_PARAMETERS:
-        raise _unreadable(f"be a JSON object of {MOST_PARAMETERS} members at most")
+    if not isinstance(found, dict) or len(found) > MAX_PARAMETERS:
+        raise _unreadable(f"be a JSON object of {MAX_PARAMETERS} members at most")
     if _may_repeat(body, wanted):
         _check_once(wanted, top_members(body))
     return found
@@ -109,7 +109,7 @@ def _json_members(body: bytes, wanted: frozenset[str], measured: bool) -> dict[s
 
 def _members_by_slices(body: bytes, wanted: frozenset[str], measured: bool) -> dict[str, Any]:
     measure = text_bytes if measured else _nothing
-    read = LargeObject(body, MOST_PARAMETERS, MOST_PARTS, measure)
+    read = LargeObject(body, MAX_PARAMETERS, MAX_PARTS, measure)
     try:
         for _ in read.steps():
             turn_if_due()
@@ -129,8 +129,8 @@ def _check_once(wanted: frozenset[str], members: list[Member]) -> None:
 def _is_light(body: bytes, wanted: frozenset[str]) -> bool:
     """Whether it takes a few milliseconds to read, though it is not small."""
     return (
-        len(body) <= _PLAIN_AT_ONCE
-        and _parts(body) <= _PARTS_AT_ONCE
+        len(body) <= _MAX_PLAIN_BYTES
+        and _parts(body) <= _MAX_PLAIN_PARTS
         and not _may_repeat(body, wanted)
     )
 

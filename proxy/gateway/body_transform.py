@@ -78,6 +78,9 @@ class TransformedBody:
         self.feed(chunk)
         yield
 
+    def finish(self, complete: bool) -> None:
+        self._observer.finish(complete)
+
     def _read(self, read: Callable[[], bytes | None]) -> bytes | None:
         if self._ready:
             out, self._ready = self._ready, b""

@@ -31,10 +31,10 @@ from proxy.usage.reading import Reading
 from proxy.usage.websocket import WebSocketMeter
 
 #: Longer ones are cut in the event: a line must stay small enough to be written in one piece.
-_ENDPOINT_LENGTH: Final = 1024
-_METHOD_LENGTH: Final = 64
+_MAX_ENDPOINT_CHARS: Final = 1024
+_MAX_METHOD_CHARS: Final = 64
 #: An SSE comment: it keeps idle connections open and means nothing (WHATWG HTML §9.2.7).
-PING: Final = b": ping\n\n"
+KEEPALIVE: Final = b": ping\n\n"
 #: SO_LINGER on, zero seconds: closing the socket sends a reset.
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -56,7 +56,7 @@ class Settlement(Protocol):
 class InFlight(Protocol):
     """The requests in flight, as seen from here."""
 
-    def leave(self, greenlet: Any) -> None: ...
+    def unregister(self, greenlet: Any) -> None: ...
 
 
 class RequestContext:
@@ -93,7 +93,7 @@ class RequestContext:
     #: What the client has been sent so far, as an event stream.
     sent: EventStream
     #: Whether the response is read to its end after the client has left.
-    drains = False
+    drain_on_disconnect = False
     response_headers: Headers = []  # noqa: RUF012  (never changed)
     # Where a note of this request outlives a killed worker, once it has one.
     _event_slot = -1
@@ -125,8 +125,8 @@ class RequestContext:
                 principal.project_id,
                 principal.token_id,
                 principal.token_mask,
-                PATHS[inbound.path][:_ENDPOINT_LENGTH],
-                inbound.method[:_METHOD_LENGTH],
+                PATHS[inbound.path][:_MAX_ENDPOINT_CHARS],
+                inbound.method[:_MAX_METHOD_CHARS],
                 inbound.client_ip,
             )
         )
@@ -137,8 +137,10 @@ class RequestContext:
         A project that wants responses read to their end is not watched: there, a failing write
         shows that the client has left.
         """
-        self.drains = self.principal is not None and self.principal.policy.drain_on_disconnect
-        if self._socket is None or self.drains:
+        self.drain_on_disconnect = (
+            self.principal is not None and self.principal.policy.drain_on_disconnect
+        )
+        if self._socket is None or self.drain_on_disconnect:
             return
         self._watcher = DisconnectWatcher(self._socket)
         if self.inbound.body.finished:
@@ -157,7 +159,7 @@ class RequestContext:
         """Stop everything that may throw into this greenlet. Idempotent."""
         self._shielded = True
         if self.in_flight is not None:
-            self.in_flight.leave(self.greenlet)
+            self.in_flight.unregister(self.greenlet)
             self.in_flight = None
         if self._watcher is not None:
             self.stop_watching()
@@ -194,9 +196,9 @@ class RequestContext:
         error = ProxyError(code=cut.code)
         return b"event: error\ndata: " + error_body(error) + b"\n\n"
 
-    def ping(self) -> bytes:
+    def keepalive(self) -> bytes:
         """An SSE comment, where one can stand alone."""
-        return PING if self.sent.at_event_boundary else b""
+        return KEEPALIVE if self.sent.at_event_boundary else b""
 
     def finish_stream(self, stream: ResponseStream) -> None:
         """The response has ended, one way or another."""
@@ -206,18 +208,14 @@ class RequestContext:
             # that this one is not.
             with contextlib.suppress(OSError):  # it is closed already
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        try:
-            self.finish(
-                self.status,
-                stream.outcome,
-                stream.error_code,
-                bytes_out=stream.bytes_out,
-                stream=self.meter.is_event_stream,
-                reading=self.meter.result(complete=stream.read_to_end),
-            )
-        finally:
-            if self._releases:  # the meter has failed
-                self._release()
+        self.finish(
+            self.status,
+            stream.outcome,
+            stream.error_code,
+            bytes_out=stream.bytes_out,
+            stream=self.meter.is_event_stream,
+            reading=self.meter.reading,
+        )
 
     def refuse(self, error: ProxyError, bytes_out: int) -> None:
         """Finish a request that the proxy answered itself, with an error."""
@@ -256,8 +254,8 @@ class RequestContext:
                 event = UsageEvent(
                     started=timing.started_unix,
                     request_id=inbound.request_id,
-                    endpoint=PATHS[inbound.path][:_ENDPOINT_LENGTH],
-                    method=inbound.method[:_METHOD_LENGTH],
+                    endpoint=PATHS[inbound.path][:_MAX_ENDPOINT_CHARS],
+                    method=inbound.method[:_MAX_METHOD_CHARS],
                     client_ip=inbound.client_ip,
                     status_code=status,
                     outcome=outcome,

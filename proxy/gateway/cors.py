@@ -12,8 +12,8 @@ from proxy.policy.globs import HostGlobs
 Headers = list[tuple[str, str]]
 
 #: Longer ones are no origins (RFC 1035: a name has 253 characters).
-_LONGEST_ORIGIN = 300
-_MAX_AGE = "86400"
+_MAX_ORIGIN_CHARS = 300
+_MAX_AGE_SECONDS = "86400"
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
@@ -27,7 +27,7 @@ class Cors:
 
     def allows(self, origin: str) -> bool:
         return self._any or (
-            len(origin) <= _LONGEST_ORIGIN and self._patterns.match(origin.lower())
+            len(origin) <= _MAX_ORIGIN_CHARS and self._patterns.match(origin.lower())
         )
 
     def preflight(self, header: Callable[[str], str | None]) -> Headers | None:
@@ -48,11 +48,11 @@ class Cors:
             ("Access-Control-Allow-Origin", "*" if self._any else origin),
             ("Access-Control-Allow-Methods", _METHODS),
             ("Access-Control-Allow-Headers", asked or "Authorization, Content-Type"),
-            ("Access-Control-Max-Age", _MAX_AGE),
+            ("Access-Control-Max-Age", _MAX_AGE_SECONDS),
             vary,
         ]
 
-    def answer_headers(self, origin: str | None) -> Headers:
+    def response_headers(self, origin: str | None) -> Headers:
         """The proxy's own headers on every other ``/v1`` response."""
         if not self.enabled:
             return []

@@ -46,21 +46,24 @@ from proxy.usage.sniffed_stripper import unasked_filter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayOptions:
-    """Bytes of any body, and of a buffered JSON body."""
+    """The options of the relay."""
 
+    #: Maximum size of a body, in bytes.
     request_bytes: int
+    #: Maximum size of a body that is held whole, in bytes.
     json_bytes: int
-    #: Of all bodies that are held whole.
+    #: The room for all bodies that are held whole.
     held: HeldBodies = field(default_factory=lambda: HeldBodies(512 * 1024 * 1024))
     trusted_proxies: int
-    #: Seconds of an upstream's silence between two comments of ours in an event stream; 0: none.
+    #: Seconds without bytes of the upstream after which an event stream gets a keep-alive comment.
+    #: 0 means never.
     sse_keepalive: float = 0.0
 
 
 _log = logging.getLogger(__name__)
 
 StartResponse = Callable[[str, Headers], Any]
-#: A check of a request, or what takes something for it.
+#: A check of a request, or a reservation for it.
 Step = Callable[[RequestContext], None]
 
 
@@ -75,18 +78,18 @@ class RelayEndpoint:
     def __init__(
         self,
         admission: Admission,
-        relay: Dispatcher,
+        dispatcher: Dispatcher,
         events: Events,
-        live: InFlightRequests,
+        in_flight: InFlightRequests,
         cors: Cors,
-        bounds: RelayOptions,
+        options: RelayOptions,
     ) -> None:
         self._admission = admission
-        self._relay = relay
+        self._dispatcher = dispatcher
         self._events = events
-        self._live = live
+        self._in_flight = in_flight
         self._cors = cors
-        self._bounds = bounds
+        self._options = options
         self.before_body: tuple[Step, ...] = (
             refuse_method,
             self._register_in_flight,
@@ -96,7 +99,7 @@ class RelayEndpoint:
             admission.check_head_policy,
             admission.check_path,
             admission.reserve_concurrency,
-            self._claim,
+            self._set_owner,
         )
         self.before_upstream: tuple[Step, ...] = (
             admission.check_body_policy,
@@ -107,7 +110,7 @@ class RelayEndpoint:
         )
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        inbound = ClientRequest(environ, self._bounds.trusted_proxies)
+        inbound = ClientRequest(environ, self._options.trusted_proxies)
         request_id_var.set(inbound.request_id)
         context = RequestContext(inbound, environ, self._events)
         try:
@@ -139,18 +142,18 @@ class RelayEndpoint:
             step(context)
         inbound, principal = context.inbound, context.principal
         if inbound.method == "OPTIONS" and methods.hops_left(inbound.headers) == 0:
-            return self._options(context, principal, start_response)
+            return self._last_hop(context, principal, start_response)
         if inbound.upgrades:
             return self._upgrade(context, principal, start_response)
-        body, bounds, upstream_key = inbound.body, self._bounds, principal.upstream_key
+        body, options, upstream_key = inbound.body, self._options, principal.upstream_key
         if not body.finished:
-            context.on_finish(partial(bounds.held.release, body))
+            context.on_finish(partial(options.held.release, body))
         context.outbound = outbound = outbound_request(
             inbound,
             principal.policy,
-            request_bytes=bounds.request_bytes,
-            json_bytes=bounds.json_bytes,
-            bodies=bounds.held,
+            request_bytes=options.request_bytes,
+            json_bytes=options.json_bytes,
+            bodies=options.held,
             keep_authorization=upstream_key is None,
             usage_limited=principal.usage_limited,
         )
@@ -160,25 +163,25 @@ class RelayEndpoint:
             asking = context.limited.asking
         else:
             asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
-        upstream = self._relay.handle(asking or outbound, upstream_key, context.timing)
+        upstream = self._dispatcher.send(asking or outbound, upstream_key, context.timing)
         return self._respond(context, upstream, start_response, asking is not None)
 
     def _upgrade(
         self, context: RequestContext, principal: Principal, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """A WebSocket's opening handshake: a tunnel, or the response of an upstream without one."""
+        """Relay a WebSocket's opening handshake: a tunnel, or an upstream's ordinary response."""
         for step in self.before_upstream:
             step(context)
         key = principal.upstream_key
         request = outbound_upgrade(
             context.inbound, principal.policy, keep_authorization=key is None
         )
-        opened = self._relay.upgrade(request, key, context.timing)
+        opened = self._dispatcher.upgrade(request, key, context.timing)
         if not isinstance(opened, UpgradeResponse):
             return self._respond(context, opened, start_response)
         context.on_finish(opened.sock.close)
         context.tunnel(opened, self._our_headers(context))
-        # How gunicorn learns that there is nothing more to write or read on this connection.
+        # For gunicorn: there is nothing more to write or read on this connection.
         raise StopIteration
 
     def _respond(
@@ -186,12 +189,12 @@ class RelayEndpoint:
         context: RequestContext,
         upstream: UpstreamResponse,
         start_response: StartResponse,
-        we_asked: bool = False,
+        usage_injected: bool = False,
     ) -> Iterable[bytes]:
-        """``we_asked``: for the usage, so the part of the response that reports it is not for the
-        client."""
+        """Relay the response. ``usage_injected`` means that the proxy asked for the usage: the part
+        of the response that reports it is not sent to the client."""
         context.on_finish(upstream.close)
-        # The response came before the upload's end, if that has not ended.
+        # An upload that has not ended by now is not needed: the response is here.
         context.inbound.discard_body()
         content_type, content_encoding = content_of(upstream.headers)
         context.status = upstream.status
@@ -202,11 +205,11 @@ class RelayEndpoint:
         headers = downstream_headers(upstream.headers)
         if meter.is_event_stream:
             headers = unbuffered(headers)
-        if we_asked and upstream.status < 300 and is_plain(content_encoding):
-            unasked = unasked_filter(content_type, sized=is_sized(headers))
-            if unasked is not None:
-                sent = unasked
-                source = transformed = TransformedBody(upstream, unasked, meter)
+        if usage_injected and upstream.status < 300 and is_plain(content_encoding):
+            stripper = unasked_filter(content_type, sized=is_sized(headers))
+            if stripper is not None:
+                sent = stripper
+                source = transformed = TransformedBody(upstream, stripper, meter)
                 observers = (transformed,)
                 headers = without_length(headers)
         if context.limited is not None:
@@ -214,15 +217,15 @@ class RelayEndpoint:
         context.sent, context.response_headers = sent, headers
         idle_after = 0.0
         if meter.is_event_stream and not is_sized(headers):
-            idle_after = self._bounds.sse_keepalive
+            idle_after = self._options.sse_keepalive
         stream = ResponseStream(
             source,
             context.timing,
             observers,
-            farewell=context.closing_event,
-            keepalive_words=context.ping,
+            closing_event=context.closing_event,
+            keepalive=context.keepalive,
             idle_after=idle_after,
-            drain=context.drains,
+            drain_on_disconnect=context.drain_on_disconnect,
             inflated=bool(content_encoding),
             on_close=context.finish_stream,
         )
@@ -246,9 +249,9 @@ class RelayEndpoint:
             body = b""
         context.refuse(error, len(body))
         if error.code == "internal_error":
-            # Only now, when nothing can be thrown into this greenlet any more: logging may wait.
-            said = f"request failed: {error}" if str(error) else "request failed"
-            _log.error("%s", said, exc_info=error, extra={"request_id": inbound.request_id})
+            # Logging may wait, so it comes when nothing can be thrown into this greenlet any more.
+            text = f"request failed: {error}" if str(error) else "request failed"
+            _log.error("%s", text, exc_info=error, extra={"request_id": inbound.request_id})
         start_response(status, headers)
         return [body] if body else []
 
@@ -262,10 +265,10 @@ class RelayEndpoint:
         start_response("204 No Content", [("X-Proxy-Request-ID", inbound.request_id), *headers])
         return []
 
-    def _options(
+    def _last_hop(
         self, context: RequestContext, principal: Principal, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """The response of the last hop that the client allowed (RFC 9110 §7.6.2)."""
+        """Respond as the last hop that the client allows (RFC 9110 §7.6.2)."""
         context.shield()
         context.inbound.discard_body()
         context.finish(204, Outcome.COMPLETED)
@@ -283,23 +286,23 @@ class RelayEndpoint:
                 if reservation is None
                 else rate_limit_headers(reservation.requests, reservation.tokens)
             ),
-            *self._cors.answer_headers(inbound.header("ORIGIN")),
+            *self._cors.response_headers(inbound.header("ORIGIN")),
         ]
 
     def _register_in_flight(self, context: RequestContext) -> None:
         inbound = context.inbound
         address = inbound.client_ip
-        if self._bounds.trusted_proxies and address == inbound.peer:
-            address = ""  # the proxy's own: it names no client, and has no share
-        context.greenlet = self._live.enter(address)
-        context.in_flight = self._live
+        if self._options.trusted_proxies and address == inbound.peer:
+            address = ""  # of a trusted proxy, not of a client: it has no share
+        context.greenlet = self._in_flight.register(address)
+        context.in_flight = self._in_flight
 
-    def _claim(self, context: RequestContext) -> None:
-        """The request is known to be the principal's, and is cut with the others of it."""
-        self._live.claim(context.greenlet, context.principal)
+    def _set_owner(self, context: RequestContext) -> None:
+        """Note the owner: from here on the request is cut together with the owner's others."""
+        self._in_flight.set_owner(context.greenlet, context.principal)
 
 
 def refuse_method(context: RequestContext) -> None:
-    """TRACE and its kind, before anything else is looked at."""
+    """Refuse TRACE and its kind, before any other check."""
     if context.inbound.method in methods.REFUSED:
         raise methods.refused()

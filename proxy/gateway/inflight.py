@@ -1,7 +1,7 @@
-"""The requests in flight, and how one that waits is ended: its client has left, or it is cut.
+"""The requests in flight, and the two ways to end one that waits: its client leaves, or it is cut.
 
-A greenlet that waits for an upstream notices nothing of its client until it writes. So while it
-waits, an I/O watcher peeks at the client's socket, and throws into the greenlet.
+A greenlet that waits for an upstream does not notice that its client has left before it writes. So
+while it waits, an I/O watcher peeks at the client's socket and throws into the greenlet.
 
 Note: the exception may surface at *any* wait of that greenlet. So a watcher runs only from the
 moment the request's body has been read until the response has ended, and what the code in between
@@ -20,14 +20,16 @@ from gevent import GreenletExit, get_hub
 from proxy.core.errors import ClientError, Overloaded, ProxyError, QuotaExceeded
 from proxy.runtime.shares import Held, Shares, is_local, share_taken
 
-#: Cutting many requests goes on for so many seconds, then everybody else has a turn for as long.
-_TURN: Final = 0.002
+#: Cutting many requests runs for so many seconds, then pauses for as long, so that other greenlets
+#: run.
+_TURN_SECONDS: Final = 0.002
 
 
 class Cancelled(GreenletExit):
     """Thrown into the greenlet of a request.
 
-    No ``Exception``: nothing on the way out may take it for an error of its own and go on.
+    It is no ``Exception``, so that no handler on the way out takes it for an error of its own and
+    continues.
     """
 
     #: The error code of the event; None when the client itself ended the request.
@@ -55,8 +57,8 @@ class ShuttingDown(Cancelled):
 
 
 class TokenRevoked(Cancelled):
-    """The access token may not be used any longer. ``refusal``: the error of its next
-    request."""
+    """The access token may not be used any longer. ``refusal`` is the error that its next
+    request gets."""
 
     def __init__(self, refusal: ClientError) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class TokenRevoked(Cancelled):
 
 
 class QuotaExhausted(Cancelled):
-    """The access token has used up what it may use."""
+    """The access token has used up its quota or budget."""
 
     code = QuotaExceeded.code
 
@@ -80,8 +82,8 @@ class DisconnectWatcher:
     """Peeks at the client's socket and throws :class:`ClientDisconnected` into the greenlet that
     made it.
 
-    Plain TCP only. Bytes of a next, pipelined request are no sign of leaving: watching ends there,
-    since from then on a closed connection cannot be told from an open one.
+    Plain TCP only. Bytes of a next, pipelined request do not mean that the client has left. They
+    end the watch, since behind them a closed connection looks like an open one.
     """
 
     __slots__ = ("_client", "_greenlet", "_watcher")
@@ -122,7 +124,7 @@ class DisconnectWatcher:
 
 
 class Owner(Protocol):
-    """Whose a request is: a principal, as seen from here."""
+    """The owner of a request: a principal, as far as it matters here."""
 
     @property
     def project_id(self) -> str | None: ...
@@ -130,40 +132,43 @@ class Owner(Protocol):
     def concerned_by(self, ids: frozenset[str] | set[str]) -> bool: ...
 
 
-#: A request, by the greenlet that serves it, and whose it is.
-Claim = tuple[Any, Any]
+#: A request, by the greenlet that serves it, and its owner.
+OwnedRequest = tuple[Any, Any]
 
 
 class InFlightRequests:
-    """The requests in flight in this worker: how many, whose, and a way to end them. ``share``: of
-    ``most``, what one project or one client address may hold under pressure."""
+    """The requests in flight in this worker: their number, their owners, and a way to end them.
 
-    def __init__(self, most: float = math.inf, share: float = 1.0) -> None:
-        self._most = most
-        self._by_address = Shares(most, share)
-        self._by_project = Shares(most, share)
-        # Greenlet → the counts that its place stands in, and under which name.
+    ``share`` is the fraction of ``max_requests`` that one project or one client address may hold
+    under pressure.
+    """
+
+    def __init__(self, max_requests: float = math.inf, share: float = 1.0) -> None:
+        self._max_requests = max_requests
+        self._by_address = Shares(max_requests, share)
+        self._by_project = Shares(max_requests, share)
+        # Greenlet → the counts that include its place, each with the name that it is counted under.
         self._counted: dict[Any, tuple[tuple[Held, str | None], ...]] = {}
         self._pressed = False
-        # Whether they have been ended for good.
+        # Whether all have been ended, and no further request is accepted.
         self._draining = False
-        # Greenlets between `enter` and `leave`; each serves one request at a time. None: not known
-        # yet whose it is, or ending.
+        # Greenlets between `register` and `unregister`; each serves one request at a time. The
+        # owner is None while it is not known, and once the request is being ended.
         self._owners: dict[Any, Owner | None] = {}
 
     def __len__(self) -> int:
         return len(self._owners)
 
-    def enter(self, address: str = "") -> Any:
-        """Register the current greenlet; returns what the other methods take.
+    def register(self, address: str = "") -> Any:
+        """Register the current greenlet. Returns what the other methods take.
 
-        ProxyError ``overloaded``: there are ``most`` already, or the client's ``address`` has its
-        share of them; ``draining``: see :meth:`drain`.
+        Raises ProxyError: ``overloaded`` when ``max_requests`` are in flight or the client's
+        ``address`` has its share of them, ``draining`` after :meth:`drain`.
         """
         if self._draining:
             raise ProxyError(code="draining", retry_after=1)
         taken = len(self._owners)
-        if taken >= self._most:
+        if taken >= self._max_requests:
             raise Overloaded
         shares = self._by_address
         self._pressed = taken >= shares.pressure
@@ -175,10 +180,10 @@ class InFlightRequests:
         shares.held[address] += 1
         return greenlet
 
-    def claim(self, greenlet: Any, owner: Owner) -> None:
-        """From now on it is known whose request this is, and it is cut with the others of his.
+    def set_owner(self, greenlet: Any, owner: Owner) -> None:
+        """Note the owner of a request, which is cut together with the owner's other requests.
 
-        ProxyError ``overloaded``: the project has its share of the places.
+        Raises ProxyError ``overloaded`` when the project has its share of the places.
         """
         project, shares = owner.project_id, self._by_project
         if self._pressed and project is not None and shares.full(project):
@@ -187,65 +192,65 @@ class InFlightRequests:
         shares.held[project] += 1
         self._owners[greenlet] = owner
 
-    def leave(self, greenlet: Any) -> None:
-        """Idempotent."""
+    def unregister(self, greenlet: Any) -> None:
+        """Remove a request. Idempotent."""
         self._owners.pop(greenlet, None)
         for held, holder in self._counted.pop(greenlet, ()):
             held[holder] -= 1
             if not held[holder]:
                 del held[holder]
 
-    def claims(self) -> list[Claim]:
-        """Those of which it is known whose they are."""
+    def owned(self) -> list[OwnedRequest]:
+        """Return the requests whose owner is known."""
         return [(greenlet, owner) for greenlet, owner in self._owners.items() if owner is not None]
 
-    def holds(self, claim: Claim) -> bool:
-        """Whether that request is still in flight, and still that owner's."""
-        return self._owners.get(claim[0]) is claim[1]
+    def is_current(self, request: OwnedRequest) -> bool:
+        """Return whether the request is still in flight, with the same owner."""
+        return self._owners.get(request[0]) is request[1]
 
-    def replace(self, claims: Iterable[Claim], owner: Owner) -> None:
-        """More is known now of the owner of these."""
-        for claim in claims:
-            if self.holds(claim):
-                self._owners[claim[0]] = owner
+    def replace(self, requests: Iterable[OwnedRequest], owner: Owner) -> None:
+        """Set a newer version of the owner of these requests."""
+        for request in requests:
+            if self.is_current(request):
+                self._owners[request[0]] = owner
 
-    def revoke(self, claims: Iterable[Claim], refusal: ClientError) -> None:
-        """Their access token may not be used any longer. Does not wait."""
-        gevent.spawn(self._cut, claims, lambda: TokenRevoked(refusal))
+    def revoke(self, requests: Iterable[OwnedRequest], refusal: ClientError) -> None:
+        """Cut these requests: their access token may not be used any longer. Does not wait."""
+        gevent.spawn(self._cut, requests, lambda: TokenRevoked(refusal))
 
     def cancel_account(self, account_id: str, interruption: Callable[[], Cancelled]) -> None:
-        """End all that are charged to this project or token. Does not wait."""
+        """Cut all requests that are charged to this project or token. Does not wait."""
         ids = frozenset((account_id,))
-        chosen = [claim for claim in self.claims() if claim[1].concerned_by(ids)]
+        chosen = [request for request in self.owned() if request[1].concerned_by(ids)]
         gevent.spawn(self._cut, chosen, interruption)
 
     def drain(self) -> None:
-        """The time for them is over: end all, and let none enter any more."""
+        """Cut all requests and accept no further one."""
         self._draining = True
         self.cancel_all(ShuttingDown)
 
     def cancel_all(self, interruption: Callable[[], Cancelled]) -> None:
-        """Throw a fresh ``interruption()`` into each, from the hub."""
+        """Throw a new ``interruption()`` into each request, from the hub."""
         loop = get_hub().loop
         for greenlet in list(self._owners):
             loop.run_callback(self._throw, greenlet, interruption)
 
-    def _cut(self, claims: Iterable[Claim], interruption: Callable[[], Cancelled]) -> None:
-        """One after the other: each of them says its last words when it is its turn."""
+    def _cut(self, requests: Iterable[OwnedRequest], interruption: Callable[[], Cancelled]) -> None:
+        """Cut one after the other: each writes its closing event before the next is cut."""
         loop = get_hub().loop
         began = time.monotonic()
-        for claim in claims:
-            loop.run_callback(self._end, claim, interruption)
+        for request in requests:
+            loop.run_callback(self._end, request, interruption)
             gevent.sleep(0)
-            if time.monotonic() - began > _TURN:
-                gevent.sleep(_TURN)
+            if time.monotonic() - began > _TURN_SECONDS:
+                gevent.sleep(_TURN_SECONDS)
                 began = time.monotonic()
 
-    def _end(self, claim: Claim, interruption: Callable[[], Cancelled]) -> None:
-        if self.holds(claim):
-            # Once only: its last words may take a while to be written.
-            self._owners[claim[0]] = None
-            self._throw(claim[0], interruption)
+    def _end(self, request: OwnedRequest, interruption: Callable[[], Cancelled]) -> None:
+        if self.is_current(request):
+            # Only once: writing its closing event may take a while.
+            self._owners[request[0]] = None
+            self._throw(request[0], interruption)
 
     def _throw(self, greenlet: Any, interruption: Callable[[], Cancelled]) -> None:
         if greenlet in self._owners:  # it may have ended since

@@ -13,10 +13,10 @@ from proxy.core.errors import ClientError
 from proxy.runtime.yielding import turn_if_due
 
 #: A form has few fields; each has a few header lines.
-MOST_PARTS: Final = 1000
-LONGEST_VALUE: Final = 4096
-_LONGEST_HEAD: Final = 4096
-_SLICE: Final = 256 * 1024
+MAX_PARTS: Final = 1000
+MAX_VALUE_BYTES: Final = 4096
+_MAX_HEAD_BYTES: Final = 4096
+_SLICE_BYTES: Final = 256 * 1024
 
 _CHARSET: Final = r"""(?:\s*;\s*charset=(?:utf-?8|us-ascii|"utf-?8"|"us-ascii"))?"""
 _BOUNDARY: Final = re.compile(
@@ -48,7 +48,7 @@ def form_fields(body: bytes, content_type: str, wanted: frozenset[str]) -> dict[
     """
     known = _BOUNDARY.fullmatch(content_type.strip())
     if known is None:
-        raise _odd("its boundary")
+        raise _unusual("its boundary")
     delimiter = b"--" + (known[1] or known[2]).encode()
     folded = {name.casefold() for name in wanted}
     found: dict[str, str] = {}
@@ -57,14 +57,14 @@ def form_fields(body: bytes, content_type: str, wanted: frozenset[str]) -> dict[
         # `model[]` is `model` to PHP and its kin.
         base = name.partition("[")[0]
         if base.casefold() == "_charset_":
-            raise _odd("its charset")
+            raise _unusual("its charset")
         if base.casefold() not in folded:
             found.setdefault(name, "")
             continue
         if name in found or name != base:
             raise ClientError(f"`{base}` is in the form twice.", param=base)
-        if not charset or end - value_start > LONGEST_VALUE:
-            raise _odd(f"its field `{base}`")
+        if not charset or end - value_start > MAX_VALUE_BYTES:
+            raise _unusual(f"its field `{base}`")
         found[name] = _text(body[value_start:end], charset, base)
     return found
 
@@ -72,30 +72,30 @@ def form_fields(body: bytes, content_type: str, wanted: frozenset[str]) -> dict[
 def _parts(body: bytes, delimiter: bytes) -> Iterator[tuple[int, int]]:
     """Where the parts are, without the line breaks around them. Nothing large is copied."""
     if not body.startswith(delimiter + b"\r\n"):
-        raise _odd("its start")
+        raise _unusual("its start")
     start = len(delimiter) + 2
-    for _ in range(MOST_PARTS):
+    for _ in range(MAX_PARTS):
         # In a file, too, the delimiter must not stand anywhere else.
         end = _find(body, delimiter, start)
         if end < start + 2 or body[end - 2 : end] != b"\r\n":
-            raise _odd("its delimiters")
+            raise _unusual("its delimiters")
         yield start, end - 2
         start = end + len(delimiter) + 2
         behind = body[start - 2 : start]
         if behind == b"--" and body[start : start + 3] in (b"", b"\r\n"):
             return
         if behind != b"\r\n":
-            raise _odd("its end")
-    raise _odd(f"its more than {MOST_PARTS} parts")
+            raise _unusual("its end")
+    raise _unusual(f"its more than {MAX_PARTS} parts")
 
 
 def _find(body: bytes, delimiter: bytes, start: int) -> int:
     """As ``body.find``; a body that is nearly all delimiters takes a millisecond for each slice."""
     while start < len(body):
-        found = body.find(delimiter, start, start + _SLICE + len(delimiter) - 1)
+        found = body.find(delimiter, start, start + _SLICE_BYTES + len(delimiter) - 1)
         if found >= 0:
             return found
-        start += _SLICE
+        start += _SLICE_BYTES
         turn_if_due()
     return -1
 
@@ -105,24 +105,24 @@ def _head(body: bytes, start: int, end: int) -> tuple[str, str, int]:
 
     Lines that say nothing of the name or of the value are ignored.
     """
-    value_start = body.find(b"\r\n\r\n", start, min(end, start + _LONGEST_HEAD)) + 4
+    value_start = body.find(b"\r\n\r\n", start, min(end, start + _MAX_HEAD_BYTES)) + 4
     if value_start < start:
-        raise _odd("the head of a part")
+        raise _unusual("the head of a part")
     headers: dict[bytes, list[bytes]] = {}
     for line in body[start : value_start - 4].split(b"\r\n"):
         header = _HEADER.fullmatch(line)
         if header is None:
-            raise _odd("the head of a part")
+            raise _unusual("the head of a part")
         # Some frameworks read an underscore in a header's name as a dash.
         headers.setdefault(header[1].lower().replace(b"_", b"-"), []).append(header[2].rstrip())
     dispositions = headers.get(b"content-disposition", [])
     disposition = _DISPOSITION.fullmatch(dispositions[0]) if len(dispositions) == 1 else None
     if disposition is None:
-        raise _odd("the name of a part")
+        raise _unusual("the name of a part")
     filename = disposition["filename"] or b""
     if b'\\"' in filename and b";" in filename:
         # To a reader without escapes the file's name ends there, and a parameter begins.
-        raise _odd("the name of a file")
+        raise _unusual("the name of a file")
     name = (disposition["quoted"] or disposition["token"]).decode()
     return name, "" if disposition["file"] else _charset(headers), value_start
 
@@ -144,10 +144,10 @@ def _text(value: bytes, charset: str, name: str) -> str:
     try:
         return value.decode(charset)
     except UnicodeDecodeError as error:
-        raise _odd(f"its field `{name}`") from error
+        raise _unusual(f"its field `{name}`") from error
 
 
-def _odd(what: str) -> ClientError:
+def _unusual(what: str) -> ClientError:
     return ClientError(
         f"The rules of this access token read the body, and this form is unusual in {what}."
     )

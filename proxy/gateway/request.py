@@ -20,21 +20,21 @@ from proxy.upstream.headers import token_in_protocols
 Headers = list[tuple[str, str]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
-_PIECE: Final = 64 * 1024
+_READ_BYTES: Final = 64 * 1024
 #: A body that comes in many small pieces is put together meanwhile: each of them takes some 50
 #: bytes of memory beside its own.
-_SMALL: Final = 1024
-_MANY: Final = 64
+_SMALL_BYTES: Final = 1024
+_SMALL_PIECES: Final = 64
 #: Copying more takes several milliseconds.
-_JOINED_AT_ONCE: Final = 4 * 1024 * 1024
+_MAX_PLAIN_JOIN_BYTES: Final = 4 * 1024 * 1024
 #: The first segment below `/v1` that is ours. With what may follow it in a longer name, it is
 #: another one; with anything else, some server takes it for this one.
-_OURS: Final = re.compile(r"proxy(?![\w~.-])", re.ASCII)
+_RESERVED: Final = re.compile(r"proxy(?![\w~.-])", re.ASCII)
 #: How often an escape may have been escaped.
-_DECODED_BY: Final = 4
-_BLANK: Final = "".join(map(chr, range(0x21)))
+_MAX_DECODINGS: Final = 4
+_BLANKS: Final = "".join(map(chr, range(0x21)))
 #: More than any address with a zone and a port.
-_LONGEST_ADDRESS: Final = 100
+_MAX_ADDRESS_CHARS: Final = 100
 _IN_ADDRESSES: Final = "0123456789abcdefABCDEF.:"
 
 
@@ -157,11 +157,11 @@ class ClientRequestBody:
         small = 0
         for piece in self:
             pieces.append(piece)
-            small = small + 1 if len(piece) < _SMALL else 0
-            if small == _MANY:
-                pieces[-_MANY:] = [b"".join(pieces[-_MANY:])]
+            small = small + 1 if len(piece) < _SMALL_BYTES else 0
+            if small == _SMALL_PIECES:
+                pieces[-_SMALL_PIECES:] = [b"".join(pieces[-_SMALL_PIECES:])]
                 small = 0
-        if self.received > _JOINED_AT_ONCE:
+        if self.received > _MAX_PLAIN_JOIN_BYTES:
             return joined(pieces)
         return b"".join(pieces)
 
@@ -183,7 +183,9 @@ class ClientRequestBody:
 
     def _read_piece(self) -> bytes:
         read_arrived = getattr(self._source, "read_arrived", None)
-        piece: bytes = self._source.read(_PIECE) if read_arrived is None else read_arrived(_PIECE)
+        piece: bytes = (
+            self._source.read(_READ_BYTES) if read_arrived is None else read_arrived(_READ_BYTES)
+        )
         return piece
 
 
@@ -215,7 +217,7 @@ def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: i
     if address.strip(_IN_ADDRESSES):
         # The number of proxies may be wrong, and these be the client's own words.
         address = sanitizer.clean(address)
-    return usual_spelling(address[:_LONGEST_ADDRESS])
+    return usual_spelling(address[:_MAX_ADDRESS_CHARS])
 
 
 def client_of(environ: dict[str, Any], trusted_proxies: int) -> str:
@@ -244,16 +246,16 @@ def check_path(path: str) -> None:
 
 def _is_reserved(path: str) -> bool:
     """Whether any reading of the path lies below ``/v1/proxy``."""
-    for _ in range(_DECODED_BY):
+    for _ in range(_MAX_DECODINGS):
         found: list[str] = []
         for segment in path.lower().replace("\\", "/").split("/"):
-            name = segment.strip(_BLANK)
+            name = segment.strip(_BLANKS)
             plain = name.partition(";")[0]
             if plain == "..":
                 del found[-1:]
             elif plain not in ("", "."):
                 found.append(name)
-        if len(found) > 1 and _OURS.match(found[1]):
+        if len(found) > 1 and _RESERVED.match(found[1]):
             return True
         decoded = unquote(path, "latin-1")
         if decoded == path:

@@ -33,15 +33,17 @@ class Outcome(StrEnum):
 
 
 class BodyObserver(Protocol):
-    """Sees each chunk after it has gone out."""
+    """Sees each chunk after it has gone out, then the end."""
 
     def feed(self, chunk: bytes) -> None: ...
 
-    def steps(self, chunk: bytes) -> Iterator[None]: ...  # the same, a little with each `next`
+    def steps(self, chunk: bytes) -> Iterator[None]: ...  # as `feed`, in small steps
+
+    def finish(self, complete: bool) -> None: ...  # once, behind the last chunk; does not wait
 
 
 class Source(Protocol):
-    """What is read: an :class:`proxy.upstream.transport.UpstreamResponse`, as seen from here."""
+    """What is read: :class:`proxy.upstream.transport.UpstreamResponse`, or a transformed one."""
 
     @property
     def ready(self) -> bool: ...
@@ -57,33 +59,35 @@ class Source(Protocol):
 class ResponseStream:
     """The body of a relayed response.
 
-    ``farewell`` returns the bytes to send before the proxy itself cuts the response (an SSE error
-    event), or ``b""`` where they would corrupt it. ``keepalive_words`` does the same when the
-    upstream has been silent for ``idle_after`` seconds (0: never). With ``drain`` the upstream is
-    read to its end after the client has left, for what the observers can still learn. With
-    ``inflated`` the observers see more than what passes, for they undo a compression.
-    ``on_close`` is called once, with this stream, when its public attributes are final; the owner
-    of the upstream connection closes it there.
+    ``closing_event`` returns the bytes to send before the proxy itself cuts the response (an SSE
+    error event), or ``b""`` where they would corrupt it. ``keepalive`` does the same (an SSE
+    comment) when the upstream has been silent for ``idle_after`` seconds; 0 means never. With
+    ``drain_on_disconnect`` the upstream is read to its end after the client has left, so that the
+    observers see all of the response. ``inflated`` means that the observers undo a compression, and
+    so have more work than the size of a chunk suggests. ``on_close`` is called once, with this
+    stream, when its public attributes are final; the owner of the upstream connection closes it
+    there.
     """
 
     # Defaults instead of assignments in `__init__`, since a stream is made for every request.
-    # The chunk that is out with the client and has not been metered yet, and whether metering takes
-    # so long that others need a turn meanwhile.
+    # The chunk that has gone out and is not metered yet, and whether metering it takes so long that
+    # other greenlets must run meanwhile.
     _pending = b""
     _stepwise = False
     # The chunk that went out last.
     _sent = b""
-    # Set when the last words have been handed out and the next call must break the response.
+    # Set when the closing event has been handed out and the next call must break the response.
     _raise_next: Cancelled | None = None
-    # Whether the first item has been given.
+    # Whether the first item has been returned.
     _started = False
-    #: Whether the chunk that was given last is the last one.
+    #: Whether the chunk that was returned last is the last one of the response.
     ended = False
     bytes_out = 0
-    # Until something else is known, a response that is closed early was left by its client.
+    # The outcome of a response that is closed early, unless another reason becomes known.
     outcome = Outcome.CLIENT_GONE
     error_code: str | None = None
-    #: Whether the observers have seen the response to its end, be it after the client had left.
+    #: Whether the observers have seen the response to its end, even after the client has left. Their
+    #: `finish` is called with it.
     read_to_end = False
 
     def __init__(
@@ -92,20 +96,20 @@ class ResponseStream:
         timing: Timing,
         observers: Sequence[BodyObserver],
         *,
-        farewell: Callable[[Cancelled], bytes],
-        keepalive_words: Callable[[], bytes] = bytes,
+        closing_event: Callable[[Cancelled], bytes],
+        keepalive: Callable[[], bytes] = bytes,
         idle_after: float = 0.0,
-        drain: bool = False,
+        drain_on_disconnect: bool = False,
         inflated: bool = False,
         on_close: Callable[["ResponseStream"], None],
     ) -> None:
         self._upstream = upstream
         self._timing = timing
         self._observers = observers
-        self._farewell = farewell
-        self._idle_words = keepalive_words
+        self._closing_event = closing_event
+        self._keepalive = keepalive
         self._idle_after = idle_after
-        self._drain = drain
+        self._drain_on_disconnect = drain_on_disconnect
         self._on_close: Callable[[ResponseStream], None] | None = on_close
         self._inflated = inflated
 
@@ -122,12 +126,12 @@ class ResponseStream:
         if self._raise_next is not None:
             raise self._raise_next
         if self.ended:
-            # Known without another read; the chunk is metered in `close`, after the client has
-            # its final bytes.
+            # No further read is needed. The chunk is metered in `close`, after the client has its
+            # final bytes.
             self.outcome = Outcome.COMPLETED
             raise StopIteration
-        chunk, theirs = self._next_chunk()
-        if not theirs:
+        chunk, from_upstream = self._next_chunk()
+        if not from_upstream:
             self.bytes_out += len(chunk)
             return chunk
         if not chunk:
@@ -157,20 +161,25 @@ class ResponseStream:
             self._timing.mark_upstream_done()
         left = self.outcome is Outcome.CLIENT_GONE and not isinstance(error, OSError)
         if left and self._sent.rstrip().endswith(_DONE):
-            # It has been written; clients leave then, without waiting for the framing's end.
+            # The last event has been written. Clients leave then, without waiting for the end of
+            # the framing.
             self.outcome = Outcome.COMPLETED
         try:
             self._meter_at_end()
             self.read_to_end = self.outcome is Outcome.COMPLETED
-            if self._drain and self.outcome is Outcome.CLIENT_GONE:
+            if self._drain_on_disconnect and self.outcome is Outcome.CLIENT_GONE:
                 self._read_on()
         finally:
-            on_close(self)
+            try:
+                for observer in self._observers:
+                    observer.finish(self.read_to_end)
+            finally:
+                on_close(self)
 
     def _next_chunk(self) -> tuple[bytes, bool]:
-        """What goes out next, and whether it is the upstream's. Raises what breaks the response.
+        """Return what goes out next, and whether it comes from the upstream.
 
-        What went out before is metered first.
+        The chunk that went out before is metered first. Raises what breaks the response.
         """
         try:
             self._meter()
@@ -184,20 +193,20 @@ class ResponseStream:
             self.error_code = error.code
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         except ClientError as error:
-            # The rest of its upload failed, while the response was already coming.
+            # The rest of the client's upload failed while the response was already coming.
             self.error_code = error.code
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
 
     def _read_or_idle(self) -> tuple[bytes, bool]:
-        """The next chunk, or words of our own while there is none."""
+        """Return the next chunk, or a keep-alive comment when none comes in time."""
         while (chunk := self._upstream.read_within(self._idle_after)) is None:
-            words = self._idle_words()
-            if words:
-                return words, False
+            comment = self._keepalive()
+            if comment:
+                return comment, False
         return chunk, True
 
     def _read_on(self) -> None:
-        """Read what is left, for the observers alone."""
+        """Read the rest of the response, for the observers alone."""
         try:
             while chunk := self._upstream.read():
                 self._pending, self._stepwise = chunk, self._inflated or len(chunk) > STEP
@@ -208,11 +217,11 @@ class ResponseStream:
 
     def _interrupted(self, interruption: Cancelled) -> bytes:
         self._note(interruption)
-        closing_event = self._farewell(interruption) if interruption.code else b""
-        if not closing_event:
+        event = self._closing_event(interruption) if interruption.code else b""
+        if not event:
             raise interruption
         self._raise_next = interruption
-        return closing_event
+        return event
 
     def _note(self, interruption: Cancelled) -> None:
         if interruption.code is not None:

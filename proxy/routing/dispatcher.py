@@ -14,7 +14,7 @@ class Dispatcher:
         self._target = target
         self._transport = transport
 
-    def handle(
+    def send(
         self, request: OutboundRequest, upstream_key: str | None, timing: Timing
     ) -> UpstreamResponse:
         """Send the request. Returns the response with its body unread.
@@ -27,6 +27,6 @@ class Dispatcher:
     def upgrade(
         self, request: OutboundRequest, upstream_key: str | None, timing: Timing
     ) -> UpgradeResponse | UpstreamResponse:
-        """As :meth:`handle`, for a WebSocket's handshake: switched, or an ordinary response."""
+        """As :meth:`send`, for a WebSocket's handshake: switched, or an ordinary response."""
         call = self._provider.prepare(request, self._target, upstream_key)
         return self._transport.upgrade(call, timing)

@@ -149,7 +149,7 @@ def _choices_bytes(choices: list[object]) -> int:
 
 
 class ResponseText:
-    """A body observer that counts the text of one response: `feed` each chunk, then `size`.
+    """A body observer that counts the text of one response: `feed`, `finish`, then `size`.
 
     The first bytes decide its kind. It never raises. Bytes that cannot be read (broken compression,
     an encoding other than gzip and deflate) add nothing.
@@ -193,10 +193,14 @@ class ResponseText:
         except Exception:  # noqa: BLE001  (as above)
             self._take = None
 
-    def size(self) -> int:
-        """Return the bytes of text so far."""
+    def finish(self, complete: bool) -> None:
+        """End the last event, which counts even if it was cut."""
         if self._decoder is not None:
             self.feed(b"" if self._inflater else b"\n\n")  # an event without its blank line
+
+    def size(self) -> int:
+        """Return the bytes of text of the finished response."""
+        if self._decoder is not None:
             return self._size
         held = bytes(self._held).removeprefix(b"\xef\xbb\xbf").strip()
         if not self._more:

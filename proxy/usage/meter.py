@@ -1,7 +1,7 @@
-"""The usage meter of a response: `feed` each chunk, `result` at the end.
+"""The usage meter of a response: `feed` each chunk, then `finish`; `reading` is the result.
 
-Nothing waits for the result. Nothing that an upstream sends makes `feed` raise: bytes that cannot
-be read are relayed and not metered.
+No response waits for the result. Nothing that an upstream sends makes `feed` raise: bytes that
+cannot be read are relayed and not metered.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _NO_DOCUMENT = frozenset(
     }
 )
 _BRACE = 0x7B  # {
+_NOTHING = Reading(None, "none")
 
 
 class UsageMeter:
@@ -49,6 +50,7 @@ class UsageMeter:
         "_max",
         "_take",
         "is_event_stream",
+        "reading",
     )
 
     def __init__(
@@ -57,6 +59,8 @@ class UsageMeter:
         media_type = content_type.partition(";")[0].strip().lower()
         encoding = content_encoding.strip().lower()
         self._max = max_bytes
+        #: The usage, once the meter is finished.
+        self.reading = _NOTHING
         self._body: JsonBody | None = None
         self._events: EventStream | None = None
         self._inflater: Inflater | None = None
@@ -103,7 +107,7 @@ class UsageMeter:
                 for piece in self._inflater.feed(chunk):
                     if self._take is not None:  # the first piece may have changed it
                         self._take(piece)
-        except Exception:  # noqa: BLE001  (broken gzip, a bomb, a defect: none may break an response)
+        except Exception:  # noqa: BLE001  (broken gzip, a bomb, a defect: none may break a response)
             # Counts seen so far are dropped: what came after them is unknown.
             self._take = None
 
@@ -118,22 +122,23 @@ class UsageMeter:
         except Exception:  # noqa: BLE001  (as above)
             self._take = None
 
-    def result(self, complete: bool = True) -> Reading:
-        """Return the usage. `complete`: the upstream ended the response itself."""
+    def finish(self, complete: bool) -> None:
+        """Set :attr:`reading`. `complete` means that the upstream ended the response itself."""
         if self._take is None:
-            return Reading(self._events.first if self._events else None, "none")
-        if self._events is not None:
-            return self._events.result(complete)
-        if self._body is None:
-            return Reading(None, "none")
-        response = self._body.result()
-        usage = read_response(response)
-        if not usage.has_counts:
-            return Reading(None if usage == Usage() else usage, "none")
-        # A JSON body has its counts once, so they are final even if it was cut behind them.
-        if usage.prompt_tokens is None or usage.completion_tokens is None:
-            return Reading(usage, source_of(usage, final=True, generated=is_generation(response)))
-        return Reading(usage, "reported")
+            self.reading = Reading(self._events.first if self._events else None, "none")
+        elif self._events is not None:
+            self.reading = self._events.result(complete)
+        elif self._body is not None:
+            response = self._body.result()
+            usage = read_response(response)
+            # A JSON body has its counts once, so they are final even if it was cut behind them.
+            if not usage.has_counts:
+                self.reading = Reading(None if usage == Usage() else usage, "none")
+            elif usage.prompt_tokens is None or usage.completion_tokens is None:
+                source = source_of(usage, final=True, generated=is_generation(response))
+                self.reading = Reading(usage, source)
+            else:
+                self.reading = Reading(usage, "reported")
 
     def _begin(self, chunk: bytes) -> None:
         """Read chunks until the first bytes decide the kind."""

@@ -20,7 +20,12 @@ def meter(
     it = UsageMeter(kind, encoding, most)
     for chunk in chunks:
         it.feed(chunk)
-    return it.result(complete)
+    return finished(it, complete)
+
+
+def finished(meter: UsageMeter, complete: bool = True) -> Reading:
+    meter.finish(complete)
+    return meter.reading
 
 
 def bytewise(data: bytes) -> list[bytes]:

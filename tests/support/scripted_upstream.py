@@ -39,14 +39,15 @@ class Script:
 
 
 class Seen:
-    """A watcher, and everything that a stream reports at its end."""
+    """A body observer, and everything that a stream reports at its end."""
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
         self.ends: list[tuple[Outcome, str | None, int]] = []
+        self.finished: list[bool] = []
 
     def feed(self, chunk: bytes) -> None:
-        assert not self.ends, "fed after the end"
+        assert not self.finished, "fed after the end"
         self.chunks.append(chunk)
 
     def steps(self, chunk: bytes) -> Iterator[None]:
@@ -54,6 +55,10 @@ class Seen:
         for at in range(len(chunk)):
             self.feed(chunk[at : at + 1])
             yield
+
+    def finish(self, complete: bool) -> None:
+        assert not self.ends, "finished after the close"
+        self.finished.append(complete)
 
     def closing(self, upstream: Script | UpstreamResponse) -> Callable[[ResponseStream], None]:
         """What a request's context does with the end of its stream."""
@@ -65,5 +70,5 @@ class Seen:
         return on_close
 
 
-def no_words(interruption: Cancelled) -> bytes:
+def no_event(interruption: Cancelled) -> bytes:
     return b""

@@ -68,7 +68,7 @@ class MintingEndpoint:
         self,
         admission: Admission,
         tokens: Tokens,
-        live: InFlightRequests,
+        in_flight: InFlightRequests,
         cors: Cors,
         trail: AuditTrail,
         *,
@@ -95,7 +95,7 @@ class MintingEndpoint:
             admission.take_quota,
         )
         self._tokens = tokens
-        self._live = live
+        self._in_flight = in_flight
         self._cors = cors
         self._trail = trail
         self._trusted_proxies = trusted_proxies
@@ -112,7 +112,7 @@ class MintingEndpoint:
             status,
             [
                 ("X-Proxy-Request-ID", inbound.request_id),
-                *(self._cors.answer_headers(origin) if body else ()),
+                *(self._cors.response_headers(origin) if body else ()),
                 *headers,
             ],
         )
@@ -191,11 +191,11 @@ class MintingEndpoint:
             context.shield()
 
     def _register_in_flight(self, context: RequestContext) -> None:
-        context.greenlet = self._live.enter(context.inbound.client_ip)
-        context.in_flight = self._live
+        context.greenlet = self._in_flight.register(context.inbound.client_ip)
+        context.in_flight = self._in_flight
 
     def _claim(self, context: RequestContext) -> None:
-        self._live.claim(context.greenlet, context.principal)
+        self._in_flight.set_owner(context.greenlet, context.principal)
 
     def _mint(
         self, context: RequestContext, principal: Principal, chosen: dict[str, Any]

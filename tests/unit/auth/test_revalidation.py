@@ -62,14 +62,14 @@ class World:
         gevent.sleep(0)
 
     def _serve(self, owner: Principal) -> None:
-        slot = self.live.enter()
-        self.live.claim(slot, owner)
+        slot = self.live.register()
+        self.live.set_owner(slot, owner)
         try:
             gevent.sleep(100)
         except TokenRevoked as error:
             self.ended.append((owner, error))
         finally:
-            self.live.leave(slot)
+            self.live.unregister(slot)
 
     def refuse(self, owner: Principal, code: str = "token_inactive", **policy: Any) -> None:
         known = replace(owner, policy=Policy(**policy))
@@ -262,7 +262,7 @@ def test_a_defect_does_not_end_the_looking(
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(world.live, "claims", defect)
+        broken.setattr(world.live, "owned", defect)
         wait_until(lambda: "the sweep of the requests in flight failed" in caplog.text)
     world.serve(owner := principal())
     world.store[owner.token_hash] = TokenRefused("token_inactive", owner)

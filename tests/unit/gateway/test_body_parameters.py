@@ -234,7 +234,7 @@ def test_identity_is_no_encoding() -> None:
 
 
 def test_bodies_that_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_parameters, "MOST_PARTS", 100)
+    monkeypatch.setattr(body_parameters, "MAX_PARTS", 100)
     assert read(b'{"x":[' + b"1," * 90 + b'1],"model":"m"}')["model"] == "m"
     refused(b'{"x":[' + b"1," * 100 + b'1],"model":"m"}')
     assert read(b'{"x":"' + b"a" * 1000 + b'","model":"m"}')["model"] == "m"

@@ -12,7 +12,7 @@ from proxy.gateway.response_stream import Outcome, ResponseStream
 from proxy.runtime.yielding import STEP
 from proxy.upstream.timing import Timing
 from tests.support.loop_probe import served_while
-from tests.support.scripted_upstream import Script, Seen, no_words
+from tests.support.scripted_upstream import Script, Seen, no_event
 
 pytestmark = pytest.mark.usefixtures("no_socket_left")
 
@@ -33,11 +33,16 @@ class Upper:
 
 
 def make(
-    upstream: Any, seen: Seen, farewell: Callable[[Cancelled], bytes] = no_words, **more: Any
+    upstream: Any, seen: Seen, closing_event: Callable[[Cancelled], bytes] = no_event, **more: Any
 ) -> ResponseStream:
     answer = TransformedBody(upstream, Upper(), seen)
     return ResponseStream(
-        answer, Timing(), [answer], farewell=farewell, on_close=seen.closing(upstream), **more
+        answer,
+        Timing(),
+        [answer],
+        closing_event=closing_event,
+        on_close=seen.closing(upstream),
+        **more,
     )
 
 
@@ -76,7 +81,7 @@ def test_an_end_with_nothing_to_send(known: bool) -> None:
     upstream = Script(b"A.", b"b", known=known)
     answer = TransformedBody(upstream, Nothing(), seen)
     stream = ResponseStream(
-        answer, Timing(), [answer], farewell=no_words, on_close=seen.closing(upstream)
+        answer, Timing(), [answer], closing_event=no_event, on_close=seen.closing(upstream)
     )
     assert list(stream) == [b"", b"A."]
     stream.close()
@@ -144,7 +149,7 @@ def test_all_ready_and_nothing_to_send() -> None:
     upstream = Ready(1, b"a", known=True)
     answer = TransformedBody(upstream, Nothing(), seen)
     stream = ResponseStream(
-        answer, Timing(), [answer], farewell=no_words, on_close=seen.closing(upstream)
+        answer, Timing(), [answer], closing_event=no_event, on_close=seen.closing(upstream)
     )
     assert list(stream) == []
     stream.close()
@@ -163,7 +168,7 @@ def test_a_broken_answer_breaks_and_what_is_held_stays() -> None:
     assert seen.ends[0][:2] == (Outcome.ABORTED, "upstream_broken")
 
 
-def test_last_words_stand_behind_what_went_out() -> None:
+def test_a_closing_event_follows_what_went_out() -> None:
     seen = Seen()
     stream = make(Script(b"A.B", ShuttingDown()), seen, lambda cut: b"bye")
     assert [next(stream), next(stream), next(stream)] == [b"", b"A.", b"bye"]
@@ -175,11 +180,12 @@ def test_last_words_stand_behind_what_went_out() -> None:
 
 def test_read_on_after_the_client_has_left() -> None:
     upstream, seen = Script(b"A.", b"b.", b"C."), Seen()
-    stream = make(upstream, seen, drain=True)
+    stream = make(upstream, seen, drain_on_disconnect=True)
     assert [next(stream), next(stream)] == [b"", b"A."]
     stream.close()
     assert seen.chunks == [b"A.", b"b.", b"C."]
     assert stream.read_to_end
+    assert seen.finished == [True]
     assert seen.ends == [(Outcome.CLIENT_GONE, None, 2)]
 
 
@@ -191,10 +197,10 @@ class Slow(Script):
         return self.read() or None if self._steps else b""
 
 
-def test_idle_words_while_nothing_comes() -> None:
+def test_keepalive_comments_while_nothing_comes() -> None:
     upstream, seen = Slow(b"A", b"", b".", b"", b"B."), Seen()
     words = iter([b"", b"idle"])
-    stream = make(upstream, seen, idle_after=2.5, keepalive_words=lambda: next(words))
+    stream = make(upstream, seen, idle_after=2.5, keepalive=lambda: next(words))
     assert list(stream) == [b"", b"A.", b"idle", b"B."]
     stream.close()
     assert seen.chunks == [b"A", b".", b"B."]

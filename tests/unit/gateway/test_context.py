@@ -41,6 +41,7 @@ def ended(outcome: Outcome, chunk: bytes, content_type: str, error_code: str | N
     meter = UsageMeter(content_type)
     meter.feed(chunk)
     stream: Any = Stream(outcome, error_code)
+    meter.finish(stream.read_to_end)
     exchange.status, exchange.meter = 201, meter
     exchange.finish_stream(stream)
     (event,) = events
@@ -76,6 +77,7 @@ def test_a_charge_that_has_to_wait_does_not_cost_the_event() -> None:
     meter = UsageMeter("application/json")
     meter.feed(b'{"model":"m","usage":{"prompt_tokens":1,"completion_tokens":2}}')
     stream: Any = Stream(Outcome.COMPLETED)
+    meter.finish(complete=True)
     exchange.status, exchange.meter = 200, meter
     with pytest.raises(GreenletExit):
         exchange.finish_stream(stream)
@@ -106,6 +108,7 @@ def test_reading_a_stored_response_is_charged_by_the_ledger(
     meter = UsageMeter("application/json")
     meter.feed(body)
     stream: Any = Stream(Outcome.COMPLETED)
+    meter.finish(complete=True)
     exchange.status, exchange.meter = status, meter
     exchange.finish_stream(stream)
     (event,) = events
@@ -125,7 +128,7 @@ def test_once_a_tunnel_is_left_nothing_is_thrown_in() -> None:
     opened = UpgradeResponse(theirs, b"HTTP/1.1 101 Switching Protocols", b"")
 
     class Live:
-        def leave(self, greenlet: Any) -> None:
+        def unregister(self, greenlet: Any) -> None:
             told.append(len(events))
 
     exchange.in_flight = Live()

@@ -14,7 +14,7 @@ def test_off_it_touches_nothing() -> None:
     cors = Cors(())
     assert not cors.enabled
     assert cors.preflight(ASKING.get) is None
-    assert cors.answer_headers("https://a.test") == []
+    assert cors.response_headers("https://a.test") == []
     headers = [("Access-Control-Allow-Origin", "*"), ("X", "1")]
     assert cors.replaced(headers) == headers
     assert not cors.allows("https://a.test")
@@ -116,16 +116,18 @@ def test_a_hostile_origin_takes_no_time() -> None:
 
 def test_an_answer_s_headers() -> None:
     cors = Cors(["https://a.test"])
-    assert cors.answer_headers("https://a.test") == [
+    assert cors.response_headers("https://a.test") == [
         ("Vary", "Origin"),
         ("Access-Control-Allow-Origin", "https://a.test"),
         ("Access-Control-Expose-Headers", "*"),
     ]
     # A cache must not give an answer without permission to an origin that has it.
-    assert cors.answer_headers("https://evil.test") == [("Vary", "Origin")]
-    assert cors.answer_headers(None) == [("Vary", "Origin")]
-    assert dict(Cors(["*"]).answer_headers("https://a.test"))["Access-Control-Allow-Origin"] == "*"
-    assert Cors(["*"]).answer_headers(None) == []
+    assert cors.response_headers("https://evil.test") == [("Vary", "Origin")]
+    assert cors.response_headers(None) == [("Vary", "Origin")]
+    assert (
+        dict(Cors(["*"]).response_headers("https://a.test"))["Access-Control-Allow-Origin"] == "*"
+    )
+    assert Cors(["*"]).response_headers(None) == []
 
 
 def test_the_upstream_s_are_replaced() -> None:

@@ -480,7 +480,7 @@ def test_a_stop_that_runs_out_of_time(answer: Any, status: int, words: bool | No
 def test_a_token_that_is_withdrawn_meanwhile(begun: bool, error: str) -> None:
     world = World(Answer([EVENT, waiting()], headers=SSE) if begun else waiting())
     refusal = ClientError(code=error, headers=[("WWW-Authenticate", "Bearer")])
-    result, _ = in_greenlet(world, lambda *_: world.live.revoke(world.live.claims(), refusal))
+    result, _ = in_greenlet(world, lambda *_: world.live.revoke(world.live.owned(), refusal))
     if not begun:
         assert (result.code, code(result), result.error) == (refusal.status, error, None)
         assert result.one("WWW-Authenticate") == "Bearer"
@@ -505,7 +505,7 @@ def test_a_token_that_is_withdrawn_during_the_upload() -> None:
     headers = [*JSON_BODY, ("Transfer-Encoding", "chunked"), ("Authorization", f"Bearer {SECRET}")]
     result, _ = in_greenlet(
         world,
-        lambda *_: world.live.revoke(world.live.claims(), ClientError(code="token_inactive")),
+        lambda *_: world.live.revoke(world.live.owned(), ClientError(code="token_inactive")),
         method="POST",
         headers=headers[:-1],
         **{"wsgi.input": Slow(headers)},

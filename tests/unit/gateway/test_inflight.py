@@ -145,15 +145,15 @@ def test_interrupt_all() -> None:
     ready = []
 
     def request(number: int) -> None:
-        slot = live.enter()
+        slot = live.register()
         ready.append(number)
         try:
             Event().wait(20)
         except ShuttingDown as error:
             caught.append(error)
         finally:
-            live.leave(slot)
-            live.leave(slot)
+            live.unregister(slot)
+            live.unregister(slot)
 
     greenlets = [gevent.spawn(request, number) for number in range(3)]
     gevent.sleep(0)
@@ -171,9 +171,9 @@ def test_one_that_has_ended_meanwhile_is_left_alone() -> None:
     ended = []
 
     def request() -> None:
-        slot = live.enter()
+        slot = live.register()
         go.wait(20)
-        live.leave(slot)
+        live.unregister(slot)
         try:
             gevent.sleep(0.02)
         except ShuttingDown:
@@ -193,14 +193,14 @@ def test_the_caller_may_be_one_of_them() -> None:
     live = InFlightRequests()
 
     def request() -> str:
-        slot = live.enter()
+        slot = live.register()
         live.cancel_all(ShuttingDown)
         try:
             gevent.sleep(20)
         except ShuttingDown:
             return "interrupted"
         finally:
-            live.leave(slot)
+            live.unregister(slot)
         return "not"
 
     assert gevent.spawn(request).get(timeout=20) == "interrupted"
@@ -234,9 +234,9 @@ class Served:
         return greenlet
 
     def _run(self, owner: Owner | None) -> None:
-        slot = self.live.enter()
+        slot = self.live.register()
         if owner is not None:
-            self.live.claim(slot, owner)
+            self.live.set_owner(slot, owner)
         try:
             Event().wait(20)
         except Cancelled as error:
@@ -246,7 +246,7 @@ class Served:
             except Cancelled as again:
                 self.cut.append((owner, again))
         finally:
-            self.live.leave(slot)
+            self.live.unregister(slot)
 
 
 def test_only_those_of_an_account_are_cut() -> None:
@@ -270,14 +270,14 @@ def test_last_words_are_not_cut_short_by_a_second_cut() -> None:
     served = Served(lambda: go.wait(20))
     owner = Owner("a")
     greenlet = served.serve(owner)
-    claims = served.live.claims()
+    claims = served.live.owned()
     error = ClientError(code="token_inactive", headers=[("A", "b")])
     for _ in range(3):
         served.live.revoke(claims, error)
-        served.live.revoke(served.live.claims(), error)
+        served.live.revoke(served.live.owned(), error)
         pause()
     assert len(served.live) == 1
-    assert served.live.claims() == []
+    assert served.live.owned() == []
     go.set()
     greenlet.join(20)
     ((_, cut),) = served.cut
@@ -293,26 +293,26 @@ def test_a_claim_on_what_has_ended_meanwhile_cuts_no_other_request() -> None:
     go, ended = Event(), Event()
 
     def requests() -> None:
-        live.leave(live.enter())
+        live.unregister(live.register())
         for owner in (first, second):
-            slot = live.enter()
-            live.claim(slot, owner)
+            slot = live.register()
+            live.set_owner(slot, owner)
             try:
                 (go if owner is first else ended).wait(20)
             except Cancelled as error:
                 caught.append(error)
-            live.leave(slot)
+            live.unregister(slot)
 
     greenlet = gevent.spawn(requests)
     gevent.sleep(0)
-    claims = live.claims()
+    claims = live.owned()
     go.set()
-    wait_until(lambda: live.claims() != claims)
-    assert not any(map(live.holds, claims))
+    wait_until(lambda: live.owned() != claims)
+    assert not any(map(live.is_current, claims))
     live.revoke(claims, ClientError())
     live.replace(claims, first)
     pause()
-    assert [owner for _, owner in live.claims()] == [second]
+    assert [owner for _, owner in live.owned()] == [second]
     ended.set()
     greenlet.join(20)
     assert caught == []
@@ -334,8 +334,8 @@ class Places:
     def _hold(self, address: str, project: str | None, told: Any) -> None:
         slot = free = None
         try:
-            slot = self.live.enter(address)
-            self.live.claim(slot, Owner(project_id=project))
+            slot = self.live.register(address)
+            self.live.set_owner(slot, Owner(project_id=project))
         except ProxyError as error:
             told.set(str(error) or str(error.code))
         else:
@@ -344,7 +344,7 @@ class Places:
             told.set("")
             free.wait(20)
         finally:
-            self.live.leave(slot)
+            self.live.unregister(slot)
 
     def free(self) -> None:
         self.held.pop()[2].set()
@@ -399,20 +399,20 @@ def test_nothing_is_kept_of_who_has_left() -> None:
     live = places.live
     for kept in (live._by_address.held, live._by_project.held, live._counted, live._owners):
         assert not kept
-    live.leave(None)
+    live.unregister(None)
 
 
 def test_more_is_known_of_an_owner() -> None:
     served = Served()
     old, new = Owner("a"), Owner("a")
     greenlet = served.serve(old)
-    claims = served.live.claims()
+    claims = served.live.owned()
     served.live.replace(claims, new)
-    assert [owner for _, owner in served.live.claims()] == [new]
+    assert [owner for _, owner in served.live.owned()] == [new]
     served.live.revoke(claims, ClientError())
     pause()
     assert served.cut == [], "what was to be cut is an owner's of before"
-    served.live.revoke(served.live.claims(), ClientError())
+    served.live.revoke(served.live.owned(), ClientError())
     greenlet.join(20)
     assert len(served.cut) == 1
 
@@ -436,7 +436,7 @@ def test_cutting_many_leaves_the_others_their_turn() -> None:
             turns.append(len(served.cut))
 
     other = gevent.spawn(beside)
-    served.live.revoke(served.live.claims(), ClientError(code="token_inactive"))
+    served.live.revoke(served.live.owned(), ClientError(code="token_inactive"))
     gevent.joinall([*greenlets, other], timeout=20)
     assert len(served.cut) == 300
     steps = [after - before for before, after in zip([0, *turns], turns, strict=False)]

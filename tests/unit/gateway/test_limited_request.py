@@ -108,7 +108,7 @@ def test_what_two_readers_could_read_otherwise_is_refused(
     members: bytes, param: str | None, policy: dict[str, Any]
 ) -> None:
     it = world(Answer(), **policy)
-    it.endpoint._bounds = replace(it.endpoint._bounds, json_bytes=1 << 20, request_bytes=1 << 20)
+    it.endpoint._options = replace(it.endpoint._options, json_bytes=1 << 20, request_bytes=1 << 20)
     result = chat(it, CHAT % members)
     assert result.code == 400
     assert orjson.loads(result.body)["error"]["param"] == (param or "stream_options")

@@ -202,7 +202,7 @@ def test_a_name_in_another_case_is_seen() -> None:
 
 
 def test_too_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multipart, "MOST_PARTS", 3)
+    monkeypatch.setattr(multipart, "MAX_PARTS", 3)
     assert len(read(part("a", "") + part("b", "") + MODEL + END)) == 3
     refused(part("a", "") + part("b", "") + part("c", "") + MODEL + END)
 
@@ -224,7 +224,7 @@ def test_a_large_file_is_searched_by_slices(monkeypatch: pytest.MonkeyPatch) -> 
     """A delimiter may stand across two of them; most of this file looks like one."""
     turns: list[int] = []
     monkeypatch.setattr(multipart, "turn_if_due", lambda: turns.append(1))
-    monkeypatch.setattr(multipart, "_SLICE", 16)
+    monkeypatch.setattr(multipart, "_SLICE_BYTES", 16)
     for size in range(1000, 1040):
         turns.clear()
         file = FILE.replace("RIFF", "--B" * (size // 3) + "x" * (size % 3))

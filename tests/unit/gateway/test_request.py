@@ -311,7 +311,7 @@ def test_a_large_body_is_joined_beside_the_loop(monkeypatch: pytest.MonkeyPatch)
         return b"".join(pieces)
 
     monkeypatch.setattr(inbound_module, "joined", join)
-    monkeypatch.setattr(inbound_module, "_JOINED_AT_ONCE", 10)
+    monkeypatch.setattr(inbound_module, "_MAX_PLAIN_JOIN_BYTES", 10)
     assert body([b"abcde", b"fghij"], length=10).read_all(99) == b"abcdefghij"
     assert joined == []
     assert body([b"abcde", b"fghijk"], length=11).read_all(99) == b"abcdefghijk"

@@ -28,8 +28,8 @@ class RecordingTransport:
 def test_one_attempt() -> None:
     answer, timing = object(), Timing()
     transport = RecordingTransport(answer)
-    relay = Dispatcher(OpenAIProvider(), TARGET, transport)
-    assert relay.handle(REQUEST, "sk-up", timing) is answer
+    dispatcher = Dispatcher(OpenAIProvider(), TARGET, transport)
+    assert dispatcher.send(REQUEST, "sk-up", timing) is answer
     ((call, seen),) = transport.calls
     assert seen is timing
     assert call.url == "https://api.test/prefix/v1/chat"
@@ -38,6 +38,6 @@ def test_one_attempt() -> None:
 
 
 def test_a_failure_passes() -> None:
-    relay = Dispatcher(OpenAIProvider(), TARGET, RecordingTransport(ConnectFailed("x")))
+    dispatcher = Dispatcher(OpenAIProvider(), TARGET, RecordingTransport(ConnectFailed("x")))
     with pytest.raises(ConnectFailed):
-        relay.handle(REQUEST, "sk-up", Timing())
+        dispatcher.send(REQUEST, "sk-up", Timing())

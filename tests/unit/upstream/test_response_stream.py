@@ -18,17 +18,17 @@ from proxy.upstream.adapter import UpstreamAdapter
 from proxy.upstream.timing import Timing
 from proxy.upstream.transport import SessionTransport, UpstreamResponse
 from tests.support.loop_probe import served_while
-from tests.support.scripted_upstream import Script, Seen, no_words
+from tests.support.scripted_upstream import Script, Seen, no_event
 from tests.support.wait import wait_until
 from tests.support.wire_requests import Serve
 from tests.support.wire_server import CHUNKED, OK, Connection
 
 
 def make(
-    upstream: Any, seen: Seen, farewell: Callable[[Cancelled], bytes] = no_words
+    upstream: Any, seen: Seen, closing_event: Callable[[Cancelled], bytes] = no_event
 ) -> ResponseStream:
     return ResponseStream(
-        upstream, Timing(), [seen], farewell=farewell, on_close=seen.closing(upstream)
+        upstream, Timing(), [seen], closing_event=closing_event, on_close=seen.closing(upstream)
     )
 
 
@@ -44,6 +44,7 @@ def test_a_whole_answer(known: bool) -> None:
     stream.close()
     assert seen.ends == [(Outcome.COMPLETED, None, 3)]
     assert seen.chunks == [b"ab", b"c"]
+    assert seen.finished == [True]
     assert upstream.closed == 1
     if known:
         assert upstream.reads == 2  # its end took no read of its own
@@ -109,7 +110,7 @@ def test_chunks_go_out_before_they_are_metered() -> None:
 )
 def test_an_upstream_that_breaks_off(error: UpstreamError, code: str) -> None:
     upstream, seen = Script(b"a", error), Seen()
-    stream = make(upstream, seen, farewell=lambda interruption: b"never asked for")
+    stream = make(upstream, seen, closing_event=lambda interruption: b"never asked for")
     assert [next(stream) for _ in range(2)] == [b"", b"a"]
     with pytest.raises(ConnectionResetError) as caught:
         next(stream)
@@ -219,24 +220,26 @@ def test_last_words() -> None:
     """They go out, then the answer breaks; it never looks complete."""
     seen, asked = Seen(), []
 
-    def farewell(interruption: Cancelled) -> bytes:
+    def closing_event(interruption: Cancelled) -> bytes:
         asked.append(interruption)
         return b"event: error\n\n"
 
     upstream = Script(b"a", ShuttingDown())
-    stream = make(upstream, seen, farewell)
+    stream = make(upstream, seen, closing_event)
     assert [next(stream) for _ in range(3)] == [b"", b"a", b"event: error\n\n"]
     for _ in range(2):
         with pytest.raises(ShuttingDown):
             next(stream)
     stream.close()
     assert len(asked) == 1
-    assert seen.chunks == [b"a"]  # our words are no usage
+    assert seen.chunks == [b"a"]  # a closing event has no usage
     assert seen.ends == [(Outcome.ABORTED, "draining", 15)]
 
 
-def test_no_words_for_one_who_has_left() -> None:
-    stream = make(Script(ClientDisconnected()), Seen(), farewell=lambda interruption: b"hello?")
+def test_no_closing_event_for_a_client_that_has_left() -> None:
+    stream = make(
+        Script(ClientDisconnected()), Seen(), closing_event=lambda interruption: b"hello?"
+    )
     next(stream)
     with pytest.raises(ClientDisconnected):
         next(stream)
@@ -245,27 +248,31 @@ def test_no_words_for_one_who_has_left() -> None:
 def test_the_meter_sees_the_chunk_before_last_words_are_asked_for() -> None:
     seen = Seen()
 
-    def farewell(interruption: Cancelled) -> bytes:
-        return b"words after " + b"".join(seen.chunks)
+    def closing_event(interruption: Cancelled) -> bytes:
+        return b"after " + b"".join(seen.chunks)
 
-    stream = make(Script(b"a", b"b", ShuttingDown()), seen, farewell)
-    assert list(zip(range(4), stream, strict=False))[-1] == (3, b"words after ab")
+    stream = make(Script(b"a", b"b", ShuttingDown()), seen, closing_event)
+    assert list(zip(range(4), stream, strict=False))[-1] == (3, b"after ab")
 
 
-@pytest.mark.parametrize("where", ["upstream", "watcher"])
-def test_the_end_is_told_even_if_closing_fails(where: str) -> None:
+@pytest.mark.parametrize("where", ["upstream", "feed", "finish"])
+def test_the_end_is_reported_even_if_closing_fails(where: str) -> None:
     upstream, seen = Script(b"a"), Seen()
 
     def fail(*args: object) -> None:
         raise RuntimeError("a defect")
 
-    setattr(*{"upstream": (upstream, "close"), "watcher": (seen, "feed")}[where], fail)
+    if where == "upstream":
+        upstream.close = fail
+    else:
+        setattr(seen, where, fail)
     stream = make(upstream, seen)
     assert [next(stream) for _ in range(2)] == [b"", b"a"]
     with pytest.raises(RuntimeError):
         stream.close()
     stream.close()
     assert len(seen.ends) == 1
+    assert seen.finished == ([] if where == "finish" else [False])
 
 
 def test_timing_marks() -> None:
@@ -274,7 +281,7 @@ def test_timing_marks() -> None:
         Script(b"a", b"b", known=True),  # type: ignore[arg-type]
         timing,
         [],
-        farewell=no_words,
+        closing_event=no_event,
         on_close=lambda stream: None,
     )
     next(stream)
@@ -387,15 +394,15 @@ class Silent(Script):
         return self.read()
 
 
-def test_idle_words_where_they_can_stand() -> None:
-    words = [b": ping\n\n", b"", b": ping\n\n"]
+def test_keepalive_comments_where_they_can_stand() -> None:
+    comments = [b": ping\n\n", b"", b": ping\n\n"]
     upstream, seen = Silent(None, b"half", None, None, b" event", known=True), Seen()  # type: ignore[arg-type]
     stream = ResponseStream(
         upstream,  # type: ignore[arg-type]
         Timing(),
         [seen],
-        farewell=no_words,
-        keepalive_words=lambda: words.pop(0),
+        closing_event=no_event,
+        keepalive=lambda: comments.pop(0),
         idle_after=7,
         on_close=seen.closing(upstream),
     )
@@ -423,8 +430,8 @@ def test_a_drained_answer_is_seen_to_its_end(rest: tuple[Any, ...], whole: bool)
         upstream,  # type: ignore[arg-type]
         Timing(),
         [seen],
-        farewell=no_words,
-        drain=True,
+        closing_event=no_event,
+        drain_on_disconnect=True,
         on_close=seen.closing(upstream),
     )
     assert [next(stream), next(stream)] == [b"", b"a"]
@@ -432,6 +439,7 @@ def test_a_drained_answer_is_seen_to_its_end(rest: tuple[Any, ...], whole: bool)
     assert seen.chunks == [b"a", *[step for step in rest if isinstance(step, bytes)]]
     assert seen.ends == [(Outcome.CLIENT_GONE, None, 1)]
     assert stream.read_to_end is whole
+    assert seen.finished == [whole]
     assert upstream.closed == 1
 
 
@@ -441,8 +449,8 @@ def test_nothing_is_drained_when_it_was_not_the_client() -> None:
         upstream,  # type: ignore[arg-type]
         Timing(),
         [seen],
-        farewell=no_words,
-        drain=True,
+        closing_event=no_event,
+        drain_on_disconnect=True,
         on_close=seen.closing(upstream),
     )
     with pytest.raises(ConnectionResetError):
@@ -450,6 +458,7 @@ def test_nothing_is_drained_when_it_was_not_the_client() -> None:
     stream.close()
     assert seen.chunks == [b"a"]
     assert not stream.read_to_end
+    assert seen.finished == [False]
 
 
 LARGE = b"x" * (STEP + 1)
@@ -493,7 +502,7 @@ def test_what_a_compressed_chunk_inflates_to_is_metered_by_steps() -> None:
         upstream,  # type: ignore[arg-type]
         Timing(),
         [seen],
-        farewell=no_words,
+        closing_event=no_event,
         inflated=True,
         on_close=seen.closing(upstream),
     )
@@ -503,10 +512,10 @@ def test_what_a_compressed_chunk_inflates_to_is_metered_by_steps() -> None:
 
 
 def test_an_interruption_while_a_chunk_is_metered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it is metered first, so that the last words know where they stand."""
+    """All of it is metered first, so that it is known whether a closing event can stand alone."""
     interrupted_turns(monkeypatch, ShuttingDown())
     upstream, seen = Script(LARGE, b"never read"), Seen()
-    stream = make(upstream, seen, farewell=lambda cut: b"".join(seen.chunks)[-3:] + b"!")
+    stream = make(upstream, seen, closing_event=lambda cut: b"".join(seen.chunks)[-3:] + b"!")
     assert [next(stream), next(stream)] == [b"", LARGE]
     assert next(stream) == b"xxx!"
     with pytest.raises(ShuttingDown):

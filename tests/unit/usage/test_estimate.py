@@ -26,6 +26,7 @@ def size(*chunks: bytes, content_type: str = "", encoding: str = "") -> int:
     text = ResponseText(content_type, encoding)
     for chunk in chunks:
         text.feed(chunk)
+    text.finish(complete=True)
     return text.size()
 
 
@@ -143,6 +144,7 @@ def test_a_body_that_was_cut_or_is_huge_is_all_text() -> None:
     text = ResponseText("", "")
     for at in range(0, len(huge), 65536):
         text.feed(huge[at : at + 65536])
+    text.finish(complete=True)
     assert text.size() == len(huge)
     assert len(text._held) <= estimate._MAX_WHOLE
 
@@ -153,6 +155,7 @@ def test_steps_see_what_feed_sees(encoding: str) -> None:
     data = gzip.compress(data) if encoding else data
     text = ResponseText("text/event-stream", encoding)
     assert sum(1 for _ in text.steps(data)) > 50
+    text.finish(complete=True)
     assert text.size() == size(data, content_type="text/event-stream", encoding=encoding)
 
 

@@ -8,7 +8,7 @@ from proxy.usage import event_stream as module
 from proxy.usage.counts import Usage
 from proxy.usage.meter import UsageMeter
 from proxy.usage.reading import Reading
-from tests.support.meter_cases import COMPRESSED, JSON, SSE, bytewise, meter
+from tests.support.meter_cases import COMPRESSED, JSON, SSE, bytewise, finished, meter
 from tests.support.sse_streams import (
     LATE_CHUNK,
     LOOK_ALIKE,
@@ -156,12 +156,12 @@ def test_a_stream_is_one_whatever_its_media_type(kind: str) -> None:
         it.feed(byte)
     assert it.is_event_stream
     assert it.at_event_boundary
-    assert it.result() == Reading(CHAT_COUNTED, "reported")
+    assert finished(it) == Reading(CHAT_COUNTED, "reported")
     other = UsageMeter(kind)
     other.feed(b"<html>data: x\n\n")
     other.feed(STREAMS["chat"][0])
     assert not other.is_event_stream
-    assert other.result() == Reading(None, "none")
+    assert finished(other) == Reading(None, "none")
 
 
 def test_a_body_is_none_whatever_its_media_type() -> None:
@@ -171,7 +171,7 @@ def test_a_body_is_none_whatever_its_media_type() -> None:
     it.feed(CHAT_BODY)
     assert not it.is_event_stream
     assert not it.at_event_boundary
-    assert it.result() == Reading(BODY_COUNTED, "reported")
+    assert finished(it) == Reading(BODY_COUNTED, "reported")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_chunks_without_usage_are_never_parsed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.undo()
     assert it.at_event_boundary
     it.feed(sse(LATE_CHUNK))
-    assert it.result() == Reading(CHAT_COUNTED, "reported")
+    assert finished(it) == Reading(CHAT_COUNTED, "reported")
 
 
 def test_a_stream_that_never_names_its_model_is_not_parsed_for_ever() -> None:
@@ -229,7 +229,7 @@ def test_a_stream_that_never_names_its_model_is_not_parsed_for_ever() -> None:
     for _ in range(20):
         it.feed(nameless)
     it.feed(sse(chat_chunk()))
-    assert it.result() == Reading(None, "none")
+    assert finished(it) == Reading(None, "none")
 
 
 def test_large_first_events_are_not_parsed_for_a_name() -> None:
@@ -244,7 +244,7 @@ def test_a_bomb_or_broken_gzip_ends_the_metering_and_keeps_the_name() -> None:
     it = UsageMeter(SSE, "gzip")
     it.feed(bomb)
     it.feed(bomb)
-    reading = it.result()
+    reading = finished(it)
     assert reading.source == "none"
     assert reading.usage is not None
     assert reading.usage.model == CHAT.model
@@ -252,10 +252,10 @@ def test_a_bomb_or_broken_gzip_ends_the_metering_and_keeps_the_name() -> None:
     assert meter(b"no gzip", sse(LATE_CHUNK), encoding="gzip") == Reading(None, "none")
 
 
-def test_result_may_be_asked_again() -> None:
+def test_finish_may_be_called_again() -> None:
     it = UsageMeter(SSE)
     it.feed(STREAMS["chat"][0])
-    assert it.result(False) == it.result(True) == it.result(True)
+    assert finished(it, False) == finished(it, True) == finished(it, True)
 
 
 def test_the_last_of_several_responses_counts() -> None:
@@ -274,7 +274,7 @@ def test_steps_see_what_feed_sees(name: str, encoding: str) -> None:
     by_steps = UsageMeter(SSE, encoding)
     for _ in by_steps.steps(data):
         pass
-    assert by_steps.result() == meter(data, encoding=encoding)
+    assert finished(by_steps) == meter(data, encoding=encoding)
 
 
 @pytest.mark.slow
@@ -289,7 +289,7 @@ def test_steps_end_where_nothing_can_be_read() -> None:
     metered = UsageMeter(SSE, "gzip")
     assert list(metered.steps(b"no gzip at all")) == []
     assert list(metered.steps(b"more of it")) == []
-    assert metered.result().source == "none"
+    assert finished(metered).source == "none"
 
 
 @pytest.mark.parametrize("kind", [JSON, "text/plain"])

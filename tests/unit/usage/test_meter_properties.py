@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.usage.counts import Usage
 from proxy.usage.meter import UsageMeter
 from proxy.usage.reading import Reading
-from tests.support.meter_cases import COMPRESSED, JSON, SSE, bytewise, chunked, meter
+from tests.support.meter_cases import COMPRESSED, JSON, SSE, bytewise, chunked, finished, meter
 from tests.support.sse_streams import LATE_CHUNK, LOOK_ALIKE, STREAMS, chat_chunk, sse
 
 #: Many examples.
@@ -59,9 +59,9 @@ def test_the_fast_path_sees_what_the_decoder_sees(
         for byte in bytewise(chunk):
             slow.feed(byte)
         assert fast.at_event_boundary == slow.at_event_boundary
-    assert fast.result(False) == slow.result(False)
-    assert fast.result(True) == slow.result(True)
-    assert fast.result(True).source == ("reported" if LATE_CHUNK in events else "none")
+    assert finished(fast, False) == finished(slow, False)
+    assert finished(fast, True) == finished(slow, True)
+    assert finished(fast, True).source == ("reported" if LATE_CHUNK in events else "none")
 
 
 SOUP = st.lists(
@@ -120,4 +120,4 @@ def test_what_is_no_bytes_never_raises() -> None:
         it = UsageMeter(kind)
         it.feed(None)  # type: ignore[arg-type]
         it.feed(b"data: x\n\n")
-        assert it.result() == Reading(None, "none")
+        assert finished(it) == Reading(None, "none")

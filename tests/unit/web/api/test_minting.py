@@ -281,7 +281,7 @@ class Peek:
         self.owners: list[str | None] = []
 
     def __bytes__(self) -> bytes:
-        self.owners += [owner.token_id for _, owner in self._world.live.claims()]
+        self.owners += [owner.token_id for _, owner in self._world.live.owned()]
         return b'{"duration_'
 
 
@@ -305,7 +305,7 @@ def test_until_its_body_is_there_it_is_a_request_under_way(
 
 
 def test_a_full_worker_and_one_that_ends_mint_nothing(world: World) -> None:
-    others = [gevent.spawn(world.live.enter) for _ in range(2)]
+    others = [gevent.spawn(world.live.register) for _ in range(2)]
     gevent.joinall(others)
     world.refused(503, "overloaded", FIVE)
     world.live.drain()
