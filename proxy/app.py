@@ -158,12 +158,12 @@ class Application:
             settings,
             "openai",
             [accounts.recorder.denials.events, self._stored_reads.events],
-            live=self._in_flight,
+            in_flight=self._in_flight,
             cache=accounts.authenticator.cache,
             pools=adapter.pools.values,
             queue=self._queue,
-            drain=lambda: self._pump,
-            revocation=None if passthrough else accounts.revocation,
+            pump=lambda: self._pump,
+            change_poller=None if passthrough else accounts.change_poller,
             database_up=None if passthrough else lambda: accounts.health.state == "ok",
             permits=lambda: accounts.leases.outstanding,
             audit_dropped=lambda: accounts.recorder.dropped,
@@ -221,7 +221,7 @@ class Application:
 
     @property
     def revocation_lag(self) -> float | None:
-        return self._accounts.revocation.lag
+        return self._accounts.change_poller.lag
 
     @property
     def database_state(self) -> str:

@@ -54,7 +54,7 @@ class EventQueue:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def begin(self, intent: Intent) -> int:
+    def record_intent(self, intent: Intent) -> int:
         """Record that a request goes upstream. Returns its slot. Never blocks and never raises."""
         if self.inflight_table is None:
             return NO_SLOT

@@ -42,7 +42,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 class Events(Protocol):
     """The event queue, as seen from here. Neither method waits or raises."""
 
-    def begin(self, intent: Intent) -> int: ...
+    def record_intent(self, intent: Intent) -> int: ...
 
     def publish(self, event: UsageEvent) -> None: ...
 
@@ -117,7 +117,7 @@ class RequestContext:
     def record_intent(self) -> None:
         """The request goes upstream now. From here on it has an event even if the worker dies."""
         inbound, principal = self.inbound, self.principal
-        self._event_slot = self._events.begin(
+        self._event_slot = self._events.record_intent(
             Intent(
                 self._event_id,
                 self.timing.started_unix,

@@ -55,7 +55,7 @@ class AccessLog:
                 }
             )
 
-    def page(
+    def log_response(
         self, request_id: str, method: str, path: str, status: int, ms: float, client_ip: str
     ) -> None:
         """Log a response of the proxy's own pages."""

@@ -163,7 +163,7 @@ class RequestMetrics:
                     _log.exception("an event cannot be counted")
                 self._failed = True
 
-    def page(self, route: str, method: str, status: int) -> None:
+    def count_response(self, route: str, method: str, status: int) -> None:
         """Count a response of the proxy's own pages.
 
         `route` is `management`, `status` or `other`.

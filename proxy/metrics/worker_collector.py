@@ -123,15 +123,15 @@ class Limits(Protocol):
 class Parts:
     """The parts of one worker. Functions stand for parts that are made later, or made again."""
 
-    live: Sized
-    live_limit: int
+    in_flight: Sized
+    in_flight_limit: int
     cache: Cache
     pools: Callable[[], Iterable[Pool]]
     queue: EventQueue
     queue_limit: int
-    drain: Callable[[], EventPump | None]
+    pump: Callable[[], EventPump | None]
     #: None, as the next: nothing of this worker needs the database.
-    revocation: ChangePoller | None
+    change_poller: ChangePoller | None
     database_up: Callable[[], bool] | None
     permits: Callable[[], int]
     audit_dropped: Callable[[], int]
@@ -158,8 +158,8 @@ class WorkerCollector:
         samples.set("proxy_workers", 1)
         samples.set("proxy_workers_expected", parts.workers_expected)
         samples.set("proxy_start_time_seconds", parts.server_started)
-        samples.set("proxy_requests_in_flight", len(parts.live))
-        samples.set("proxy_requests_in_flight_limit", parts.live_limit)
+        samples.set("proxy_requests_in_flight", len(parts.in_flight))
+        samples.set("proxy_requests_in_flight_limit", parts.in_flight_limit)
         if parts.database_up is not None:
             samples.set("proxy_database_up", float(parts.database_up()))
         samples.set("proxy_permits_leased", parts.permits())
@@ -209,12 +209,12 @@ class WorkerCollector:
         samples.set("proxy_event_gate_total", gate.refused, ("refused",))
         samples.set(dropped, parts.queue.dropped, ("queue",))
         samples.set(dropped, parts.queue.unwritable, ("unwritable",))
-        drain = parts.drain()
-        if drain is None:
+        pump = parts.pump()
+        if pump is None:
             return
-        self._spool(samples, drain)
+        self._spool(samples, pump)
         now = time.monotonic()
-        for worker in drain.sink_workers:
+        for worker in pump.sink_workers:
             sink = (worker.name.removesuffix("Sink").lower(),)
             if not worker.pending:
                 self._idle_at[worker.name] = now
@@ -224,14 +224,14 @@ class WorkerCollector:
             samples.set("proxy_sink_errors_total", worker.errors, sink)
             samples.set(dropped, worker.dropped, sink)
 
-    def _spool(self, samples: Samples, drain: EventPump) -> None:
-        spool_writer, recovery = drain.spool_writer, drain.recovery
+    def _spool(self, samples: Samples, pump: EventPump) -> None:
+        spool_writer, recovery = pump.spool_writer, pump.recovery
         if spool_writer is not None:
             dropped = "proxy_events_dropped_total"
             samples.set(dropped, spool_writer.dropped, ("spool_full",))
             samples.set(dropped, spool_writer.unspooled, ("not_spooled",))
             samples.set("proxy_spool_bytes", spool_writer.bytes)
-            samples.set("proxy_spool_kept_events", drain.kept)
+            samples.set("proxy_spool_kept_events", pump.kept)
             samples.set("proxy_spool_limit_bytes", spool_writer.max_bytes)
             if spool_writer.inflight_table is not None:
                 samples.set("proxy_inflight_table_full_total", spool_writer.inflight_table.missed)
@@ -240,12 +240,12 @@ class WorkerCollector:
             samples.set("proxy_events_damaged_total", recovery.damaged)
 
     def _revocation(self, samples: Samples) -> None:
-        revocation = self._parts.revocation
-        if revocation is None:
+        poller = self._parts.change_poller
+        if poller is None:
             return
-        if revocation.lag is not None:
-            samples.set("proxy_revocation_lag_seconds", revocation.lag)
-        if revocation.listening is not None:
-            samples.set("proxy_revocation_listening", float(revocation.listening))
-        seen = self._began if revocation.looked_at is None else revocation.looked_at
+        if poller.lag is not None:
+            samples.set("proxy_revocation_lag_seconds", poller.lag)
+        if poller.listening is not None:
+            samples.set("proxy_revocation_listening", float(poller.listening))
+        seen = self._began if poller.looked_at is None else poller.looked_at
         samples.set("proxy_revocation_poll_age_seconds", time.monotonic() - seen)

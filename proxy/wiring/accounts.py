@@ -94,17 +94,17 @@ class NoChangeBus:
     def close(self) -> None: ...
 
 
-def change_bus(settings: Settings, revocation: ChangePoller) -> "ChangeBus | NoChangeBus":
+def change_bus(settings: Settings, change_poller: ChangePoller) -> "ChangeBus | NoChangeBus":
     if not settings.redis_url:
         return NoChangeBus()
     from proxy.auth.change_bus import ChangeBus
 
-    return ChangeBus(settings.redis_url, revocation)
+    return ChangeBus(settings.redis_url, change_poller)
 
 
 class AccountServices:
-    def __init__(self, settings: Settings, live: InFlightRequests, queue: EventQueue) -> None:
-        """`live` holds the requests that a change may end; audit entries also go to `queue`."""
+    def __init__(self, settings: Settings, in_flight: InFlightRequests, queue: EventQueue) -> None:
+        """A change may end requests of `in_flight`; audit entries also go to `queue`."""
         auth, keys = settings.auth, settings.encryption
         self.database = database = Database.from_url(
             settings.database.url, pool_size=settings.database.pool_size
@@ -128,7 +128,7 @@ class AccountServices:
             counters,
             self._holds,
             self.counts.unwritten,
-            lambda token_id: live.cancel_account(token_id, QuotaExhausted),
+            lambda token_id: in_flight.cancel_account(token_id, QuotaExhausted),
         )
         self._known = known_grants(settings)
         self.authenticator = Authenticator(
@@ -141,15 +141,15 @@ class AccountServices:
             stale_grace=auth.stale_grace,
             known=self._known if auth.stale_grace else None,
         )
-        self.revocation = ChangePoller(
+        self.change_poller = ChangePoller(
             Changes(database),
             self._forget,
             interval=auth.revocation_interval,
             known=self._known,
             failed=self.health.hurry,
         )
-        self._change_bus = change_bus(settings, self.revocation)
-        self._revalidator = Revalidator(live, self.authenticator.revalidate)
+        self._change_bus = change_bus(settings, self.change_poller)
+        self._revalidator = Revalidator(in_flight, self.authenticator.revalidate)
         self.maintenance = maintenance_scheduler(settings, database)
 
     @property
@@ -163,14 +163,14 @@ class AccountServices:
         self.counts.start(self._budgets.refresh)
         self.leases.start()
         self._revalidator.start()
-        self.revocation.start()
+        self.change_poller.start()
         self._change_bus.start()
         self.health.start()
         self.maintenance.start()
 
     def announce(self, identifier: str) -> None:
         """Announce a committed change of a project or token by the management API."""
-        self.revocation.announced([identifier])
+        self.change_poller.announced([identifier])
         self._change_bus.publish([identifier])
 
     def flush(self, deadline: float) -> None:
@@ -179,7 +179,7 @@ class AccountServices:
         Takes milliseconds, unless the database hangs.
         """
         self._change_bus.close()
-        self.revocation.close()
+        self.change_poller.close()
         self._revalidator.close()
         self.health.close()
         self.maintenance.close(deadline / 8)

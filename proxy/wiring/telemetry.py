@@ -44,7 +44,7 @@ class Telemetry:
         samples = Samples()
         collector = WorkerCollector(
             Parts(
-                live_limit=settings.server.max_concurrent_requests,
+                in_flight_limit=settings.server.max_concurrent_requests,
                 queue_limit=settings.events.queue_size,
                 data_dir=settings.data_dir,
                 workers_expected=settings.server.web_concurrency or os.cpu_count() or 1,
@@ -77,9 +77,9 @@ class Telemetry:
         self._metrics.tokens(read)
 
     def on_response(self, record: AccessRecord) -> None:
-        self._metrics.page(record.route, record.method, record.status)
+        self._metrics.count_response(record.route, record.method, record.status)
         if self._access_log is not None:
-            self._access_log.page(*record[1:])
+            self._access_log.log_response(*record[1:])
 
     def read(self, make: Callable[[Samples], T]) -> T:
         """Call `make` with the samples of all workers, on a thread, and return its result.

@@ -113,10 +113,10 @@ def _blocks_that_stay(warm: WarmWorker) -> float:
 
 
 def _drained(warm: WarmWorker) -> bool:
-    drain = warm.app._pump
-    assert drain is not None
-    waiting = sum(delivery.pending for delivery in drain.sink_workers)
-    return not (len(warm.app._queue) or drain._batch or waiting)
+    pump = warm.app._pump
+    assert pump is not None
+    waiting = sum(worker.pending for worker in pump.sink_workers)
+    return not (len(warm.app._queue) or pump._batch or waiting)
 
 
 def _publish(warm: WarmWorker) -> int:

@@ -258,11 +258,11 @@ class Events(list[UsageEvent]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.begun: list[tuple[Any, ...]] = []
+        self.intents: list[tuple[Any, ...]] = []
 
-    def begin(self, intent: Intent) -> int:
-        self.begun.append(intent)
-        return len(self.begun) - 1
+    def record_intent(self, intent: Intent) -> int:
+        self.intents.append(intent)
+        return len(self.intents) - 1
 
     def publish(self, event: UsageEvent) -> None:
         self.append(event)

@@ -49,7 +49,7 @@ _KNOWN: Final = fields.names("token") | {"duration_minutes", "name", "max_reques
 class _NoEvents:
     """No upstream is asked, so there is no usage to report."""
 
-    def begin(self, intent: Intent) -> int:
+    def record_intent(self, intent: Intent) -> int:
         return -1
 
     def publish(self, event: UsageEvent) -> None:

@@ -1,4 +1,4 @@
-"""The drain: every sink stands alone, nothing is lost that need not be, a stop ends in time."""
+"""The pump: every sink stands alone, nothing is lost that need not be, a stop ends in time."""
 
 import subprocess
 import sys
@@ -34,11 +34,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Line:
-    """A drain, its queue and its sinks."""
+    """A pump, its queue and its sinks."""
 
     def __init__(self, *sinks: Any, backlog: int = 10_000) -> None:
         self.queue = EventQueue(100_000)
-        self.drain = EventPump(self.queue, sinks, backlog=backlog)
+        self.pump = EventPump(self.queue, sinks, backlog=backlog)
         self._next = 0
 
     def publish(self, count: int) -> list[str]:
@@ -54,7 +54,7 @@ def lines() -> Iterator[list[Line]]:
     made: list[Line] = []
     yield made
     for line in made:
-        line.drain.close(0.2)
+        line.pump.close(0.2)
 
 
 def fail() -> None:
@@ -74,12 +74,12 @@ def test_everything_goes_to_every_sink_in_order(lines: list[Line]) -> None:
 def test_what_is_no_usage_event_is_carried_and_not_observed() -> None:
     seen: list[UsageEvent] = []
     queue, sink = EventQueue(10), Sink()
-    drain = EventPump(queue, [sink], backlog=10, observe=seen.extend)
+    pump = EventPump(queue, [sink], backlog=10, observe=seen.extend)
     queue.publish(event("a"))
     queue.publish_line(b'{"request_id":"b","event":"audit"}\n')
     queue.publish(event("c"))
     wait_for(lambda: len(sink.lines) == 3)
-    drain.close(1)
+    pump.close(1)
     assert names(sink.lines) == ["a", "b", "c"]
     assert [known.request_id for known in seen] == ["a", "c"]
 
@@ -103,10 +103,10 @@ def test_a_batch_is_observed_in_turns_with_what_comes_over_the_network() -> None
     queue = EventQueue(1000)
     for number in range(200):
         queue.publish(event(str(number)))
-    drain = EventPump(queue, [], backlog=10, observe=observe)
+    pump = EventPump(queue, [], backlog=10, observe=observe)
     waiting.join(5)
     wait_for(lambda: len(seen) == 200)
-    drain.close(0.2)
+    pump.close(0.2)
     ours.close()
     theirs.close()
     assert answered_after
@@ -127,13 +127,11 @@ def test_a_busy_loop_does_not_outrun_the_drain(monkeypatch: pytest.MonkeyPatch) 
             longest = max(longest, len(queue))
             gevent.sleep(1e-6)
 
-    drain = EventPump(
-        queue, [sink], backlog=20_000, observe=lambda events: seen.append(len(events))
-    )
+    pump = EventPump(queue, [sink], backlog=20_000, observe=lambda events: seen.append(len(events)))
     gevent.joinall([gevent.spawn(publish) for _ in range(20)], raise_error=True)
     wait_for(lambda: sum(seen) == 20_000, 20)
     wait_for(lambda: len(sink.lines) == 20_000, 20)
-    drain.close(5)
+    pump.close(5)
     assert queue.dropped == 0
     assert longest < 2000
     assert (queue.gate.waited, queue.gate.closed) == (0, False)
@@ -141,7 +139,7 @@ def test_a_busy_loop_does_not_outrun_the_drain(monkeypatch: pytest.MonkeyPatch) 
 
 def test_publishers_that_never_wait_lose_nothing_and_close_the_gate() -> None:
     queue, sink = EventQueue(1000), Sink()
-    drain = EventPump(queue, [sink], backlog=20_000)
+    pump = EventPump(queue, [sink], backlog=20_000)
 
     def publish() -> None:
         for _ in range(1000):
@@ -151,7 +149,7 @@ def test_publishers_that_never_wait_lose_nothing_and_close_the_gate() -> None:
     assert queue.gate.closed
     wait_for(lambda: len(sink.lines) == 20_000, 20)
     assert not queue.gate.closed
-    drain.close(5)
+    pump.close(5)
     assert queue.dropped == 0
 
 
@@ -208,7 +206,7 @@ def test_pauses_between_tries_grow_up_to_a_bound(lines: list[Line], asked: list[
     line = Line(sink)
     lines.append(line)
     line.publish(1)
-    (delivery,) = line.drain.sink_workers
+    (delivery,) = line.pump.sink_workers
     wait_for(lambda: delivery.errors >= 6)
     whole = (0.02, 0.04, 0.08, 0.1, 0.1)
     for pause, most in zip(asked, whole, strict=False):
@@ -250,7 +248,7 @@ def test_the_backlog_is_bounded_and_counts_what_it_drops(
     sink = Sink(fail)
     line = Line(sink, backlog=10)
     lines.append(line)
-    (delivery,) = line.drain.sink_workers
+    (delivery,) = line.pump.sink_workers
     line.publish(4)
     wait_for(lambda: delivery.errors)
     expected = line.publish(20)
@@ -277,7 +275,7 @@ def test_an_event_that_cannot_be_written_takes_no_other_with_it(
     line.publish(1)
     wait_for(lambda: len(sink.lines) == 2)
     assert names(sink.lines) == ["0", "1"]
-    line.drain.close(1)
+    line.pump.close(1)
     assert "1 usage events could not be written" in caplog.text
 
 
@@ -285,7 +283,7 @@ def test_close_writes_what_is_left_and_closes_the_sinks(caplog: pytest.LogCaptur
     sinks = [Sink(lambda: block(0.01)), Sink()]
     line = Line(*sinks)
     expected = line.publish(2000)  # still in the queue
-    line.drain.close(5)
+    line.pump.close(5)
     assert [names(sink.lines) for sink in sinks] == [expected, expected]
     assert [sink.closed for sink in sinks] == [1, 1]
     assert caplog.records == []
@@ -297,10 +295,10 @@ def test_close_ends_a_pause_for_a_last_try(monkeypatch: pytest.MonkeyPatch) -> N
     sink = Sink(fail)
     line = Line(sink)
     expected = line.publish(3)
-    wait_for(lambda: line.drain.sink_workers[0].errors)
+    wait_for(lambda: line.pump.sink_workers[0].errors)
     sink.trouble = lambda: None
     began = time.monotonic()
-    line.drain.close(10)
+    line.pump.close(10)
     assert time.monotonic() - began < 5
     assert names(sink.lines) == expected
 
@@ -309,7 +307,7 @@ def test_close_gives_up_on_a_sink_that_fails_to_the_end(caplog: pytest.LogCaptur
     bad, good = Sink(fail), Sink()
     line = Line(bad, good)
     expected = line.publish(3)
-    line.drain.close(5)
+    line.pump.close(5)
     assert names(good.lines) == expected
     assert (bad.closed, good.closed) == (1, 1)
     assert "3 usage events could not be written" in caplog.text
@@ -322,7 +320,7 @@ def test_close_returns_in_time_although_a_sink_hangs(caplog: pytest.LogCaptureFi
     wait_for(lambda: bad.tries)
     expected = line.publish(4)
     began = time.monotonic()
-    line.drain.close(0.1)
+    line.pump.close(0.1)
     assert time.monotonic() - began < 0.6
     assert names(good.lines) == expected
     # Those in the hands of the sink count, too: whether it takes them nobody will know.
@@ -333,7 +331,7 @@ def test_close_returns_in_time_although_a_sink_hangs(caplog: pytest.LogCaptureFi
 def test_a_sink_whose_close_raises_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
     sink.close = fail  # type: ignore[method-assign]
-    Line(sink).drain.close(5)
+    Line(sink).pump.close(5)
     assert "could not be closed" in caplog.text
 
 
@@ -357,7 +355,7 @@ class SpooledLine(Line):
     ) -> None:
         self.queue = EventQueue(100_000)
         self.spool_writer = journal_at(root)
-        self.drain = EventPump(
+        self.pump = EventPump(
             self.queue,
             sinks,
             backlog=backlog,
@@ -370,7 +368,7 @@ class SpooledLine(Line):
         for _ in range(count):
             name = str(self._next)
             ids = (name.rjust(32, "0"), 1.5, name, "p", "t", "sk-a...b")
-            slot = self.queue.begin(Intent(*ids, "/v1/models", "GET", "::1"))
+            slot = self.queue.record_intent(Intent(*ids, "/v1/models", "GET", "::1"))
             self.queue.publish(event(name, event_id=ids[0], slot=slot))
             self._next += 1
         return [str(number) for number in range(self._next)]
@@ -398,7 +396,7 @@ def test_the_spool_has_everything_and_slots_are_free_again(tmp_path: Path) -> No
     wait_for(lambda: len(sink.lines) == 1300)
     assert line.open_slots == 0
     assert spooled(tmp_path, "redis") == names(sink.lines) == expected
-    line.drain.close(5)
+    line.pump.close(5)
     assert spooled(tmp_path, "redis") == expected
     assert spooled(tmp_path, LOCAL) == []
 
@@ -416,7 +414,7 @@ def test_the_local_position_follows_the_slowest_sink(tmp_path: Path) -> None:
     line.publish(1)  # the position of what is done goes with the next batch
     wait_for(lambda: spooled(tmp_path, LOCAL) == ["4"])
     wait_for(lambda: spooled(tmp_path, LOCAL) == [])  # or within a second
-    line.drain.close(5)
+    line.pump.close(5)
 
 
 def test_what_the_log_did_not_take_waits_for_the_next_start(
@@ -425,14 +423,14 @@ def test_what_the_log_did_not_take_waits_for_the_next_start(
     bad = Sink(fail)
     line = SpooledLine(tmp_path, bad)
     expected = line.publish(3)
-    line.drain.close(1)
+    line.pump.close(1)
     assert "3 usage events wait in the spool for the next start" in caplog.text
     assert "could not be written" not in caplog.text
     good = Sink()
     line = SpooledLine(tmp_path, good)
     wait_for(lambda: len(good.lines) == 3)
     assert names(good.lines) == expected
-    line.drain.close(5)
+    line.pump.close(5)
 
 
 def full(*_: Any) -> None:
@@ -459,19 +457,19 @@ def test_what_a_full_disk_did_not_take_keeps_its_slots(
         wait_for(lambda: len(sink.lines) == 5)
         wait_for(lambda: tries[:2] == [5, 3])
         patch.setattr(SegmentWriter, "append", full)
-        wait_for(lambda: line.drain.kept == line.open_slots > 0)
+        wait_for(lambda: line.pump.kept == line.open_slots > 0)
         expected = line.publish(5)
         wait_for(lambda: len(sink.lines) == 10)
-        assert line.drain.kept == line.open_slots == 5 + 5 - 2 * len(tries)
+        assert line.pump.kept == line.open_slots == 5 + 5 - 2 * len(tries)
         # A killed worker's next start finds them.
         (folder,) = writer_folders(tmp_path)
         left = names([decode_record(record) or b"" for record in leftover_records(folder)[0]])
         assert sorted(left) == expected[2 * len(tries) :]
-    wait_for(lambda: not line.drain.kept)  # without any event that would bring it about
+    wait_for(lambda: not line.pump.kept)  # without any event that would bring it about
     assert line.open_slots == 0
     assert spooled(tmp_path, "redis") == expected
     assert line.spool_writer.unspooled == 0
-    line.drain.close(5)
+    line.pump.close(5)
     assert names(sink.lines) == expected
 
 
@@ -487,12 +485,12 @@ def test_so_many_are_kept_and_the_others_are_counted(
             expected = line.publish(5)
             wait_for(lambda count=count: len(sink.lines) == count)
         wait_for(lambda: line.spool_writer.unspooled == 8)
-        assert line.drain.kept == line.open_slots == 7
+        assert line.pump.kept == line.open_slots == 7
         assert not line.queue.gate.closed
-    wait_for(lambda: not line.drain.kept)
+    wait_for(lambda: not line.pump.kept)
     assert spooled(tmp_path, "redis") == expected[:7]
     assert (line.spool_writer.unspooled, line.open_slots) == (8, 0)
-    line.drain.close(5)
+    line.pump.close(5)
 
 
 def test_requests_are_refused_while_the_disk_is_full_if_that_is_asked_for(
@@ -508,7 +506,7 @@ def test_requests_are_refused_while_the_disk_is_full_if_that_is_asked_for(
             line.queue.gate.enter()
     wait_for(lambda: not line.queue.gate.closed)
     line.queue.gate.enter()
-    line.drain.close(5)
+    line.pump.close(5)
 
 
 def test_a_stop_with_a_full_disk_leaves_the_slots_for_the_next_start(
@@ -519,9 +517,9 @@ def test_a_stop_with_a_full_disk_leaves_the_slots_for_the_next_start(
     with monkeypatch.context() as patch:
         patch.setattr(SegmentWriter, "append", full)
         line.publish(3)
-        wait_for(lambda: line.drain.kept == 3)
+        wait_for(lambda: line.pump.kept == 3)
         expected = line.publish(2)
-        line.drain.close(5)
+        line.pump.close(5)
     assert names(sink.lines) == expected
     (folder,) = writer_folders(tmp_path)
     left = names([decode_record(record) or b"" for record in leftover_records(folder)[0]])
@@ -541,7 +539,7 @@ def test_a_full_disk_leaves_the_log_its_events(
             wait_for(lambda count=count: len(sink.lines) == count)
     expected = line.publish(10)
     wait_for(lambda: len(sink.lines) == 40)
-    line.drain.close(5)
+    line.pump.close(5)
     assert names(sink.lines) == expected
     assert spooled(tmp_path, "redis") == expected
     assert caplog.text.count("cannot be written: No space left") == 1
@@ -565,7 +563,7 @@ def test_a_disk_that_hangs_does_not_hold_up_the_stop(
     wait_for(lambda: not len(line.queue))
     expected = line.publish(2)
     began = time.monotonic()
-    line.drain.close(0.5)
+    line.pump.close(0.5)
     assert time.monotonic() - began < 1.5
     assert set(names(sink.lines)) == set(expected)
     assert line.open_slots == 5
@@ -592,7 +590,7 @@ def test_tending_goes_on_whatever_happens_and_tells_it_once(
     line.publish(1)
     wait_for(lambda: sink.lines)
     wait_for(lambda: not spooled(tmp_path, LOCAL))  # it is tending that writes the position
-    line.drain.close(5)
+    line.pump.close(5)
 
 
 def test_a_stop_in_the_middle_of_a_batch_loses_and_doubles_nothing(
@@ -611,7 +609,7 @@ def test_a_stop_in_the_middle_of_a_batch_loses_and_doubles_nothing(
         line.publish(3)
         gevent.sleep(pause)
         expected = line.publish(3)
-        line.drain.close(5)
+        line.pump.close(5)
         assert names(sink.lines) == spooled(root, "redis") == expected
         assert line.open_slots == 0
 
@@ -626,10 +624,10 @@ from proxy.events.spool.offsets import read_offset
 from proxy.events.queue import EventQueue
 from tests.support.event_samples import Sink, block, event, wait_for
 queue, sink = EventQueue(10), Sink(lambda: block(60))
-drain = EventPump(queue, [sink], backlog=10)
+pump = EventPump(queue, [sink], backlog=10)
 queue.publish(event())
 wait_for(lambda: sink.tries)
-drain.close(0.1)
+pump.close(0.1)
 """
 
 
@@ -644,7 +642,7 @@ def test_a_hanging_sink_does_not_keep_the_process_alive() -> None:
 @pytest.mark.slow
 def test_the_observer_sees_each_event_once_the_last_ones_too() -> None:
     queue, seen = EventQueue(10_000), []
-    drain = EventPump(
+    pump = EventPump(
         queue,
         [Sink()],
         backlog=10,
@@ -654,5 +652,5 @@ def test_the_observer_sees_each_event_once_the_last_ones_too() -> None:
         queue.publish(event(str(number)))
     wait_for(lambda: len(seen) == 700)
     queue.publish(event("last"))
-    drain.close(1)
+    pump.close(1)
     assert seen == [*map(str, range(700)), "last"]

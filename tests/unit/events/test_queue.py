@@ -20,9 +20,9 @@ def asked_for(entries: Sequence[Entry]) -> list[str]:
     return names([decode_record(record) or b"" for record, _, _ in entries])
 
 
-def begin(queue: EventQueue, name: str = "r") -> int:
+def record_intent(queue: EventQueue, name: str = "r") -> int:
     ids = ("e" * 32, 1.5, name, "p1", "t1", "sk-a...b")
-    return queue.begin(Intent(*ids, "/v1/models", "GET", "::1"))
+    return queue.record_intent(Intent(*ids, "/v1/models", "GET", "::1"))
 
 
 def test_in_order_and_in_batches() -> None:
@@ -88,7 +88,7 @@ def test_a_taker_that_is_killed_loses_nothing() -> None:
 
 def test_without_slots_a_request_goes_on(tmp_path: Path) -> None:
     queue = EventQueue(10)
-    assert begin(queue) == NO_SLOT
+    assert record_intent(queue) == NO_SLOT
     queue.publish(event("a"))
     ((_record, slot, _),) = queue.take(10, 0)
     assert slot == NO_SLOT
@@ -98,7 +98,7 @@ def test_without_slots_a_request_goes_on(tmp_path: Path) -> None:
 def test_what_is_under_way_stands_in_a_slot(tmp_path: Path) -> None:
     queue = EventQueue(10)
     queue.inflight_table = InFlightTable.create(tmp_path, 4)
-    slot = begin(queue, "a")
+    slot = record_intent(queue, "a")
     assert [json.loads(r[9:])["outcome"] for r in leftover_records(tmp_path)[0]] == ["unknown"]
     queue.publish(event("a", slot=slot))
     assert [json.loads(r[9:])["outcome"] for r in leftover_records(tmp_path)[0]] == ["completed"]
@@ -112,8 +112,8 @@ def test_what_is_under_way_stands_in_a_slot(tmp_path: Path) -> None:
 def test_what_never_went_upstream_stands_in_a_slot_too(tmp_path: Path) -> None:
     queue = EventQueue(10)
     queue.inflight_table = InFlightTable.create(tmp_path, 1)
-    queue.publish(event("a", slot=begin(queue, "a")))
-    assert begin(queue, "no slot is left") == NO_SLOT
+    queue.publish(event("a", slot=record_intent(queue, "a")))
+    assert record_intent(queue, "no slot is left") == NO_SLOT
     queue.release(queue.take(10, 0)[0][1])
     queue.publish(event("b"))
     ((record, slot, _),) = queue.take(10, 0)
@@ -127,8 +127,8 @@ def test_what_never_went_upstream_stands_in_a_slot_too(tmp_path: Path) -> None:
 def test_what_is_given_up_frees_its_slot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     queue = EventQueue(1)
     queue.inflight_table = InFlightTable.create(tmp_path, 4)
-    queue.publish(event("kept", slot=begin(queue)))
-    queue.publish(event("bad", slot=begin(queue), metadata={"model": "\ud800"}))
+    queue.publish(event("kept", slot=record_intent(queue)))
+    queue.publish(event("bad", slot=record_intent(queue), metadata={"model": "\ud800"}))
     assert (queue.dropped, queue.unwritable, queue.inflight_table.open) == (0, 1, 1)
     assert "cannot be written" in caplog.text
 
@@ -138,7 +138,7 @@ def test_an_intent_that_cannot_be_written_stops_nobody(
 ) -> None:
     queue = EventQueue(1)
     queue.inflight_table = InFlightTable.create(tmp_path, 4)
-    assert begin(queue, "\ud800") == NO_SLOT
+    assert record_intent(queue, "\ud800") == NO_SLOT
     assert queue.inflight_table.open == 0
     assert "an intent cannot be written" in caplog.text
 

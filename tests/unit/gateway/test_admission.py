@@ -39,7 +39,7 @@ def test_a_refused_token_is_told_in_the_event() -> None:
     world = World(access=Access(refusal=EXPIRED))
     assert world.ask().code == 401
     assert (world.event.token_id, world.event.error_code) == (PRINCIPAL.token_id, "token_expired")
-    assert not world.events.begun
+    assert not world.events.intents
 
 
 def test_while_events_have_no_room_nothing_is_asked() -> None:
@@ -60,7 +60,7 @@ def test_a_request_that_waits_for_room_goes_on_when_there_is_some() -> None:
     world = World(gate=gate)
     asking = gevent.spawn(world.ask)
     gevent.sleep(0)
-    assert (len(world.live), len(world.events.begun)) == (1, 0)
+    assert (len(world.live), len(world.events.intents)) == (1, 0)
     gate.queue_full(False)
     assert asking.get(timeout=5).code == 200
 
@@ -69,7 +69,7 @@ def test_what_counts_comes_last() -> None:
     world = World(access=used_up())
     assert world.ask("GET", "/v1/a/../b").code == 400
     assert world.ask().code == 429
-    assert not world.events.begun
+    assert not world.events.intents
 
 
 def test_what_was_admitted_is_settled_once_whichever_way_it_ends() -> None:

@@ -207,7 +207,7 @@ def test_what_a_client_wrote_is_cleaned_before_it_is_an_event() -> None:
     made.finish(404, Outcome.REJECTED)
     assert events[0].endpoint == "/v1/[secret]/[secret]"
     assert events[0].method == "A" * 64
-    assert "zzzz" not in repr(events.begun)
+    assert "zzzz" not in repr(events.intents)
 
 
 def test_last_words_stand_alone() -> None:

@@ -167,7 +167,7 @@ def test_a_request_is_noted_before_the_upstream_is_asked() -> None:
     begun: list[tuple[Any, ...]] = []
 
     def answer() -> Answer:
-        begun.extend(world.events.begun)
+        begun.extend(world.events.intents)
         return Answer()
 
     world = World(answer)
@@ -213,7 +213,7 @@ def test_order_of_checks() -> None:
         assert world.transport.calls == []
         assert len(world.live) == 0
         assert world.event.error_code == expected
-        assert world.events.begun == [], "what does not go upstream leaves no note of it"
+        assert world.events.intents == [], "what does not go upstream leaves no note of it"
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class Watched:
         assert not self.server._read_event.active
         (event,) = self.world.events
         # The entry that outlives a killed worker ends with the event.
-        assert event.slot == len(self.world.events.begun) - 1
+        assert event.slot == len(self.world.events.intents) - 1
         self.client.close()
         self.server.close()
         return event

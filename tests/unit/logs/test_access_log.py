@@ -63,7 +63,7 @@ def test_a_request(world: World) -> None:
 
 
 def test_a_page(world: World) -> None:
-    world.log.page("r2", "GET", "/manage/projects", 200, 1.239, "192.0.2.7")
+    world.log.log_response("r2", "GET", "/manage/projects", 200, 1.239, "192.0.2.7")
     line = json.loads(world.lines[0])
     assert (line["request_id"], line["path"], line["duration_ms"]) == (
         "r2",

@@ -160,6 +160,6 @@ def test_an_event_that_cannot_be_counted_takes_no_others_with_it(
 )
 def test_pages(status: int, outcome: str) -> None:
     figures = Samples()
-    RequestMetrics(figures, "openai").page("management", "PURGE", status)
+    RequestMetrics(figures, "openai").count_response("management", "PURGE", status)
     key = ("management", "other", str(status), outcome)
     assert figures.values["proxy_requests_total"] == {key: 1}

@@ -18,11 +18,11 @@ class Counted(SimpleNamespace):
         return int(self.length)
 
 
-def delivery(name: str = "JsonLinesSink", pending: int = 0) -> Any:
+def sink_worker(name: str = "JsonLinesSink", pending: int = 0) -> Any:
     return SimpleNamespace(name=name, pending=pending, dropped=2, errors=1)
 
 
-def drain(*sink_workers: Any) -> Any:
+def pump(*sink_workers: Any) -> Any:
     spool_writer = SimpleNamespace(
         bytes=100, max_bytes=1000, dropped=3, unspooled=4, inflight_table=SimpleNamespace(missed=5)
     )
@@ -34,8 +34,8 @@ def drain(*sink_workers: Any) -> Any:
 
 def parts(**changes: Any) -> Parts:
     made: dict[str, Any] = {
-        "live": [1, 2, 3],
-        "live_limit": 3000,
+        "in_flight": [1, 2, 3],
+        "in_flight_limit": 3000,
         "cache": Counted(length=4, hits=10, refreshes=1, refusals=2, misses=3),
         "pools": lambda: [
             SimpleNamespace(made=1, reused=2, idle_count=3),
@@ -43,8 +43,8 @@ def parts(**changes: Any) -> Parts:
         ],
         "queue": Counted(length=5, dropped=6, unwritable=7, gate=Counted(waited=8, refused=9)),
         "queue_limit": 10_000,
-        "drain": lambda: drain(delivery()),
-        "revocation": SimpleNamespace(lag=None, looked_at=None, listening=None),
+        "pump": lambda: pump(sink_worker()),
+        "change_poller": SimpleNamespace(lag=None, looked_at=None, listening=None),
         "database_up": lambda: True,
         "permits": lambda: 9,
         "audit_dropped": lambda: 11,
@@ -113,21 +113,21 @@ def test_everything_is_asked() -> None:
 
 
 def test_before_the_start_and_without_a_database() -> None:
-    values = measured(WorkerCollector(parts(drain=lambda: None, database_up=lambda: False)))
+    values = measured(WorkerCollector(parts(pump=lambda: None, database_up=lambda: False)))
     assert values["database_up"] == 0.0
     assert not [name for name in values if name.startswith("sink")]
 
 
 def test_where_no_database_is_used_nothing_is_said_of_it() -> None:
-    values = measured(WorkerCollector(parts(database_up=None, revocation=None)))
+    values = measured(WorkerCollector(parts(database_up=None, change_poller=None)))
     assert not [name for name in values if name.startswith(("database", "revocation"))]
 
 
 def test_lag_is_the_time_since_a_sink_had_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(vitals_module.time, "monotonic", lambda: now)
-    sink = delivery(pending=0)
-    source = WorkerCollector(parts(drain=lambda: drain(sink)))
+    sink = sink_worker(pending=0)
+    source = WorkerCollector(parts(pump=lambda: pump(sink)))
     lags = []
     for now, pending in ((100.0, 0), (110.0, 3), (115.0, 9), (116.0, 0), (117.0, 1)):  # noqa: B007
         sink.pending = pending
@@ -138,19 +138,19 @@ def test_lag_is_the_time_since_a_sink_had_nothing_to_do(monkeypatch: pytest.Monk
 def test_revocation(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(vitals_module.time, "monotonic", lambda: now)
-    revocation = SimpleNamespace(lag=None, looked_at=None, listening=None)
-    source = WorkerCollector(parts(revocation=revocation))
+    poller = SimpleNamespace(lag=None, looked_at=None, listening=None)
+    source = WorkerCollector(parts(change_poller=poller))
     now = 103.0
     values = measured(source)
     # Never asked yet: blind since it began.
     assert values["revocation_poll_age_seconds"] == 3.0
     assert "revocation_lag_seconds" not in values
-    revocation.lag, revocation.looked_at = 0.7, 102.5
+    poller.lag, poller.looked_at = 0.7, 102.5
     values = measured(source)
     assert (values["revocation_poll_age_seconds"], values["revocation_lag_seconds"]) == (0.5, 0.7)
     assert "revocation_listening" not in values
     for listening in (True, False):
-        revocation.listening = listening
+        poller.listening = listening
         assert measured(source)["revocation_listening"] == float(listening)
 
 

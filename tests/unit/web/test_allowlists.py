@@ -36,7 +36,7 @@ def refused(made: World, result: Result, status: int, code: str, param: str | No
     event = made.event
     assert (event.error_code, event.token_id, event.outcome) == (code, "token-1", "rejected")
     assert made.access.steps == ["authenticate"], "nothing was counted"
-    assert not made.events.begun
+    assert not made.events.intents
 
 
 def chat(**body: Any) -> dict[str, Any]:
