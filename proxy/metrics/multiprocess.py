@@ -1,6 +1,6 @@
 """The samples of all processes of a node: each process writes its own, a scrape reads all.
 
-``<DATA_DIR>/metrics/<server>/<process>-<pid>-<random>.figures``, one file a process
+``<DATA_DIR>/metrics/<server>/<process>-<pid>-<random>.samples``, one file a process
 (:mod:`proxy.runtime.double_buffer`). ``<server>`` names the gunicorn master, so that a second
 server on the same DATA_DIR, or the next one, counts for itself. The folder ``node`` is for
 processes that serve every server of the node, such as the shipper.
@@ -37,7 +37,9 @@ from proxy.runtime import double_buffer, filelock
 #: The folder of processes that belong to no single server.
 NODE: Final = "node"
 _ENDED: Final = "ended"
-_SUFFIX: Final = ".figures"
+_SUFFIX: Final = ".samples"
+#: The suffix before 0.1.0. Counters of a process that ended at the upgrade are kept, too.
+_OLD_SUFFIX: Final = ".figures"
 #: A folder without a write for so long belongs to an ended server.
 _ABANDONED_SECONDS: Final = 120.0
 #: Series of one family of ended processes. Workers that come and go, each with other model names,
@@ -115,7 +117,7 @@ class MetricsDirectory:
                     shutil.rmtree(folder)
 
     def _files(self) -> Iterator[tuple[Path, double_buffer.Slot]]:
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+        for path in _sample_files(self._folder):
             try:
                 slot = double_buffer.read(path)
             except FileNotFoundError:
@@ -157,9 +159,13 @@ def server_name(pid: int) -> str:
     return f"{pid}-{process.start_ticks(pid) or 0}"
 
 
+def _sample_files(folder: Path) -> list[Path]:
+    return sorted(path for suffix in (_SUFFIX, _OLD_SUFFIX) for path in folder.glob(f"*{suffix}"))
+
+
 def _is_abandoned(folder: Path) -> bool:
     files = [folder, *folder.iterdir()]
     if time.time() - max(path.stat().st_mtime for path in files) < _ABANDONED_SECONDS:
         return False
-    found = [double_buffer.read(path) for path in folder.glob(f"*{_SUFFIX}")]
+    found = [double_buffer.read(path) for path in _sample_files(folder)]
     return not any(slot.live for slot in found if slot is not None)

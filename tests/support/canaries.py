@@ -14,7 +14,7 @@ SECRETS: set[str] = set()
 PRINTED: list[tuple[str, str]] = []
 
 #: Files that a server or a command writes for others to read; not `.env`, nor databases.
-_OUTPUT = ("*.log", "*.log.*", "*.jsonl", "*.jsonl.*", "*.figures", "*.out", "*.err")
+_OUTPUT = ("*.log", "*.log.*", "*.jsonl", "*.jsonl.*", "*.samples", "*.out", "*.err")
 #: Whatever lies in folders of these names.
 _FOLDERS = ("metrics", "spool")
 #: Shorter ones are found by chance.

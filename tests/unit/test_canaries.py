@@ -30,7 +30,7 @@ def test_a_server_registers_its_secrets(tmp_path: Path) -> None:
     "name",
     [
         "proxy.log",
-        "data/metrics/1-1/worker-1.figures",
+        "data/metrics/1-1/worker-1.samples",
         "data/spool/segment-1",
         "events.jsonl.2",
         "a/b/proxy.log.1",

@@ -8,9 +8,9 @@ Layout of ``DATA_DIR/spool``, one folder per worker process::
     shipper.lock                       flock of the node's one shipper
     <milliseconds>-<pid>-<random>/     one writer's folder; the name is unique over all nodes
         lock                           flock, held by the writer until its process ends
-        intents                        in-flight table: memory-mapped slots of 2048 bytes
+        inflight                       in-flight table: memory-mapped slots of 2048 bytes
         <number>.log                   segment; 16 digits, so that names sort as numbers do
-        <sink>.position                offset of one sink
+        <sink>.offset                  offset of one sink
         <sink>.fresh, thinned.fresh    a file being written, renamed when it is whole
 
 A segment is a run of records, oldest first. One record is one event::

@@ -19,7 +19,7 @@ from typing import Final
 import orjson
 
 from proxy.core.usage_event import Intent, UsageEvent
-from proxy.events.spool.retention import INTENTS
+from proxy.events.spool.retention import INFLIGHT_TABLE
 from proxy.events.spool.segment import decode_record, encode_record
 
 #: Bytes of a slot, and where its two areas begin. A page of memory holds two slots.
@@ -50,7 +50,7 @@ class InFlightTable:
         A write to mapped memory that has no block on the disk would end the process, so a full
         disk is noticed here and never by a request.
         """
-        path = folder / INTENTS
+        path = folder / INFLIGHT_TABLE
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, slots * _SLOT)
@@ -122,7 +122,7 @@ def leftover_records(folder: Path) -> tuple[list[bytes], int]:
     Empty without the file. A slot of another version counts as unreadable. Raises OSError.
     """
     try:
-        data = (folder / INTENTS).read_bytes()
+        data = (folder / INFLIGHT_TABLE).read_bytes()
     except FileNotFoundError:
         return [], 0
     records, unreadable = [], 0

@@ -11,7 +11,9 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
-_SUFFIX: Final = ".position"
+_SUFFIX: Final = ".offset"
+#: The suffix before 0.1.0: such a file counts where the other one is missing or damaged.
+_OLD_SUFFIX: Final = ".position"
 _FORM: Final = re.compile(rb"([0-9]{16}) ([0-9]{16})\n")
 #: Valid names of sinks.
 SINK_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -30,11 +32,12 @@ START: Final = Offset(0, 0)
 
 def read_offset(folder: Path, sink: str) -> Offset:
     """The offset at which `sink` continues; :data:`START` when it has never read here."""
-    try:
-        found = _FORM.fullmatch(_file(folder, sink).read_bytes())
-    except FileNotFoundError:
-        return START
-    return Offset(int(found[1]), int(found[2])) if found else START
+    path = _file(folder, sink)
+    for each in (path, path.with_suffix(_OLD_SUFFIX)):
+        with contextlib.suppress(FileNotFoundError):
+            if found := _FORM.fullmatch(each.read_bytes()):
+                return Offset(int(found[1]), int(found[2]))
+    return START
 
 
 def write_offset(folder: Path, sink: str, position: Offset, *, durable: bool = True) -> None:
@@ -72,24 +75,27 @@ def _write(path: Path, content: bytes, *, durable: bool) -> None:
 
 def make_durable(folder: Path, sink: str) -> None:
     """Sync an offset that was written without `durable`. The caller syncs the folder."""
-    try:
-        descriptor = os.open(_file(folder, sink), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    path = _file(folder, sink)
+    for each in (path, path.with_suffix(_OLD_SUFFIX)):
+        try:
+            descriptor = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_offsets(folder: Path) -> None:
-    for path in [*folder.glob("*" + _SUFFIX), *folder.glob("*.fresh")]:
-        path.unlink(missing_ok=True)
+    for suffix in (_SUFFIX, _OLD_SUFFIX, ".fresh"):
+        for path in folder.glob("*" + suffix):
+            path.unlink(missing_ok=True)
 
 
 def highest_offset(folder: Path) -> Offset:
     """The offset of the sink that has read furthest."""
-    names = [path.name.removesuffix(_SUFFIX) for path in folder.glob("*" + _SUFFIX)]
+    names = {path.stem for suffix in (_SUFFIX, _OLD_SUFFIX) for path in folder.glob("*" + suffix)}
     return max((read_offset(folder, name) for name in names), default=START)
 
 

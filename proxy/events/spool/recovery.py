@@ -4,6 +4,7 @@ Every worker looks for abandoned folders at its start and then every few seconds
 decides which worker gets it.
 """
 
+import contextlib
 import logging
 import re
 from collections import deque
@@ -18,7 +19,14 @@ from proxy.events.sink_worker import SinkWorker
 from proxy.events.spool.inflight_table import leftover_records
 from proxy.events.spool.lock import SpoolLock, acquire, node_lock
 from proxy.events.spool.offsets import read_offset, sync_folder, write_offset
-from proxy.events.spool.retention import INTENTS, LOCAL, reclaim, remove_if_empty, writer_folders
+from proxy.events.spool.retention import (
+    INFLIGHT_TABLE,
+    LOCAL,
+    OLD_INFLIGHT_TABLE,
+    reclaim,
+    remove_if_empty,
+    writer_folders,
+)
 from proxy.events.spool.segment import (
     PREFIX,
     Batch,
@@ -53,6 +61,9 @@ class AbandonedSpool:
 
     def recover(self) -> None:
         """Turn the slots in use into records. Raises OSError: the slots are kept then."""
+        table = self.folder / INFLIGHT_TABLE
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / OLD_INFLIGHT_TABLE).rename(table)
         records, self.unreadable = leftover_records(self.folder)
         if records:
             spooled = _newest_ids(self.folder)
@@ -64,9 +75,9 @@ class AbandonedSpool:
             finally:
                 writer.close()
             self.recovered = len(records)
-        if (self.folder / INTENTS).exists():
+        if table.exists():
             self.token_ids = _newest_tokens(self.folder)
-        (self.folder / INTENTS).unlink(missing_ok=True)
+        table.unlink(missing_ok=True)
         sync_folder(self.folder)
 
     def read(self) -> Batch:

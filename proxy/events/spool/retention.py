@@ -3,7 +3,7 @@
 The rules are in :mod:`proxy.events.spool`. ``sinks.json`` names the sinks for which segments are
 kept. A new sink begins with the oldest segment there is; a sink that is no longer named holds
 nothing back. A segment is removed when every named sink has passed it, a folder when it is
-abandoned and holds neither segments nor intents.
+abandoned and holds neither segments nor an in-flight table.
 """
 
 import contextlib
@@ -29,8 +29,10 @@ from proxy.events.spool.thinning import thin
 
 #: The name of the worker's own sink, which EVENT_LOG sets.
 LOCAL: Final = "local"
-#: File name of the in-flight table, see proxy/events/spool/inflight_table.py.
-INTENTS: Final = "intents"
+#: File name of the in-flight table, see proxy/events/spool/inflight_table.py; and the one before
+#: 0.1.0, which a worker that was killed before the upgrade has left.
+INFLIGHT_TABLE: Final = "inflight"
+OLD_INFLIGHT_TABLE: Final = "intents"
 _SINKS: Final = "sinks.json"
 #: Names that SegmentWriter.create makes. Other names (lost+found, a copy) are left alone.
 _FOLDER: Final = re.compile(r"[0-9]{14}-[0-9]+-[0-9a-f]{16}")
@@ -77,6 +79,10 @@ def registered_sinks(root: Path) -> frozenset[str] | None:
         return None
 
 
+def has_inflight_table(folder: Path) -> bool:
+    return (folder / INFLIGHT_TABLE).exists() or (folder / OLD_INFLIGHT_TABLE).exists()
+
+
 def reclaim(folder: Path, sinks: Collection[str], *, live: int | None = None) -> None:
     """Remove the segments that every sink has passed, except `live`, which is being written.
 
@@ -102,7 +108,7 @@ def tidy(folder: Path, sinks: Collection[str] | None) -> None:
     slots is left alone too: a worker turns them into records first, and it needs the segments to
     know which of them are records already. Raises OSError.
     """
-    if sinks is None or (folder / INTENTS).exists():
+    if sinks is None or has_inflight_table(folder):
         return
     with node_lock(folder.parent):
         ownership = acquire(folder)
@@ -115,11 +121,11 @@ def tidy(folder: Path, sinks: Collection[str] | None) -> None:
 
 
 def remove_if_empty(folder: Path) -> bool:
-    """Remove a folder without segments and intents. Returns whether it did. Raises OSError.
+    """Remove a folder without segments and in-flight table. Returns whether it did. Raises OSError.
 
     Only the folder's owner may call it.
     """
-    if segment_numbers(folder) or (folder / INTENTS).exists():
+    if segment_numbers(folder) or has_inflight_table(folder):
         return False
     remove_offsets(folder)
     remove_lock(folder)

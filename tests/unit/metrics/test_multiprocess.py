@@ -141,7 +141,7 @@ def test_what_ended_is_bounded(board: MetricsDirectory, monkeypatch: pytest.Monk
 
 def test_damage_is_nobody(board: MetricsDirectory) -> None:
     published(board, 1)
-    for name in ("worker-1-x.figures", "ended"):
+    for name in ("worker-1-x.samples", "ended"):
         (board._folder / name).write_bytes(b"rubbish\nrubbish")
     assert seen(board) == (1, 1)
     board.tidy()
@@ -164,6 +164,17 @@ def test_servers_that_are_gone_are_removed(tmp_path: Path) -> None:
     assert sorted(os.listdir(folder)) == ["1-1", "2-2", "node"]
     MetricsDirectory(folder / "9-9").remove_abandoned()
     assert "1-1" in os.listdir(folder), "it was there a moment ago"
+
+
+def test_files_of_an_older_version_count_and_are_removed(board: MetricsDirectory) -> None:
+    writers = [published(board, number) for number in (1, 10)]
+    old = Path(writers[0].name).with_suffix(".figures").name
+    (board._folder / writers[0].name).rename(board._folder / old)
+    assert seen(board) == (11, 2)
+    writers[0].close()
+    board.tidy()
+    assert seen(board) == (11, 1)
+    assert files(board) == ["ended", "lock", writers[1].name]
 
 
 def test_a_server_has_one_name(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def payload(path: Path) -> bytes:
 
 
 def test_the_last_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "a.figures"
+    path = tmp_path / "folder" / "a.samples"
     file = double_buffer.DoubleBufferedFile(path)
     for text in (b"one", b"two", b"", b"three"):
         file.write(text)
@@ -42,7 +42,7 @@ def test_the_last_is_read(tmp_path: Path) -> None:
 
 
 def test_overwriting_needs_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.figures"
+    path = tmp_path / "a.samples"
     file = double_buffer.DoubleBufferedFile(path)
     file.write(b"x" * 100)
     size, blocks = path.stat().st_size, path.stat().st_blocks
@@ -60,22 +60,22 @@ def test_overwriting_needs_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match="full"):
         file.write(b"y" * 1_000_000)
     assert double_buffer.read(path) == (b"9" * 1000, True)
-    assert os.listdir(tmp_path) == ["a.figures"]
+    assert os.listdir(tmp_path) == ["a.samples"]
     file.write(b"smaller again")
     assert double_buffer.read(path) == (b"smaller again", True)
 
 
 def test_it_grows(tmp_path: Path) -> None:
-    path = tmp_path / "a.figures"
+    path = tmp_path / "a.samples"
     file = double_buffer.DoubleBufferedFile(path)
     for size in (10, 100_000, 20, 1_000_000, 30):
         file.write(b"z" * size)
         assert double_buffer.read(path) == (b"z" * size, True)
-    assert os.listdir(tmp_path) == ["a.figures"]
+    assert os.listdir(tmp_path) == ["a.samples"]
 
 
 def test_a_file_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "a.figures"
+    path = tmp_path / "folder" / "a.samples"
     file = double_buffer.DoubleBufferedFile(path)
     file.write(b"one")
     path.unlink()
@@ -86,13 +86,13 @@ def test_a_file_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100, b"\1" * 65_600])
 def test_what_is_no_such_file_is_nothing(tmp_path: Path, damage: bytes) -> None:
-    path = tmp_path / "a.figures"
+    path = tmp_path / "a.samples"
     path.write_bytes(damage)
     assert double_buffer.read(path) is None
 
 
 def test_a_torn_slot_is_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "a.figures"
+    path = tmp_path / "a.samples"
     file = double_buffer.DoubleBufferedFile(path)
     file.write(b"one" * 100)
     file.write(b"two" * 100)
@@ -103,7 +103,7 @@ def test_a_torn_slot_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_readers_do_not_take_each_other_for_the_writer(tmp_path: Path) -> None:
-    path = tmp_path / "a.figures"
+    path = tmp_path / "a.samples"
     file = double_buffer.DoubleBufferedFile(path)
     file.write(b"one")
     file.close()
@@ -117,7 +117,7 @@ def test_a_reader_that_loses_the_processor_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
     """So much is written while it reads; the second slot is torn when it comes there."""
-    path = tmp_path / "a.figures"
+    path = tmp_path / "a.samples"
     file = double_buffer.DoubleBufferedFile(path)
     file.write(b"0" * 1000)
     file.write(b"1" * 1000)
@@ -145,7 +145,7 @@ def test_a_writer_that_is_killed_leaves_what_is_whole(tmp_path: Path) -> None:
     """Read all the while; then killed, as often as makes it meet a write."""
     root = ROOT
     for round_ in range(5):
-        path = tmp_path / f"{round_}.figures"
+        path = tmp_path / f"{round_}.samples"
         command = [sys.executable, "-c", WRITE_FOR_EVER, str(path)]
         writer = subprocess.Popen(command, cwd=root)
         try:

@@ -11,7 +11,7 @@ from proxy.events.spool.inflight_table import InFlightTable
 from proxy.events.spool.lock import acquire
 from proxy.events.spool.offsets import START, read_offset, write_offset
 from proxy.events.spool.recovery import AbandonedSpool, abandoned_spools
-from proxy.events.spool.retention import INTENTS, LOCAL, writer_folders
+from proxy.events.spool.retention import INFLIGHT_TABLE, LOCAL, writer_folders
 from proxy.events.spool.segment import read_batch, segment_numbers, segment_path
 from proxy.events.spool.writer import NotSpooled, SegmentWriter
 from tests.support.event_samples import intent, names, record
@@ -68,7 +68,7 @@ def test_for_a_remote_sink_it_is_kept(folder: Path) -> None:
     orphan.leave({LOCAL, "redis"})
     batch = read_batch(folder, read_offset(folder, "redis"))
     assert sorted(names(batch.lines)) == ["0", "1", "2", "3", "4", "5"]
-    assert not (folder / INTENTS).exists()
+    assert not (folder / INFLIGHT_TABLE).exists()
     write_offset(folder, "redis", batch.position)
     orphan = adopt(folder.parent)
     orphan.recover()
@@ -96,12 +96,12 @@ def test_one_at_a_time_and_none_with_an_owner(folder: Path) -> None:
 
 
 def test_killed_between_spooling_the_slots_and_removing_them(folder: Path) -> None:
-    slots = (folder / INTENTS).read_bytes()
+    slots = (folder / INFLIGHT_TABLE).read_bytes()
     for _ in range(2):
         orphan = adopt(folder.parent)
         orphan.recover()
         orphan.release()
-        (folder / INTENTS).write_bytes(slots)
+        (folder / INFLIGHT_TABLE).write_bytes(slots)
     assert sorted(names(read_batch(folder, START).lines)) == ["0", "1", "2", "3", "4", "5"]
 
 
@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_the_slots_for_later(
         with pytest.raises(NotSpooled):
             orphan.recover()
     orphan.release()
-    assert (folder / INTENTS).exists()
+    assert (folder / INFLIGHT_TABLE).exists()
     orphan = adopt(folder.parent)
     orphan.recover()
     assert orphan.recovered == 2
@@ -128,7 +128,7 @@ def test_a_torn_tail_is_skipped_and_counted(folder: Path) -> None:
     (number,) = segment_numbers(folder)
     with segment_path(folder, number).open("ab") as file:
         file.write(record("torn")[:-5])
-    (folder / INTENTS).unlink()
+    (folder / INFLIGHT_TABLE).unlink()
     orphan = adopt(folder.parent)
     orphan.recover()
     batch = orphan.read()
@@ -150,7 +150,7 @@ def test_torn_in_the_middle_of_a_batch_it_comes_from_its_slot(folder: Path) -> N
 
 
 def test_unreadable_slots_are_counted(folder: Path) -> None:
-    with (folder / INTENTS).open("r+b") as file:
+    with (folder / INFLIGHT_TABLE).open("r+b") as file:
         for slot in (7, 8, 9):
             file.seek(slot * 2048)
             file.write(b"\x01\0\0\0\0\0\0\0damage\n")
@@ -178,7 +178,7 @@ def test_whom_a_killed_worker_has_served_last(folder: Path) -> None:
 
 
 def test_one_that_has_ended_in_order_has_counted_all(folder: Path) -> None:
-    (folder / INTENTS).unlink()
+    (folder / INFLIGHT_TABLE).unlink()
     orphan = adopt(folder.parent)
     orphan.recover()
     assert orphan.token_ids == frozenset()

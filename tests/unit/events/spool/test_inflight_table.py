@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proxy.events.spool import inflight_table as intents_module
 from proxy.events.spool.inflight_table import NO_SLOT, InFlightTable, leftover_records
-from proxy.events.spool.retention import INTENTS
+from proxy.events.spool.retention import INFLIGHT_TABLE
 from proxy.events.spool.segment import decode_record, encode_record
 from tests.support.event_samples import event, intent
 from tests.support.paths import ROOT
@@ -145,13 +145,13 @@ def test_killed_at_each_byte(tmp_path: Path) -> None:
 
 @given(st.binary(min_size=1, max_size=2048), st.integers(0, 2047))
 def test_damage_is_never_taken_for_an_event(change: bytes, at: int) -> None:
-    folder = Path(f"/dev/shm/test-intents-{os.getpid()}")
+    folder = Path(f"/dev/shm/test-inflight-{os.getpid()}")
     folder.mkdir(exist_ok=True)
     try:
         slots = InFlightTable.create(folder, 1)
         event_line = event("a", event_id="e" * 32).line()
         slots.finish(slots.reserve(intent("a")), encode_record(event_line))
-        with (folder / INTENTS).open("r+b") as file:
+        with (folder / INFLIGHT_TABLE).open("r+b") as file:
             file.seek(at)
             file.write(change[: 2048 - at])
         records, unreadable = leftover_records(folder)
@@ -160,7 +160,7 @@ def test_damage_is_never_taken_for_an_event(change: bytes, at: int) -> None:
             record in (encode_record(event_line), *records_of_intent()) for record in records
         )
     finally:
-        (folder / INTENTS).unlink()
+        (folder / INFLIGHT_TABLE).unlink()
         folder.rmdir()
 
 
@@ -174,7 +174,7 @@ def test_held_without_an_intent(tmp_path: Path) -> None:
     held = slots.reserve_finished(encode_record(event("held").line()))
     assert [one["request_id"] for one in left(tmp_path)] == ["held"]
     assert slots.reserve_finished(encode_record(event("more").line())) == NO_SLOT
-    with (tmp_path / INTENTS).open("r+b") as file:
+    with (tmp_path / INFLIGHT_TABLE).open("r+b") as file:
         file.seek(800)
         file.write(b"damage")
     assert leftover_records(tmp_path) == ([], 1), "never that of who was here before"
@@ -199,7 +199,7 @@ def test_a_full_disk_is_noticed_before_any_request(
 
 def test_every_block_is_there_from_the_beginning(tmp_path: Path) -> None:
     InFlightTable.create(tmp_path, 100)
-    found = (tmp_path / INTENTS).stat()
+    found = (tmp_path / INFLIGHT_TABLE).stat()
     assert found.st_size == 100 * 2048
     assert found.st_blocks * 512 >= found.st_size
 

@@ -23,7 +23,7 @@ def test_there_and_back(tmp_path: Path, durable: bool) -> None:
         write_offset(tmp_path, "redis", position, durable=durable)
         assert read_offset(tmp_path, "redis") == position
     assert read_offset(tmp_path, "http") == START
-    assert os.listdir(tmp_path) == ["redis.position"]
+    assert os.listdir(tmp_path) == ["redis.offset"]
 
 
 GOOD = b"%016d %016d\n" % (7, 1)
@@ -33,8 +33,20 @@ CONTENTS += [GOOD[:length] for length in range(len(GOOD))]
 
 @pytest.mark.parametrize("content", CONTENTS)
 def test_damage_is_the_beginning(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "redis.position").write_bytes(content)
+    (tmp_path / "redis.offset").write_bytes(content)
     assert read_offset(tmp_path, "redis") == START
+
+
+def test_an_offset_under_the_old_name_counts_until_there_is_a_new_one(tmp_path: Path) -> None:
+    old = tmp_path / "redis.position"
+    old.write_bytes(GOOD)
+    assert read_offset(tmp_path, "redis") == highest_offset(tmp_path) == Offset(7, 1)
+    write_offset(tmp_path, "redis", Offset(7, 2), durable=False)
+    assert read_offset(tmp_path, "redis") == highest_offset(tmp_path) == Offset(7, 2)
+    (tmp_path / "redis.offset").write_bytes(b"")  # a power cut: the old one is earlier, and whole
+    assert read_offset(tmp_path, "redis") == Offset(7, 1)
+    remove_offsets(tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_every_torn_write_leaves_the_old_position(

@@ -10,9 +10,9 @@ from proxy.events import sink_worker as delivery_module
 from proxy.events.sink_worker import SinkWorker
 from proxy.events.spool import recovery as adoption_module
 from proxy.events.spool.inflight_table import InFlightTable
-from proxy.events.spool.offsets import read_offset
+from proxy.events.spool.offsets import Offset, read_offset, write_offset
 from proxy.events.spool.recovery import SpoolRecovery
-from proxy.events.spool.retention import INTENTS, LOCAL, writer_folders
+from proxy.events.spool.retention import INFLIGHT_TABLE, LOCAL, writer_folders
 from proxy.events.spool.segment import read_batch, segment_numbers, segment_path
 from proxy.events.spool.writer import SegmentWriter
 from tests.support.event_samples import Sink, intent, names, record, wait_for
@@ -65,6 +65,20 @@ def test_at_the_start_and_later(tmp_path: Path, workers: list[Worker]) -> None:
     assert workers[0].recovery.recovered == 2
 
 
+def test_the_spool_of_an_older_version_is_recovered(tmp_path: Path, workers: list[Worker]) -> None:
+    """Its files have other names."""
+    folder = leave_behind(tmp_path, *"012", running="3")
+    segment = segment_numbers(folder)[0]
+    write_offset(folder, LOCAL, Offset(segment, len(record("0"))))
+    (folder / "inflight").rename(folder / "intents")
+    (folder / "local.offset").rename(folder / "local.position")
+    sink = Sink()
+    workers.append(Worker(tmp_path, sink))
+    wait_for(lambda: not writer_folders(tmp_path))
+    assert names(sink.lines) == ["1", "2", "3"]
+    assert workers[0].recovery.recovered == 1
+
+
 def test_several_workers_share_without_doubling(tmp_path: Path, workers: list[Worker]) -> None:
     for number in range(10):
         leave_behind(tmp_path, f"{number}a", f"{number}b", running=str(number))
@@ -92,7 +106,7 @@ def test_a_sink_that_fails_gets_it_later(tmp_path: Path, workers: list[Worker]) 
 def test_what_a_remote_sink_lacks_stays(tmp_path: Path, workers: list[Worker]) -> None:
     folder = leave_behind(tmp_path, "0", running="1")
     workers.append(Worker(tmp_path, Sink(), remote=("redis",)))
-    wait_for(lambda: not (folder / INTENTS).exists() and read_offset(folder, LOCAL).segment)
+    wait_for(lambda: not (folder / INFLIGHT_TABLE).exists() and read_offset(folder, LOCAL).segment)
     assert names(read_batch(folder, read_offset(folder, "redis")).lines) == ["0", "1"]
 
 
@@ -101,7 +115,7 @@ def test_without_a_sink_of_its_own_it_still_tells_of_the_requests(
 ) -> None:
     folder = leave_behind(tmp_path, running="1")
     workers.append(Worker(tmp_path, remote=("redis",)))
-    wait_for(lambda: not (folder / INTENTS).exists())
+    wait_for(lambda: not (folder / INFLIGHT_TABLE).exists())
     wait_for(lambda: names(read_batch(folder, read_offset(folder, "redis")).lines) == ["1"])
 
 

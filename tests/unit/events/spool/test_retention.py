@@ -8,7 +8,8 @@ import pytest
 from proxy.events.spool.lock import acquire
 from proxy.events.spool.offsets import Offset, read_offset, write_offset
 from proxy.events.spool.retention import (
-    INTENTS,
+    INFLIGHT_TABLE,
+    OLD_INFLIGHT_TABLE,
     reclaim,
     register_sinks,
     registered_sinks,
@@ -78,20 +79,21 @@ def test_positions_are_durable_before_a_segment_goes(
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "unlink", noted_unlink)
     reclaim(folder, ["a"])
-    assert steps == ["sync a.position", "sync writer", "unlink 0000000000000001.log"]
+    assert steps == ["sync a.offset", "sync writer", "unlink 0000000000000001.log"]
 
 
-def test_an_orphan_that_is_done_goes(folder: Path) -> None:
+def test_an_abandoned_folder_without_need_is_removed(folder: Path) -> None:
     write_offset(folder, "a", Offset(3, 9))
-    tidy(folder, None)  # nobody has said who reads
+    tidy(folder, None)  # without sinks.json nothing is removed
     assert segment_numbers(folder) == [1, 2, 3]
     tidy(folder, ["a"])
     assert segment_numbers(folder) == [3]
     write_offset(folder, "a", Offset(3, 10))
-    (folder / INTENTS).touch()
-    tidy(folder, ["a"])
-    assert segment_numbers(folder) == [3], "it tells which of the slots are records already"
-    (folder / INTENTS).unlink()
+    for table in (folder / INFLIGHT_TABLE, folder / OLD_INFLIGHT_TABLE):
+        table.touch()
+        tidy(folder, ["a"])
+        assert segment_numbers(folder) == [3], "it shows which of the slots are records already"
+        table.unlink()
     tidy(folder, ["a"])
     assert not folder.exists()
     tidy(folder, ["a"])

@@ -178,7 +178,7 @@ def test_a_segment_unlinked_under_the_reader(
 def test_what_is_pending(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS)
     put(tmp_path, 6, RECORDS[:1])
-    (tmp_path / "intents").write_bytes(b"x" * 100)
+    (tmp_path / "inflight").write_bytes(b"x" * 100)
     assert segment_numbers(tmp_path) == [5, 6]
     assert pending_bytes(tmp_path, START) == ENDS[2] + ENDS[0]
     assert pending_bytes(tmp_path, Offset(5, ENDS[1])) == ENDS[2] - ENDS[1] + ENDS[0]

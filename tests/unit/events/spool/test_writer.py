@@ -277,7 +277,7 @@ def test_the_spool_is_for_nobody_else_s_eyes(root: Path) -> None:
     finally:
         os.umask(old)
     paths = [root, *root.rglob("*")]
-    assert {path.name[-8:] for path in paths} >= {"position", "intents", "lock", "nks.json"}
+    assert {path.name[-8:] for path in paths} >= {"l.offset", "inflight", "lock", "nks.json"}
     for path in paths:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
     spool_writer.close(None)
