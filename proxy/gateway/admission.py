@@ -1,9 +1,9 @@
-"""The checks of one request, as steps of an endpoint: the endpoint lists them in order.
+"""The checks of one request, as steps of an endpoint, which lists them in order.
 
-What refuses without reading the body comes first. What counts (rates, quotas) comes last, so that a
-request that is refused for another reason costs its token nothing. A place under ``max_concurrent``
-is given back anyway, so it is taken before the body: otherwise bodies that never end would take up
-the worker in spite of it.
+Checks that do not read the body come first. Those that count (rates, quotas) come last, so that a
+request that is refused for another reason costs its token nothing. A slot under ``max_concurrent``
+is released in any case, so it is reserved before the body is read: otherwise bodies that never end
+would occupy the worker without any limit.
 """
 
 from typing import Protocol
@@ -19,7 +19,7 @@ from proxy.ratelimit.request_limiter import RequestLimiter, Reservation
 
 
 class AccessCheck(Protocol):
-    """The authenticator, as seen from here."""
+    """The part of the authenticator that admission uses."""
 
     def authenticate(self, authorization: str | None) -> Principal: ...
 
@@ -29,7 +29,7 @@ class AccessCheck(Protocol):
 
 
 class EventsGate(Protocol):
-    """The gate of the event queue, as seen from here."""
+    """The part of the event queue's gate that admission uses."""
 
     #: Whether :meth:`enter` waits or refuses right now.
     closed: bool
@@ -40,33 +40,33 @@ class EventsGate(Protocol):
 class Admission:
     """The steps of an endpoint that decide whether a request may pass.
 
-    Each raises ClientError, or BackendError where that cannot be found out.
+    Each raises ClientError, or BackendError when that cannot be determined.
     """
 
     def __init__(
-        self, access: AccessCheck, throttle: RequestLimiter, gate: EventsGate | None = None
+        self, access: AccessCheck, limiter: RequestLimiter, gate: EventsGate | None = None
     ) -> None:
         self._access = access
-        self._throttle = throttle
+        self._limiter = limiter
         self._gate = gate or Gate()
 
     # Before the body is read.
 
     def wait_for_event_room(self, context: RequestContext) -> None:
-        """There must be room for the event of the request."""
+        """Wait until the queue has room for the event of the request."""
         if self._gate.closed:
             self._gate.enter()
 
     def limit_client(self, context: RequestContext) -> None:
-        """The rate limit of the client's address. All that is checked of a preflight."""
-        if self._throttle.by_address:
-            context.reservation = reservation = self._throttle.check_client(
+        """Check the rate limit of the client's address: the only check of a preflight."""
+        if self._limiter.by_address:
+            context.reservation = reservation = self._limiter.check_client(
                 context.inbound.client_ip
             )
             context.on_finish(reservation.end)
 
     def authenticate(self, context: RequestContext) -> None:
-        """The token. The principal of a token that is known and refused is set as well."""
+        """Recognise the access token. Sets the principal also of a known token that is refused."""
         try:
             context.principal = self._access.authenticate(context.inbound.authorization)
         except TokenRefused as refusal:
@@ -75,14 +75,16 @@ class Admission:
         context.timing.mark_authenticated()
 
     def check_head_policy(self, context: RequestContext) -> None:
-        """The client's address and origin, the method, the headers and the endpoint."""
+        """Check the client's address and origin, the method, the headers and the endpoint."""
         policy = context.principal.policy
         if policy.restricts:
             policy.check_head(context.inbound)
 
     def check_client_policy(self, context: RequestContext) -> None:
-        """The client's address and origin alone: rules about methods, endpoints and models are
-        about those of an upstream."""
+        """Check only the client's address and origin.
+
+        The rules about methods, endpoints and models concern those of an upstream.
+        """
         policy = context.principal.policy
         if policy.restricts:
             policy.check_client(context.inbound)
@@ -91,16 +93,16 @@ class Admission:
         check_path(context.inbound.path)
 
     def reserve_concurrency(self, context: RequestContext) -> None:
-        """A place under ``max_concurrent``."""
+        """Reserve a slot under ``max_concurrent``."""
         principal = context.principal
         if principal.throttled:
             reservation = context.reservation or self._reservation(context)
-            self._throttle.reserve_concurrency(reservation, principal)
+            self._limiter.reserve_concurrency(reservation, principal)
 
-    # Before the upstream is asked.
+    # Before the request goes upstream.
 
     def check_body_policy(self, context: RequestContext) -> None:
-        """The model and the parameters that the body names. A WebSocket has none."""
+        """Check the model and the parameters in the body. A WebSocket has none."""
         principal, outbound = context.principal, context.outbound
         if outbound is None:
             return
@@ -121,24 +123,24 @@ class Admission:
             context.limited = LimitedRequest(endpoint, outbound, parameters)
 
     def take_rate_limits(self, context: RequestContext) -> None:
-        """Permits of all rate limits together, or of none."""
+        """Take permits of all rate limits together, or of none."""
         principal = context.principal
-        if self._throttle.always or principal.throttled:
+        if self._limiter.always or principal.throttled:
             reservation = context.reservation or self._reservation(context)
             held = 0 if context.limited is None else context.limited.held
-            self._throttle.take(reservation, principal, held)
+            self._limiter.take(reservation, principal, held)
             if reservation.token_buckets:
                 context.on_finish(context.spend)
 
     def take_quota(self, context: RequestContext) -> None:
-        """One request of the quotas, and what it may cost of the budgets."""
+        """Take one request of the quotas, and hold the estimated cost of the budgets."""
         held = 0 if context.limited is None else context.limited.held
         self._access.admit(context.principal, held)
         context.settlement = self._access
         context.on_finish(context.settle)
 
     def _reservation(self, context: RequestContext) -> Reservation:
-        """Of a request whose address has no limit."""
-        context.reservation = reservation = self._throttle.new_reservation()
+        """Begin the reservation of a request whose address has no limit."""
+        context.reservation = reservation = self._limiter.new_reservation()
         context.on_finish(reservation.end)
         return reservation

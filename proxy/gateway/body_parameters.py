@@ -1,8 +1,8 @@
-"""The top-level parameters of a request's body, for a policy that must know them.
+"""The top-level parameters of a request's body, for a policy that reads them.
 
-Note: what counts is what the upstream will read. So the body is read strictly, whatever its content
-type says. Where two readers could disagree (a name twice, or in another case; another charset; an
-encoding) the body is refused instead of guessed at.
+Note: the parameters must be those that the upstream reads. So the body is read strictly, whatever
+its content type is. A body that two parsers may read differently (a name twice or in another case,
+another charset, a content encoding) is refused.
 """
 
 import re
@@ -20,18 +20,18 @@ from proxy.usage.estimate import text_bytes
 from proxy.usage.json_spans import Member, top_members
 from proxy.usage.large import LargeObject
 
-#: Parts (names, values, brackets) of a body that is taken apart: more would hold up the worker.
+#: Parts (names, values, brackets) of a body that is parsed. Parsing more would block the worker.
 MAX_PARTS: Final = 512 * 1024
-#: No request has as many top-level parameters.
+#: Top-level parameters. Real requests have far fewer.
 MAX_PARAMETERS: Final = 1000
 _MAX_NAME_CHARS: Final = 256
-#: A body of so many bytes, and a plain one of so many and of so many parts, is read at once: that
-#: takes a few milliseconds. Larger ones are read by slices.
+#: A body up to `_SMALL_BYTES`, or a plain one up to the other two limits, is parsed at once, which
+#: takes a few milliseconds. Larger ones are parsed by slices.
 _SMALL_BYTES: Final = 32 * 1024
 _MAX_PLAIN_BYTES: Final = 256 * 1024
 _MAX_PLAIN_PARTS: Final = 32 * 1024
 
-# A visible ASCII letter as an escape, which no client writes but to spell a name a second time.
+# A visible ASCII letter as an escape. Clients write one only to spell a name in a second way.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[2-7]")
 _NO_LETTERS: Final = re.compile(r"[\W_]+")
 _CHARSET: Final = re.compile(r'[^;]*;\s*charset=("?)(?:utf-?8|us-ascii)\1\s*;?\s*')
@@ -40,28 +40,28 @@ _CHARSET: Final = re.compile(r'[^;]*;\s*charset=("?)(?:utf-?8|us-ascii)\1\s*;?\s
 def parameters_of(
     inbound: ClientRequest, body: bytes, wanted: frozenset[str], *, measured: bool = False
 ) -> Mapping[str, Any]:
-    """The parameters of a whole ``body``, those ``wanted`` beyond doubt; of an empty body, none.
+    """Return the parameters of a whole ``body``, none for an empty one.
 
-    Those of a large body are :class:`Values`, large ones :class:`LargeValue`; ``measured``: with
-    the text in them.
+    The ``wanted`` ones are unambiguous. Those of a large body are :class:`Values`, and large values
+    are :class:`LargeValue`, with the size of their text if ``measured``.
 
-    Raises ClientError ``invalid_request``.
+    Raises ClientError ``invalid_request`` for a body that cannot be read, or is ambiguous.
     """
     if not body:
         return {}
     encodings = [value for name, value in inbound.headers if name == "CONTENT-ENCODING"]
     if any(value.strip().lower() not in ("", "identity") for value in encodings):
         raise _unreadable("not be compressed (`Content-Encoding`)")
-    said = [value for name, value in inbound.headers if name == "CONTENT-TYPE"]
-    content_type = ",".join(said).lower()
-    if len(said) > 1 or "form-urlencoded" in content_type:
-        # A string in JSON may hold `&model=…&`, which a reader of such forms takes for a field.
+    types = [value for name, value in inbound.headers if name == "CONTENT-TYPE"]
+    content_type = ",".join(types).lower()
+    if len(types) > 1 or "form-urlencoded" in content_type:
+        # A string in JSON may contain `&model=…&`, which a parser of such forms reads as a field.
         raise _unreadable("be JSON or a multipart form (`Content-Type`)")
     form = content_type.partition(";")[0].strip() == "multipart/form-data"
     if not form and "charset" in content_type and not _CHARSET.fullmatch(content_type):
         raise _unreadable("be in UTF-8 (`charset`)")
     if form:
-        found: Mapping[str, Any] = form_fields(body, said[0], wanted)
+        found: Mapping[str, Any] = form_fields(body, types[0], wanted)
     else:
         found = _json_members(body, wanted, measured)
     _check_names(found, wanted)
@@ -69,8 +69,11 @@ def parameters_of(
 
 
 def _check_names(found: Mapping[str, Any], wanted: frozenset[str]) -> None:
-    """Refuse what some reader takes for a wanted name: Go's reads `Model`, PHP's `max.tokens`,
-    protobuf's `maxTokens`, one that keeps strings as C does the name before a NUL."""
+    """Refuse a name that some parser reads as a wanted one.
+
+    Go's parser reads `Model` as `model`. PHP's reads `max.tokens` as `max_tokens`, and protobuf's
+    reads `maxTokens` so. A parser with C strings reads only the name before a NUL.
+    """
     letters = {_letters(name): name for name in wanted}
     for name in found:
         if name in wanted:
@@ -87,7 +90,7 @@ def _check_names(found: Mapping[str, Any], wanted: frozenset[str]) -> None:
 
 
 def _letters(name: str) -> str:
-    """What of a name all readers keep: letters and digits, without their case."""
+    """Return the part of a name that all parsers keep: letters and digits, without their case."""
     return _NO_LETTERS.sub("", unicodedata.normalize("NFKC", name).casefold())
 
 
@@ -127,7 +130,7 @@ def _check_once(wanted: frozenset[str], members: list[Member]) -> None:
 
 
 def _is_light(body: bytes, wanted: frozenset[str]) -> bool:
-    """Whether it takes a few milliseconds to read, though it is not small."""
+    """Return whether parsing takes only a few milliseconds though the body is not small."""
     return (
         len(body) <= _MAX_PLAIN_BYTES
         and _parts(body) <= _MAX_PLAIN_PARTS
@@ -144,7 +147,7 @@ def _nothing(value: object) -> int:
 
 
 def _may_repeat(body: bytes, wanted: frozenset[str]) -> bool:
-    """Whether a name could be there twice, for all that can be seen without taking it apart."""
+    """Return whether a name may be there twice, as far as is visible without parsing."""
     return _ESCAPED_LETTER.search(body) is not None or any(
         body.count(b'"%b"' % name.encode()) > 1 for name in wanted
     )

@@ -1,10 +1,10 @@
-"""A response of which the client gets less than came: an upstream's response behind a filter.
+"""A transformed response: the client gets other bytes than the upstream sent, often fewer.
 
-It stands between the two that do not know of it: to the stream it is what is read, and the observer
-that is told when a chunk has gone out; to the real observer it then gives what the upstream sent.
+:class:`TransformedBody` replaces the upstream as the source of a response stream, and its observer.
+When a chunk has gone out, it passes what the upstream sent for that chunk to the real observer.
 
-Note: a chunk may leave nothing to send. It must not look like the end, and it is metered at once,
-since no later chunk of the client's stands for it.
+Note: a chunk of the upstream may leave nothing to send. That must not look like the end of the
+response. Such a chunk is metered at once, since no chunk to the client corresponds to it.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from proxy.runtime.yielding import STEP, turn_if_due
 
 
 class BodyTransform(Protocol):
-    """Bytes in, bytes out, some later, some never."""
+    """Transforms a body: bytes in, bytes out, perhaps later or fewer."""
 
     def feed(self, chunk: bytes) -> bytes: ...
 
@@ -23,27 +23,30 @@ class BodyTransform(Protocol):
 
 
 class EventStream(Protocol):
-    """What the client has been sent so far, as the one who follows it sees it."""
+    """The event stream that the client has been sent so far."""
 
     @property
     def at_event_boundary(self) -> bool: ...
 
 
 class TransformedBody:
-    """A :class:`Source` and a :class:`BodyObserver`. When the upstream breaks off, what is held of
-    an event is not sent. Of a large chunk a few KiB are filtered, sent and metered at a time."""
+    """A :class:`Source` and a :class:`BodyObserver`.
 
-    __slots__ = ("_filter", "_observer", "_ready", "_rest", "_seen", "_source")
+    When the upstream breaks off, an incomplete event that is held is not sent. A large chunk is
+    transformed, sent and metered a few KiB at a time.
+    """
 
-    def __init__(self, source: Source, chosen: BodyTransform, observer: BodyObserver) -> None:
+    __slots__ = ("_observer", "_ready", "_rest", "_seen", "_source", "_transform")
+
+    def __init__(self, source: Source, transform: BodyTransform, observer: BodyObserver) -> None:
         self._source = source
-        self._filter = chosen
+        self._transform = transform
         self._observer = observer
-        # What was read and has not been filtered yet.
+        # What was read and is not transformed yet.
         self._rest = b""
-        # What was read to find out whether there is anything to send.
+        # What may go out, already read by `ready`.
         self._ready = b""
-        # What the upstream sent for the chunk that is going out.
+        # The upstream's bytes that the chunk that is going out was made from.
         self._seen = b""
 
     @property
@@ -52,29 +55,29 @@ class TransformedBody:
 
     @property
     def ready(self) -> bool:
-        """Whether :meth:`read` has something to give without waiting."""
+        """Whether :meth:`read` would return without waiting."""
         while not self._ready and (self._rest or self._source.ready):
-            self._ready = self._passed(self._next(self._source.read) or b"")
+            self._ready = self._transformed(self._next(self._source.read) or b"")
             if self.complete:
                 return True
         return bool(self._ready)
 
     def read(self) -> bytes:
-        """What may go out now; ``b""`` at the end. Raises as the source does."""
+        """Return what may go out now, or ``b""`` at the end. Raises as the source does."""
         return self._read(self._source.read) or b""
 
     def read_within(self, seconds: float) -> bytes | None:
-        """As :meth:`read`, or None when nothing came in that time."""
+        """As :meth:`read`; None when nothing arrived in that time."""
         return self._read(lambda: self._source.read_within(seconds))
 
     def feed(self, _: bytes) -> None:
-        """What :meth:`read` gave last has gone out."""
+        """Meter the upstream's bytes: what :meth:`read` returned last has gone out."""
         seen, self._seen = self._seen, b""
         if seen:
             self._observer.feed(seen)
 
     def steps(self, chunk: bytes) -> Iterator[None]:
-        """As :meth:`feed`; one step, since chunks are small here."""
+        """As :meth:`feed`, in one step, since chunks are small here."""
         self.feed(chunk)
         yield
 
@@ -86,13 +89,13 @@ class TransformedBody:
             out, self._ready = self._ready, b""
             return out
         while chunk := self._next(read):
-            out = self._passed(chunk)
+            out = self._transformed(chunk)
             if out or self.complete:
                 return out
-        return chunk if chunk is None else self._filter.end()
+        return chunk if chunk is None else self._transform.end()
 
     def _next(self, read: Callable[[], bytes | None]) -> bytes | None:
-        """What comes next of what the upstream sent."""
+        """Return the next piece of what the upstream sent, None when nothing arrived in time."""
         if self._rest:
             turn_if_due()
         else:
@@ -103,11 +106,11 @@ class TransformedBody:
         piece, self._rest = self._rest[:STEP], self._rest[STEP:]
         return piece
 
-    def _passed(self, chunk: bytes) -> bytes:
-        """What of it goes out, the rest of all being known when it is the last."""
-        out = self._filter.feed(chunk)
+    def _transformed(self, chunk: bytes) -> bytes:
+        """Return what goes out for `chunk`, with the held rest if it is the last one."""
+        out = self._transform.feed(chunk)
         if self.complete:
-            out += self._filter.end()
+            out += self._transform.end()
         if out:
             self._seen = chunk
         else:

@@ -1,7 +1,7 @@
 """One request on ``/v1`` from acceptance to its usage event.
 
-The context holds what is known of the request so far and what it has taken. Whichever way the
-request ends, that becomes exactly one event, and all of it is given back.
+The context holds what is known of the request so far, and all that is reserved for it. However the
+request ends, it publishes exactly one event and releases everything.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from proxy.auth.principal import Principal
 from proxy.core.errors import CUT_CODES, ProxyError, UpstreamError
 from proxy.core.usage_event import Intent, UsageEvent
 from proxy.gateway.body_transform import EventStream
-from proxy.gateway.inflight import Cancelled, DisconnectWatcher
+from proxy.gateway.inflight import Cancelled, ClientDisconnected, DisconnectWatcher
 from proxy.gateway.limited_request import LimitedRequest
 from proxy.gateway.request import ClientRequest
 from proxy.gateway.response_stream import Outcome, ResponseStream
@@ -30,7 +30,7 @@ from proxy.usage.meter import UsageMeter
 from proxy.usage.reading import Reading
 from proxy.usage.websocket import WebSocketMeter
 
-#: Longer ones are cut in the event: a line must stay small enough to be written in one piece.
+#: Longer texts are cut in the event, whose line must stay small enough to be written in one piece.
 _MAX_ENDPOINT_CHARS: Final = 1024
 _MAX_METHOD_CHARS: Final = 64
 #: An SSE comment: it keeps idle connections open and means nothing (WHATWG HTML §9.2.7).
@@ -40,7 +40,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Events(Protocol):
-    """The event queue, as seen from here. Neither method waits or raises."""
+    """The part of the event queue that a request uses. Neither method waits or raises."""
 
     def record_intent(self, intent: Intent) -> int: ...
 
@@ -48,13 +48,13 @@ class Events(Protocol):
 
 
 class Settlement(Protocol):
-    """What admitted a request. It is given the cost of the request once and does not wait."""
+    """Charges the cost of a request, once. It does not wait."""
 
     def settle(self, principal: Principal, tokens: int, held: int = 0) -> None: ...
 
 
 class InFlight(Protocol):
-    """The requests in flight, as seen from here."""
+    """The part of the requests in flight that a request uses."""
 
     def unregister(self, greenlet: Any) -> None: ...
 
@@ -72,30 +72,30 @@ class RequestContext:
     """
 
     # Defaults instead of assignments in `__init__`, since one context is made for every request.
-    #: The registration in flight, while an exception may be thrown in from there.
+    #: Where the request is registered as in flight, while an exception may be thrown in from there.
     in_flight: InFlight | None = None
     greenlet: Any = None
-    #: None until the token is recognised. The type is that of the steps behind that one.
+    #: None until the token is recognised. The declared type is for the steps behind `authenticate`.
     principal: Principal = None  # type: ignore[assignment]
-    #: What the request is granted of its limits, if it has any.
+    #: What is reserved of the limits of the request, if it has any.
     reservation: Reservation | None = None
     #: The request as it goes upstream; the original, never changed. None for a WebSocket.
     outbound: OutboundRequest | None = None
-    #: What the request may cost, where that is limited.
+    #: The estimated cost, where LLM tokens are limited.
     limited: LimitedRequest | None = None
     #: Set as soon as the request is admitted.
     settlement: Settlement | None = None
     #: The LLM tokens that the request cost; final when the releases run.
     tokens = 0
-    #: Of the upstream's response, once its head is in.
+    #: Status of the upstream's response, once its head is here.
     status = 0
     meter: UsageMeter
-    #: What the client has been sent so far, as an event stream.
+    #: The position in the event stream that the client has been sent so far.
     sent: EventStream
     #: Whether the response is read to its end after the client has left.
     drain_on_disconnect = False
     response_headers: Headers = []  # noqa: RUF012  (never changed)
-    # Where a note of this request outlives a killed worker, once it has one.
+    # The slot of the intent, which outlives a killed worker; -1 while there is none.
     _event_slot = -1
     _watcher: DisconnectWatcher | None = None
     _shielded = False
@@ -106,16 +106,16 @@ class RequestContext:
         self.timing = Timing()
         self._events = events
         self._event_id = os.urandom(16).hex()
-        # Only the project's own server gives the client's socket; tests of the WSGI callable have
+        # Only the project's own server passes the client's socket; tests of the WSGI callable have
         # none.
         self._socket = environ.get("gunicorn.socket")
         self._http_1_0 = environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
         self._releases: list[Callable[[], object]] = []
-        #: Register a release. It is the list's own method, for it is called on every request.
+        #: Register a release. It is the list's own method, since every request calls it.
         self.on_finish: Callable[[Callable[[], object]], None] = self._releases.append
 
     def record_intent(self) -> None:
-        """The request goes upstream now. From here on it has an event even if the worker dies."""
+        """Record that the request goes upstream: now it has an event even if the worker dies."""
         inbound, principal = self.inbound, self.principal
         self._event_slot = self._events.record_intent(
             Intent(
@@ -132,10 +132,10 @@ class RequestContext:
         )
 
     def watch_client(self) -> None:
-        """From the end of the request's body on, a client that leaves ends this greenlet's wait.
+        """End this greenlet's wait when the client leaves, from the end of the request's body on.
 
-        A project that wants responses read to their end is not watched: there, a failing write
-        shows that the client has left.
+        Where responses are read to their end, the client is not watched: there, a failing write
+        shows that it has left.
         """
         self.drain_on_disconnect = (
             self.principal is not None and self.principal.policy.drain_on_disconnect
@@ -146,7 +146,7 @@ class RequestContext:
         if self.inbound.body.finished:
             self._watcher.start()
         else:
-            # Until then the reader of the body is the one that notices.
+            # Until then the reader of the body notices it.
             self.inbound.body.on_finished = self._watcher.start
 
     def stop_watching(self) -> None:
@@ -165,7 +165,7 @@ class RequestContext:
             self.stop_watching()
 
     def tunnel(self, opened: UpgradeResponse, headers: Headers) -> None:
-        """Hand on the upstream's 101, then bytes both ways until both have ended, and finish."""
+        """Relay the upstream's 101, then bytes both ways until both have ended, and finish."""
         self.stop_watching()
         meter = WebSocketMeter()
         tunnel = Tunnel(self._socket, opened.sock, meter.feed)
@@ -186,10 +186,10 @@ class RequestContext:
             self.finish(101, outcome, code, bytes_out=tunnel.bytes_out, reading=meter.result())
 
     def closing_event(self, cut: Cancelled) -> bytes:
-        """An SSE error event, where one can stand alone.
+        """Return an SSE error event, or ``b""`` where none can stand alone.
 
-        A response of a known length has no room for it: it would fill the length up, and a cut
-        response would look complete.
+        A response of a known length has no room for it: the event would count towards the length,
+        and a cut response would look complete.
         """
         if is_sized(self.response_headers) or not self.sent.at_event_boundary:
             return b""
@@ -197,16 +197,16 @@ class RequestContext:
         return b"event: error\ndata: " + error_body(error) + b"\n\n"
 
     def keepalive(self) -> bytes:
-        """An SSE comment, where one can stand alone."""
+        """Return an SSE comment, or ``b""`` where none can stand alone."""
         return KEEPALIVE if self.sent.at_event_boundary else b""
 
     def finish_stream(self, stream: ResponseStream) -> None:
-        """The response has ended, one way or another."""
+        """Finish a request whose response has ended, in any way."""
         self.shield()
         if self._http_1_0 and stream.outcome is not Outcome.COMPLETED and self._socket is not None:
-            # Without chunks or a length a closed connection is the normal end: only a reset says
-            # that this one is not.
-            with contextlib.suppress(OSError):  # it is closed already
+            # Without chunks or a length, a closed connection is the normal end. Only a reset shows
+            # that the response was cut.
+            with contextlib.suppress(OSError):  # the socket is closed already
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.finish(
             self.status,
@@ -217,9 +217,29 @@ class RequestContext:
             reading=self.meter.reading,
         )
 
+    def failure(self, error: BaseException) -> ProxyError:
+        """Return the error to respond with after `error` has ended the request.
+
+        Where no response can be sent any more, finishes the request and raises `error` again: the
+        client has left, or the worker is being killed.
+        """
+        if isinstance(error, ProxyError):
+            return error
+        if isinstance(error, ClientDisconnected):
+            self.finish(499, Outcome.CLIENT_GONE)
+            raise error
+        if isinstance(error, Cancelled):
+            return error.refusal()
+        if isinstance(error, Exception):  # a defect of the proxy, reported as a 500
+            failure = ProxyError()
+            failure.__cause__ = error
+            return failure
+        self.finish(503, Outcome.ABORTED, "draining")
+        raise error
+
     def refuse(self, error: ProxyError, bytes_out: int) -> None:
-        """Finish a request that the proxy answered itself, with an error."""
-        # What has asked the upstream already is cut, and what has not is refused.
+        """Finish a request that the proxy itself responds to, with an error."""
+        # A request that has been sent upstream is cut; one that has not is refused.
         aborted = (
             isinstance(error, UpstreamError)
             or error.code == "internal_error"
@@ -240,8 +260,8 @@ class RequestContext:
     ) -> None:
         """Publish the one event of the request and release everything that it holds. Idempotent.
 
-        Without an `outcome` there is no event. The event comes first, for a release may have to
-        wait: at a stop, the greenlet may be killed in that moment.
+        Without an `outcome` there is no event. The event comes first, since a release may wait, and
+        at a stop the greenlet may be killed in that moment.
         """
         if self._finished:
             return
@@ -286,19 +306,21 @@ class RequestContext:
                     self._release()
 
     def _count(self, event: UsageEvent, reading: Reading) -> None:
-        """Note in `event` what was read of the usage, and in :attr:`tokens` what is charged."""
+        """Set the usage of `event`, and :attr:`tokens`, which is what is charged."""
         event.usage_source = reading.source
         if reading.usage is not None:
             event.metadata = reading.usage.as_metadata()
         total = 0 if reading.usage is None else reading.usage.total
         if self.limited is not None and reading.source != "reported":
             total = self.limited.charge(event, total)
-        if event.method == "GET" and event.is_read:  # the ledger charges what nothing has counted
+        if (
+            event.method == "GET" and event.is_read
+        ):  # the ledger charges it, unless it is counted already
             total, event.spending = 0, self.reservation.token_buckets if self.reservation else ()
         self.tokens = total
 
     def _release(self) -> None:
-        """The rest of the releases, after one was killed while it waited."""
+        """Run the rest of the releases after one was killed while it waited."""
         try:
             self._releases.pop()()
         finally:
@@ -306,13 +328,13 @@ class RequestContext:
                 self._release()
 
     def settle(self) -> None:
-        """A release: the budgets are charged, and what they held is given back."""
+        """A release: charge the budgets, and return what was held of them."""
         if self.settlement is not None:
             held = 0 if self.limited is None else self.limited.held
             self.settlement.settle(self.principal, self.tokens, held)
 
     def spend(self) -> None:
-        """A release: the rate limits are charged."""
+        """A release: charge the rate limits."""
         if self.reservation is not None:
             self.reservation.spend(self.tokens)
 

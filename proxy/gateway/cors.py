@@ -1,8 +1,8 @@
 """Cross-origin requests from browsers to ``/v1``, when ``CORS_ALLOWED_ORIGINS`` is set.
 
-While it is empty nothing here does anything: ``OPTIONS`` and ``Access-Control-*`` are then the
-upstream's own. Once it is set, preflights end here (they carry no token, by specification) and the
-upstream's ``Access-Control-*`` lines are replaced by the proxy's.
+Without that setting nothing here has an effect: ``OPTIONS`` and ``Access-Control-*`` come from the
+upstream. With it, the proxy responds to preflights itself, which carry no token by specification,
+and replaces the upstream's ``Access-Control-*`` lines with its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,14 +11,14 @@ from proxy.policy.globs import HostGlobs
 
 Headers = list[tuple[str, str]]
 
-#: Longer ones are no origins (RFC 1035: a name has 253 characters).
+#: No origin is longer (RFC 1035: a name has at most 253 characters).
 _MAX_ORIGIN_CHARS = 300
 _MAX_AGE_SECONDS = "86400"
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 class Cors:
-    """``allowed`` are ``*``, exact origins, or patterns in which ``*`` is one host-name run."""
+    """The CORS rules. ``allowed`` has ``*``, origins, or patterns with ``*`` within a host name."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self.enabled = bool(allowed)
@@ -31,11 +31,10 @@ class Cors:
         )
 
     def preflight(self, header: Callable[[str], str | None]) -> Headers | None:
-        """Of the 204 to an ``OPTIONS`` with these request headers; None: it is no preflight (Fetch
-        standard, CORS-preflight), or none that the proxy answers. ``header`` takes names in upper
-        case.
+        """Return the headers of the 204 to a preflight (Fetch standard, CORS-preflight).
 
-        An origin that is not allowed gets no permission, and no error either.
+        Returns None for any other ``OPTIONS``, and without the setting. ``header`` takes names in
+        upper case. An origin that is not allowed gets no permission, and no error either.
         """
         origin = header("ORIGIN")
         if not self.enabled or not origin or header("ACCESS-CONTROL-REQUEST-METHOD") is None:
@@ -53,7 +52,7 @@ class Cors:
         ]
 
     def response_headers(self, origin: str | None) -> Headers:
-        """The proxy's own headers on every other ``/v1`` response."""
+        """Return the proxy's own headers for every other ``/v1`` response."""
         if not self.enabled:
             return []
         headers = [] if self._any else [("Vary", "Origin")]
@@ -63,7 +62,7 @@ class Cors:
         return headers
 
     def replaced(self, headers: Headers) -> Headers:
-        """``headers`` of the upstream without its own ``Access-Control-*``."""
+        """Return the upstream's ``headers`` without its own ``Access-Control-*``."""
         if not self.enabled:
             return headers
         return [item for item in headers if not item[0].lower().startswith("access-control-")]

@@ -1,8 +1,8 @@
-"""``/v1/*``: one WSGI callable from the bearer to the last byte.
+"""``/v1/*``: one WSGI callable from the access token to the last byte.
 
-It stands behind two doors: in front of Flask, for speed and for what Flask cannot route, and as the
-view of the blueprint ``v1``, so that the URL map and the guards' table see it. The steps of one
-request are called in order, on this page, and nothing else happens on the path.
+It is reached in two ways: in front of Flask, for speed and for what Flask cannot route, and as the
+view of the blueprint ``v1``, so that the URL map and the table of guards include it. This module
+calls the steps of a request in order, and nothing else happens on the path.
 
 Note: before the response head is sent, a failure may still become a response in the error shape.
 After it, a failure can only break the connection.
@@ -23,7 +23,7 @@ from proxy.gateway.body_transform import EventStream, TransformedBody
 from proxy.gateway.context import Events, RequestContext
 from proxy.gateway.cors import Cors
 from proxy.gateway.held_bodies import HeldBodies
-from proxy.gateway.inflight import Cancelled, ClientDisconnected, InFlightRequests
+from proxy.gateway.inflight import InFlightRequests
 from proxy.gateway.outbound import asking_for_usage, outbound_request, outbound_upgrade
 from proxy.gateway.request import ClientRequest
 from proxy.gateway.response_stream import BodyObserver, Outcome, ResponseStream, Source
@@ -72,7 +72,7 @@ class RelayEndpoint:
 
     `before_body` and `before_upstream` are the checks of a request, in the order in which their
     refusals win. Each is called with the :class:`RequestContext`. It raises, or sets its field of
-    the context and registers the release of what it has taken.
+    the context and registers the release of what it has reserved.
     """
 
     def __init__(
@@ -119,22 +119,10 @@ class RelayEndpoint:
                 if preflight is not None:
                     return self._preflight(context, preflight, start_response)
             return self._serve(context, start_response)
-        except ProxyError as error:
-            failure = error
-        except ClientDisconnected:
-            context.finish(499, Outcome.CLIENT_GONE)
-            raise
-        except Cancelled as interruption:
-            failure = interruption.refusal()
         except StopIteration:
             raise  # a tunnel has ended
-        except Exception as error:  # noqa: BLE001  (a defect of ours, reported as a 500)
-            failure = ProxyError()
-            failure.__cause__ = error
-        except BaseException:
-            # The worker is being killed: no response can be sent any more.
-            context.finish(503, Outcome.ABORTED, "draining")
-            raise
+        except BaseException as error:  # noqa: BLE001  (it is raised again where it must be)
+            failure = context.failure(error)
         return self._refuse(context, failure, start_response)
 
     def _serve(self, context: RequestContext, start_response: StartResponse) -> Iterable[bytes]:

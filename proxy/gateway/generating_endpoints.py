@@ -1,21 +1,21 @@
-"""Endpoints that generate or embed text, recognised by every path that an upstream may take for
-one of them."""
+"""Endpoints that generate or embed text, by every path that an upstream may read as one of them."""
 
 from typing import Final
 from urllib.parse import unquote
 
 #: The endpoints whose streams report usage only when asked to (`stream_options`).
 CHATS: Final = frozenset({"chat/completions", "completions"})
-#: Before the name of a model in the path.
+#: The segments in front of the name of a model.
 _MODELS: Final = frozenset({"engines", "deployments"})
 
 
 def generating(method: str, path: str) -> str | None:
-    """`chat/completions`, `completions`, `embeddings`, `responses`, `messages`, or for services
-    that complete otherwise `…/completions`; None: an endpoint of another kind.
+    """Return the kind of a generating endpoint, or None for any other endpoint.
 
-    `path` is raw. Servers differ in what they take for the same path, so escapes are undone, the
-    case is ignored, and so are empty and dot segments, parameters (`;…`) and backslashes.
+    The kinds are `chat/completions`, `completions`, `embeddings`, `responses`, `messages`, and
+    `…/completions` for services with other paths. `path` is raw. Servers differ in which paths are
+    the same to them, so escapes are decoded, backslashes count as slashes, and case, empty and dot
+    segments and parameters (`;…`) are ignored.
     """
     if method != "POST":
         return None
@@ -35,5 +35,6 @@ def generating(method: str, path: str) -> str | None:
         return "…/completions"
     if last in ("completions", "embeddings"):
         return last
-    # With more in front they are other things: `/v1/threads/{id}/messages` generates nothing.
+    # With more segments in front it is another endpoint: `/v1/threads/{id}/messages` generates
+    # nothing.
     return last if last in ("responses", "messages") and len(segments) == 2 else None

@@ -1,7 +1,7 @@
-"""Room for request bodies that are held whole in memory, for all requests of a worker together.
+"""Memory for request bodies that are held whole, for all requests of a worker together.
 
-The last fifth is for small bodies, so that a few large ones, half of which never come, do not keep
-every other request out.
+The last fifth is for small bodies. Otherwise a few large bodies that never arrive completely could
+keep out every other request.
 """
 
 from typing import Final
@@ -9,28 +9,28 @@ from typing import Final
 from proxy.core.errors import Overloaded
 from proxy.gateway.request import ClientRequestBody
 
-#: Of the room: kept for small bodies.
+#: The fraction of the room that is reserved for small bodies.
 _RESERVE: Final = 0.2
-#: Of what is left of the room a body may take this part, and is small then.
+#: A body is small if it takes at most this fraction of the room that is left.
 _SMALL: Final = 1 / 16
 
 
 class HeldBodies:
-    """One per worker. ``most``: bytes."""
+    """The room for held bodies. One per worker. Reads bodies into it and releases them."""
 
-    __slots__ = ("_most", "_reserve", "free")
+    __slots__ = ("_max_bytes", "_reserve", "free")
 
-    def __init__(self, most: int) -> None:
-        self._reserve = int(most * _RESERVE)
-        self._most = most - self._reserve
-        #: Bytes that may still be held, without the reserve; below zero when that is in use.
-        self.free = self._most
+    def __init__(self, max_bytes: int) -> None:
+        self._reserve = int(max_bytes * _RESERVE)
+        self._max_bytes = max_bytes - self._reserve
+        #: Bytes that may still be held, without the reserve. Negative while the reserve is in use.
+        self.free = self._max_bytes
 
     def read(self, body: ClientRequestBody, limit: int) -> bytes:
-        """Returns the whole body. Its bytes are held until :meth:`release`, also when this raises.
+        """Return the whole body. Its bytes are held until :meth:`release`, also when this raises.
 
-        Raises as :meth:`ClientRequestBody.read_all`, and Overloaded: by the announced
-        length before a byte is read, else by count.
+        Raises as :meth:`ClientRequestBody.read_all`, and Overloaded: by the announced length before
+        a byte is read, else by count.
         """
         length = body.length
         if length is not None:
@@ -51,13 +51,13 @@ class HeldBodies:
         return bytes(data)
 
     def release(self, body: ClientRequestBody) -> None:
-        """Nothing of `body` is held any more. Idempotent."""
+        """Return the bytes of `body` to the room. Idempotent."""
         self.free += body.held
         body.held = 0
 
     def _check(self, body: ClientRequestBody, count: int) -> None:
-        """Whether ``count`` more bytes may be held although they do not fit."""
-        alone = self.free + body.held >= self._most
+        """Raise Overloaded unless ``count`` more bytes may use the reserve. A lone body may."""
+        alone = self.free + body.held >= self._max_bytes
         if not alone and body.held + count > (self.free + self._reserve) * _SMALL:
             raise Overloaded(
                 "The server holds as many bytes of request bodies as it may. Try again."

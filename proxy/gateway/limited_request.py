@@ -1,7 +1,7 @@
 """A request whose LLM tokens count against a limit: `max_tokens_total`, `rate_limit_tpm`.
 
-Its body is read strictly, its usage is asked for, and where the upstream reports none the response
-is charged by an estimate. Requests without such a limit make none of this.
+Its body is read strictly, and its usage is requested. Where the upstream reports none, the response
+is charged by an estimate. Requests without such a limit do not use this module.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from proxy.providers.base import OutboundRequest
 from proxy.usage.estimate import ResponseText, prompt_bytes, tokens_of
 from proxy.usage.request_usage import demand_usage
 
-#: The most output, in tokens, that a choice holds in advance; and what one holds whose request
-#: sets no bound.
-MAX_HELD_OUTPUT: Final = 4096
+#: The most output that a choice holds in advance, in tokens. It is also what a choice holds whose
+#: request sets no maximum.
+MAX_HELD_OUTPUT_TOKENS: Final = 4096
 _MAX_CHOICES: Final = 128
 _OUTPUT_BOUNDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-#: Parameters that must be known beyond doubt.
+#: The parameters that must be unambiguous.
 READS: Final = frozenset({"stream", "stream_options", *_OUTPUT_BOUNDS})
 
 
@@ -31,30 +31,30 @@ class LimitedRequest:
     def __init__(
         self, endpoint: str, outbound: OutboundRequest, parameters: Mapping[str, Any]
     ) -> None:
-        """`parameters`: those of the body, :data:`READS` beyond doubt. Raises ClientError 400."""
+        """`parameters` are those of the body, with :data:`READS`. Raises ClientError 400."""
         body = outbound.body if isinstance(outbound.body, bytes) else b""
         asked = demand_usage(body, parameters) if endpoint in CHATS else None
-        #: What goes out in place of the request, where it had to be made to ask for its usage.
+        #: The request that goes out instead, if the original does not ask for its usage.
         self.asking = None if asked is None else with_body(outbound, asked)
-        #: Tokens, estimated.
+        #: Estimated prompt tokens.
         self.prompt_tokens = tokens_of(prompt_bytes(parameters, len(body)))
-        #: LLM tokens that it holds until it is known what it cost.
+        #: LLM tokens that the request holds until its cost is known.
         self.held = self.prompt_tokens
         if endpoint != "embeddings":
             self.held += _output_bound(parameters)
         self._text: ResponseText | None = None
 
     def follow(self, content_type: str, content_encoding: str) -> ResponseText:
-        """The response has begun. Returns what is to see each chunk of it."""
+        """Return the observer of the response, which has begun."""
         self._text = ResponseText(content_type, content_encoding)
         return self._text
 
     def charge(self, event: UsageEvent, seen: int) -> int:
-        """The LLM tokens to be charged for a response that did not report all of its usage.
+        """Return the LLM tokens to charge for a response that did not report all of its usage.
 
-        `seen` are those it did report. They stand as they are, but a client that leaves before the
-        last count must not go uncounted, so that the estimate is charged where it is more. Where
-        nothing was reported, it is noted in `event`. Nothing is estimated unless the status is 2xx.
+        `seen` are the tokens that it did report. The estimate is charged where it is larger, so
+        that a client cannot avoid the charge by leaving before the last count. Where nothing was
+        reported, the estimate is set in `event`. Only responses with status 2xx are estimated.
         """
         status = event.status_code
         if self._text is None or status is None or not 200 <= status < 300:
@@ -72,13 +72,13 @@ class LimitedRequest:
 
 
 def _output_bound(parameters: Mapping[str, Any]) -> int:
-    """The most output tokens of a request, as far as they are held in advance."""
+    """Return the output tokens that a request holds in advance."""
     bounds = [_count(parameters.get(name)) for name in _OUTPUT_BOUNDS]
-    bound = max((each for each in bounds if each is not None), default=MAX_HELD_OUTPUT)
+    bound = max((each for each in bounds if each is not None), default=MAX_HELD_OUTPUT_TOKENS)
     choices = max(1, _count(parameters.get("n")) or 0, _count(parameters.get("best_of")) or 0)
-    return min(bound, MAX_HELD_OUTPUT) * min(choices, _MAX_CHOICES)
+    return min(bound, MAX_HELD_OUTPUT_TOKENS) * min(choices, _MAX_CHOICES)
 
 
 def _count(value: object) -> int | None:
-    """Of an odd type: not known."""
+    """Return a count of tokens or choices, None for a value of another type."""
     return value if type(value) is int and value >= 0 else None

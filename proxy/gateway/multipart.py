@@ -1,8 +1,8 @@
-"""The fields of a ``multipart/form-data`` body (RFC 7578), as uploads of audio and images are.
+"""The fields of a ``multipart/form-data`` body (RFC 7578): uploads of audio and images.
 
-Note: a form is read here in order to refuse it, so this must see what the upstream's parser will
-see. Parsers differ in everything that clients do not do, so a form that is not written the way that
-clients write it is refused.
+Note: policies are checked against these fields, so they must be the fields that the upstream's
+parser sees. Parsers agree on the forms that clients write and differ on all others. So a form in
+any other style is refused.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Final
 from proxy.core.errors import ClientError
 from proxy.runtime.yielding import turn_if_due
 
-#: A form has few fields; each has a few header lines.
+#: Real forms have few parts, with short values and a few header lines.
 MAX_PARTS: Final = 1000
 MAX_VALUE_BYTES: Final = 4096
 _MAX_HEAD_BYTES: Final = 4096
@@ -24,8 +24,8 @@ _BOUNDARY: Final = re.compile(
     rf"""([A-Za-z0-9'+_.-]{{1,70}})){_CHARSET}\s*""",
     re.IGNORECASE | re.ASCII,
 )
-# Names are plain: no escapes or percent signs, which parsers undo in different ways. Some clients
-# (.NET) leave out the quotes.
+# Names are plain, without escapes and percent signs, which parsers decode in different ways. Some
+# clients (.NET) omit the quotes.
 _DISPOSITION: Final = re.compile(
     rb'form-data; *name=(?:"(?P<quoted>[A-Za-z0-9_.\[\]-]{1,100})"|(?P<token>[A-Za-z0-9_.-]+))'
     rb'(?P<file>(?:; *filename=(?:"(?P<filename>(?:[^"\\\r\n]|\\[^\r\n])*)"|[A-Za-z0-9_.-]+))?'
@@ -42,9 +42,9 @@ _UNCODED: Final = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 def form_fields(body: bytes, content_type: str, wanted: frozenset[str]) -> dict[str, str]:
-    """The values of the ``wanted`` fields; other names with an empty value.
+    """Return the values of the ``wanted`` fields, and the other names with an empty value.
 
-    Raises ClientError ``invalid_request``: it is no form that everybody reads in the same way.
+    Raises ClientError ``invalid_request`` for a form that parsers may read in different ways.
     """
     known = _BOUNDARY.fullmatch(content_type.strip())
     if known is None:
@@ -70,12 +70,12 @@ def form_fields(body: bytes, content_type: str, wanted: frozenset[str]) -> dict[
 
 
 def _parts(body: bytes, delimiter: bytes) -> Iterator[tuple[int, int]]:
-    """Where the parts are, without the line breaks around them. Nothing large is copied."""
+    """Yield start and end of each part, without the line breaks around it. Copies nothing large."""
     if not body.startswith(delimiter + b"\r\n"):
         raise _unusual("its start")
     start = len(delimiter) + 2
     for _ in range(MAX_PARTS):
-        # In a file, too, the delimiter must not stand anywhere else.
+        # The delimiter must not occur anywhere else, not even in a file.
         end = _find(body, delimiter, start)
         if end < start + 2 or body[end - 2 : end] != b"\r\n":
             raise _unusual("its delimiters")
@@ -90,7 +90,7 @@ def _parts(body: bytes, delimiter: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _find(body: bytes, delimiter: bytes, start: int) -> int:
-    """As ``body.find``; a body that is nearly all delimiters takes a millisecond for each slice."""
+    """Return ``body.find(…)``, by slices: one that is nearly all delimiters takes a millisecond."""
     while start < len(body):
         found = body.find(delimiter, start, start + _SLICE_BYTES + len(delimiter) - 1)
         if found >= 0:
@@ -101,9 +101,10 @@ def _find(body: bytes, delimiter: bytes, start: int) -> int:
 
 
 def _head(body: bytes, start: int, end: int) -> tuple[str, str, int]:
-    """Name, charset if it is plain text and no file (else ``""``), and where the value begins.
+    """Return the name, the charset, and the start of the value of one part.
 
-    Lines that say nothing of the name or of the value are ignored.
+    The charset is ``""`` for a file and for anything but plain text. Lines about neither the name
+    nor the value are ignored.
     """
     value_start = body.find(b"\r\n\r\n", start, min(end, start + _MAX_HEAD_BYTES)) + 4
     if value_start < start:
@@ -113,7 +114,7 @@ def _head(body: bytes, start: int, end: int) -> tuple[str, str, int]:
         header = _HEADER.fullmatch(line)
         if header is None:
             raise _unusual("the head of a part")
-        # Some frameworks read an underscore in a header's name as a dash.
+        # Some frameworks read an underscore in the name of a header as a dash.
         headers.setdefault(header[1].lower().replace(b"_", b"-"), []).append(header[2].rstrip())
     dispositions = headers.get(b"content-disposition", [])
     disposition = _DISPOSITION.fullmatch(dispositions[0]) if len(dispositions) == 1 else None
@@ -121,14 +122,14 @@ def _head(body: bytes, start: int, end: int) -> tuple[str, str, int]:
         raise _unusual("the name of a part")
     filename = disposition["filename"] or b""
     if b'\\"' in filename and b";" in filename:
-        # To a reader without escapes the file's name ends there, and a parameter begins.
+        # A parser without escapes ends the file's name there and begins a parameter.
         raise _unusual("the name of a file")
     name = (disposition["quoted"] or disposition["token"]).decode()
     return name, "" if disposition["file"] else _charset(headers), value_start
 
 
 def _charset(headers: dict[bytes, list[bytes]]) -> str:
-    """Of a part that is plain text as it stands; ``""`` of another."""
+    """Return the charset of a part that is plain, unencoded text, else ``""``."""
     kinds = headers.get(b"content-type", [b"text/plain"])
     kind = _PLAIN.fullmatch(kinds[0]) if len(kinds) == 1 else None
     codings = headers.get(b"content-transfer-encoding", [])
@@ -136,7 +137,7 @@ def _charset(headers: dict[bytes, list[bytes]]) -> str:
         return ""
     if any(coding.lower() not in _UNCODED for coding in codings):
         return ""
-    # Where that is not UTF-8, only what is the same in both is read.
+    # With a Latin charset, only the characters that it shares with UTF-8 are read.
     return "ascii" if kind["latin"] else "utf-8"
 
 

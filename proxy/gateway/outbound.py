@@ -1,10 +1,10 @@
-"""What goes out: the client's request without what is between the client and us.
+"""The request to the upstream: the client's, without what concerns only the client and the proxy.
 
-JSON bodies are read whole here, and those that a policy must read; all others are read while they
-are sent.
+JSON bodies are read whole here, and so are bodies that a policy must read. All others are read
+while they are sent.
 
-Note: a client that wants its usage not to be known spells the path or the content type otherwise,
-in a way that its upstream understands all the same.
+Note: a client that wants to hide its usage spells the path or the content type in another way that
+its upstream still understands.
 """
 
 from urllib.parse import unquote
@@ -29,12 +29,14 @@ def outbound_request(
     keep_authorization: bool = False,
     usage_limited: bool = False,
 ) -> OutboundRequest:
-    """``request_bytes`` bounds any body, ``json_bytes`` one that is held whole; ``bodies``: all
-    of those. ``keep_authorization``: the client's own key goes on. ``usage_limited``: its LLM
-    tokens count against a limit.
+    """Build the request that goes upstream.
 
-    Raises ClientError: 413 by the announced length before a byte is read, or by count; 400; 408;
-    and Overloaded when too much is held.
+    ``request_bytes`` is the maximum of any body, ``json_bytes`` that of a body that is held whole,
+    and ``bodies`` the room for all of those. With ``keep_authorization`` the client's own key is
+    forwarded. ``usage_limited`` means that the LLM tokens of the request count against a limit.
+
+    Raises ClientError: 413 by the announced length before a byte is read, or by count; 400
+    truncated; 408 too slow. Raises Overloaded when too much is held.
     """
     body = inbound.body
     headers = _forwarded(
@@ -57,8 +59,8 @@ def outbound_request(
         headers.append(("Content-Length", str(body.length)))
         if not body.length:
             return OutboundRequest(inbound.method, target, headers, b"")
-        # A body that came with its head need not be streamed: it can be sent on a kept connection,
-        # since it is still there should that turn out to be closed.
+        # A body that came with its head is not streamed. It can be sent on a kept connection, since
+        # it can be sent again if that turns out to be closed.
         whole = body.read_all(request_bytes) if body.arrived else None
         return OutboundRequest(inbound.method, target, headers, whole or body)
     headers.append(("Transfer-Encoding", "chunked"))
@@ -66,12 +68,12 @@ def outbound_request(
 
 
 def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
-    """A streamed chat (or completion) that asks for its usage and for an uncompressed response.
+    """Return a streamed chat (or completion) that asks for usage and an uncompressed response.
 
-    None when ``request`` goes out as it is.
+    Returns None when ``request`` goes out unchanged.
     """
-    # Bodies of other paths need not be held. Compressed ones, and forms, are not JSON: they stay
-    # as they are.
+    # Bodies of other paths need not be held. Compressed ones, and forms, are not JSON and stay
+    # unchanged.
     if request.method != "POST" or not isinstance(request.body, bytes):
         return None
     if not _is_chat(request.target.partition(b"?")[0].decode("latin-1")):
@@ -81,7 +83,7 @@ def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
 
 
 def with_body(request: OutboundRequest, body: bytes) -> OutboundRequest:
-    """``request`` with a body that asks for the usage, which comes uncompressed."""
+    """Return ``request`` with a body that asks for the usage, and without compression."""
     replaced = ("Accept-Encoding", "Content-Length")
     headers: Headers = [line for line in request.headers if line[0] not in replaced]
     headers += [("Accept-Encoding", "identity"), ("Content-Length", str(len(body)))]
@@ -97,7 +99,7 @@ def _is_chat(path: str) -> bool:
 def outbound_upgrade(
     inbound: ClientRequest, policy: Policy, *, keep_authorization: bool = False
 ) -> OutboundRequest:
-    """The opening handshake of a WebSocket; ``keep_authorization`` as above."""
+    """Build the opening handshake of a WebSocket; ``keep_authorization`` as above."""
     headers = _forwarded(
         upgrade_headers(inbound.headers, keep_authorization=keep_authorization), policy
     )

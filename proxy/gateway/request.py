@@ -1,8 +1,8 @@
-"""A request on ``/v1`` as it came in: facts, header lines, and a body that is read at most once.
+"""A request on ``/v1`` as the client sent it: target, header lines, and a body to read once.
 
 Note: the WSGI environ joins duplicate header lines with commas (``Cookie`` too) and decodes the
-path. So the server's worker hands the parsed lines over on ``wsgi.input``, and the target is taken
-from ``RAW_URI`` as it stands.
+path. So the server's worker passes the parsed lines on ``wsgi.input``, and the target is taken from
+``RAW_URI`` unchanged.
 """
 
 import os
@@ -21,25 +21,25 @@ Headers = list[tuple[str, str]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _READ_BYTES: Final = 64 * 1024
-#: A body that comes in many small pieces is put together meanwhile: each of them takes some 50
-#: bytes of memory beside its own.
+#: Pieces of less than `_SMALL_BYTES` are joined whenever there are so many, since each piece takes
+#: some 50 bytes of memory beside its own.
 _SMALL_BYTES: Final = 1024
 _SMALL_PIECES: Final = 64
-#: Copying more takes several milliseconds.
+#: A larger body is joined in turns with other greenlets: copying it takes several milliseconds.
 _MAX_PLAIN_JOIN_BYTES: Final = 4 * 1024 * 1024
-#: The first segment below `/v1` that is ours. With what may follow it in a longer name, it is
-#: another one; with anything else, some server takes it for this one.
+#: The first segment below `/v1` that is the proxy's own. Followed by a character of a name it is
+#: another segment; followed by anything else, some server reads it as this one.
 _RESERVED: Final = re.compile(r"proxy(?![\w~.-])", re.ASCII)
-#: How often an escape may have been escaped.
+#: How many times an escape may have been escaped.
 _MAX_DECODINGS: Final = 4
 _BLANKS: Final = "".join(map(chr, range(0x21)))
-#: More than any address with a zone and a port.
+#: Longer than any address with a zone and a port.
 _MAX_ADDRESS_CHARS: Final = 100
 _IN_ADDRESSES: Final = "0123456789abcdefABCDEF.:"
 
 
 class ClientRequest:
-    """One request. ``target`` is path and query, raw; header names are in upper case."""
+    """One request. ``target`` is path and query, raw. Header names are in upper case."""
 
     __slots__ = (
         "_by_name",
@@ -62,7 +62,7 @@ class ClientRequest:
         self.path = self.target.partition("?")[0]
         lines = getattr(self._source, "header_lines", None)
         self.headers: Headers = _header_lines(environ) if lines is None else lines
-        # First value of each; what must not come twice is refused by the server's parser.
+        # The first value of each header. The server's parser refuses those that must not repeat.
         known = getattr(self._source, "first_values", None)
         self._by_name: dict[str, str] = dict(reversed(self.headers)) if known is None else known
         self.request_id = request_id(self._by_name.get("X-REQUEST-ID"))
@@ -78,12 +78,12 @@ class ClientRequest:
 
     @property
     def peer(self) -> str:
-        """The address that connected, spelled as :attr:`client_ip` is."""
+        """The address that connected, in the spelling of :attr:`client_ip`."""
         return usual_spelling(self._environ.get("REMOTE_ADDR", ""))
 
     @property
     def upgrades(self) -> bool:
-        """Whether this is a WebSocket's opening handshake (RFC 6455 §4.2.1). HTTP/1.0 has none."""
+        """Whether this is a WebSocket's opening handshake (RFC 6455 §4.2.1), never in HTTP/1.0."""
         wanted = self._by_name.get("UPGRADE")
         if wanted is None or wanted.lower() != "websocket" or self.method != "GET":
             return False
@@ -93,7 +93,7 @@ class ClientRequest:
 
     @property
     def authorization(self) -> str | None:
-        """Of a browser's WebSocket, which cannot send the header: from its subprotocols."""
+        """The header, or the token in the subprotocols of a browser's WebSocket, which has none."""
         given = self._by_name.get("AUTHORIZATION")
         if given is None and self.upgrades:
             token = token_in_protocols(self._by_name.get("SEC-WEBSOCKET-PROTOCOL", ""))
@@ -101,15 +101,15 @@ class ClientRequest:
         return given
 
     def take_buffered(self) -> bytes:
-        """What the client has sent behind this request's head, for a tunnel."""
+        """Return what the client has sent behind the head of this request, for a tunnel."""
         take = getattr(self._source, "take_buffered", None)
         return b"" if take is None else bytes(take())
 
     def discard_body(self) -> None:
-        """What is unread of the body stays unread.
+        """Leave the rest of the body unread.
 
-        The server then closes the connection after this response, and says so in its head, unless
-        the rest is small enough to be skipped.
+        The server then closes the connection after this response and announces that in its head,
+        unless the rest is small enough to be skipped.
         """
         abandon = getattr(self._source, "abandon", None)
         if abandon is not None and not self.body.finished:
@@ -117,13 +117,13 @@ class ClientRequest:
 
 
 class ClientRequestBody:
-    """The request's body, by the piece or whole; counts what it has read."""
+    """The body of a request, read in pieces or whole. Counts the bytes that it has read."""
 
     # Defaults instead of assignments in `__init__`, since a body is made for every request.
     received = 0
-    #: Bytes that are held of it.
+    #: Bytes of it that are held in memory.
     held = 0
-    #: Called once when it becomes finished.
+    #: Called once, when the last byte has been read.
     on_finished: Callable[[], None] = staticmethod(lambda: None)
     _limit = 0
 
@@ -136,22 +136,22 @@ class ClientRequestBody:
 
     @property
     def exists(self) -> bool:
-        """Whether the request has a body, be it an empty one with its length given as 0."""
+        """Whether the request has a body, including an empty one with a length of 0."""
         return self.chunked or self.length is not None
 
     @property
     def arrived(self) -> bool:
-        """Whether all of it is here, so that reading it would not wait. False where unknown."""
+        """Whether the whole body is here, so that reading it does not wait. False if unknown."""
         return bool(getattr(self._source, "arrived", False))
 
     def check_length(self, limit: int) -> None:
-        """Refuse by the announced length, before a byte is read. Raises ClientError 413."""
+        """Check the announced length, before a byte is read. Raises ClientError 413."""
         self._limit = limit
         if self.length is not None and self.length > limit:
             raise _too_large(limit)
 
     def read_all(self, limit: int) -> bytes:
-        """The whole body. Raises ClientError: 413 over ``limit`` bytes, 400 truncated, 408 slow."""
+        """Return the whole body. Raises ClientError: 413 too large, 400 truncated, 408 too slow."""
         self.check_length(limit)
         pieces: list[bytes] = []
         small = 0
@@ -166,14 +166,14 @@ class ClientRequestBody:
         return b"".join(pieces)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Pieces as they arrive, none empty. Raises as :meth:`read_all`."""
+        """Yield the pieces as they arrive, none of them empty. Raises as :meth:`read_all`."""
         while not self.finished:
             piece = self._read_piece()
             self.received += len(piece)
             if self.received > self._limit:
                 raise _too_large(self._limit)
             if not piece and self.length is not None:
-                # Our server has raised this already; others end the body without a word.
+                # The project's own server has raised this already; others only end the body.
                 raise ClientError("The request body ended before it was complete.")
             if not piece or self.received == self.length:
                 self.finished = True
@@ -190,48 +190,48 @@ class ClientRequestBody:
 
 
 def request_id(given: str | None) -> str:
-    """The client's ``X-Request-ID`` when it is a sane token and no secret, else a new one."""
+    """Return the client's ``X-Request-ID`` if it is well-formed and no secret, else a new one."""
     if given is not None and _REQUEST_ID.fullmatch(given) and sanitizer.clean(given) == given:
         return given
     return os.urandom(16).hex()
 
 
 def client_address(headers: Headers, environ: dict[str, Any], trusted_proxies: int) -> str:
-    """The address that connected, or the one that the last ``trusted_proxies`` proxies report.
+    """Return the address that connected, or the one that the ``trusted_proxies`` report.
 
-    Each of them appended one address to ``X-Forwarded-For``; what stands further left was written
-    by the client and proves nothing. IPv4 in IPv6 is written as IPv4, so that rules, limits and
+    Each of these proxies appends one address to ``X-Forwarded-For``. What is further left comes
+    from the client and proves nothing. IPv4 in IPv6 is written as IPv4, so that rules, limits and
     events see one address.
     """
     peer: str = environ.get("REMOTE_ADDR", "")
     if not trusted_proxies:
         return usual_spelling(peer) if ":" in peer else peer
-    said = [
+    forwarded = [
         item.strip()
         for name, value in headers
         if name == "X-FORWARDED-FOR"
         for item in value.split(",")
     ]
-    chain = [*said, peer]
+    chain = [*forwarded, peer]
     address = chain[max(0, len(chain) - 1 - trusted_proxies)]
     if address.strip(_IN_ADDRESSES):
-        # The number of proxies may be wrong, and these be the client's own words.
+        # The number of proxies may be wrong, and then this text comes from the client.
         address = sanitizer.clean(address)
     return usual_spelling(address[:_MAX_ADDRESS_CHARS])
 
 
 def client_of(environ: dict[str, Any], trusted_proxies: int) -> str:
-    """:func:`client_address` of a request that is no :class:`ClientRequest`."""
+    """Return :func:`client_address` for a request that is no :class:`ClientRequest`."""
     lines = getattr(environ["wsgi.input"], "header_lines", None)
     headers = _header_lines(environ) if lines is None else lines
     return client_address(headers, environ, trusted_proxies)
 
 
 def check_path(path: str) -> None:
-    """Only ``/v1/…``, and no dot segments: what ``..`` means is decided where it is resolved.
-    Nothing that anybody could take for ``/v1/proxy/…``, which is ours.
+    """Accept paths below ``/v1/`` without dot segments, since servers differ in resolving those.
 
-    Raises ClientError. ``%2F`` and ``//`` are the upstream's to understand and pass as they are.
+    Nothing is accepted that a server may read as ``/v1/proxy/…``, which is the proxy's own. ``%2F``
+    and ``//`` pass unchanged: only the upstream knows what they mean. Raises ClientError.
     """
     if not path.startswith("/v1/"):
         raise ClientError(code="endpoint_not_found")
@@ -239,13 +239,13 @@ def check_path(path: str) -> None:
         raise ClientError("Below `/v1/proxy` nothing is relayed.", code="endpoint_not_found")
     if "." in path or "%" in path:
         for segment in unquote(path, "latin-1").replace("\\", "/").split("/"):
-            # Servlet containers cut off `;…` before they resolve: `..;` is a `..` to them.
+            # Servlet containers cut off `;…` before they resolve: they read `..;` as `..`.
             if segment.partition(";")[0] in (".", ".."):
                 raise ClientError("The path must not contain `.` or `..` segments.")
 
 
 def _is_reserved(path: str) -> bool:
-    """Whether any reading of the path lies below ``/v1/proxy``."""
+    """Return whether any reading of the path is below ``/v1/proxy``."""
     for _ in range(_MAX_DECODINGS):
         found: list[str] = []
         for segment in path.lower().replace("\\", "/").split("/"):
@@ -265,7 +265,7 @@ def _is_reserved(path: str) -> bool:
 
 
 def _header_lines(environ: dict[str, Any]) -> Headers:
-    """For servers other than ours (Flask's test client): the best the environ can tell."""
+    """Return the header lines as far as the environ has them, under a foreign server or a test."""
     lines = [
         (key[5:].replace("_", "-"), value) for key, value in environ.items() if key[:5] == "HTTP_"
     ]

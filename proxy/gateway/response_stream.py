@@ -86,8 +86,8 @@ class ResponseStream:
     # The outcome of a response that is closed early, unless another reason becomes known.
     outcome = Outcome.CLIENT_GONE
     error_code: str | None = None
-    #: Whether the observers have seen the response to its end, even after the client has left. Their
-    #: `finish` is called with it.
+    #: Whether the observers have seen the response to its end, even after the client has left:
+    #: the argument of their `finish`.
     read_to_end = False
 
     def __init__(

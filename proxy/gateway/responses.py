@@ -1,8 +1,8 @@
-"""The one error shape, and JSON responses of the proxy's own.
+"""The one error shape, and the proxy's own JSON responses.
 
-``{"error": {"message", "type", "param", "code"}}`` is what the official SDKs turn into their usual
-exceptions. Every refusal leaves through :func:`error_reply`, the raw WSGI relay's included, so
-that no client ever meets an HTML page or a second shape.
+The official SDKs turn ``{"error": {"message", "type", "param", "code"}}`` into their usual
+exceptions. Every refusal is made by :func:`error_reply`, including those of the raw WSGI relay, so
+that no client gets an HTML page or another shape.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Headers = list[tuple[str, str]]
 
 
 class Reply(NamedTuple):
-    """A complete response: HTTP status line without the version, header list, body bytes."""
+    """A complete response: status line without the HTTP version, header list, body bytes."""
 
     status: str
     headers: Headers
@@ -26,14 +26,14 @@ class Reply(NamedTuple):
 
 
 def status_line(status: int) -> str:
-    """``404`` → ``"404 Not Found"``."""
+    """Return ``"404 Not Found"`` for ``404``."""
     return f"{status} {HTTPStatus(status).phrase}"
 
 
 def error_body(error: ProxyError) -> bytes:
-    """``error`` in the one shape; what a defect of ours says is for the log only."""
-    said = "" if error.code == "internal_error" else str(error)
-    message = said or errors.BY_CODE[error.code]
+    """Return ``error`` in the one shape. The text of an internal error is only for the log."""
+    text = "" if error.code == "internal_error" else str(error)
+    message = text or errors.BY_CODE[error.code]
     return orjson.dumps(
         {
             "error": {
@@ -47,7 +47,7 @@ def error_body(error: ProxyError) -> bytes:
 
 
 def error_reply(error: ProxyError, extra: Sequence[tuple[str, str]] = ()) -> Reply:
-    """``error`` as a complete response; ``extra`` headers (request id, CORS) go in front."""
+    """Return ``error`` as a complete response; ``extra`` headers (request id, CORS) go first."""
     body = error_body(error)
     headers: Headers = [
         *extra,

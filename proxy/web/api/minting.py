@@ -17,7 +17,7 @@ import orjson
 
 from proxy.audit.denials import MINTING
 from proxy.auth.principal import Principal
-from proxy.core.errors import ClientError, ProxyError
+from proxy.core.errors import ClientError
 from proxy.core.request_id import request_id_var
 from proxy.core.usage_event import Intent, UsageEvent
 from proxy.crypto import tokens
@@ -26,7 +26,7 @@ from proxy.gateway.admission import Admission
 from proxy.gateway.context import RequestContext
 from proxy.gateway.cors import Cors
 from proxy.gateway.endpoint import StartResponse, Step
-from proxy.gateway.inflight import Cancelled, InFlightRequests
+from proxy.gateway.inflight import InFlightRequests
 from proxy.gateway.request import ClientRequest
 from proxy.gateway.response_stream import Outcome
 from proxy.gateway.responses import Reply, error_reply, status_line
@@ -142,17 +142,8 @@ class MintingEndpoint:
                     return Reply(status_line(204), preflight, b"")
             principal, chosen = self._asked(context)
             token, secret = self._mint(context, principal, chosen)
-        except ProxyError as error:
-            failure = error
-        except Cancelled as interruption:
-            failure = interruption.refusal()
-        except Exception as error:  # noqa: BLE001  (a defect of ours, reported as a 500)
-            failure = ProxyError()
-            failure.__cause__ = error
-        except BaseException:
-            # The worker is being killed: no response can be sent any more.
-            context.finish(503, Outcome.ABORTED, "draining")
-            raise
+        except BaseException as error:  # noqa: BLE001  (it is raised again where it must be)
+            failure = context.failure(error)
         else:
             context.finish(201, Outcome.COMPLETED)
             body = orjson.dumps({**as_json(token), "token": secret})

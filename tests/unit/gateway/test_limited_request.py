@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.errors import QuotaExceeded, UpstreamError
 from proxy.gateway.inflight import ShuttingDown
-from proxy.gateway.limited_request import MAX_HELD_OUTPUT, LimitedRequest
+from proxy.gateway.limited_request import MAX_HELD_OUTPUT_TOKENS, LimitedRequest
 from proxy.gateway.response_stream import Outcome
 from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
@@ -197,12 +197,12 @@ def test_others_cost_what_they_report(answer: Answer, path: str) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "members", "output"),
     [
-        ("chat/completions", b"", MAX_HELD_OUTPUT),
+        ("chat/completions", b"", MAX_HELD_OUTPUT_TOKENS),
         ("chat/completions", b',"max_tokens":7', 7),
         ("chat/completions", b',"max_tokens":7,"max_completion_tokens":9', 9),
         ("responses", b',"max_output_tokens":11', 11),
-        ("chat/completions", b',"max_tokens":1000000', MAX_HELD_OUTPUT),
-        ("chat/completions", b',"max_tokens":"7"', MAX_HELD_OUTPUT),
+        ("chat/completions", b',"max_tokens":1000000', MAX_HELD_OUTPUT_TOKENS),
+        ("chat/completions", b',"max_tokens":"7"', MAX_HELD_OUTPUT_TOKENS),
         ("chat/completions", b',"max_tokens":7,"n":3', 21),
         ("completions", b',"max_tokens":7,"n":1,"best_of":2', 14),
         ("chat/completions", b',"max_tokens":0,"n":-1', 0),
