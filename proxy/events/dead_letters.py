@@ -40,7 +40,7 @@ class DeadLetterFile:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file.write([line if line.endswith(b"\n") else line + b"\n" for line in lines])
         if not self.count:
-            _log.error("usage events were refused for good (%s): see %s", reason, self._path)
+            _log.error("usage events were refused permanently (%s): see %s", reason, self._path)
         self.count += len(lines)
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class PoisonIsolator:
         for line in batch:
             self._known.pop(_digest(line), None)
         while len(self._known) > _MAX_REMEMBERED_LINES:
-            # Lines of batches that were dropped meanwhile. If not, they are sent once more.
+            # These belong to batches that were dropped. Otherwise they are sent once more.
             del self._known[next(iter(self._known))]
 
     def _isolate(self, batch: Sequence[bytes]) -> None:

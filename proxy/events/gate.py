@@ -15,27 +15,27 @@ from proxy.core.errors import ProxyError
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that a request waits for room in the queue before it is refused.
-PATIENCE: Final = 30.0
+#: How long a request waits for room in the queue before it is refused.
+MAX_WAIT_SECONDS: Final = 30.0
 _RETRY_AFTER: Final = 1
-#: Seconds between two log lines.
-_QUIET_SECONDS: Final = 60.0
+#: Between two log lines.
+_LOG_INTERVAL_SECONDS: Final = 60.0
 
 
 class Gate:
     """One per worker. An ordinary request reads :attr:`closed` and nothing else."""
 
-    def __init__(self, patience: float = PATIENCE) -> None:
-        """`patience` is how many seconds :meth:`enter` waits for room; 0 refuses at once."""
+    def __init__(self, max_wait: float = MAX_WAIT_SECONDS) -> None:
+        """`max_wait` is how many seconds :meth:`enter` waits for room; 0 refuses at once."""
         self.closed = False
         #: Requests that waited for room; requests that were refused.
         self.waited = 0
         self.refused = 0
-        self._patience = patience
+        self._max_wait = max_wait
         self._room = Event()
         self._room.set()
         self._spool_full = False
-        self._logged = -_QUIET_SECONDS
+        self._logged = -_LOG_INTERVAL_SECONDS
 
     def queue_full(self, full: bool) -> None:
         """Set whether the queue is full."""
@@ -55,12 +55,12 @@ class Gate:
 
         Raises ProxyError ``overloaded`` when there is none in time, or the spool is full.
         """
-        if not self._spool_full and self._patience and not self._room.is_set():
+        if not self._spool_full and self._max_wait and not self._room.is_set():
             self.waited += 1
             self._report("event queue: full, new requests wait")
-            self._room.wait(self._patience)
+            self._room.wait(self._max_wait)
         if self._spool_full:
-            self._report("event spool: the disk takes nothing, requests are refused")
+            self._report("event spool: the disk accepts nothing, requests are refused")
             self._refuse("The disk for usage events is full.")
         if not self._room.is_set():
             self._report("event queue: full, requests are refused")
@@ -68,7 +68,7 @@ class Gate:
 
     def _report(self, text: str) -> None:
         now = time.monotonic()
-        if now - self._logged >= _QUIET_SECONDS:
+        if now - self._logged >= _LOG_INTERVAL_SECONDS:
             self._logged = now
             # In a greenlet of its own: a request may be cancelled while it holds the log's lock.
             gevent.spawn(_log.warning, text)

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 #: Events of a batch, and of the largest batch when more wait.
 _BATCH: Final = 500
 _MAX_BATCH: Final = 8192
-#: Seconds between two batches. Events that wait meanwhile are in their slots and cannot be lost.
+#: Seconds between two batches. Waiting events are in their slots and cannot be lost.
 _LINGER_SECONDS: Final = 0.05
 _MAINTAIN_INTERVAL_SECONDS: Final = 1.0
 #: Seconds between two attempts to write to a full disk.
@@ -151,7 +151,7 @@ class EventPump:
             before = len(queue)
             gevent.sleep(_YIELD_SECONDS)
             # One turn of a busy loop serves up to one request per connection: with a stretch
-            # shorter than what came in meanwhile, the pump would fall behind for good.
+            # shorter than what came in during that turn, the pump would never catch up.
             waiting = len(queue)
             stretch = max(_MIN_STRETCH, min(waiting // 8, _MAX_STRETCH), waiting - before)
 

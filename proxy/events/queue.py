@@ -20,9 +20,9 @@ from proxy.events.spool.segment import encode_record
 
 _log = logging.getLogger(__name__)
 
-#: Entries beyond the queue's size. Far more than requests that can be in flight, so the limit stops
-#: only a fault that bypasses the gate, before it takes all memory.
-_BEYOND: Final = 100_000
+#: Entries beyond the queue's size. Far more than requests that can be in flight, so only a fault
+#: that bypasses the gate reaches the limit, before it takes all memory.
+_MAX_EXCESS: Final = 100_000
 #: A record; the slot to release once the record is safe elsewhere; and its event, or None for a
 #: line that is no usage event.
 Entry = tuple[bytes, int, UsageEvent | None]
@@ -119,7 +119,7 @@ class EventQueue:
     def _fill(self) -> None:
         """Close the gate: from now on there is room only for requests in flight."""
         self.gate.queue_full(True)
-        if len(self._entries) > self._size + _BEYOND:
+        if len(self._entries) > self._size + _MAX_EXCESS:
             self.dropped += 1
             self.release(self._entries.pop()[1])
 
@@ -129,8 +129,8 @@ class EventQueue:
             self.inflight_table.release(slot)
 
     def take(self, max_events: int, wait: float | None) -> list[Entry]:
-        """Returns up to `max_events` entries. Waits up to `wait` seconds (None: for ever) for the
-        first."""
+        """Returns up to `max_events` entries. Waits up to `wait` seconds for the first, or
+        without limit if it is None."""
         entries = self._entries
         if not entries and wait != 0:
             self._wake.clear()

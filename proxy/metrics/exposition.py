@@ -44,7 +44,7 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         build = {"version": __version__, "python": platform.python_version()}
-        yield InfoMetricFamily("proxy_build", "What runs here.", value=build)
+        yield InfoMetricFamily("proxy_build", "Versions of the proxy and of Python.", value=build)
         for name, family in CATALOGUE.items():
             # Families without series are included, so that a dashboard can be written before
             # anything has happened.

@@ -58,10 +58,10 @@ _ALL: Final = (
     ),
     _counter("proxy_errors_total", "Requests that ended with an error of the proxy's own.", "code"),
     _histogram(
-        "proxy_request_duration_seconds", "From the request to the end of its answer.", _LONG
+        "proxy_request_duration_seconds", "From the request to the end of its response.", _LONG
     ),
     _histogram(
-        "proxy_time_to_first_byte_seconds", "From the request to the answer's first byte.", _LONG
+        "proxy_time_to_first_byte_seconds", "From the request to the response's first byte.", _LONG
     ),
     _histogram(
         "proxy_upstream_duration_seconds",
@@ -70,17 +70,16 @@ _ALL: Final = (
     ),
     _histogram(
         "proxy_overhead_seconds",
-        "Of completed requests: the duration without the upstream's part and the wait for a"
-        " connection.",
+        "Duration of completed requests without the upstream's part and the wait for a connection.",
         _SHORT,
     ),
     _counter(
         "proxy_provider_requests_total",
-        "Requests that were sent to an upstream, by what came of them.",
+        "Requests that were sent to an upstream, by their result.",
         *("provider", "result"),
     ),
     _counter(
-        "proxy_requests_cut_total", "Requests under way that the proxy itself has ended.", "reason"
+        "proxy_requests_cut_total", "Requests in flight that the proxy itself has ended.", "reason"
     ),
     _counter("proxy_rate_limited_total", "Requests refused because of a limit.", "reason"),
     _counter("proxy_limit_refusals_total", "Refusals by a rate or concurrency limit.", "limit"),
@@ -89,7 +88,7 @@ _ALL: Final = (
         "Tokens that upstreams reported. Prompt contains cached, completion contains reasoning.",
         *("kind", "project", "model"),
     ),
-    _counter("proxy_body_bytes_total", "Bytes of request and answer bodies.", "direction"),
+    _counter("proxy_body_bytes_total", "Bytes of request and response bodies.", "direction"),
     _gauge(
         "proxy_requests_in_flight", "Requests in flight: waiting for a response, or relaying it."
     ),
@@ -99,22 +98,26 @@ _ALL: Final = (
     _gauge("proxy_upstream_idle_connections", "Connections to upstreams that are kept for reuse."),
     _counter(
         "proxy_upstream_connections_total",
-        "Connections to upstreams as requests needed them: made, or reused.",
+        "Connections to upstreams that requests used: made, or reused.",
         "source",
     ),
     _gauge("proxy_event_queue_depth", "Usage events that wait in memory."),
     _gauge("proxy_event_queue_limit", "EVENT_QUEUE_SIZE of all workers."),
-    _counter("proxy_event_gate_total", "Requests held back for want of room there.", "result"),
-    _counter("proxy_events_dropped_total", "Usage events that were lost, by where.", "where"),
+    _counter(
+        "proxy_event_gate_total",
+        "Requests that found the event queue full.",
+        "result",
+    ),
+    _counter("proxy_events_dropped_total", "Usage events that were lost, by the place.", "where"),
     _counter("proxy_events_recovered_total", "Requests of killed workers that became events."),
     _counter("proxy_events_damaged_total", "Records in the spool that could not be read."),
     _counter("proxy_inflight_table_full_total", "Requests that found no slot for their event."),
-    _gauge("proxy_sink_pending_events", "Usage events that a sink has not taken yet.", "sink"),
-    _counter("proxy_sink_delivered_total", "Usage events that a sink has taken.", "sink"),
+    _gauge("proxy_sink_pending_events", "Usage events that a sink has not accepted yet.", "sink"),
+    _counter("proxy_sink_delivered_total", "Usage events that a sink has accepted.", "sink"),
     _counter("proxy_sink_errors_total", "Writes that a sink has refused.", "sink"),
     _gauge(
         "proxy_sink_lag_seconds",
-        "For how long a sink has not been able to take all there is.",
+        "How long the oldest event has waited for the sink.",
         "sink",
         merge=max,
     ),
@@ -123,17 +126,17 @@ _ALL: Final = (
     _gauge("proxy_spool_limit_bytes", "SPOOL_MAX_BYTES.", merge=max),
     _gauge(
         "proxy_revocation_lag_seconds",
-        "From the last change made anywhere to its being felt here.",
+        "From the last change on any node to its effect here.",
         merge=max,
     ),
     _gauge(
         "proxy_revocation_poll_age_seconds",
-        "Since a worker last could ask the database what was changed.",
+        "Time since a worker last could query the database for changes.",
         merge=max,
     ),
     _gauge(
         "proxy_revocation_listening",
-        "1 while every worker hears through Redis what others change; absent without Redis.",
+        "1 while every worker receives changes of others through Redis; absent without Redis.",
         merge=min,
     ),
     _gauge("proxy_database_up", "1 while every worker reaches the database.", merge=min),
@@ -145,21 +148,27 @@ _ALL: Final = (
         "Rows that the housekeeping has deactivated or deleted.",
         "task",
     ),
-    _gauge("proxy_data_dir_free_bytes", "Free space where DATA_DIR lies.", merge=min),
+    _gauge("proxy_data_dir_free_bytes", "Free space of the file system of DATA_DIR.", merge=min),
     _gauge("proxy_data_dir_size_bytes", "Size of the file system of DATA_DIR.", merge=min),
     _gauge(
         "proxy_event_loop_lag_seconds",
-        "How late the slowest worker last came back to its timer.",
+        "How late the timer of the slowest worker was at its last tick.",
         merge=max,
     ),
     _gauge("proxy_workers", "Workers that serve."),
     _gauge("proxy_workers_expected", "WEB_CONCURRENCY.", merge=max),
-    _counter("proxy_process_starts_total", "Processes started since the server was.", "process"),
+    _counter(
+        "proxy_process_starts_total", "Processes started since the server started.", "process"
+    ),
     _counter("proxy_process_cpu_seconds_total", "CPU time, user and system.", "process"),
-    _gauge("proxy_process_resident_memory_bytes", "Resident memory, of all together.", "process"),
+    _gauge(
+        "proxy_process_resident_memory_bytes",
+        "Resident memory of all of them together.",
+        "process",
+    ),
     _gauge("proxy_process_open_fds", "Open files of the process with most.", "process", merge=max),
     _gauge("proxy_process_max_fds", "Limit of open files of one process.", "process", merge=min),
-    _gauge("proxy_start_time_seconds", "When the server was started, in unix time.", merge=min),
+    _gauge("proxy_start_time_seconds", "Start of the server, in unix time.", merge=min),
 )
 
 CATALOGUE: Final[Mapping[str, Family]] = {family.name: family for family in _ALL}

@@ -99,7 +99,7 @@ class MetricsDirectory:
             return
         with self._locked(0) as locked:
             if not locked:
-                return  # another process does it
+                return  # another process is adding up
             total, names = self._total()
             gone = [(path, slot) for path, slot in self._files() if not slot.live]
             fresh = [(path, slot) for path, slot in gone if path.name not in names]
@@ -139,8 +139,8 @@ class MetricsDirectory:
         temporary.replace(self._folder / _ENDED)
 
     @contextlib.contextmanager
-    def _locked(self, patience: float, *, shared: bool = False) -> Iterator[bool]:
-        """Try for `patience` seconds to lock the folder. Yields whether it is locked."""
+    def _locked(self, timeout: float, *, shared: bool = False) -> Iterator[bool]:
+        """Try for `timeout` seconds to lock the folder. Yields whether it is locked."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
             descriptor = os.open(self._folder / "lock", flags, 0o600)
@@ -148,7 +148,7 @@ class MetricsDirectory:
             yield False
             return
         try:
-            yield filelock.poll_lock(descriptor, patience, shared=shared)
+            yield filelock.poll_lock(descriptor, timeout, shared=shared)
         finally:
             os.close(descriptor)
 

@@ -61,7 +61,7 @@ class Reporter:
         Raises BackendError when the disk does not respond, or the reporter is not started.
         """
         if self._thread is None:
-            raise BackendError("The figures cannot be read yet.")
+            raise BackendError("The metrics cannot be read yet.")
         self._measure()
         dumped = self._samples.dump()
         return self._on_thread(lambda: make(self._write_and_read(dumped)))
@@ -95,14 +95,14 @@ class Reporter:
         try:
             self._source.measure(self._samples)
         except Exception as error:  # noqa: BLE001  (the other samples are still valid)
-            self._report("some figures cannot be read", error)
+            self._report("metrics: some cannot be measured", error)
 
     def _on_thread(self, work: Callable[[], T]) -> T:
         job = self._thread.spawn(work)
         try:
             result: T = job.get(timeout=_TIMEOUT_SECONDS)
         except gevent.Timeout as error:
-            raise BackendError("The figures cannot be read right now.") from error
+            raise BackendError("The metrics cannot be read right now.") from error
         return result
 
     def _report(self, what: str, error: Exception) -> None:
@@ -118,13 +118,13 @@ class Reporter:
                 directory.tidy()
             self._directories[0].remove_abandoned()
         except OSError as error:
-            self._report("old figures cannot be added up", error)
+            self._report("metrics: those of ended processes cannot be added up", error)
 
     def _write(self, dumped: bytes) -> None:
         try:
             self._writer.write(dumped)
         except OSError as error:
-            self._report("figures cannot be written, other workers show old ones", error)
+            self._report("metrics: cannot be written, other workers show old ones", error)
 
     def _write_and_read(self, dumped: bytes) -> Samples:
         # Written first: the next scrape may reach another worker, and must not find less than this
@@ -135,7 +135,7 @@ class Reporter:
             try:
                 found.append(directory.read(leave_out=self._writer.name))
             except OSError as error:
-                self._report("figures of others cannot be read", error)
+                self._report("metrics: those of other processes cannot be read", error)
         return merge(found)
 
     def _finish(self, dumped: bytes) -> None:

@@ -13,7 +13,6 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from proxy.core.errors import CUT_CODES, STATUS_BY_CODE
-from proxy.metrics import request_metrics
 from proxy.metrics.samples import Samples
 
 OTHER: Final = "other"
@@ -41,27 +40,27 @@ _MAX_PAIRS_PER_TOKEN: Final = 16
 _MAX_PAIRS_PER_PROJECT: Final = 48
 
 
-def route(path: str) -> str:
+def route_label(path: str) -> str:
     """The route class of a path below ``/v1/``."""
     if not path.startswith("/v1/"):
         return OTHER
     return ROUTES.get(path[4:].partition("/")[0], OTHER)
 
 
-def method(given: str) -> str:
+def method_label(given: str) -> str:
     return given if given in _METHODS else OTHER
 
 
-def status(code: int) -> str:
+def status_label(code: int) -> str:
     """A registered status as it is; any other as its class, such as ``4xx``."""
     text = str(code)
     return text if text in _STATUSES else f"{text[:1]}xx"
 
 
 class Consumers:
-    """Which pairs of project and model have series of their own.
+    """The pairs of project and model that have series of their own.
 
-    These are the first pairs up to a limit. One access token and one project have limits too.
+    These are the first pairs up to a limit. Each access token and each project has a limit too.
     """
 
     def __init__(self, max_models: int = _MAX_MODELS, max_pairs: int = _MAX_PAIRS) -> None:
@@ -96,7 +95,7 @@ class Consumers:
         if name not in self._models and len(self._models) >= self._max_models:
             return False
         bounds = self._accounts(project, token)
-        return all(self._introduced.get(account, 0) < most for account, most in bounds.items())
+        return all(self._introduced.get(account, 0) < bound for account, bound in bounds.items())
 
     def _accounts(self, project: str, token: str | None) -> dict[str, int]:
         bounds = {} if project == OTHER else {project: _MAX_PAIRS_PER_PROJECT}
@@ -117,7 +116,7 @@ _LIMITS: Final = frozenset({"rate_limit_exceeded", "quota_exceeded", "overloaded
 
 
 class Finished(Protocol):
-    """The fields used of a usage event. Milliseconds; None for what did not happen."""
+    """The fields used of a usage event. Times are milliseconds, or None for what did not happen."""
 
     endpoint: str
     method: str
@@ -145,7 +144,7 @@ class RequestMetrics:
     def __init__(self, samples: Samples, provider: str) -> None:
         self._samples = samples
         self._provider = provider
-        self._consumers = request_metrics.Consumers()
+        self._consumers = Consumers()
         self._failed = False
         # Set to 0 at the start, so that the first event shows as a rise.
         for code in sorted(_LIMITS):
@@ -154,13 +153,13 @@ class RequestMetrics:
             samples.count("proxy_requests_cut_total", (code,), 0)
 
     def observe(self, events: Iterable[Finished]) -> None:
-        """Count `events`. Never raises, because the caller has more to do with them."""
+        """Count `events`. Never raises, because the caller still has to deliver them."""
         for event in events:
             try:
                 self._observe(event)
             except Exception:  # noqa: BLE001
                 if not self._failed:
-                    _log.exception("an event cannot be counted")
+                    _log.exception("metrics: an event cannot be counted")
                 self._failed = True
 
     def count_response(self, route: str, method: str, status: int) -> None:
@@ -169,18 +168,18 @@ class RequestMetrics:
         `route` is `management`, `status` or `other`.
         """
         outcome = "completed" if status < 400 else "rejected" if status < 500 else "aborted"
-        key = (route, request_metrics.method(method), request_metrics.status(status), outcome)
+        key = (route, method_label(method), status_label(status), outcome)
         self._samples.count("proxy_requests_total", key)
 
     def _observe(self, event: Finished) -> None:
         samples = self._samples
-        route = request_metrics.route(event.endpoint)
+        route = route_label(event.endpoint)
         samples.count(
             "proxy_requests_total",
             (
                 route,
-                request_metrics.method(event.method),
-                request_metrics.status(event.status_code or 0),
+                method_label(event.method),
+                status_label(event.status_code or 0),
                 event.outcome,
             ),
         )
@@ -198,7 +197,7 @@ class RequestMetrics:
             samples.count("proxy_provider_requests_total", (self._provider, _result(event)))
         code = event.error_code
         if code is not None:
-            known = code if code in STATUS_BY_CODE else request_metrics.OTHER
+            known = code if code in STATUS_BY_CODE else OTHER
             samples.count("proxy_errors_total", (known,))
             if code in _LIMITS:
                 samples.count("proxy_rate_limited_total", (code,))
@@ -218,9 +217,7 @@ class RequestMetrics:
             return
         # In pass-through mode there is no id; the hash of the client's key identifies it.
         token = event.token_id or event.token
-        labels = self._consumers.labels(
-            event.project_id or request_metrics.OTHER, metadata.get("model"), token
-        )
+        labels = self._consumers.labels(event.project_id or OTHER, metadata.get("model"), token)
         for field, kind in _KINDS.items():
             tokens = metadata.get(field)
             if isinstance(tokens, int) and tokens:
@@ -230,7 +227,7 @@ class RequestMetrics:
 def _result(event: Finished) -> str:
     """The proxy's code if there was no complete response; else the status class, or 429."""
     if event.error_code is not None:
-        return event.error_code if event.error_code in STATUS_BY_CODE else request_metrics.OTHER
+        return event.error_code if event.error_code in STATUS_BY_CODE else OTHER
     if event.outcome == "client_gone":
         return "client_gone"
     status = event.status_code or 0

@@ -121,7 +121,7 @@ class Limits(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The parts of one worker. Functions stand for parts that are made later, or made again."""
+    """The parts of one worker. A part that is made later, or made again, is given as a function."""
 
     in_flight: Sized
     in_flight_limit: int
@@ -130,7 +130,7 @@ class Parts:
     queue: EventQueue
     queue_limit: int
     pump: Callable[[], EventPump | None]
-    #: None, as the next: nothing of this worker needs the database.
+    #: None, like `database_up`, where the worker uses no database.
     change_poller: ChangePoller | None
     database_up: Callable[[], bool] | None
     permits: Callable[[], int]

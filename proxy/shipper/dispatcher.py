@@ -33,7 +33,7 @@ _WAIT_SECONDS: Final = 1.0
 #: Failures in a row, each of an entry alone, after which the sink counts as away.
 _MAX_FAILURES_ALONE: Final = 3
 _FAILURES: Final = {
-    "Redis": "Redis does not answer, waiting for it: %s",
+    "Redis": "Redis does not respond, the dispatcher waits for it: %s",
     "the sink": "the sink fails, its events are kept: %s",
 }
 
@@ -166,7 +166,7 @@ class Dispatcher:
             if entry.id in known:
                 continue
             if entry.deliveries > self._max_tries:
-                self._dead_letter(entry, f"given out {entry.deliveries} times")
+                self._dead_letter(entry, f"delivered {entry.deliveries} times")
             else:
                 self._held.append(entry)
 

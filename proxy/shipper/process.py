@@ -1,4 +1,4 @@
-"""The process around a shipper or dispatcher: its log, and how it is told to stop.
+"""The process around a shipper or dispatcher: its log, and the signals that stop it.
 
 Neither process is a server and neither is monkey-patched: they wait in threads, and their sinks'
 libraries are used as they are.

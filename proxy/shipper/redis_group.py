@@ -1,7 +1,7 @@
 """One consumer of a consumer group on a Redis stream: it holds what it reads until acknowledged.
 
 Note: an entry that was trimmed before delivery stays in the pending list, without content. It must
-be acknowledged, or it is read again for ever.
+be acknowledged, or it is read again forever.
 """
 
 import contextlib

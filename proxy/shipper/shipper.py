@@ -68,7 +68,7 @@ class Shipper:
         Returns whether everything was delivered. The rest stays in the spool.
         """
         names = ", ".join(consumer.name for consumer in self.consumers)
-        _log.info("shipping usage events to %s", names or "nobody")
+        _log.info("shipping usage events to %s", names or "no sink")
         for consumer in self.consumers:
             consumer.start()
         while not ended.wait(_PUBLISH_INTERVAL_SECONDS):
@@ -90,7 +90,7 @@ class Shipper:
         try:
             self._publish()
         except Exception as error:  # noqa: BLE001
-            _log.warning("the figures of the sinks cannot be published: %s", error)
+            _log.warning("metrics of the sinks cannot be published: %s", error)
 
 
 @contextlib.contextmanager
@@ -108,7 +108,7 @@ def shipper_lock(root: Path, give_up: Callable[[float], bool]) -> Iterator[bool]
                 yield True
                 return
             if not reported:
-                _log.info("another shipper works on %s: waiting for its end", root)
+                _log.info("another shipper has the spool %s: this one waits for its end", root)
             reported = True
             if give_up(_LOCK_RETRY_SECONDS):
                 yield False

@@ -64,7 +64,7 @@ class SpoolConsumer:
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         """`name` is the sink's name in ``sinks.json``. `dead_letters` returns how many events the
-        sink refused for good. `backoff` makes the backoff of a folder that fails."""
+        sink refused permanently. `backoff` makes the backoff of a folder that fails."""
         self.name = name
         self._handle = handle
         self._close = close

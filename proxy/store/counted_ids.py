@@ -57,7 +57,7 @@ class CountedIds:
         self._database = database
         self._responses_kept = timedelta(days=days)
 
-    def judge(
+    def deduplicate(
         self,
         session: Session,
         entries: Sequence[Entry],
@@ -117,9 +117,9 @@ class CountedIds:
         # The same order everywhere makes fewer deadlocks. Two transactions that add the same row
         # collide at its key, and the loser starts over.
         for page in _pages(sorted(rows)):
-            places = ", ".join(["(?, ?, ?)"] * len(page))
+            rows_sql = ", ".join(["(?, ?, ?)"] * len(page))
             session.execute(
-                f"INSERT INTO counted_ids (id, forget_at, reading) VALUES {places}",  # noqa: S608
+                f"INSERT INTO counted_ids (id, forget_at, reading) VALUES {rows_sql}",  # noqa: S608
                 [value for row in page for value in row],
             )
 

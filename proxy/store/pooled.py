@@ -147,7 +147,7 @@ class PooledBackend(ABC):
         # byte by byte.
         limit = self._timeouts.connect + self._timeouts.statement
         try:
-            with gevent.Timeout(limit, StoreError("The proxy's database did not answer in time.")):
+            with gevent.Timeout(limit, StoreError("The proxy's database did not respond in time.")):
                 if connection.open and connection.epoch == self._epoch:
                     try:
                         return self._begun(connection, statement)

@@ -73,7 +73,7 @@ class SqliteBackend:
             raise
         if not done.ready():
             self._cancel(job)
-            raise StoreError("The proxy's database did not answer in time.")
+            raise StoreError("The proxy's database did not respond in time.")
         if job.error is not None:
             raise job.error
         value: T = job.value
@@ -179,4 +179,4 @@ class _Job:
 
     def check(self) -> None:
         if self.cancelled:
-            raise StoreError("The proxy's database did not answer in time.")
+            raise StoreError("The proxy's database did not respond in time.")

@@ -248,9 +248,9 @@ class Tokens:
             revoked = revoke_tokens_of(session, project_id, session.now())
             row = session.one("SELECT COUNT(*) FROM tokens WHERE project_id = ?", (project_id,))
             total = int(row[0]) if row is not None else 0
-            answer = Revoked(revoked, total - revoked, total)
-            note(session, audit, project_id, asdict(answer))
-            return answer
+            result = Revoked(revoked, total - revoked, total)
+            note(session, audit, project_id, asdict(result))
+            return result
 
         return self._database.run(work)
 

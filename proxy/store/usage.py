@@ -119,7 +119,7 @@ class UsageLedger:
             counted: Sequence[Entry] = entries
             spent: dict[str, int] = {}
             if marks:
-                counted, spent = self.counted.judge(session, entries, marks, all_new=all_new)
+                counted, spent = self.counted.deduplicate(session, entries, marks, all_new=all_new)
             rows = sorted(_summed(counted))  # the same order everywhere: fewer deadlocks
             for start in range(0, len(rows), _ROWS):
                 _add(session, rows[start : start + _ROWS])
@@ -225,9 +225,9 @@ def _move(session: Session, source: str, after: Position | None, upto: Position)
 
 
 def _add(session: Session, rows: Sequence[Sequence[Value]]) -> None:
-    places = ", ".join([f"({', '.join('?' * _WIDTH)})"] * len(rows))
+    rows_sql = ", ".join([f"({', '.join('?' * _WIDTH)})"] * len(rows))
     session.execute(
-        f"INSERT INTO usage_hourly ({', '.join(_KEYS + _SUMS)}) VALUES {places}"  # noqa: S608
+        f"INSERT INTO usage_hourly ({', '.join(_KEYS + _SUMS)}) VALUES {rows_sql}"  # noqa: S608
         + session.dialect.adding(_KEYS, _SUMS, "usage_hourly"),
         [value for row in rows for value in row],
     )

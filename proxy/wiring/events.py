@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy.core.usage_event import UsageEvent
-from proxy.events.gate import PATIENCE, Gate
+from proxy.events.gate import MAX_WAIT_SECONDS, Gate
 from proxy.events.pump import EventPump
 from proxy.events.queue import EventQueue
 from proxy.events.sinks import from_event_log, shipped
@@ -18,7 +18,7 @@ _MAX_WAITING_SLOTS: Final = 16_384
 
 
 def event_queue(settings: Settings) -> EventQueue:
-    gate = Gate(PATIENCE if settings.events.queue_full == "wait" else 0.0)
+    gate = Gate(MAX_WAIT_SECONDS if settings.events.queue_full == "wait" else 0.0)
     return EventQueue(settings.events.queue_size, gate)
 
 

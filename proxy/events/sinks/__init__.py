@@ -1,4 +1,4 @@
-"""Where events can go: in a worker by the value of ``EVENT_LOG``, elsewhere by name.
+"""The sinks: those of a worker by the value of ``EVENT_LOG``, the remote ones by name.
 
 A remote sink's library costs 50 MB and a fifth of a second, so it is imported when the sink is
 opened, which never happens in a worker.
@@ -13,10 +13,10 @@ from proxy.events.sinks.base import DeadLetters, Sink, SinkOptions
 from proxy.events.sinks.jsonl import JsonLinesSink
 from proxy.events.sinks.stdout import StdoutSink
 
-#: The usage ledger. It is no remote sink, but the database may be as slow as one.
+#: The usage ledger. It is no remote sink, but its database may be as slow as one.
 LEDGER: Final = "ledger"
-#: Name of a remote sink → the option that asks for it, and module:class, whose ``from_options``
-#: makes one.
+#: Name of a remote sink → the option that configures it, and ``module:class``, where the class has
+#: a method ``from_options``.
 REMOTE: Final[Mapping[str, tuple[str, str]]] = {
     "cloudwatch": ("cloudwatch_log_group", "cloudwatch:CloudWatchSink"),
     "http": ("logging_url", "http:HttpSink"),
@@ -25,7 +25,7 @@ REMOTE: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def from_event_log(event_log: str, *, max_bytes: int, backups: int) -> list[Sink]:
-    """``off``: none; ``stdout``; anything else is the path of a JSON-lines file."""
+    """A worker's sinks. `event_log` is ``off``, ``stdout`` or the path of a JSON-lines file."""
     if event_log == "off":
         return []
     if event_log == "stdout":
@@ -48,7 +48,7 @@ def shipped(options: SinkOptions) -> list[str]:
 
 
 def open_remote(name: str, options: SinkOptions, dead: DeadLetters) -> Sink:
-    """Import and make a sink, without connecting it. `dead` gets the events it never accepts."""
+    """Import and make a sink, without connecting it. It adds what it never accepts to `dead`."""
     module, attribute = REMOTE[name][1].split(":")
     part = getattr(importlib.import_module(f"proxy.events.sinks.{module}"), attribute)
     return cast(Sink, part.from_options(options, dead))

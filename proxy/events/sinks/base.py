@@ -1,4 +1,4 @@
-"""The contract of a sink: takes batches of JSON lines, raises when it did not take them."""
+"""The contract of a sink: it accepts a batch of JSON lines, or raises."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,20 +6,21 @@ from typing import Protocol
 
 
 class Sink(Protocol):
-    """Called on a thread of its own, never from two at once; may block."""
+    """Called on a thread of its own, by one caller at a time. Its methods may block."""
 
     def write(self, batch: Sequence[bytes]) -> None:
-        """Take all lines, each with its line end, or raise; then the batch comes again."""
+        """Write all lines, each with its line end. Raises when the sink did not accept all of them:
+        the caller then passes the batch again."""
         ...
 
     def close(self) -> None: ...
 
 
 class DeadLetters(Protocol):
-    """Where a sink puts events that its receiver will never take."""
+    """Where a sink puts events that its receiver never accepts."""
 
     def keep(self, lines: Sequence[bytes], reason: str) -> None:
-        """Raises when it could not; then the batch is not done with."""
+        """Store `lines`. Raises when that fails: the batch is not done then."""
         ...
 
     def close(self) -> None: ...
@@ -27,7 +28,7 @@ class DeadLetters(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkOptions:
-    """What the shipper's sinks are made of. An empty string means: there is no such sink."""
+    """Settings of the shipper's sinks. An empty string means that there is no such sink."""
 
     #: Whether there is a usage ledger.
     ledger: bool

@@ -32,7 +32,7 @@ _BATCH_SPAN: Final = 24 * 3600 * 1000  # milliseconds
 #: Bytes of a message. watchtower counts the overhead twice before it cuts, and would cut the JSON.
 _EVENT_BYTES: Final = _BATCH_BYTES - 2 * _OVERHEAD
 
-#: At info and debug they log every call, and where the credentials come from.
+#: At info and debug they log every call, and the source of the credentials.
 _CHATTY: Final = ("boto3", "botocore", "urllib3")
 
 _Event = dict[str, Any]
@@ -54,12 +54,12 @@ class CloudWatchSink:
         name = stream.replace("{hostname}", platform.node()).replace("{pid}", str(os.getpid()))
         self._stream = name.replace(":", "-").replace("*", "-")
         self._dead = dead
-        self._sieve = PoisonIsolator(self._put, dead)
+        self._isolator = PoisonIsolator(self._put, dead)
         self._handler: _Handler | None = None
 
     def write(self, batch: Sequence[bytes]) -> None:
         """Raises botocore's errors; a part of the batch may then have been accepted."""
-        self._sieve.write(batch)
+        self._isolator.write(batch)
 
     def close(self) -> None:
         if self._handler is not None:
@@ -72,12 +72,12 @@ class CloudWatchSink:
         if self._handler is None:
             self._handler = _Handler(self._group, self._stream)
         for events in _within_limits(self._handler.events(batch)):
-            answer = self._handler.put(events)
-            self._note_rejected(events, answer.get("rejectedLogEventsInfo", {}))
+            response = self._handler.put(events)
+            self._note_rejected(events, response.get("rejectedLogEventsInfo", {}))
 
     def _note_rejected(self, events: list[_Event], info: dict[str, int]) -> None:
-        """The rest of the batch was accepted: what is in ``info`` will never be."""
-        # The ends are exclusive; that one is there at all means an event at the least.
+        """Add the events that `info` rejects to the dead letters. The service accepted the rest."""
+        # The ends are exclusive. Where one is present, it rejects at least one event.
         ends = [
             info[name]
             for name in ("tooOldLogEventEndIndex", "expiredLogEventEndIndex")
@@ -92,20 +92,20 @@ class CloudWatchSink:
 
 
 class _Handler(watchtower.CloudWatchLogHandler):
-    """watchtower's handler, whose events are taken from it instead of being sent by it."""
+    """watchtower's handler, used to make events. It sends none of them itself."""
 
     def __init__(self, group: str, stream: str) -> None:
-        # One try each: the caller tries again, and counts.
+        # One attempt each: the caller retries, and counts.
         config = Config(
             connect_timeout=5,
             read_timeout=30,
             retries={"total_max_attempts": 1},
-            # Else what is wrong with an event would be told in a third way.
+            # boto3's own validation would raise a third kind of error for a bad event.
             parameter_validation=False,
         )
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
-        # Containers have it, and the other SDKs read it; boto3 itself knows AWS_DEFAULT_REGION.
+        # Containers have it, and the other SDKs read it. boto3 itself reads AWS_DEFAULT_REGION.
         region = os.environ.get("AWS_REGION") or None
         self._made: list[_Event] = []
         super().__init__(
@@ -114,13 +114,13 @@ class _Handler(watchtower.CloudWatchLogHandler):
             use_queues=False,
             max_message_size=_BATCH_BYTES,
             boto3_client=boto3.client("logs", region_name=region, config=config),
-            # Made when it turns out to be missing: looking for it takes rights of its own.
+            # Created when it turns out to be missing: looking for it needs more permissions.
             create_log_group=False,
         )
         self._stream = stream
 
     def events(self, lines: Sequence[bytes]) -> list[_Event]:
-        """What put_log_events takes, in order of time."""
+        """The events of `lines` for put_log_events, in order of time."""
         for line in lines:
             record = logging.makeLogRecord(
                 {"msg": truncate(line.rstrip(b"\n"), _EVENT_BYTES).decode("utf-8", "replace")}
@@ -131,7 +131,7 @@ class _Handler(watchtower.CloudWatchLogHandler):
         return sorted(made, key=lambda event: event["timestamp"])
 
     def put(self, events: list[_Event]) -> dict[str, Any]:
-        """The service's answer. Raises botocore's errors, or Refused for a batch that is bad."""
+        """Returns the service's response. Raises botocore's errors, or Refused for a bad batch."""
         try:
             return self._put_once(events)
         except self.cwl_client.exceptions.ResourceNotFoundException:
@@ -141,14 +141,14 @@ class _Handler(watchtower.CloudWatchLogHandler):
     def _put_once(self, events: list[_Event]) -> dict[str, Any]:
         errors = self.cwl_client.exceptions
         try:
-            answer: dict[str, Any] = self.cwl_client.put_log_events(
+            response: dict[str, Any] = self.cwl_client.put_log_events(
                 logGroupName=self.log_group_name, logStreamName=self._stream, logEvents=events
             )
         except errors.InvalidParameterException as error:
             raise Refused(str(error)) from error
         except errors.DataAlreadyAcceptedException:
             return {}
-        return answer
+        return response
 
     def _create(self) -> None:
         names = {"logGroupName": self.log_group_name, "logStreamName": self._stream}
@@ -164,12 +164,12 @@ class _Handler(watchtower.CloudWatchLogHandler):
         self._made.extend(batch)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Called from an except block; the default prints and goes on without the event."""
+        """Called in an except block. The default prints the error and drops the event."""
         raise
 
 
 def _within_limits(events: list[_Event]) -> list[list[_Event]]:
-    """``events``, which are in order of time, in batches that the service takes."""
+    """Split `events`, which are in order of time, into batches that the service accepts."""
     batches: list[list[_Event]] = []
     size = 0
     for event in events:

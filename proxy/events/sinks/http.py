@@ -1,8 +1,8 @@
 """Events to an HTTP endpoint: POST, a JSON array, gzip.
 
-The thing to get wrong: a redirect followed would carry the bearer to a host that nobody configured,
-so none is; and a batch that the receiver calls bad must not come again for ever (400, 413, 422: it
-is halved until the bad event is found).
+Redirects are not followed, because that would send the bearer token to a host that is not
+configured. A batch that the receiver calls bad (400, 413, 422) is not sent forever: it is halved
+until the bad event is found.
 """
 
 import gzip
@@ -21,12 +21,12 @@ _READ_TIMEOUT: Final = 30.0
 _BAD: Final = frozenset({400, 413, 422})
 
 
-class NotTaken(Exception):
+class NotAccepted(Exception):
     """The endpoint did not accept the batch, which is sent again."""
 
 
 class HttpSink:
-    """Posts batches to an endpoint. Any 2xx means that the batch is accepted."""
+    """Posts batches to an endpoint. Any 2xx means that the batch was accepted."""
 
     @classmethod
     def from_options(cls, options: SinkOptions, dead: DeadLetters) -> "HttpSink":
@@ -38,7 +38,7 @@ class HttpSink:
         # For messages: the rest of the URL may contain a secret.
         self._where = urlsplit(url).netloc.rpartition("@")[2]
         self._dead = dead
-        self._sieve = PoisonIsolator(self._send, dead)
+        self._isolator = PoisonIsolator(self._send, dead)
         self._session = requests.Session()
         # Otherwise ~/.netrc would replace the bearer token.
         self._session.trust_env = False
@@ -55,8 +55,8 @@ class HttpSink:
             self._session.headers["Authorization"] = f"Bearer {token}"
 
     def write(self, batch: Sequence[bytes]) -> None:
-        """Raises :class:`NotTaken`."""
-        self._sieve.write(batch)
+        """Raises :class:`NotAccepted`."""
+        self._isolator.write(batch)
 
     def _send(self, batch: Sequence[bytes]) -> None:
         array = b"[" + b",".join(line.rstrip(b"\n") for line in batch) + b"]"
@@ -71,11 +71,11 @@ class HttpSink:
             ) as response:
                 status = response.status_code
         except (requests.RequestException, OSError, ValueError) as error:
-            raise NotTaken(f"{self._where}: {_reason(error)}") from None
+            raise NotAccepted(f"{self._where}: {_reason(error)}") from None
         if status in _BAD:
             raise Refused(f"HTTP {status}")
         if not 200 <= status < 300:
-            raise NotTaken(f"{self._where}: HTTP {status}")
+            raise NotAccepted(f"{self._where}: HTTP {status}")
 
     def close(self) -> None:
         self._session.close()
@@ -86,7 +86,7 @@ def _reason(error: Exception) -> str:
     """The system's message or the error's class. The error's text has the URL, secrets included."""
     inner: BaseException | None = error
     # Not beyond this call, which may be a second attempt made while the first error is handled.
-    while inner is not None and not isinstance(inner, NotTaken | Refused):
+    while inner is not None and not isinstance(inner, NotAccepted | Refused):
         if isinstance(inner, OSError) and inner.strerror:
             return inner.strerror
         inner = inner.__cause__ or inner.__context__

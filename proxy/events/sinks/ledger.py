@@ -1,10 +1,11 @@
-"""Events into the usage ledger: summed up here, added there, each line once.
+"""The sink for the usage ledger: it sums the lines of a batch, and the ledger adds each line once.
 
 It is no ordinary :class:`~proxy.events.sinks.base.Sink`. A log may have a line twice, a bill may
-not, so this one is told from where to where its lines stand in the spool: the ledger moves its own
-position in the transaction that adds them, and says where to go on. The thing to get wrong:
-``source`` names one writer's spool for ever and over all nodes; whoever takes over the spool of a
-dead writer goes on under the dead one's name.
+not. So a batch comes with its start and its end in the spool, the ledger moves its own position in
+the transaction that adds the lines, and the sink returns the position at which to continue.
+
+Note: ``source`` names one writer's spool, for all time and over all nodes. A worker that recovers
+the spool of a killed one continues under the same name.
 """
 
 import logging
@@ -28,22 +29,22 @@ Position = tuple[int, int]
 #: completion tokens, cached tokens, reasoning tokens, estimated prompt and completion tokens.
 Entry = tuple[datetime, str, str, str, int, int, int, int, int, int, int, int]
 
-#: Of an event: its id, the id of the response (None where it names none or reports no usage),
-#: whether it only reads a stored response, its end in microseconds since 1970, its LLM tokens.
+#: The event's id, the id of its response (None where it names none or reports no usage), whether
+#: it only reads a stored response, its end in microseconds since 1970, its LLM tokens.
 Mark = tuple[str, str | None, bool, int, int]
 
-#: Longer than any model's name; of a longer one this much is kept.
-MAX_MODEL: Final = 255
-#: A killed worker's last requests may come again from another place, within moments.
-_REMEMBERED: Final = 50_000
-_MOST_OF_ID: Final = 32
+#: Longer than any model's name. A longer name is truncated.
+MAX_MODEL_CHARS: Final = 255
+#: Ids of added events. The last events of a killed worker may be repeated from another spool.
+_MAX_REMEMBERED_IDS: Final = 50_000
+_MAX_ID_CHARS: Final = 32
 _MAX_COUNT: Final = 2**31 - 1
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _FAILED: Final = frozenset({"aborted", "rejected", "unknown"})
 
 
 class Ledger(Protocol):
-    """What the composition root hands in; ``proxy.store.usage.UsageLedger``."""
+    """The methods used of ``proxy.store.usage.UsageLedger``."""
 
     def position(self, source: str) -> Position | None: ...
 
@@ -58,29 +59,34 @@ class Ledger(Protocol):
 
 
 class LedgerSink:
-    """Used by one thread or greenlet; several processes may feed one ledger."""
+    """For one thread or greenlet. Several processes may write to one ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        # Where each source stands, as far as is known here: it saves a query a batch. The ledger
-        # compares, so that one that is out of date does no harm.
+        # The last known position of each source, which saves a query per batch. The ledger
+        # compares it with its own, so an outdated one does no harm.
         self._positions: dict[str, Position | None] = {}
-        # The ids of the last events that were added, the oldest first.
+        # Ids of the last events that were added, oldest first.
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._names = ModelNames()
-        #: Lines that were no event.
+        #: Lines that are no events.
         self.unreadable = 0
 
     def write_from(
         self, source: str, start: Position, end: Position, lines: Sequence[bytes]
     ) -> Position:
-        """Adds ``lines``, which are all that stands in ``source`` from ``start`` to ``end``.
+        """Add `lines`, which are all lines of `source` from `start` to `end`.
 
-        Answers where to go on: at ``end``; or somewhere behind ``start``, because what is before
-        that was added earlier (by a process that was killed before it could remember it), and then
-        nothing was done. A ``start`` beyond what was added last is fine: the spool was full.
+        Returns the position at which to continue:
 
-        Raises what the ledger raises; then the same lines come again, in this batch or others.
+        1. `end`, when the lines were added.
+        2. A position behind `start`, when the lines before it were added earlier, by a process that
+           was killed before it could write its offset. Nothing was added then.
+
+        A `start` behind the last added line is valid: the spool was full, and lines were dropped.
+
+        Raises what the ledger raises. The caller then passes the same lines again, in this batch or
+        another.
         """
         while True:
             if source not in self._positions:
@@ -93,13 +99,13 @@ class LedgerSink:
                 self._positions[source] = end
                 self._remember(marks)
                 return end
-            del self._positions[source]  # somebody else was here
+            del self._positions[source]  # another process has moved it
 
     def close(self) -> None:
-        """Nothing is held back, and the database belongs to who made it."""
+        """Nothing to close: the database belongs to its maker."""
 
     def _read(self, lines: Sequence[bytes]) -> tuple[list[Entry], dict[str, Mark]]:
-        """What ``lines`` add, and the marks of these events by their ids, in the same order."""
+        """Returns the entries of `lines`, and their marks by event id, in the same order."""
         entries = []
         marks: dict[str, Mark] = {}
         for line in yield_cpu_every(lines):
@@ -109,12 +115,13 @@ class LedgerSink:
                     continue  # an audit entry, a summary: no usage
                 entry, mark = entry_from(event), mark_of(event)
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-                # It would come again for ever, and all behind it would wait.
+                # If this were raised, the line would be sent forever, and all lines behind it
+                # would wait.
                 if not self.unreadable:
                     _log.error("a line of the spool is no usage event: it is not in the ledger")
                 self.unreadable += 1
                 continue
-            # One may come from another source or place as well.
+            # The same event may also come from another source, or twice from this one.
             if entry is not None and mark[0] not in self._recent and mark[0] not in marks:
                 marks[mark[0]] = mark
                 entries.append((*entry[:3], self._names.bounded(*entry[:4]), *entry[4:]))
@@ -122,13 +129,16 @@ class LedgerSink:
 
     def _remember(self, event_ids: Iterable[str]) -> None:
         self._recent.update(dict.fromkeys(event_ids))
-        while len(self._recent) > _REMEMBERED:
+        while len(self._recent) > _MAX_REMEMBERED_IDS:
             self._recent.popitem(last=False)
 
 
 def entry_from(event: Any) -> Entry | None:
-    """What one event adds; None where no project is known, because nobody used anything then, and
-    whoever guesses tokens must not make rows. ValueError, KeyError, TypeError: no event."""
+    """The ledger's entry of one event. Returns None for an event without a project.
+
+    Without a project nothing was used, and a client that guesses tokens must not make rows. Raises
+    ValueError, KeyError or TypeError for what is no event.
+    """
     project_id, token_id = event["project_id"], event["token_id"]
     if project_id is None or token_id is None:
         return None
@@ -138,7 +148,7 @@ def entry_from(event: Any) -> Entry | None:
     status, outcome, metadata = event["status_code"], event["outcome"], event["metadata"]
     if not isinstance(metadata, dict):
         raise TypeError("metadata is an object")
-    refused = type(status) is int and status >= 400  # null where nobody knows any more
+    refused = type(status) is int and status >= 400  # null: unknown, the worker was killed
     failed = outcome in _FAILED or (outcome != "client_gone" and refused)
     return (
         hour,
@@ -158,13 +168,13 @@ def entry_from(event: Any) -> Entry | None:
 
 
 def mark_of(event: Any) -> Mark:
-    """How the ledger knows an event, and the response that it names, again.
+    """The mark by which the ledger recognises an event and the response that it names.
 
-    A GET is a read of what is stored; only a WebSocket (101) generates by one. Raises ValueError,
-    KeyError or TypeError: it is no event.
+    A GET reads a stored response, unless it opens a WebSocket (101), which generates. Raises
+    ValueError, KeyError or TypeError for what is no event.
     """
     event_id = event["event_id"]
-    if not isinstance(event_id, str) or not 0 < len(event_id) <= _MOST_OF_ID:
+    if not isinstance(event_id, str) or not 0 < len(event_id) <= _MAX_ID_CHARS:
         raise ValueError("an event has an id")
     metadata = event["metadata"]
     total = _total(metadata)
@@ -177,7 +187,7 @@ def mark_of(event: Any) -> Mark:
     return event_id, response, is_read, ended, total or 0
 
 
-# Most lines are of the few tokens and models that are in use right now.
+# Cached, because most lines have one of the few tokens, hours and models in use right now.
 
 
 @lru_cache(4096)
@@ -192,23 +202,26 @@ def _hour(text: str) -> datetime:
 
 @lru_cache(64)
 def _second(text: str) -> int:
-    """In microseconds."""
+    """Microseconds since 1970."""
     return int(datetime.fromisoformat(f"{text}+00:00").timestamp()) * 1_000_000
 
 
 def _model(name: object) -> str:
-    return _shown(name[:MAX_MODEL]) if isinstance(name, str) else ""
+    return _shown(name[:MAX_MODEL_CHARS]) if isinstance(name, str) else ""
 
 
 @lru_cache(1024)
 def _shown(name: str) -> str:
-    """As every database keeps and compares it: MySQL ignores spaces at the end, PostgreSQL has no
-    room for NUL. The rest would be for terminals to obey."""
+    """`name` in a form that every database stores and compares alike.
+
+    MySQL ignores spaces at the end, and PostgreSQL cannot store NUL. Other unprintable characters
+    are replaced because a terminal would obey them.
+    """
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name).strip()
 
 
 def _total(metadata: Mapping[str, object]) -> int | None:
-    """All LLM tokens, as a worker charges them; None: none were reported."""
+    """All LLM tokens, as a worker charges them. Returns None where none were reported."""
     total = metadata.get("total_tokens")
     prompt, completion = metadata.get("prompt_tokens"), metadata.get("completion_tokens")
     if total is None and prompt is None and completion is None:

@@ -1,4 +1,4 @@
-"""Events to a Redis stream, from which dispatchers take them.
+"""Events to a Redis stream, from which dispatchers read them.
 
 Note: a write that failed may have been done, completely or in part. The caller tries again, and a
 reader recognises an event by its id.

@@ -210,7 +210,7 @@ class SpoolRecovery:
         self._call(spool.recover)
         if spool.recovered or spool.unreadable:
             _log.warning(
-                "a worker was killed: its %d open requests become events (%d unreadable)",
+                "spool: a worker was killed, its %d open requests become events (%d unreadable)",
                 spool.recovered,
                 spool.unreadable,
             )

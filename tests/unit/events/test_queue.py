@@ -54,7 +54,7 @@ def test_a_full_queue_drops_nothing_and_closes_its_gate() -> None:
 def test_what_goes_around_the_gate_is_bounded_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue_module, "_BEYOND", 1)
+    monkeypatch.setattr(queue_module, "_MAX_EXCESS", 1)
     queue = EventQueue(2)
     queue.inflight_table = InFlightTable.create(tmp_path, 9)
     for number in range(5):

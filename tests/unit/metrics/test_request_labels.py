@@ -41,23 +41,23 @@ METHODS = {
     ],
 )
 def test_routes(path: str, route: str) -> None:
-    assert request_metrics.route(path) == route
+    assert request_metrics.route_label(path) == route
 
 
 @given(st.text())
 def test_no_path_becomes_a_label(path: str) -> None:
-    assert request_metrics.route(path) in ROUTES
-    assert request_metrics.route(f"/v1/{path}") in ROUTES
+    assert request_metrics.route_label(path) in ROUTES
+    assert request_metrics.route_label(f"/v1/{path}") in ROUTES
 
 
 @given(st.text())
 def test_no_method_becomes_a_label(method: str) -> None:
-    assert request_metrics.method(method) in METHODS
+    assert request_metrics.method_label(method) in METHODS
 
 
 @pytest.mark.parametrize("method", ["PURGE", "get", "PROPFIND", "GET "])
 def test_other_methods(method: str) -> None:
-    assert request_metrics.method(method) == "other"
+    assert request_metrics.method_label(method) == "other"
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_other_methods(method: str) -> None:
     [(200, "200"), (499, "499"), (101, "101"), (207, "207"), (299, "2xx"), (599, "5xx")],
 )
 def test_statuses(code: int, label: str) -> None:
-    assert request_metrics.status(code) == label
+    assert request_metrics.status_label(code) == label
 
 
 def test_no_status_becomes_a_label() -> None:
-    assert len({request_metrics.status(code) for code in range(100, 1000)}) < 80
+    assert len({request_metrics.status_label(code) for code in range(100, 1000)}) < 80
 
 
 @pytest.mark.parametrize("model", ["gpt-4.1", "ft:gpt-4o:org::id", "meta/llama-3@x", "o1"])

@@ -309,7 +309,7 @@ class TestOnce:
         self, sink: LedgerSink, ledger: Recorder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A worker that was killed had spooled it, and what it left behind has it once more."""
-        monkeypatch.setattr(module, "_REMEMBERED", 3)
+        monkeypatch.setattr(module, "_MAX_REMEMBERED_IDS", 3)
         lines = Spool(5).lines
         sink.write_from("dead", START, (1, 50), lines[:4])
         sink.write_from("heir", START, (1, 40), [lines[3], lines[4], lines[4]])

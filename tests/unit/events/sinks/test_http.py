@@ -8,7 +8,7 @@ import pytest
 
 from proxy.events.dead_letters import DeadLetterFile
 from proxy.events.sinks import http
-from proxy.events.sinks.http import HttpSink, NotTaken
+from proxy.events.sinks.http import HttpSink, NotAccepted
 from tests.support import fault_proxy
 from tests.support.event_receiver import Receiver
 from tests.support.event_samples import event
@@ -82,7 +82,7 @@ def test_what_may_pass_is_to_come_again(
 ) -> None:
     receiver.headers = [("Location", receiver.url)]
     receiver.judge = lambda _batch: status
-    with pytest.raises(NotTaken, match=f"HTTP {status[:3]}"):
+    with pytest.raises(NotAccepted, match=f"HTTP {status[:3]}"):
         sink.write(LINES)
     assert len(receiver.requests) == 1  # a redirect is not followed
     assert dead.count == 0
@@ -120,7 +120,7 @@ def test_a_connection_that_breaks_is_an_error_without_the_url(
     between = fault_proxy.Middleman(receiver.port)
     sink = HttpSink(f"http://127.0.0.1:{between.port}/in?key=query-canary", "", dead)
     between.meet(trouble)
-    with pytest.raises(NotTaken) as caught:
+    with pytest.raises(NotAccepted) as caught:
         sink.write(LINES)
     assert str(caught.value).startswith(f"127.0.0.1:{between.port}: ")
     assert "canary" not in str(caught.value)
@@ -134,6 +134,6 @@ def test_a_connection_that_breaks_is_an_error_without_the_url(
 def test_nobody_there(dead: DeadLetterFile, receiver: Receiver) -> None:
     sink = HttpSink(receiver.url, "", dead)
     receiver.close()
-    with pytest.raises(NotTaken) as caught:
+    with pytest.raises(NotAccepted) as caught:
         sink.write(LINES)
     assert str(caught.value) == f"127.0.0.1:{receiver.port}: Connection refused"
