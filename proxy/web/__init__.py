@@ -54,7 +54,7 @@ class Mount(NamedTuple):
 
 def create_flask_app(
     mounts: Sequence[Mount],
-    observe: Callable[[AccessRecord], None] = lambda answered: None,
+    observe: Callable[[AccessRecord], None] = lambda record: None,
     trusted_proxies: int = 0,
 ) -> flask.Flask:
     """Makes the Flask application of ``mounts``, with one error shape for all of them.

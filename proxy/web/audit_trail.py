@@ -2,7 +2,7 @@
 
 A view that changes something is wrapped by :meth:`AuditTrail.audited` and gets a draft, which it
 passes to the store, where it is written in the transaction of the change. An entry goes to the
-event sinks only after the view has returned, for only then is it committed.
+event sinks only after the view has returned, since it is committed only then.
 """
 
 import dataclasses
@@ -54,12 +54,12 @@ class AuditTrail:
                     token_id=fields.uuid(ids.get("token_id", "")),
                 )
                 try:
-                    answer = view(audit=draft, **ids)
+                    response = view(audit=draft, **ids)
                 except Exception as error:
                     self._recorder.put(_failure(draft, error))
                     raise
                 self.committed(draft)
-                return answer
+                return response
 
             return wrapped
 

@@ -57,10 +57,11 @@ class _BearerGuard:
 
 
 class ManagementGuard(_BearerGuard):
-    """Checks ``MANAGEMENT_TOKEN``. Refuses with ``invalid_management_token``, and with 429 an
-    address that was refused too often: before any comparison, so that guessing reveals nothing.
+    """Checks ``MANAGEMENT_TOKEN``. Refuses with ``invalid_management_token``.
 
-    Sets ``flask.g.actor`` on admission. ``refused`` is called with the code of each refused token.
+    An address that was refused too often gets a 429 before any comparison, so that guessing reveals
+    nothing. Sets ``flask.g.actor`` on admission. ``refused`` is called with the code of each
+    refused token.
     """
 
     _realm = "openai-proxy management"

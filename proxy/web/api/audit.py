@@ -11,7 +11,7 @@ from proxy.store.audit import ACTIONS, AuditEntry, AuditLog
 from proxy.store.rows import to_micros
 from proxy.store.session import Value
 from proxy.web.api import fields
-from proxy.web.api.fields import query_moment
+from proxy.web.api.fields import query_datetime
 from proxy.web.replies import json_reply
 
 MAX_PAGE_SIZE: Final = 200
@@ -78,7 +78,7 @@ def _filters(query: Mapping[str, str]) -> dict[str, Value]:
         if param in query:
             filters[param] = fields.query_id(query, param)
     for param, name in _TIMES.items():
-        when = query_moment(query, param)
+        when = query_datetime(query, param)
         if when is not None:
             filters[name] = to_micros(when)
     return filters

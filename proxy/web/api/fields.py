@@ -1,15 +1,13 @@
 """Validation of JSON bodies and query parameters of the management API.
 
-Nothing is guessed and nothing is ignored: an unknown field is refused by its name, so that a typo
-(``max_request``) can never pass for a limit that was set. Every refusal is a ClientError whose
-``param`` names the field.
+No input is guessed or ignored. An unknown field is refused, so that a typo (``max_request``) never
+looks like a limit that was set. Every refusal is a ClientError whose ``param`` names the field.
 """
 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import urlencode
 
 import flask
 import orjson
@@ -17,14 +15,12 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from proxy.core.errors import ClientError
 from proxy.policy.fields import Scope, fields_of
-from proxy.web.api import fields
 
 MAX_BODY_BYTES: Final = 256 * 1024
 MAX_METADATA_BYTES: Final = 64 * 1024
-MAX_NAME_LENGTH: Final = 255
-#: Levels of a JSON value. orjson writes at most 254, and responses and audit entries wrap it.
+MAX_NAME_CHARS: Final = 255
+#: Levels of a JSON value. orjson writes at most 254, and responses and audit entries add some.
 MAX_DEPTH: Final = 100
-MAX_PAGE: Final = 1000
 #: The largest integer that every database keeps (a signed BIGINT).
 MAX_INTEGER: Final = 2**63 - 1
 
@@ -63,8 +59,8 @@ def _read_body(request: flask.Request) -> bytes:
         raise too_large
     raw = b""
     try:
-        # Reads until nothing comes: one read may return less than there is, and only the last one
-        # notices that the client left early. Chunked bodies have no length to check.
+        # One read may return less than there is, and only the read at the end notices that the
+        # client left early. Chunked bodies have no length to check.
         while len(raw) <= MAX_BODY_BYTES and (
             part := request.stream.read(MAX_BODY_BYTES + 1 - len(raw))
         ):
@@ -90,12 +86,12 @@ def _refuse_unknown(given: Collection[str], known: Collection[str], kind: str) -
             raise ClientError(f"Unknown {kind}: {name[:100]!r}.", param=name[:100])
 
 
-def text(value: Any, param: str, max_length: int) -> str:
+def text(value: Any, param: str, max_chars: int) -> str:
     """Checks a string that a database can store: line breaks are allowed, NUL is not."""
     if not isinstance(value, str):
         raise ClientError(f"`{param}` must be a string.", param=param)
-    if len(value) > max_length:
-        raise ClientError(f"`{param}` may have {max_length} characters at most.", param=param)
+    if len(value) > max_chars:
+        raise ClientError(f"`{param}` may have {max_chars} characters at most.", param=param)
     if "\x00" in value:
         raise ClientError(f"`{param}` must not contain NUL characters.", param=param)
     return value
@@ -105,7 +101,7 @@ def name(value: Any, param: str = "name") -> str:
     """Checks a name for people: stripped, not empty, one line, at most 255 characters."""
     if isinstance(value, str):
         value = value.strip()
-    result = text(value, param, MAX_NAME_LENGTH)
+    result = text(value, param, MAX_NAME_CHARS)
     if not result:
         raise ClientError(f"`{param}` must not be empty.", param=param)
     if _CONTROL.search(result):
@@ -127,17 +123,17 @@ def choice(value: Any, param: str, options: Sequence[str]) -> str:
     return value
 
 
-def integer(value: Any, param: str, least: int, most: int) -> int:
-    """Checks a JSON integer from ``least`` to ``most``; ``true`` and ``60.0`` are refused."""
+def integer(value: Any, param: str, minimum: int, maximum: int) -> int:
+    """Checks a JSON integer from ``minimum`` to ``maximum``; ``true`` and ``60.0`` are refused."""
     if not isinstance(value, int) or isinstance(value, bool):
         # The parser returns an integer beyond 64 bits as a float.
-        raise ClientError(f"`{param}` must be an integer from {least} to {most}.", param=param)
-    if not least <= value <= most:
-        raise ClientError(f"`{param}` must be from {least} to {most}.", param=param)
+        raise ClientError(f"`{param}` must be an integer from {minimum} to {maximum}.", param=param)
+    if not minimum <= value <= maximum:
+        raise ClientError(f"`{param}` must be from {minimum} to {maximum}.", param=param)
     return value
 
 
-def moment(value: Any, param: str) -> datetime:
+def parse_datetime(value: Any, param: str) -> datetime:
     """Parses an RFC 3339 time with its offset. Returns it in UTC."""
     problem = ClientError(
         f"`{param}` must be an RFC 3339 time with an offset, such as 2026-05-20T00:03:00Z.",
@@ -162,10 +158,10 @@ def json_object(value: Any, param: str) -> dict[str, Any]:
     return value
 
 
-def _deeper(value: Any, most: int) -> bool:
-    """Whether ``value`` nests lists and objects more than ``most`` deep. Without recursion."""
+def _deeper(value: Any, max_depth: int) -> bool:
+    """Returns whether ``value`` nests deeper than ``max_depth``. Works without recursion."""
     level = [value]
-    for _ in range(most):
+    for _ in range(max_depth):
         level = [
             child
             for each in level
@@ -183,7 +179,7 @@ def uuid(value: str) -> str | None:
 
 
 def path_id(value: str, kind: str) -> str:
-    """Checks an id from the path or body. Other than a UUID cannot exist: 404 without a query."""
+    """Checks an id from the path or body. One that is no UUID cannot exist: 404 without a query."""
     known = uuid(value)
     if known is None:
         raise ClientError(f"There is no {kind} with this id.", code="not_found")
@@ -210,19 +206,14 @@ def query_boolean(query: Mapping[str, str], param: str) -> bool | None:
     return value
 
 
-def query_integer(query: Mapping[str, str], param: str, most: int) -> int | None:
-    """Returns an integer from 1 to ``most``, or None if it is absent."""
+def query_integer(query: Mapping[str, str], param: str, maximum: int) -> int | None:
+    """Returns an integer from 1 to ``maximum``, or None if it is absent."""
     if param not in query:
         return None
     value = query[param]
-    if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= most:
-        raise ClientError(f"`{param}` must be an integer from 1 to {most}.", param=param)
+    if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= maximum:
+        raise ClientError(f"`{param}` must be an integer from 1 to {maximum}.", param=param)
     return int(value)
-
-
-def query_limit(query: Mapping[str, str]) -> int | None:
-    """Returns how many rows the client wants. None means all."""
-    return query_integer(query, "limit", MAX_PAGE)
 
 
 def alias(given: Mapping[str, Any], canonical: str, other: str) -> str:
@@ -237,14 +228,8 @@ def alias(given: Mapping[str, Any], canonical: str, other: str) -> str:
     return other if other in given and canonical not in given else canonical
 
 
-def next_page(query: Mapping[str, str], last_id: str) -> list[tuple[str, str]]:
-    """Returns a ``Link`` header (RFC 8288), a relative reference to the page after ``last_id``."""
-    target = urlencode({**query, "after": last_id})
-    return [("Link", f'<?{target}>; rel="next"')]
-
-
 def rfc3339(when: datetime | None) -> str | None:
-    """Returns ``2026-05-20T00:03:00.123456Z``: of fixed length, so that it also sorts as text."""
+    """Returns ``2026-05-20T00:03:00.123456Z``. The length is fixed, so that it sorts as text."""
     if when is None:
         return None
     return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -256,7 +241,7 @@ _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SPACE_FOR_PLUS: Final = re.compile(r" (\d\d:\d\d)$", re.ASCII)
 
 
-def query_moment(query: Mapping[str, str], param: str) -> datetime | None:
+def query_datetime(query: Mapping[str, str], param: str) -> datetime | None:
     """Parses a time or date. Returns it in UTC (a date's midnight), or None if it is absent.
 
     Raises ClientError.
@@ -265,7 +250,7 @@ def query_moment(query: Mapping[str, str], param: str) -> datetime | None:
         return None
     given = _SPACE_FOR_PLUS.sub(r"+\1", query[param])
     try:
-        found = fields.moment(f"{given}T00:00:00Z" if _DATE.fullmatch(given) else given, param)
+        found = parse_datetime(f"{given}T00:00:00Z" if _DATE.fullmatch(given) else given, param)
     except ClientError as error:
         raise ClientError(
             f"`{param}` must be a date, such as 2026-05-20, or an RFC 3339 time with an offset, "
@@ -277,23 +262,23 @@ def query_moment(query: Mapping[str, str], param: str) -> datetime | None:
     return found
 
 
-def names(place: Scope) -> frozenset[str]:
+def names(scope: Scope) -> frozenset[str]:
     """Returns the names of the policy fields that a project, or a token, may have."""
-    return frozenset(fields_of(place))
+    return frozenset(fields_of(scope))
 
 
-def read(body: Mapping[str, Any], place: Scope) -> dict[str, Any]:
+def read(body: Mapping[str, Any], scope: Scope) -> dict[str, Any]:
     """Returns the policy fields in ``body`` as the store takes them. None removes a field.
 
-    Raises ClientError ``invalid_request``, which says what a field must be.
+    Raises ClientError ``invalid_request`` with the values that the field may have.
     """
     return {
         name: None if body[name] is None else field.read(name, body[name])
-        for name, field in fields_of(place).items()
+        for name, field in fields_of(scope).items()
         if name in body
     }
 
 
-def policy_as_json(policy: Mapping[str, Any], place: Scope) -> dict[str, Any]:
+def policy_as_json(policy: Mapping[str, Any], scope: Scope) -> dict[str, Any]:
     """Returns all policy fields as responses show them: an unset one as null or its default."""
-    return {name: policy.get(name, field.default) for name, field in fields_of(place).items()}
+    return {name: policy.get(name, field.default) for name, field in fields_of(scope).items()}

@@ -1,10 +1,10 @@
-"""``POST /v1/proxy/tokens``: an access token makes another one, without the management token.
+"""``POST /v1/proxy/tokens``: an access token creates another one, without the management token.
 
-A WSGI callable beside the relay and behind the same two doors: it is entered with an access token,
-by browsers too, and counts as a request of that token.
+A WSGI callable beside the relay, with the same two entrances. Its clients, browsers among them,
+authenticate with an access token, and the request counts as one of that token.
 
-Note: a child is not compared with its parent. Whatever its own fields say, all rules and limits of
-the tokens it comes from hold for it as well, so a wider field widens nothing.
+Note: the fields of a child are not compared with its parent's. All rules and limits of its
+ancestors apply to it as well, so a wider field of its own permits nothing more.
 """
 
 import logging
@@ -41,13 +41,13 @@ from proxy.web.audit_trail import AuditTrail
 _log = logging.getLogger(__name__)
 
 PATH: Final = MINTING
-#: Of a body: its rules are stored, logged in the audit log and kept in memory, for each child.
-_MAX_BYTES: Final = 16 * 1024
+#: Of a request's body. The policy in it is stored, audited and held in memory for each child.
+_MAX_BODY_BYTES: Final = 16 * 1024
 _KNOWN: Final = fields.names("token") | {"duration_minutes", "name", "max_requests"}
 
 
 class _NoEvents:
-    """No upstream is asked, so there is no usage to report."""
+    """Discards events: without a request to an upstream there is no usage to report."""
 
     def record_intent(self, intent: Intent) -> int:
         return -1
@@ -86,7 +86,7 @@ class MintingEndpoint:
             admission.authenticate,
             admission.check_client_policy,
             admission.reserve_concurrency,
-            self._claim,
+            self._set_owner,
             _check_endpoint,
             _check_may_mint,
         )
@@ -140,7 +140,7 @@ class MintingEndpoint:
                     context.finish(204, None)
                     inbound.discard_body()
                     return Reply(status_line(204), preflight, b"")
-            principal, chosen = self._asked(context)
+            principal, chosen = self._requested_child(context)
             token, secret = self._mint(context, principal, chosen)
         except BaseException as error:  # noqa: BLE001  (it is raised again where it must be)
             failure = context.failure(error)
@@ -165,19 +165,19 @@ class MintingEndpoint:
             _log.error("minting failed", exc_info=failure, extra={"request_id": inbound.request_id})
         return error_reply(failure)
 
-    def _asked(self, context: RequestContext) -> tuple[Principal, dict[str, Any]]:
-        """Returns who asks for which child.
+    def _requested_child(self, context: RequestContext) -> tuple[Principal, dict[str, Any]]:
+        """Returns the principal and the fields of the child.
 
-        Until its body is there the request is in flight as others are. Then it is not any more, for
-        a transaction must not be ended half way.
+        Until the body has been read the request is in flight, like any other. Behind it, nothing
+        can end it, so that no transaction is cut half way.
         """
         try:
             for step in self.before_body:
                 step(context)
             principal = context.principal
-            raw = context.inbound.body.read_all(_MAX_BYTES)
+            raw = context.inbound.body.read_all(_MAX_BODY_BYTES)
             given = fields.parse_object(raw, _KNOWN)
-            return principal, self._chosen(given, principal, len(_lineage(principal)))
+            return principal, self._child_fields(given, principal, len(_lineage(principal)))
         finally:
             context.shield()
 
@@ -185,7 +185,7 @@ class MintingEndpoint:
         context.greenlet = self._in_flight.register(context.inbound.client_ip)
         context.in_flight = self._in_flight
 
-    def _claim(self, context: RequestContext) -> None:
+    def _set_owner(self, context: RequestContext) -> None:
         self._in_flight.set_owner(context.greenlet, context.principal)
 
     def _mint(
@@ -206,8 +206,10 @@ class MintingEndpoint:
         self._trail.committed(audit)
         return token, minted.secret
 
-    def _chosen(self, body: dict[str, Any], principal: Principal, height: int) -> dict[str, Any]:
-        """What the child is to be; ``height``: how many ancestors it will have."""
+    def _child_fields(
+        self, body: dict[str, Any], principal: Principal, height: int
+    ) -> dict[str, Any]:
+        """Returns the fields of the child, which will have ``height`` ancestors."""
         if "duration_minutes" not in body:
             raise ClientError("`duration_minutes` is required.", param="duration_minutes")
         lifetime, chosen = minutes(body), parse_token_options(body)
@@ -215,8 +217,8 @@ class MintingEndpoint:
             raise ClientError(
                 f"A token with {MAX_ANCESTORS} ancestors cannot mint.", param="can_mint"
             )
-        # A client cannot ask when its token ends, so a longer lifetime is
-        # cut, and the response shows it.
+        # A client cannot look up when its token expires. So a longer lifetime is cut, and the
+        # response shows it.
         last = datetime.fromtimestamp(principal.expires_at, UTC)
         return {
             **chosen,
@@ -252,5 +254,5 @@ def _check_may_mint(context: RequestContext) -> None:
 
 
 def _lineage(principal: Principal) -> list[str]:
-    """A child's ancestors: the token itself, and those that it comes from."""
+    """Returns the ancestors of a child: the token itself, and its own ancestors."""
     return [account.id for account in principal.accounts if account.kind == "token"]

@@ -17,7 +17,7 @@ from proxy.store.audit import PendingEntry
 from proxy.store.projects import Projects
 from proxy.store.records import Project
 from proxy.store.tokens import Tokens
-from proxy.web.api import fields
+from proxy.web.api import fields, listing
 from proxy.web.audit_trail import AuditTrail
 from proxy.web.replies import json_reply
 
@@ -61,15 +61,8 @@ def create_blueprint(
 
     @blueprint.get("")
     def list_all() -> flask.Response:
-        query = fields.read_query(flask.request, {"limit", "after"})
-        limit = fields.query_limit(query)
-        found = projects.list(limit and limit + 1, fields.query_id(query, "after"))
-        more = limit is not None and len(found) > limit
-        page = found[:limit]
-        return json_reply(
-            [as_json(project) for project in page],
-            headers=fields.next_page(query, page[-1].id) if more else [],
-        )
+        query = fields.read_query(flask.request, listing.PARAMETERS)
+        return listing.list_reply(query, projects.list, as_json)
 
     @blueprint.get("/<project_id>")
     def get(project_id: str) -> flask.Response:
@@ -79,18 +72,18 @@ def create_blueprint(
     @trail.audited("project.update")
     def change(project_id: str, audit: PendingEntry) -> flask.Response:
         known_id = fields.path_id(project_id, "project")
-        answer = _change(projects, known_id, fields.read_object(flask.request, _CHANGE), audit)
+        response = _change(projects, known_id, fields.read_object(flask.request, _CHANGE), audit)
         announce(known_id)
-        return answer
+        return response
 
     @blueprint.patch("")
     @trail.audited("project.update")
     def change_by_body(audit: PendingEntry) -> flask.Response:
         body = fields.read_object(flask.request, _CHANGE | {"project_id"})
         known_id = _id_from(body)
-        answer = _change(projects, known_id, body, audit)
+        response = _change(projects, known_id, body, audit)
         announce(known_id)
-        return answer
+        return response
 
     @blueprint.delete("/<project_id>")
     @trail.audited("project.delete")

@@ -16,7 +16,7 @@ from proxy.store.audit import PendingEntry
 from proxy.store.projects import Projects
 from proxy.store.records import AccessToken
 from proxy.store.tokens import Tokens
-from proxy.web.api import fields
+from proxy.web.api import fields, listing
 from proxy.web.audit_trail import AuditTrail
 from proxy.web.replies import json_reply
 
@@ -27,7 +27,7 @@ _LIFETIMES: Final = ("duration_minutes", "duration_hours", "expires_at")
 _POLICY: Final = fields.names("token")
 _CREATE: Final = _POLICY | {"project_id", "name", "max_requests", *_LIFETIMES}
 _CHANGE: Final = _POLICY | {"name", "is_active", "max_requests", "expires_at"}
-_FILTERS: Final = frozenset({"project_id", "projectId", "parent_id", "active", "limit", "after"})
+_QUERY: Final = listing.PARAMETERS | {"project_id", "projectId", "parent_id", "active"}
 
 
 def _now() -> datetime:
@@ -75,21 +75,15 @@ def create_blueprint(
 
     @blueprint.get("")
     def list_all() -> flask.Response:
-        query = fields.read_query(flask.request, _FILTERS)
-        limit = fields.query_limit(query)
-        found = tokens.list(
-            project_id=fields.query_id(query, fields.alias(query, "project_id", "projectId")),
-            parent_id=fields.query_id(query, "parent_id"),
-            active=fields.query_boolean(query, "active"),
-            limit=limit and limit + 1,
-            after=fields.query_id(query, "after"),
-        )
-        more = limit is not None and len(found) > limit
-        page = found[:limit]
-        return json_reply(
-            [as_json(token) for token in page],
-            headers=fields.next_page(query, page[-1].id) if more else [],
-        )
+        query = fields.read_query(flask.request, _QUERY)
+        project_id = fields.query_id(query, fields.alias(query, "project_id", "projectId"))
+        parent_id = fields.query_id(query, "parent_id")
+        active = fields.query_boolean(query, "active")
+
+        def read(limit: int | None, after: str | None) -> list[AccessToken]:
+            return tokens.list(project_id, active, limit, after, parent_id)
+
+        return listing.list_reply(query, read, as_json)
 
     @blueprint.get("/<token_id>")
     def get(token_id: str) -> flask.Response:
@@ -175,7 +169,7 @@ def _lifetime(body: dict[str, Any], now: datetime) -> datetime:
 
 
 def _expires_at(value: Any, now: datetime) -> datetime:
-    expires_at = fields.moment(value, "expires_at")
+    expires_at = fields.parse_datetime(value, "expires_at")
     if expires_at <= now:
         raise ClientError("`expires_at` must be in the future.", param="expires_at")
     if expires_at > now + timedelta(minutes=MAX_MINUTES):

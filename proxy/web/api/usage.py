@@ -1,7 +1,7 @@
 """``/manage/usage``: sums from the ledger, and their costs.
 
-The ledger has hours and nothing finer, so a range is widened to whole hours, and the response says
-to which. Costs are computed on reading, by the current price list.
+The ledger sums by the hour, so a range is widened to whole hours, which the response shows. Costs
+are computed on reading, by the current price list.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,10 +16,10 @@ from proxy.core.errors import ClientError
 from proxy.store.usage import GROUPS, UsageLedger, UsageSums
 from proxy.usage.pricing import Price, PriceList
 from proxy.web.api import fields
-from proxy.web.api.fields import query_moment
+from proxy.web.api.fields import query_datetime
 from proxy.web.replies import json_reply
 
-#: Groups of one response: reading many more would hold up this worker's streams (5000: 0.2 s).
+#: Groups of one response. Reading many more would block this worker's streams (5000: 0.2 s).
 MAX_ROWS: Final = 5_000
 _DEFAULT_RANGE: Final = timedelta(hours=24)
 _HOUR: Final = timedelta(hours=1)
@@ -75,7 +75,7 @@ def create_blueprint(
                 "filter by project_id, token_id or model.",
                 param="group_by",
             )
-        rows, totals = _reckoned(found, group_by, prices)
+        rows, totals = _summed(found, group_by, prices)
         return json_reply(
             {
                 "from": _rfc3339(start),
@@ -117,7 +117,7 @@ class _Row:
         return shown
 
 
-def _reckoned(
+def _summed(
     found: Iterable[UsageSums], group_by: Sequence[str], prices: PriceList | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns the rows of the response and their totals."""
@@ -158,8 +158,8 @@ def _rfc3339(hour: datetime) -> str:
 
 def _range(query: Mapping[str, str], now: datetime) -> tuple[datetime, datetime]:
     """Returns whole hours: the start of the hour of ``from``, and ``to`` rounded up to an hour."""
-    end = _ceiling(query_moment(query, "to") or now)
-    start = _floor(query_moment(query, "from") or end - _DEFAULT_RANGE)
+    end = _ceiling(query_datetime(query, "to") or now)
+    start = _floor(query_datetime(query, "from") or end - _DEFAULT_RANGE)
     if start >= end:
         param = "to" if "to" in query else "from"
         raise ClientError("`to` must be later than `from`; it is not included.", param=param)
