@@ -18,7 +18,7 @@ from tests.support.management_client import ABSENT, UPSTREAM_KEY, Management
 
 QUERIES: Final = {
     "/projects": frozenset({"limit", "after"}),
-    "/tokens": tokens._FILTERS,
+    "/tokens": tokens._QUERY,
     "/audit": audit._PARAMETERS,
     "/usage": usage._PARAMETERS,
 }
