@@ -14,6 +14,7 @@ import gevent
 
 from proxy.audit.denials import DenialAggregator
 from proxy.core.errors import StoreError
+from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
 from proxy.store.audit import AuditEntry, PendingEntry
 
@@ -52,9 +53,11 @@ class AuditWriter:
         # Oldest first. Entries that are being written stay here until they are committed.
         self._waiting: deque[PendingEntry] = deque()
         self._task = PeriodicTask(
-            self._run, lambda: _INTERVAL, failure="recording audit entries failed", log=_log
+            self._run, lambda: _INTERVAL, failure="audit writer: a flush failed", log=_log
         )
-        self._failing = False
+        self._failures = FailureLog(
+            _log.log, "audit writer", "entries are kept, not written", "entries are written again"
+        )
         #: Entries that were lost: there was no room for them, or they could not be written.
         self.dropped = 0
 
@@ -67,7 +70,7 @@ class AuditWriter:
             self._waiting.append(draft)
             return
         if not self.dropped:
-            _log.error("audit entries are dropped: %d wait for the database", _MAX_WAITING)
+            _log.error("audit writer: entries are dropped, %d wait for the database", _MAX_WAITING)
         self.dropped += 1
 
     def start(self) -> None:
@@ -84,11 +87,11 @@ class AuditWriter:
             self._task.finish()
             self._gather(all_of_them=True)
             self.flush()
-            while self._waiting and not self._failing:
+            while self._waiting and not self._failures.failing:
                 self.flush()
         self.dropped += len(self._waiting)
         if self.dropped:
-            _log.error("%d audit entries could not be written", self.dropped)
+            _log.error("audit writer: %d entries could not be written", self.dropped)
 
     def flush(self) -> None:
         """Try once to write all that waits now. A StoreError keeps the entries."""
@@ -99,16 +102,16 @@ class AuditWriter:
             try:
                 written = self._store.write(batch)
             except StoreError as error:
-                if not self._failing:
-                    _log.warning("audit entries cannot be written, they are kept", exc_info=error)
-                self._failing = True
+                self._failures.failed(error)
                 return
             except Exception:  # noqa: BLE001
                 # A defect. Entries that were kept would block all later ones for ever.
-                _log.exception("%d audit entries cannot be written, they are dropped", len(batch))
+                _log.exception(
+                    "audit writer: %d entries cannot be written and are dropped", len(batch)
+                )
                 self.dropped += len(batch)
                 written = []
-            self._failing = False
+            self._failures.worked()
             for _ in batch:
                 self._waiting.popleft()
             for entry in written:

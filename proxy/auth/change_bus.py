@@ -8,6 +8,7 @@ its size is bounded, and many messages make one poll.
 """
 
 import logging
+import math
 import random
 import re
 import time
@@ -15,11 +16,12 @@ from collections.abc import Collection
 from typing import Any, Final, Protocol
 
 import gevent
-from gevent.event import Event
 from redis import Redis, RedisError, ResponseError
 from redis.client import PubSub
 
 from proxy.runtime.backoff import Backoff
+from proxy.runtime.failure_log import FailureLog
+from proxy.runtime.periodic import PeriodicTask
 from proxy.runtime.redis import connection_options
 
 _log = logging.getLogger(__name__)
@@ -65,19 +67,47 @@ class ChangeBus:
         self._receiver: Redis = Redis.from_url(url, **receiving)
         self._to_send: set[str] = set()
         self._heard: set[str] = set()
-        self._send, self._act = Event(), Event()
-        # Whether the last attempt at each failed, and the pause before the next subscription.
-        self._publish_failing = self._subscribe_failing = False
+        self._publishing = FailureLog(
+            _log.log,
+            "change bus",
+            "changes are not announced through Redis",
+            "changes are announced through Redis again",
+        )
+        self._subscribing = FailureLog(
+            _log.log,
+            "change bus",
+            "changes are not received through Redis",
+            "changes are received through Redis again",
+        )
         self._backoff = Backoff(_MIN_PAUSE, _MAX_PAUSE)
-        self._greenlets: list[gevent.Greenlet[..., None]] = []
+        self._sending = PeriodicTask(
+            self._send,
+            lambda: _MIN_PAUSE if self._to_send else math.inf,
+            failure="change bus: announcing changes failed",
+            log=_log,
+        )
+        self._listening = PeriodicTask(
+            self._subscribe,
+            self._backoff.pause,
+            failure="change bus: receiving changes failed",
+            log=_log,
+            first_pause=lambda: 0.0,
+        )
+        self._acting = PeriodicTask(
+            self._act,
+            lambda: math.inf,
+            failure="change bus: received changes could not be applied",
+            log=_log,
+            min_pause=_MIN_INTERVAL,
+        )
 
     def start(self) -> None:
-        runs = (self._run_sending, self._run_listening, self._run_acting)
-        self._greenlets = [gevent.spawn(run) for run in runs]
+        for task in (self._sending, self._listening, self._acting):
+            task.start()
 
     def close(self) -> None:
-        greenlets, self._greenlets = self._greenlets, []
-        gevent.killall(greenlets)
+        for task in (self._sending, self._listening, self._acting):
+            task.kill()
         self._sender.close()
         self._receiver.close()
 
@@ -88,25 +118,17 @@ class ChangeBus:
         """
         if len(self._to_send) < _MAX_WAITING:
             self._to_send.update(ids)
-        self._send.set()
+        self._sending.wake()
 
-    def _run_sending(self) -> None:
-        while True:
-            self._send.wait()
-            self._send.clear()
-            while self._to_send:
-                batch = [self._to_send.pop() for _ in range(min(_BATCH, len(self._to_send)))]
-                try:
-                    self._publish(" ".join(batch))
-                except (RedisError, OSError) as error:
-                    if not self._publish_failing:
-                        _log.warning("changes cannot be announced through Redis: %s", error)
-                    self._publish_failing = True
-                except Exception:  # noqa: BLE001
-                    # A defect must not end the greenlet.
-                    _log.exception("announcing changes through Redis failed")
-                else:
-                    self._publish_failing = False
+    def _send(self) -> None:
+        while self._to_send:
+            batch = [self._to_send.pop() for _ in range(min(_BATCH, len(self._to_send)))]
+            try:
+                self._publish(" ".join(batch))
+            except (RedisError, OSError) as error:
+                self._publishing.failed(error)
+            else:
+                self._publishing.worked()
 
     def _publish(self, message: str) -> None:
         """Publish a message. Raises RedisError.
@@ -128,27 +150,24 @@ class ChangeBus:
         facts = reply.values() if isinstance(reply, dict) else reply
         return b"replica" in facts or "replica" in facts
 
-    def _run_listening(self) -> None:
-        while True:
-            began = time.monotonic()
-            try:
-                with self._receiver.pubsub() as subscription:  # type: ignore[no-untyped-call]
-                    subscription.subscribe(CHANNEL)
-                    self._listen(subscription)
-            except (RedisError, OSError) as error:
-                if not self._subscribe_failing:
-                    _log.warning("changes are not heard through Redis: %s", error)
-                    self._listener.listens(False)
-                self._subscribe_failing = True
-            except Exception:  # noqa: BLE001
-                # A defect must not end the greenlet.
-                _log.exception("listening to Redis failed")
+    def _subscribe(self) -> None:
+        """Subscribe, and receive until the subscription ends."""
+        began = time.monotonic()
+        try:
+            with self._receiver.pubsub() as subscription:  # type: ignore[no-untyped-call]
+                subscription.subscribe(CHANNEL)
+                self._listen(subscription)
+        except (RedisError, OSError) as error:
+            if self._subscribing.failed(error):
                 self._listener.listens(False)
+        except Exception:
+            self._listener.listens(False)
+            raise
+        finally:
             if time.monotonic() - began > _MAX_PAUSE:
                 # The subscription had worked, or took long to fail. A server that accepts each
                 # connection and closes it at once is not asked ten times a second.
                 self._backoff.reset()
-            gevent.sleep(self._backoff.pause())
 
     def _listen(self, subscription: PubSub) -> None:
         """Receive messages until the connection fails, or for about a minute.
@@ -169,27 +188,18 @@ class ChangeBus:
                 continue
             pinged = False
             if message["type"] == "subscribe":
-                if self._subscribe_failing:
-                    _log.info("changes are heard through Redis again")
-                self._subscribe_failing = False
+                self._subscribing.worked()
                 self._listener.listens(True)
             elif message["type"] == "message" and len(self._heard) < _MAX_WAITING:
                 self._heard.update(ids_in(message["data"]))
                 if self._heard:
-                    self._act.set()
+                    self._acting.wake()
             # Reading never waits while messages are always there: let other greenlets run.
             gevent.sleep(0)
 
-    def _run_acting(self) -> None:
-        while True:
-            self._act.wait()
-            self._act.clear()
-            heard, self._heard = self._heard, set()
-            try:
-                self._listener.heard(heard)
-            except Exception:  # noqa: BLE001
-                _log.exception("what was heard through Redis could not be acted upon")
-            gevent.sleep(_MIN_INTERVAL)
+    def _act(self) -> None:
+        heard, self._heard = self._heard, set()
+        self._listener.heard(heard)
 
 
 def ids_in(message: bytes) -> list[str]:

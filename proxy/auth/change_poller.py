@@ -15,6 +15,8 @@ from typing import Final, Protocol
 
 from proxy.auth.known import KnownGrants
 from proxy.core.errors import StoreError
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
 from proxy.store.changes import Change, ChangeList
 
@@ -70,16 +72,22 @@ class ChangePoller:
         self._known: dict[str, int] = {}
         # Announced changes that have taken effect and that no poll has found: id → monotonic time.
         self._applied: dict[str, float] = {}
-        self._pause = interval
+        longest = max(_MAX_PAUSE, interval)
+        self._backoff = Backoff(min(2 * interval, longest), longest)
         self._task = PeriodicTask(
             self._run,
-            lambda: self._pause * random.uniform(0.9, 1.1),  # noqa: S311  (no secret)
-            failure="looking for changes failed",
+            self._pause,
+            failure="change poller: a poll failed",
             log=_log,
             first_pause=lambda: 0.0,
             min_pause=_MIN_INTERVAL,
         )
-        self._failing = False
+        self._failures = FailureLog(
+            _log.log,
+            "change poller",
+            "revocations of other nodes are not seen",
+            "revocations of other nodes are seen again",
+        )
         #: Seconds from the newest change to its effect here, by the last poll that found a change;
         #: None before the first.
         self.lag: float | None = None
@@ -156,17 +164,17 @@ class ChangePoller:
         self.lag = max(0.0, (now - newest.updated_at) / 1e6 - since)
 
     def _run(self) -> None:
-        pause, self._pause = self._pause, self._interval
         try:
             self.look()
         except StoreError as error:
-            if not self._failing:
-                _log.warning("revocations of other nodes cannot be seen: %s", error.__cause__)
+            if self._failures.failed(error):
                 self._failed()
-            self._failing = True
-            self._pause = min(pause * 2, max(_MAX_PAUSE, self._interval))
         else:
-            if self._failing:
-                _log.info("revocations of other nodes are seen again")
-            self._failing = False
+            self._failures.worked()
+            self._backoff.reset()
             self.looked_at = time.monotonic()
+
+    def _pause(self) -> float:
+        if self._failures.failing:
+            return self._backoff.pause()
+        return self._interval * random.uniform(0.9, 1.1)  # noqa: S311  (no secret)

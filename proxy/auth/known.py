@@ -14,10 +14,11 @@ from typing import Final, NamedTuple, Protocol
 
 import gevent
 from cachetools import TTLCache
-from gevent.event import Event
 from gevent.lock import RLock
 
 from proxy.core.errors import StoreError
+from proxy.runtime.failure_log import FailureLog
+from proxy.runtime.periodic import PeriodicTask
 from proxy.store.changes import Change
 from proxy.store.knowntokens import CONFIRM_SECONDS, Confirmed, Found, Learned, Outdated
 from proxy.store.records import Grant
@@ -89,23 +90,30 @@ class KnownGrants:
         # The last poll for changes: this worker's or, before its first poll, the file's.
         self._confirmed: Confirmed | None = None
         self._confirmed_in_file = 0.0
-        self._failing = False
+        self._failures = FailureLog(
+            _log.log, "known tokens", "the file cannot be used", "the file is written again"
+        )
         # Unix seconds of the last announced change.
         self._forgot_at = -math.inf
-        self._wake = Event()
         self._writing = RLock()
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._task = PeriodicTask(
+            self._run,
+            lambda: _INTERVAL,
+            failure="known tokens: a write failed",
+            log=_log,
+            first_pause=lambda: 0.0,
+            min_pause=_MIN_INTERVAL,
+        )
 
     def start(self) -> None:
         if self._grace:
-            self._greenlet = gevent.spawn(self._run)
+            self._task.start()
 
     def close(self, deadline: float) -> None:
         """Write what is not written yet, for at most `deadline` seconds."""
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is None:
+        if not self._task.started:
             return
-        greenlet.kill()
+        self._task.kill()
         timeout = gevent.Timeout(deadline, False)  # type: ignore[arg-type]  # it ends silently
         with timeout, contextlib.suppress(StoreError):  # which has been logged
             self._flush(last=True)
@@ -126,7 +134,7 @@ class KnownGrants:
         try:
             found = self._store.confirmed()
         except StoreError as error:
-            self._failed(error)
+            self._failures.failed(error)
             return None
         if found is None:
             return None
@@ -200,21 +208,13 @@ class KnownGrants:
         self._outdated = self._outdated.then(outdated)
         # The tokens concerned are not known here. Those in use are learned again.
         self._written.clear()
-        self._wake.set()
+        self._task.wake()
 
     def _run(self) -> None:
-        self.seen_until()
-        while True:
-            if self._wake.wait(_INTERVAL):
-                gevent.sleep(_MIN_INTERVAL)
-            self._wake.clear()
-            try:
-                self._flush()
-            except StoreError:
-                pass  # logged, and tried again
-            except Exception:  # noqa: BLE001
-                # A defect must not end the greenlet.
-                _log.exception("known tokens could not be written")
+        if self._confirmed is None:
+            self.seen_until()
+        with contextlib.suppress(StoreError):  # logged, and tried again
+            self._flush()
 
     def _flush(self, *, last: bool = False) -> None:
         with self._writing:
@@ -233,13 +233,11 @@ class KnownGrants:
                 self._written.clear()
                 self._outdated = outdated.then(self._outdated)
                 if isinstance(error, StoreError):
-                    self._failed(error)
+                    self._failures.failed(error)
                 raise
             if confirmed is not None:
                 self._confirmed_in_file = confirmed.at
-            if self._failing:
-                _log.info("known tokens: written again")
-            self._failing = False
+            self._failures.worked()
 
     def _to_confirm(self, last: bool) -> Confirmed | None:
         """Return the last poll if it is due to be written, or None.
@@ -252,11 +250,6 @@ class KnownGrants:
         stopped = self._clock() - confirmed.at > 2 * _INTERVAL
         due = confirmed.at - self._confirmed_in_file >= CONFIRM_SECONDS
         return confirmed if last or stopped or due else None
-
-    def _failed(self, error: StoreError) -> None:
-        if not self._failing:
-            _log.warning("known tokens: the file cannot be used: %s", error.__cause__ or error)
-        self._failing = True
 
 
 def _mark(grant: Grant) -> object:

@@ -17,6 +17,7 @@ from gevent.event import Event
 
 from proxy.auth.principal import Principal, TokenRefused
 from proxy.core.errors import BackendError, ClientError
+from proxy.runtime.periodic import PeriodicTask
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +79,16 @@ class Revalidator:
         self._later: dict[str, list[OwnedRequest]] = {}
         # Hashes of expired tokens whose policy lets requests in flight end by themselves.
         self._spared: set[str] = set()
-        self._look, self._work = Event(), Event()
+        self._sweeps = PeriodicTask(
+            self._sweep,
+            lambda: _SWEEP_INTERVAL,
+            failure="revalidation: the sweep of the requests in flight failed",
+            log=_log,
+            min_pause=_MIN_INTERVAL,
+        )
+        # Greenlets that share a queue. They are no periodic tasks: each takes the next access token
+        # as soon as it has checked one, and all wait for the same event.
+        self._work = Event()
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
     def changed(self, ids: Collection[str] | None) -> None:
@@ -89,29 +99,19 @@ class Revalidator:
             self._all_changed = now
         else:
             self._changed.update(dict.fromkeys(ids, now))
-        self._look.set()
+        self._sweeps.wake()
 
     def start(self) -> None:
-        self._greenlets = [gevent.spawn(self._run), *self._workers()]
+        self._sweeps.start()
+        self._greenlets = self._workers()
 
     def close(self) -> None:
+        self._sweeps.kill()
         greenlets, self._greenlets = self._greenlets, []
         gevent.killall(greenlets)
 
     def _workers(self) -> list["gevent.Greenlet[..., None]"]:
         return [gevent.spawn(self._check_all) for _ in range(_PARALLEL_READS)]
-
-    def _run(self) -> None:
-        while True:
-            self._look.wait(_SWEEP_INTERVAL)
-            self._look.clear()
-            try:
-                self._sweep()
-            except Exception:  # noqa: BLE001
-                # A defect must not end the greenlet: no request would be checked again.
-                _log.exception("revalidation: the sweep of the requests in flight failed")
-                gevent.sleep(_SWEEP_INTERVAL)
-            gevent.sleep(_MIN_INTERVAL)
 
     def _sweep(self) -> None:
         """Find the requests to be checked. A request remains due until it could be checked."""

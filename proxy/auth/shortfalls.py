@@ -8,14 +8,14 @@ Note: the count and the ledger may each be some seconds behind the other. So a t
 only when neither has changed between two looks. A token in use is looked at again.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, Protocol
 
-import gevent
-
 from proxy.core.errors import StoreError
+from proxy.runtime.periodic import PeriodicTask
 from proxy.store.counters import Account
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,13 @@ class Shortfalls:
         self._store = store
         self._clock = clock
         self._suspects: dict[str, _Suspect] = {}
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._task = PeriodicTask(
+            self.look,
+            lambda: _INTERVAL if self._suspects else None,
+            failure="shortfalls: a comparison failed",
+            log=_log,
+            first_pause=lambda: _INTERVAL,
+        )
 
     def killed(self, token_ids: Collection[str]) -> None:
         """Check these tokens, which a killed worker had served last. Does not wait."""
@@ -58,24 +64,17 @@ class Shortfalls:
         for token_id in token_ids:
             if len(self._suspects) < _MAX_TOKENS:
                 self._suspects[token_id] = _Suspect(until)
-        if self._greenlet is None or self._greenlet.dead:
-            self._greenlet = gevent.spawn(self._run)
+        self._task.start()
 
     def close(self) -> None:
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is not None:
-            greenlet.kill()
+        self._task.kill()
 
     def look(self) -> None:
-        """Compare once. Never raises."""
-        try:
+        """Compare once. While the store is away, this does nothing: the next call covers it."""
+        with contextlib.suppress(StoreError):
             found = self._store.accounted(list(self._suspects))
             for token_id in list(self._suspects):
                 self._check(token_id, found.get(token_id))
-        except StoreError:
-            return  # the next look covers it
-        except Exception:  # noqa: BLE001  (a defect must not end the greenlet)
-            _log.exception("what a killed worker had not counted could not be read")
 
     def _check(self, token_id: str, now: Account | None) -> None:
         suspect = self._suspects[token_id]
@@ -95,8 +94,3 @@ class Shortfalls:
                         requests,
                         tokens,
                     )
-
-    def _run(self) -> None:
-        while self._suspects:
-            gevent.sleep(_INTERVAL)
-            self.look()

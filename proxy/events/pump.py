@@ -27,6 +27,8 @@ from proxy.events.spool.recovery import SpoolRecovery
 from proxy.events.spool.segment import PREFIX, capped
 from proxy.events.spool.writer import SpoolWriter
 from proxy.events.truncate import MAX_LINE_BYTES
+from proxy.runtime.failure_log import FailureLog
+from proxy.runtime.periodic import PeriodicTask
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +84,17 @@ class EventPump:
         # Offsets in the spool, each with how many lines each sink worker had been given by then.
         self._handed_over: deque[tuple[list[int], Offset]] = deque()
         self._local_offset: Offset | None = None
-        self._greenlets = [gevent.spawn(self._run), gevent.spawn(self._maintain_spool)]
+        self._maintenance = PeriodicTask(
+            self._maintain_spool,
+            lambda: _MAINTAIN_INTERVAL_SECONDS,
+            failure="event pump: the maintenance of the spool failed",
+            log=_log,
+        )
+        self._failures = FailureLog(
+            _log.log, "event pump", "the spool cannot be maintained", level=logging.ERROR
+        )
+        self._greenlet = gevent.spawn(self._run)
+        self._maintenance.start()
         self.recovery: SpoolRecovery | None = None
         if spool_writer is not None:
             spool_writer.open()
@@ -101,7 +113,8 @@ class EventPump:
             return max(0.0, (ends - time.monotonic()) * share)
 
         self._idle.wait(rest(0.3))
-        gevent.killall(self._greenlets)
+        self._greenlet.kill()
+        self._maintenance.kill()
         self._queue.sum_up(stopping=True)
         if self.recovery is not None:
             self.recovery.close()
@@ -224,20 +237,17 @@ class EventPump:
 
     def _maintain_spool(self) -> None:
         """Publish summaries of refusals, and maintain the spool if there is one."""
-        spool_writer, failing = self.spool_writer, False
-        while True:
-            gevent.sleep(_MAINTAIN_INTERVAL_SECONDS)
-            self._queue.sum_up()
-            if spool_writer is None:
-                continue
-            try:
-                self._on_thread(spool_writer.maintain, self._passed_offset())
-                failing = False
-            except Exception as error:  # noqa: BLE001  (this greenlet must not end)
-                if not failing:
-                    _log.error("the spool cannot be maintained", exc_info=error)
-                failing = True
-            self._queue.inflight_table = spool_writer.inflight_table
+        spool_writer = self.spool_writer
+        self._queue.sum_up()
+        if spool_writer is None:
+            return
+        try:
+            self._on_thread(spool_writer.maintain, self._passed_offset())
+        except Exception as error:  # noqa: BLE001  (the next call tries again)
+            self._failures.failed(error, traceback=True)
+        else:
+            self._failures.worked()
+        self._queue.inflight_table = spool_writer.inflight_table
 
     def _passed_offset(self) -> Offset | None:
         """The spool's offset that every local sink has passed; None before the first."""

@@ -16,6 +16,7 @@ from gevent.threadpool import ThreadPool
 
 from proxy.events.sinks.base import Sink
 from proxy.runtime.backoff import Backoff
+from proxy.runtime.failure_log import FailureLog
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ class SinkWorker:
         self._waiting: deque[bytes] = deque()
         self._writing: list[bytes] = []
         self._backlog = backlog
-        self._failing = False
+        self._failures = FailureLog(
+            _log.log, f"event sink {self.name}", "fails, its events are kept", level=logging.ERROR
+        )
         # Whether the sink hung at the last wait for room; `_moved` is set when a write has ended.
         self._stalled = False
         self._moved = Event()
@@ -61,7 +64,7 @@ class SinkWorker:
     @property
     def free(self) -> bool:
         """Whether the sink works and has no more than one batch waiting."""
-        return not self._failing and self.pending <= _BATCH
+        return not self._failures.failing and self.pending <= _BATCH
 
     def wait_for_room(self, count: int) -> None:
         """Wait until a slow sink has room for `count` lines.
@@ -69,7 +72,7 @@ class SinkWorker:
         A sink that fails or hangs is not waited for: its oldest lines are dropped.
         """
         while len(self._waiting) + count > self._backlog:
-            if not self._waiting or self._failing or self._stalled:
+            if not self._waiting or self._failures.failing or self._stalled:
                 return
             self._moved.clear()
             self._stalled = not self._moved.wait(_STALLED_SECONDS)
@@ -114,14 +117,10 @@ class SinkWorker:
         self._stalled = False
         self._moved.set()
         if error is None:
-            if self._failing:
-                _log.info("event sink %s works again", self.name)
-            self._failing = False
+            self._failures.worked()
             self.done = self.added - len(self._waiting)
             return True
-        if not self._failing:
-            _log.error("event sink %s fails, its events are kept: %s", self.name, error)
-        self._failing = True
+        self._failures.failed(error)
         self.errors += 1
         self._waiting.extendleft(reversed(batch))
         self._trim()

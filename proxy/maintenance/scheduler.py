@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import gevent
 
 from proxy.core.errors import StoreError
+from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
 
 _log = logging.getLogger(__name__)
@@ -73,8 +74,10 @@ class MaintenanceScheduler:
         self._holder = os.urandom(16).hex()
         # Whether this worker got the lease when it last asked.
         self._holds = False
-        # The tasks that fail, which has been logged.
-        self._failing: set[str] = set()
+        self._failures = {
+            name: FailureLog(_log.log, f"housekeeping: {name}", "has to wait")
+            for name in ("lease", *tasks)
+        }
         self._runs = PeriodicTask(
             self.run_once,
             lambda: interval * random.uniform(0.9, 1.1),  # noqa: S311  (no secret)
@@ -133,17 +136,8 @@ class MaintenanceScheduler:
         """
         try:
             result = work()
-        except StoreError as error:
-            if what not in self._failing:
-                _log.warning("housekeeping: %s has to wait: %r", what, error.__cause__ or error)
-            self._failing.add(what)
+        except Exception as error:  # noqa: BLE001  (a defect in one task must not end the others)
+            self._failures[what].failed(error, traceback=not isinstance(error, StoreError))
             return None
-        except Exception:  # noqa: BLE001  (a defect in one task must not end the others)
-            if what not in self._failing:
-                _log.exception("housekeeping: %s failed", what)
-            self._failing.add(what)
-            return None
-        if what in self._failing:
-            self._failing.discard(what)
-            _log.info("housekeeping: %s works again", what)
+        self._failures[what].worked()
         return result

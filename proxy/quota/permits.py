@@ -67,7 +67,10 @@ class PermitLeases:
         # One lease per token at a time; its result is how many permits the store granted.
         self._leasing: SingleFlight[int] = SingleFlight(self._lease, interrupted=StoreError)
         self._task = PeriodicTask(
-            self._return_idle, lambda: _INTERVAL, failure="returning idle permits failed", log=_log
+            self._return_idle,
+            lambda: _INTERVAL,
+            failure="permits: a return failed",
+            log=_log,
         )
 
     @property

@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
-import gevent
-
 from proxy.core.errors import StoreError
+from proxy.runtime.periodic import PeriodicTask
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +84,13 @@ class Reads(Generic[E]):
         # Monotonic time of arrival, and the event. Oldest first.
         self._waiting: deque[tuple[float, E]] = deque(maxlen=_MAX_WAITING)
         # Runs only while reads wait: without stored responses there is nothing to wake up for.
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._task = PeriodicTask(
+            self.look,
+            lambda: _INTERVAL if self._waiting else None,
+            failure="stored reads: asking the ledger failed",
+            log=_log,
+            first_pause=lambda: _INTERVAL,
+        )
         self._closed = False
 
     def events(self, events: Sequence[E]) -> None:
@@ -96,14 +101,12 @@ class Reads(Generic[E]):
                     self._counted(event)
                 else:
                     self._waiting.append((self._clock(), event))
-                if self._greenlet is None and not self._closed:
-                    self._greenlet = gevent.spawn(self._run)
+                    if not self._closed:
+                        self._task.start()
 
     def close(self) -> None:
         self._closed = True
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is not None:
-            greenlet.kill()
+        self._task.kill()
 
     def look(self) -> None:
         """Ask once about the reads that the ledger may have decided on. Never raises."""
@@ -131,12 +134,6 @@ class Reads(Generic[E]):
                     self._waiting.appendleft((arrived_at, event))
             elif reader == event.event_id:
                 self._counted(event)
-
-    def _run(self) -> None:
-        while self._waiting:
-            gevent.sleep(_INTERVAL)
-            self.look()
-        self._greenlet = None
 
 
 def _name(event: Event) -> Name:

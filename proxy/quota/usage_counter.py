@@ -16,6 +16,8 @@ from typing import Final, Protocol
 
 import gevent
 
+from proxy.core.errors import StoreError
+from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
 
 _log = logging.getLogger(__name__)
@@ -54,9 +56,11 @@ class UsageCounter:
         self._pending: dict[str, _Used] = {}
         self._after_flush: Callable[[], None] = lambda: None
         self._task = PeriodicTask(
-            self._run, lambda: _INTERVAL, failure="counting uses failed", log=_log
+            self._run, lambda: _INTERVAL, failure="usage counter: a flush failed", log=_log
         )
-        self._failing = False
+        self._failures = FailureLog(
+            _log.log, "usage counter", "uses are kept, not written", "uses are written again"
+        )
 
     def add(self, token_id: str) -> None:
         """Count one request."""
@@ -93,10 +97,10 @@ class UsageCounter:
             # be counted twice.
             self._task.finish()
             self.flush()
-            while self._pending and not self._failing:
+            while self._pending and not self._failures.failing:
                 self.flush()
         if self._pending:
-            _log.error("uses of %d access tokens could not be counted", len(self._pending))
+            _log.error("usage counter: the uses of %d access tokens were lost", len(self._pending))
 
     def flush(self) -> None:
         """Try once to write all that is pending now. Uses are kept whatever the store raises."""
@@ -109,15 +113,13 @@ class UsageCounter:
                 self._restore(batch)
                 if not isinstance(error, Exception):
                     raise
-                if not self._failing:
-                    _log.warning("uses cannot be counted right now, they are kept", exc_info=error)
-                self._failing = True
+                self._failures.failed(error, traceback=not isinstance(error, StoreError))
                 return
-            self._failing = False
+            self._failures.worked()
 
     def _run(self) -> None:
         self.flush()
-        if not self._failing:
+        if not self._failures.failing:
             self._after_flush()
 
     def _used(self, token_id: str) -> _Used:

@@ -6,13 +6,14 @@ runs.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Final
 
 import gevent
-from gevent.event import Event
 
 from proxy.ratelimit.limiter import Bucket, Charge, RateLimiter
+from proxy.runtime.periodic import PeriodicTask
 
 _log = logging.getLogger(__name__)
 
@@ -29,23 +30,26 @@ class BatchedCharges:
         self._limiter = limiter
         # Permits not charged yet.
         self._pending: dict[Bucket, int] = {}
-        self._wanted = Event()
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._task = PeriodicTask(
+            self._flush,
+            lambda: math.inf,
+            failure="limits: a batch of charges failed",
+            log=_log,
+            min_pause=_PAUSE_SECONDS,
+        )
 
     def debit(self, charges: Sequence[Charge]) -> None:
         """As :meth:`RateLimiter.debit`, a moment later. Neither waits nor raises."""
         for bucket, permits in charges:
             self._pending[bucket] = self._pending.get(bucket, 0) + permits
-        self._wanted.set()
+        self._task.wake()
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        self._task.start()
 
     def close(self, deadline: float) -> None:
         """Charge what is left, for at most ``deadline`` seconds."""
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is not None:
-            greenlet.kill()
+        self._task.kill()
         with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
             while self._pending:
                 self._flush()
@@ -63,10 +67,3 @@ class BatchedCharges:
                 self._limiter.debit(batch)
             except Exception:  # noqa: BLE001  (a defect must not end the greenlet)
                 _log.exception("limits: %d charges were lost", len(batch))
-
-    def _run(self) -> None:
-        while True:
-            self._wanted.wait()
-            self._wanted.clear()
-            self._flush()
-            gevent.sleep(_PAUSE_SECONDS)

@@ -15,6 +15,8 @@ from typing import Final
 
 from proxy.core.errors import LimiterError
 from proxy.ratelimit.limiter import Bucket, Charge, Decision, RateLimiter
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.failure_log import FailureLog
 
 _log = logging.getLogger(__name__)
 
@@ -40,13 +42,21 @@ class FailoverLimiter:
     ) -> None:
         self._primary = primary
         self._fallback = fallback
-        self._name = name
         self._clock = clock
+        meanwhile = "requests are refused" if fallback is None else "a wider limit holds"
+        self._failures = FailureLog(
+            _log.log,
+            f"limits: {name}",
+            f"fails, {meanwhile} meanwhile",
+            "decides again",
+            level=logging.ERROR,
+        )
+        self._backoff = Backoff(_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
         #: Failed calls of the primary.
         self.errors = 0
         #: Whether the fallback decides.
         self.failing = False
-        self._pause = _MIN_PAUSE_SECONDS
+        self._pause = 0.0
         self._try_at = 0.0
 
     def take(self, charges: Sequence[Charge]) -> Decision:
@@ -100,18 +110,15 @@ class FailoverLimiter:
 
     def _failed(self, error: LimiterError, was_failing: bool) -> None:
         self.errors += 1
-        if was_failing:
-            self._pause = min(self._pause * 2, _MAX_PAUSE_SECONDS)
-        elif self.failing:
+        if self.failing and not was_failing:
             return
-        else:
-            self.failing = True
-            self._pause = _MIN_PAUSE_SECONDS
-            meanwhile = "requests are refused" if self._fallback is None else "a wider limit holds"
-            _log.error("limits: %s fails, %s meanwhile: %r", self._name, meanwhile, error.__cause__)
+        self.failing = True
+        self._failures.failed(error)
+        self._pause = self._backoff.pause()
         self._try_at = self._clock() + self._pause
 
     def _worked(self) -> None:
         if self.failing:
             self.failing = False
-            _log.warning("limits: %s decides again after %d errors", self._name, self.errors)
+            self._backoff.reset()
+            self._failures.worked(f"after {self.errors} errors")

@@ -1,10 +1,11 @@
-"""A task that runs again and again in a greenlet of its own, until it is ended.
+"""A task that runs repeatedly in a greenlet of its own, until it is ended.
 
-The task pauses between two runs. An exception of a run is logged and does not end the task:
-a defect in one run must not silently stop all the later ones.
+The task pauses between two runs. An exception of a run is logged and does not end the task: a
+defect in one run must not silently stop all later ones.
 """
 
 import logging
+import math
 from collections.abc import Callable
 
 import gevent
@@ -16,9 +17,11 @@ class PeriodicTask:
 
     Args:
         run: One run of the task. It may wait.
-        pause: Returns the seconds until the next run. Asked after each run, so a pause may grow
-            while something fails.
-        failure: The log line of an unexpected exception of `run`.
+        pause: Returns the seconds until the next run. `math.inf`: until `wake()`. None: the task
+            ends, and may be started again. Called after each run, so that a pause may grow while
+            something fails.
+        failure: The log line of an unexpected exception of `run`. `wake()` does not cut short the
+            pause after one.
         log: The logger of the module that owns the task.
         first_pause: Returns the seconds until the first run; by default a `pause`.
         min_pause: Seconds of each later pause that `wake()` does not cut short.
@@ -27,7 +30,7 @@ class PeriodicTask:
     def __init__(
         self,
         run: Callable[[], object],
-        pause: Callable[[], float],
+        pause: Callable[[], float | None],
         *,
         failure: str,
         log: logging.Logger,
@@ -41,16 +44,18 @@ class PeriodicTask:
         self._first_pause = pause if first_pause is None else first_pause
         self._min_pause = min_pause
         self._woken = Event()
-        self._finishing = False
+        self._finishing = Event()
         self._greenlet: gevent.Greenlet[..., None] | None = None
-
-    @property
-    def started(self) -> bool:
-        """Whether the task was started and has not been ended."""
-        return self._greenlet is not None
+        #: Whether the task was started and has not ended. An attribute, so that a caller on the
+        #: path of a request may check it.
+        self.started = False
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._loop)
+        """Start the task unless it is started. Does not wait."""
+        if not self.started:
+            self.started = True
+            self._finishing.clear()
+            self._greenlet = gevent.spawn(self._loop)
 
     def wake(self) -> None:
         """End the current pause, or the next one when a run is in progress. Does not wait."""
@@ -61,33 +66,48 @@ class PeriodicTask:
 
         The caller bounds the wait with a `gevent.Timeout`.
         """
-        self._finishing = True
+        self._finishing.set()
         self._woken.set()
-        greenlet, self._greenlet = self._greenlet, None
+        greenlet = self._forget()
         if greenlet is not None:
             greenlet.join()
 
     def kill(self) -> None:
         """Interrupt the current run, and start no further one. Idempotent."""
-        greenlet, self._greenlet = self._greenlet, None
+        greenlet = self._forget()
         if greenlet is not None:
             greenlet.kill()
 
+    def _forget(self) -> "gevent.Greenlet[..., None] | None":
+        greenlet, self._greenlet = self._greenlet, None
+        self.started = False
+        return greenlet
+
     def _loop(self) -> None:
         pause = self._first_pause()
-        if pause > 0:
-            self._wait(pause)
-        while not self._finishing:
-            try:
-                self._run()
-            except Exception:  # noqa: BLE001  (a defect must not end the task)
-                self._log.exception(self._failure)
-            if self._finishing:
+        first, fixed = True, 0.0
+        while pause is not None:
+            if not first or pause > 0:
+                if fixed > 0:
+                    self._finishing.wait(fixed)
+                self._woken.wait(None if pause == math.inf else max(0.0, pause - fixed))
+                self._woken.clear()
+            if self._finishing.is_set():
                 return
-            if self._min_pause:
-                gevent.sleep(self._min_pause)
-            self._wait(self._pause() - self._min_pause)
+            first = False
+            failed = not self._run_once()
+            if self._finishing.is_set():
+                return
+            pause = self._pause()
+            fixed = self._min_pause
+            if failed and pause is not None and pause != math.inf:
+                fixed = max(fixed, pause)
+        self._forget()
 
-    def _wait(self, seconds: float) -> None:
-        self._woken.wait(max(0.0, seconds))
-        self._woken.clear()
+    def _run_once(self) -> bool:
+        try:
+            self._run()
+        except Exception:  # noqa: BLE001  (a defect must not end the task)
+            self._log.exception(self._failure)
+            return False
+        return True

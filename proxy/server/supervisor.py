@@ -22,14 +22,16 @@ import gevent
 from gevent import monkey
 from gevent.socket import wait_read
 
+from proxy.runtime.backoff import Backoff
 from proxy.settings.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 _MANAGE: Final = Path(__file__).resolve().parents[2] / "manage.py"
-#: Growing pauses before a shipper that ended is started again. A shipper that ran for longer than
-#: the last pause is started again after the first.
-_PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
+#: Pauses before a shipper that ended is started again. One that ran for longer than the longest
+#: pause is started again after the first.
+_MIN_PAUSE_SECONDS: Final = 1.0
+_MAX_PAUSE_SECONDS: Final = 60.0
 #: gevent's version would watch the child with a second `waitpid`.
 _posix_spawn = monkey.get_original("os", "posix_spawn")
 #: gevent's version closes later, from its loop; the shipper waits for this descriptor.
@@ -115,7 +117,7 @@ class ShipperSupervisor:
             _close(pipe)
 
     def _restart_loop(self) -> None:
-        fast = 0
+        backoff = Backoff(_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
         while True:
             started = time.monotonic()
             if self._pidfd is not None:
@@ -125,10 +127,10 @@ class ShipperSupervisor:
                 os.close(self._pidfd)
                 self._pidfd = None
             self._close_pipe()
-            fast = 0 if time.monotonic() - started > _PAUSES_SECONDS[-1] else fast
-            pause = _PAUSES_SECONDS[min(fast, len(_PAUSES_SECONDS) - 1)]
-            fast += 1
-            _log.error("the shipper has ended; its events are kept, and it starts in %g s", pause)
+            if time.monotonic() - started > _MAX_PAUSE_SECONDS:
+                backoff.reset()
+            pause = backoff.pause()
+            _log.error("the shipper has ended; its events are kept, and it starts in %.1f s", pause)
             gevent.sleep(pause)
             if os.getpid() != self._master:
                 return

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from proxy.events.sinks import from_event_log, open_remote
 from proxy.events.sinks.base import Sink
 from proxy.runtime.backoff import Backoff
+from proxy.runtime.failure_log import FailureLog
 from proxy.settings.settings import Settings
 from proxy.shipper.process import configure_log, stop_at_signal
 from proxy.shipper.redis_group import ConsumerGroup, Entry, StreamDeadLetters
@@ -33,8 +34,8 @@ _WAIT_SECONDS: Final = 1.0
 #: Failures in a row, each of an entry alone, after which the sink counts as away.
 _MAX_FAILURES_ALONE: Final = 3
 _FAILURES: Final = {
-    "Redis": "Redis does not respond, the dispatcher waits for it: %s",
-    "the sink": "the sink fails, its events are kept: %s",
+    "Redis": "fails, waiting for it",
+    "sink": "fails, its events are kept",
 }
 
 
@@ -73,8 +74,10 @@ class Dispatcher:
         self.trouble: str | None = "not connected yet"
         self.delivered = 0
         self.errors = 0
-        # The part whose failure has been logged.
-        self._failing: str | None = None
+        self._failures = {
+            name: FailureLog(_log.log, f"dispatcher: {name}", text, level=logging.ERROR)
+            for name, text in _FAILURES.items()
+        }
 
     def metrics(self) -> str:
         """The Prometheus exposition. The lag is read from Redis, and left out when that fails."""
@@ -106,7 +109,7 @@ class Dispatcher:
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            well = self._tried("Redis", self._fetch) and self._tried("the sink", self._deliver)
+            well = self._tried("Redis", self._fetch) and self._tried("sink", self._deliver)
             well = self._tried("Redis", self._acknowledge) and well
             if well:
                 self._report_success()
@@ -121,9 +124,7 @@ class Dispatcher:
         try:
             step()
         except Exception as error:  # noqa: BLE001
-            if self._failing != what:
-                _log.error(_FAILURES[what], error)
-            self._failing = what
+            self._failures[what].failed(error)
             self.trouble = f"{what}: {type(error).__name__}"
             self.errors += 1
             return False
@@ -131,9 +132,10 @@ class Dispatcher:
 
     def _report_success(self) -> None:
         if self.trouble is not None:
-            again = f", {self._failing} works again" if self._failing else ""
-            _log.info("events are dispatched%s", again)
-        self.trouble = self._failing = None
+            for failures in self._failures.values():
+                failures.worked()
+            _log.info("dispatcher: events are dispatched")
+        self.trouble = None
         self._backoff.reset()
 
     def _fetch(self) -> None:

@@ -23,6 +23,7 @@ from proxy.events.spool.offsets import Offset, read_offset, write_offset
 from proxy.events.spool.retention import registered_sinks, tidy, writer_folders
 from proxy.events.spool.segment import PREFIX, Batch, pending_bytes, read_batch
 from proxy.runtime.backoff import Backoff
+from proxy.runtime.failure_log import FailureLog
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ Handler = Callable[[str, Offset, Batch], Offset]
 
 
 @dataclass(slots=True)
-class _Failing:
+class _FailingFolder:
     """A folder whose delivery failed, at the sink or at the disk. Retried at `due` (monotonic)."""
 
     backoff: Backoff
@@ -76,7 +77,10 @@ class SpoolConsumer:
         self._unwritten: dict[str, Offset] = {}
         self._durable_at = 0.0
         # By folder name; "" is the spool itself.
-        self._failing: dict[str, _Failing] = {}
+        self._failing_folders: dict[str, _FailingFolder] = {}
+        self._failures = FailureLog(
+            _log.log, f"event sink {name}", "fails, its events are kept", level=logging.ERROR
+        )
         # Folder name → time of the oldest waiting event.
         self._oldest: dict[str, float] = {}
         self._finishing = threading.Event()
@@ -156,35 +160,35 @@ class SpoolConsumer:
             self._failed("", error)
             return False
         for folder in folders:
-            failing = self._failing.get(folder.name)
+            failing = self._failing_folders.get(folder.name)
             if failing is None or failing.due <= now:
                 try:
                     moved |= self._advance(folder)
-                    self._failing.pop(folder.name, None)
+                    self._failing_folders.pop(folder.name, None)
                 except Exception as error:  # noqa: BLE001  (this folder's alone)
                     self._failed(folder.name, error)
         names = {folder.name for folder in folders}
-        for known in (self._offsets, self._unwritten, self._oldest, self._failing):
+        for known in (self._offsets, self._unwritten, self._oldest, self._failing_folders):
             for name in known.keys() - names:
                 del known[name]
         return moved
 
     def _failed(self, name: str, error: Exception) -> None:
         self.errors += 1
-        known = self._failing.get(name)
+        known = self._failing_folders.get(name)
         backoff = known.backoff if known else self._backoff()
-        self._failing[name] = _Failing(backoff, error, time.monotonic() + backoff.pause())
+        self._failing_folders[name] = _FailingFolder(
+            backoff, error, time.monotonic() + backoff.pause()
+        )
 
     def _report(self) -> None:
         """Log a failure once, until no folder fails any more."""
-        if not self._failing:
-            if self.trouble is not None:
-                _log.info("event sink %s works again", self.name)
+        if not self._failing_folders:
+            self._failures.worked()
             self.trouble = None
             return
-        error = next(iter(self._failing.values())).error
-        if self.trouble is None:
-            _log.error("event sink %s fails, its events are kept: %s", self.name, error)
+        error = next(iter(self._failing_folders.values())).error
+        self._failures.failed(error)
         self.trouble = f"{type(error).__name__}: {error}"
 
     def _advance(self, folder: Path) -> bool:

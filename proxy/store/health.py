@@ -9,10 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-import gevent
-from gevent.event import Event
-
 from proxy.core.errors import ProxyError, SchemaOutdated, StoreError
+from proxy.runtime.periodic import PeriodicTask
 from proxy.store.dialects import ReadOnly
 
 _log = logging.getLogger(__name__)
@@ -42,8 +40,13 @@ class DatabaseHealth:
         self._check_writes = check_writes
         # Good checks until the keys are checked again.
         self._keys_due = 0
-        self._soon = Event()
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._task = PeriodicTask(
+            self.look,
+            lambda: _INTERVAL if self.ready and not self.away else _UNTIL_FIRST,
+            failure="database: a health check failed",
+            log=_log,
+            first_pause=lambda: 0.0,
+        )
         #: Whether a check has ever succeeded in this process; the result of the last one.
         self.ready = False
         self.state = "not checked yet"
@@ -55,15 +58,14 @@ class DatabaseHealth:
         self.writes = ""
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        self._task.start()
 
     def close(self) -> None:
-        if self._greenlet is not None:
-            self._greenlet.kill()
+        self._task.kill()
 
     def hurry(self) -> None:
         """Requests an early check, after a query got no response. Does not wait."""
-        self._soon.set()
+        self._task.wake()
 
     def look(self) -> None:
         """Checks once."""
@@ -114,10 +116,3 @@ class DatabaseHealth:
         if found != self.keys:
             _log.log(logging.ERROR if found else logging.INFO, "keys: %s", found or "ok")
         self.keys = found
-
-    def _run(self) -> None:
-        while True:
-            self.look()
-            well = self.ready and not self.away
-            self._soon.wait(_INTERVAL if well else _UNTIL_FIRST)
-            self._soon.clear()

@@ -1,4 +1,4 @@
-"""Read timeouts without a timer per read: one sweeper greenlet checks all waiting reads.
+"""Read timeouts without a timer per read: one sweeper task checks all waiting reads.
 
 A timer for each wait costs as much as all other work on a small event. So the sweeper runs a few
 times within each timeout. A silent upstream is given up late by at most an eighth of the timeout,
@@ -8,12 +8,17 @@ Note: the throw happens a moment after the check. By then another read, for anot
 on the same socket. So a timeout targets a wait, not a socket.
 """
 
+import logging
 import socket
 import time
 from typing import Any, Final
 
 import gevent
 import gevent.socket
+
+from proxy.runtime.periodic import PeriodicTask
+
+_log = logging.getLogger(__name__)
 
 _MAX_INTERVAL_SECONDS: Final = 1.0
 _PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -29,14 +34,20 @@ class ReadTimeouts:
         self._waits: dict[Any, Wait] = {}
         # Seconds between two sweeps, and the sweeper, which runs while there are waits.
         self._interval = _MAX_INTERVAL_SECONDS
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._sweeper = PeriodicTask(
+            self._sweep,
+            lambda: self._interval if self._waits else None,
+            failure="read timeouts: a sweep failed",
+            log=_log,
+            first_pause=lambda: self._interval,
+        )
 
     def wait(self, sock: Any) -> None:
         """Wait until a gevent socket is readable. Raises TimeoutError after its timeout."""
         seconds = sock.timeout
         if seconds is not None:
             self._waits[sock] = time.monotonic() + seconds, gevent.getcurrent()
-            if self._greenlet is None or seconds / 8 < self._interval:
+            if not self._sweeper.started or seconds / 8 < self._interval:
                 self._sweep_every(seconds / 8)
         try:
             gevent.socket.wait(sock._read_event)  # noqa: SLF001  (`wait_read` makes another)
@@ -45,20 +56,17 @@ class ReadTimeouts:
 
     def _sweep_every(self, interval: float) -> None:
         self._interval = min(self._interval, interval)
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
-        self._greenlet = gevent.spawn(self._sweep)
+        if self._sweeper.started:
+            self._sweeper.wake()  # the pause after this early sweep is the shorter one
+        else:
+            self._sweeper.start()
 
     def _sweep(self) -> None:
-        while self._waits:
-            gevent.sleep(self._interval)
-            now = time.monotonic()
-            loop = gevent.get_hub().loop
-            for sock, wait in list(self._waits.items()):
-                if wait[0] <= now:
-                    loop.run_callback(self._give_up, sock, wait)
-        if self._greenlet is gevent.getcurrent():
-            self._greenlet = None
+        now = time.monotonic()
+        loop = gevent.get_hub().loop
+        for sock, wait in list(self._waits.items()):
+            if wait[0] <= now:
+                loop.run_callback(self._give_up, sock, wait)
 
     def _give_up(self, sock: Any, wait: Wait) -> None:
         """End one wait. Runs in the hub, so the throw switches at once."""

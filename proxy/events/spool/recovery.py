@@ -36,6 +36,8 @@ from proxy.events.spool.segment import (
     segment_path,
 )
 from proxy.events.spool.writer import SegmentWriter
+from proxy.runtime.failure_log import FailureLog
+from proxy.runtime.periodic import PeriodicTask
 
 #: The ``event_id`` in a record: the first field of every line.
 _ID: Final = slice(PREFIX + len('{"event_id":"'), PREFIX + len('{"event_id":"') + 32)
@@ -169,30 +171,40 @@ class SpoolRecovery:
         self._sinks = sinks
         self._sink_workers = sink_workers
         self._thread = ThreadPool(1)
-        self._failing = False
+        self._failures = FailureLog(
+            _log.log,
+            "spool recovery",
+            "spools of ended workers cannot be read",
+            "spools of ended workers are read again",
+            level=logging.ERROR,
+        )
+        self._task = PeriodicTask(
+            self._run,
+            lambda: _SCAN_INTERVAL_SECONDS,
+            failure="spool recovery: a scan failed",
+            log=_log,
+            first_pause=lambda: 0.0,
+        )
         #: Requests of killed workers that became events; records that are unreadable.
         self.recovered = 0
         self.damaged = 0
         #: Called with the ids of the access tokens that a killed worker served last. Must not wait.
         self.killed: Callable[[Collection[str]], None] = lambda token_ids: None
-        self._greenlet = gevent.spawn(self._run)
+        self._task.start()
 
     def close(self) -> None:
         """Stop. A folder that is being recovered stays locked until the process ends, and is
         abandoned again then."""
-        self._greenlet.kill()
+        self._task.kill()
         gevent.spawn(self._thread.kill)  # which waits for a thread that hangs
 
     def _run(self) -> None:
-        while True:
-            try:
-                self._recover_all()
-                self._failing = False
-            except Exception as error:  # noqa: BLE001  (this greenlet must not end)
-                if not self._failing:
-                    _log.error("what other workers left in the spool cannot be read: %s", error)
-                self._failing = True
-            gevent.sleep(_SCAN_INTERVAL_SECONDS)
+        try:
+            self._recover_all()
+        except Exception as error:  # noqa: BLE001  (the next scan tries again)
+            self._failures.failed(error)
+        else:
+            self._failures.worked()
 
     def _recover_all(self) -> None:
         trouble: Exception | None = None

@@ -26,6 +26,7 @@ from proxy.events.spool.retention import (
     remove_if_empty,
 )
 from proxy.events.spool.segment import segment_numbers, segment_path
+from proxy.runtime.failure_log import FailureLog
 
 #: A segment beyond this size or age is closed, so that it can be removed.
 SEGMENT_BYTES: Final = 8 * 1024 * 1024
@@ -189,8 +190,17 @@ class SpoolWriter:
         self._tried = 0.0
         self._synced = time.monotonic()
         self._local = START
-        # What fails, and whether old segments are being dropped. Each is logged once until it ends.
-        self._failing: set[str] = set()
+        self._failures = {
+            what: FailureLog(
+                lambda level, text, **_: self.notices.append((level, text)),
+                f"spool {settings.root}",
+                f"cannot be {what}",
+                f"can be {what} again",
+                level=logging.ERROR,
+            )
+            for what in ("made", "written", "synced", "cleared", "closed")
+        }
+        # Whether old segments are being dropped, which is logged once.
         self._dropping = False
         self._grown = False
         #: The worker's in-flight table; None until it could be made.
@@ -338,13 +348,9 @@ class SpoolWriter:
             self.notices.append((logging.INFO, text))
 
     def _failed(self, what: str, error: OSError) -> None:
-        if what not in self._failing:
-            text = f"the spool in {self._settings.root} cannot be {what}: {error.strerror or error}"
-            self.notices.append((logging.ERROR, text))
-        self._failing.add(what)
+        self._failures[what].failed(error)
 
     def _succeeded(self, what: str) -> None:
-        if what in self._failing:
-            text = f"the spool can be {what} again; {self.unspooled} events are not in it"
-            self.notices.append((logging.WARNING, text))
-        self._failing.discard(what)
+        failures = self._failures[what]
+        if failures.failing:
+            failures.worked(f"{self.unspooled} events are not in it")

@@ -191,13 +191,13 @@ def test_a_redis_that_is_away_is_said_once(
     )
     running.append(dispatch)
     wait_until(lambda: between.hindered > 2)
-    assert "Redis does not respond, the dispatcher waits for it: " in dispatch.output.read_text()
+    assert "dispatcher: Redis: fails, waiting for it: " in dispatch.output.read_text()
     between.meet(None)
-    wait_until(lambda: "Redis works again" in dispatch.output.read_text())
+    wait_until(lambda: "dispatcher: Redis: works again" in dispatch.output.read_text())
     assert dispatch.end() == 0
     between.close()
     said = dispatch.output.read_text()
-    assert said.count("Redis does not respond") == 1
+    assert said.count("Redis: fails") == 1
     assert redis_server.password not in said
 
 

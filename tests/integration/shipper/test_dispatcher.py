@@ -126,7 +126,7 @@ def test_nothing_is_acknowledged_before_the_sink_has_taken_it(bench: Bench) -> N
     dispatcher = bench.start(target)
     wait_until(lambda: target.tries > 10)
     assert bench.pending() == 2
-    assert dispatcher.trouble == "the sink: ConnectionError"
+    assert dispatcher.trouble == "sink: ConnectionError"
     assert bench.dead() == []  # however often: the sink is away, and no event is to blame
     target.trouble = lambda _batch: None
     wait_until(lambda: bench.pending() == 0)

@@ -129,7 +129,7 @@ def test_it_goes_on_whatever_happens(caplog: pytest.LogCaptureFixture) -> None:
     world.revocation.start()
     wait_until(lambda: len(world.source.asked) > 3)
     world.source.away = True
-    wait_until(lambda: "cannot be seen" in caplog.text)
+    wait_until(lambda: "are not seen" in caplog.text)
     world.source.away = False
     seen = len(world.source.asked)
     wait_until(lambda: len(world.source.asked) > seen + 2)

@@ -143,7 +143,7 @@ class TestWriting:
         ((learned, outdated, _),) = store.updates
         assert outdated.versions == {"a": 1, "b": 2}
         assert [each.token_hash for each in learned] == ["h"]
-        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+        assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
     def test_it_is_written_behind_and_at_the_end(self, store: Store, clock: Clock) -> None:
         known = make(store, clock)

@@ -4,10 +4,12 @@ from collections.abc import Collection, Mapping
 
 import pytest
 
+from proxy.auth import shortfalls as module
 from proxy.auth.shortfalls import Shortfalls
 from proxy.core.errors import StoreError
 from proxy.store.counters import Account
 from tests.support.clock import Clock
+from tests.support.wait import wait_until
 
 
 class Accounts:
@@ -95,16 +97,30 @@ def test_one_that_is_in_use_is_looked_at_again_and_not_for_ever(
     shortfalls.close()
 
 
-@pytest.mark.parametrize("error", [StoreError(), RuntimeError("a defect")])
-def test_a_store_that_is_away_is_asked_again(
-    shortfalls: Shortfalls, accounts: Accounts, error: Exception
-) -> None:
+def test_a_store_that_is_away_is_asked_again(shortfalls: Shortfalls, accounts: Accounts) -> None:
     accounts.tokens = {"a": (1, 4)}
     shortfalls.killed(["a"])
     shortfalls.look()
-    accounts.error = error
+    accounts.error = StoreError()
     shortfalls.look()
     accounts.error = None
     shortfalls.look()
     assert accounts.made_good == [("a", 1, 3)]
+    shortfalls.close()
+
+
+def test_it_runs_while_tokens_wait_and_a_defect_does_not_end_it(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_INTERVAL", 0.001)
+    shortfalls = Shortfalls(accounts)
+    for number in (1, 2):
+        accounts.tokens = {"a": (1, 4)}
+        accounts.error = RuntimeError("a defect")
+        asked = len(accounts.asked)
+        shortfalls.killed(["a"])
+        wait_until(lambda asked=asked: len(accounts.asked) > asked + 1)  # type: ignore[misc]
+        accounts.error = None
+        wait_until(lambda number=number: len(accounts.made_good) == number)  # type: ignore[misc]
+        wait_until(lambda: not shortfalls._task.started)
     shortfalls.close()

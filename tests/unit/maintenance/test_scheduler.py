@@ -131,7 +131,7 @@ def test_a_store_that_is_away_is_told_once(caplog: pytest.LogCaptureFixture) -> 
     assert len(lines(caplog)) == 1
     lease.error = None
     assert keeper.run_once() == {"tokens": 1}
-    assert lines(caplog)[1:] == ["housekeeping: lease works again", "housekeeping: rows: tokens 1"]
+    assert lines(caplog)[1:] == ["housekeeping: lease: works again", "housekeeping: rows: tokens 1"]
 
 
 @pytest.mark.parametrize("error", [StoreError(), ValueError("a defect")])

@@ -135,15 +135,15 @@ def test_it_runs_while_some_wait(
     monkeypatch.setattr(module, "_SETTLED_AFTER_SECONDS", 0.0)
     reads = Reads(ledger, counted.append)
     for _ in range(2):
-        assert reads._greenlet is None
+        assert not reads._task.started
         event = read()
         ledger.known = {("p", "r"): event.event_id}
         reads.events([event])
         wait_until(lambda event=event: event in counted)  # type: ignore[misc]
-        wait_until(lambda: reads._greenlet is None)
+        wait_until(lambda: not reads._task.started)
     reads.close()
     reads.events([read()])
-    assert reads._greenlet is None
+    assert not reads._task.started
 
 
 def test_where_no_response_is_remembered_each_read_counts(

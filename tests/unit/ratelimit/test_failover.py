@@ -78,7 +78,10 @@ def test_open_the_net_decides_and_the_primary_has_a_pause(
     assert "away" in caplog.text
 
 
-def test_pauses_grow_to_an_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_pauses_grow_to_an_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.runtime.backoff.random.uniform", lambda low, high: high)
     bench = Bench()
     bench.primary.fails = True
     tried = []

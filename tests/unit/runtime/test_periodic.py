@@ -1,6 +1,7 @@
 """The periodic task (``proxy/runtime/periodic.py``)."""
 
 import logging
+import math
 
 import gevent
 import pytest
@@ -104,3 +105,54 @@ def test_killing_interrupts_the_current_run() -> None:
     wait_until(lambda: runs.count == 1)
     periodic.kill()
     assert not runs.ended
+
+
+def test_an_endless_pause_lasts_until_it_is_woken() -> None:
+    runs = Runs()
+    periodic = task(runs, pause=math.inf)
+    periodic.start()
+    for count in (1, 2):
+        gevent.sleep(0.02)
+        assert runs.count == count - 1
+        periodic.wake()
+        wait_until(lambda count=count: runs.count == count)  # type: ignore[misc]
+    periodic.kill()
+
+
+def test_without_a_pause_it_ends_and_may_be_started_again() -> None:
+    runs = Runs()
+    periodic = PeriodicTask(
+        runs, lambda: None, failure="runs fail", log=_log, first_pause=lambda: 0.01
+    )
+    for count in (1, 2):
+        periodic.start()
+        periodic.start()
+        wait_until(lambda: not periodic.started)
+        assert runs.count == count
+    periodic.finish()
+    periodic.kill()
+
+
+def test_waking_does_not_cut_short_the_pause_after_a_failure() -> None:
+    runs = Runs()
+    runs.failing = True
+    periodic = task(runs, pause=0.1, first_pause=lambda: 0.0)
+    periodic.start()
+    wait_until(lambda: runs.count == 1)
+    periodic.wake()
+    gevent.sleep(0.02)
+    assert runs.count == 1
+    wait_until(lambda: runs.count == 2)
+    with gevent.Timeout(0.05):
+        periodic.finish()
+    assert runs.count == 2
+
+
+def test_finishing_does_not_wait_for_the_least_pause() -> None:
+    runs = Runs()
+    periodic = task(runs, first_pause=lambda: 0.0, min_pause=60)
+    periodic.start()
+    wait_until(lambda: runs.count == 1)
+    with gevent.Timeout(5):
+        periodic.finish()
+    assert runs.count == 1

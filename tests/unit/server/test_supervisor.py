@@ -199,9 +199,9 @@ def test_one_that_cannot_start_is_tried_with_pauses_and_hinders_nobody(
     server.start()
     wait_until(lambda: server.log_text().count("the shipper has ended") >= 2)
     pauses = [
-        json.loads(line)["message"].split()[-2]
+        float(json.loads(line)["message"].split()[-2])
         for line in server.log_text().splitlines()
         if "the shipper has ended" in line
     ]
-    assert pauses[:2] == ["1", "2"]
+    assert 0.5 <= pauses[0] <= 1 <= pauses[1] <= 2
     assert server.stop() == 0

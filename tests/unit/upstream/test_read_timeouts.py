@@ -51,7 +51,7 @@ def test_nobody_looks_while_nobody_waits() -> None:
         ours.settimeout(0.1)
         theirs.sendall(b"x")
         timeouts.wait(ours)
-        wait_until(lambda: timeouts._greenlet is None)
+        wait_until(lambda: not timeouts._sweeper.started)
 
 
 def test_without_a_timeout_nothing_ends_it() -> None:
@@ -61,7 +61,7 @@ def test_without_a_timeout_nothing_ends_it() -> None:
         waiting = gevent.spawn(timeouts.wait, ours)
         gevent.sleep(0)
         assert timeouts._waits == {}
-        assert timeouts._greenlet is None
+        assert not timeouts._sweeper.started
         theirs.sendall(b"x")
         waiting.get(timeout=10)
 

@@ -160,11 +160,13 @@ def test_a_full_disk_is_told_once_and_its_loss_is_counted(
             assert spool_writer.append(records(1, 4), whole) is None
     assert spool_writer.unspooled == 9, "one of each batch had room"
     assert texts(spool_writer) == [
-        f"the spool in {root} cannot be written: No space left on device"
+        f"spool {root}: cannot be written: OSError: [Errno 28] No space left on device"
     ]
     position = spool_writer.append(records(5, 1), whole)
     assert position is not None
-    assert texts(spool_writer)[1:] == ["the spool can be written again; 9 events are not in it"]
+    assert texts(spool_writer)[1:] == [
+        f"spool {root}: can be written again, 9 events are not in it"
+    ]
     assert len(read_batch(only_folder(root), START).lines) == 1 + 3 + 1
     spool_writer.close(position)
     assert writer_folders(root) == []
@@ -185,7 +187,7 @@ def test_a_folder_that_cannot_be_made_is_tried_again(
     spool_writer.maintain(None)
     assert spool_writer.append(records(2, 1), None) is not None
     assert spool_writer.inflight_table is not None
-    assert texts(spool_writer)[1:] == ["the spool can be made again; 2 events are not in it"]
+    assert texts(spool_writer)[1:] == [f"spool {root}: can be made again, 2 events are not in it"]
     spool_writer.close(None)
 
 
@@ -238,7 +240,9 @@ def test_a_folder_that_cannot_be_looked_at_is_told_and_kept(
         patch.setattr(Path, "exists", broken)
         spool_writer.maintain(None)
         spool_writer.maintain(None)
-    assert texts(spool_writer) == [f"the spool in {root} cannot be cleared: Input/output error"]
+    assert texts(spool_writer) == [
+        f"spool {root}: cannot be cleared: OSError: [Errno 5] Input/output error"
+    ]
     assert spool_writer.append(records(0, 1), None) is not None
     spool_writer.close(None)
 
