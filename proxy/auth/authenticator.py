@@ -48,7 +48,7 @@ class UseCounter(Protocol):
 class TokenBudgets(Protocol):
     """The LLM tokens that a token with `max_tokens_total` has left."""
 
-    def learn(self, token_id: str, used: int, total: int | None, *, cuts: bool) -> None: ...
+    def update(self, token_id: str, used: int, total: int | None, *, cuts: bool) -> None: ...
 
     def forget(self, token_ids: Collection[str] | None) -> None: ...
 
@@ -237,7 +237,7 @@ class Authenticator:
             _log.error("token %s is refused, its rules cannot be read: %s", grant.token.id, why)
         for each, account in zip(chain, principal.accounts[1:], strict=True):
             total = account.max_tokens_total
-            self._budgets.learn(each.id, each.tokens_used, total, cuts=policy.cut_in_flight)
+            self._budgets.update(each.id, each.tokens_used, total, cuts=policy.cut_in_flight)
         return principal
 
 

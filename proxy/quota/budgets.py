@@ -101,7 +101,7 @@ class Budgets:
         self._clock = clock
         self._budgets: dict[str, _Budget] = {}
 
-    def learn(self, token_id: str, used: int, total: int | None, *, cuts: bool) -> None:
+    def update(self, token_id: str, used: int, total: int | None, *, cuts: bool) -> None:
         """Take over what the store said about a token; `total` None: the token has no budget."""
         if total is None:
             self._budgets.pop(token_id, None)

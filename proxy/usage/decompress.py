@@ -9,8 +9,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from proxy.runtime.yielding import STEP
-
 ENCODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
 _INPUT = 64 * 1024  # inflated at once: `unconsumed_tail` copies what is left on every call
@@ -87,13 +85,3 @@ class Inflater:
             # After a full piece there may be more output even when all input is used up.
             if not data and (inflate.eof or len(piece) < _OUTPUT):
                 return
-
-
-def small_pieces(chunk: bytes, inflater: Inflater | None) -> Iterator[bytes]:
-    """Yield ``chunk``, or what it inflates to, in pieces that take about a millisecond to scan.
-
-    Raises ValueError as :class:`Inflater`.
-    """
-    for piece in (chunk,) if inflater is None else inflater.feed(chunk):
-        for start in range(0, len(piece), STEP):
-            yield piece[start : start + STEP]

@@ -8,12 +8,13 @@ never replaces reported usage.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
-from proxy.usage.decompress import ENCODINGS, Inflater, small_pieces
+from proxy.usage.body_reader import BodyReader
+from proxy.usage.decompress import ENCODINGS, Inflater
 from proxy.usage.large import LargeValue
 from proxy.usage.sse import SseDecoder
 
@@ -148,14 +149,14 @@ def _choices_bytes(choices: list[object]) -> int:
     return text_bytes(found)
 
 
-class ResponseText:
+class ResponseText(BodyReader):
     """A body observer that counts the text of one response: `feed`, `finish`, then `size`.
 
     The first bytes decide its kind. It never raises. Bytes that cannot be read (broken compression,
     an encoding other than gzip and deflate) add nothing.
     """
 
-    __slots__ = ("_decoder", "_held", "_inflater", "_more", "_size", "_take")
+    __slots__ = ("_decoder", "_held", "_more", "_size")
 
     def __init__(self, content_type: str, content_encoding: str) -> None:
         encoding = content_encoding.strip().lower()
@@ -165,33 +166,10 @@ class ResponseText:
         # Of a response that is no stream: its beginning, and the number of bytes behind it.
         self._held = bytearray()
         self._more = 0
-        self._take: Callable[[bytes], None] | None = None
+        self._take = None
         if self._inflater is not None or encoding in ("", "identity"):
             is_stream = content_type.lower().startswith("text/event-stream")
             self._take = self._open_stream() if is_stream else self._begin
-
-    def feed(self, chunk: bytes) -> None:
-        try:
-            if self._take is None:
-                return
-            if self._inflater is None:
-                self._take(chunk)
-                return
-            for piece in self._inflater.feed(chunk):
-                self._take(piece)
-        except Exception:  # noqa: BLE001  (what an upstream sends must not break its response)
-            self._take = None
-
-    def steps(self, chunk: bytes) -> Iterator[None]:
-        """As :meth:`feed`, about a millisecond a step; for a chunk that is large, or inflates."""
-        try:
-            for piece in small_pieces(chunk, self._inflater):
-                if self._take is None:
-                    return
-                self._take(piece)
-                yield
-        except Exception:  # noqa: BLE001  (as above)
-            self._take = None
 
     def finish(self, complete: bool) -> None:
         """End the last event, which counts even if it was cut."""

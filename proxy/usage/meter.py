@@ -6,10 +6,9 @@ cannot be read are relayed and not metered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
+from proxy.usage.body_reader import BodyReader
 from proxy.usage.counts import Usage
-from proxy.usage.decompress import ENCODINGS, Inflater, small_pieces
+from proxy.usage.decompress import ENCODINGS, Inflater
 from proxy.usage.event_stream import EventStream
 from proxy.usage.extract import read_response
 from proxy.usage.json_body import JsonBody
@@ -33,7 +32,7 @@ _BRACE = 0x7B  # {
 _NOTHING = Reading(None, "none")
 
 
-class UsageMeter:
+class UsageMeter(BodyReader):
     """Reads the usage of one response, by its media type: JSON, SSE, or nothing.
 
     If the type is missing or does not fit the first bytes, those decide. `max_bytes` bounds what is
@@ -46,9 +45,7 @@ class UsageMeter:
         "_body",
         "_document",
         "_events",
-        "_inflater",
         "_max",
-        "_take",
         "is_event_stream",
         "reading",
     )
@@ -63,9 +60,8 @@ class UsageMeter:
         self.reading = _NOTHING
         self._body: JsonBody | None = None
         self._events: EventStream | None = None
-        self._inflater: Inflater | None = None
-        # What reads a chunk; None when metering is off, from the start or after a failure.
-        self._take: Callable[[bytes], None] | None = None
+        self._inflater = None
+        self._take = None
         # The first bytes, while they do not decide the kind.
         self._beginning = b""
         #: Whether it is an event stream, by its media type or by its first bytes.
@@ -94,33 +90,6 @@ class UsageMeter:
             and self._take is not None
             and self._events.at_boundary
         )
-
-    def feed(self, chunk: bytes) -> None:
-        """Read one chunk that has gone out. Never raises."""
-        take = self._take
-        if take is None:
-            return
-        try:
-            if self._inflater is None:
-                take(chunk)
-            else:
-                for piece in self._inflater.feed(chunk):
-                    if self._take is not None:  # the first piece may have changed it
-                        self._take(piece)
-        except Exception:  # noqa: BLE001  (broken gzip, a bomb, a defect: none may break a response)
-            # Counts seen so far are dropped: what came after them is unknown.
-            self._take = None
-
-    def steps(self, chunk: bytes) -> Iterator[None]:
-        """As :meth:`feed`, about a millisecond a step; for a chunk that is large, or inflates."""
-        try:
-            for piece in small_pieces(chunk, self._inflater):
-                if self._take is None:
-                    return
-                self._take(piece)
-                yield
-        except Exception:  # noqa: BLE001  (as above)
-            self._take = None
 
     def finish(self, complete: bool) -> None:
         """Set :attr:`reading`. `complete` means that the upstream ended the response itself."""

@@ -63,7 +63,7 @@ def world() -> World:
 
 
 def test_what_is_spent_here_counts_at_once(world: World) -> None:
-    world.budgets.learn("t", 5, 20, cuts=False)
+    world.budgets.update("t", 5, 20, cuts=False)
     assert world.has_left("t", 20)
     world.answer("t", 14)
     assert world.has_left("t", 20)
@@ -73,7 +73,7 @@ def test_what_is_spent_here_counts_at_once(world: World) -> None:
 
 
 def test_what_others_spent_is_learned(world: World) -> None:
-    world.budgets.learn("t", 0, 20, cuts=False)
+    world.budgets.update("t", 0, 20, cuts=False)
     assert world.has_left("t", 20)
     world.stored = {"t": 19}
     world.budgets.refresh()
@@ -84,12 +84,12 @@ def test_what_others_spent_is_learned(world: World) -> None:
 
 
 def test_nothing_is_counted_twice(world: World) -> None:
-    world.budgets.learn("t", 0, 100, cuts=False)
+    world.budgets.update("t", 0, 100, cuts=False)
     world.answer("t", 60)
     world.stored, world.pending = {"t": 60}, {}  # flushed
     world.budgets.refresh()
     world.answer("t", 39)
-    world.budgets.learn("t", 60, 100, cuts=False)  # a look-up from before that
+    world.budgets.update("t", 60, 100, cuts=False)  # a look-up from before that
     assert world.has_left("t", 100)
     world.answer("t", 1)
     assert not world.has_left("t", 100)
@@ -97,7 +97,7 @@ def test_nothing_is_counted_twice(world: World) -> None:
 
 def test_one_question_for_those_in_use(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for token_id in ("a", "b", "c"):
-        world.budgets.learn(token_id, 0, 10, cuts=False)
+        world.budgets.update(token_id, 0, 10, cuts=False)
         world.has_left(token_id, 10)
     world.enter("c")
     world.now += budgets_module._IN_USE_SECONDS - 1
@@ -116,7 +116,7 @@ def test_one_question_for_those_in_use(world: World, monkeypatch: pytest.MonkeyP
 def test_a_store_that_is_away_changes_nothing(
     world: World, failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.budgets.learn("t", 9, 10, cuts=False)
+    world.budgets.update("t", 9, 10, cuts=False)
     assert world.has_left("t", 10)
     world.failing = failure
     world.budgets.refresh()
@@ -125,8 +125,8 @@ def test_a_store_that_is_away_changes_nothing(
 
 
 def test_requests_under_way_are_cut_where_that_is_wanted(world: World) -> None:
-    world.budgets.learn("cut", 0, 10, cuts=True)
-    world.budgets.learn("let", 0, 10, cuts=False)
+    world.budgets.update("cut", 0, 10, cuts=True)
+    world.budgets.update("let", 0, 10, cuts=False)
     for token_id in ("cut", "let"):
         world.enter(token_id)
         world.answer(token_id, 9)
@@ -138,7 +138,7 @@ def test_requests_under_way_are_cut_where_that_is_wanted(world: World) -> None:
 
 
 def test_what_others_spent_cuts_as_well(world: World) -> None:
-    world.budgets.learn("t", 0, 10, cuts=True)
+    world.budgets.update("t", 0, 10, cuts=True)
     world.stored = {"t": 10}
     world.has_left("t", 10)
     world.budgets.refresh()
@@ -150,20 +150,20 @@ def test_what_others_spent_cuts_as_well(world: World) -> None:
 
 
 def test_a_total_that_may_have_changed_cuts_nothing(world: World) -> None:
-    world.budgets.learn("t", 0, 10, cuts=True)
+    world.budgets.update("t", 0, 10, cuts=True)
     world.enter("t")
     world.stored = {"t": 10}
     world.budgets.forget({"another"})
     world.budgets.forget({"t"})
     world.budgets.refresh()
-    world.budgets.learn("t", 10, 20, cuts=True)
+    world.budgets.update("t", 10, 20, cuts=True)
     world.budgets.refresh()
     assert world.spent == []
     world.budgets.forget(None)
-    world.budgets.learn("t", 10, 10, cuts=True)
+    world.budgets.update("t", 10, 10, cuts=True)
     world.budgets.refresh()
     assert world.spent == ["t"]
-    world.budgets.learn("t", 10, None, cuts=True)  # no total any more
+    world.budgets.update("t", 10, None, cuts=True)  # no total any more
     world.budgets.refresh()
     assert world.spent == ["t"]
 
