@@ -13,8 +13,9 @@ from typing import Any, Final
 import orjson
 
 from proxy.core.errors import ClientError
-from proxy.gateway.multipart import form_fields
 from proxy.gateway.request import ClientRequest
+from proxy.providers.body import in_utf8
+from proxy.providers.multipart import form_fields
 from proxy.runtime.yielding import turn_if_due
 from proxy.usage.estimate import text_bytes
 from proxy.usage.json_spans import Member, top_members
@@ -34,7 +35,6 @@ _MAX_PLAIN_PARTS: Final = 32 * 1024
 # A visible ASCII letter as an escape. Clients write one only to spell a name in a second way.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[2-7]")
 _NO_LETTERS: Final = re.compile(r"[\W_]+")
-_CHARSET: Final = re.compile(r'[^;]*;\s*charset=("?)(?:utf-?8|us-ascii)\1\s*;?\s*')
 
 
 def parameters_of(
@@ -58,7 +58,7 @@ def parameters_of(
         # A string in JSON may contain `&model=…&`, which a parser of such forms reads as a field.
         raise _unreadable("be JSON or a multipart form (`Content-Type`)")
     form = content_type.partition(";")[0].strip() == "multipart/form-data"
-    if not form and "charset" in content_type and not _CHARSET.fullmatch(content_type):
+    if not form and not in_utf8(content_type):
         raise _unreadable("be in UTF-8 (`charset`)")
     if form:
         found: Mapping[str, Any] = form_fields(body, types[0], wanted)

@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 from proxy.runtime.yielding import turn_if_due
+from proxy.usage.json_spans import Member
 
 #: The event loop gets a turn after this many. All `_MAX_TOKENS` take about 40 ms.
 _TOKENS_PER_TURN: Final = 512
@@ -21,6 +22,7 @@ _TOKEN: Final = re.compile(
     rb"|(?P<flat>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+|true|false|null)"
     rb"|(?P<mark>[\[\]{},:]))"
 )
+_BLANKS: Final = re.compile(rb"[ \t\r\n]*+")
 _SPACE: Final = b" \t\r\n"
 _OPENED: Final = {b"}": 0x7B, b"]": 0x5B}
 _INSIDE: Final = {b"{": "first name", b"[": "first value"}
@@ -53,6 +55,14 @@ def object_by_grammar(text: bytes) -> dict[str, bytes] | None:
     Returns None if it is no object, has a name twice, or more than 32,768 tokens. Lets other
     greenlets run.
     """
+    members = members_by_grammar(text)
+    if members is None:
+        return None
+    return {json.loads(each.name): text[each.value_start : each.end] for each in members}
+
+
+def members_by_grammar(text: bytes) -> list[Member] | None:
+    """Return the spans of the members, in their order. None as :func:`object_by_grammar`."""
     try:
         text.decode()
     except UnicodeDecodeError:
@@ -94,18 +104,21 @@ class _Members:
     """Collects the members of the outermost object from its tokens."""
 
     def __init__(self, text: bytes) -> None:
-        self.found: dict[str, bytes] = {}
+        self.found: list[Member] = []
+        self._names: set[str] = set()
         self._text = text
-        self._name = ""
-        self._begin = 0
 
     def see(self, expected: str, token: re.Match[bytes]) -> bool:
         """Take one token. Returns False if it is a name that came before."""
         if expected == "colon":
-            self._name = json.loads(token["string"])
-            return self._name not in self.found
-        if expected == "value":
-            self._begin = token.end()
+            name = json.loads(token["string"])
+            if name in self._names:
+                return False
+            self._names.add(name)
+            self.found.append(Member(token["string"], token.start("string"), 0, 0))
+        elif expected == "value":
+            begin = _BLANKS.match(self._text, token.end()).end()  # type: ignore[union-attr]
+            self.found[-1] = self.found[-1]._replace(value_start=begin)
         elif expected == "end":
-            self.found[self._name] = self._text[self._begin : token.end()].strip(_SPACE)
+            self.found[-1] = self.found[-1]._replace(end=token.end())
         return True

@@ -8,16 +8,17 @@ meaning (a name twice, an odd type) stays as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from proxy.core.errors import ClientError
-from proxy.runtime.yielding import joined, turn_if_due
+from proxy.runtime.yielding import turn_if_due
 from proxy.usage.json_grammar import object_by_grammar
 from proxy.usage.json_spans import Member, top_members
 from proxy.usage.large import LargeObject, Values
+from proxy.usage.splice import Splice, spliced
 
 _UNKNOWN = object()
 _ASKING = b'{"include_usage":true}'
@@ -31,8 +32,6 @@ _MAX_SCANNED = 256 * 1024
 _AT_ONCE = 128 * 1024
 _PARTS_AT_ONCE = 4 * 1024
 _MAX_MEMBERS = 1000
-# Copying more takes several milliseconds.
-_COPIED_AT_ONCE = 1024 * 1024
 # A visible ASCII letter as an escape, which no name needs.
 _ESCAPED = re.compile(rb"\\u00[2-7]")
 # A letter of "stream" as an escape, which has no use but to spell a name a second time.
@@ -201,22 +200,8 @@ def _unambiguous(text: bytes, value: dict[str, Any]) -> dict[bytes, Member] | No
 
 def _with_member(text: bytes, member: bytes, *, first: bool) -> bytes:
     end = text.rindex(b"}")
-    return _spliced(text, end, end, member if first else b"," + member)
+    return spliced(text, [Splice(end, end, member if first else b"," + member)])
 
 
 def _replaced(text: bytes, place: Member, value: bytes) -> bytes:
-    return _spliced(text, place.value_start, place.end, value)
-
-
-def _spliced(text: bytes, start: int, end: int, put: bytes) -> bytes:
-    """Return ``text`` with ``put`` in place of the bytes from ``start`` to ``end``."""
-    if len(text) <= _COPIED_AT_ONCE:
-        return text[:start] + put + text[end:]
-    pieces = [*_pieces(text, 0, start), put, *_pieces(text, end, len(text))]
-    return joined(pieces)
-
-
-def _pieces(text: bytes, start: int, end: int) -> Iterator[bytes]:
-    for at in range(start, end, _COPIED_AT_ONCE):
-        yield text[at : min(at + _COPIED_AT_ONCE, end)]
-        turn_if_due()
+    return spliced(text, [Splice(place.value_start, place.end, value)])

@@ -29,8 +29,9 @@ ROWS: list[set[str]] = [
     {"ratelimit"},
     {"auth", "audit"},
     {"quota", "routing", "store", "metrics", "events"},
-    {"settings", "logs", "upstream", "policy", "crypto", "runtime", "maintenance", "usage"},
-    {"providers", "tools"},
+    {"settings", "logs", "upstream", "providers", "policy", "crypto", "runtime", "maintenance"}
+    | {"usage"},
+    {"tools"},
     {"core"},
 ]
 ROW_OF = {room: len(ROWS) - 1 - number for number, row in enumerate(ROWS) for room in row}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.errors import ClientError
-from proxy.usage import request_usage
+from proxy.usage import splice
 from proxy.usage.large import LargeObject
 from proxy.usage.request_usage import ask_for_usage, demand_usage
 from tests.support.json_values import VALUES
@@ -207,7 +207,7 @@ def test_asking_in_a_large_body_leaves_others_their_turn() -> None:
 def test_large_bodies_are_made_to_ask_in_place(
     monkeypatch: pytest.MonkeyPatch, options: bytes, asked: bytes
 ) -> None:
-    monkeypatch.setattr(request_usage, "_COPIED_AT_ONCE", 1000)
+    monkeypatch.setattr(splice, "_COPIED_AT_ONCE", 1000)
     body = b'{"stream":true,"stream_options":%b,%b}' % (options, BIG)
     read = LargeObject(body, 100, 100_000)
     assert sum(1 for _ in read.steps()) > 3

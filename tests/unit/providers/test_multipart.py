@@ -6,8 +6,8 @@ import pytest
 import requests
 
 from proxy.core.errors import ClientError
-from proxy.gateway import multipart
-from proxy.gateway.multipart import form_fields
+from proxy.providers import multipart
+from proxy.providers.multipart import form_fields
 from tests.support.loop_probe import served_while
 
 WANTED = frozenset({"model"})

@@ -1,13 +1,13 @@
 """The fields of a ``multipart/form-data`` body (RFC 7578): uploads of audio and images.
 
-Note: policies are checked against these fields, so they must be the fields that the upstream's
-parser sees. Parsers agree on the forms that clients write and differ on all others. So a form in
-any other style is refused.
+Note: policies are checked against these fields, and one of them is replaced, so they must be the
+fields that the upstream's parser sees. Parsers agree on the forms that clients write and differ on
+all others. So a form in any other style is refused.
 """
 
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxy.core.errors import ClientError
 from proxy.runtime.yielding import turn_if_due
@@ -41,31 +41,74 @@ _HEADER: Final = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ \t]*([^\r\n\0]*)"
 _UNCODED: Final = frozenset({b"7bit", b"8bit", b"binary"})
 
 
+class Part(NamedTuple):
+    """One part of a form: its head begins at ``start``, its value is the span behind it.
+
+    ``name`` is as it is written, such as `file` or `model[]`. ``charset`` is that of a text field;
+    it is empty for a file or anything else.
+    """
+
+    name: str
+    charset: str
+    start: int
+    value_start: int
+    end: int
+
+    @property
+    def base(self) -> str:
+        """The name to PHP and its kin, for which `model[]` is `model`."""
+        return self.name.partition("[")[0]
+
+
+def delimiter_of(content_type: str) -> bytes:
+    """Return what stands at the begin of each part: two dashes and the boundary.
+
+    Raises ClientError ``invalid_request``.
+    """
+    known = _BOUNDARY.fullmatch(content_type.strip())
+    if known is None:
+        raise _unusual("its boundary")
+    return b"--" + (known[1] or known[2]).encode()
+
+
+def form_parts(body: bytes, delimiter: bytes) -> Iterator[Part]:
+    """Return the parts in their order, equal names included.
+
+    Raises ClientError ``invalid_request`` for a form that parsers may read in different ways.
+    """
+    for start, end in _parts(body, delimiter):
+        name, charset, value_start = _head(body, start, end)
+        part = Part(name, charset, start, value_start, end)
+        if part.base.casefold() == "_charset_":
+            raise _unusual("its charset")
+        yield part
+
+
+def text_of(body: bytes, part: Part) -> str:
+    """Return the value of a field. Raises ClientError ``invalid_request``: it is no plain text."""
+    value = body[part.value_start : part.end] if part.charset else b""
+    if not part.charset or len(value) > MAX_VALUE_BYTES:
+        raise _unusual(f"its field `{part.base}`")
+    try:
+        return value.decode(part.charset)
+    except UnicodeDecodeError as error:
+        raise _unusual(f"its field `{part.base}`") from error
+
+
 def form_fields(body: bytes, content_type: str, wanted: frozenset[str]) -> dict[str, str]:
     """Return the values of the ``wanted`` fields, and the other names with an empty value.
 
     Raises ClientError ``invalid_request`` for a form that parsers may read in different ways.
     """
-    known = _BOUNDARY.fullmatch(content_type.strip())
-    if known is None:
-        raise _unusual("its boundary")
-    delimiter = b"--" + (known[1] or known[2]).encode()
     folded = {name.casefold() for name in wanted}
     found: dict[str, str] = {}
-    for start, end in _parts(body, delimiter):
-        name, charset, value_start = _head(body, start, end)
-        # `model[]` is `model` to PHP and its kin.
-        base = name.partition("[")[0]
-        if base.casefold() == "_charset_":
-            raise _unusual("its charset")
-        if base.casefold() not in folded:
-            found.setdefault(name, "")
+    for part in form_parts(body, delimiter_of(content_type)):
+        if part.base.casefold() not in folded:
+            found.setdefault(part.name, "")
             continue
-        if name in found or name != base:
-            raise ClientError(f"`{base}` is in the form twice.", param=base)
-        if not charset or end - value_start > MAX_VALUE_BYTES:
-            raise _unusual(f"its field `{base}`")
-        found[name] = _text(body[value_start:end], charset, base)
+        if part.name in found or part.name != part.base:
+            raise ClientError(f"`{part.base}` is in the form twice.", param=part.base)
+        found[part.name] = text_of(body, part)
     return found
 
 
@@ -141,14 +184,7 @@ def _charset(headers: dict[bytes, list[bytes]]) -> str:
     return "ascii" if kind["latin"] else "utf-8"
 
 
-def _text(value: bytes, charset: str, name: str) -> str:
-    try:
-        return value.decode(charset)
-    except UnicodeDecodeError as error:
-        raise _unusual(f"its field `{name}`") from error
-
-
 def _unusual(what: str) -> ClientError:
     return ClientError(
-        f"The rules of this access token read the body, and this form is unusual in {what}."
+        f"This form must be read, and is unusual in {what}: write it as a client library does."
     )

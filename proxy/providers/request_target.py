@@ -1,0 +1,82 @@
+"""The model in a request's target, as realtime connections have it: `/v1/realtime?model=…`.
+
+Note: only its value is replaced. All other bytes of the query stay as the client wrote them.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes
+
+from proxy.core.errors import ClientError
+
+#: The longest name of a model in a target, in bytes.
+_MAX_BYTES: Final = 1024
+
+
+def query_model(target: bytes) -> str | None:
+    """Return the value of `model` in the query of ``target``; None when it is absent.
+
+    Raises ClientError ``invalid_request`` where two readers could disagree: it is there twice, in
+    another case, spelled with escapes, or is not UTF-8.
+    """
+    span = _span(target)
+    if span is None:
+        return None
+    start, end = span
+    try:
+        model = unquote_to_bytes(target[start:end].replace(b"+", b" ")).decode()
+    except UnicodeDecodeError as error:
+        raise _wrong("must be UTF-8") from error
+    if not model.isprintable() or end - start > _MAX_BYTES:
+        raise _wrong(f"must be printable, and {_MAX_BYTES} bytes at most")
+    return model
+
+
+def with_query_model(target: bytes, model: str) -> bytes:
+    """Return ``target`` with ``model`` in place of the value of `model`; unchanged without one.
+
+    Raises as :func:`query_model`.
+    """
+    span = _span(target)
+    if span is None:
+        return target
+    start, end = span
+    return target[:start] + quote(model, safe="").encode() + target[end:]
+
+
+def _span(target: bytes) -> tuple[int, int] | None:
+    """Return where the value of `model` is."""
+    found = None
+    for start, equals, end in _pairs(target):
+        written = target[start:equals]
+        # Case, and escapes of any kind, are looked at to refuse them.
+        name = unquote_to_bytes(written.replace(b"+", b" ")).strip().lower()
+        if name.partition(b"[")[0] != b"model":
+            continue
+        if written != b"model":
+            raise _wrong("must be written as `model`")
+        if found is not None:
+            raise _wrong("is there twice")
+        found = (min(equals + 1, end), end)
+    return found
+
+
+def _pairs(target: bytes) -> Iterator[tuple[int, int, int]]:
+    """The spans of `name=value` pairs: begin, the place of the equals sign, end.
+
+    A semicolon ends a pair for some servers (HTML 4.01 §B.2.2), so it does here.
+    """
+    at = target.find(b"?") + 1
+    if not at:
+        return
+    query = target.replace(b";", b"&")
+    while at <= len(target):
+        end = query.find(b"&", at)
+        end = len(target) if end < 0 else end
+        equals = target.find(b"=", at, end)
+        yield at, end if equals < 0 else equals, end
+        at = end + 1
+
+
+def _wrong(what: str) -> ClientError:
+    return ClientError(f"`model` in the query {what}.", param="model")
