@@ -81,3 +81,15 @@ class MappingRecord:
     created_at: datetime
     updated_at: datetime
     source: Source = "api"
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingRecords:
+    """All records of one place at one moment, active or not. It lives in memory only."""
+
+    providers: tuple[ProviderRecord, ...] = ()
+    keys: tuple[ProviderKeySecret, ...] = ()
+    #: By alias, then in order.
+    mappings: tuple[MappingRecord, ...] = ()
+    #: The ids of the keys that are left out, since they cannot be decrypted.
+    unreadable_keys: tuple[str, ...] = ()

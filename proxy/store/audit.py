@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 import orjson
 
 from proxy.core.errors import ClientError
+from proxy.providers.records import MappingRecord, ProviderKeyRecord, ProviderRecord
 from proxy.store.audit_chain import COLUMNS, Link, link_hash, read_ends
 from proxy.store.database import Database, Row, Session, Value
 from proxy.store.records import AccessToken, Project
@@ -35,6 +36,17 @@ Action = Literal[
     "token.revoke",
     "token.revoke_batch",
     "token.mint",
+    "provider.create",
+    "provider.update",
+    "provider.delete",
+    "key.create",
+    "key.update",
+    "key.delete",
+    "key.reset",
+    "mapping.create",
+    "mapping.update",
+    "mapping.delete",
+    "mapping.replace",
     "keys.rotate",
     "db.import",
     "auth.denied",
@@ -108,10 +120,18 @@ _INSERT: Final = (
 #: Fields of a record that change without an actor, or follow from the others.
 _UNAUDITED: Final = frozenset(
     {"id", "project_id", "policy", "deactivated_at", "revoked_at", "created_at", "updated_at"}
+    | {"source"}
     | {"request_count", "cache_hit_count", "tokens_used", "last_used_at"}
 )
 
 T = TypeVar("T", Project, AccessToken)
+RoutingRecord = ProviderRecord | ProviderKeyRecord | MappingRecord
+#: Kind of record → the name of its id in the details of an entry.
+_ID_NAMES: Final[Mapping[type, str]] = {
+    ProviderRecord: "provider_id",
+    ProviderKeyRecord: "provider_key_id",
+    MappingRecord: "mapping_id",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +189,8 @@ def record(
     """
     if draft is None:
         return after
-    old, new = {} if before is None else _facts(before), _facts(after)
-    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    changed += [name for name in replaced if name not in changed]
-    details: dict[str, Any] = {} if before is None else {"before": _chosen(old, changed)}
-    draft.details = {**draft.details, **details, "after": _chosen(new, changed), **more}
+    old, new = None if before is None else _facts(before), _facts(after)
+    draft.details = {**draft.details, **_difference(old, new, replaced), **more}
     if isinstance(after, Project):
         draft.project_id = after.id
     else:
@@ -182,10 +199,32 @@ def record(
     return after
 
 
-def note(
-    session: Session, draft: PendingEntry | None, project_id: str, details: dict[str, Any]
+def record_routing(
+    session: Session,
+    draft: PendingEntry | None,
+    before: RoutingRecord | None,
+    after: RoutingRecord | None,
+    *,
+    replaced: Sequence[str] = (),
+    **more: Any,
 ) -> None:
-    """Writes ``draft``, if there is one, about an action on a project as a whole."""
+    """Writes ``draft``, if there is one, as :func:`record` does, about a provider, a provider key
+    or a mapping. ``before`` is None for one that was made, ``after`` for one that was deleted."""
+    if draft is None:
+        return
+    subject = after or before
+    assert subject is not None  # noqa: S101 - one of the two states is given
+    old = None if before is None else shown_fields(before)
+    new = None if after is None else shown_fields(after)
+    ids = {_ID_NAMES[type(subject)]: subject.id}
+    draft.details = {**draft.details, **ids, **_difference(old, new, replaced), **more}
+    append(session, draft)
+
+
+def note(
+    session: Session, draft: PendingEntry | None, project_id: str | None, details: dict[str, Any]
+) -> None:
+    """Writes ``draft``, if there is one, about an action on a project as a whole, or on none."""
     if draft is not None:
         draft.project_id, draft.details = project_id, {**draft.details, **details}
         append(session, draft)
@@ -294,12 +333,28 @@ class AuditLog:
 
 
 def _facts(record: Project | AccessToken) -> dict[str, Any]:
-    facts = {
+    return {**shown_fields(record), **record.policy}
+
+
+def shown_fields(record: Project | AccessToken | RoutingRecord) -> dict[str, Any]:
+    """Returns the fields of ``record`` that entries show."""
+    return {
         name: getattr(record, name)
         for name in (known.name for known in dataclasses.fields(record))
         if name not in _UNAUDITED
     }
-    return {**facts, **record.policy}
+
+
+def _difference(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, replaced: Sequence[str]
+) -> dict[str, Any]:
+    """Returns ``before`` and ``after`` of the facts that differ, each only if there is such a
+    state."""
+    old, new = before or {}, after or {}
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    changed += [name for name in replaced if name not in changed]
+    states = {"before": before, "after": after}
+    return {name: _chosen(facts, changed) for name, facts in states.items() if facts is not None}
 
 
 def _chosen(facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

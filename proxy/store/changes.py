@@ -1,4 +1,4 @@
-"""Changes of tokens and projects since a given time: how every worker learns of revocations.
+"""Changes of tokens, projects and revisions since a given time: so workers learn of revocations.
 
 Note: a change gets its time when its statement runs and becomes visible when its transaction
 commits, so a later query may still find an earlier time. The caller must reach back by more than a
@@ -16,13 +16,17 @@ MAX_CHANGES: Final = 5000
 _QUERY: Final = (
     "SELECT id, updated_at FROM tokens WHERE updated_at > ? "
     "UNION ALL SELECT id, updated_at FROM projects WHERE updated_at > ? "
+    "UNION ALL SELECT name, updated_at FROM revisions WHERE updated_at > ? "
     "ORDER BY updated_at LIMIT ?"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A token or a project (their ids are UUIDs, so none is both), and when it changed."""
+    """A token, a project or a revision, and when it changed.
+
+    The ids of the first two are UUIDs, so none is both; that of a revision is its name.
+    """
 
     id: str
     updated_at: int
@@ -39,7 +43,7 @@ class ChangeList:
 
 
 class Changes:
-    """The query for changes: two indexed look-ups in one statement."""
+    """The query for changes: indexed look-ups in one statement."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,7 +56,7 @@ class Changes:
         """Returns the changes with a time after ``moment`` (microseconds). Raises StoreError."""
 
         def work(session: Session) -> ChangeList:
-            rows = session.all(_QUERY, (moment, moment, MAX_CHANGES + 1))
+            rows = session.all(_QUERY, (moment, moment, moment, MAX_CHANGES + 1))
             changes = [Change(str(row[0]), int(row[1])) for row in rows[:MAX_CHANGES]]
             return ChangeList(session.now(), changes, truncated=len(rows) > MAX_CHANGES)
 

@@ -50,6 +50,9 @@ class Dialect(ABC):
     #: releases it, or None where the lock ends with the transaction.
     take_migration_lock: ClassVar[str | None] = None
     return_migration_lock: ClassVar[str | None] = None
+    #: Statements that make a transaction that was just begun, for reading, see one moment, however
+    #: many statements it has.
+    snapshot: ClassVar[Sequence[str]] = ()
     #: The driver's exceptions, for :meth:`translate`.
     driver_errors: tuple[type[Exception], ...]
 
@@ -151,6 +154,12 @@ class MysqlDialect(Dialect):
     _lock_name = "CONCAT('proxy_migrate_', LEFT(SHA2(DATABASE(), 256), 32))"
     take_migration_lock = f"SELECT GET_LOCK({_lock_name}, 1)"
     return_migration_lock = f"SELECT RELEASE_LOCK({_lock_name})"
+    # An isolation level is taken only before a transaction.
+    snapshot = (
+        "COMMIT",
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    )
 
     def __init__(self) -> None:
         from pymysql import err  # only when this database was picked
@@ -201,6 +210,7 @@ class PostgresDialect(Dialect):
         "SELECT CASE WHEN pg_try_advisory_xact_lock(8102661242815999337) THEN 1 "
         "ELSE (SELECT 0 FROM pg_sleep(1)) END"
     )
+    snapshot = ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",)
 
     def __init__(self) -> None:
         import psycopg  # only when this database was picked

@@ -26,18 +26,6 @@ _PAGE: Final = 200
 #: Far more than a row has: a file without line ends must not be read into memory.
 _MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 
-#: Dialect → statements that make a transaction that was just begun see one moment, however many
-#: statements it has. SQLite needs none. MySQL takes an isolation level only before a transaction.
-_SNAPSHOT: Final[Mapping[str, Sequence[str]]] = {
-    "sqlite": (),
-    "mysql": (
-        "COMMIT",
-        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
-    ),
-    "postgresql": ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",),
-}
-
 
 def export_all(database: Database, write: Callable[[bytes], object]) -> Header:
     """Passes the lines to ``write``: the same lines for the same content on every database.
@@ -48,7 +36,7 @@ def export_all(database: Database, write: Callable[[bytes], object]) -> Header:
     check_schema(database)
 
     def work(session: Session) -> Header:
-        for statement in _SNAPSHOT[session.dialect.name]:
+        for statement in session.dialect.snapshot:
             session.execute(statement)
         header = _header(session)
         try:

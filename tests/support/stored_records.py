@@ -5,11 +5,15 @@ from typing import Any
 
 from proxy.crypto.cipher import Cipher
 from proxy.crypto.tokens import new_token_id
+from proxy.providers.records import MappingRecord, ProviderKeyRecord, ProviderRecord
 from proxy.store.counters import Counters
 from proxy.store.database import Database
 from proxy.store.grants import Grants
+from proxy.store.mappings import Mappings
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
+from proxy.store.provider_keys import ProviderKeys
+from proxy.store.providers import Providers
 from proxy.store.records import AccessToken, Project
 from proxy.store.tokens import Tokens
 
@@ -27,6 +31,9 @@ class Store:
         self.tokens = Tokens(self.database)
         self.counters = Counters(self.database)
         self.grants = Grants(self.database, self.cipher)
+        self.providers = Providers(self.database)
+        self.provider_keys = ProviderKeys(self.database, self.cipher)
+        self.mappings = Mappings(self.database)
         self._made = 0
 
     def project(self, name: str = "Acme", **more: Any) -> Project:
@@ -38,6 +45,21 @@ class Store:
         return self.tokens.create(
             new_token_id(), project.id, f"{self._made:064x}", f"sk-{self._made:04}...mask", **more
         )
+
+    def provider(self, name: str = "openai", **more: Any) -> ProviderRecord:
+        more = {"provider_type": "openai", "base_url": "https://api.openai.com", **more}
+        return self.providers.create(name, **more)
+
+    def provider_key(
+        self, provider: ProviderRecord, name: str = "team-a", **more: Any
+    ) -> ProviderKeyRecord:
+        value = f"sk-secret-of-{name}"
+        return self.provider_keys.create(provider.id, name, value, f"mask-{name}", **more)
+
+    def mapping(
+        self, provider: ProviderRecord, alias: str = "fast", model: str = "gpt-5", **more: Any
+    ) -> MappingRecord:
+        return self.mappings.create(alias, provider.id, model, **more)
 
     def cell(self, sql: str, *params: Any) -> Any:
         row = self.database.run(lambda session: session.one(sql, params))
