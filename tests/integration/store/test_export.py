@@ -17,7 +17,6 @@ from proxy.crypto.tokens import hash_token, new_token_id
 from proxy.store import export
 from proxy.store.counters import Counters
 from proxy.store.database import Database, Session
-from proxy.store.dialects import DIALECTS
 from proxy.store.export import export_all, import_all
 from proxy.store.export_format import KINDS, TransferError
 from proxy.store.grants import Grants
@@ -201,9 +200,6 @@ class TestExport:
         with pytest.raises(TransferError, match="No space left"):
             export_all(database, write)
         assert exported(database)
-
-    def test_every_dialect_has_its_snapshot(self) -> None:
-        assert DIALECTS.keys() <= export._SNAPSHOT.keys()
 
     def test_an_old_schema_is_refused(self, database_url: str) -> None:
         with pytest.raises(SchemaOutdated):

@@ -60,6 +60,11 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
         "audit_chain",
         "leases",
         "counted_ids",
+        "provider_key_health",
+        "revisions",
+        "providers",
+        "provider_keys",
+        "mappings",
     }
     assert {(table, column) for table, column in found if table not in stays} == ours
     assert {kind.columns[0] for kind in KINDS} == {"id"}
