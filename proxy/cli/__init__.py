@@ -1,7 +1,7 @@
 """``manage.py``: one file per command group, loaded only when its command is called.
 
-The table below is the list of commands. It repeats the help texts on purpose: ``manage.py --help``
-must not import rich, requests and the database driver to print eight lines.
+The table below is the list of commands. It repeats the help texts, so that ``manage.py --help``
+prints them without an import of rich, requests and the database driver.
 Exit codes: 0, 1 (the server or the machine refused), 2 (wrong usage or unusable settings).
 """
 
@@ -21,9 +21,9 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "setup": ("setup:setup", "Write a .env with fresh secrets."),
     "serve": ("serve:serve", "Start the proxy."),
     "stop": ("serve:stop", "Stop a proxy started with serve --daemon."),
-    "health": ("serve:health", "Ask a running proxy how it is."),
+    "health": ("serve:health", "Show the state of a running proxy."),
     "demo": ("demo:demo", "Show the whole thing with a stand-in upstream: no key, no network."),
-    "verify": ("verify:verify", "Compare the proxy's answers with the upstream's own."),
+    "verify": ("verify:verify", "Compare the proxy's responses with the upstream's own."),
     "bench": ("bench:bench", "Measure requests/s and latencies, and what the proxy adds."),
     "chat": ("chat:chat", "Talk to a model through the proxy."),
     "audit": ("audit:audit", "Who changed what: list, show, verify."),
@@ -67,10 +67,10 @@ class LazyGroup(click.Group):
             lines = "".join(f"\n  {problem}" for problem in error.problems)
             raise Unusable(f"the settings cannot be used:{lines}") from error
         except ProxyError as error:
-            raise click.ClickException(_told(error)) from error
+            raise click.ClickException(_message(error)) from error
 
 
-def _told(error: ProxyError) -> str:
+def _message(error: ProxyError) -> str:
     """Returns the database driver's message, which an operator may see, unlike a client."""
     cause = error.__cause__
     if str(error) or cause is None:

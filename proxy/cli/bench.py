@@ -1,7 +1,7 @@
 """``manage.py bench``: measures latency, and the shares of the proxy and of the upstream in it.
 
-Invariant: the direct side of a comparison gets its own key and never the access token, and no
-secret reaches the table, the files or a message.
+Invariant: the direct side of a comparison gets its own key and never the access token. No secret
+reaches the table, the files or a message.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _PATH: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
     "--token",
     cls=SecretOption,
     better="the variable that --token-env names",
-    help="Access token; better in the environment, where `ps` is blind.",
+    help="Access token; better in the environment, where `ps` does not show it.",
 )
 @click.option(
     "--token-env", default="PROXY_TOKEN", show_default=True, help="Variable with the access token."
@@ -41,16 +41,16 @@ _PATH: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("-c", "--concurrency", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--method", default="POST", show_default=True)
 @click.option("--json", "body", metavar="BODY", help="The request's body. [default: a short chat]")
-@click.option("--stream", is_flag=True, help="Ask for a stream, and time its events.")
+@click.option("--stream", is_flag=True, help="Request a stream, and time its events.")
 @click.option("--output", "results", type=_PATH, metavar="FILE", help="Write results as JSON.")
 @click.option("--warmup", type=click.IntRange(0), default=0, help="Requests before, not counted.")
-@click.option("--compare-url", metavar="URL", help="Ask this, too, in turns: the upstream itself.")
+@click.option("--compare-url", metavar="URL", help="Measure this too: the upstream itself.")
 @click.option(
     "--compare-token",
     cls=SecretOption,
     better="the variable that --compare-token-env names",
     metavar="KEY",
-    help="What --compare-url is asked with.",
+    help="The key for --compare-url.",
 )
 @click.option(
     "--compare-token-env",

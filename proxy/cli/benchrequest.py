@@ -23,7 +23,7 @@ _DEFAULT_BODY: Final = {
     "model": "gpt-4.1-mini",
     "messages": [{"role": "user", "content": "Say hello."}],
 }
-_VISIBLE: Final = re.compile(r"[!-~]+")  # what may stand in a head without ending a line or a word
+_VISIBLE: Final = re.compile(r"[!-~]+")  # without characters that end a line or a word
 _METHOD: Final = re.compile(r"[A-Z][A-Z-]*")
 
 
@@ -58,7 +58,7 @@ class Request:
         try:
             address = Address.of(at, parts.hostname or "")
         except Unreachable as error:
-            raise Unreachable(f"no answer from {at.url}: {error}") from error
+            raise Unreachable(f"no response from {at.url}: {error}") from error
         return Asked(address, self.method, head + (self.body or b""), stream)
 
 

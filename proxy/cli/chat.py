@@ -1,7 +1,7 @@
 """``manage.py chat``: a conversation in the terminal, through the proxy, with an access token.
 
-A refused or broken response does not end the conversation: the question is removed from the history
-and can be asked again.
+A failed question does not end the conversation. It is removed from the history and can be asked
+again.
 """
 
 import sys
@@ -34,8 +34,8 @@ _LEAVE = ("exit", "quit")
 @click.option("--model", default="gpt-4.1-mini", show_default=True)
 @click.option("--system", help="System prompt.")
 @click.option("--temperature", type=click.FloatRange(0, 2))
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer, in tokens.")
-@click.option("--verbose", is_flag=True, help="After each answer: request id, time, tokens.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest response, in tokens.")
+@click.option("--verbose", is_flag=True, help="After each response: request id, time, tokens.")
 def chat(
     base_url_given: str | None,
     token: str | None,
@@ -62,9 +62,9 @@ def chat(
         with new_session(where, bearer) as session:
             for question in _questions():
                 asked = [*history, {"role": "user", "content": question}]
-                answer = _answer(session, where, {**options, "messages": asked}, verbose)
-                if answer is not None:
-                    history = [*asked, {"role": "assistant", "content": answer}]
+                response = _ask(session, where, {**options, "messages": asked}, verbose)
+                if response is not None:
+                    history = [*asked, {"role": "assistant", "content": response}]
     except KeyboardInterrupt:
         click.echo()
 
@@ -93,12 +93,10 @@ def _is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _answer(
-    session: requests.Session, where: str, body: dict[str, Any], verbose: bool
-) -> str | None:
-    """Asks and prints the response as it arrives. Returns it, or None if it is not to be kept."""
+def _ask(session: requests.Session, where: str, body: dict[str, Any], verbose: bool) -> str | None:
+    """Sends a question and prints the response as it arrives. Returns it, or None if it failed."""
     began = time.monotonic()
-    spoken: list[str] = []
+    parts: list[str] = []
     usage: dict[str, Any] = {}
     try:
         with session.post(
@@ -117,11 +115,11 @@ def _answer(
                 usage = chunk.get("usage") or usage
                 text = content(chunk)
                 if text:
-                    spoken.append(text)
+                    parts.append(text)
                     click.echo(text, nl=False)
                     sys.stdout.flush()
     except requests.RequestException as error:
-        click.echo(f"error: no answer from {where}: {cause(error)}", err=True)
+        click.echo(f"error: no response from {where}: {cause(error)}", err=True)
         return None
     except StreamBroken as error:
         click.echo(f"\nerror: {error}", err=True)
@@ -133,4 +131,4 @@ def _answer(
             f" {usage.get('prompt_tokens', '?')} + {usage.get('completion_tokens', '?')} tokens]",
             err=True,
         )
-    return "".join(spoken)
+    return "".join(parts)

@@ -44,7 +44,7 @@ class Api:
         return _decoded(self._send(method, path, body, query))
 
     def list(self, path: str, **query: str) -> list[Any]:
-        """Yields every item of a list, page after page along ``Link: rel="next"``."""
+        """Returns every item of a list, page by page along ``Link: rel="next"``."""
         found: list[Any] = []
         while True:
             response = self._send("GET", path, None, query)
@@ -76,7 +76,7 @@ class Api:
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            raise Refused(f"no answer from {self.base_url}: {cause(error)}") from error
+            raise Refused(f"no response from {self.base_url}: {cause(error)}") from error
 
 
 def session(base_url: str, bearer: str) -> requests.Session:
@@ -199,7 +199,7 @@ def _decoded(response: requests.Response) -> Any:
     try:
         return response.json()
     except requests.JSONDecodeError as error:
-        raise Refused("the answer is not JSON: is this the proxy's address?") from error
+        raise Refused("the response is not JSON: is this the proxy's address?") from error
 
 
 def _is_loopback(host: str) -> bool:

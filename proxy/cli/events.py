@@ -37,7 +37,7 @@ def events() -> None:
     type=click.FloatRange(min=1),
     default=120.0,
     show_default=True,
-    help="Seconds after which what another dispatcher holds is taken over.",
+    help="Seconds after which another dispatcher's pending events are taken over.",
 )
 @click.option("--listen", metavar="HOST:PORT", help="Serve /metrics and /ready there.")
 def dispatch(

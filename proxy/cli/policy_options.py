@@ -32,7 +32,7 @@ class Spelling:
 def _entries(values: Sequence[str]) -> list[str]:
     if "" in values:
         raise ValueError(
-            "empty; without the option there is no rule, `update --unset` takes one away,"
+            "empty; without the option there is no rule, `update --unset` removes one,"
             " a --policy file may hold empty patterns"
         )
     return list(values)
@@ -46,7 +46,7 @@ def _limit(value: int) -> int:
     if value < 1:
         raise ValueError(
             f"{value} is less than 1; without the option there is no limit,"
-            " `update --unset` takes one away"
+            " `update --unset` removes one"
         )
     return value
 
@@ -95,10 +95,10 @@ SPELLINGS: Final[Mapping[str, Spelling]] = {
     "allowed_endpoints": _list(
         "--allowed-endpoint",
         "PATH",
-        "A path that may be asked for; `*` is one segment, a last `**` the rest.",
+        "A path that may be requested; `*` is one segment, a last `**` the rest.",
     ),
     "allowed_models": _list(
-        "--allowed-model", "GLOB", "A model that may be asked for, such as 'gpt-4o*'."
+        "--allowed-model", "GLOB", "A model that may be requested, such as 'gpt-4o*'."
     ),
     "allowed_params": _list(
         "--allowed-param",
@@ -124,23 +124,23 @@ SPELLINGS: Final[Mapping[str, Spelling]] = {
     ),
     "rate_limit_rpm": _number("--rpm", "Requests a minute"),
     "rate_limit_tpm": _number("--tpm", "LLM tokens a minute"),
-    "max_concurrent": _number("--max-concurrent", "Requests under way at once"),
+    "max_concurrent": _number("--max-concurrent", "Requests in flight at once"),
     "max_tokens_total": _number("--max-tokens-total", "LLM tokens over its whole life"),
     "can_mint": _flag("--can-mint", "Whether it may mint tokens of its own: `token derive`."),
     "on_disconnect": _word(
         "--on-disconnect",
         "cancel|drain",
-        "When a client leaves early: cancel the upstream's work (the default), or drain its answer,"
-        " so that the usage is known.",
+        "When a client leaves early: cancel the upstream's work (the default), or drain its"
+        " response, so that the usage is known.",
     ),
     "on_revoke": _word(
         "--on-revoke",
         "cut|finish",
-        "When a token is revoked or expires: cut what is under way (the default), or let it"
-        " finish.",
+        "When a token is revoked or expires: cut its responses in flight (the default), or let"
+        " them finish.",
     ),
     "cut_in_flight": _flag(
-        "--cut-in-flight", "Whether answers under way are cut when max_tokens_total is used up."
+        "--cut-in-flight", "Whether responses in flight are cut when max_tokens_total is used up."
     ),
     "stream_usage": _word(
         "--stream-usage",
@@ -196,7 +196,7 @@ def policy_options(
                     multiple=True,
                     type=_FieldName(names),
                     metavar="FIELD",
-                    help=f"Take a rule away. Repeatable. One of: {', '.join(names)}.",
+                    help=f"Remove a rule. Repeatable. One of: {', '.join(names)}.",
                 )
             )
         made: Command = command

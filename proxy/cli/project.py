@@ -72,7 +72,7 @@ def create(
     policy: dict[str, Any],
     json_wanted: bool,
 ) -> None:
-    """A new project. Without --api-key the key is asked for, without echo."""
+    """A new project. Without --api-key the command prompts for the key, without echo."""
     body = policy | {"name": name, "api_key": _secret(api_key or _ask())}
     if description is not None:
         body["description"] = description

@@ -26,7 +26,7 @@ _pid_file_option = click.option(
 
 
 @click.command()
-@click.option("--daemon", is_flag=True, help="Go to the background once the server answers.")
+@click.option("--daemon", is_flag=True, help="Go to the background once the server responds.")
 @_pid_file_option
 @click.option("--welcome", is_flag=True, hidden=True, help="Print a curl to paste when ready.")
 def serve(daemon: bool, pid_file: Path | None, welcome: bool) -> None:
@@ -84,7 +84,7 @@ def stop(pid_file: Path | None, timeout: float | None) -> None:
 @base_url_option
 @output.json_option
 def health(base_url_given: str | None, json_wanted: bool) -> None:
-    """Ask /health and /ready. Exit code 0 when the proxy lives and takes requests."""
+    """Query /health and /ready. Exit code 0 when the proxy is up and accepts requests."""
     where = base_url(base_url_given) if base_url_given else default_base_url()
     with Api(where) as api:
         health_status, health_body = api.status_of("/health")

@@ -117,7 +117,7 @@ def derive(
 @token.command("list")
 @click.option("--project-id", help="Of this project only.")
 @click.option("--parent-id", help="Minted from this access token only.")
-@click.option("--active", is_flag=True, help="Only those that nobody revoked.")
+@click.option("--active", is_flag=True, help="Only tokens that are not revoked.")
 @management_command
 @output.json_option
 def list_tokens(api: Api, active: bool, json_wanted: bool, **chosen: str | None) -> None:

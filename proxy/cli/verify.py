@@ -1,6 +1,6 @@
 """``manage.py verify``: the same request direct and through the proxy, and every difference.
 
-It lets users check the proxy's promises themselves: it trusts nothing but the wire.
+Users can check the proxy's promises with it: it looks only at the bytes on the wire.
 
 Note: any output may quote a token or a key (an upstream's error does), so all of it passes through
 one function that removes them.
@@ -55,10 +55,10 @@ _KEY_LIKE: Final = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_*.-]{4,}")
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Ask this instead of the built-in set: `POST /v1/...`, header lines, an empty line, the"
+    help="Send this instead of the built-in set: `POST /v1/...`, header lines, an empty line, the"
     " body. May be given more than once.",
 )
-@click.option("--exact", is_flag=True, help="Generated answers must be equal to the byte, too.")
+@click.option("--exact", is_flag=True, help="Generated text must be equal to the byte, too.")
 @click.option("--verbose", is_flag=True, help="Also what varies, what is documented, and times.")
 @output.json_option
 @click.pass_context
@@ -74,7 +74,7 @@ def verify(
     verbose: bool,
     json_wanted: bool,
 ) -> None:
-    """Compare the proxy's answers with the upstream's. Exit code 1 when they differ."""
+    """Compare the proxy's responses with the upstream's. Exit code 1 when they differ."""
     upstream_key = direct_key or lookup("OPENAI_API_KEY")
     access_token = token or lookup("PROXY_TOKEN")
     if not access_token:
@@ -133,7 +133,7 @@ def _report(pair: Pair, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    answers = {"direct": row.direct, "proxied": row.proxied}
+    responses = {"direct": row.direct, "proxied": row.proxied}
     return {
         "name": row.probe.name,
         "method": row.probe.method,
@@ -146,7 +146,7 @@ def _row(row: Row) -> dict[str, Any]:
         "differences": [{"aspect": f.aspect, "text": f.text} for f in row.found.differences],
         "varies": [{"aspect": f.aspect, "text": f.text} for f in row.found.varies],
         "named": row.found.named,
-        "timing": {who: timing(answer) for who, answer in answers.items() if answer},
+        "timing": {side: timing(response) for side, response in responses.items() if response},
     }
 
 
@@ -171,9 +171,9 @@ def _print_more(row: dict[str, Any]) -> None:
         click.echo(f"{row['name']}: {item['aspect']} varies: {item['text']}")
     for text in row["named"]:
         click.echo(f"{row['name']}: documented: {text}")
-    for who, figures in row["timing"].items():
+    for side, figures in row["timing"].items():
         text = ", ".join(f"{name} {value}" for name, value in figures.items())
-        click.echo(f"{row['name']}: {who}: {text}")
+        click.echo(f"{row['name']}: {side}: {text}")
 
 
 def _shown(value: Any, secrets: Sequence[str]) -> Any:
@@ -181,7 +181,7 @@ def _shown(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
-        # A response may hold control characters, which a terminal would obey.
+        # A response may contain control characters, which a terminal would obey.
         printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
         return _KEY_LIKE.sub("sk-***", printable)
     if isinstance(value, dict):

@@ -118,8 +118,8 @@ class ResponseStream:
 
     def __next__(self) -> bytes:
         if not self._started:
-            # The server sends the head together with the first item. That must not wait for the
-            # first byte of the body; but what has come with the upstream's head goes with ours.
+            # The server sends the head together with the first item, which must not wait for the
+            # first byte of the body. A body that came with the upstream's head goes out with it.
             self._started = True
             if not self._upstream.ready:
                 return b""

@@ -44,7 +44,7 @@ class Field:
     default: Any = None
 
     def read(self, name: str, value: Any) -> Any:
-        """Return ``value`` in its stored spelling. Raises ClientError that says what it must be."""
+        """Return ``value`` in its stored spelling. Raises ClientError with the valid values."""
         return self._read(name, value)
 
 
@@ -123,10 +123,10 @@ def _required(name: str, value: Any) -> dict[str, list[str]]:
     return read
 
 
-def _integer_to(most: int) -> _Reader:
+def _integer_to(maximum: int) -> _Reader:
     def read(name: str, value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise _wrong(name, f"an integer from 1 to {most}; null is no limit")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
+            raise _wrong(name, f"an integer from 1 to {maximum}; null is no limit")
         return value
 
     return read

@@ -1,7 +1,7 @@
 """Request headers: which are required, and which may go upstream.
 
 Names are compared without case. Lines that describe the body, and those that the connection needs,
-pass whatever ``forwarded_headers`` says: without them the upstream could not read the request.
+pass in spite of ``forwarded_headers``: without them the upstream could not read the request.
 """
 
 import re

@@ -64,12 +64,12 @@ class Models:
                     code="model_not_allowed",
                     param=param,
                 )
-            said = f"This access token may not use the model {name[:100]!r}."
+            message = f"This access token may not use the model {name[:100]!r}."
         elif param == "model":
-            said = "`model` must be a string."
+            message = "`model` must be a string."
         else:
-            said = f"With this access token `{param}` must be a string or a list of strings."
-        raise ClientError(said, code="model_not_allowed", param=param)
+            message = f"With this access token `{param}` must be a string or a list of strings."
+        raise ClientError(message, code="model_not_allowed", param=param)
 
 
 def models_in_body(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

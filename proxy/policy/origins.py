@@ -14,7 +14,7 @@ from typing import Final
 from proxy.core.errors import ClientError
 
 #: A longer text is no origin (RFC 1035: a name has 253 characters).
-_MAX_LENGTH: Final = 300
+_MAX_ORIGIN_CHARS: Final = 300
 _LABEL: Final = "[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?"
 _ORIGIN: Final = re.compile(
     rf"(?P<scheme>[a-z][a-z0-9+.-]*)://"
@@ -45,7 +45,7 @@ class Origins:
             raise ClientError(code="origin_not_allowed")
 
     def _allow(self, origin: str) -> bool:
-        if len(origin) > _MAX_LENGTH or "*" in origin:
+        if len(origin) > _MAX_ORIGIN_CHARS or "*" in origin:
             return False
         if origin in self._exact:
             return True
@@ -61,7 +61,7 @@ class Origins:
 def origin_pattern(value: str) -> str:
     """Return ``value`` as browsers spell it: lower case, no default port. Raises ValueError."""
     lowered = value.lower()
-    found = _ORIGIN.fullmatch(lowered) if len(value) <= _MAX_LENGTH else None
+    found = _ORIGIN.fullmatch(lowered) if len(value) <= _MAX_ORIGIN_CHARS else None
     if found is None:
         raise ValueError(
             "an origin such as `https://app.example.com` or `https://*.example.com`, without a "

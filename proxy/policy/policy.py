@@ -45,7 +45,7 @@ class Head(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a request must satisfy, and how its response is handled.
+    """The rules for a request, and how its response is handled.
 
     A kind of rule has one member per document that sets it; all members must allow the request.
     """
@@ -131,7 +131,7 @@ class Policy:
             required.check(head.headers)
 
     def check_head(self, head: Head) -> None:
-        """Check the client, then what the head says of the request.
+        """Check the client, then the rest of the head.
 
         Raises ClientError ``method_not_allowed``, ``endpoint_not_found``, ``model_not_allowed``
         besides.
@@ -174,8 +174,8 @@ class Policy:
 
     def _check_endpoint(self, head: Head) -> None:
         if _has(head, _OTHER_PATHS) or not all(one.allow(head.path) for one in self.endpoints):
-            said = AMBIGUOUS if plain_segments(head.path) is None else ""
-            raise ClientError(said, code="endpoint_not_found")
+            message = AMBIGUOUS if plain_segments(head.path) is None else ""
+            raise ClientError(message, code="endpoint_not_found")
 
 
 #: The fields that :meth:`Policy.check_head` enforces.

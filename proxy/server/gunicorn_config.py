@@ -120,8 +120,8 @@ def _hooks(settings: Settings, file_limit: int) -> dict[str, Any]:
 def _log_mode(server: Any, settings: Settings) -> None:
     if settings.auth.passthrough:
         server.log.warning(
-            "AUTH_MODE=passthrough: whoever reaches this server uses the upstream with a key of"
-            " their own; no access token is asked for or known, and the database is not used"
+            "AUTH_MODE=passthrough: every client that reaches this server uses the upstream with"
+            " its own key; access tokens and the database are not used"
         )
 
 

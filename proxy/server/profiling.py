@@ -169,7 +169,7 @@ class Sampler:
 
 
 class _Names(dict[CodeType, str]):
-    """`Relay.handle (proxy/routing/dispatcher.py:88)`: paths as they are imported."""
+    """`Dispatcher.send (proxy/routing/dispatcher.py:88)`: paths as they are imported."""
 
     def __init__(self) -> None:
         super().__init__()

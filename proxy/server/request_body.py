@@ -65,7 +65,7 @@ class ArrivingBody(Body):  # type: ignore[misc]
             and reader.length <= reader.unreader.buf.tell()
         )
 
-    def read_arrived(self, most: int) -> bytes:
+    def read_arrived(self, max_bytes: int) -> bytes:
         """The bytes that have arrived, at least one; `b""` at the end.
 
         Raises ClientError: 400 malformed or truncated, 408 too slow.
@@ -74,7 +74,7 @@ class ArrivingBody(Body):  # type: ignore[misc]
         try:
             self._begin_reading()
             if isinstance(reader, LengthReader):
-                return self._of_known_length(reader, most)
+                return self._of_known_length(reader, max_bytes)
             if isinstance(reader, ChunkedReader):
                 return _next_piece(reader)
         except BaseException as error:
@@ -83,12 +83,12 @@ class ArrivingBody(Body):  # type: ignore[misc]
         return b""
 
     def take_buffered(self) -> bytes:
-        """What came behind the request, when the connection becomes a tunnel."""
+        """Return what came behind the request, when the connection becomes a tunnel."""
         data: bytes = self._request.unreader.take_buffered()
         return data
 
     def abandon(self) -> None:
-        """The application will not read the rest. Called before the answer's head is written."""
+        """Leave the rest unread. Called by the application before the head of the response."""
         rest = self._rest()
         if self._touched or self._continue_due or rest is None or rest > _MAX_SKIPPED_BYTES:
             self._request.force_close()
@@ -107,16 +107,16 @@ class ArrivingBody(Body):  # type: ignore[misc]
             raise _translated(error) from error
         return data
 
-    def _of_known_length(self, reader: LengthReader, most: int) -> bytes:
+    def _of_known_length(self, reader: LengthReader, max_bytes: int) -> bytes:
         if not reader.length:
             return b""
-        most = min(most, reader.length)
-        piece: bytes = reader.unreader.read(None, read_ahead=most)
+        max_bytes = min(max_bytes, reader.length)
+        piece: bytes = reader.unreader.read(None, read_ahead=max_bytes)
         if not piece:
             raise _truncated()
-        if len(piece) > most:  # pipelined bytes, or more than was asked for
-            reader.unreader.unread(piece[most:])
-            piece = piece[:most]
+        if len(piece) > max_bytes:  # pipelined bytes, or more than requested
+            reader.unreader.unread(piece[max_bytes:])
+            piece = piece[:max_bytes]
         reader.length -= len(piece)
         return piece
 

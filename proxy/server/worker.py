@@ -11,8 +11,8 @@ There are six of them, each verified against gunicorn 27.0.1:
 5. No hooks per request, no `max_requests`, no PROXY protocol.
 6. A log whose reader may stall.
 
-Note: gunicorn's own messages quote what the client sent, header lines included. They are never
-logged and never sent.
+Note: gunicorn's own messages quote the client's bytes, header lines included. They are never logged
+and never sent.
 """
 
 import errno
@@ -64,7 +64,7 @@ class ProxyLogger(Logger):  # type: ignore[misc]
     """gunicorn's logger without its access log, whose records would never be read."""
 
     def access(self, *args: Any) -> None:
-        """Does nothing: the usage event says more, and is written off the request's path."""
+        """Do nothing: the usage event has more details, and is written off the request's path."""
 
 
 class ProxyWorker(GeventWorker):  # type: ignore[misc]
@@ -185,7 +185,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
             if not response.begun:
                 raise
             # An error response on the same connection would corrupt what has been sent.
-            self.log.exception("an answer broke off")
+            self.log.exception("response broken off by an error of the application")
             raise StopIteration from None
         if response.should_close():
             raise StopIteration

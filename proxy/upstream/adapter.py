@@ -12,7 +12,7 @@ An upstream may respond before it has read the whole upload. So a greenlet of it
 or streamed body, and the caller's greenlet reads from the start.
 
 The upstream may close an idle connection at any moment. A request is sent again only where
-:mod:`proxy.upstream.stale` says that the upstream cannot have executed it, or may do so twice.
+:mod:`proxy.upstream.stale` finds that the upstream cannot have executed it, or may do so twice.
 """
 
 import ssl

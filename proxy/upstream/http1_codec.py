@@ -1,8 +1,8 @@
 """HTTP/1.1 to an upstream, without I/O: a request head as bytes, and llhttp as response parser.
 
-Note: llhttp goes on to the next message in the same bytes. An interim 1xx, the final response and
-whatever a server sends after it arrive through the same callbacks. Only the head and body of the
-final response may come out.
+Note: llhttp continues with the next message in the same bytes. An interim 1xx, the final response
+and whatever a server sends after it arrive through the same callbacks. Only the head and body of
+the final response may come out.
 """
 
 import re
@@ -19,7 +19,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class InvalidResponse(Exception):
-    """The bytes are not a valid HTTP response; the message says why."""
+    """The bytes are not a valid HTTP response; the message has the reason."""
 
 
 class HeaderPairs(list[tuple[str, str]]):

@@ -205,7 +205,7 @@ class _Tuned(PlainConnector):
                 sock.close()
                 if isinstance(error, ConnectTimedOut) or not isinstance(error, OSError):
                     raise  # not a failure of this address: the timeout is over, or the client left
-                # Of several failures, a TLS error says more than an address that did not respond.
+                # Of several failures, a TLS error is the most specific one.
                 if failure is None or isinstance(error, ssl.SSLError):
                     failure = error
         raise failure or OSError("its name has no address")

@@ -1,7 +1,7 @@
 """Read timeouts without a timer per read: one sweeper task checks all waiting reads.
 
 A timer for each wait costs as much as all other work on a small event. So the sweeper runs a few
-times within each timeout. A silent upstream is given up late by at most an eighth of the timeout,
+times within each timeout. A silent upstream times out late by at most an eighth of the timeout,
 and never by more than 1 s.
 
 Note: the throw happens a moment after the check. By then another read, for another client, may wait
@@ -66,9 +66,9 @@ class ReadTimeouts:
         loop = gevent.get_hub().loop
         for sock, wait in list(self._waits.items()):
             if wait[0] <= now:
-                loop.run_callback(self._give_up, sock, wait)
+                loop.run_callback(self._time_out, sock, wait)
 
-    def _give_up(self, sock: Any, wait: Wait) -> None:
+    def _time_out(self, sock: Any, wait: Wait) -> None:
         """End one wait. Runs in the hub, so the throw switches at once."""
         if self._waits.get(sock) is wait and not _has_bytes(sock):
             wait[1].throw(TimeoutError("timed out"))

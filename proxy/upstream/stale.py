@@ -2,8 +2,8 @@
 
 The upstream can close a kept-alive connection while a request is written to it. The client must not
 see that. But an upstream that has read a request and then breaks may have executed it, and a POST
-that is executed twice is paid for twice. Only the time tells the two cases apart: a close that had
-begun before the request is known within a round trip.
+that is executed twice is paid for twice. Only the time distinguishes the two cases: a close that
+had begun before the request is known within a round trip.
 
 A request that must not be sent again needs a new connection, which cannot be stale. That is a body
 that is streamed, and one that takes several writes, because a part of it may have been read.
@@ -38,7 +38,7 @@ def is_stale(method: str | None, sock: Any, seconds: float, *, cut: bool) -> boo
     """Whether the peer of an idle gevent socket closed it before it could read the request.
 
     Call it when no byte of a response has come. ``seconds`` have passed since the request was
-    written; ``cut`` says that only a part of it was.
+    written; ``cut`` means that only a part of it was.
     """
     if method in IDEMPOTENT:
         return seconds < _MAX_IDEMPOTENT_SECONDS

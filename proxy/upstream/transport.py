@@ -26,7 +26,7 @@ class UpstreamResponse:
     __slots__ = ("_raw", "_silence", "_timeout", "complete", "headers", "reason", "status")
 
     def __init__(self, response: requests.Response, read_timeout: float) -> None:
-        """``read_timeout``: the seconds of silence after which :meth:`read_within` gives up."""
+        """``read_timeout``: the seconds of silence after which :meth:`read_within` raises."""
         self._timeout = read_timeout
         self._silence = 0.0
         self.status: int = response.status_code

@@ -17,7 +17,7 @@ from proxy.upstream.http1_codec import InvalidResponse
 
 _READ_SIZE: Final = 64 * 1024
 MAX_HEAD_BYTES: Final = 64 * 1024
-#: How long one side may go on after the other has ended.
+#: How long one side may continue after the other has ended.
 LINGER_SECONDS: Final = 10.0
 _HEAD_END: Final = b"\r\n\r\n"
 
@@ -119,7 +119,7 @@ class Tunnel:
         pumps = [gevent.spawn(self._pump_up), gevent.spawn(self._pump_down)]
         try:
             gevent.wait(pumps, count=1)
-            # The other side may still finish, but not for ever.
+            # The other side may still finish, within a time limit.
             gevent.joinall(pumps, timeout=LINGER_SECONDS)
         finally:
             gevent.killall(pumps)

@@ -28,7 +28,7 @@ class Side:
         try:
             return call(self.endpoint, probe.method, probe.target, headers, probe.body)
         except (Unreachable, NoResponse) as error:
-            raise type(error)(f"no answer from {self.endpoint.url}: {error}") from error
+            raise type(error)(f"no response from {self.endpoint.url}: {error}") from error
 
 
 @dataclass(slots=True)

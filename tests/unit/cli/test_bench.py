@@ -169,7 +169,7 @@ def test_what_fails_is_counted_and_named(bench: Bench, token: str) -> None:
 def test_nobody_there(bench: Bench) -> None:
     code, output = bench("--base-url", "http://127.0.0.1:9")
     assert code == 1
-    assert "no answer from http://127.0.0.1:9: Connection refused" in output
+    assert "no response from http://127.0.0.1:9: Connection refused" in output
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,9 @@ def test_refusals() -> None:
     expected = {
         "a": "No. (conflict, HTTP 409)",
         "b": "HTTP 502 Bad Gateway: <html>Bad Gateway",
-        "c": "the answer is not JSON: is this the proxy's address?",
+        "c": "the response is not JSON: is this the proxy's address?",
         "d": "HTTP 302 Found: ",
-        "e": f"no answer from {BASE}: refused",
+        "e": f"no response from {BASE}: refused",
     }
     for path, message in expected.items():
         with pytest.raises(Refused) as caught:

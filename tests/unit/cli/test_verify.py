@@ -328,7 +328,7 @@ def test_an_address_where_nobody_is(verify: Verify) -> None:
     for option in ("--base-url", "--direct-url"):
         code, output = verify(option, "http://127.0.0.1:9")
         assert code == 1
-        assert "no answer from http://127.0.0.1:9: " in output
+        assert "no response from http://127.0.0.1:9: " in output
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,9 @@ def test_whoever_is_given_up_late_does_not_lose_the_next_wait() -> None:
         gevent.sleep(0)
         (overdue,) = timeouts._waits.values()
         theirs.sendall(b"x")
-        timeouts._give_up(ours, overdue)  # there are bytes: not now
+        timeouts._time_out(ours, overdue)  # there are bytes: not now
         wait_until(lambda: ended == ["first"])
-        timeouts._give_up(ours, overdue)  # another wait by now: not that one
+        timeouts._time_out(ours, overdue)  # another wait by now: not that one
         gevent.sleep(0.2)
         assert not waiting.dead
         theirs.sendall(b"y")

@@ -101,12 +101,12 @@ def test_cors_is_asked_for_when_it_matters(wire: Wire, status: int) -> None:
 
 def test_no_answer_of_one_side_is_a_row(wire: Wire) -> None:
     row = wire.examine(GET, [answer(b"x")], [NoResponse("silence")])
-    assert [f.text for f in row.found.differences] == ["no answer from http://proxy: silence"]
+    assert [f.text for f in row.found.differences] == ["no response from http://proxy: silence"]
     row = wire.examine(GET, [NoResponse("silence")], [])
-    assert [f.text for f in row.found.differences] == ["no answer from http://upstream: silence"]
+    assert [f.text for f in row.found.differences] == ["no response from http://upstream: silence"]
     assert not row.found.complete
 
 
 def test_nobody_there_ends_it(wire: Wire) -> None:
-    with pytest.raises(Unreachable, match=r"^no answer from http://upstream: refused$"):
+    with pytest.raises(Unreachable, match=r"^no response from http://upstream: refused$"):
         wire.examine(GET, [Unreachable("refused")], [])
