@@ -283,8 +283,8 @@ def failure_of_response(
 def failure_of_event(data: bytes, provider_type: str = "openai") -> Failure:
     """Return the failure that an error event before the first output reports.
 
-    ``data`` is the event's JSON: ``{"error": {…}}``, Anthropic's ``{"type": "error", "error":
-    {…}}``, or the Responses API's ``error`` and ``response.failed``.
+    ``data`` is the event's JSON: an object with the member `error`, as of chat and Anthropic, or
+    the Responses API's events `error` and `response.failed`.
     """
     error = _error_of(_json(data))
     if provider_type == "gemini" and _is_bad_gemini_key(error):
