@@ -59,7 +59,9 @@ class Reporter:
         self._due = math.inf
         # Made by `start`. One thread, so that what was dumped first is written first.
         self._thread: Any = None
-        self._measuring = _failures("some samples cannot be measured", "all samples are measured again")
+        self._measuring = _failures(
+            "some samples cannot be measured", "all samples are measured again"
+        )
         self._tidying = _failures("old samples cannot be added up", "old samples are added up")
         self._writing = _failures(
             "samples cannot be written, other workers show old ones", "samples are written again"

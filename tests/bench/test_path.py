@@ -138,7 +138,7 @@ def test_a_busy_worker_asks_the_database_no_more_often(
     assert len(asked) < 60
 
 
-def test_the_answer_is_the_upstream_s(warm: WarmWorker) -> None:
+def test_the_response_is_the_upstream_s(warm: WarmWorker) -> None:
     """What is measured here is the real thing."""
     answer = warm.ask()
     assert answer.endswith(b"\r\n\r\n" + CHAT)

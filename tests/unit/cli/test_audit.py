@@ -56,7 +56,7 @@ def test_list_asks(
     assert json.loads(run("audit", "list", *arguments, "--json").stdout) == FOUND
 
 
-def test_an_action_that_there_is_not_is_answered_by_those_that_there_are(run: Run) -> None:
+def test_the_error_of_an_unknown_action_lists_the_known_ones(run: Run) -> None:
     result = run("audit", "list", "--action", "nonsense")
     assert result.exit_code == 2
     assert all(action in result.stderr for action in ACTIONS)

@@ -89,7 +89,7 @@ def test_the_table_and_the_file(bench: Bench, proxy: ProxyServer, upstream: Upst
     assert all(found[part]["min"] >= 0 for part in parts)
 
 
-def test_upstream_and_proxy_are_told_apart(bench: Bench, upstream: Upstream) -> None:
+def test_upstream_and_proxy_are_distinguished(bench: Bench, upstream: Upstream) -> None:
     """What the upstream takes longer is the upstream's, not the proxy's."""
 
     def open_later() -> None:
@@ -166,7 +166,7 @@ def test_what_fails_is_counted_and_named(bench: Bench, token: str) -> None:
     assert cells(output)["Network error"] == ["2"]
 
 
-def test_nobody_there(bench: Bench) -> None:
+def test_an_address_without_a_server(bench: Bench) -> None:
     code, output = bench("--base-url", "http://127.0.0.1:9")
     assert code == 1
     assert "no response from http://127.0.0.1:9: Connection refused" in output

@@ -67,7 +67,7 @@ def test_history_and_options(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @responses.activate
-def test_a_failed_answer_is_shown_and_forgotten(run: Run) -> None:
+def test_a_failed_response_is_shown_and_forgotten(run: Run) -> None:
     error = {"message": "Too much.", "code": "quota_exceeded"}
     responses.post(URL, json={"error": error}, status=429)
     responses.post(URL, body=b'data: {"error": {"message": "Overloaded."}}\n\n')

@@ -73,7 +73,7 @@ def test_our_errors(
         (TimeoutError(), "store_unavailable: TimeoutError()"),
     ],
 )
-def test_an_operator_is_told_what_the_database_said(
+def test_an_operator_sees_the_error_of_the_database(
     run: Run, monkeypatch: pytest.MonkeyPatch, cause: Exception, told: str
 ) -> None:
     def fail() -> None:

@@ -67,7 +67,7 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine() -> None:
 
 
 @responses.activate
-def test_answers() -> None:
+def test_responses() -> None:
     api = Api(BASE)
     responses.get(f"{BASE}/manage/a", json={"a": 1})
     responses.delete(f"{BASE}/manage/b", status=204)
@@ -98,7 +98,7 @@ def test_refusals() -> None:
         assert caught.value.exit_code == 1
 
 
-def test_nobody_there() -> None:
+def test_an_address_without_a_server() -> None:
     with pytest.raises(Refused, match="Connection refused"):
         Api("http://127.0.0.1:1").call("GET", "/health")
 

@@ -72,7 +72,7 @@ def test_a_request_that_was_refused_is_a_failure() -> None:
         demo_session.take(demo_session.Upstream(upstream.base_url, KEY), refused)
 
 
-def test_nobody_answers_the_chat() -> None:
+def test_a_chat_without_a_response() -> None:
     with pytest.raises(click.ClickException, match="the chat failed"):
         _two_chats("http://127.0.0.1:1", "sk-x")
 

@@ -88,7 +88,7 @@ def test_the_whole_rotation(migrated: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert migrated("keys", "status").exit_code == 0
 
 
-def test_an_unknown_key_is_told_and_the_rest_done(
+def test_an_unknown_key_is_reported_and_the_rest_done(
     migrated: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project("fine", OLD)

@@ -115,11 +115,11 @@ def test_unset_takes_every_spelling(spelled: str) -> None:
     assert chosen(f"--unset={spelled}") == {"rate_limit_rpm": None}
 
 
-def test_what_can_be_unset_is_told() -> None:
+def test_the_help_lists_what_can_be_unset() -> None:
     assert "one of: allowed_endpoints, " in refused("--unset=rate_limit")
 
 
-def test_rules_are_shown_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rules_are_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     value = {
         "allowed_models": ["a*", "b", ""],
         "allowed_params": {"n": ["1", "2"], "tools": []},

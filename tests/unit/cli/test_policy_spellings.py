@@ -13,7 +13,7 @@ def test_every_field_has_a_spelling_of_its_own() -> None:
     assert len({spelling.option for spelling in SPELLINGS.values()}) == len(FIELDS)
 
 
-def test_the_words_are_those_that_the_field_takes() -> None:
+def test_the_values_are_those_that_the_field_accepts() -> None:
     words = {
         name: one.metavar for name, one in SPELLINGS.items() if one.metavar and "|" in one.metavar
     }

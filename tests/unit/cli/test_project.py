@@ -79,7 +79,7 @@ def test_create_with_a_policy(run: Run, api: responses.RequestsMock) -> None:
 
 
 @pytest.mark.parametrize("command", [["create", "--name", "n", "--api-key", KEY], ["update", "p"]])
-def test_other_words_are_wrong_usage(
+def test_other_values_are_wrong_usage(
     run: Run, api: responses.RequestsMock, command: list[str]
 ) -> None:
     result = run("project", *command, "--on-disconnect", "finish")
@@ -109,7 +109,7 @@ def test_create_asks_without_echo(
     assert KEY not in result.output
 
 
-def test_without_a_terminal_there_is_nobody_to_ask(run: Run, api: responses.RequestsMock) -> None:
+def test_without_a_terminal_there_is_no_prompt(run: Run, api: responses.RequestsMock) -> None:
     result = run("project", "create", "--name", "demo")
     assert result.exit_code == 2
     assert "--api-key -" in result.output
@@ -155,7 +155,7 @@ def test_deactivate(run: Run, api: responses.RequestsMock) -> None:
     assert run("project", "deactivate", "p", "--revoke-tokens").exit_code == 0
 
 
-def test_the_server_says_no(run: Run, api: responses.RequestsMock) -> None:
+def test_the_server_refuses(run: Run, api: responses.RequestsMock) -> None:
     error = {"message": "There is a project of this name.", "code": "conflict"}
     api.post(URL, json={"error": error}, status=409)
     result = run("project", "create", "--name", "demo", "--api-key", "-", input=KEY)
@@ -170,7 +170,7 @@ def test_without_a_management_token_nothing_is_sent(run: Run) -> None:
     assert "MANAGEMENT_TOKEN" in result.output
 
 
-def test_options_say_where_and_who(run: Run) -> None:
+def test_options_give_address_and_token(run: Run) -> None:
     with responses.RequestsMock() as api:
         matcher = header_matcher({"Authorization": "Bearer given"})
         for option in ("--base-url", "--manage-api-base-url"):

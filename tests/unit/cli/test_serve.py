@@ -58,7 +58,7 @@ def test_background(run: Run, port: int) -> None:
     assert "serve --daemon" in nobody.stderr
 
 
-def test_a_background_server_that_does_not_start_says_why(
+def test_a_background_server_that_does_not_start_reports_why(
     run: Run, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "sqlite:///not-migrated.db")
@@ -137,7 +137,7 @@ def test_stop_does_not_wait_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert sent == [(4194305, signal.SIGTERM)]
 
 
-def test_stop_of_somebody_elses(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_of_another_process(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(pid: int, number: int) -> None:
         raise PermissionError
 

@@ -32,7 +32,7 @@ def test_read_pid(tmp_path: Path) -> None:
     assert server.read_pid(path) == 42
 
 
-def test_only_gunicorn_with_our_configuration_is_ours(tmp_path: Path) -> None:
+def test_only_gunicorn_with_the_proxy_s_configuration_counts(tmp_path: Path) -> None:
     assert not server.is_ours(os.getpid())
     assert not server.is_ours(2**22 + 1)
     (tmp_path / "gunicorn").write_text("import sys\nsys.stdin.read()\n")
@@ -61,7 +61,7 @@ def test_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.is_ours(2**22 + 1)
 
 
-def test_ps_says_nothing_of_a_process_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ps_knows_no_process_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     assert server._ps(2**22 + 1) == ""
 

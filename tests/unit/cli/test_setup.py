@@ -40,7 +40,7 @@ def test_a_value_in_the_environment_is_not_made_again(
     assert list(local_settings.read(Path(".env"))) == ["ENCRYPTION_KEY"]
 
 
-def test_interactive_asks_until_the_answer_is_valid(run: Run) -> None:
+def test_interactive_prompts_until_the_value_is_valid(run: Run) -> None:
     answers = "\nnot-a-port\n9000\noracle://x\nsqlite:///my.db\n\n"
     result = run("setup", "--interactive", input=answers)
     assert result.exit_code == 0

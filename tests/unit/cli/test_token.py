@@ -132,7 +132,7 @@ def test_derive_without_a_parent(run: Run, api: responses.RequestsMock) -> None:
     assert "PROXY_TOKEN" in result.output
 
 
-def test_derive_goes_where_it_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_derive_uses_the_given_address(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with responses.RequestsMock() as api:
         error = {"message": "It lacks `can_mint`.", "code": "endpoint_not_found"}
         api.post("http://other:9/v1/proxy/tokens", json={"error": error}, status=404)

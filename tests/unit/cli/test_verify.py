@@ -158,13 +158,13 @@ def test_what_the_contract_names_is_shown_on_request(verify: Verify, tmp_path: P
 @pytest.mark.parametrize(
     "name", ["gzip", "trailers", "interim", "until-close", "no-content", "redirect", "no-reason"]
 )
-def test_odd_answers_pass(verify: Verify, tmp_path: Path, name: str) -> None:
+def test_odd_responses_pass(verify: Verify, tmp_path: Path, name: str) -> None:
     file = request_file(tmp_path, f"GET /v1/behave/{name}\nAccept-Encoding: gzip, br\n\n")
     code, output = verify("--request", file, "--exact")
     assert code == 0, output
 
 
-def test_a_cut_answer_is_cut_on_both_sides(verify: Verify, tmp_path: Path) -> None:
+def test_a_cut_response_is_cut_on_both_sides(verify: Verify, tmp_path: Path) -> None:
     file = request_file(tmp_path, "GET /v1/behave/cut-chunked\n\n")
     assert verify("--request", file, "--exact")[0] == 0
 
@@ -257,7 +257,7 @@ def test_tampering_is_named(
         assert "differs" in output
 
 
-def test_a_changed_word_of_a_generated_answer_is_found_with_exact(
+def test_a_changed_word_of_generated_text_is_found_with_exact(
     verify: Verify, meddle: Callable[[Tamper | None], str]
 ) -> None:
     url = meddle(lambda data: data.replace(b"Hello there.", b"Hello_there."))
@@ -289,7 +289,7 @@ def test_a_stream_that_is_held_back(verify: Verify, meddle: Callable[[Tamper | N
     assert "\n1 difference.\n" in output
 
 
-def test_the_proxys_own_answer_compares_nothing(verify: Verify, tmp_path: Path) -> None:
+def test_the_proxys_own_response_compares_nothing(verify: Verify, tmp_path: Path) -> None:
     file = request_file(tmp_path, "GET /v1/models\n\n")
     code, output = verify("--request", file, "--token", "sk-AAAAAAAAAAAAAAAAAAAAAA")
     assert code == 1
@@ -324,7 +324,7 @@ def test_cors_of_the_proxy_is_no_difference(
 # Usage.
 
 
-def test_an_address_where_nobody_is(verify: Verify) -> None:
+def test_an_address_without_a_server(verify: Verify) -> None:
     for option in ("--base-url", "--direct-url"):
         code, output = verify(option, "http://127.0.0.1:9")
         assert code == 1

@@ -35,7 +35,7 @@ from tests.support.relay_factories import (
 EXPIRED = TokenRefused("token_expired", PRINCIPAL)
 
 
-def test_a_refused_token_is_told_in_the_event() -> None:
+def test_a_refused_token_is_named_in_the_event() -> None:
     world = World(access=Access(refusal=EXPIRED))
     assert world.ask().code == 401
     assert (world.event.token_id, world.event.error_code) == (PRINCIPAL.token_id, "token_expired")
@@ -162,7 +162,9 @@ def test_what_is_refused_before_the_rates_is_charged_to_its_address_where_it_is_
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_an_answer_tells_of_the_tightest_and_leaves_the_upstream_s_alone(shared: bool) -> None:
+def test_a_response_reports_the_tightest_limit_and_keeps_the_upstream_s_headers(
+    shared: bool,
+) -> None:
     theirs = [("x-ratelimit-limit-requests", "9"), ("x-ratelimit-remaining-requests", "8")]
     world = World(
         Answer([CHAT], headers=[*JSON, *theirs]),
@@ -194,7 +196,7 @@ def test_reported_usage_is_charged_and_refuses_the_next() -> None:
     assert limited.places.taken == {"project:project-1": 0}
 
 
-def test_one_request_at_a_time_until_its_answer_has_ended() -> None:
+def test_one_request_at_a_time_until_its_response_has_ended() -> None:
     limited = Limited()
     inner: list[Result] = []
     world = World(access=Access(principal=BUSY), limited=limited)
@@ -234,7 +236,7 @@ def test_a_place_is_given_back_when_a_later_check_refuses() -> None:
     assert limited.places.taken == {"project:project-1": 0}
 
 
-def test_nobody_can_tell() -> None:
+def test_a_limiter_that_fails() -> None:
     limited = Limited(RATES, shared=True)
     assert limited.shared is not None
     limited.shared.error = LimiterError()

@@ -157,7 +157,7 @@ def test_all_ready_and_nothing_to_send() -> None:
     assert seen.ends == [(Outcome.COMPLETED, None, 0)]
 
 
-def test_a_broken_answer_breaks_and_what_is_held_stays() -> None:
+def test_a_broken_response_breaks_and_an_incomplete_event_is_not_sent() -> None:
     upstream, seen = Script(b"A.B", ResponseBroken("cut")), Seen()
     stream = make(upstream, seen)
     assert [next(stream), next(stream)] == [b"", b"A."]

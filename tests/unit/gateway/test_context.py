@@ -48,7 +48,7 @@ def ended(outcome: Outcome, chunk: bytes, content_type: str, error_code: str | N
     return event
 
 
-def test_a_completed_answer() -> None:
+def test_a_completed_response() -> None:
     body = b'{"model":"gpt-4","id":"x","usage":{"prompt_tokens":1,"completion_tokens":2}}'
     event = ended(Outcome.COMPLETED, body, "application/json")
     assert (event.status_code, event.outcome, event.error_code) == (201, "completed", None)
@@ -170,7 +170,7 @@ def test_refused_or_aborted(error: ProxyError, asked: bool, outcome: str) -> Non
     assert (event.project_id, event.token_id, event.token) == (None, None, None)
 
 
-def test_what_every_event_tells_and_what_none_does() -> None:
+def test_what_every_event_has_and_what_none_has() -> None:
     events = Events()
     exchange = make(
         events,
@@ -210,7 +210,7 @@ def test_what_a_client_wrote_is_cleaned_before_it_is_an_event() -> None:
     assert "zzzz" not in repr(events.intents)
 
 
-def test_last_words_stand_alone() -> None:
+def test_a_closing_event_stands_alone() -> None:
     exchange = make(Events())
     meter = UsageMeter(SSE[0][1])
     meter.feed(b"data: {}\n\n")
@@ -244,7 +244,7 @@ class FakeSocket:
         ("HTTP/1.1", Outcome.ABORTED, False),
     ],
 )
-def test_a_reset_tells_http_1_0_that_an_answer_is_cut(
+def test_a_reset_shows_http_1_0_that_a_response_is_cut(
     protocol: str, outcome: Outcome, reset: bool
 ) -> None:
     client = FakeSocket()

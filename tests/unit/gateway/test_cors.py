@@ -91,7 +91,7 @@ def test_what_is_a_preflight(origin: str | None, asked: str | None, expected: bo
     assert (Cors(["https://a.test"]).preflight(sent.get) is not None) is expected
 
 
-def test_a_preflight_s_answer() -> None:
+def test_the_response_to_a_preflight() -> None:
     cors = Cors(["https://a.test"])
     asked = ASKING | {"ACCESS-CONTROL-REQUEST-HEADERS": "authorization,x-stainless-os"}
     headers = dict(cors.preflight(asked.get) or [])
@@ -114,7 +114,7 @@ def test_a_hostile_origin_takes_no_time() -> None:
     assert cors.allows("https://a-b-c-d-e.vercel.app")
 
 
-def test_an_answer_s_headers() -> None:
+def test_the_headers_of_a_response() -> None:
     cors = Cors(["https://a.test"])
     assert cors.response_headers("https://a.test") == [
         ("Vary", "Origin"),

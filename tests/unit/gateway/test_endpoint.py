@@ -61,7 +61,7 @@ def code(result: Result) -> str:
 # What passes.
 
 
-def test_an_answer_passes() -> None:
+def test_a_response_passes() -> None:
     world = World()
     result = world.ask("POST", "/v1/chat/completions?a=%2F", **sized(b'{"a":', b"1}"))
     assert (result.status, result.chunks, result.error) == ("200 OK", [b"", CHAT], None)
@@ -101,7 +101,7 @@ def test_its_event() -> None:
     assert event.duration_ms >= event.ttfb_ms
 
 
-def test_an_upstream_s_error_is_an_answer() -> None:
+def test_an_upstream_s_error_is_a_response() -> None:
     answer = Answer([b'{"error":{}}'], status=429, reason="Slow down", headers=JSON)
     world = World(answer)
     result = world.ask()
@@ -538,7 +538,7 @@ def test_a_killed_greenlet_leaves_an_event_and_no_slot() -> None:
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("private detail"), CipherError("private detail")]
 )
-def test_a_defect_of_ours(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_of_the_proxy(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     world = World(access=Access(refusal=error))
     result = world.ask(headers=[("X-Request-ID", "r1")])
     assert (result.code, code(result)) == (500, "internal_error")
@@ -586,7 +586,7 @@ def test_head_on_a_refusal_sends_no_body() -> None:
     assert world.event.bytes_out == 0
 
 
-def test_an_early_answer_leaves_the_rest_of_the_upload_unread() -> None:
+def test_an_early_response_leaves_the_rest_of_the_upload_unread() -> None:
     world = World()
     world.transport.handle = lambda call, timing: world.answer  # type: ignore[method-assign]
     made = environ("POST", **sized(b"abc", headers=[]))
@@ -639,7 +639,7 @@ def test_without_cors_options_and_permissions_are_the_upstream_s() -> None:
     assert world.event.method == "OPTIONS"
 
 
-def test_a_preflight_is_answered_here_without_a_token_or_an_event() -> None:
+def test_the_proxy_responds_to_a_preflight_without_a_token_or_an_event() -> None:
     world = World(origins=["https://a.test"])
     headers = [ORIGIN, ASKED, ("Access-Control-Request-Headers", "authorization")]
     result = world.ask("OPTIONS", headers=headers, token=None)

@@ -187,7 +187,7 @@ def test_a_tunnel_that_ends_leaves_nothing(
     upstream.close()
 
 
-def test_a_preflight_that_is_answered_here_leaves_nothing_and_has_no_event() -> None:
+def test_a_preflight_of_the_proxy_leaves_nothing_and_has_no_event() -> None:
     limited = Limited(Rates(address=5))
     world = World(limited=limited, origins=["https://a.test"])
     result = world.ask("OPTIONS", headers=[ORIGIN, ASKED], token=None)

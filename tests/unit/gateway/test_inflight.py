@@ -265,7 +265,7 @@ def test_only_those_of_an_account_are_cut() -> None:
     gevent.joinall(left, timeout=20)
 
 
-def test_last_words_are_not_cut_short_by_a_second_cut() -> None:
+def test_a_closing_event_is_not_interrupted_by_a_second_cut() -> None:
     go = Event()
     served = Served(lambda: go.wait(20))
     owner = Owner("a")

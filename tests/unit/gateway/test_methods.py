@@ -33,7 +33,7 @@ def test_other_methods_are_the_upstream_s() -> None:
         assert [call.request.method for call in world.transport.calls] == [method]
 
 
-def test_the_last_hop_answers_options() -> None:
+def test_the_last_hop_responds_to_options() -> None:
     world = World()
     result = world.ask(method="OPTIONS", headers=[("Max-Forwards", "0")])
     assert (result.code, result.body, result.one("Allow")) == (204, b"", ALL)

@@ -171,7 +171,9 @@ def test_a_body_that_a_policy_reads_is_held() -> None:
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", None])
-def test_a_chat_that_is_to_ask_is_held_whatever_it_says_of_itself(content_type: str | None) -> None:
+def test_a_chat_that_must_report_usage_is_held_with_any_content_type(
+    content_type: str | None,
+) -> None:
     lines = [("CONTENT-LENGTH", str(len(STREAM)))]
     lines += [("CONTENT-TYPE", content_type)] if content_type else []
     for path, policy, held in (

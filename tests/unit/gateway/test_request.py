@@ -205,7 +205,7 @@ def test_other_paths_are_no_endpoints(path: str) -> None:
         "/v1/%E2/../proxy",
     ],
 )
-def test_what_could_be_taken_for_ours_is_not_relayed(path: str) -> None:
+def test_paths_that_may_be_read_as_the_proxy_s_are_not_relayed(path: str) -> None:
     with pytest.raises(ClientError) as caught:
         check_path(path)
     assert (caught.value.status, caught.value.code) == (404, "endpoint_not_found")
@@ -219,7 +219,7 @@ def test_what_could_be_taken_for_ours_is_not_relayed(path: str) -> None:
         *("/v1/v1/proxy/tokens", "/v1/%2570roxies", "/v1/xproxy/tokens"),
     ],
 )
-def test_other_names_are_not_ours(path: str) -> None:
+def test_other_names_are_not_reserved(path: str) -> None:
     check_path(path)
 
 
@@ -318,7 +318,7 @@ def test_a_large_body_is_joined_beside_the_loop(monkeypatch: pytest.MonkeyPatch)
     assert joined == [2]
 
 
-def test_words_in_place_of_an_address_are_cut_and_cleaned() -> None:
+def test_text_in_place_of_an_address_is_cut_and_cleaned() -> None:
     def said(text: str) -> str:
         request = inbound(headers=[("X-Forwarded-For", text)], REMOTE_ADDR="192.0.2.1")
         return client_address(request.headers, {"REMOTE_ADDR": "192.0.2.1"}, 1)

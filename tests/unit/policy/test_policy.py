@@ -59,7 +59,7 @@ def refusal(policy: Policy, **changes: Any) -> ProxyError:
     ("project", "drains"),
     [({}, False), ({"on_disconnect": "cancel"}, False), ({"on_disconnect": "drain"}, True)],
 )
-def test_the_project_says_what_happens_when_a_client_leaves(
+def test_the_project_decides_what_happens_when_a_client_leaves(
     project: dict[str, object], drains: bool
 ) -> None:
     assert Policy.compile(project, [{}]).drain_on_disconnect is drains
@@ -69,7 +69,7 @@ def test_the_project_says_what_happens_when_a_client_leaves(
     ("project", "cuts"),
     [({}, True), ({"on_revoke": "cut"}, True), ({"on_revoke": "finish"}, False)],
 )
-def test_the_project_says_what_a_revocation_does_to_answers_under_way(
+def test_the_project_decides_what_a_revocation_does_to_responses_in_flight(
     project: dict[str, object], cuts: bool
 ) -> None:
     assert Policy.compile(project, [{}]).cut_on_revoke is cuts
@@ -79,7 +79,7 @@ def test_the_project_says_what_a_revocation_does_to_answers_under_way(
     ("project", "injects"),
     [({}, False), ({"stream_usage": "off"}, False), ({"stream_usage": "inject"}, True)],
 )
-def test_the_project_says_whether_usage_is_asked_for(
+def test_the_project_decides_whether_usage_is_requested(
     project: dict[str, object], injects: bool
 ) -> None:
     assert Policy.compile(project, [{}]).inject_usage is injects
@@ -89,7 +89,7 @@ def test_the_project_says_whether_usage_is_asked_for(
     ("project", "cuts"),
     [({}, True), ({"on_revoke": "cut"}, True), ({"on_revoke": "finish"}, False)],
 )
-def test_the_project_says_what_becomes_of_answers_under_way(
+def test_the_project_decides_whether_a_used_up_total_cuts_responses_in_flight(
     project: dict[str, object], cuts: bool
 ) -> None:
     assert Policy.compile(project, [{}]).cut_on_revoke is cuts

@@ -39,7 +39,7 @@ def test_idle_is_shut_and_a_request_that_just_came_is_not(pair: tuple[Any, Any])
     connections.close_idle(lambda served, since: True)  # closed already: nothing to do
 
 
-def test_who_waits_for_a_client_sees_its_end_and_may_answer(pair: tuple[Any, Any]) -> None:
+def test_a_reader_sees_the_end_of_its_client_and_may_respond(pair: tuple[Any, Any]) -> None:
     ours, theirs = pair
     connections = Connections()
     connections.open.add(ours)

@@ -15,7 +15,7 @@ runpy.run_path(sys.argv[1])
 """
 
 
-def test_another_system_is_told_what_to_do(tmp_path: Path) -> None:
+def test_another_system_gets_an_instruction(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, CONF],
         cwd=tmp_path,

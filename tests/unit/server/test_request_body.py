@@ -100,7 +100,9 @@ def test_a_piece_comes_when_it_arrives() -> None:
     ],
 )
 @pytest.mark.parametrize("whole", [True, False])
-def test_failures_are_ours(framing: list[bytes | Exception], code: str, whole: bool) -> None:
+def test_failures_have_the_proxy_s_errors(
+    framing: list[bytes | Exception], code: str, whole: bool
+) -> None:
     """By the arriving piece, and by the ``read`` that Flask uses."""
     connection = Connection([b"POST / HTTP/1.1\r\n", *framing])
     read = connection.body.read if whole else lambda: read_all(connection.body)
@@ -125,7 +127,7 @@ def test_continue_is_sent_at_the_first_read_only() -> None:
     [(ConnectionResetError(), "invalid_request"), (TimeoutError(), "request_timeout")],
 )
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_client_that_is_gone_when_it_is_told_to_continue(
+def test_a_client_that_is_gone_before_its_100_continue(
     monkeypatch: pytest.MonkeyPatch, error: OSError, code: str, whole: bool
 ) -> None:
     head = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"

@@ -131,7 +131,7 @@ def test_what_breaks_off_does_not_look_complete() -> None:
         ("GET", "101 Switching Protocols", False),
     ],
 )
-def test_answers_without_a_body(method: str, status: str, kept: bool) -> None:
+def test_responses_without_a_body(method: str, status: str, kept: bool) -> None:
     sock, answer = answered([b"xyz"], status, [("Content-Length", "3")], Request(method))
     assert sock.body == b""
     assert (b"Content-Length: 3" in sock.head) is kept
@@ -139,12 +139,12 @@ def test_answers_without_a_body(method: str, status: str, kept: bool) -> None:
     assert not answer.should_close()
 
 
-def test_never_more_than_the_length_that_was_told() -> None:
+def test_never_more_than_the_announced_length() -> None:
     sock, _ = answered([b"abc", b"def"], headers=[("Content-Length", "4")])
     assert sock.body == b"abcd"
 
 
-def test_less_than_the_length_that_was_told_is_no_complete_answer() -> None:
+def test_less_than_the_announced_length_is_no_complete_response() -> None:
     with pytest.raises(ConnectionResetError):
         answered([b"abc"], headers=[("Content-Length", "4")])
 

@@ -178,7 +178,7 @@ def test_a_reload_brings_new_settings_and_no_second_shipper(
     other.close()
 
 
-def test_switched_off_somebody_else_ships(
+def test_switched_off_another_process_ships(
     shipping: Callable[..., ProxyServer], receiver: Receiver
 ) -> None:
     server = shipping(EVENT_SHIPPER="off").start()
@@ -189,7 +189,7 @@ def test_switched_off_somebody_else_ships(
     assert receiver.events == []
 
 
-def test_one_that_cannot_start_is_tried_with_pauses_and_hinders_nobody(
+def test_a_shipper_that_cannot_start_is_tried_with_pauses_and_blocks_no_request(
     shipping: Callable[..., ProxyServer],
 ) -> None:
     server = shipping()

@@ -30,7 +30,9 @@ from tests.support.paths import ROOT
         (ZeroDivisionError("secret"), None, 500),
     ],
 )
-def test_what_the_client_is_told(raised: Exception, status_line: str | None, status: int) -> None:
+def test_the_error_that_a_client_gets(
+    raised: Exception, status_line: str | None, status: int
+) -> None:
     error, line = _as_proxy_error(raised)
     assert (line, error.status) == (status_line, status)
     assert "secret" not in str(error)

@@ -90,7 +90,7 @@ def test_connections_that_must_not_be_reused(serve: Serve, ask: Ask, answer: byt
     wait_until(lambda: all(one.ended.is_set() for one in server.connections))
 
 
-def test_a_head_answer_with_a_body_does_not_poison_the_next(serve: Serve, ask: Ask) -> None:
+def test_a_head_response_with_a_body_does_not_poison_the_next(serve: Serve, ask: Ask) -> None:
     server = serve(OK)
     assert read_all(ask(server, "HEAD")) == b""
     assert read_all(ask(server, "GET")) == b"ok"
@@ -278,7 +278,7 @@ def test_connect_timeout(full_listener: str) -> None:
         adapter.send(prepared("GET", full_listener + "/"), timeout=(0.1, 20))
 
 
-def test_another_os_error_is_told(
+def test_another_os_error_is_reported(
     adapter: UpstreamAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: object, address: object) -> None:

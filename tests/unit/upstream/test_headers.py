@@ -93,7 +93,7 @@ def test_downstream_drops_and_keeps() -> None:
     ]
 
 
-def test_what_the_upstream_says_of_its_own_origin_is_not_ours() -> None:
+def test_headers_about_the_upstream_s_own_origin_do_not_pass() -> None:
     words = [
         ("Alt-Svc", 'h3=":443"; ma=86400'),
         ("strict-transport-security", "max-age=31536000; includeSubDomains; preload"),
@@ -160,7 +160,7 @@ def test_title_case() -> None:
         ([("X-Content-Type", "a/b")], ("", "")),
     ],
 )
-def test_what_an_answer_says_of_its_content(
+def test_the_content_type_and_encoding_of_a_response(
     lines: list[tuple[str, str]], expected: tuple[str, str]
 ) -> None:
     assert content_of(lines) == expected

@@ -44,7 +44,7 @@ def chunked(pieces: list[bytes], trailer: bytes = b"") -> bytes:
     st.lists(st.integers(min_value=0), max_size=30),
     st.booleans(),
 )
-def test_any_split_of_an_answer_gives_the_same(
+def test_any_split_of_a_response_gives_the_same(
     headers: list[tuple[str, str]],
     pieces: list[bytes],
     framing: str,
@@ -110,7 +110,9 @@ def test_a_request_head_keeps_every_line(headers: list[tuple[str, str]]) -> None
     ("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Not")]
 )
 @pytest.mark.parametrize("framing", ["Content-Length: 9", "Transfer-Encoding: chunked", "X: y"])
-def test_answers_without_a_body_end_with_their_head(method: str, status: str, framing: str) -> None:
+def test_responses_without_a_body_end_with_their_head(
+    method: str, status: str, framing: str
+) -> None:
     head = f"HTTP/1.1 {status}\r\n{framing}\r\n\r\n".encode()
     parser, body = parse(head, method=method)
     assert parser.complete
@@ -118,7 +120,7 @@ def test_answers_without_a_body_end_with_their_head(method: str, status: str, fr
     assert body == b""
 
 
-def test_interim_answers_leave_nothing_behind() -> None:
+def test_interim_responses_leave_nothing_behind() -> None:
     parser, body = parse(
         b"HTTP/1.1 100 Continue\r\nX-Interim: 1\r\n\r\n"
         b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n"
@@ -133,7 +135,7 @@ def test_interim_answers_leave_nothing_behind() -> None:
     "more",
     [b"x", OK + b"Content-Length: 0\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"\x00\xff"],
 )
-def test_excess_costs_the_connection_not_the_answer(more: bytes) -> None:
+def test_excess_costs_the_connection_not_the_response(more: bytes) -> None:
     parser, body = parse(OK + b"Content-Length: 3\r\n\r\nabc" + more)
     assert (parser.status, body) == (200, b"abc")
     assert list(parser.headers) == [("Content-Length", "3")]
@@ -187,7 +189,7 @@ def test_when_a_connection_may_be_kept(head: bytes, reusable: bool) -> None:
         b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
     ],
 )
-def test_what_is_no_valid_answer(answer: bytes) -> None:
+def test_what_is_no_valid_response(answer: bytes) -> None:
     with pytest.raises(InvalidResponse, match="not valid HTTP"):
         parse(answer)
 

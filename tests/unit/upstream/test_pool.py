@@ -186,9 +186,7 @@ def test_a_silent_tls_server_is_a_connect_timeout(
         make(pools, origin, timeout=0.1).connect()
 
 
-def test_somebody_elses_timeout_is_left_alone(
-    full_listener: str, pools: list[ConnectionPool]
-) -> None:
+def test_another_timeout_propagates(full_listener: str, pools: list[ConnectionPool]) -> None:
     with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.05) as outer:
         make(pools, full_listener, timeout=20).connect()
     assert caught.value is outer
@@ -232,7 +230,7 @@ def test_the_time_is_for_all_addresses(
     assert len(tried) == 3
 
 
-def test_the_first_failure_is_told(
+def test_the_first_failure_is_reported(
     pools: list[ConnectionPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = f"http://127.0.0.1:{free_port()}"
@@ -248,7 +246,7 @@ def test_the_first_failure_is_told(
 @pytest.mark.parametrize(
     "order", ["answered, silent", "silent, answered", "silent, answered, silent"]
 )
-def test_who_answered_is_told_before_who_did_not(
+def test_an_address_that_responded_is_reported_before_a_silent_one(
     order: str, pools: list[ConnectionPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = order.split(", ")

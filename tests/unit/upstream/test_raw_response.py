@@ -102,7 +102,7 @@ def test_events_come_one_by_one(serve: Serve, ask: Ask, framing: bytes) -> None:
     response.raw.close()
 
 
-def test_an_interim_answer_alone_then_the_final_one(serve: Serve, ask: Ask) -> None:
+def test_an_interim_response_alone_then_the_final_one(serve: Serve, ask: Ask) -> None:
     def handler(connection: Connection) -> None:
         while connection.request() is not None:
             connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -166,7 +166,7 @@ def test_a_short_body_is_never_a_silent_end(
     response.raw.close()
 
 
-def test_a_reset_instead_of_an_answer(serve: Serve, ask: Ask) -> None:
+def test_a_reset_instead_of_a_response(serve: Serve, ask: Ask) -> None:
     def handler(connection: Connection) -> None:
         connection.request()
         connection.reset()
@@ -175,7 +175,7 @@ def test_a_reset_instead_of_an_answer(serve: Serve, ask: Ask) -> None:
         ask(serve(handler))
 
 
-def test_silence_before_and_within_an_answer(serve: Serve, ask: Ask) -> None:
+def test_silence_before_and_within_a_response(serve: Serve, ask: Ask) -> None:
     def handler(connection: Connection) -> None:
         request = connection.request()
         if request is not None and b"/body" in request.line:
@@ -193,7 +193,7 @@ def test_silence_before_and_within_an_answer(serve: Serve, ask: Ask) -> None:
     wait_until(lambda: all(one.ended.is_set() for one in server.connections))
 
 
-def test_a_slow_but_living_answer_is_not_silence(serve: Serve, ask: Ask) -> None:
+def test_a_slow_response_is_not_silence(serve: Serve, ask: Ask) -> None:
     """The whole takes longer than the time allowed between two bytes."""
 
     def handler(connection: Connection) -> None:
@@ -211,7 +211,7 @@ def test_a_slow_but_living_answer_is_not_silence(serve: Serve, ask: Ask) -> None
 
 
 @pytest.mark.parametrize("reads", [0, 1])
-def test_closing_an_unfinished_answer_drops_the_connection(
+def test_closing_an_unfinished_response_drops_the_connection(
     serve: Serve, ask: Ask, reads: int
 ) -> None:
     def handler(connection: Connection) -> None:
@@ -231,7 +231,7 @@ def test_closing_an_unfinished_answer_drops_the_connection(
         read_all(response)
 
 
-def test_closing_a_complete_answer_unread_keeps_the_connection(serve: Serve, ask: Ask) -> None:
+def test_closing_a_complete_response_unread_keeps_the_connection(serve: Serve, ask: Ask) -> None:
     server = serve(OK)
     for _ in range(3):
         ask(server).raw.close()
@@ -336,7 +336,7 @@ def test_an_upload_whose_client_fails_is_cut(
     wait_until(lambda: greenlets() == 0)
 
 
-def test_a_client_that_fails_while_the_answer_comes(serve: Serve, ask: Ask) -> None:
+def test_a_client_that_fails_while_the_response_arrives(serve: Serve, ask: Ask) -> None:
     fail = Event()
 
     def body() -> Iterator[bytes]:
@@ -358,7 +358,7 @@ def test_a_client_that_fails_while_the_answer_comes(serve: Serve, ask: Ask) -> N
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_an_answer_before_the_upload_has_ended(serve: Serve, ask: Ask, in_memory: bool) -> None:
+def test_a_response_before_the_upload_has_ended(serve: Serve, ask: Ask, in_memory: bool) -> None:
     """Relayed; the connection carries half a request and is not used again."""
     held = Event()
 
@@ -387,7 +387,7 @@ def test_an_answer_before_the_upload_has_ended(serve: Serve, ask: Ask, in_memory
     assert len(server.connections) == 2
 
 
-def test_an_early_answer_and_a_closed_connection(serve: Serve, ask: Ask) -> None:
+def test_an_early_response_and_a_closed_connection(serve: Serve, ask: Ask) -> None:
     def handler(connection: Connection) -> None:
         connection.head()
         connection.send(b"HTTP/1.1 401 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
@@ -519,7 +519,7 @@ def test_an_upload_that_never_waits_leaves_others_their_turn() -> None:
         upload.stop()
 
 
-def test_an_answer_during_an_upload_leaves_others_their_turn() -> None:
+def test_a_response_during_an_upload_yields_to_other_greenlets() -> None:
     """That of an upstream which has always more to say, while the upload goes on."""
     sock: Any = Ready()
     held = Event()

@@ -45,7 +45,7 @@ def test_each_has_its_own_time() -> None:
         waiting.get(timeout=10)
 
 
-def test_nobody_looks_while_nobody_waits() -> None:
+def test_no_sweeper_without_a_wait() -> None:
     timeouts, (ours, theirs) = ReadTimeouts(), socketpair()
     with ours, theirs:
         ours.settimeout(0.1)
@@ -66,7 +66,7 @@ def test_without_a_timeout_nothing_ends_it() -> None:
         waiting.get(timeout=10)
 
 
-def test_whoever_is_given_up_late_does_not_lose_the_next_wait() -> None:
+def test_a_late_timeout_does_not_end_the_next_wait() -> None:
     """The look finds it overdue; before that is acted upon, bytes come and another wait begins."""
     timeouts, (ours, theirs) = ReadTimeouts(), socketpair()
     ended: list[str] = []

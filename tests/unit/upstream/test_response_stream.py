@@ -33,7 +33,7 @@ def make(
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_whole_answer(known: bool) -> None:
+def test_a_whole_response(known: bool) -> None:
     upstream, seen = Script(b"ab", b"c", known=known), Seen()
     stream = make(upstream, seen)
     assert iter(stream) is stream
@@ -51,7 +51,7 @@ def test_a_whole_answer(known: bool) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_an_empty_answer(known: bool) -> None:
+def test_an_empty_response(known: bool) -> None:
     upstream, seen = Script(known=known), Seen()
     stream = make(upstream, seen)
     assert list(stream) == [b""]
@@ -147,7 +147,7 @@ def test_a_client_that_leaves_with_the_last_event_has_all(
     assert stream.read_to_end is (outcome is Outcome.COMPLETED)
 
 
-def test_an_upload_that_fails_while_the_answer_comes() -> None:
+def test_an_upload_that_fails_while_the_response_arrives() -> None:
     """The head is out: no 400 can follow it, only a break."""
     seen = Seen()
     stream = make(Script(b"a", ClientError("truncated")), seen)
@@ -216,7 +216,7 @@ def test_interrupted_in_the_write_of_the_last_chunk(known: bool) -> None:
     assert seen.chunks == [b"last"]
 
 
-def test_last_words() -> None:
+def test_a_closing_event() -> None:
     """They go out, then the answer breaks; it never looks complete."""
     seen, asked = Seen(), []
 
@@ -245,7 +245,7 @@ def test_no_closing_event_for_a_client_that_has_left() -> None:
         next(stream)
 
 
-def test_the_meter_sees_the_chunk_before_last_words_are_asked_for() -> None:
+def test_the_meter_sees_the_chunk_before_the_closing_event_is_made() -> None:
     seen = Seen()
 
     def closing_event(interruption: Cancelled) -> bytes:
@@ -318,7 +318,7 @@ def handle(transport: SessionTransport, origin: str) -> UpstreamResponse:
 @pytest.mark.parametrize(
     "answer", [OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n", CHUNKED + b"2\r\nok\r\n0\r\nX-T: 1\r\n\r\n"]
 )
-def test_an_answer_in_one_packet_ends_without_another_read(
+def test_a_response_in_one_packet_ends_without_another_read(
     serve: Serve, transport: SessionTransport, answer: bytes
 ) -> None:
     server = serve(answer)
@@ -380,7 +380,7 @@ def test_an_interrupted_read_cancels_the_upstream(
     ]
 
 
-# Words of our own while the upstream is silent.
+# Keep-alive comments while the upstream is silent.
 
 
 class Silent(Script):
@@ -424,7 +424,7 @@ def test_keepalive_comments_where_they_can_stand() -> None:
         ((b"b", ShuttingDown()), False),
     ],
 )
-def test_a_drained_answer_is_seen_to_its_end(rest: tuple[Any, ...], whole: bool) -> None:
+def test_a_drained_response_is_seen_to_its_end(rest: tuple[Any, ...], whole: bool) -> None:
     upstream, seen = Script(b"a", *rest), Seen()
     stream = ResponseStream(
         upstream,  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ def call(origin: str, body: Any = None, headers: Any = ()) -> PreparedCall:
     return PreparedCall(url=origin + "/v1/x", request=request)
 
 
-def test_an_answer_and_its_marks(serve: Serve, transports: Any) -> None:
+def test_a_response_and_its_marks(serve: Serve, transports: Any) -> None:
     timing = Timing()
     answer = b"HTTP/1.1 404 Nope\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 2\r\n\r\nno"
     server = serve(answer)
@@ -104,7 +104,9 @@ def test_the_wait_for_a_connection_is_no_upstream_time(serve: Serve, transports:
         (None, UpstreamTimeout),
     ],
 )
-def test_no_answer(serve: Serve, transports: Any, answer: Any, error: type[UpstreamError]) -> None:
+def test_no_response(
+    serve: Serve, transports: Any, answer: Any, error: type[UpstreamError]
+) -> None:
     def handler(connection: Connection) -> None:
         connection.request()
         if answer is None:

@@ -54,7 +54,7 @@ def test_a_101_and_the_bytes_behind_it() -> None:
     assert answer.rest == b"\x81\x00rest"
 
 
-def test_interim_answers_are_skipped_and_others_are_no_switch() -> None:
+def test_interim_responses_are_skipped_and_others_are_no_switch() -> None:
     ours, _theirs = opened(
         b"HTTP/1.1 103 Early\r\nA: 1\r\n\r\nHTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno"
     )
@@ -151,7 +151,7 @@ def test_a_close_frame_is_one_for_others() -> None:
     assert (frame.opcode, frame.payload) == (Opcode.CLOSE, (1008, "token_inactive"))
 
 
-def test_no_last_words_within_a_head() -> None:
+def test_no_close_frame_within_a_head() -> None:
     (client, ours), (theirs, _upstream) = pair(), pair()
     tunnel = Tunnel(ours, theirs, lambda _: None)
     opened = UpgradeResponse(theirs, b"HTTP/1.1 101 Switching", b"x" * 8 * 1024 * 1024)
@@ -167,7 +167,7 @@ def test_no_last_words_within_a_head() -> None:
 
 
 @pytest.mark.parametrize("stuck", [False, True])
-def test_last_words_only_where_nothing_is_half_sent(stuck: bool) -> None:
+def test_a_close_frame_only_where_no_write_is_incomplete(stuck: bool) -> None:
     (client, ours), (theirs, upstream) = pair(), pair()
     tunnel = Tunnel(ours, theirs, lambda _: None)
     running = gevent.spawn(tunnel.run)

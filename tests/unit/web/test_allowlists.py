@@ -184,7 +184,7 @@ def test_rules_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
     assert not made.transport.calls
 
 
-def test_without_a_policy_a_body_is_nobody_s_business() -> None:
+def test_without_a_policy_a_body_is_not_read() -> None:
     made = world()
     body = b'{"model":"a","model":"b"'
     assert made.ask("POST", "/v1//odd;x", **sized(body)).code == 200

@@ -136,7 +136,7 @@ def test_the_address_is_what_the_trusted_proxy_says(
     assert entries(api)[0].client_ip == address
 
 
-def test_an_upstream_key_is_told_by_its_mask_alone(api: Management) -> None:
+def test_of_an_upstream_key_only_the_mask_is_audited(api: Management) -> None:
     project = api.project()
     new = "sk-proj-another-fedcba9876543210"
     api.call("PATCH", f"/projects/{project['id']}", {"api_key": new})
@@ -151,14 +151,14 @@ def test_an_upstream_key_is_told_by_its_mask_alone(api: Management) -> None:
         assert secret not in str(found)
 
 
-def test_two_tokens_are_told_apart_and_neither_is_given_away() -> None:
+def test_two_tokens_are_distinguished_and_neither_is_revealed() -> None:
     old, new = actors(["old-management-token", "new-management-token"])
     assert old != new
     digest = hashlib.sha256(b"old-management-token").hexdigest()
     assert old == f"management:{digest[:4]}"
 
 
-def test_nothing_is_told_that_was_not_committed(
+def test_nothing_is_published_that_was_not_committed(
     api: Management, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The transaction fails after the entry was written in it."""

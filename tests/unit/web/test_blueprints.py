@@ -77,7 +77,7 @@ def seen(ask: Callable[..., Result], world: World, kwargs: dict[str, Any]) -> An
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_both_doors_answer_alike(name: str) -> None:
+def test_both_entrances_respond_alike(name: str) -> None:
     front, kwargs = BOTH[name]()
     expected = seen(front.ask, front, kwargs)
     behind, kwargs = BOTH[name]()

@@ -45,7 +45,7 @@ def test_stats() -> None:
 @pytest.mark.parametrize(
     "authorization", [None, "", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer ä"]
 )
-def test_with_a_token_set_nobody_else_enters(path: str, authorization: str | None) -> None:
+def test_with_a_token_set_other_clients_are_refused(path: str, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     refused = client(TOKEN).get(path, headers=headers)
     assert refused.status_code == 401
@@ -69,7 +69,7 @@ def test_figures_that_cannot_be_had(path: str) -> None:
     assert (refused.status_code, refused.json["error"]["code"]) == (503, "store_unavailable")  # type: ignore[index]
 
 
-def test_pages_are_told_to_the_observer() -> None:
+def test_pages_are_reported_to_the_observer() -> None:
     seen: list[AccessRecord] = []
     asked = client(seen=seen)
     asked.get("/metrics?x=1", headers={"X-Request-ID": "scrape-1"})

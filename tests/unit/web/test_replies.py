@@ -44,7 +44,7 @@ def test_what_the_raiser_said() -> None:
     assert reply.status == "409 Conflict"
 
 
-def test_a_defect_says_nothing_of_itself() -> None:
+def test_a_defect_reveals_nothing() -> None:
     for error in (CipherError("projects.upstream_key of 123 is damaged"), ProxyError("secret")):
         assert b"secret" not in error_body(error)
         assert b"damaged" not in error_body(error)

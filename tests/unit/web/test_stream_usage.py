@@ -97,14 +97,14 @@ def test_a_stream_under_a_wrong_media_type_is_asked_and_filtered(kind: str) -> N
     assert (it.event.usage_source, it.event.stream) == ("reported", True)
 
 
-def test_a_response_that_says_it_is_a_stream_and_is_not() -> None:
+def test_a_response_with_the_type_of_a_stream_that_is_none() -> None:
     body = b'{"model":"m","usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
     it = world(Answer([body], headers=SSE), inject=False)
     assert chat(it).body == body
     assert (it.event.usage_source, it.event.stream) == ("reported", False)
 
 
-def test_no_words_of_ours_in_a_response_of_a_known_length() -> None:
+def test_no_closing_event_in_a_response_of_a_known_length() -> None:
     for kind in ("text/plain", "text/event-stream"):
         headers = [("Content-Type", kind), ("Content-Length", "5000")]
         it = world(Answer([ASKED[0], ShuttingDown()], headers=headers), inject=False)
@@ -118,7 +118,7 @@ def test_the_upstreams_error_keeps_its_length() -> None:
     assert chat(it).one("content-length") == "6"
 
 
-def test_a_length_that_does_not_hold_is_not_told() -> None:
+def test_a_length_that_no_longer_fits_is_not_sent() -> None:
     length = ("Content-Length", str(len(b"".join(ASKED))))
     result = chat(world(Answer([b"".join(ASKED)], headers=[*SSE, length])))
     assert result.body == b"".join(PLAIN)

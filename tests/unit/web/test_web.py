@@ -95,7 +95,7 @@ def test_405_names_what_is_allowed(app: flask.Flask) -> None:
 
 
 @pytest.mark.parametrize("path", ["/open", "/manage/things", "/nowhere", "/manage/things/defect"])
-def test_every_answer_carries_a_request_id(app: flask.Flask, path: str) -> None:
+def test_every_response_has_a_request_id(app: flask.Flask, path: str) -> None:
     client = app.test_client()
     for headers in ({}, BEARER):
         kept = client.get(path, headers={**headers, "X-Request-ID": "call-1"})

@@ -108,7 +108,7 @@ def test_what_is_refused(api: Management, param: str, value: str) -> None:
     api.refused("GET", "/audit?" + urlencode({param: value}), None, 400, param)
 
 
-def test_an_action_that_there_is_not_is_answered_by_those_that_there_are(api: Management) -> None:
+def test_the_error_of_an_unknown_action_lists_the_known_ones(api: Management) -> None:
     for action in ACTIONS:
         assert get(api, action=action)["events"] == []
     error = api.call("GET", "/audit?action=token.delete", status=400)["error"]

@@ -292,7 +292,7 @@ class Peek:
         (ShuttingDown(), 503, "draining"),
     ],
 )
-def test_until_its_body_is_there_it_is_a_request_under_way(
+def test_a_request_is_in_flight_until_its_body_has_been_read(
     world: World, interruption: Cancelled, status: int, code: str
 ) -> None:
     peek = Peek(world)
@@ -363,7 +363,7 @@ def test_other_methods(world: World, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["TRACE", "TRACK", "CONNECT"])
-def test_methods_that_nobody_may_use(world: World, method: str) -> None:
+def test_methods_that_no_token_may_use(world: World, method: str) -> None:
     """Before the token is looked at."""
     result = world.ask(FIVE, "wrong", method=method)
     assert (result.code, result.one("Allow")) == (405, "POST")
@@ -385,7 +385,7 @@ def test_a_store_that_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     assert (result.code, bool(result.one("Retry-After"))) == (503, True)
 
 
-def test_a_defect_of_ours(
+def test_a_defect_of_the_proxy(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(world.tokens, "create", lambda **_: 1 / 0)
@@ -396,7 +396,7 @@ def test_a_defect_of_ours(
     assert world.secret not in caplog.text
 
 
-def test_a_killed_worker_answers_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_sends_no_response(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(**_: Any) -> None:
         raise SystemExit
 
@@ -419,7 +419,7 @@ def test_browsers(sqlite_url: str) -> None:
     assert stranger.all("Access-Control-Allow-Origin") == []
 
 
-def test_both_doors_answer_alike(world: World) -> None:
+def test_both_entrances_respond_alike(world: World) -> None:
     fixed = [("X-Request-ID", "r1")]
     for method, body in (("POST", {}), ("GET", FIVE), ("HEAD", FIVE), ("OPTIONS", FIVE)):
         front = world.ask(body, method=method, headers=fixed)

@@ -61,7 +61,7 @@ def test_the_key_has_another_name_too(api: Management) -> None:
 
 
 @pytest.mark.parametrize("path", ["/projects", "/projects/"])
-def test_a_slash_at_the_end_redirects_nobody(api: Management, path: str) -> None:
+def test_a_slash_at_the_end_does_not_redirect(api: Management, path: str) -> None:
     made = api.call("POST", path, {"name": "a", "api_key": UPSTREAM_KEY}, 201)
     assert api.call("GET", path) == [made]
     one = path.rstrip("/") + "/" + made["id"] + path.removeprefix("/projects")

@@ -145,7 +145,7 @@ def test_filters(api: Management, filters: dict[str, str], requests: int) -> Non
 
 
 class TestCost:
-    def test_what_has_no_price_is_told(self, api: Management) -> None:
+    def test_usage_without_a_price_is_reported(self, api: Management) -> None:
         fill(api, (ABSENT, T1, "gpt-4", LAST), (ABSENT, T1, "zero", LAST), (ABSENT, T1, "o3", LAST))
         found = get(api, group_by="model")
         assert {row["model"]: (row["cost"], row["unpriced_tokens"]) for row in found["rows"]} == {
@@ -251,7 +251,7 @@ def test_refused_by_name(api: Management, query: dict[str, str], param: str) -> 
     api.refused("GET", "/usage?" + urlencode(query), None, 400, param)
 
 
-def test_more_rows_than_an_answer_may_have(
+def test_more_rows_than_a_response_may_have(
     api: Management, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "MAX_ROWS", 3)
