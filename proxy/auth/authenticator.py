@@ -1,6 +1,6 @@
-"""From a bearer to a :class:`Principal`: format, cache, store, then the checks.
+"""Authentication of requests: from the bearer value to a :class:`Principal`.
 
-A warm token costs no I/O.
+The order is format, cache, store, then the checks. A token that is in the cache costs no I/O.
 
 Note: the cache keeps what a token *is*, never whether it may be used. Activity and expiry are
 checked on every request, also while the database is away.
@@ -213,7 +213,7 @@ class Authenticator:
             # One line per cause, not per request. It names the project, and what must be done.
             if str(error) not in self._unreadable and len(self._unreadable) < 1000:
                 self._unreadable.add(str(error))
-                _log.error("upstream key unreadable: %s", error)
+                _log.error("authenticator: an upstream key cannot be read: %s", error)
             raise KeyUnreadable(_KEY_UNREADABLE) from error
         if self._known is not None:
             self._known.learn(token_hash, grant, asked_at)
@@ -234,7 +234,11 @@ class Authenticator:
         principal = principal_of(grant, token_hash, read_at, self._clock())
         chain, policy = (grant.token, *grant.ancestors), principal.policy
         if why := policy.unreadable:
-            _log.error("token %s is refused, its rules cannot be read: %s", grant.token.id, why)
+            _log.error(
+                "authenticator: access token %s is refused, its policy cannot be read: %s",
+                grant.token.id,
+                why,
+            )
         for each, account in zip(chain, principal.accounts[1:], strict=True):
             total = account.max_tokens_total
             self._budgets.update(each.id, each.tokens_used, total, cuts=policy.cut_in_flight)

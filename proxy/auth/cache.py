@@ -1,4 +1,4 @@
-"""The cache of what the store said about access tokens.
+"""The cache of what the store returned for access tokens.
 
 An entry is fresh for `ttl` seconds. After that the next request refreshes it, once for all requests
 that wait for it. While the store does not respond, the old entry remains in use for `grace` seconds

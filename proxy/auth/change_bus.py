@@ -3,7 +3,7 @@
 Redis keeps no published message, so a worker that was not subscribed misses it. That does no harm:
 every worker polls the database as well, and polls at once when it is subscribed again.
 
-Note: every client of that Redis may publish. So a message says no more than "look at these ids",
+Note: every client of that Redis may publish. So a message contains ids and nothing else,
 its size is bounded, and many messages make one poll.
 """
 

@@ -1,7 +1,7 @@
 """Known grants: a file of the node with what its workers read about tokens from the database.
 
 Grants are written off the request's path, and read only while the database does not respond. They
-are as true as the last poll for changes: for `grace` seconds after it any worker may use a row,
+are as current as the last poll for changes: for `grace` seconds after it any worker may use a row,
 also after a restart.
 """
 
@@ -83,7 +83,7 @@ class KnownGrants:
         self._grace = grace
         self._clock = clock
         self._learned: dict[str, Learned] = {}
-        # What the file must lose and still contains.
+        # What must still be removed from the file.
         self._outdated = _NOTHING
         # Token hash → the mark of the grant that was written. It is written again when it differs.
         self._written: TTLCache[str, object] = TTLCache(size, _REWRITE_AFTER)
@@ -125,7 +125,9 @@ class KnownGrants:
         return self._confirmed is not None and self._left(self._confirmed.at) > 0
 
     def seen_until(self) -> int | None:
-        """Return up to when the file lacks no change, in microseconds by the database's clock.
+        """Return the time up to which the file has every change, in microseconds.
+
+        The time is that of the database's clock.
 
         Returns None for a file without tokens.
         """
@@ -143,7 +145,7 @@ class KnownGrants:
         return found.seen_until
 
     def learn(self, token_hash: str, grant: Grant | None, read_at: float) -> None:
-        """Take what the database said at `read_at` (Unix seconds). Does not wait.
+        """Take what the database returned at `read_at` (Unix seconds). Does not wait.
 
         `grant` None: there is no such token.
         """

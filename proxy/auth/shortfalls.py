@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two looks: longer than the ledger is behind.
 _INTERVAL: Final = 6.0
-#: Seconds after which a token that is always in use is given up.
+#: Seconds after which a token that is always in use is no longer compared.
 _GIVEN_UP_AFTER_SECONDS: Final = 900.0
 _MAX_TOKENS: Final = 500
 
@@ -44,7 +44,10 @@ class _Suspect:
 
 
 class Shortfalls:
-    """Tokens whose count may lack something. One per worker; idle until a worker was killed."""
+    """Access tokens whose counts may be incomplete. One per worker.
+
+    Idle until a worker is killed.
+    """
 
     def __init__(self, store: Accounts, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -90,7 +93,8 @@ class Shortfalls:
                 del self._suspects[token_id]
                 if missing:
                     _log.warning(
-                        "a killed worker had not counted %d requests and %d LLM tokens: made good",
+                        "shortfalls: %d requests and %d LLM tokens of a killed worker are now"
+                        " counted",
                         requests,
                         tokens,
                     )

@@ -102,12 +102,12 @@ class Budgets:
         self._budgets: dict[str, _Budget] = {}
 
     def update(self, token_id: str, used: int, total: int | None, *, cuts: bool) -> None:
-        """Take over what the store said about a token; `total` None: the token has no budget."""
+        """Take over the store's count of a token; `total` None: the token has no budget."""
         if total is None:
             self._budgets.pop(token_id, None)
             return
         budget = self._budget(token_id)
-        # The store's word may be older than the known count.
+        # The store's count may be older than the known one.
         budget.used = max(budget.used, used)
         budget.total, budget.cut_in_flight = total, cuts
 
@@ -169,7 +169,7 @@ class Budgets:
         except StoreError:
             return  # the next refresh covers it
         except Exception:  # noqa: BLE001
-            _log.exception("what access tokens have used could not be read")
+            _log.exception("budgets: the used LLM tokens could not be read")
             return
         for token_id, used in found.items():
             current = self._budgets.get(token_id)

@@ -116,10 +116,10 @@ class PermitLeases:
         try:
             self._store.return_permits(permits)
         except StoreError:
-            _log.warning("%d unused permits could not be returned", sum(permits.values()))
+            _log.warning("permits: %d unused ones could not be returned", sum(permits.values()))
         except Exception:  # noqa: BLE001
             # A defect must not end the callers, which call this again and again.
-            _log.exception("%d unused permits could not be returned", sum(permits.values()))
+            _log.exception("permits: %d unused ones could not be returned", sum(permits.values()))
 
     def start(self) -> None:
         self._task.start()

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 _INTERVAL: Final = 1.0
 #: Seconds until the ledger is asked about a read: by then it has the read and the generation.
 _SETTLED_AFTER_SECONDS: Final = 3.0
-#: Seconds after which a read is given up: the shipper does not run.
+#: Seconds after which a read is dropped: the shipper does not run.
 _GIVEN_UP_AFTER_SECONDS: Final = 60.0
 _MAX_WAITING: Final = 10_000
 #: Reads in one query.
@@ -125,7 +125,7 @@ class Reads(Generic[E]):
         except StoreError:
             readers = {}
         except Exception:  # noqa: BLE001  (a defect must not end the greenlet)
-            _log.exception("which reads of stored responses count could not be read")
+            _log.exception("stored reads: the decisions of the ledger could not be read")
             readers = {}
         for arrived_at, event in reversed(due):
             reader = readers.get(_name(event))

@@ -1,10 +1,10 @@
 """Rate limits: requests and LLM tokens per minute. :func:`open_limiter` wires the limiters.
 
 1. With Redis, Redis decides. When it fails, the table of the node decides, or every request is
-   refused, as ``on_error`` says.
+   refused, as `on_error` says.
 2. Without Redis, the table of the node decides.
 3. When the table fails (a stopped process keeps its lock, its disk is full), each process decides
-   with buckets of its own, whatever ``on_error`` says. N workers then let through at most N times
+   with buckets of its own, whatever `on_error` says. N workers then let through at most N times
    as much, and none lets through everything.
 
 Note: make a limiter after the fork. Each worker opens its own files and connections.
@@ -34,7 +34,7 @@ def make_table(folder: Path) -> None:
 def open_limiter(*, redis_url: str, on_error: str, folder: Path) -> FailoverLimiter:
     """Return the limiter of one worker. Nothing is connected or opened before its first call.
 
-    ``redis_url`` may be empty; ``on_error`` is ``open`` or ``closed``; ``folder`` is the node's.
+    `redis_url` may be empty; `on_error` is `open` or `closed`; `folder` is the node's.
     """
     node = FailoverLimiter(
         NodeLimiter(folder / _TABLE), ProcessLimiter(), name="the table of this node"

@@ -1,4 +1,4 @@
-"""Charges for what has been used already, collected and passed to a limiter in batches.
+"""Charges of what has been used already, collected and passed to a limiter in batches.
 
 For a limiter that does I/O, so that no request waits for it after its response. Charges of one
 bucket are added up: under a flood the backlog has one entry per bucket, however late the greenlet
@@ -24,7 +24,7 @@ _MAX_BATCH: Final = 500
 
 
 class BatchedCharges:
-    """One per worker, in front of ``limiter``, which has a fallback of its own."""
+    """Collects charges for `limiter`, which has a fallback of its own. One per worker."""
 
     def __init__(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
@@ -48,7 +48,7 @@ class BatchedCharges:
         self._task.start()
 
     def close(self, deadline: float) -> None:
-        """Charge what is left, for at most ``deadline`` seconds."""
+        """Charge what is left, for at most `deadline` seconds."""
         self._task.kill()
         with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
             while self._pending:

@@ -1,4 +1,4 @@
-"""Requests of an account in flight, over all workers of a node.
+"""The requests in flight of each account, over all workers of a node.
 
 Before a request is refused, the slots that killed workers held are released
 (:mod:`proxy.runtime.worker_table`).
@@ -28,7 +28,7 @@ class NodeConcurrency(WorkerTable):
         self._own: dict[str, int] = {}
 
     def enter(self, limits: Sequence[tuple[str, int]]) -> int | None:
-        """Reserve one slot per ``(key, maximum)`` pair, or none.
+        """Reserve one slot per `(key, maximum)` pair, or none.
 
         Returns the index of the first full key, or None when all slots were reserved.
         """
@@ -77,7 +77,7 @@ class NodeConcurrency(WorkerTable):
             self._put(key, own)
 
     def _count(self, key: str, row: int | None) -> int:
-        """Requests in flight over all workers.
+        """Return the requests in flight over all workers.
 
         This worker's own number comes from memory, because the table may not have it.
         """

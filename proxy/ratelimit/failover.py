@@ -26,7 +26,7 @@ _MAX_PAUSE_SECONDS: Final = 5.0
 
 
 class FailoverLimiter:
-    """Falls back to ``fallback`` while ``primary`` fails. Without one, LimiterError propagates.
+    """Falls back to `fallback` while `primary` fails. Without one, LimiterError propagates.
 
     The fallback is charged only while it decides, so it starts with full buckets. A LimiterError
     of the fallback propagates.

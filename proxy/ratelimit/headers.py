@@ -1,8 +1,8 @@
-"""What a client sees of its limits: headers of responses, and refusals (429).
+"""The limits as a client sees them: headers of responses, and refusals (429).
 
-A relayed response carries the proxy's limits under ``x-proxy-ratelimit-…``, beside the upstream's
+A relayed response carries the proxy's limits under `x-proxy-ratelimit-…`, beside the upstream's
 own headers. A refusal comes from the proxy alone and uses the names that SDKs know, without
-``proxy-``.
+`proxy-`.
 """
 
 import math
@@ -37,7 +37,7 @@ _OWNERS: Final[dict[str, str]] = {
 
 
 def rate_limit_headers(requests: Level | None, tokens: Level | None) -> Headers:
-    """Headers of a relayed response: the tightest bucket of each kind."""
+    """Return the headers of a relayed response, for the tightest bucket of each kind."""
     if tokens is None:
         return [] if requests is None else _lines(_OUR_REQUESTS, requests)
     return rate_limit_headers(requests, None) + _lines(_OUR_TOKENS, tokens)
@@ -50,11 +50,11 @@ def rate_limited(
     refused: int,
     requests: int,
 ) -> ClientError:
-    """A 429. The first ``requests`` of ``charges`` count requests, the others LLM tokens.
+    """Return a 429. The first `requests` of `charges` count requests, the others LLM tokens.
 
-    ``refused`` is the index of the charge that was refused.
+    `refused` is the index of the charge that was refused.
     """
-    # The longest wait of all: after that of the first, the second bucket would refuse the retry.
+    # The longest wait of all: after a shorter one, another bucket would refuse the retry.
     waits = [_wait(charge, level) for charge, level in zip(charges, remaining, strict=True)]
     seconds = max(1, math.ceil(max(waits)))
     bucket = charges[refused].bucket
@@ -78,7 +78,7 @@ def rate_limited(
 
 
 def too_many_concurrent(owner: Limit, maximum: int) -> ClientError:
-    """A 429: ``max_concurrent`` requests are in flight."""
+    """Return a 429: `max_concurrent` requests are in flight."""
     return ClientError(
         f"Too many requests at once for {_OWNERS[owner]}: {maximum} may be in flight."
         " Try again when one has ended.",
@@ -88,7 +88,7 @@ def too_many_concurrent(owner: Limit, maximum: int) -> ClientError:
 
 
 def duration(seconds: float) -> str:
-    """A duration as OpenAI writes it: ``20ms``, ``1s``, ``6m0s``, ``1h0m0s``; rounded up."""
+    """Return a duration as OpenAI writes it: `20ms`, `1s`, `6m0s`, `1h0m0s`; rounded up."""
     if seconds <= 0:
         return "0s"
     # No call of `ceil` here: every response needs this.
@@ -113,6 +113,9 @@ def _lines(names: tuple[str, str, str], filled: Level) -> Headers:
 
 
 def _wait(charge: Charge, level: float) -> float:
-    """Seconds until ``charge`` can be taken. A charge of 0 needs a bucket that is not empty."""
+    """Return the seconds until `charge` can be taken.
+
+    A charge of 0 needs a bucket that is not empty.
+    """
     missing = max(charge.permits, 1) - level
     return missing * 60 / charge.bucket.per_minute

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 
 class Bucket(NamedTuple):
-    """A token bucket. ``key`` names it in every worker, and on every node that shares limits."""
+    """A token bucket. `key` names it in every worker, and on every node that shares limits."""
 
     key: str
     #: Permits that come back per minute, and the most that a bucket holds. At least 1.
@@ -19,7 +19,7 @@ class Bucket(NamedTuple):
 class Charge(NamedTuple):
     """What a request takes from one bucket. `RateLimiter.take` knows three cases:
 
-    1. ``permits`` above 0: the bucket must hold that many, and loses them.
+    1. `permits` above 0: the bucket must hold that many, and loses them.
     2. 0: the bucket must not be empty, and loses nothing now (see :meth:`RateLimiter.debit`).
     3. Below 0: the bucket must not be empty, and loses that many in advance, also below zero.
     """
@@ -31,8 +31,8 @@ class Charge(NamedTuple):
 class Decision(NamedTuple):
     """The result of :meth:`RateLimiter.take`.
 
-    ``remaining``: permits left in each bucket, in the order of the charges; may be negative.
-    ``refused``: the index of the first charge that was refused, or None when all were taken.
+    `remaining`: permits left in each bucket, in the order of the charges; may be negative.
+    `refused`: the index of the first charge that was refused, or None when all were taken.
     """
 
     remaining: Sequence[float]
@@ -42,7 +42,7 @@ class Decision(NamedTuple):
 class RateLimiter(Protocol):
     """One per worker, made after the fork and used from one thread. Calls may switch greenlets.
 
-    Raises LimiterError when it cannot tell whether there are permits.
+    Raises LimiterError when it cannot decide.
     """
 
     def take(self, charges: Sequence[Charge]) -> Decision:

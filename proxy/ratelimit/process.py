@@ -1,6 +1,6 @@
 """Buckets of one process: the last fallback, and the overflow of a full node table.
 
-Note: these bound the damage; they are no limit of the node. N workers let through N times as much.
+Note: these are no limit of the node. N workers let through N times as much.
 """
 
 import time
@@ -16,7 +16,7 @@ _MAX_BUCKETS: Final = 65_536
 
 
 class ProcessBuckets:
-    """At most ``max_buckets`` buckets; beyond that, the least recently used one is dropped.
+    """At most `max_buckets` buckets; beyond that, the least recently used one is dropped.
 
     That bucket has had the longest time to fill, so dropping it gives away the least.
     """
@@ -30,7 +30,7 @@ class ProcessBuckets:
         return len(self._kept)
 
     def is_busy(self, key: str, now: float) -> bool:
-        """Whether the bucket is known and not full."""
+        """Return whether the bucket is known and not full."""
         kept = self._kept.get(key)
         return kept is not None and kept[2] > now
 

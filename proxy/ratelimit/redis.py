@@ -40,7 +40,7 @@ class RedisLimiter:
 
     @classmethod
     def from_url(cls, url: str, *, connections: int = _MAX_CONNECTIONS) -> "RedisLimiter":
-        """``redis://`` or ``rediss://``. Nothing is connected before the first call."""
+        """Return a limiter for a `redis://` or `rediss://` URL. The first call connects."""
         options = connection_options(_TIMEOUT_SECONDS, _TIMEOUT_SECONDS, url=url)
         return cls(ConnectionPool.from_url(url, max_connections=connections, **options))
 

@@ -1,8 +1,8 @@
 """The limits of one request, from its client address to its last LLM token.
 
 1. The address is checked first, before the access token, so that a flood of bad tokens ends here.
-2. All buckets are charged last, together, in one call. ``near`` is what the workers of this node
-   know, without I/O; with a ``shared`` limiter the call goes there.
+2. All buckets are charged last, together, in one call. `near` is what the workers of this node
+   know, without I/O; with a `shared` limiter the call goes there.
 3. A request that never reaches that call has still used its address. Its charge stays unsettled
    until the request ends. With a shared limiter it is then debited off the path of the request: a
    flood of requests must not become a flood of calls.
@@ -79,12 +79,15 @@ def limits_for(accounts: Sequence[Account], rates: Rates) -> Limits:
 
 @lru_cache(maxsize=10_000)
 def address_charge(address: str, per_minute: int, prefix: str = "ip:") -> tuple[Charge]:
-    """The charge of one request of an address from :func:`proxy.gateway.request.client_address`."""
+    """Return the charge of one request of a client address.
+
+    The address comes from :func:`proxy.gateway.request.client_address`.
+    """
     return (Charge(Bucket(prefix + _network(address), per_minute), 1),)
 
 
 def _network(address: str) -> str:
-    """An IPv6 address as its /64, which one customer is given; any other address as it is."""
+    """Return the /64 of an IPv6 address, because one customer gets a /64; else the address."""
     # Some proxies write the port, too: `192.0.2.1:4711`, `[2001:db8::1]:4711`.
     if address.startswith("["):
         address = address[1:].partition("]")[0]
@@ -115,7 +118,7 @@ class ConcurrencyLimiter(Protocol):
     """Requests in flight, over all workers of the node."""
 
     def enter(self, bounds: Sequence[tuple[str, int]]) -> int | None:
-        """Reserve one slot per ``(key, maximum)`` pair, or none.
+        """Reserve one slot per `(key, maximum)` pair, or none.
 
         Returns the index of the first full key, or None when all slots were reserved.
         """
@@ -126,7 +129,7 @@ class ConcurrencyLimiter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limiters:
-    """The limiters of a worker. ``debit`` does not wait. Without ``shared``, ``near`` decides."""
+    """The limiters of a worker. `debit` does not wait. Without `shared`, `near` decides."""
 
     near: RateLimiter
     shared: RateLimiter | None = None
@@ -247,7 +250,7 @@ class RequestLimiter:
             reservation.concurrency = limits.concurrency
 
     def take(self, reservation: Reservation, principal: Principal, held: int = 0) -> None:
-        """Charge a request of ``principal``. ``held``: LLM tokens that it may cost.
+        """Charge a request of `principal`. `held`: LLM tokens that it may cost.
 
         Raises ClientError 429, or LimiterError when no limiter can decide.
         """

@@ -1,9 +1,9 @@
-"""The arithmetic of token buckets, for any storage of their levels; no clock, no lock.
+"""The arithmetic of token buckets, for any storage of their levels. It has no clock and no lock.
 
 Note: the clock may go backwards. The level then stays as it is, and time counts from the earlier
-moment on, which is stored even when nothing is taken: to wait for the later moment would shut the
-bucket for as long as the clock was wrong. So callers must read the clock one after another, or the
-same second would count twice.
+moment on, which is stored even when nothing is taken: waiting for the later moment would block
+the bucket for as long as the clock was wrong. So callers must read the clock one after another, or
+the same second would count twice.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from typing import Final, Protocol
 
 from proxy.ratelimit.limiter import Bucket, Charge, Decision
 
-#: A debit may leave a debt of this many minutes' worth, and no more: one absurd figure in a
-#: response must not shut an account for years.
+#: A debit may leave a debt of this many minutes' worth, and no more: one absurd count in a
+#: response must not block an account for years.
 DEBT_MINUTES: Final = 24 * 60
 
 
@@ -20,14 +20,14 @@ class Buckets(Protocol):
     """Levels of buckets. The caller holds the lock, if there is one."""
 
     def level(self, bucket: Bucket, now: float) -> float:
-        """Return its permits now; an unknown bucket is full. A moment after ``now`` is replaced."""
+        """Return its permits now; an unknown bucket is full. A moment after `now` is replaced."""
         ...
 
     def keep(self, bucket: Bucket, level: float, now: float) -> None: ...
 
 
 def refilled(level: float, moment: float, now: float, per_minute: int) -> float:
-    """Return the level at ``now`` of a bucket that had ``level`` at ``moment`` (seconds).
+    """Return the level at `now` of a bucket that had `level` at `moment` (seconds).
 
     The limit may have changed since.
     """
@@ -42,12 +42,12 @@ def charged(level: float, permits: int, per_minute: int) -> float:
 
 
 def full_at(level: float, now: float, per_minute: int) -> float:
-    """When the bucket will be full and can be forgotten, in seconds of the clock of ``now``."""
+    """Return when the bucket will be full and can be forgotten, by the clock of `now`."""
     return now + (per_minute - level) * 60 / per_minute
 
 
 def take(buckets: Buckets, charges: Sequence[Charge], now: float) -> Decision:
-    """:meth:`RateLimiter.take`, for buckets that the caller has locked."""
+    """As :meth:`RateLimiter.take`, for buckets that the caller has locked."""
     remaining: list[float] = []
     refused = None
     for bucket, permits in charges:
@@ -65,7 +65,7 @@ def take(buckets: Buckets, charges: Sequence[Charge], now: float) -> Decision:
 
 
 def debit(buckets: Buckets, charges: Sequence[Charge], now: float) -> None:
-    """:meth:`RateLimiter.debit`, likewise."""
+    """As :meth:`RateLimiter.debit`, for buckets that the caller has locked."""
     for bucket, permits in charges:
         if permits:
             level = charged(buckets.level(bucket, now), permits, bucket.per_minute)

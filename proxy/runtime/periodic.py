@@ -24,7 +24,7 @@ class PeriodicTask:
             pause after one.
         log: The logger of the module that owns the task.
         first_pause: Returns the seconds until the first run; by default a `pause`.
-        min_pause: Seconds of each later pause that `wake()` does not cut short.
+        min_pause: The part of each later pause, in seconds, that `wake()` does not cut short.
     """
 
     def __init__(

@@ -31,7 +31,10 @@ class SingleFlight(Generic[T]):
         return self._flights.get(key)
 
     def do(self, key: str) -> T:
-        """Join the flight of this key, or make the call in this greenlet. Raises as the call."""
+        """Join the flight of this key, or make the call in this greenlet.
+
+        Raises what the call raises.
+        """
         flight = self._flights.get(key)
         return self.lead(key) if flight is None else flight.get()  # type: ignore[return-value]
 

@@ -25,7 +25,7 @@ COMPLETION = (
     "output_tokens_details",
     "output_token_details",
 )
-# Beside the counts: Moonshot, Perplexity; DeepSeek; Mistral; Anthropic and what translates it.
+# Beside the counts: Moonshot, Perplexity; DeepSeek; Mistral; Anthropic and its translators.
 _CACHED = frozenset(
     {"cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens", "cache_read_input_tokens"}
 )
@@ -91,7 +91,7 @@ def details_of(
 
 
 def side_details(usage: Mapping[str, object], places: tuple[str, ...]) -> Mapping[str, object]:
-    """Return the details under the first of ``places`` that has some."""
+    """Return the details under the first of `places` that has some."""
     for place in places:
         if place in usage:
             details = usage[place]

@@ -55,7 +55,7 @@ _FILES = frozenset({"b64_json", "data", "encrypted_content", "file_data", "signa
 # The beginning of base64, of a data URL too.
 _BASE64 = re.compile(r"(?:data:[^,\s]{0,128}+,)?+[A-Za-z0-9+/_-]*+=*+\s*+")
 _DATA_URL = re.compile(r"data:[^,\s]{0,128};base64,")
-_LOOKED_AT = 4096
+_MATCHED_BYTES = 4096
 # Values that are visited: 10 ms of the event loop. Only arrays of token numbers have as many.
 _MAX_VALUES = 100_000
 # A response in one piece that is larger is not parsed.
@@ -70,14 +70,14 @@ def tokens_of(text_bytes: int) -> int:
 
 
 def prompt_bytes(parameters: Mapping[str, Any], body_bytes: int) -> int:
-    """Return the bytes of text in the parameters of a request with a body of ``body_bytes``."""
+    """Return the bytes of text in the parameters of a request with a body of `body_bytes`."""
     return text_bytes([parameters.get(name) for name in _PROMPTS], body_bytes)
 
 
 def text_bytes(value: object, most: int = _MAX_WHOLE) -> int:
     """Return the UTF-8 bytes of the strings in a decoded JSON value.
 
-    A number counts as one token. A value with too many parts counts as ``most``.
+    A number counts as one token. A value with too many parts counts as `most`.
     """
     size = values = 0
     rest = [value]
@@ -109,18 +109,20 @@ def _is_no_text(name: str, value: str) -> bool:
 
 
 def _is_base64(value: str) -> bool:
-    """Whether a string is base64. Text has blanks; of megabytes only the beginning is matched,
-    because a full match would hold up other requests."""
+    """Return whether a string is base64, which has no blanks.
+
+    Only the beginning is matched: a match of megabytes would hold up other requests.
+    """
     if " " in value or not value.isascii():
         return False
-    return _BASE64.fullmatch(value[:_LOOKED_AT]) is not None
+    return _BASE64.fullmatch(value[:_MATCHED_BYTES]) is not None
 
 
 def response_bytes(response: object) -> int:
     """Return the bytes of text that a model wrote in a complete response.
 
-    Known are chat completions, completions, the Responses API and Anthropic's messages. Embeddings
-    have none.
+    It knows chat completions, completions, the Responses API and Anthropic's messages. Embeddings
+    have no text.
     """
     if not isinstance(response, dict):
         return 0

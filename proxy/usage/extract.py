@@ -21,16 +21,15 @@ from proxy.usage.details import (
 )
 
 _ANTHROPIC_CACHE = ("cache_creation_input_tokens", "cache_read_input_tokens")
-_MAX_TIME = (
-    2**53
-)  # the largest integer that every JSON parser keeps; some services count milliseconds
+# The largest integer that every JSON parser keeps; some services count milliseconds.
+_MAX_TIME = 2**53
 _MAX_TEXT = 512  # longer than any model name or id seen; the event is one log line
 
 
 def read_response(response: object) -> Usage:
-    """The usage in a decoded JSON response, or in the data of one SSE event. Never raises.
+    """Return the usage in a decoded JSON response, or in the data of one SSE event. Never raises.
 
-    Read are chat completions, completions, embeddings, images, audio and moderations (`usage` at
+    It reads chat completions, completions, embeddings, images, audio and moderations (`usage` at
     the top, in `x_groq` or in a choice), the Responses API (bare, or in its event's wrapper),
     Assistants runs and Anthropic's messages. A value of a wrong type counts as not reported.
     """
@@ -72,14 +71,14 @@ def read_response(response: object) -> Usage:
 
 
 def unwrap(response: object) -> Mapping[str, object] | None:
-    """The object that carries `usage`: the response itself, or the one inside an event."""
+    """Return the object that carries `usage`: the response itself, or the one inside an event."""
     if type(response) is not dict:
         return None
     if "response" in response:
         inner = response["response"]
         if type(inner) is dict:
             kind = response.get("type")
-            # Proven by either side: in some streams the data has no `type`, only the event a name.
+            # Either field proves it: in some streams only the event has a name, not the data.
             if inner.get("object") == "response" or (
                 isinstance(kind, str) and kind.startswith("response.")
             ):
@@ -92,10 +91,10 @@ def unwrap(response: object) -> Mapping[str, object] | None:
 
 
 def _usage_in(body: Mapping[str, object]) -> Mapping[str, object]:
-    """The object with the counts, empty where there is none.
+    """Return the object with the counts, empty where there is none.
 
-    Read in three places only: `tool_usage`, `usage_breakdown` and a "usage" in the model's own text
-    or tool arguments look alike and are something else.
+    It is looked for in three places only: `tool_usage`, `usage_breakdown` and a "usage" in the
+    model's own text or tool arguments look alike and are something else.
     """
     usage = body.get("usage")
     if type(usage) is dict and usage:
@@ -113,10 +112,10 @@ def _usage_in(body: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _input_tokens(usage: Mapping[str, object]) -> int | None:
-    """`input_tokens`, those of the cache included.
+    """Return `input_tokens`, those of the cache included.
 
     Anthropic counts those apart (https://docs.anthropic.com/en/api/messages). It gives no total;
-    a service that does counts as OpenAI.
+    a service that gives one counts as OpenAI does.
     """
     counted = whole(usage.get("input_tokens"))
     if "total_tokens" in usage:

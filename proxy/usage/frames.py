@@ -21,7 +21,7 @@ class FrameReader:
     __slots__ = ("_buffer", "_closed", "_final", "_left", "_max", "_message", "_opcode")
 
     def __init__(self, max_message: int) -> None:
-        """``max_message`` is in bytes. A longer message is read as JSON while it passes."""
+        """`max_message` is in bytes. A longer message is read as JSON while it passes."""
         self._max = max_message
         self._buffer = bytearray()
         # Missing payload bytes of the current frame, or None between two frames.
@@ -39,7 +39,7 @@ class FrameReader:
         return self._left is None and not self._buffer and not self._closed
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Yield the text messages that ``data`` completes. Raises ValueError for no frame."""
+        """Yield the text messages that `data` completes. Raises ValueError for no frame."""
         self._buffer += data
         while self._left is not None or self._take_head():
             left = self._left or 0

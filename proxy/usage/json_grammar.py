@@ -1,7 +1,8 @@
 """JSON objects by the grammar alone (RFC 8259), for valid bodies that the parser refuses.
 
 Such a body has half a surrogate pair (RFC 8259 §8.2: a client cut its text within an emoji), a
-number beyond a double, or more levels than the parser supports. The upstream judges it.
+number beyond a double, or more levels than the parser supports. The upstream decides whether it
+accepts such a body.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _STEPS: Final = {
 
 
 def object_by_grammar(text: bytes) -> dict[str, bytes] | None:
-    """Return the members of the object in ``text``, each value as it is written.
+    """Return the members of the object in `text`, each value as it is written.
 
     Returns None if it is no object, has a name twice, or more than 32,768 tokens. Lets other
     greenlets run.

@@ -18,7 +18,7 @@ _BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+[\[\]{}]", re.DOTAL
 
 
 class Member(NamedTuple):
-    """``name`` with its quotes, as it is spelled; it starts at ``start``, its value is the span."""
+    """`name` with its quotes, as it is spelled; it starts at `start`, its value is the span."""
 
     name: bytes
     start: int
@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
 
 def top_members(text: bytes) -> list[Member]:
-    """Return the members of the object in ``text``, in their order, equal names included."""
+    """Return the members of the object in `text`, in their order, equal names included."""
     found = []
     at = text.index(b"{") + 1
     while name := _NAME.match(text, at):

@@ -2,7 +2,7 @@
 
 The text is cut where a value has just ended or a bracket has just opened. A slice with the brackets
 that are open where it begins, and those that are open where it ends, is a JSON text of its own. So
-the parser of small texts judges every slice, and the whole is valid if and only if all slices are.
+the parser of small texts validates every slice. The whole is valid if and only if all slices are.
 Strings of many KiB are validated by a pattern, piece by piece, and left out.
 """
 
@@ -52,7 +52,7 @@ _BASE64 = re.compile(rb"(?:data:[^,\s\"]{0,128}+,)?+[A-Za-z0-9+/_=-]*+")
 
 
 class LargeValue:
-    """Stands for a value that is too large to be parsed. ``text``: the bytes of text in it."""
+    """Stands for a value that is too large to be parsed. `text`: the bytes of text in it."""
 
     __slots__ = ("text",)
 
@@ -61,9 +61,9 @@ class LargeValue:
 
 
 class Values(dict[str, Any]):
-    """Values by name, with their spans in ``members``.
+    """Values by name, with their spans in `members`.
 
-    ``brackets`` is the number of all brackets, closing ones included.
+    `brackets` is the number of all brackets, closing ones included.
     """
 
     __slots__ = ("brackets", "members")
@@ -84,7 +84,7 @@ class LargeObject:
         max_brackets: int,
         measure: Callable[[object], int] = lambda value: 0,
     ) -> None:
-        """A bracket takes about half a microsecond. ``measure`` returns the bytes of text in a
+        """A bracket takes about half a microsecond. `measure` returns the bytes of text in a
         parsed value."""
         self._text = text
         self._max_members = max_members
@@ -126,7 +126,7 @@ class LargeObject:
         self._take_members(end)
 
     def _value(self, at: int) -> Generator[None, None, int]:
-        """Return the end of the top-level value that begins at ``at``."""
+        """Return the end of the top-level value that begins at `at`."""
         first = self._text[at : at + 1]
         if first in (b"[", b"{"):
             return (yield from self._container(at))
@@ -197,7 +197,7 @@ class LargeObject:
         return end
 
     def _string(self, quote: int) -> Generator[None, None, int]:
-        """Return the end of the string that begins with the quote at ``quote``."""
+        """Return the end of the string that begins with the quote at `quote`."""
         text, at, size, coded = self._text, quote + 1, 0, True
         while text[at : at + 1] != b'"':
             units = _UNITS.match(text, at, at + SLICE)
@@ -216,7 +216,7 @@ class LargeObject:
     # Slices.
 
     def _begin_large(self, value: int) -> None:
-        """Begin a member whose value, at ``value``, is too large to be parsed whole."""
+        """Begin a member whose value, at `value`, is too large to be parsed whole."""
         self._take_members(value, b"0")
         self._before, self._size = b"{" + _STANDS_FOR + b":", 0
 
@@ -225,14 +225,14 @@ class LargeObject:
         self._start, self._before = end, b"{" + _STANDS_FOR + _VALUE
 
     def _take_members(self, end: int, last: bytes = b"") -> None:
-        """Parse members up to ``end``. ``last`` replaces the value of the last one."""
+        """Parse members up to `end`. `last` replaces the value of the last one."""
         parsed = orjson.loads(self._before + self._text[self._start : end] + last + b"}")
         parsed.pop(_NAME_OF_IT, None)
         self.values.update(parsed)
         self._start, self._before = end, b"{" + _STANDS_FOR + _VALUE
 
     def _cut(self, end: int, *, started: bool, last: bytes = b"") -> None:
-        """Parse a slice of a large value. ``started``: a value ended there, no bracket opened."""
+        """Parse a slice of a large value. `started`: a value ended there, no bracket opened."""
         behind = self._open[::-1].translate(_CLOSERS)
         parsed = orjson.loads(self._before + self._text[self._start : end] + last + behind)
         self._size += self._measure(parsed)

@@ -1,7 +1,7 @@
 """The price list: the operator's price of each model, from a JSON file.
 
-No price is built in, because prices change. ``prompt_tokens`` contain the cached ones and
-``completion_tokens`` the reasoning ones, so each is priced once.
+No price is built in, because prices change. `prompt_tokens` contain the cached ones and
+`completion_tokens` the reasoning ones, so each is priced once.
 """
 
 import fnmatch
@@ -37,7 +37,7 @@ class Price:
 
 
 class PriceList:
-    """Prices by model name or pattern, with case. ``currency`` is three capitals."""
+    """Prices by model name or pattern, case-sensitive. `currency` is three capitals."""
 
     def __init__(self, currency: str, prices: Mapping[str, Price]) -> None:
         self.currency = currency
@@ -49,14 +49,14 @@ class PriceList:
         self._exact = {name: price for name, price in prices.items() if not _is_pattern(name)}
 
     def find(self, model: str) -> Price | None:
-        """Return the price of ``model``, else that of the longest pattern that matches, or None."""
+        """Return the price of `model`, or that of the most specific matching pattern, or None."""
         if model in self._exact:
             return self._exact[model]
         return next((price for pattern, price in self._prices if pattern.match(model)), None)
 
 
 def from_file(value: str) -> PriceList:
-    """Read the file at the path ``value``. Raises ValueError with all problems of the file."""
+    """Read the file at the path `value`. Raises ValueError with all problems of the file."""
     try:
         with Path(value).expanduser().open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)

@@ -39,7 +39,7 @@ _ESCAPED_LETTER = re.compile(rb"\\u00(?:7[234]|6[15dD])")
 
 
 def ask_for_usage(body: bytes) -> bytes | None:
-    """Return ``body`` with ``stream_options.include_usage`` set to true.
+    """Return `body` with `stream_options.include_usage` set to true.
 
     Returns None when it stays as it is: it has the option, is no stream, is no JSON object in
     UTF-8, is ambiguous, or is too large to inspect. Never raises.
@@ -61,7 +61,7 @@ def ask_for_usage(body: bytes) -> bytes | None:
 def _asked(body: bytes, request: object) -> bytes | None:
     if not isinstance(request, dict) or request.get("stream") is not True:
         return None
-    if "stream_options" not in request and _says_stream_once(body):
+    if "stream_options" not in request and _has_stream_once(body):
         return _with_member(body, _OPTIONS + b":" + _ASKING, first=False)
     return _asked_in_place(body, request) if len(body) <= _MAX_SCANNED else None
 
@@ -100,9 +100,9 @@ def _asked_by_slices(body: bytes) -> bytes | None:
 
 
 def demand_usage(body: bytes, request: Mapping[str, Any]) -> bytes | None:
-    """Return ``body`` with the option set, for a client whose usage must be counted.
+    """Return `body` with the option set, for a client whose usage must be counted.
 
-    ``request`` is ``body`` parsed; each name that matters here is known to be there at most once.
+    `request` is `body` parsed; each name that matters here is known to be there at most once.
     Returns None when it stays as it is: it has the option, or is no stream. Raises ClientError 400
     where two readers could disagree: a name twice, an odd type, too much to inspect.
     """
@@ -146,7 +146,7 @@ def _check_options(body: bytes, options: Mapping[str, Any], request: Mapping[str
 
 
 def _place_of(text: bytes, name: str, value: Mapping[str, Any] | None = None) -> Member:
-    """Return the span of the one member of that name, however spelled. ``value``: text, parsed."""
+    """Return the span of the one member of that name, however spelled. `value`: text, parsed."""
     if (value.brackets // 2 if isinstance(value, Values) else _parts(text)) > _MAX_PARTS:
         raise ClientError(
             "`stream_options` cannot be read in a body of so many parts: leave it out, or send"
@@ -161,7 +161,7 @@ def _parts(text: bytes) -> int:
     return text.count(b"{") + text.count(b"[") + text.count(b'":')
 
 
-def _says_stream_once(body: bytes) -> bool:
+def _has_stream_once(body: bytes) -> bool:
     return body.count(_STREAM) == 1 and _ESCAPED_LETTER.search(body) is None
 
 
@@ -186,7 +186,7 @@ def _options_asking(text: bytes, options: object) -> bytes | None:
     if "include_usage" not in options:
         return _with_member(text, _INCLUDE + b":true", first=not options)
     place = members.get(_INCLUDE)
-    # False and null equal a missing option; the upstream judges any other value.
+    # False and null equal a missing option. The upstream decides about any other value.
     if place is None or not (options["include_usage"] is None or options["include_usage"] is False):
         return None
     return _replaced(text, place, b"true")

@@ -1,7 +1,7 @@
-"""A usage stripper for a response that may be an event stream, by its first bytes.
+"""A usage stripper for responses whose media type is missing or wrong.
 
-For media types that are missing or wrong. An event stream is stripped as one; the bytes of any
-other body pass as they arrive.
+The first bytes decide. An event stream is stripped; the bytes of any other body pass as they
+arrive.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from proxy.usage.strip_usage import UsageStripper
 
 
 class SniffedStripper:
-    """:class:`UsageStripper` where that is meant, nothing elsewhere."""
+    """A body transform: :class:`UsageStripper` for an event stream, nothing for another body."""
 
     __slots__ = ("_beginning", "_decided", "_filter")
 

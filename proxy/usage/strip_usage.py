@@ -1,12 +1,12 @@
 """Removes from an event stream what is there only because the proxy injected `include_usage`.
 
 That is, as OpenAI documents it (https://platform.openai.com/docs/api-reference/chat/create,
-``stream_options``): one more chunk, with empty ``choices`` and the ``usage``; and ``"usage": null``
+`stream_options`): one more chunk, with empty `choices` and the `usage`; and `"usage": null`
 in every other chunk. Everything else passes byte for byte; counts beside choices too, since many
-services send those unasked, and nothing tells whether this one did.
+services send those unasked, and the proxy cannot know whether this one did.
 
-An event can be judged only when its blank line has come. So it is held until then, and goes out the
-moment it is complete; comments between events are not held.
+Only a complete event can be judged. So an event is held until its blank line has come, and goes out
+at that moment; comments between events are not held.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?+|(?<=[\r\n]))data:([^\r\n]*+)")
 
 
 class UsageStripper:
-    """A body transform: ``feed`` each chunk, ``end`` when the response has ended."""
+    """A body transform: `feed` each chunk, `end` when the response has ended."""
 
     __slots__ = ("_held", "_passed", "_swallow_lf")
 
@@ -104,7 +104,7 @@ class UsageStripper:
         return rest[passed:] if passed else without_usage(rest)
 
     def _skip_between(self, text: bytes | bytearray, begin: int, out: list[bytes]) -> int:
-        """Put out the comments and blank lines from ``begin`` on. Returns where they end."""
+        """Put out the comments and blank lines from `begin` on. Returns where they end."""
         if self._passed or begin == len(text) or text[begin] not in b":\r\n":
             return begin
         between = _BETWEEN.match(text, begin)
@@ -114,7 +114,7 @@ class UsageStripper:
 
 
 def _first_event_end(text: bytes | bytearray, start: int) -> int:
-    """Return the end of the first blank line from ``start`` on, or 0."""
+    """Return the end of the first blank line from `start` on, or 0."""
     end = _EVENT_END.search(text, start)
     return end.end() if end else 0
 
@@ -126,20 +126,20 @@ def _first_lf_end(text: bytes | bytearray, start: int) -> int:
 
 
 def without_usage(event: bytes) -> bytes:
-    """Return one event without the injected usage; ``b""`` if nothing else is in it."""
+    """Return one event without the injected usage; `b""` if nothing else is in it."""
     if _USAGE not in event:
         return event
     usual = event.find(_AS_USUAL)
     if usual > 0 and _is_null_usage_at(event, usual):
         return event[:usual] + event[usual + len(_AS_USUAL) :]
-    return _judged(event)
+    return _without_usage_parsed(event)
 
 
 def _is_null_usage_at(event: bytes, at: int) -> bool:
-    """Whether the one ``usage`` of the only data line stands there. In vain: look closely.
+    """Return whether the only `usage` of the only data line is at `at`; False if not certain.
 
-    Found once in the text, and there at the top level when parsed: then it is that one, unless one
-    of the two is spelled with escapes.
+    A name that the text has once, and that the parsed chunk has at its top level, is the same one,
+    unless one of the two is spelled with escapes.
     """
     if not event.startswith(b"data:") or b"\n" in event[:at] or b"\r" in event[:at]:
         return False
@@ -152,7 +152,7 @@ def _is_null_usage_at(event: bytes, at: int) -> bool:
     return isinstance(chunk, dict) and chunk.get("usage", 0) is None
 
 
-def _judged(event: bytes) -> bytes:
+def _without_usage_parsed(event: bytes) -> bytes:
     lines = [line.span(1) for line in _DATA.finditer(event)]
     text = b"\n".join([event[start:end] for start, end in lines])
     chunk = _parse(text)
@@ -181,7 +181,7 @@ def _span_of_usage(text: bytes) -> tuple[int, int] | None:
 
 
 def _place(lines: list[tuple[int, int]], at: int) -> int:
-    """Return the offset in the event of byte ``at`` of its data, or of the line that it ends."""
+    """Return the offset in the event of byte `at` of its data, or of the line that it ends."""
     for start, end in lines:
         if at <= end - start:
             return start + at

@@ -38,7 +38,7 @@ class ValueEnd:
         return self._quoted or self._depth > 0
 
     def skip(self, text: bytes, at: int) -> int:
-        """Return the end of the value that begins or continues at ``at``, or that of the text.
+        """Return the end of the value that begins or continues at `at`, or that of the text.
 
         It begins with a quote or an opening bracket. Never raises.
         """

@@ -1,6 +1,6 @@
-"""LLM tokens from the messages of a WebSocket: everything that is billed over one.
+"""The usage that a WebSocket server reports in its messages.
 
-They come from responses in WebSocket mode (`response.completed`, `.incomplete`, `.failed`), from
+It comes from responses in WebSocket mode (`response.completed`, `.incomplete`, `.failed`), from
 realtime speech (`response.done`) and from transcription
 (`conversation.item.input_audio_transcription.completed`): any final event with counts. Sources:
 https://platform.openai.com/docs/api-reference/realtime-server-events, and `responses-streaming`.
@@ -131,7 +131,7 @@ def _id_of(event: Mapping[str, object]) -> str | None:
 
 
 def _session_model(session: object) -> str | None:
-    """Return the model that speaks, else the one that transcribes."""
+    """Return the model that generates, else the one that transcribes."""
     if not isinstance(session, dict):
         return None
     places: list[object] = [session, session.get("input_audio_transcription")]

@@ -99,7 +99,7 @@ class TestWithTheChange:
         masks = {"api_key": project.api_key}
         assert store.newest()[0].details == {"before": masks, "after": masks}
 
-    def test_a_deactivation_tells_how_many_tokens(self, store: Audited) -> None:
+    def test_a_deactivation_records_how_many_tokens(self, store: Audited) -> None:
         project = store.project()
         store.token(project)
         store.token(project)

@@ -94,7 +94,7 @@ class TestExpiredTokens:
         ExpiredTokens(store.database).deactivate(1)
         assert [store.tokens.get(t.id).is_active for t in (late, early)] == [True, False]
 
-    def test_no_worker_is_told(self, store: Store) -> None:
+    def test_no_worker_is_notified(self, store: Store) -> None:
         store.token(store.project(), expires_at=PAST)
         changes = Changes(store.database)
         before = changes.since(0).changes
@@ -106,11 +106,11 @@ class TestExpiredTokens:
         real = store.database.run
 
         def extend_in_between(work: Callable[..., Any], **more: Any) -> Any:
-            answer = real(work, **more)
+            result = real(work, **more)
             if more.get("readonly"):
                 store.database.run = real  # type: ignore[method-assign]
                 store.tokens.update(token.id, {"expires_at": LATER})
-            return answer
+            return result
 
         store.database.run = extend_in_between  # type: ignore[assignment,method-assign]
         assert ExpiredTokens(store.database).deactivate(10) == 0

@@ -64,7 +64,7 @@ def calls(limiter: RateLimiter) -> Measured:
     return Measured(limiter)
 
 
-def test_a_glance_takes_nothing_and_never_tells_less_than_there_is(limiter: RateLimiter) -> None:
+def test_a_peek_takes_nothing_and_never_returns_less_than_there_is(limiter: RateLimiter) -> None:
     bucket = new(60)
     assert limiter.peek(bucket) == 60
     limiter.take([Charge(bucket, 50)])
@@ -152,7 +152,7 @@ def test_what_was_held_is_given_back_and_no_more(calls: Measured) -> None:
     assert calls.take((bucket, 1)).refused == 0, "nothing was saved beyond a minute's worth"
 
 
-def test_settling_goes_below_zero_and_asks_nobody(calls: Measured) -> None:
+def test_settling_goes_below_zero_and_needs_no_permits(calls: Measured) -> None:
     bucket = new(10)
     calls.debit((bucket, 4))
     assert calls.is_about(calls.level(bucket), 6, 10)

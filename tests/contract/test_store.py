@@ -74,7 +74,7 @@ class TestDatabase:
         micros = store.database.run(lambda session: session.now())
         assert abs(micros / 1e6 - datetime.now(UTC).timestamp()) < 60
 
-    def test_answers_a_check(self, store: Store) -> None:
+    def test_responds_to_a_check(self, store: Store) -> None:
         store.database.check()
 
 
@@ -421,7 +421,7 @@ class TestCounting:
 
 
 class TestGrants:
-    def test_one_answer_has_token_project_and_key(self, store: Store) -> None:
+    def test_one_result_has_token_project_and_key(self, store: Store) -> None:
         project = store.project(metadata={"a": 1}, policy={"b": 2})
         token = store.token(project)
         assert token.policy == {}
@@ -435,7 +435,7 @@ class TestGrants:
         assert grant.upstream_key == "sk-real-upstream-key"
         assert "real-upstream" not in repr(grant)
 
-    def test_unknown_is_none_and_revoked_is_told(self, store: Store) -> None:
+    def test_unknown_is_none_and_revoked_is_reported(self, store: Store) -> None:
         assert store.grants.find(f"{1:064x}") is None
         token = store.token(store.project())
         store.tokens.revoke(token.id)

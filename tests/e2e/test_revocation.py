@@ -291,8 +291,8 @@ def test_without_redis_for_a_while(
     wait_until(lambda: (heard.get_message(timeout=1) or {}).get("data") == nodes.access.token_id)
     heard.close()
     for server in nodes.servers:
-        assert server.log_text().count("changes are not heard through Redis") == 2
-        assert server.log_text().count("changes are heard through Redis again") == 2
+        assert server.log_text().count("changes are not received through Redis") == 2
+        assert server.log_text().count("changes are received through Redis again") == 2
     nodes.close()
 
 

@@ -40,7 +40,7 @@ def test_redis_away_and_open_the_node_limits(tmp_path: Path) -> None:
     assert all(worker.failing for worker in workers)
 
 
-def test_redis_away_and_closed_nobody_passes(tmp_path: Path) -> None:
+def test_redis_away_and_closed_no_request_passes(tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{free_port()}/0"
     limiter = open_limiter(redis_url=url, on_error="closed", folder=tmp_path)
     for _ in range(3):
@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_is_no_reason_to_stop(tmp_path: Path) -> None:
     assert [limiter.take(DEMANDS).refused for _ in range(2)] == [None, 0]
 
 
-def test_nobody_pays_for_a_library_that_is_not_used(tmp_path: Path) -> None:
+def test_a_library_that_is_not_used_is_not_loaded(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from proxy.ratelimit import open_limiter\n"
         "open_limiter(redis_url='', on_error='open', folder=Path(sys.argv[1])).take([])\n"

@@ -145,7 +145,7 @@ def test_a_paused_server_is_not_waited_for(server: RedisServer, limiter: RedisLi
                     limiter.debit(demand())
     finally:
         server.resume()
-    # Answers to what was given up belong to nobody.
+    # Responses to calls that were given up are never read as another call's.
     wanted = demand(7)
     assert limiter.take(wanted).remaining[0] == 53
 
@@ -161,7 +161,7 @@ def test_more_at_once_than_connections_take_turns(server: RedisServer) -> None:
     limiter.close()
 
 
-def test_nobody_waits_for_a_connection_longer_than_for_an_answer(server: RedisServer) -> None:
+def test_no_call_waits_longer_for_a_connection_than_for_a_response(server: RedisServer) -> None:
     limiter = RedisLimiter.from_url(server.url, connections=1)
     limiter.take(demand())
 
@@ -181,7 +181,7 @@ def test_nobody_waits_for_a_connection_longer_than_for_an_answer(server: RedisSe
     limiter.close()
 
 
-def test_a_call_that_is_ended_leaves_its_connection_to_nobody(
+def test_the_connection_of_a_call_that_is_ended_is_not_used_again(
     server: RedisServer, limiter: RedisLimiter
 ) -> None:
     limiter.take(demand())
@@ -196,20 +196,20 @@ def test_a_call_that_is_ended_leaves_its_connection_to_nobody(
     assert limiter.take(wanted).remaining[0] == 53
 
 
-def speaking(answer: Callable[[socket.socket], None]) -> tuple[str, gevent.Greenlet]:
+def speaking(peer: Callable[[socket.socket], None]) -> tuple[str, gevent.Greenlet]:
     """A server that is no Redis."""
     port = free_port()
     listener = socket.create_server(("127.0.0.1", port))
 
     def serve() -> None:
         while True:
-            answer(listener.accept()[0])
+            peer(listener.accept()[0])
 
     return f"redis://127.0.0.1:{port}/0", gevent.spawn(serve)
 
 
 def drip(connection: socket.socket) -> None:
-    """Each byte comes before the read's timeout, and the answer never ends."""
+    """Each byte comes before the read's timeout, and the response never ends."""
     connection.send(b"+")
     try:
         while True:
@@ -229,9 +229,9 @@ def nonsense(connection: socket.socket) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("answer", [drip, hang_up, nonsense])
-def test_whatever_answers_it_is_a_limiter_error(answer: Callable[[socket.socket], None]) -> None:
-    url, greenlet = speaking(answer)
+@pytest.mark.parametrize("peer", [drip, hang_up, nonsense])
+def test_every_wrong_response_is_a_limiter_error(peer: Callable[[socket.socket], None]) -> None:
+    url, greenlet = speaking(peer)
     limiter = RedisLimiter.from_url(url)
     try:
         with gevent.Timeout(10), pytest.raises(LimiterError) as caught:

@@ -30,7 +30,7 @@ def told(drafts: list[PendingEntry]) -> list[tuple[str, int]]:
     return [(draft.client_ip, draft.details["count"]) for draft in drafts]
 
 
-def test_a_refused_login_is_told_at_once_and_the_rest_a_minute_later(
+def test_a_refused_login_is_due_at_once_and_the_rest_a_minute_later(
     refusals: DenialAggregator, clock: Clock
 ) -> None:
     refusals.add("/manage", "::1", "invalid_management_token", request_id="r1")
@@ -84,7 +84,7 @@ def test_whose_token_it_was(refusals: DenialAggregator) -> None:
     assert len(draft.details["tokens"]) == 5
 
 
-def test_refused_mints_are_told_apart_by_token(refusals: DenialAggregator) -> None:
+def test_refused_mints_are_counted_by_token(refusals: DenialAggregator) -> None:
     for number in range(3):
         token = f"t{number % 2}"
         more = {"action": "token.mint", "actor": f"token:{token}", "token_id": token}
@@ -113,7 +113,7 @@ def test_any_number_of_addresses_makes_few_entries(
     assert not refusals._windows
 
 
-def test_a_stop_tells_what_would_be_told_later(refusals: DenialAggregator) -> None:
+def test_at_a_stop_all_are_due(refusals: DenialAggregator) -> None:
     refusals.add("/manage", "::1", "invalid_management_token")
     refusals.due()
     refusals.add("/manage", "::1", "invalid_management_token")

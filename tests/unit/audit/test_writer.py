@@ -66,7 +66,7 @@ def put(recorder: AuditWriter, count: int) -> list[PendingEntry]:
     return drafts
 
 
-def test_written_in_order_in_small_batches_and_told(
+def test_written_in_order_in_small_batches_and_published(
     recorder: AuditWriter, store: Store, told: list[AuditEntry]
 ) -> None:
     drafts = put(recorder, 45)
@@ -131,7 +131,7 @@ def test_a_defect_does_not_stop_the_rest(
     assert "2 entries cannot be written and are dropped" in caplog.text
 
 
-def test_nor_does_one_of_those_who_are_told(
+def test_a_publisher_that_fails_does_not_stop_the_rest(
     recorder: AuditWriter, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     tell = recorder.publish

@@ -157,7 +157,7 @@ def test_what_changed_is_asked_for_again() -> None:
     assert refused(lambda: authenticator.authenticate(f"Bearer {SECRET}")).code == "token_inactive"
 
 
-def test_a_store_that_is_away_is_told_and_not_remembered() -> None:
+def test_a_store_that_is_away_raises_and_is_not_remembered() -> None:
     store = Store()
     found = dict(store.found)
     store.found = {hashed: StoreError() for hashed in found}
@@ -460,7 +460,7 @@ class TestWhatOthersKnow:
         error = refused(lambda: second.authenticate(f"Bearer {SECRET}"))
         assert error.code == "token_expired", "its own expiry holds"
 
-    def test_one_that_nobody_has_served_is_not(self) -> None:
+    def test_one_that_no_worker_has_served_is_not(self) -> None:
         store, known = Store(), self.known()
         known.seen(1, [])
         store.found = dict.fromkeys(store.found, StoreError())

@@ -13,7 +13,7 @@ from tests.support.clock import Clock
 
 
 class Source:
-    """Answers ``value``, or raises it; counts; can be held up."""
+    """Returns `value`, or raises it; counts; can be held up."""
 
     def __init__(self, value: object = "one") -> None:
         self.value = value
@@ -158,7 +158,7 @@ def test_evicted_is_asked_for_again(matches: Callable[[str], bool]) -> None:
     assert source.asked == 2
 
 
-def test_an_answer_from_before_an_eviction_is_not_kept() -> None:
+def test_a_read_from_before_an_eviction_is_not_kept() -> None:
     """It may have been read before the change that caused the eviction."""
     source, clock = Source("before"), Clock()
     source.open.clear()
@@ -189,7 +189,7 @@ def test_a_refresh_that_is_long_in_coming_is_not_waited_for(
     assert source.asked == 2
     source.open.set()
     gevent.sleep(0.01)
-    assert cache.get("k") == "two", "its answer counts when it comes"
+    assert cache.get("k") == "two", "its result counts when it comes"
 
 
 def test_while_the_store_hangs_one_wait_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +313,7 @@ class TestWhatOthersKnow:
         with pytest.raises(StoreError):
             cache.get("k")
 
-    def test_helps_while_the_store_hangs_and_the_answer_is_kept(self) -> None:
+    def test_helps_while_the_store_hangs_and_the_result_is_kept(self) -> None:
         source, others, clock = Source(), Others({"k": ("theirs", 50)}), Clock()
         source.open.clear()
         cache = with_others(source, others, clock)

@@ -239,7 +239,7 @@ class TestWhatIsKept:
         world.look()
         assert kept.given == [(10_000, []), (10_001, ["a"]), (10_002, []), (10_003, None)]
 
-    def test_what_changed_while_nobody_ran_is_asked_for(self) -> None:
+    def test_changes_from_before_the_start_are_read(self) -> None:
         world, kept = keeping(9_000 * SECOND)
         world.source.change("long ago", at=8_000 * SECOND)
         world.source.change("a", at=9_500 * SECOND)
@@ -259,14 +259,14 @@ class TestWhatIsKept:
         world.source.change("a", at=9_500 * SECOND)
         assert world.look() == [{"a"}]
 
-    def test_is_told_of_announcements_at_once(self) -> None:
+    def test_gets_announcements_at_once(self) -> None:
         world, kept = keeping(None)
         world.revocation.announced(["a"])
         world.revocation.heard(["b"])
         assert kept.announced == [["a"], ["b"]]
 
 
-def test_a_database_that_stops_to_answer_is_reported_once() -> None:
+def test_a_database_that_does_not_respond_is_reported_once() -> None:
     source, failures = Source(), list[int]()
     revocation = ChangePoller(
         source, lambda ids: None, interval=0.05, failed=lambda: failures.append(len(source.asked))

@@ -17,7 +17,7 @@ def access(tmp_path: Path) -> PassThrough:
 
 
 @pytest.mark.parametrize("given", [None, "", "Bearer", f"Bearer {KEY}", "Basic dTpw", "ÿ"])
-def test_everybody_passes_as_nobody(access: PassThrough, given: str | None) -> None:
+def test_every_client_passes_without_an_account(access: PassThrough, given: str | None) -> None:
     principal = access.authenticate(given)
     access.admit(principal)
     access.settle(principal, 7)

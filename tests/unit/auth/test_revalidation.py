@@ -45,13 +45,13 @@ class World:
         self.most_together = max(self.most_together, self.together)
         gevent.sleep(0.001)
         self.together -= 1
-        answer = self.store[name]
+        result = self.store[name]
         now = review_module.time.monotonic()
-        if isinstance(answer, TokenRefused):
-            raise TokenRefused(answer.code, replace(answer.principal, read_at=now))
-        if isinstance(answer, BaseException):
-            raise answer
-        found: Principal = answer
+        if isinstance(result, TokenRefused):
+            raise TokenRefused(result.code, replace(result.principal, read_at=now))
+        if isinstance(result, BaseException):
+            raise result
+        found: Principal = result
         return replace(found, read_at=now)
 
     def serve(self, owner: Principal, times: int = 1) -> None:
@@ -90,7 +90,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     gevent.killall(made.greenlets)
 
 
-def test_all_requests_of_a_revoked_token_and_nobody_else_s(world: World) -> None:
+def test_all_requests_of_a_revoked_token_and_no_others(world: World) -> None:
     revoked, other = principal(1), principal(2)
     world.serve(revoked, 20)
     world.serve(other, 5)
@@ -184,7 +184,7 @@ def test_one_that_is_gone(world: World) -> None:
 
 
 @pytest.mark.parametrize("error", [StoreError(), ZeroDivisionError()])
-def test_while_nobody_can_tell_nothing_is_cut_and_it_is_tried_again(
+def test_while_the_store_is_away_nothing_is_cut_and_it_is_tried_again(
     world: World, error: Exception
 ) -> None:
     world.serve(principal(1), 3)
@@ -270,7 +270,7 @@ def test_a_defect_does_not_end_the_looking(
     wait_until(lambda: len(world.ended) == 1)
 
 
-def test_after_the_end_nobody_looks(world: World) -> None:
+def test_after_the_end_nothing_is_checked(world: World) -> None:
     world.serve(principal(1))
     world.refuse(principal(1))
     world.review.close()

@@ -79,7 +79,7 @@ def test_requests_are_made_good_like_llm_tokens(
     shortfalls.look()
     shortfalls.look()
     assert accounts.made_good == [("a", 9, 0)]
-    assert "had not counted 2 requests and 0 LLM tokens" in caplog.text
+    assert "2 requests and 0 LLM tokens of a killed worker are now counted" in caplog.text
     shortfalls.close()
 
 

@@ -50,7 +50,7 @@ class World:
     def leave(self, token_id: str, tokens: int) -> None:
         self.budgets.settle([token_id], 0, tokens)
 
-    def answer(self, token_id: str, tokens: int) -> None:
+    def respond(self, token_id: str, tokens: int) -> None:
         """One request from its beginning to its end."""
         self.enter(token_id)
         self.leave(token_id, tokens)
@@ -65,9 +65,9 @@ def world() -> World:
 def test_what_is_spent_here_counts_at_once(world: World) -> None:
     world.budgets.update("t", 5, 20, cuts=False)
     assert world.has_left("t", 20)
-    world.answer("t", 14)
+    world.respond("t", 14)
     assert world.has_left("t", 20)
-    world.answer("t", 1)
+    world.respond("t", 1)
     assert not world.has_left("t", 20)
     assert world.asked == []
 
@@ -85,13 +85,13 @@ def test_what_others_spent_is_learned(world: World) -> None:
 
 def test_nothing_is_counted_twice(world: World) -> None:
     world.budgets.update("t", 0, 100, cuts=False)
-    world.answer("t", 60)
+    world.respond("t", 60)
     world.stored, world.pending = {"t": 60}, {}  # flushed
     world.budgets.refresh()
-    world.answer("t", 39)
+    world.respond("t", 39)
     world.budgets.update("t", 60, 100, cuts=False)  # a look-up from before that
     assert world.has_left("t", 100)
-    world.answer("t", 1)
+    world.respond("t", 1)
     assert not world.has_left("t", 100)
 
 
@@ -129,11 +129,11 @@ def test_requests_under_way_are_cut_where_that_is_wanted(world: World) -> None:
     world.budgets.update("let", 0, 10, cuts=False)
     for token_id in ("cut", "let"):
         world.enter(token_id)
-        world.answer(token_id, 9)
+        world.respond(token_id, 9)
         assert world.spent == []
-    world.answer("let", 1)
+    world.respond("let", 1)
     assert world.spent == []
-    world.answer("cut", 1)
+    world.respond("cut", 1)
     assert world.spent == ["cut"]
 
 
@@ -144,7 +144,7 @@ def test_what_others_spent_cuts_as_well(world: World) -> None:
     world.budgets.refresh()
     assert world.spent == [], "nothing is under way"
     world.enter("t")
-    world.now += 1e6  # a long answer
+    world.now += 1e6  # a long response
     world.budgets.refresh()
     assert world.spent == ["t"]
 

@@ -188,7 +188,7 @@ def test_close_does_not_count_twice_what_is_just_being_written(
     assert store.sums == {"a": 2}
 
 
-def test_close_keeps_its_deadline_and_tells(
+def test_close_keeps_its_deadline_and_logs_what_is_lost(
     store: Store, counts: UsageCounter, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.gate = Event()
@@ -201,7 +201,7 @@ def test_close_keeps_its_deadline_and_tells(
     store.gate = None
 
 
-def test_close_tells_what_a_failing_store_did_not_take(
+def test_close_logs_what_a_failing_store_refused(
     store: Store, counts: UsageCounter, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.failing = StoreError()

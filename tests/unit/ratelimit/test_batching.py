@@ -16,7 +16,7 @@ A, B = Bucket("a", 10), Bucket("b", 10)
 
 
 class Limiter:
-    """Answers when ``free``."""
+    """Responds when `free`."""
 
     def __init__(self) -> None:
         self.batches: list[dict[str, int]] = []
@@ -37,7 +37,7 @@ class Limiter:
         pass
 
 
-def test_nobody_waits_and_what_comes_meanwhile_is_one_batch() -> None:
+def test_no_caller_waits_and_what_comes_meanwhile_is_one_batch() -> None:
     limiter = Limiter()
     limiter.free.clear()
     charges = BatchedCharges(limiter)

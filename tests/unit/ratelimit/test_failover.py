@@ -1,4 +1,4 @@
-"""Who decides while a limiter fails (``proxy/ratelimit/failover.py``)."""
+"""The limiter that falls back while its primary fails (``proxy/ratelimit/failover.py``)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -52,7 +52,7 @@ class Bench:
         return self.limiter.take(DEMANDS)
 
 
-def test_while_it_works_the_net_is_not_charged() -> None:
+def test_while_the_primary_works_the_fallback_is_not_charged() -> None:
     bench = Bench()
     bench.take()
     bench.limiter.debit(DEMANDS)
@@ -63,7 +63,7 @@ def test_while_it_works_the_net_is_not_charged() -> None:
     assert (bench.primary.closed, bench.fallback.closed) == (1, 1)
 
 
-def test_open_the_net_decides_and_the_primary_has_a_pause(
+def test_open_the_fallback_decides_and_the_primary_has_a_pause(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bench = Bench()
@@ -152,7 +152,7 @@ def test_only_one_tries_again_while_others_go_on() -> None:
     assert bench.fallback.taken == 3
 
 
-def test_late_answers_of_before_say_nothing() -> None:
+def test_late_responses_from_before_the_failure_decide_nothing() -> None:
     bench = Bench()
     bench.primary.held = Event()
     good = gevent.spawn(bench.take)  # asked while all was well

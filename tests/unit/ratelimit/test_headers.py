@@ -30,7 +30,7 @@ def test_durations_as_openai_writes_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_an_answer_that_passes() -> None:
+def test_headers_of_a_relayed_response() -> None:
     assert headers.rate_limit_headers(None, None) == []
     assert headers.rate_limit_headers((58.7, TOKEN), (-20.0, LLM)) == [
         ("x-proxy-ratelimit-limit-requests", "60"),
@@ -62,13 +62,13 @@ def test_a_limit_of_one_is_one_request() -> None:
     assert "this access token: 1 request per minute." in str(error)
 
 
-def test_whoever_waits_for_one_limit_is_not_refused_by_the_next() -> None:
+def test_the_wait_is_long_enough_for_all_limits() -> None:
     charges = [Charge(PROJECT, 1), Charge(TOKEN, 1)]
     error = headers.rate_limited("project", charges, [0.0, -9.0], 0, 2)
     assert error.retry_after == 10
 
 
-def test_a_refusal_for_tokens_tells_of_both() -> None:
+def test_a_refusal_for_tokens_has_both_kinds_of_headers() -> None:
     charges = [Charge(Bucket("ip:a", 10), 1), Charge(TOKEN, 1), Charge(LLM, 0)]
     error = headers.rate_limited("token", charges, [3.0, 9.0, -500.0], 2, 2)
     assert "1000 tokens per minute" in str(error)

@@ -29,7 +29,7 @@ def test_every_account_has_its_own_and_all_have_one_together() -> None:
     assert plan.concurrency_owners == ("token", "project")
 
 
-def test_a_parent_s_limits_are_told_as_a_parent_s() -> None:
+def test_a_parent_s_limits_are_named_as_a_parent_s() -> None:
     parent = Account(kind="token", id="parent", rate_limit_tpm=50, max_concurrent=1)
     plan = limits_for([PROJECT, TOKEN, parent], Rates())
     assert plan.limits == ("token", "token", "parent", "project")

@@ -111,7 +111,7 @@ def test_full_buckets_give_their_slots_away_and_busy_ones_do_not(place: Path, cl
     assert [level(limiter, f"{number}") for number in range(100, 115)] == [0] * 15
 
 
-def test_a_full_table_stops_nobody_and_evicts_nobody(place: Path, clock: Clock) -> None:
+def test_a_full_table_refuses_no_request_and_evicts_no_bucket(place: Path, clock: Clock) -> None:
     limiter = NodeLimiter(place, slots=16, clock=clock)
     other = NodeLimiter(place, slots=16, clock=clock)
     for number in range(16):
@@ -275,7 +275,7 @@ def holder(place: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("opened", [False, True])
-def test_a_stopped_holder_stops_nobody(
+def test_a_stopped_holder_of_the_lock_stops_no_other_process(
     place: Path, holder: subprocess.Popen[str], opened: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = []
@@ -304,7 +304,7 @@ def test_a_killed_holder_holds_nothing(place: Path, holder: subprocess.Popen[str
     assert sum(blows.met) == 100
 
 
-def test_a_process_killed_in_the_middle_of_calls_costs_nobody_anything(
+def test_a_process_killed_in_the_middle_of_calls_costs_no_permits(
     place: Path, clock: Clock
 ) -> None:
     """Again and again, at any moment of a call; the others go on, and the bound holds."""

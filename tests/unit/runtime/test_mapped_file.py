@@ -60,7 +60,7 @@ def test_waiting_gives_others_a_turn(tmp_path: Path) -> None:
     two.unlock()
 
 
-def test_another_kind_takes_its_place_and_the_old_one_harms_nobody(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_replaced_and_the_old_one_stays_usable(tmp_path: Path) -> None:
     old, new = make(tmp_path / "file"), make(tmp_path / "file", b"other", 128)
     old.lock()
     old.unlock()

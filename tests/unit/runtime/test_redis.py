@@ -13,7 +13,7 @@ from proxy.runtime.redis import ReadOnlyServer, connection_options
 
 
 @pytest.mark.parametrize("retries", [0, 1])
-def test_a_failure_is_told_after_as_many_tries_as_were_asked_for(retries: int) -> None:
+def test_a_failure_is_raised_after_all_retries(retries: int) -> None:
     tries = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -38,7 +38,7 @@ def test_a_failure_is_told_after_as_many_tries_as_were_asked_for(retries: int) -
             last.sendall(b"enough")
             server.join(20)
     assert len(tries) == 1 + retries
-    # Nothing of the newer protocol, in which answers have other shapes.
+    # Nothing of the newer protocol, in which responses have other shapes.
     assert not any(b"HELLO" in said for said in tries)
 
 
@@ -51,7 +51,7 @@ def test_a_silent_server_is_not_waited_for() -> None:
 
 
 class Replies:
-    """A server that answers the SET commands of each connection with replies of its own."""
+    """A server that responds to the SET commands of each connection with replies of its own."""
 
     def __init__(self, *connections: list[bytes]) -> None:
         self._connections = list(connections)

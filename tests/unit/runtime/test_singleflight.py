@@ -60,7 +60,7 @@ def test_all_get_the_failure(flights: SingleFlight[int], work: Work) -> None:
     assert flights.get("a") is None
 
 
-def test_a_killed_caller_takes_nobody_along(flights: SingleFlight[int], work: Work) -> None:
+def test_a_killed_caller_does_not_end_the_others(flights: SingleFlight[int], work: Work) -> None:
     leader = gevent.spawn(flights.do, "a")
     gevent.sleep(0)
     waiting = flights.get("a")

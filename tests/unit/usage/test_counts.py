@@ -5,7 +5,7 @@ import pytest
 from proxy.usage.counts import Usage
 
 
-def test_metadata_has_the_contracts_names_and_leaves_out_what_was_not_told() -> None:
+def test_metadata_has_the_contracts_names_and_leaves_out_unknown_values() -> None:
     assert Usage("m", "r", 1, 9, 12, 21, 0, 0).as_metadata() == {
         "model": "m",
         "response_id": "r",

@@ -61,7 +61,7 @@ def test_what_was_flushed_comes_out_at_once() -> None:
         assert b"".join(inflater.feed(chunk)) == event
 
 
-def test_a_large_answer_comes_whole_through_small_pieces() -> None:
+def test_a_large_response_comes_whole_through_small_pieces() -> None:
     data = os.urandom(300_000) + bytes(700_000) + os.urandom(300_000)
     assert inflate("gzip", gzip.compress(data)) == data
 

@@ -26,7 +26,7 @@ def test_cached_tokens_under_the_names_of_vendors(
     assert cached_tokens(usage, of_prompt) == cached
 
 
-def test_nothing_is_said_of_what_is_zero_or_odd() -> None:
+def test_values_that_are_zero_or_odd_are_left_out() -> None:
     odd = {"audio_tokens": 0, "cached_tokens_details": [], "cache_write_tokens": -1}
     usage = {"seconds": "9", "characters": None, "service_tier": 5}
     assert details_of({"service_tier": ""}, usage, odd, {"audio_tokens": True}) is None

@@ -15,9 +15,9 @@ COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 @pytest.mark.parametrize("name", DECODED)
-def test_reads_what_each_api_answers(name: str) -> None:
-    answer, expected = DECODED[name]
-    assert read_response(answer) == expected
+def test_reads_the_response_of_each_api(name: str) -> None:
+    response, expected = DECODED[name]
+    assert read_response(response) == expected
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_look_alikes_do_not_count(look_alike: object) -> None:
     [True, False, -1, 1.5, "5", None, [5], {"a": 5}, 2**31, 2**70, float("nan")],
     ids=repr,
 )
-def test_values_of_a_wrong_type_are_not_told(value: object) -> None:
-    answer = {
+def test_values_of_a_wrong_type_are_not_reported(value: object) -> None:
+    response = {
         "model": value if not isinstance(value, str) else 5,
         "id": [value],
         "created": value if not isinstance(value, int) else -1,
@@ -55,7 +55,7 @@ def test_values_of_a_wrong_type_are_not_told(value: object) -> None:
             "completion_tokens_details": {"reasoning_tokens": value},
         },
     }
-    assert read_response(answer) == Usage()
+    assert read_response(response) == Usage()
 
 
 @pytest.mark.parametrize("usage", [None, [], "x", 5, True, {}, [{"prompt_tokens": 1}]], ids=repr)
@@ -63,7 +63,7 @@ def test_a_usage_that_is_no_object_is_none(usage: object) -> None:
     assert read_response({"model": "m", "usage": usage, "x_groq": usage}) == Usage("m")
 
 
-def test_names_that_are_empty_or_absurd_are_not_told() -> None:
+def test_names_that_are_empty_or_absurd_are_not_reported() -> None:
     assert read_response({"model": "", "id": "", "created": 0}) == Usage()
     assert read_response({"model": "m" * 10_000, "id": "i" * 10_000, "created": 2**60}) == Usage()
 
@@ -124,10 +124,10 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_hostile_objects_never_raise(answer: object) -> None:
-    read = read_response(answer)
-    is_final(answer)
-    is_generation(answer)
+def test_hostile_objects_never_raise(response: object) -> None:
+    read = read_response(response)
+    is_final(response)
+    is_generation(response)
     for name in COUNTS:
         value = getattr(read, name)
         assert value is None or (type(value) is int and 0 <= value < 2**32)

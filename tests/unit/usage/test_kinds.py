@@ -7,7 +7,7 @@ from tests.support.usage_samples import DECODED
 
 
 @pytest.mark.parametrize(
-    ("answer", "final"),
+    ("response", "final"),
     [
         ({"choices": [], "usage": {}}, True),
         ({"choices": [{"finish_reason": "stop"}]}, True),
@@ -29,8 +29,8 @@ from tests.support.usage_samples import DECODED
     ],
     ids=repr,
 )
-def test_is_final(answer: object, final: bool) -> None:
-    assert is_final(answer) is final
+def test_is_final(response: object, final: bool) -> None:
+    assert is_final(response) is final
 
 
 @pytest.mark.parametrize("name", DECODED)

@@ -35,7 +35,7 @@ def test_reads_a_file(tmp_path: Path) -> None:
     assert found.find("mm") is None
 
 
-def test_cached_input_costs_what_input_does_unless_it_is_said(tmp_path: Path) -> None:
+def test_cached_input_costs_what_input_does_by_default(tmp_path: Path) -> None:
     found = prices(tmp_path, m=price(2.5, 1)).find("m")
     assert found is not None
     assert found.cached_input == Decimal("2.5")
@@ -134,7 +134,7 @@ def test_no_price(tmp_path: Path, number: str) -> None:
         from_file(file(tmp_path, text))
 
 
-def test_many_mistakes_are_not_all_told(tmp_path: Path) -> None:
+def test_many_problems_are_not_all_listed(tmp_path: Path) -> None:
     models = {f"m{number}": {} for number in range(30)}
     with pytest.raises(ValueError, match=r"and 20 more") as caught:
         prices(tmp_path, **models)

@@ -182,7 +182,7 @@ def test_what_is_remembered_is_bounded() -> None:
     assert "r1499" in meter._ended
 
 
-def test_nothing_told_is_none() -> None:
+def test_without_counts_the_source_is_none() -> None:
     assert WebSocketMeter().result().source == "none"
 
 
