@@ -154,13 +154,13 @@ Command = Callable[..., None]
 
 
 def policy_options(
-    place: Scope, *, also: Sequence[str] = (), removable: bool = False
+    scope: Scope, *, also: Sequence[str] = (), removable: bool = False
 ) -> Callable[[Command], Command]:
     """Adds the argument ``policy`` to a command: the fields as the management API takes them.
 
     ``also``: other fields that a file may hold. ``removable``: adds ``--unset``.
     """
-    fields = {name: SPELLINGS[name] for name in fields_of(place)}
+    fields = {name: SPELLINGS[name] for name in fields_of(scope)}
 
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
@@ -168,9 +168,9 @@ def policy_options(
             *, policy_file: BinaryIO | None, unset: Sequence[str] = (), **options: Any
         ) -> None:
             given = {name: options.pop(name) for name in fields}
-            policy = _from_file(policy_file, place, also) if policy_file else {}
+            policy = _from_file(policy_file, scope, also) if policy_file else {}
             chosen = {
-                name: _value(name, value, place)
+                name: _value(name, value, scope)
                 for name, value in given.items()
                 if value is not None and value != ()
             }
@@ -225,9 +225,9 @@ class _FieldName(click.ParamType[str]):
         return found
 
 
-def show(value: Mapping[str, Any], place: Scope) -> None:
-    """Returns a project or a token for people: its rules last, the unset ones on one line."""
-    rules = [name for name in fields_of(place) if name in value]
+def show(value: Mapping[str, Any], scope: Scope) -> None:
+    """Prints a project or a token for people: its rules last, the unset ones on one line."""
+    rules = [name for name in fields_of(scope) if name in value]
     shown = {name: content for name, content in value.items() if name not in rules}
     shown |= {name: _words(value[name]) for name in rules if value[name] is not None}
     if free := [name for name in rules if value[name] is None]:
@@ -255,17 +255,17 @@ def _option(name: str, spelling: Spelling) -> Callable[[Command], Command]:
     )
 
 
-def _value(name: str, given: Any, place: Scope) -> Any:
+def _value(name: str, given: Any, scope: Scope) -> Any:
     spelling = SPELLINGS[name]
     try:
-        return fields_of(place)[name].read(name, spelling.read(given))
+        return fields_of(scope)[name].read(name, spelling.read(given))
     except (ClientError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint=spelling.option) from error
 
 
-def _from_file(file: BinaryIO, place: Scope, also: Sequence[str]) -> dict[str, Any]:
+def _from_file(file: BinaryIO, scope: Scope, also: Sequence[str]) -> dict[str, Any]:
     """Keeps null, which removes a rule in a change."""
-    fields = fields_of(place)
+    fields = fields_of(scope)
     try:
         try:
             found = orjson.loads(file.read())
@@ -274,7 +274,7 @@ def _from_file(file: BinaryIO, place: Scope, also: Sequence[str]) -> dict[str, A
         if not isinstance(found, dict):
             raise ValueError("expected a JSON object of policy fields")  # noqa: TRY004
         if unknown := sorted(found.keys() - fields.keys() - set(also)):
-            raise ValueError(f"not a policy field of a {place}: {unknown[0]!r}")
+            raise ValueError(f"not a policy field of a {scope}: {unknown[0]!r}")
         return {
             name: value if value is None or name in also else fields[name].read(name, value)
             for name, value in found.items()

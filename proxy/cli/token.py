@@ -87,7 +87,7 @@ token.add_command(mint, "generate")
     "secret",
     cls=SecretOption,
     better="the variable that --token-env names",
-    help="The parent; better in the environment, where `ps` is blind.",
+    help="The parent; better in the environment, where `ps` does not show it.",
 )
 @click.option(
     "--token-env", default="PROXY_TOKEN", show_default=True, help="Variable with the parent."
@@ -105,7 +105,7 @@ def derive(
 ) -> None:
     """Mint a child from an access token that has can_mint, without the management token.
 
-    Whatever rules the child has, its parent's rules and limits apply to it as well.
+    Its parent's rules and limits apply to the child as well as its own.
     """
     parent = bearer(secret, "--token", token_env)
     where = base_url(base_url_given) if base_url_given else default_base_url()

@@ -60,7 +60,7 @@ def usage(api: Api, csv_wanted: bool, json_wanted: bool, **chosen: str | None) -
 
 
 def _show(report: Mapping[str, Any]) -> None:
-    """Returns names, which fit a screen, and ids only where the name no longer exists."""
+    """Prints names, which fit a screen, and ids only where the name no longer exists."""
     totals, currency = report["totals"], report["currency"]
     columns = {**{name: name.capitalize() for name in report["group_by"]}, **_COUNTS}
     if currency:
@@ -80,7 +80,7 @@ def _show(report: Mapping[str, Any]) -> None:
         click.echo(f"{totals['unpriced_tokens']} tokens have no price.", err=True)
     estimated = sum(totals.get(f"estimated_{side}_tokens", 0) for side in ("prompt", "completion"))
     if estimated:
-        click.echo(f"{estimated} tokens were estimated; they are in none of these.", err=True)
+        click.echo(f"{estimated} tokens were estimated; they are not in these sums.", err=True)
 
 
 def _write_csv(report: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ Scope = Literal["project", "token"]
 #: Bounds that keep a document small: entries of a list, names of an object, characters of each.
 MAX_ENTRIES: Final = 100
 MAX_NAMES: Final = 50
-MAX_ENTRY_LENGTH: Final = 256
+MAX_ENTRY_CHARS: Final = 256
 #: Requests or LLM tokens per minute; requests in flight; LLM tokens in all (a signed BIGINT).
 MAX_PER_MINUTE: Final = 1_000_000_000
 MAX_CONCURRENT: Final = 1_000_000
@@ -53,8 +53,8 @@ def _wrong(name: str, expected: str) -> ClientError:
 
 
 def _entry(name: str, value: Any, read: _Entry) -> str:
-    if not isinstance(value, str) or len(value) > MAX_ENTRY_LENGTH:
-        raise _wrong(name, f"made of strings of at most {MAX_ENTRY_LENGTH} characters")
+    if not isinstance(value, str) or len(value) > MAX_ENTRY_CHARS:
+        raise _wrong(name, f"made of strings of at most {MAX_ENTRY_CHARS} characters")
     if not value.isprintable():
         raise _wrong(name, "made of strings without control characters")
     try:
@@ -63,15 +63,15 @@ def _entry(name: str, value: Any, read: _Entry) -> str:
         raise ClientError(f"`{name}`: {value!r} is not {error}.", param=name) from error
 
 
-def _list(name: str, value: Any, read: _Entry, least: int) -> list[str]:
-    if not isinstance(value, list) or not least <= len(value) <= MAX_ENTRIES:
-        unset = "; null is no limit" if least else ""
-        raise _wrong(name, f"a list of {least} to {MAX_ENTRIES} strings{unset}")
+def _list(name: str, value: Any, read: _Entry, minimum: int) -> list[str]:
+    if not isinstance(value, list) or not minimum <= len(value) <= MAX_ENTRIES:
+        unset = "; null is no limit" if minimum else ""
+        raise _wrong(name, f"a list of {minimum} to {MAX_ENTRIES} strings{unset}")
     return list(dict.fromkeys(_entry(name, entry, read) for entry in value))
 
 
-def _list_of(read: _Entry, least: int = 1) -> _Reader:
-    return lambda name, value: _list(name, value, read, least)
+def _list_of(read: _Entry, minimum: int = 1) -> _Reader:
+    return lambda name, value: _list(name, value, read, minimum)
 
 
 def _any(value: str) -> str:
@@ -97,14 +97,14 @@ def _param(value: str) -> str:
     return value
 
 
-def _object(name: str, value: Any, read: _Entry, least: int) -> dict[str, list[str]]:
+def _object(name: str, value: Any, read: _Entry, minimum: int) -> dict[str, list[str]]:
     if not isinstance(value, dict) or not 1 <= len(value) <= MAX_NAMES:
         raise _wrong(
             name, f'an object of 1 to {MAX_NAMES} names, such as {{"name": ["value"]}}; '
             "null is no limit"
         )  # fmt: skip
     return {
-        _entry(name, key, read): _list(name, patterns, _any, least)
+        _entry(name, key, read): _list(name, patterns, _any, minimum)
         for key, patterns in value.items()
     }
 
@@ -159,7 +159,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "allowed_ips": Field(_BOTH, _list_of(address_range)),
     "allowed_origins": Field(_BOTH, _list_of(origin_pattern)),
     "required_headers": Field(_BOTH, _required),
-    "forwarded_headers": Field(_BOTH, _list_of(header_glob, least=0)),
+    "forwarded_headers": Field(_BOTH, _list_of(header_glob, minimum=0)),
     "rate_limit_rpm": Field(_BOTH, _integer_to(MAX_PER_MINUTE)),
     "rate_limit_tpm": Field(_BOTH, _integer_to(MAX_PER_MINUTE)),
     "max_concurrent": Field(_BOTH, _integer_to(MAX_CONCURRENT)),

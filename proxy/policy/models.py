@@ -20,7 +20,7 @@ from proxy.core.errors import ClientError
 from proxy.policy.endpoints import ambiguous, plain_segments
 from proxy.policy.globs import Globs
 
-MAX_NAME_LENGTH: Final = 256
+MAX_NAME_CHARS: Final = 256
 #: Top-level parameters that name one model beside ``model``, or a list of them.
 _OTHERS: Final = (
     "models",
@@ -55,7 +55,7 @@ class Models:
         """
         if isinstance(name, str):
             # The upstream may cut off blanks around it and control characters in it.
-            sane = len(name) <= MAX_NAME_LENGTH and name.isprintable() and name == name.strip()
+            sane = len(name) <= MAX_NAME_CHARS and name.isprintable() and name == name.strip()
             if sane and self._globs.match(name):
                 return
             if not name:

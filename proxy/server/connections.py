@@ -24,7 +24,7 @@ from proxy.runtime.yielding import turn_if_due, wait_for_bytes
 #: Maximum of one read: most requests fit into the smaller, bodies take several of the larger.
 _READ_BYTES: Final = 16 * 1024
 _BODY_READ_BYTES: Final = 64 * 1024
-#: How long, and for how many bytes, a client may go on sending after its last response. Most
+#: How long, and for how many bytes, a client may continue to send after its last response. Most
 #: clients read nothing before they have sent everything, so a refusal of a large JSON body must
 #: wait for the end of the body.
 _LINGER_SECONDS: Final = 2.0
@@ -125,7 +125,7 @@ class Connections:
         #: whether they wait for a further request, and since when (monotonic seconds).
         self.idle: dict[Any, tuple[bool, float]] = {}
 
-    def enter(self, client: Any, peer: Any) -> None:
+    def add(self, client: Any, peer: Any) -> None:
         """Add a new connection; `peer` is as `accept` returns it."""
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         if len(self.open) >= self._pressure_limit:
@@ -135,7 +135,7 @@ class Connections:
         self._addresses[client] = address
         self._shares.held[address] += 1
 
-    def leave(self, client: Any) -> None:
+    def remove(self, client: Any) -> None:
         self.open.discard(client)
         self.silent.pop(client, None)
         held, address = self._shares.held, self._addresses.pop(client)
@@ -174,7 +174,7 @@ class Connections:
                 _shut_if_quiet(client)
 
     def shutdown_reads(self) -> None:
-        """End every wait for bytes of a client. Writes go on."""
+        """End every wait for bytes of a client. Writes continue."""
         for client in self.open:
             with contextlib.suppress(OSError):
                 # Not gevent's shutdown, which raises in the waiting greenlet: it must see the end

@@ -112,14 +112,14 @@ class HeaderLineCache:
 
 #: Maximum size of a head. gunicorn alone would allow fields times field size, 3 MB.
 _MAX_HEAD_BYTES: Final = 128 * 1024
-#: gunicorn's parser decides about a second line of these.
+#: Headers whose repetition gunicorn's parser decides about.
 _ONCE: Final = ("HOST", "CONTENT-TYPE", "CONTENT-LENGTH", "TRANSFER-ENCODING")
 
 
 class RequestHead(Request):  # type: ignore[misc]
     """One request of gunicorn's, with its head read and its body still to come.
 
-    `by_name` has the first value of each header, names in upper case; `single` says whether no name
+    `by_name` has the first value of each header, names in upper case; `single` is true if no name
     occurs twice. Made by `ConnectionParser`. What all requests of a worker share is in the class,
     see `head_class`.
     """

@@ -102,7 +102,7 @@ class ShipperSupervisor:
             _close(standard_input)
 
     def _release(self) -> None:
-        """Give up the running shipper: it finishes when every holder of its pipe is gone."""
+        """Release the running shipper: it finishes when every process with its pipe has ended."""
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.kill()

@@ -137,7 +137,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
     # One connection.
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        self._connections.enter(client, addr)
+        self._connections.add(client, addr)
         client.settimeout(self.wsgi.client_timeout)
         parser = ConnectionParser(self._head_class, client, addr, self.wsgi.min_body_rate)
         request = None
@@ -165,7 +165,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001  (the last place to respond)
             self.handle_error(request, client, addr, error)
         finally:
-            self._connections.leave(client)
+            self._connections.remove(client)
             util.close(client)
 
     def _serve(self, listener: Any, request: RequestHead, client: Any, addr: Any) -> None:

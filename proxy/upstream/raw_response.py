@@ -21,7 +21,7 @@ from proxy.runtime.yielding import turn_if_due
 from proxy.upstream.http1_codec import HeaderPairs, InvalidResponse, ResponseParser
 from proxy.upstream.pool import ConnectionPool, Socket
 
-_READ_SIZE: Final = 64 * 1024
+_READ_BYTES: Final = 64 * 1024
 
 
 class BrokenResponse(requests.ConnectionError):
@@ -185,7 +185,7 @@ class RawResponse:
                     # data always is there, the wait lets other greenlets run. TLS may hold bytes
                     # that the socket does not show.
                     self._pool.read_timeouts.wait(sock)
-                data = sock.recv(_READ_SIZE)
+                data = sock.recv(_READ_BYTES)
             else:
                 turn_if_due()  # nothing else here waits while both sides keep sending
                 data = _receive(sock, upload)
@@ -217,7 +217,7 @@ def _receive(sock: Socket, upload: Upload) -> bytes:
     while True:
         progress = upload.progress
         try:
-            data: bytes = sock.recv(_READ_SIZE)
+            data: bytes = sock.recv(_READ_BYTES)
             return data
         except TimeoutError:
             # An upstream may be silent while it takes the upload, and while the client is slow to

@@ -15,7 +15,7 @@ from proxy.runtime.yielding import STEP, in_turns, turn_if_due
 from proxy.upstream.headers import without_origin
 from proxy.upstream.http1_codec import InvalidResponse
 
-_READ_SIZE: Final = 64 * 1024
+_READ_BYTES: Final = 64 * 1024
 MAX_HEAD_BYTES: Final = 64 * 1024
 #: How long one side may continue after the other has ended.
 LINGER_SECONDS: Final = 10.0
@@ -58,7 +58,7 @@ def read_upgrade(sock: Any) -> UpgradeResponse:
         while (end := buffer.find(_HEAD_END, at)) < 0:
             if len(buffer) > MAX_HEAD_BYTES:
                 raise InvalidResponse(f"its header is larger than {MAX_HEAD_BYTES} bytes")
-            data = sock.recv(_READ_SIZE)
+            data = sock.recv(_READ_BYTES)
             if not data:
                 raise InvalidResponse("it closed the connection instead of responding")
             buffer += data
@@ -141,7 +141,7 @@ class Tunnel:
 
     def _pump(self, source: Any, sink: Any, sent: Callable[[bytes], None]) -> None:
         try:
-            while data := source.recv(_READ_SIZE):
+            while data := source.recv(_READ_BYTES):
                 self._sending.add(sink)
                 sink.sendall(data)
                 self._sending.discard(sink)

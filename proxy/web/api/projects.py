@@ -21,8 +21,8 @@ from proxy.web.api import fields, listing
 from proxy.web.audit_trail import AuditTrail
 from proxy.web.replies import json_reply
 
-MAX_KEY_LENGTH: Final = 4096
-MAX_DESCRIPTION_LENGTH: Final = 4096
+MAX_KEY_CHARS: Final = 4096
+MAX_DESCRIPTION_CHARS: Final = 4096
 
 #: An upstream key becomes a header value: visible ASCII, no spaces (RFC 9110, 5.5).
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
@@ -158,7 +158,7 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
     if "description" in body:
         description = body["description"]
         if description is not None:
-            description = fields.text(description, "description", MAX_DESCRIPTION_LENGTH)
+            description = fields.text(description, "description", MAX_DESCRIPTION_CHARS)
         changes["description"] = description
     if "metadata" in body:
         metadata = body["metadata"]
@@ -174,7 +174,7 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _upstream_key(value: Any, param: str) -> str:
-    upstream_key = fields.text(value, param, MAX_KEY_LENGTH)
+    upstream_key = fields.text(value, param, MAX_KEY_CHARS)
     if not _KEY.fullmatch(upstream_key):
         raise ClientError(
             f"`{param}` must be visible ASCII characters without spaces, and not empty.",

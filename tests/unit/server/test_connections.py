@@ -136,7 +136,7 @@ class Full:
         ours, theirs = gevent.socket.socketpair()
         theirs.settimeout(20)
         self.pairs.append((ours, theirs))
-        self.connections.enter(ours, (address, 1))
+        self.connections.add(ours, (address, 1))
         return len(self.pairs) - 1
 
     def serve(self, number: int) -> None:
@@ -157,7 +157,7 @@ class Full:
     def close(self) -> None:
         for ours, theirs in self.pairs:
             if ours in self.connections.open:
-                self.connections.leave(ours)
+                self.connections.remove(ours)
             ours.close()
             theirs.close()
 
@@ -200,7 +200,7 @@ def test_room_is_made_without_a_new_one_too(full: Full) -> None:
         ours.recv(1)
     full.connections.relieve()
     assert full.ended == [3]
-    full.connections.leave(full.pairs[3][0])
+    full.connections.remove(full.pairs[3][0])
     full.connections.relieve()
     assert full.ended == [3], "eight are not too many"
 
