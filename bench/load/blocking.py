@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 
 from bench.load.wrk import LoadFailed
+from proxy.tools.http1_reader import ResponseReader
 
 
 class BlockingClient:
@@ -31,25 +32,13 @@ class BlockingClient:
         """Milliseconds from the first byte sent to the last byte received."""
         start = time.perf_counter_ns()
         self._socket.sendall(self._request)
-        answer = self._socket.recv(65536)
-        while not whole(answer):
-            more = self._socket.recv(65536)
-            if not more:
-                raise LoadFailed(f"the connection was closed within an answer: {answer[:200]!r}")
-            answer += more
-        taken = time.perf_counter_ns() - start
-        if not answer.startswith(b"HTTP/1.1 200"):
-            raise LoadFailed(f"not 200: {answer[:300]!r}")
+        reader = ResponseReader()
+        while not reader.ended:
+            data = self._socket.recv(65536)
+            taken = time.perf_counter_ns() - start
+            reader.read(data)
+            if reader.problem:
+                raise LoadFailed(reader.problem)
+        if reader.head is None or reader.head.status != 200:
+            raise LoadFailed(f"not 200: {reader.head and reader.head.raw!r}")
         return taken / 1e6
-
-
-def whole(answer: bytes) -> bool:
-    """Whether the answer, with a length or in chunks, is there to its last byte."""
-    head, end, body = answer.partition(b"\r\n\r\n")
-    if not end:
-        return False
-    lower = head.lower()
-    at = lower.find(b"\r\ncontent-length:")
-    if at >= 0:
-        return len(body) >= int(lower[at + 17 :].split(b"\r\n", 1)[0])
-    return body.endswith(b"0\r\n\r\n")

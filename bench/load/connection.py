@@ -3,7 +3,12 @@
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from proxy.tools.http1_reader import ResponseReader
+
+#: Bytes at a body's end in which `[DONE]` is looked for.
+_TAIL: Final = 64
 
 
 @dataclass
@@ -28,9 +33,7 @@ class Connection(asyncio.Protocol):
         self._waiting: asyncio.Future[Answer] | None = None
         self._answer = Answer()
         self._started = 0.0
-        self._head = b""
-        self._in_body = False
-        self._left = -1  # bytes of the body still to come, or -1: in chunks
+        self._reader = ResponseReader()
         self._tail = b""
 
     def connection_made(self, transport: Any) -> None:
@@ -40,46 +43,35 @@ class Connection(asyncio.Protocol):
         """Sends it; the future always gets an answer, a broken one when the connection ends."""
         waiting = self._waiting = asyncio.get_running_loop().create_future()
         self._answer = Answer()
-        self._head, self._in_body, self._left, self._tail = b"", False, -1, b""
+        self._reader, self._tail = ResponseReader(), b""
         self._started = time.perf_counter()
         if self.closed or not self._transport:
-            self._finish(complete=False)
+            self._finish()
         else:
             self._transport.write(request)
         return waiting
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
-        answer = self._answer
-        if not self._in_body:
-            self._head += data
-            head, end, data = self._head.partition(b"\r\n\r\n")
-            if not end:
-                return
-            self._in_body = True
-            self._read_head(head)
-        if data:
+        answer, reader = self._answer, self._reader
+        in_body = reader.head is not None
+        body = reader.read(data)
+        if body:
             if not answer.first_byte:
                 answer.first_byte = now - self._started
-            answer.reads += 1
-            answer.events += data.count(b"\n\n")
-            self._tail = (self._tail + data)[-64:]
-        if self._left >= 0:
-            self._left -= len(data)
-        if self._left == 0 or (self._left < 0 and self._tail.endswith(b"\r\n0\r\n\r\n")):
-            self._finish(complete=True)
+            answer.events += body.count(b"\n\n")
+            self._tail = body if len(body) > _TAIL else (self._tail + body)[-_TAIL:]
+        if body or in_body:
+            answer.reads += 1  # one that brings the last chunk alone counts too
+        if reader.ended or reader.problem:
+            self._finish()
 
-    def _read_head(self, head: bytes) -> None:
-        self._answer.status = int(head.split(b" ", 2)[1])
-        lower = head.lower()
-        at = lower.find(b"\r\ncontent-length:")
-        if at >= 0:
-            self._left = int(lower[at + 17 :].split(b"\r\n", 1)[0])
-
-    def _finish(self, *, complete: bool) -> None:
-        answer, waiting = self._answer, self._waiting
+    def _finish(self) -> None:
+        answer, reader, waiting = self._answer, self._reader, self._waiting
         answer.total = time.perf_counter() - self._started
-        answer.complete = complete
+        answer.complete = reader.ended and not reader.unread
+        if reader.head:
+            answer.status = reader.head.status
         answer.done_seen = b"[DONE]" in self._tail
         self._waiting = None
         if waiting and not waiting.done():
@@ -88,7 +80,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
         if self._waiting:
-            self._finish(complete=False)
+            if error is None:
+                self._reader.read(b"")
+            self._finish()
 
     def close(self) -> None:
         if self._transport:

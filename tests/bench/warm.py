@@ -25,6 +25,7 @@ from proxy.server.worker import ProxyWorker
 from proxy.settings.settings import Settings
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
+from proxy.tools.http1_reader import ResponseReader
 
 MANAGEMENT = "management-token-of-the-guards"
 CHAT = (
@@ -203,11 +204,10 @@ class WarmWorker:
             b"POST %b HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %b\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (path.encode(), MANAGEMENT.encode(), len(body), body)
         )
-        head = self.read(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        while len(self._received) < length:
-            self._received += self.client.recv(65536)
-        answer, self._received = self._received[:length], self._received[length:]
+        reader, answer = ResponseReader(), b""
+        while not reader.ended:
+            answer += reader.read(self.client.recv(65536))
+            assert not reader.problem, reader.problem
         return answer
 
     def _upstream(self, sock: Any, address: object) -> None:

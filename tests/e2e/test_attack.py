@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.tools.http1_reader import ResponseReader
 from tests.support import odd_responses  # noqa: F401  (adds its behaviours)
 from tests.support.fake_upstream import Upstream
 from tests.support.ports import free_port
@@ -484,48 +485,24 @@ def _well_formed_to_the_end(client: RawClient, sent: bytes) -> None:
     """Answers, one after the other, until the connection ends. The last may be cut: we left."""
     while client.receive_more():
         pass
-    came = client.take()
-    client = _Replay(came)
-    while client.left:
-        line, headers = client.read_head()
-        version, status, _ = line.split(" ", 2)
+    left = client.take()
+    while left:
+        reader = ResponseReader(unread=left)
+        head = reader.next_head()
+        assert head is not None, left
+        version, status, _ = head.line.split(" ", 2)
         assert version in ("HTTP/1.1", "HTTP/1.0")
         assert 100 <= int(status) < 600
-        assert all(name and name.strip() == name for name, _ in headers)
-        if int(status) == 100:
-            continue
-        assert ("Server", "gunicorn") in headers or ("Connection", "close") in headers
-        if b"HEAD" in sent:
-            return  # which of the answers have a body is another question
-        if not client.skip_body(int(status), headers):
-            return
-
-
-class _Replay(RawClient):
-    """Reads what has come already."""
-
-    def __init__(self, data: bytes) -> None:
-        self._buffer = bytearray(data)
-        self.was_reset = False
-        self.cut_chunk = b""
-
-    @property
-    def left(self) -> bool:
-        return bool(self._buffer)
-
-    def receive_more(self) -> bool:
-        return False
-
-    def skip_body(self, status: int, headers: list[tuple[str, str]]) -> bool:
-        """False when the answer was cut."""
-        fields = {name.lower(): value for name, value in headers}
-        if status in (204, 304):
-            return True
-        if "transfer-encoding" in fields:
-            return self._chunks()[1]
-        if "content-length" in fields:
-            return self._exactly(int(fields["content-length"]))[1]
-        return bool(self._rest())
+        assert all(name and name.strip() == name for name, _ in head.headers)
+        if head.status != 100:
+            closes = ("Connection", "close") in head.headers
+            assert ("Server", "gunicorn") in head.headers or closes
+            if b"HEAD" in sent:
+                return  # which of the answers have a body is another question
+            reader.read_body()
+            if not reader.ended:
+                return  # it was cut, or lasts until the end
+        left = reader.take()
 
 
 # Canaries. Last, so that all of the above has left its traces.

@@ -47,7 +47,7 @@ def test_a_body_that_drips_is_408(
         slow.send(b"x")
     assert answered
     slow.sock.settimeout(20)
-    slow._buffer[:0] = b"H"
+    slow.reader.feed(b"H")
     answer = slow.read_response()
     assert (answer.status, error_of(answer)) == (408, "request_timeout")
     (event,) = server.events(1)

@@ -251,7 +251,7 @@ def test_what_may_finish_does(polling: Nodes, upstream: Upstream) -> None:
     for _ in range(20 * len(clients)):
         upstream.gate.release()
     for client in clients:
-        rest, clean = client._chunks()
+        rest, clean = client.read_body()
         assert clean
         assert rest.endswith(b"data: [DONE]\n\n")
         client.sock.close()

@@ -4,6 +4,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from proxy.tools.http1_reader import ResponseReader
+
 Headers = list[tuple[str, str]]
 
 
@@ -29,11 +31,7 @@ class RawClient:
 
     def __init__(self, port: int, timeout: float = 20) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
-        self._buffer = bytearray()
-        #: Whether the other side has reset the connection instead of closing it.
-        self.was_reset = False
-        #: What had come of a chunk that was cut.
-        self.cut_chunk = b""
+        self.reader = ResponseReader()
 
     def __enter__(self) -> "RawClient":
         return self
@@ -55,97 +53,57 @@ class RawClient:
         try:
             data = self.sock.recv(65536)
         except ConnectionError:
-            self.was_reset = True
             return False
-        self._buffer += data
+        self.reader.feed(data)
         return bool(data)
 
-    def read_head(self) -> tuple[str, Headers]:
-        while b"\r\n\r\n" not in self._buffer:
-            if not self.receive_more():
-                raise EOFError(f"no head, only {bytes(self._buffer)!r}")
-        head, _, rest = bytes(self._buffer).partition(b"\r\n\r\n")
-        self._buffer[:] = rest
-        line, *lines = head.decode("latin-1").split("\r\n")
-        return line, [(name, value.strip()) for name, _, value in (x.partition(":") for x in lines)]
+    def read_head(self, method: str = "GET") -> tuple[str, Headers]:
+        """The next head, be it of a 1xx response."""
+        self.reader = ResponseReader(method, self.reader.take())
+        while (head := self.reader.next_head()) is None:
+            if self.reader.problem or not self.receive_more():
+                raise EOFError(f"no head, only {self.reader.unread!r}")
+        return head.line, list(head.headers)
 
     def read_response(
         self, method: str = "GET", midway: Callable[[], object] = lambda: None
     ) -> RawResponse:
         """``midway`` is called between head and body."""
-        line, headers = self.read_head()
-        status = int(line.split(" ", 2)[1])
-        while status < 200:
-            line, headers = self.read_head()
-            status = int(line.split(" ", 2)[1])
+        line, headers = self.read_head(method)
+        while self.reader.head is None:
+            line, headers = self.read_head(method)
         midway()
-        lengths = [value for name, value in headers if name.lower() == "content-length"]
-        chunked = any(name.lower() == "transfer-encoding" for name, _ in headers)
-        if method == "HEAD" or status in (204, 304):
-            return RawResponse(line, headers, b"", clean=True)
-        if chunked:
-            body, clean = self._chunks()
-        elif lengths:
-            body, clean = self._exactly(int(lengths[0]))
-        else:
-            body = self._rest()
-            clean = not self.was_reset
+        body, clean = self.read_body()
         return RawResponse(line, headers, body, clean)
+
+    def read_body(self) -> tuple[bytes, bool]:
+        """What has not been read of the body, and whether it came to its end."""
+        body = [self.reader.read_body()]
+        while not self.reader.ended and not self.reader.problem and self.receive_more():
+            body.append(self.reader.read_body())
+        body.append(self.reader.read_body())  # of which the connection may be the end
+        return b"".join(body), self.reader.ended
 
     def read_chunk(self) -> bytes | None:
         """One chunk of a chunked body; ``b""`` for the last, None when it was cut."""
-        line = self._line()
-        if line is None:
-            return None
-        size = int(line.partition(b";")[0], 16)
-        data, complete = self._exactly(size + 2)
-        if not complete:
-            self.cut_chunk = data[:size]
-        return data[:-2] if complete else None
+        before = self.reader.chunks
+        data = self.reader.read_chunk()
+        while self.reader.chunks == before and not self.reader.ended:
+            if self.reader.problem or not self.receive_more():
+                return None
+            data += self.reader.read_chunk()
+        return data
 
     def wait_for(self, data: bytes) -> None:
         """Until ``data`` is among the bytes that have come and not been taken yet."""
-        while data not in self._buffer:
+        while data not in self.reader.unread:
             if not self.receive_more():
-                raise EOFError(f"no {data!r}, only {bytes(self._buffer)!r}")
+                raise EOFError(f"no {data!r}, only {self.reader.unread!r}")
 
     def take(self) -> bytes:
         """All that has come and not been taken yet."""
-        data = bytes(self._buffer)
-        self._buffer.clear()
-        return data
+        return self.reader.take()
 
     def at_end(self) -> bool:
         """Whether the other side closes without another byte."""
-        return not self._buffer and not self.receive_more()
-
-    def _chunks(self) -> tuple[bytes, bool]:
-        body = b""
-        while True:
-            data = self.read_chunk()
-            if not data:
-                return body + self.cut_chunk, data is not None
-            body += data
-
-    def _line(self) -> bytes | None:
-        while b"\r\n" not in self._buffer:
-            if not self.receive_more():
-                return None
-        line, _, rest = bytes(self._buffer).partition(b"\r\n")
-        self._buffer[:] = rest
-        return line
-
-    def _exactly(self, count: int) -> tuple[bytes, bool]:
-        while len(self._buffer) < count:
-            if not self.receive_more():
-                break
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return data, len(data) == count
-
-    def _rest(self) -> bytes:
-        while self.receive_more():
-            pass
-        data = bytes(self._buffer)
-        self._buffer.clear()
-        return data
+        return not self.reader.unread and not self.receive_more()

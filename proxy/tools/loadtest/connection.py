@@ -14,12 +14,13 @@ import selectors
 import socket
 import ssl
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 
+from proxy.tools.http1_reader import Head, ResponseReader
 from proxy.tools.verify.raw_client import Endpoint
 
 _RECV: Final = 65536
@@ -164,100 +165,7 @@ class Channel:
         self._waits_for = 0
 
 
-_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
-_MAX_LINE_BYTES: Final = 16 * 1024
 _BLANK_LINE: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-
-
-class Malformed(Exception):
-    """The response does not follow the framing that it announced."""
-
-
-class Body(Protocol):
-    ended: bool
-
-    def feed(self, data: bytes) -> bytes:
-        """Returns the body's bytes in ``data``. Raises :class:`Malformed`."""
-        ...
-
-
-class OfLength:
-    """A body of ``left`` bytes; with 0 it has ended at the start."""
-
-    def __init__(self, left: int) -> None:
-        self._left = left
-        self.ended = not left
-
-    def feed(self, data: bytes) -> bytes:
-        if len(data) > self._left:
-            raise Malformed("more came than the answer's length")
-        self._left -= len(data)
-        self.ended = not self._left
-        return data
-
-
-class UntilClose:
-    """A body that ends with the connection."""
-
-    ended = False
-
-    def feed(self, data: bytes) -> bytes:
-        return data
-
-
-class Chunked:
-    def __init__(self) -> None:
-        self.ended = False
-        self._rest = b""
-        self._left = 0  # bytes of the current chunk
-        self._line = "size"  # the kind of the next line: size, border (after a chunk), trailer
-
-    def feed(self, data: bytes) -> bytes:
-        data, at, found = self._rest + data, 0, []
-        while not self.ended:
-            if self._left:
-                piece = data[at : at + self._left]
-                found.append(piece)
-                at += len(piece)
-                self._left -= len(piece)
-                if self._left:
-                    break
-            end = data.find(b"\r\n", at)
-            if end < 0:
-                break
-            self._take(data[at:end])
-            at = end + 2
-        self._rest = data[at:]
-        if len(self._rest) > _MAX_LINE_BYTES or (self.ended and self._rest):
-            raise Malformed("the chunks of the answer are not valid")
-        return b"".join(found)
-
-    def _take(self, line: bytes) -> None:
-        if self._line == "trailer":
-            self.ended = not line
-        elif self._line == "border":
-            if line:
-                raise Malformed("a chunk of the answer is longer than its size")
-            self._line = "size"
-        else:
-            size = _SIZE.fullmatch(line)
-            if size is None:
-                raise Malformed("a chunk's size is not a number")
-            self._left = int(size[1], 16)
-            self._line = "border" if self._left else "trailer"
-
-
-def body_of(method: str, status: int, fields: Mapping[bytes, bytes]) -> Body:
-    """Returns the decoder for a response with these fields (lower-case names), RFC 9112 §6.3."""
-    if method == "HEAD" or status in (204, 304):
-        return OfLength(0)
-    if b"transfer-encoding" in fields:
-        return Chunked()
-    if b"content-length" in fields:
-        if not fields[b"content-length"].isdigit():
-            raise Malformed("the answer's length is not a number")
-        return OfLength(int(fields[b"content-length"]))
-    return UntilClose()
 
 
 class EventTimes:
@@ -292,9 +200,12 @@ def _has_data(block: bytes) -> bool:
     return block.startswith(b"data") or b"\ndata" in block or b"\rdata" in block
 
 
-_MAX_HEAD_BYTES: Final = 256 * 1024
 _MAX_ERROR_BYTES: Final = 16 * 1024  # the part of an error's body that is kept, for its code
 _CODE: Final = re.compile(r"[a-z0-9_]{1,60}")  # no token or key looks like this
+
+
+class _Malformed(Exception):
+    """The response does not follow the framing that it announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,83 +266,59 @@ class Client:
             return (yield from self._response(began))
         except OSError as error:
             problem = error.strerror or str(error) or type(error).__name__
-        except Malformed as error:
+        except _Malformed as error:
             problem = str(error)
         self.channel.close()
         return Sample(0, problem=problem)
 
     def _response(self, began: float) -> Generator[None, float, Sample]:
-        status, fields, data, at = yield from self._head()
+        reader = ResponseReader(self._asked.method)
+        body = b""
+        while (head := reader.head) is None:
+            at = yield
+            body = self._received(reader)
         head_at = at
-        body = body_of(self._asked.method, status, fields)
         events = EventTimes()
         kept = b""
         while True:
-            if data:
-                found = body.feed(data)
-                if self._asked.stream:
-                    events.feed(found, at)
-                if status >= 400 and len(kept) < _MAX_ERROR_BYTES:
-                    kept += found
-            if body.ended:
+            if body and self._asked.stream:
+                events.feed(body, at)
+            if head.status >= 400 and len(kept) < _MAX_ERROR_BYTES:
+                kept += body
+            if reader.ended:
                 break
             at = yield
-            received = self.channel.received()
-            if received is None:
-                if isinstance(body, UntilClose):
-                    break
-                raise Malformed("the answer was cut off")
-            data = received
+            body = self._received(reader)
+        if reader.unread:
+            raise _Malformed("more came after the end of the response")
         events.end(at)
-        if isinstance(body, UntilClose) or b"close" in fields.get(b"connection", b"").lower():
+        if reader.framing == "close" or head.closes:
             self.channel.close()
         return Sample(
-            status,
+            head.status,
             head=head_at - began,
             total=at - began,
-            upstream=_upstream(fields),
+            upstream=_upstream(head),
             events=events.count,
             first_event=None if events.first_at is None else events.first_at - began,
             stall=events.stall,
             code=_code(kept) if kept else "",
         )
 
-    def _head(self) -> Generator[None, float, tuple[int, dict[bytes, bytes], bytes, float]]:
-        """Returns status, fields, the bytes after the head and their time; of the final response,
-        not of a 1xx."""
-        data = b""
-        while True:
-            at = yield
-            piece = self.channel.received()
-            if piece is None:
-                raise Malformed("the connection was closed before the end of the response head")
-            data += piece
-            while (end := data.find(b"\r\n\r\n")) >= 0:
-                status, fields = _parsed(data[:end])
-                data = data[end + 4 :]
-                if status >= 200:
-                    return status, fields, data, at
-            if len(data) > _MAX_HEAD_BYTES:
-                raise Malformed("too much came before the end of the response head")
+    def _received(self, reader: ResponseReader) -> bytes:
+        """Returns the body's bytes in those that have arrived. Raises :class:`_Malformed`."""
+        received = self.channel.received()
+        if received == b"":
+            return b""
+        body = reader.read(received or b"")
+        if reader.problem:
+            raise _Malformed(reader.problem)
+        return body
 
 
-def _parsed(head: bytes) -> tuple[int, dict[bytes, bytes]]:
-    first, *lines = head.split(b"\r\n")
-    version, _, rest = first.partition(b" ")
-    if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
-        raise Malformed("what came is not HTTP/1")
-    fields = {}
-    for line in lines:
-        name, _, value = line.partition(b":")
-        fields[name.lower()] = value.strip()
-    if version == b"HTTP/1.0":
-        fields.setdefault(b"connection", b"close")
-    return int(rest[:3]), fields
-
-
-def _upstream(fields: Mapping[bytes, bytes]) -> float | None:
-    start = fields.get(b"x-upstream-request-start", b"")
-    stop = fields.get(b"x-upstream-request-stop", b"")
+def _upstream(head: Head) -> float | None:
+    start = head.value(b"x-upstream-request-start") or b""
+    stop = head.value(b"x-upstream-request-stop") or b""
     return (int(stop) - int(start)) / 1e9 if start.isdigit() and stop.isdigit() else None
 
 

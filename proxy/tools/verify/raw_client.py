@@ -1,8 +1,5 @@
 """One HTTP/1.1 round trip on a raw socket, for ``manage.py verify``: the bytes and their times.
 
-No HTTP library is used because each one normalises what is to be compared: the case and order of
-header lines, the reason, the borders of chunks.
-
 Note: a *piece* is the result of one ``recv``, not a chunk of the framing; only pieces have times.
 """
 
@@ -14,13 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from proxy.tools.http1_reader import Framing, ResponseReader
+
 Headers = tuple[tuple[str, str], ...]
 
 _CONNECT_TIMEOUT: Final = 10.0
 _SILENCE: Final = 600.0  # seconds between two bytes: a model may think for minutes
 _RECV: Final = 65536
-_MAX_HEAD_BYTES: Final = 1024 * 1024  # ends the read of an endless head
-_CLOSED: Final = "the connection was closed"
 
 
 class Unreachable(Exception):
@@ -74,7 +71,7 @@ class RawResponse:
     status: int
     reason: str
     headers: Headers
-    framing: str
+    framing: Framing
     body: bytes
     clean: bool
     head_after: float
@@ -108,139 +105,45 @@ def call(
             pass  # refused before the end of the upload: the response says why
         except OSError as error:
             raise NoResponse(_reason(error)) from error
-        return _Reader(sock, began).response(method)
+        return _read(sock, method, began)
 
 
-class _Reader:
-    """Reads one response. ``_buffer`` holds the received bytes that are not parsed yet."""
-
-    def __init__(self, sock: socket.socket, began: float) -> None:
-        self._sock = sock
-        self._began = began
-        self._buffer = bytearray()
-        self._body = bytearray()
-        #: (time of the read, bytes of the body it brought)
-        self._pieces: list[tuple[float, int]] = []
-        self._read_at = began
-        self._ended = ""
-        self._chunks = self._trailers = 0
-
-    def response(self, method: str) -> RawResponse:
-        interim = 0
-        version, status, reason, headers = self._head()
-        while 100 <= status < 200 and status != 101:
-            interim += 1
-            version, status, reason, headers = self._head()
-        head_at = self._read_at
-        values = {name.lower(): value for name, value in headers}
-        if method == "HEAD" or status in (101, 204, 304):
-            framing, clean = "none", True
-        elif "chunked" in values.get("transfer-encoding", "").lower():
-            framing, clean = "chunked", self._read_chunks()
-        elif "content-length" in values:
-            framing, clean = "length", self._read_length(values["content-length"])
-        else:
-            framing, clean = "close", self._read_rest()
-        return RawResponse(
-            version=version,
-            status=status,
-            reason=reason,
-            headers=headers,
-            framing=framing,
-            body=bytes(self._body),
-            clean=clean,
-            head_after=head_at - self._began,
-            pieces=tuple((at - head_at, size) for at, size in self._pieces),
-            chunks=self._chunks,
-            trailers=self._trailers,
-            interim=interim,
-        )
-
-    def _more(self) -> bool:
-        """Reads once. Returns False at the connection's end, by whatever cause."""
+def _read(sock: socket.socket, method: str, began: float) -> RawResponse:
+    reader = ResponseReader(method)
+    head_at = began
+    body = bytearray()
+    pieces: list[tuple[float, int]] = []
+    while not (reader.ended or reader.problem):
         try:
-            data = b"" if self._ended else self._sock.recv(_RECV)
+            data = sock.recv(_RECV)
         except OSError as error:
-            data, self._ended = b"", _reason(error)
-        if not data:
-            self._ended = self._ended or _CLOSED
-            return False
-        self._read_at = time.perf_counter()
-        self._buffer += data
-        return True
-
-    def _head(self) -> tuple[str, int, str, Headers]:
-        head = self._until(b"\r\n\r\n")
-        if head is None:
-            raise NoResponse(
-                f"{self._ended or 'too much came'} before the end of the response head"
-            )
-        line, *lines = head.decode("latin-1").split("\r\n")
-        version, _, rest_of_line = line.partition(" ")
-        status, _, reason = rest_of_line.partition(" ")
-        if not (version.startswith("HTTP/") and status.isascii() and status.isdigit()):
-            raise NoResponse("what came is not HTTP/1")
-        # Only the white space around a value is not part of it (RFC 9110 §5.5).
-        split = (item.partition(":") for item in lines)
-        return version, int(status), reason, tuple((n, value.strip(" \t")) for n, _, value in split)
-
-    def _take(self, count: int) -> None:
-        """Moves ``count`` bytes from the buffer to the body, as part of the last read's piece."""
-        if not count:
-            return
-        self._body += self._buffer[:count]
-        del self._buffer[:count]
-        if self._pieces and self._pieces[-1][0] == self._read_at:
-            count += self._pieces.pop()[1]
-        self._pieces.append((self._read_at, count))
-
-    def _exactly(self, count: int) -> bool:
-        while count:
-            if not self._buffer and not self._more():
-                return False
-            taken = min(count, len(self._buffer))
-            self._take(taken)
-            count -= taken
-        return True
-
-    def _read_length(self, value: str) -> bool:
-        return value.isascii() and value.isdigit() and self._exactly(int(value))
-
-    def _read_rest(self) -> bool:
-        self._take(len(self._buffer))
-        while self._more():
-            self._take(len(self._buffer))
-        return self._ended == _CLOSED
-
-    def _line(self) -> bytes | None:
-        return self._until(b"\r\n")
-
-    def _until(self, end: bytes) -> bytes | None:
-        """Returns the bytes before ``end``, or None if it does not arrive."""
-        while end not in self._buffer:
-            if len(self._buffer) > _MAX_HEAD_BYTES or not self._more():
-                return None
-        found, _, rest = bytes(self._buffer).partition(end)
-        self._buffer[:] = rest
-        return found
-
-    def _read_chunks(self) -> bool:
-        while (line := self._line()) is not None:
-            try:
-                size = int(line.partition(b";")[0], 16)
-            except ValueError:
-                return False
-            if not size:
-                return self._read_trailers()
-            self._chunks += 1
-            if not self._exactly(size) or self._line() != b"":
-                return False
-        return False
-
-    def _read_trailers(self) -> bool:
-        while line := self._line():
-            self._trailers += 1
-        return line is not None
+            if reader.head is None:
+                reason = _reason(error)
+                raise NoResponse(f"{reason} before the end of the response head") from error
+            break
+        at = time.perf_counter()
+        if reader.head is None:
+            head_at = at
+        if found := reader.read(data):
+            body += found
+            pieces.append((at - head_at, len(found)))
+    head = reader.head
+    if head is None:
+        raise NoResponse(reader.problem)
+    return RawResponse(
+        version=head.version,
+        status=head.status,
+        reason=head.reason,
+        headers=head.headers,
+        framing=reader.framing,
+        body=bytes(body),
+        clean=reader.ended,
+        head_after=head_at - began,
+        pieces=tuple(pieces),
+        chunks=reader.chunks,
+        trailers=reader.trailers,
+        interim=reader.interim,
+    )
 
 
 def _reason(error: OSError) -> str:

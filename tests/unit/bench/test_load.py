@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import socket
 
 import pytest
+from gevent.server import StreamServer
 
-from bench.load.blocking import whole
+from bench.load.blocking import BlockingClient
 from bench.load.connection import Answer, connect
 from bench.load.message import chat, chat_body
 from bench.load.steady import steadily
@@ -28,17 +30,34 @@ def test_the_request_is_that_of_an_sdk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "is_whole"),
+    ("answer", "problem"),
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", True),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab", False),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", True),
-        (b"HTTP/1.1 200 OK\r\nContent-Le", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab", "cut off"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", "cut off"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "end of the response head"),
+        (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "not 200"),
     ],
 )
-def test_the_end_of_an_answer(answer: bytes, is_whole: bool) -> None:
-    assert whole(answer) is is_whole
+def test_a_latency_is_that_of_a_whole_answer(answer: bytes, problem: str | None) -> None:
+    def send(connection: socket.socket, _: object) -> None:
+        connection.recv(65536)
+        for at in range(0, len(answer), 7):
+            connection.sendall(answer[at : at + 7])
+        connection.close()
+
+    server = StreamServer(("127.0.0.1", 0), send)
+    server.start()
+    try:
+        with BlockingClient(server.server_port, b"GET / HTTP/1.1\r\n\r\n") as client:
+            if problem is None:
+                assert client.ask() > 0
+            else:
+                with pytest.raises(LoadFailed, match=problem):
+                    client.ask()
+    finally:
+        server.stop()
 
 
 RESULT = (
