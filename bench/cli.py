@@ -12,9 +12,9 @@ from typing import Final
 
 from bench.contenders import CONTENDERS
 from bench.contenders.base import Contender
-from bench.contenders.plain import ROOT
 from bench.machine import describe
 from bench.picture import picture
+from bench.processes import ROOT
 from bench.race import Plan, race
 from bench.result import Result
 from bench.scenarios import SCENARIOS

@@ -7,12 +7,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+ROOT: Final = Path(__file__).resolve().parents[1]
 START_SECONDS: Final = 120
 
 
@@ -101,3 +103,21 @@ class Started:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def start_python(
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    cores: set[int],
+    environ: Mapping[str, str] | None = None,
+    nice: int = 0,
+) -> Started:
+    """Starts the Python that runs the race; it finds the packages of the checkout."""
+    return Started(
+        [sys.executable, *arguments],
+        folder=folder,
+        cores=cores,
+        environ={"PYTHONPATH": str(ROOT), **(environ or {})},
+        nice=nice,
+    )

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from bench.contenders.plain import ROOT
 from bench.picture import picture
+from bench.processes import ROOT
 from bench.result import Result, Round, newest
 from bench.tables import markdown
 

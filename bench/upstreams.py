@@ -1,10 +1,8 @@
 """The upstreams of a race, on the core of the load."""
 
-import sys
 from pathlib import Path
 
-from bench.contenders.plain import ROOT
-from bench.processes import Started, free_port
+from bench.processes import Started, free_port, start_python
 from bench.servers import nginx
 from bench.servers.chat import ANSWER, HEADERS
 
@@ -42,11 +40,10 @@ def at_once(folder: Path, cores: set[int]) -> Upstream:
 def streaming(folder: Path, cores: set[int], *, events: int, interval: float) -> Upstream:
     """Server-sent events, ``interval`` seconds apart."""
     port = free_port()
-    process = Started(
-        [sys.executable, "-m", "bench.servers.sse", str(port), str(events), str(interval)],
+    process = start_python(
+        ["-m", "bench.servers.sse", str(port), str(events), str(interval)],
         folder=folder,
         cores=cores,
-        environ={"PYTHONPATH": str(ROOT)},
     )
     process.wait_port(port)
     return Upstream(port, process, folder)

@@ -1,15 +1,17 @@
 """What a contender is: something that can be started in front of an upstream."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 from bench.accounting import cpu_seconds, worker_rss_bytes
 from bench.eventlog import EventLog
-from bench.processes import Started
+from bench.processes import Started, start_python
 
+#: For a contender that checks none.
+ANY_TOKEN: Final = "sk-0123456789abcdefghijkl"  # noqa: S105
 SETTLE_SECONDS: Final = 20
 #: Seconds between two looks at its CPU time, and the share of a core that counts as idle.
 _LOOK: Final = 0.5
@@ -28,6 +30,25 @@ class Site:
     @property
     def upstream(self) -> str:
         return f"http://127.0.0.1:{self.upstream_port}"
+
+    def start_python(
+        self, arguments: Sequence[str], port: int, environ: Mapping[str, str]
+    ) -> Started:
+        """A server on the Python that runs the race. Returns when `/ready` responds with 200.
+
+        It reads `PORT` and `WEB_CONCURRENCY`.
+
+        Raises:
+            NotStarted: It ended, or did not respond in time.
+        """
+        process = start_python(
+            arguments,
+            folder=self.folder,
+            cores=self.cores,
+            environ={"PORT": str(port), "WEB_CONCURRENCY": str(self.workers), **environ},
+        )
+        process.wait_ok(port, "/ready")
+        return process
 
 
 @dataclass(frozen=True)

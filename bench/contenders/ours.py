@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.contenders.base import Running, Site
-from bench.contenders.plain import ROOT
 from bench.eventlog import EventLog
-from bench.processes import NotStarted, Started, free_port
+from bench.processes import ROOT, NotStarted, free_port
 
 MANAGEMENT_TOKEN = "management-token-of-the-race"  # noqa: S105
 
@@ -35,8 +34,6 @@ class Ours:
         port = free_port()
         events = EventLog(site.folder / "events.jsonl")
         environ = {
-            "PORT": str(port),
-            "WEB_CONCURRENCY": str(site.workers),
             "DATA_DIR": str(site.folder / "data"),
             "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN,
             "ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
@@ -51,13 +48,8 @@ class Ours:
             check=True,
             capture_output=True,
         )
-        process = Started(
-            [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")],
-            folder=site.folder,
-            cores=site.cores,
-            environ=environ,
-        )
-        process.wait_ok(port, "/ready")
+        arguments = ["-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")]
+        process = site.start_python(arguments, port, environ)
         try:
             token = _token(port)
         except BaseException:

@@ -6,7 +6,6 @@ held back: what it could write is what lies in buffers between it and a client t
 
 import asyncio
 import gc
-import sys
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -14,11 +13,10 @@ from typing import Literal
 from bench import upstreams
 from bench.columns import Column
 from bench.contenders.base import Contender, Running
-from bench.contenders.plain import ROOT
 from bench.figures import Figures
 from bench.load.steady import Steady, steadily
 from bench.load.wrk import LoadFailed
-from bench.processes import Started
+from bench.processes import Started, start_python
 from bench.scenarios.base import Bench, request_for
 from bench.upstreams import Upstream
 
@@ -96,12 +94,8 @@ def _others(running: Running, seconds: float) -> Steady:
 
 def _neighbour(bench: Bench, running: Running, how: Literal["pull", "idle"]) -> Started:
     where = [str(running.port), running.token, PATH, how]
-    started = Started(
-        [sys.executable, "-m", "bench.load.greedy", *where],
-        folder=bench.folder,
-        cores=bench.load_cores,
-        environ={"PYTHONPATH": str(ROOT)},
-        nice=10,
+    started = start_python(
+        ["-m", "bench.load.greedy", *where], folder=bench.folder, cores=bench.load_cores, nice=10
     )
     time.sleep(1)  # it has sent its request, and buffers on the way have filled
     return started
