@@ -56,8 +56,16 @@ class Listener(Protocol):
 class ChangeBus:
     """Publishes and receives changed ids. One per worker; connects in :meth:`start`, not before."""
 
-    def __init__(self, url: str, listener: Listener, *, silence: float = _SILENCE) -> None:
+    def __init__(
+        self,
+        url: str,
+        listener: Listener,
+        *,
+        channel: str = CHANNEL,
+        silence: float = _SILENCE,
+    ) -> None:
         self._listener = listener
+        self._channel = channel
         self._silence = silence
         # Two clients, because sending must not wait for long. The server may have closed an idle
         # connection, and a message that is sent twice does no harm: so one retry.
@@ -136,10 +144,10 @@ class ChangeBus:
         A replica accepts a PUBLISH too, which only its own subscribers get. Then this connects to
         the address again and publishes once more.
         """
-        self._sender.publish(CHANNEL, message)
+        self._sender.publish(self._channel, message)
         if self._leads_to_replica():
             self._sender.connection_pool.disconnect()
-            self._sender.publish(CHANNEL, message)
+            self._sender.publish(self._channel, message)
 
     def _leads_to_replica(self) -> bool:
         try:
@@ -155,7 +163,7 @@ class ChangeBus:
         began = time.monotonic()
         try:
             with self._receiver.pubsub() as subscription:  # type: ignore[no-untyped-call]
-                subscription.subscribe(CHANNEL)
+                subscription.subscribe(self._channel)
                 self._listen(subscription)
         except (RedisError, OSError) as error:
             if self._subscribing.failed(error):

@@ -9,6 +9,7 @@ import pytest
 
 from proxy.auth import change_bus as redis_module
 from proxy.auth.change_bus import CHANNEL, MAX_BYTES, ChangeBus, ids_in
+from proxy.routing import health as health_module
 from tests.support.fault_proxy import Middleman
 from tests.support.ports import free_port
 from tests.support.services import RedisServer
@@ -40,9 +41,11 @@ Start = Callable[..., tuple[ChangeBus, Heard]]
 def start() -> Iterator[Start]:
     made: list[ChangeBus] = []
 
-    def begin(url: str, listening: bool = True, silence: float = 5.0) -> tuple[ChangeBus, Heard]:
+    def begin(
+        url: str, listening: bool = True, silence: float = 5.0, channel_name: str = CHANNEL
+    ) -> tuple[ChangeBus, Heard]:
         heard = Heard()
-        channel = ChangeBus(url, heard, silence=silence)
+        channel = ChangeBus(url, heard, channel=channel_name, silence=silence)
         made.append(channel)
         channel.start()
         if listening:
@@ -69,6 +72,18 @@ def test_all_hear_it_the_one_who_said_it_too(start: Start, redis_server: RedisSe
     id_ = new_id()
     first.publish([id_])
     wait_until(lambda: at_first.ids == at_second.ids == {id_})
+
+
+def test_another_channel_is_not_heard(start: Start, redis_server: RedisServer) -> None:
+    """The health of upstream keys has a channel of its own, whose wake-ups are ids too."""
+    (revocations, heard) = start(redis_server.url)
+    (health, at_health) = start(redis_server.url, channel_name=health_module.CHANNEL)
+    health.publish(health_module.WAKE_UP)
+    wait_until(lambda: at_health.ids == set(health_module.WAKE_UP))
+    id_ = new_id()
+    revocations.publish([id_])
+    wait_until(lambda: heard.ids == {id_})
+    assert id_ not in at_health.ids
 
 
 def test_much_at_once_is_acted_upon_in_few_steps(start: Start, redis_server: RedisServer) -> None:
