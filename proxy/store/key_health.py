@@ -100,14 +100,7 @@ class KeyHealth:
         """End all cooldowns of a key, on all nodes. Counts stay."""
 
         def work(session: Session) -> None:
-            now = session.now()
-            # A worker may cool the key for a model on which no report has come yet.
-            session.execute(_upsert(session), (key_id, "", None, None, None, 0, 0, None, now))
-            session.execute(
-                f"UPDATE {_TABLE} SET cooling_until = NULL, reset_at = ?, updated_at = ? "  # noqa: S608
-                "WHERE key_id = ?",
-                (now, now, key_id),
-            )
+            end_cooldowns(session, key_id)
             note(session, audit, None, {"provider_key_id": key_id})
 
         persistently(lambda: self._database.run(work))
@@ -118,6 +111,18 @@ class KeyHealth:
         sql = f"{_SELECT}{condition} ORDER BY key_id, model"
         rows = self._database.run(lambda session: session.all(sql, params), readonly=True)
         return [_record_from(row) for row in rows]
+
+
+def end_cooldowns(session: Session, key_id: str) -> None:
+    """End all cooldowns of a key, on all nodes, within a transaction of the caller."""
+    now = session.now()
+    # A worker may cool the key for a model on which no report has come yet.
+    session.execute(_upsert(session), (key_id, "", None, None, None, 0, 0, None, now))
+    session.execute(
+        f"UPDATE {_TABLE} SET cooling_until = NULL, reset_at = ?, updated_at = ? "  # noqa: S608
+        "WHERE key_id = ?",
+        (now, now, key_id),
+    )
 
 
 def _upsert(session: Session) -> str:

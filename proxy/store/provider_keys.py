@@ -13,6 +13,7 @@ from proxy.crypto.cipher import Cipher
 from proxy.providers.records import ROUTING_REVISION, ProviderKeyRecord
 from proxy.store.audit import PendingEntry, record_routing
 from proxy.store.database import Conflict, Database, Session, Value
+from proxy.store.key_health import end_cooldowns
 from proxy.store.providers import require_provider
 from proxy.store.revisions import bump
 from proxy.store.rows import assignments, from_micros
@@ -107,6 +108,8 @@ class ProviderKeys:
     ) -> ProviderKeyRecord:
         """Change the fields in `changes`. A new `value` comes with its `mask` and keeps the id.
 
+        It also ends the cooldowns of the old one, on all nodes.
+
         Raises ClientError ``not_found``, and ``conflict`` when the name is taken.
         """
         if unknown := changes.keys() - _EDITABLE:
@@ -129,6 +132,8 @@ class ProviderKeys:
                 f"UPDATE provider_keys SET {assignments(changed)} WHERE id = ?",  # noqa: S608 - fixed names
                 (*changed.values(), key_id),
             )
+            if "value" in changes:
+                end_cooldowns(session, key_id)  # they were those of the old value
             after = _read(session, key_id)
             replaced = ("mask",) if "value" in changes else ()
             record_routing(session, audit, before, after, replaced=replaced)

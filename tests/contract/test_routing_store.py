@@ -212,14 +212,19 @@ class TestProviderKeys:
 
     def test_a_new_value_keeps_the_id_and_the_health(self, store: Store) -> None:
         made = store.provider_key(store.provider())
-        KeyHealth(store.database).write([KeyReport(made.id, "m", success_count=3)])
+        health = KeyHealth(store.database)
+        health.write([KeyReport(made.id, "m", cooling=600, success_count=3)])
         entry = draft("key.update")
         changes = {"value": "sk-other-secret", "mask": made.mask}
         changed = store.provider_keys.update(made.id, changes, entry)
         assert changed.id == made.id
         [secret] = RoutingTables(store.database, store.cipher).read().keys
         assert secret.value == "sk-other-secret"
-        assert [row.success_count for row in KeyHealth(store.database).list(made.id)] == [3]
+        # The cooldowns were those of the old value.
+        whole, model = health.list(made.id)
+        assert (whole.model, model.model, model.success_count) == ("", "m", 3)
+        assert model.cooling_until is None
+        assert model.reset_at == whole.reset_at is not None
         details = written(store, entry).details
         assert details == {
             "provider_key_id": made.id,
