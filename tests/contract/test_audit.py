@@ -99,7 +99,7 @@ class TestWithTheChange:
         masks = {"api_key": project.api_key}
         assert store.newest()[0].details == {"before": masks, "after": masks}
 
-    def test_a_deactivation_records_how_many_tokens(self, store: Audited) -> None:
+    def test_a_deactivation_has_the_number_of_tokens(self, store: Audited) -> None:
         project = store.project()
         store.token(project)
         store.token(project)
@@ -143,7 +143,7 @@ class TestWithTheChange:
             "total_tokens": 1,
         }
 
-    def test_a_refused_change_has_none(self, store: Audited) -> None:
+    def test_a_refused_change_has_no_entry(self, store: Audited) -> None:
         project, other = store.project("a"), store.project("b")
         calls: list[Callable[[], Project | AccessToken]] = [
             lambda: store.projects.update(other.id, {"name": "a"}, audit=draft()),
@@ -157,7 +157,7 @@ class TestWithTheChange:
         assert store.newest() == []
         assert store.projects.get(project.id).name == "a"
 
-    def test_a_change_whose_entry_fails_is_none(self, store: Audited) -> None:
+    def test_a_change_whose_entry_fails_is_rolled_back(self, store: Audited) -> None:
         project = store.project()
         store.run("DELETE FROM audit_chain")
         with pytest.raises(StoreError):
@@ -176,7 +176,7 @@ class TestWithTheChange:
         assert (entry.actor, entry.project_id) == ("cli", project.id)
         assert entry.details == {"before": {"key_id": old}, "after": {"key_id": renewed.key_id}}
 
-    def test_whatever_a_header_says_can_be_kept(self, store: Audited) -> None:
+    def test_any_header_text_can_be_stored(self, store: Audited) -> None:
         odd = PendingEntry("auth.denied", "ü" * 300, "ä\x00" * 50, "r" * 300)
         (entry,) = store.log.write([odd])
         assert entry == store.log.get(entry.id)
@@ -243,7 +243,7 @@ class TestFind:
             assert [entry.seq for entry in found] == numbers
         assert {entry.id for entry in found} <= {entry.id for entry in entries}
 
-    def test_pages_and_times(self, store: Audited, entries: list[AuditEntry]) -> None:
+    def test_pages_and_times_of_entries(self, store: Audited, entries: list[AuditEntry]) -> None:
         found, total = store.log.find({"client_ip": "::1"}, 2, 2)
         assert ([entry.seq for entry in found], total) == ([1], 3)
         micros = int(entries[2].created_at.timestamp() * 1e6 + 0.5)
@@ -252,13 +252,13 @@ class TestFind:
         assert 3 in since
         assert before + since == [] or sorted(before + since) == [1, 2, 3, 4]
 
-    def test_one(self, store: Audited, entries: list[AuditEntry]) -> None:
+    def test_one_entry_by_id(self, store: Audited, entries: list[AuditEntry]) -> None:
         assert store.log.get(entries[1].id) == entries[1]
         with pytest.raises(ClientError) as caught:
             store.log.get(ABSENT)
         assert caught.value.code == "not_found"
 
-    def test_the_same_drafts_again(self, store: Audited) -> None:
+    def test_repeated_drafts_are_written_once(self, store: Audited) -> None:
         """After an error nobody knows whether they were written."""
         drafts = [PendingEntry("auth.denied", "anonymous") for _ in range(3)]
         store.log.write(drafts[:2])
@@ -282,11 +282,13 @@ class TestChain:
             assert previous == own == entry.hash
         assert verify(store.database).ends.head == Link(3, previous)
 
-    def test_an_empty_one(self, store: Audited) -> None:
+    def test_an_empty_chain(self, store: Audited) -> None:
         verdict = verify(store.database, Link(0, ""))
         assert (verdict.checked, verdict.broken) == (0, None)
 
-    def test_every_column_of_a_row(self, store: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_change_of_any_column_is_found(
+        self, store: Audited, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(audit_chain, "_PAGE", 2)
         store.write(5)
         other: dict[str, Any] = {"project_id": ABSENT, "token_id": ABSENT, "created_at": 1}
@@ -299,7 +301,7 @@ class TestChain:
             store.run(f"UPDATE audit_events SET {column} = ? WHERE seq = 3", known)
             assert store.broken() is None
 
-    def test_a_row_that_was_made_anew(self, store: Audited) -> None:
+    def test_a_rewritten_row_is_found(self, store: Audited) -> None:
         """With a hash that fits its content: then the next one does not fit it any more."""
         store.write(5)
         content = store.row(3)[:-1]
@@ -323,7 +325,7 @@ class TestChain:
             ("seq > 0", 1, "the rows up to 6 are missing"),
         ],
     )
-    def test_rows_that_are_gone(
+    def test_missing_rows_are_found(
         self,
         store: Audited,
         monkeypatch: pytest.MonkeyPatch,
@@ -337,20 +339,20 @@ class TestChain:
         store.run(f"DELETE FROM audit_events WHERE {gone}")
         assert store.broken() == (first, None, problem)
 
-    def test_two_that_were_swapped(self, store: Audited) -> None:
+    def test_swapped_rows_are_found(self, store: Audited) -> None:
         store.write(5)
         for old, new in ((2, 99), (4, 2), (99, 4)):
             store.run("UPDATE audit_events SET seq = ? WHERE seq = ?", new, old)
         assert (broken := store.broken()) is not None
         assert broken.seq == 2
 
-    def test_a_row_beyond_the_head(self, store: Audited) -> None:
+    def test_a_row_beyond_the_head_is_found(self, store: Audited) -> None:
         store.write(2)
         head = store.row(1)[-1]
         store.run("UPDATE audit_chain SET seq = 1, hash = ?", head)
         assert store.broken() == (2, store.row(2)[1], "this row is newer than the chain's head")
 
-    def test_a_head_that_was_changed(self, store: Audited) -> None:
+    def test_a_changed_head_is_found(self, store: Audited) -> None:
         store.write(2)
         store.run("UPDATE audit_chain SET hash = 'x'")
         assert (broken := store.broken()) is not None
@@ -361,7 +363,7 @@ class TestChain:
         with pytest.raises(StoreError):
             store.broken()
 
-    def test_a_chain_that_was_made_anew_does_not_have_the_noted_link(self, store: Audited) -> None:
+    def test_a_rewritten_chain_lacks_the_noted_link(self, store: Audited) -> None:
         store.write(4)
         noted = verify(store.database).ends.head
         assert store.broken(noted) is None
@@ -376,7 +378,7 @@ class TestChain:
 
 
 class TestPrune:
-    def test_the_oldest_go_in_batches_and_the_chain_holds(self, store: Audited) -> None:
+    def test_the_oldest_entries_are_deleted_and_the_chain_stays_valid(self, store: Audited) -> None:
         entries = store.write(5)
         noted = Link(1, entries[0].hash)
         assert store.log.prune(entries[0].created_at - timedelta(days=1), 10) == 0
@@ -393,7 +395,7 @@ class TestPrune:
         assert [entry.seq for entry in store.newest()] == [6]
         assert store.broken() is None
 
-    def test_nothing_behind_a_row_that_must_stay(self, store: Audited) -> None:
+    def test_no_entry_behind_a_newer_one_is_deleted(self, store: Audited) -> None:
         """The clock may have gone backwards between two entries."""
         entries = store.write(4)
         late = int(FUTURE.timestamp()) * 1_000_000
@@ -401,7 +403,7 @@ class TestPrune:
         assert store.log.prune(entries[3].created_at + timedelta(seconds=1), 10) == 1
         assert [entry.seq for entry in store.newest()] == [4, 3, 2]
 
-    def test_a_row_that_comes_back(self, store: Audited) -> None:
+    def test_a_deleted_row_that_returns_is_found(self, store: Audited) -> None:
         store.write(3)
         row = store.row(1)
         store.log.prune(FUTURE, 2)
@@ -409,7 +411,9 @@ class TestPrune:
         store.run(f"INSERT INTO audit_events ({', '.join(COLUMNS)}) VALUES ({places})", *row)
         assert store.broken() == (1, row[1], "this row had been deleted, and is there again")
 
-    def test_while_it_is_verified(self, store: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pruning_during_a_verification(
+        self, store: Audited, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Rows go, and others come, between two pages."""
         monkeypatch.setattr(audit_chain, "_PAGE", 2)
         store.write(9)
@@ -433,7 +437,7 @@ class TestPrune:
         assert verdict.ends.anchor.seq == 10
 
 
-def test_two_nodes_at_once(store: Audited, migrated_url: str) -> None:
+def test_two_nodes_write_one_chain(store: Audited, migrated_url: str) -> None:
     """Changes and refusals of two nodes, and retention beside them: one chain, without a gap."""
     project = store.project()
     nodes = [Database.from_url(migrated_url) for _ in range(2)]

@@ -76,7 +76,7 @@ class TestTaskLeases:
 
 
 class TestExpiredTokens:
-    def test_only_what_has_expired_and_in_batches(self, store: Store) -> None:
+    def test_expired_tokens_are_deactivated_in_batches(self, store: Store) -> None:
         project = store.project()
         alive = store.token(project)
         old = [store.token(project, expires_at=PAST + timedelta(hours=n)) for n in (2, 0, 1)]
@@ -88,20 +88,20 @@ class TestExpiredTokens:
         assert store.tokens.get(alive.id) == alive
         assert store.tokens.get(revoked.id) == revoked
 
-    def test_those_that_expired_first_go_first(self, store: Store) -> None:
+    def test_tokens_that_expired_first_are_deactivated_first(self, store: Store) -> None:
         project = store.project()
         late, early = (store.token(project, expires_at=PAST + timedelta(hours=n)) for n in (2, 0))
         ExpiredTokens(store.database).deactivate(1)
         assert [store.tokens.get(t.id).is_active for t in (late, early)] == [True, False]
 
-    def test_no_worker_is_notified(self, store: Store) -> None:
+    def test_deactivation_is_no_change_for_workers(self, store: Store) -> None:
         store.token(store.project(), expires_at=PAST)
         changes = Changes(store.database)
         before = changes.since(0).changes
         assert ExpiredTokens(store.database).deactivate(10) == 1
         assert changes.since(0).changes == before
 
-    def test_one_that_is_extended_meanwhile_stays(self, store: Store) -> None:
+    def test_a_token_extended_at_the_same_time_stays_active(self, store: Store) -> None:
         token = store.token(store.project(), expires_at=PAST)
         real = store.database.run
 
@@ -116,7 +116,7 @@ class TestExpiredTokens:
         assert ExpiredTokens(store.database).deactivate(10) == 0
         assert store.tokens.get(token.id).is_active
 
-    def test_many_at_once_with_those_who_count_do_not_stop_each_other(self, store: Store) -> None:
+    def test_deactivating_and_counting_at_once_do_not_block_each_other(self, store: Store) -> None:
         project = store.project()
         tokens = [store.token(project, expires_at=PAST) for _ in range(20)]
         entries = [(token.id, 1, 0, PAST) for token in tokens]
@@ -135,31 +135,33 @@ def ran_out(store: Store) -> AccessToken:
 
 
 class TestLifeAfterExpiry:
-    def test_more_time_brings_it_back(self, store: Store) -> None:
+    def test_an_extension_revives_an_expired_token(self, store: Store) -> None:
         token = ran_out(store)
         assert store.tokens.update(token.id, {"expires_at": LATER}).is_active
         assert ExpiredTokens(store.database).deactivate(10) == 0
 
-    def test_not_enough_time_does_not(self, store: Store) -> None:
+    def test_an_extension_into_the_past_does_not_revive(self, store: Store) -> None:
         token = ran_out(store)
         changed = store.tokens.update(token.id, {"expires_at": PAST + timedelta(hours=1)})
         assert not changed.is_active
         assert not store.tokens.update(token.id, {"name": "x"}).is_active
 
-    def test_nor_once_it_was_revoked(self, store: Store) -> None:
+    def test_an_extension_does_not_revive_a_revoked_token(self, store: Store) -> None:
         token = ran_out(store)
         revoked = store.tokens.revoke(token.id)
         assert revoked.revoked_at is not None
         changed = store.tokens.update(token.id, {"expires_at": LATER})
         assert (changed.is_active, changed.revoked_at) == (False, revoked.revoked_at)
 
-    def test_nor_once_all_of_its_project_were(self, store: Store) -> None:
+    def test_an_extension_does_not_revive_tokens_revoked_with_their_project(
+        self, store: Store
+    ) -> None:
         token = ran_out(store)
         done = store.tokens.revoke_all(token.project_id)
         assert (done.revoked_count, done.already_revoked_count, done.total_tokens) == (1, 0, 1)
         assert not store.tokens.update(token.id, {"expires_at": LATER}).is_active
 
-    def test_what_is_asked_for_holds(self, store: Store) -> None:
+    def test_an_explicit_activity_counts(self, store: Store) -> None:
         token = ran_out(store)
         assert store.tokens.update(token.id, {"is_active": True}).is_active
         assert ExpiredTokens(store.database).deactivate(10) == 1
@@ -185,7 +187,7 @@ def left(store: Store) -> list[Any]:
 
 
 class TestUsageRetention:
-    def test_the_oldest_go_first_in_batches(self, store: Store) -> None:
+    def test_the_oldest_hours_are_deleted_first_in_batches(self, store: Store) -> None:
         ledger = hours(store, 5, per_hour=3)
         before = left(store)
         edge = HOUR - timedelta(hours=2)
@@ -194,13 +196,13 @@ class TestUsageRetention:
         assert [ledger.prune(edge, 4) for _ in range(2)] == [2, 0]
         assert left(store) == before[6:]
 
-    def test_an_hour_goes_when_all_of_it_is_over(self, store: Store) -> None:
+    def test_an_hour_is_deleted_when_all_of_it_is_over(self, store: Store) -> None:
         ledger = hours(store, 2)
         assert ledger.prune(HOUR - timedelta(microseconds=1), 10) == 0
         assert ledger.prune(HOUR, 10) == 1
         assert ledger.prune(HOUR + timedelta(minutes=59), 10) == 0
 
-    def test_how_far_the_events_have_been_added_stays(self, store: Store) -> None:
+    def test_the_position_of_a_source_stays(self, store: Store) -> None:
         ledger = hours(store, 2)
         ledger.prune(HOUR + timedelta(hours=1), 10)
         assert left(store) == []
@@ -277,7 +279,7 @@ class TestPlans:
         found = plans(store, lambda: ledger.prune(edge, 500))
         assert_no_scan(found)
 
-    def test_a_scan_would_be_seen(self, store: Store) -> None:
+    def test_a_full_scan_is_detected(self, store: Store) -> None:
         hours(store, 10, per_hour=20)
         explained = plans(
             store,

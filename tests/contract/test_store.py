@@ -56,7 +56,7 @@ class TestDatabase:
                 store.database.run(work)
         assert store.projects.get(project.id).name == "Acme"
 
-    def test_a_row_that_is_set_to_what_it_is_counts_as_matched(self, store: Store) -> None:
+    def test_an_unchanged_row_counts_as_matched(self, store: Store) -> None:
         store.project()
         work = "UPDATE projects SET name = name"
         assert store.database.run(lambda session: session.execute(work)) == 1
@@ -66,20 +66,20 @@ class TestDatabase:
         with pytest.raises(Conflict):
             store.database.run(lambda session: session.execute(work, (1, "again", 0)))
 
-    def test_percent_signs_and_quotes_are_only_text(self, store: Store) -> None:
+    def test_percent_signs_and_quotes_are_plain_text(self, store: Store) -> None:
         name = "100% ?'\"\\ %s ☃ 🦫"
         assert store.project(name).name == name
 
-    def test_the_shared_clock_is_near_ours(self, store: Store) -> None:
+    def test_the_shared_clock_is_near_the_local_one(self, store: Store) -> None:
         micros = store.database.run(lambda session: session.now())
         assert abs(micros / 1e6 - datetime.now(UTC).timestamp()) < 60
 
-    def test_responds_to_a_check(self, store: Store) -> None:
+    def test_a_check_succeeds(self, store: Store) -> None:
         store.database.check()
 
 
 class TestProjects:
-    def test_what_goes_in_comes_out(self, store: Store) -> None:
+    def test_a_created_record_is_read_back(self, store: Store) -> None:
         made = store.project(description="text", metadata={"team": ["a", 1, None, "☃"]})
         assert made == store.projects.get(made.id)
         assert made.metadata == {"team": ["a", 1, None, "☃"]}
@@ -144,7 +144,7 @@ class TestProjects:
         assert store.projects.update(made.id, {"description": "d"}).policy == {"b": {"c": False}}
         assert [project.policy for project in store.projects.list()] == [{"b": {"c": False}}]
 
-    def test_a_policy_of_nothing_is_null(self, store: Store) -> None:
+    def test_an_empty_policy_is_null(self, store: Store) -> None:
         made = store.project(policy={"a": None})
         assert made.policy == {}
         assert store.cell("SELECT policy FROM projects") is None
@@ -173,14 +173,14 @@ class TestProjects:
         assert grant is not None
         assert grant.upstream_key == "sk-new"
 
-    def test_fields_that_are_none_are_refused(self, store: Store) -> None:
+    def test_fields_that_cannot_be_changed_are_refused(self, store: Store) -> None:
         made = store.project()
         with pytest.raises(ValueError, match="id"):
             store.projects.update(made.id, {"id": "x"})
         with pytest.raises(ValueError, match="mask"):
             store.projects.update(made.id, {"upstream_key": "x"})
 
-    def test_deactivates_with_all_its_tokens_and_comes_back(self, store: Store) -> None:
+    def test_deactivation_revokes_all_tokens_and_can_be_undone(self, store: Store) -> None:
         made = store.project()
         token = store.token(made)
         gone = store.projects.deactivate(made.id)
@@ -209,7 +209,7 @@ class TestProjects:
 
 
 class TestTokens:
-    def test_what_goes_in_comes_out(self, store: Store) -> None:
+    def test_a_created_record_is_read_back(self, store: Store) -> None:
         project = store.project()
         made = store.token(project, name="ci ☃", max_requests=2**63 - 1)
         assert made == store.tokens.get(made.id)
@@ -286,7 +286,7 @@ class TestTokens:
         with pytest.raises(ValueError, match="request_count"):
             store.tokens.update(made.id, {"request_count": 0})
 
-    def test_revoking_is_final_only_until_it_is_undone(self, store: Store) -> None:
+    def test_revocation_can_be_undone(self, store: Store) -> None:
         made = store.token(store.project())
         first = store.tokens.revoke(made.id)
         assert not first.is_active
@@ -330,12 +330,12 @@ class TestCounting:
         assert used.updated_at == made.updated_at
         assert store.counters.lease_permits(ABSENT, NOW) == 0
 
-    def test_without_a_limit_there_is_always_one(self, store: Store) -> None:
+    def test_without_a_limit_a_permit_is_always_leased(self, store: Store) -> None:
         made = store.token(store.project())
         assert [store.counters.lease_permits(made.id, NOW) for _ in range(3)] == [1, 1, 1]
         assert store.tokens.get(made.id).request_count == 3
 
-    def test_twenty_at_once_get_exactly_what_is_left(self, store: Store) -> None:
+    def test_twenty_at_once_get_exactly_the_remaining_permits(self, store: Store) -> None:
         made = store.token(store.project(), max_requests=5)
         jobs = [gevent.spawn(store.counters.lease_permits, made.id, NOW) for _ in range(20)]
         gevent.joinall(jobs, raise_error=True)
@@ -351,7 +351,7 @@ class TestCounting:
         assert granted[-ONE_BY_ONE:] == [1] * ONE_BY_ONE
         assert sum(granted) == store.tokens.get(made.id).request_count == 600
 
-    def test_what_is_returned_can_be_leased_again(self, store: Store) -> None:
+    def test_returned_permits_can_be_leased_again(self, store: Store) -> None:
         made = store.token(store.project(), max_requests=1000)
         block = store.counters.lease_permits(made.id, NOW)
         store.counters.return_permits({made.id: block - 1, ABSENT: 3})
@@ -421,7 +421,7 @@ class TestCounting:
 
 
 class TestGrants:
-    def test_one_result_has_token_project_and_key(self, store: Store) -> None:
+    def test_a_grant_has_token_project_and_key(self, store: Store) -> None:
         project = store.project(metadata={"a": 1}, policy={"b": 2})
         token = store.token(project)
         assert token.policy == {}
@@ -435,7 +435,7 @@ class TestGrants:
         assert grant.upstream_key == "sk-real-upstream-key"
         assert "real-upstream" not in repr(grant)
 
-    def test_unknown_is_none_and_revoked_is_reported(self, store: Store) -> None:
+    def test_unknown_is_none_and_revoked_is_visible(self, store: Store) -> None:
         assert store.grants.find(f"{1:064x}") is None
         token = store.token(store.project())
         store.tokens.revoke(token.id)
@@ -456,7 +456,7 @@ class TestGrants:
             assert store.cipher.is_current(stored)
         assert store.projects.get(project.id).updated_at == project.updated_at
 
-    def test_another_row_s_key_is_refused(self, store: Store) -> None:
+    def test_the_key_of_another_row_is_refused(self, store: Store) -> None:
         one, two = store.project("one"), store.project("two")
         store.token(one)
         stored = store.cell("SELECT upstream_key FROM projects WHERE id = ?", two.id)
@@ -488,7 +488,7 @@ class TestFamilies:
             assert grant.rooted
             assert grant.token.is_active == (generation > 0), "a child stays a row like any other"
 
-    def test_what_is_read_is_bounded_even_in_a_circle(self, store: Store) -> None:
+    def test_ancestors_are_bounded_even_in_a_circle(self, store: Store) -> None:
         made = self.family(store, MAX_ANCESTORS + 1)
         store.database.run(
             lambda session: session.execute(
@@ -500,7 +500,7 @@ class TestFamilies:
         assert len(grant.ancestors) == MAX_ANCESTORS
         assert not grant.rooted
 
-    def test_a_parent_that_is_gone_is_missed(self, store: Store) -> None:
+    def test_a_grant_without_its_parent_is_not_rooted(self, store: Store) -> None:
         made = self.family(store, 3)
         store.database.run(
             lambda session: session.execute("DELETE FROM tokens WHERE id = ?", (made[0].id,))
@@ -515,7 +515,7 @@ class TestFamilies:
         assert store.tokens.list(parent_id=made[0].id) == [made[1]]
         assert store.tokens.list(parent_id=made[2].id) == []
 
-    def test_a_family_has_a_bound(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_family_is_bounded(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tokens_module, "MAX_DESCENDANTS", 3)
         root, child, _ = self.family(store, 3)
         project = store.projects.get(root.project_id)
@@ -530,7 +530,7 @@ class TestFamilies:
         store.token(project, lineage=[root.id])
         assert expired.parent_id == root.id
 
-    def test_the_last_place_is_taken_once(
+    def test_the_last_descendant_is_created_once(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tokens_module, "MAX_DESCENDANTS", 5)

@@ -119,7 +119,7 @@ def test_events_arrive_and_are_acknowledged(bench: Bench) -> None:
     assert target.closed
 
 
-def test_nothing_is_acknowledged_before_the_sink_has_taken_it(bench: Bench) -> None:
+def test_entries_are_acknowledged_after_the_sink_has_accepted_them(bench: Bench) -> None:
     target = Target()
     target.trouble = fail
     bench.add("a", "b")
@@ -133,7 +133,7 @@ def test_nothing_is_acknowledged_before_the_sink_has_taken_it(bench: Bench) -> N
     assert sorted(target.lines) == [b"a\n", b"b\n"]
 
 
-def test_what_a_killed_dispatcher_held_comes_first(bench: Bench) -> None:
+def test_entries_held_by_a_killed_dispatcher_come_first(bench: Bench) -> None:
     bench.add("a", "b")
     source = ConsumerGroup(bench.server.url, bench.stream, "g", "one")
     source.create()
@@ -145,7 +145,7 @@ def test_what_a_killed_dispatcher_held_comes_first(bench: Bench) -> None:
     assert target.lines == [b"a\n", b"b\n", b"c\n"]
 
 
-def test_what_another_one_held_is_claimed(bench: Bench) -> None:
+def test_entries_held_by_another_dispatcher_are_claimed(bench: Bench) -> None:
     bench.add("a", "b")
     source = ConsumerGroup(bench.server.url, bench.stream, "g", "gone")
     source.create()
@@ -156,7 +156,7 @@ def test_what_another_one_held_is_claimed(bench: Bench) -> None:
     wait_until(lambda: bench.pending() == 0)
 
 
-def test_one_that_kills_its_dispatchers_is_buried(bench: Bench) -> None:
+def test_an_entry_that_kills_its_dispatchers_becomes_a_dead_letter(bench: Bench) -> None:
     bench.add("killer")
     for _ in range(4):
         source = ConsumerGroup(bench.server.url, bench.stream, "g", "one")
@@ -170,7 +170,7 @@ def test_one_that_kills_its_dispatchers_is_buried(bench: Bench) -> None:
     wait_until(lambda: target.lines == [b"a\n"])
 
 
-def test_a_sink_that_stays_away_over_many_starts_buries_nobody(
+def test_a_sink_away_over_many_starts_makes_no_dead_letter(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher_module, "_BATCH", 4)
@@ -191,7 +191,7 @@ def test_a_sink_that_stays_away_over_many_starts_buries_nobody(
     assert target.lines == [f"{name}\n".encode() for name in names]
 
 
-def test_reading_what_was_held_before_counts_once(
+def test_reading_held_entries_counts_one_delivery(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when there is more of it than one batch, and the sink is away."""
@@ -212,7 +212,9 @@ def test_reading_what_was_held_before_counts_once(
     assert target.lines == [b"a\n", b"b\n", b"c\n", b"d\n", b"e\n", b"f\n"]
 
 
-def test_one_that_the_sink_never_takes_is_buried_when_others_get_through(bench: Bench) -> None:
+def test_an_entry_that_is_never_accepted_becomes_a_dead_letter_when_others_are(
+    bench: Bench,
+) -> None:
     target = Target()
 
     def trouble(batch: Sequence[bytes]) -> None:
@@ -231,7 +233,7 @@ def test_one_that_the_sink_never_takes_is_buried_when_others_get_through(bench: 
     wait_until(lambda: dispatcher.trouble is None)
 
 
-def test_a_sink_that_goes_away_in_the_middle_buries_nobody(bench: Bench) -> None:
+def test_a_sink_that_goes_away_within_a_batch_makes_no_dead_letter(bench: Bench) -> None:
     """Taken one by one, then away for good: those after the last success are kept."""
     target = Target()
     names = [str(number) for number in range(20)]
@@ -267,7 +269,7 @@ def test_a_group_shares_and_groups_do_not(bench: Bench) -> None:
     assert sorted(targets[2].lines) == everything
 
 
-def test_redis_away_for_a_while(bench: Bench) -> None:
+def test_delivery_continues_when_redis_is_back(bench: Bench) -> None:
     between = fault_proxy.Middleman(bench.server.port)
     target = Target()
     dispatcher = bench.start(
@@ -288,7 +290,7 @@ def test_redis_away_for_a_while(bench: Bench) -> None:
     between.close()
 
 
-def test_a_redis_that_was_emptied(bench: Bench) -> None:
+def test_a_flushed_redis_gets_a_new_group(bench: Bench) -> None:
     target = Target()
     dispatcher = bench.start(target)
     bench.add("a")
@@ -300,7 +302,7 @@ def test_a_redis_that_was_emptied(bench: Bench) -> None:
     wait_until(lambda: target.lines == [b"a\n", b"b\n"])
 
 
-def test_figures(bench: Bench) -> None:
+def test_metrics(bench: Bench) -> None:
     target = Target()
     dispatcher = bench.start(target)
     bench.add("a", "b")
@@ -312,7 +314,7 @@ def test_figures(bench: Bench) -> None:
     assert "\nproxy_dispatcher_ready 1\n" in text
 
 
-def test_nothing_is_lost_whatever_fails(bench: Bench) -> None:
+def test_no_event_is_lost_whatever_fails(bench: Bench) -> None:
     """Sink and Redis fail at random while events pass; each arrives, or is in the dead letters."""
     source = random.Random(7)
     between = fault_proxy.Middleman(bench.server.port)

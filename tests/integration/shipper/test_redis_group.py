@@ -26,9 +26,7 @@ def consumer(server: RedisServer, stream: str, name: str, group: str = "g") -> C
     return made
 
 
-def test_what_was_there_before_the_group_is_read_too(
-    redis_server: RedisServer, stream: str
-) -> None:
+def test_entries_older_than_the_group_are_read(redis_server: RedisServer, stream: str) -> None:
     add(redis_server, stream, "a", "b", "c")
     one = consumer(redis_server, stream, "one")
     one.create()  # again is fine
@@ -50,7 +48,7 @@ def test_unacknowledged_entries_are_pending_and_counted(
     assert [entry.deliveries for entry in again.pending(1)] == [3]
 
 
-def test_claiming_takes_what_lies_idle(redis_server: RedisServer, stream: str) -> None:
+def test_idle_entries_are_claimed(redis_server: RedisServer, stream: str) -> None:
     add(redis_server, stream, "a", "b")
     given = consumer(redis_server, stream, "one").new(10, 0)
     two = consumer(redis_server, stream, "two")
@@ -61,7 +59,7 @@ def test_claiming_takes_what_lies_idle(redis_server: RedisServer, stream: str) -
     assert two.claimed == 2
 
 
-def test_what_is_held_is_not_claimed_and_not_counted(
+def test_held_entries_are_not_claimed_and_not_counted(
     redis_server: RedisServer, stream: str
 ) -> None:
     add(redis_server, stream, "a")
@@ -76,7 +74,9 @@ def test_what_is_held_is_not_claimed_and_not_counted(
     assert consumer(redis_server, stream, "two").claim(10, 30) == []
 
 
-def test_trimmed_entries_are_counted_and_done_with(redis_server: RedisServer, stream: str) -> None:
+def test_trimmed_entries_are_counted_and_acknowledged(
+    redis_server: RedisServer, stream: str
+) -> None:
     add(redis_server, stream, "a", "b", "c", "d")
     one = consumer(redis_server, stream, "one")
     one.new(10, 0)
@@ -99,7 +99,7 @@ def test_two_groups_each_get_everything(redis_server: RedisServer, stream: str) 
         assert len(consumer(redis_server, stream, "one", group).new(10, 0)) == 2
 
 
-def test_what_is_buried_says_why(redis_server: RedisServer, stream: str) -> None:
+def test_a_dead_letter_has_its_reason(redis_server: RedisServer, stream: str) -> None:
     one = consumer(redis_server, stream, "one")
     dead = StreamDeadLetters(one)
     dead.keep([b"a\n", b"b\n"], "HTTP 400")
@@ -110,16 +110,16 @@ def test_what_is_buried_says_why(redis_server: RedisServer, stream: str) -> None
     assert dead.count == 2
 
 
-def test_the_lag_is_what_nobody_was_given(redis_server: RedisServer, stream: str) -> None:
+def test_the_lag_counts_entries_that_no_consumer_has_read(
+    redis_server: RedisServer, stream: str
+) -> None:
     one = consumer(redis_server, stream, "one")
     add(redis_server, stream, "a", "b", "c")
     one.new(1, 0)
     assert one.lag() == 2
 
 
-def test_a_consumer_leaves_no_trace_unless_it_holds_something(
-    redis_server: RedisServer, stream: str
-) -> None:
+def test_close_removes_a_consumer_without_entries(redis_server: RedisServer, stream: str) -> None:
     add(redis_server, stream, "a", "b")
     one, two = (consumer(redis_server, stream, name) for name in ("one", "two"))
     one.acknowledge([entry.id for entry in one.new(1, 0)])

@@ -101,7 +101,7 @@ def test_projects_have_ids_of_their_own(node: Node) -> None:
     assert sums(node) == sums(node, P2) == (1, 12)
 
 
-def test_a_read_that_comes_in_before_its_generation_is_taken_back(node: Node) -> None:
+def test_a_read_counted_before_its_generation_is_taken_back(node: Node) -> None:
     later = HOUR + timedelta(hours=1)
     node.add(event(read=True, at=5, hour=later))
     assert sums(node) == (1, 12)
@@ -113,7 +113,7 @@ def test_a_read_that_comes_in_before_its_generation_is_taken_back(node: Node) ->
     assert sums(node) == (4, 25)
 
 
-def test_a_read_that_is_taken_back_and_comes_again_in_one_batch(node: Node) -> None:
+def test_a_read_taken_back_may_be_repeated_in_the_same_batch(node: Node) -> None:
     """Its row would be there twice, and the batch would be refused for ever."""
     read = event(read=True, at=5)
     node.add(read)
@@ -123,7 +123,7 @@ def test_a_read_that_is_taken_back_and_comes_again_in_one_batch(node: Node) -> N
     assert sums(node) == (2, 13)
 
 
-def test_two_that_take_back_the_same_read_at_once(
+def test_two_transactions_take_back_a_read_once(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.add(event(read=True, at=5))
@@ -144,7 +144,7 @@ def test_two_that_take_back_the_same_read_at_once(
     assert sums(node) == (3, 25)
 
 
-def test_an_event_that_comes_again_from_elsewhere(node: Node, migrated_url: str) -> None:
+def test_an_event_repeated_by_another_source_counts_once(node: Node, migrated_url: str) -> None:
     node.add(event(None, event_id="a" * 32, at=1), event(None, event_id="b" * 32, at=2))
     other = Node(migrated_url)
     other.add(event(None, event_id="a" * 32, at=1), event(None, event_id="c" * 32, at=3))
@@ -153,7 +153,7 @@ def test_an_event_that_comes_again_from_elsewhere(node: Node, migrated_url: str)
 
 
 @pytest.mark.parametrize("read", [False, True])
-def test_an_event_that_its_response_names_comes_again(node: Node, read: bool) -> None:
+def test_an_event_named_by_its_response_counts_once(node: Node, read: bool) -> None:
     first, generated = event(read=read, at=5), event(at=4)
     node.add(first)
     node.add(first)
@@ -163,7 +163,9 @@ def test_an_event_that_its_response_names_comes_again(node: Node, read: bool) ->
     assert sums(node) == (2, 12 if read else 24)
 
 
-def test_nodes_that_hear_of_the_same_response_at_once(node: Node, migrated_url: str) -> None:
+def test_nodes_that_add_the_same_response_at_once_count_it_once(
+    node: Node, migrated_url: str
+) -> None:
     nodes = [Node(migrated_url) for _ in range(4)]
     jobs = [gevent.spawn(one.add, event(read=True, at=1)) for one in nodes]
     gevent.joinall(jobs, raise_error=True)
@@ -172,7 +174,7 @@ def test_nodes_that_hear_of_the_same_response_at_once(node: Node, migrated_url: 
         one.database.close()
 
 
-def test_what_a_read_used_is_charged_to_its_token_and_all_it_comes_from(node: Node) -> None:
+def test_a_read_is_charged_to_its_token_and_the_ancestors(node: Node) -> None:
     project = Projects(node.database, Cipher(b"k" * 32)).create("Acme", "sk-real", "sk-real")
     tokens = Tokens(node.database)
     expires_at = datetime(2100, 1, 1, tzinfo=UTC)
@@ -213,7 +215,7 @@ def test_without_days_each_read_counts(node: Node, migrated_url: str) -> None:
     other.database.close()
 
 
-def test_rows_go_when_their_time_is_over(node: Node) -> None:
+def test_expired_rows_are_deleted(node: Node) -> None:
     node.add(event(at=1), event("resp_2", at=2, read=True))
     counted, now = CountedIds(node.database, 7), datetime.now(UTC)
     assert counted.prune(now, 10) == 0
@@ -226,14 +228,14 @@ def test_rows_go_when_their_time_is_over(node: Node) -> None:
     assert sums(node) == (4, 36)
 
 
-def test_more_than_one_query_takes(node: Node) -> None:
+def test_ids_are_looked_up_in_pages(node: Node) -> None:
     batch: list[Any] = [event(f"resp_{number}", at=number) for number in range(700)]
     node.add(*batch)
     node.add(*[event(f"resp_{number}", read=True, at=1000 + number) for number in range(700)])
     assert sums(node) == (1400, 700 * 12)
 
 
-def test_which_read_has_counted(node: Node) -> None:
+def test_the_read_that_counted_is_named(node: Node) -> None:
     first = event("read", read=True, at=1)
     node.add(event("made", at=1), event("made", read=True, at=2))
     node.add(first, event("read", read=True, at=2))

@@ -14,7 +14,7 @@ from proxy.store.tokens import Tokens
 from proxy.store.usage import UsageLedger
 
 
-def test_times_without_a_zone_are_a_mistake_of_ours(sqlite_url: str) -> None:
+def test_times_without_a_zone_are_refused(sqlite_url: str) -> None:
     counters = Counters(Database.from_url(sqlite_url))
     naive = datetime(2026, 1, 1)  # noqa: DTZ001
     with pytest.raises(ValueError, match="zone"):
@@ -23,7 +23,7 @@ def test_times_without_a_zone_are_a_mistake_of_ours(sqlite_url: str) -> None:
         counters.add_counts([("id", 1, 0, naive)])
 
 
-def test_what_a_killed_worker_had_not_counted_is_made_good(migrated_url: str) -> None:
+def test_counts_that_a_killed_worker_lost_are_added_from_the_ledger(migrated_url: str) -> None:
     database = Database.from_url(migrated_url)
     Migrator(database).migrate()
     project = Projects(database, Cipher(b"k" * 32)).create("Acme", "sk-real", "sk-real")

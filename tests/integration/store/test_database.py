@@ -19,7 +19,7 @@ def test_unknown_schemes_are_refused_without_showing_the_url(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_making_one_does_no_io(tmp_path: os.PathLike[str]) -> None:
+def test_making_a_database_does_no_io(tmp_path: os.PathLike[str]) -> None:
     Database.from_url(f"sqlite:///{tmp_path}/none/proxy.db").close()
     Database.from_url("mysql://nobody@192.0.2.1/none").close()
     Database.from_url("postgresql://nobody@192.0.2.1/none").close()
@@ -31,7 +31,7 @@ def test_the_url_names_the_dialect(database_url: str) -> None:
     assert database.dialect.name == database_url.split(":")[0]
 
 
-def test_closed_is_closed(database_url: str) -> None:
+def test_a_closed_database_is_refused(database_url: str) -> None:
     database = Database.from_url(database_url)
     database.check()
     database.close()
@@ -59,7 +59,7 @@ def test_a_driver_is_imported_only_when_picked() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_driver_s_words_stay_in_the_cause(database_url: str) -> None:
+def test_the_text_of_the_driver_stays_in_the_cause(database_url: str) -> None:
     database = Database.from_url(database_url)
     with pytest.raises(StoreError) as caught:
         database.run(lambda session: session.execute("SELECT secret FROM nowhere"))
@@ -74,10 +74,10 @@ class TestWritesThatFail:
         Migrator(database).migrate()
         return database
 
-    def test_all_is_well(self, database: Database) -> None:
+    def test_the_check_passes_without_a_failure(self, database: Database) -> None:
         database.check_writes()
 
-    def test_one_that_failed_is_remembered_until_one_works(self, database: Database) -> None:
+    def test_a_failed_write_counts_until_one_succeeds(self, database: Database) -> None:
         """What changes nothing works on a full disk, too."""
 
         def full(session: Session) -> None:
@@ -101,7 +101,7 @@ class TestWritesThatFail:
             database.run(conflict)
         database.check_writes()
 
-    def test_a_failure_of_long_ago_counts_no_longer(
+    def test_an_old_failure_no_longer_counts(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(session: Session) -> None:

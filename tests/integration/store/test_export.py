@@ -97,7 +97,7 @@ def is_empty(database: Database) -> bool:
 
 
 class TestRoundTrip:
-    def test_through_every_database(
+    def test_an_export_passes_through_every_database(
         self, database: Database, new_sqlite: Callable[[], Database]
     ) -> None:
         source, back = fill(new_sqlite()), new_sqlite()
@@ -107,7 +107,7 @@ class TestRoundTrip:
         put(back, second)
         assert first == second == exported(back)
 
-    def test_what_was_made_here_works_there(
+    def test_imported_tokens_work(
         self, database: Database, new_sqlite: Callable[[], Database]
     ) -> None:
         fill(database)
@@ -121,7 +121,9 @@ class TestRoundTrip:
             assert grant is not None
             assert grant == Grants(database, CIPHER).find(hash_token(str(number)))
 
-    def test_an_empty_one(self, database: Database, new_sqlite: Callable[[], Database]) -> None:
+    def test_an_empty_database(
+        self, database: Database, new_sqlite: Callable[[], Database]
+    ) -> None:
         data = exported(database)
         assert len(data.splitlines()) == 1
         there = new_sqlite()
@@ -130,7 +132,7 @@ class TestRoundTrip:
 
 
 class TestExport:
-    def test_the_header_says_what_is_needed(self, database: Database) -> None:
+    def test_the_header_has_schema_key_ids_and_counts(self, database: Database) -> None:
         data = exported(fill(database))
         header, *lines = [json.loads(line) for line in data.splitlines()]
         assert header == {
@@ -144,7 +146,7 @@ class TestExport:
         assert [line["kind"] for line in lines] == ["project"] * 3 + ["token"] * 5
         assert b"sk-1" not in data.replace(b"sk-1...", b"")
 
-    def test_a_key_in_clear_gets_into_no_file(self, database: Database) -> None:
+    def test_a_plaintext_key_is_not_exported(self, database: Database) -> None:
         fill(database)
         sql = "UPDATE projects SET upstream_key = ? WHERE name = ?"
         for stored in ("sk-in-clear", "v1:sk-in-clear"):
@@ -155,7 +157,7 @@ class TestExport:
             assert written == []
             assert "in-clear" not in str(caught.value)
 
-    def test_it_is_of_one_moment(
+    def test_an_export_is_a_snapshot(
         self, database: Database, migrated_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Whatever is written while it runs is not in it."""
@@ -176,7 +178,9 @@ class TestExport:
         assert b"".join(written) == before
         assert exported(database) != before
 
-    def test_one_page_at_a_time(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_rows_are_read_in_pages(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         before = exported(fill(database))
         monkeypatch.setattr(export, "_PAGE", 2)
         original = Session.all
@@ -193,7 +197,7 @@ class TestExport:
         assert exported(database) == before
         assert longest == 2
 
-    def test_a_full_disk_is_said(self, database: Database) -> None:
+    def test_a_full_disk_is_reported(self, database: Database) -> None:
         def write(line: bytes) -> None:
             raise OSError(28, "No space left on device")
 
@@ -240,13 +244,13 @@ class TestImport:
             put(database, data)
         assert is_empty(database)
 
-    def test_only_into_an_empty_database(self, database: Database, data: bytes) -> None:
+    def test_a_database_with_rows_is_refused(self, database: Database, data: bytes) -> None:
         put(database, data)
         with pytest.raises(TransferError, match="not empty, it has projects"):
             put(database, data)
         assert exported(database) == data
 
-    def test_only_into_a_migrated_one(self, database_url: str, data: bytes) -> None:
+    def test_a_database_without_migrations_is_refused(self, database_url: str, data: bytes) -> None:
         with pytest.raises(SchemaOutdated):
             put(Database.from_url(database_url), data)
 
@@ -280,18 +284,20 @@ class TestImport:
         put(database, data)
 
     @pytest.mark.parametrize("field", ["id", "token_hash"])
-    def test_a_token_twice(self, database: Database, data: bytes, field: str) -> None:
+    def test_a_repeated_token_is_refused(self, database: Database, data: bytes, field: str) -> None:
         value = json.loads(data.splitlines()[4])[field]
         self.refused(database, change(data, 8, **{field: value}), "line 8: .*id or token_hash")
 
     @pytest.mark.parametrize("parent", ["nobody", "of another project"])
-    def test_a_parent_must_be_there(self, database: Database, data: bytes, parent: str) -> None:
+    def test_a_missing_parent_is_refused(
+        self, database: Database, data: bytes, parent: str
+    ) -> None:
         tokens = [json.loads(line) for line in data.splitlines()[4:]]
         stranger = tokens[1]["id"] if parent == "of another project" else tokens[1]["project_id"]
         wrong = change(data, 8, parent_id=stranger)
         self.refused(database, wrong, f"token {tokens[3]['id']}: parent_id")
 
-    def test_a_child_may_come_first(self, database: Database, data: bytes) -> None:
+    def test_a_child_may_precede_its_parent(self, database: Database, data: bytes) -> None:
         """By the clocks of two nodes it can be the older one."""
         tokens = [json.loads(line) for line in data.splitlines()[4:]]
         older = change(data, 8, parent_id=None)
@@ -300,11 +306,13 @@ class TestImport:
         assert Tokens(database).get(tokens[0]["id"]).parent_id == tokens[3]["id"]
 
     @pytest.mark.parametrize("field", ["id", "name"])
-    def test_a_project_twice(self, database: Database, data: bytes, field: str) -> None:
+    def test_a_repeated_project_is_refused(
+        self, database: Database, data: bytes, field: str
+    ) -> None:
         value = json.loads(data.splitlines()[1])[field]
         self.refused(database, change(data, 4, **{field: value}), "line 4: .*id or name")
 
-    def test_a_cut_file(self, database: Database, data: bytes) -> None:
+    def test_a_truncated_file_is_refused(self, database: Database, data: bytes) -> None:
         lines = data.splitlines(keepends=True)
         self.refused(database, b"".join(lines[:-1]), "not whole: 4 token lines")
         self.refused(database, data[:-20], "line 9: not valid JSON")
@@ -312,16 +320,16 @@ class TestImport:
         self.refused(database, b"\n".join(lines), "line 2: not valid JSON")
 
     @pytest.mark.parametrize("junk", [b"\x00" * 10, b"[1]\n", b"\xff\n", b"null"])
-    def test_other_files(self, database: Database, junk: bytes) -> None:
+    def test_other_files_are_refused(self, database: Database, junk: bytes) -> None:
         self.refused(database, junk, "line 1: ")
 
-    def test_a_line_without_an_end(
+    def test_a_line_without_an_end_is_refused(
         self, database: Database, data: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(export, "_MAX_LINE_BYTES", 2000)
         self.refused(database, data + b" " * 3000, "line 10: longer than 2000 bytes")
 
-    def test_a_file_of_an_older_schema(self, database: Database, data: bytes) -> None:
+    def test_a_file_of_an_older_schema_is_imported(self, database: Database, data: bytes) -> None:
         lines = [json.loads(line) for line in data.splitlines()]
         lines[0]["schema"] = 1
         for line in lines[1:]:
@@ -329,7 +337,7 @@ class TestImport:
         put(database, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         assert all(project.policy == {} for project in Projects(database, CIPHER).list())
 
-    def test_a_file_that_cannot_be_read(self, database: Database) -> None:
+    def test_a_file_that_cannot_be_read_is_reported(self, database: Database) -> None:
         class Broken(io.BytesIO):
             def readline(self, size: int | None = -1, /) -> bytes:
                 raise OSError(5, "Input/output error")
@@ -337,7 +345,7 @@ class TestImport:
         with pytest.raises(TransferError, match="Input/output error"):
             import_all(database, Broken(), None)
 
-    def test_a_database_that_says_no_leaves_nothing(
+    def test_a_failing_database_imports_nothing(
         self, database: Database, data: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         original = Session.execute

@@ -116,7 +116,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
             new.drop_database(shared)
 
 
-def test_the_first_write_after_it_already_works(pair: Pair) -> None:
+def test_the_first_write_after_a_failover_works(pair: Pair) -> None:
     pair.write()
     assert pair.readers(4) == {"old"}
     pair.demote()
@@ -130,7 +130,7 @@ def test_the_first_write_after_it_already_works(pair: Pair) -> None:
     assert pair.new.admin("SELECT n FROM t", database="failover")[0][0] == 2
 
 
-def test_a_server_without_another_is_read_and_its_writes_are_refused(
+def test_a_read_only_server_without_a_successor_is_read(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pooled, "_FOLLOW_PAUSE", 60.0)
@@ -158,7 +158,7 @@ def test_a_server_without_another_is_read_and_its_writes_are_refused(
 
 
 @pytest.mark.parametrize("pair", ["mysql"], indirect=True)
-def test_a_write_that_is_refused_in_the_middle(pair: Pair) -> None:
+def test_a_write_refused_within_a_transaction_is_not_repeated(pair: Pair) -> None:
     """The server is demoted between BEGIN and the statement: nothing of it is there. A PostgreSQL
     that becomes a standby is restarted."""
     pair.write()

@@ -101,7 +101,7 @@ def test_the_second_waits_for_the_first_on_postgresql(postgres_url: str) -> None
     assert second.run(lambda session: session.one(lock)) == (1,)
 
 
-def test_a_node_that_gets_no_lock_says_so(
+def test_a_node_without_the_lock_reports_it(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "_LOCK_ATTEMPTS", 1)

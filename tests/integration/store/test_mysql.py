@@ -29,7 +29,7 @@ class TestUrl:
             "database": "na-me",
         }
 
-    def test_what_may_be_missing(self) -> None:
+    def test_optional_parts(self) -> None:
         options = options_from_url("mysql://root@db/name")
         assert (options["port"], options["password"]) == (3306, b"")
         socket_only = options_from_url("mysql://root@/name?unix_socket=/run/mysqld.sock")
@@ -58,7 +58,7 @@ class TestUrl:
         assert "s3" not in str(caught.value)
         assert caught.value.__cause__ is None
 
-    def test_a_ca_file_that_is_not_there(self) -> None:
+    def test_a_missing_ca_file_is_refused(self) -> None:
         with pytest.raises(ValueError, match="ssl_ca"):
             options_from_url("mysql://root@db/name?ssl_ca=/nowhere.pem")
 
@@ -70,10 +70,10 @@ class TestTls:
         assert row is not None
         return row[1]
 
-    def test_is_used_when_the_server_has_it(self, mysql_url: str) -> None:
+    def test_tls_is_used_when_the_server_has_it(self, mysql_url: str) -> None:
         assert self.cipher(mysql_url)
 
-    def test_is_verified_with_a_ca(self, mysql_url: str, mariadb: MariaDB) -> None:
+    def test_tls_is_verified_with_a_ca(self, mysql_url: str, mariadb: MariaDB) -> None:
         url = mysql_url.replace("127.0.0.1", "localhost") + f"?ssl_ca={mariadb.ca_file}"
         assert self.cipher(url)
 
@@ -101,7 +101,7 @@ Database.from_url(sys.argv[1]).run(work)
 """
 
 
-def test_a_node_that_freezes_does_not_hold_up_the_others(mysql_url: str) -> None:
+def test_a_frozen_node_does_not_block_the_others(mysql_url: str) -> None:
     """Its locks are free again before those who wait for them lose patience, or soon after."""
     Migrator(database := Database.from_url(mysql_url)).migrate()
     if "MariaDB" not in str(database.run(lambda session: session.one("SELECT VERSION()"))):

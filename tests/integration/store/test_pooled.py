@@ -87,7 +87,7 @@ class TestPool:
         assert min(warm) < 4
         assert min(cold) < 6  # connecting included
 
-    def test_others_go_on_during_a_slow_query_and_a_connect(self, server: Server) -> None:
+    def test_slow_queries_and_connects_do_not_block_others(self, server: Server) -> None:
         database = Database.from_url(server.url)
         longest = 0.0
 
@@ -106,7 +106,7 @@ class TestPool:
         ticker.kill()
         assert longest < 0.2
 
-    def test_more_than_the_pool_holds_wait_their_turn(self, server: Server) -> None:
+    def test_work_beyond_the_pool_size_waits(self, server: Server) -> None:
         database = Database.from_url(server.url, pool_size=2)
         jobs = [gevent.spawn(database.run, server.slowly) for _ in range(6)]
         gevent.joinall(jobs, raise_error=True)
@@ -121,11 +121,11 @@ class TestPool:
         busy.get()
         database.check()
 
-    def test_a_connection_is_used_again(self, server: Server) -> None:
+    def test_a_connection_is_reused(self, server: Server) -> None:
         database = Database.from_url(server.url)
         assert server.number(database) == server.number(database)
 
-    def test_a_connection_comes_back_after_an_error_too(self, server: Server) -> None:
+    def test_a_connection_is_returned_after_an_error(self, server: Server) -> None:
         database = Database.from_url(server.url, pool_size=1)
         before = server.number(database)
         for _ in range(3):
@@ -155,7 +155,7 @@ class TestPool:
 
 
 class TestDeath:
-    def test_connections_that_died_idle_are_replaced(self, server: Server) -> None:
+    def test_connections_that_broke_while_idle_are_replaced(self, server: Server) -> None:
         database = Database.from_url(server.url, pool_size=3)
         jobs = [gevent.spawn(database.run, server.slowly) for _ in range(3)]
         gevent.joinall(jobs, raise_error=True)
@@ -190,7 +190,7 @@ class TestDeath:
         assert runs == 1
         assert database.run(lambda session: session.all("SELECT a FROM t")) == []
 
-    def test_a_killed_greenlet_s_connection_is_not_used_again(self, server: Server) -> None:
+    def test_the_connection_of_a_killed_greenlet_is_not_reused(self, server: Server) -> None:
         database = Database.from_url(server.url, pool_size=1)
         make_table(database)
         before = server.number(database)
@@ -206,7 +206,7 @@ class TestDeath:
         assert database.run(lambda session: session.one("SELECT 'x'")) == ("x",)
         assert database.run(lambda session: session.all("SELECT a FROM t")) == []
 
-    def test_a_silent_statement_times_out_and_its_late_answer_is_not_read(
+    def test_a_silent_statement_times_out_and_its_late_response_is_not_read(
         self, server: Server
     ) -> None:
         database = Database.from_url(server.url, pool_size=1, statement_timeout=0.2)
@@ -214,11 +214,11 @@ class TestDeath:
             database.run(lambda session: session.one(server.sleep.format(0.5)))
         assert database.run(lambda session: session.one("SELECT 'x'")) == ("x",)
 
-    def test_long_work_may_have_its_own_patience(self, server: Server) -> None:
+    def test_long_work_may_have_its_own_timeout(self, server: Server) -> None:
         database = Database.from_url(server.url, statement_timeout=0.2)
         database.run(lambda session: session.one(server.sleep.format(0.5)), timeout=5)
 
-    def test_a_server_that_accepts_and_says_nothing(self, server: Server) -> None:
+    def test_a_server_that_accepts_and_is_silent_times_out(self, server: Server) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"{urlsplit(server.url).scheme}://root@127.0.0.1:{silent.getsockname()[1]}/x"
             database = Database.from_url(url, connect_timeout=0.2, statement_timeout=0.2)
@@ -227,14 +227,14 @@ class TestDeath:
                 gevent.joinall(jobs)
         assert {type(job.exception) for job in jobs} == {StoreError}
 
-    def test_a_server_that_is_not_there(self, server: Server) -> None:
+    def test_an_unreachable_server_is_a_store_error(self, server: Server) -> None:
         with socket.create_server(("127.0.0.1", 0)) as gone:
             port = gone.getsockname()[1]
         with pytest.raises(StoreError) as caught:
             Database.from_url(f"{urlsplit(server.url).scheme}://root@127.0.0.1:{port}/x").check()
         assert str(caught.value) == ""
 
-    def test_a_wrong_password(self, server: Server) -> None:
+    def test_a_wrong_password_is_a_store_error(self, server: Server) -> None:
         parts = urlsplit(server.url)
         login = f"{parts.username}:wrong@{parts.hostname}:{parts.port}"
         with pytest.raises(StoreError) as caught:

@@ -45,7 +45,7 @@ class TestUrl:
             "channel_binding": "require",
         }
 
-    def test_what_may_be_missing(self) -> None:
+    def test_optional_parts(self) -> None:
         assert options_from_url("postgresql://db/name") == {
             "host": "db",
             "port": "5432",
@@ -54,7 +54,7 @@ class TestUrl:
         socket_only = options_from_url("postgresql://root@/name?host=/run/postgresql")
         assert socket_only["host"] == "/run/postgresql"
 
-    def test_a_ca_is_for_verifying(self, tmp_path: Path) -> None:
+    def test_a_ca_turns_on_verification(self, tmp_path: Path) -> None:
         ca = tmp_path / "ca.pem"
         ca.write_text("")
         assert options_from_url(f"postgresql://h/n?sslrootcert={ca}")["sslmode"] == "verify-full"
@@ -92,7 +92,7 @@ class TestUrl:
         assert "s3" not in str(caught.value)
         assert caught.value.__cause__ is None
 
-    def test_the_socket(self, postgres: Postgres, postgres_url: str) -> None:
+    def test_a_socket_folder_as_host(self, postgres: Postgres, postgres_url: str) -> None:
         name = postgres_url.rpartition("/")[2]
         url = f"postgresql://postgres@:{postgres.port}/{name}?host={postgres.folder}"
         Database.from_url(url).check()
@@ -105,11 +105,11 @@ class TestTls:
         assert row is not None
         return row[0]
 
-    def test_is_used_when_the_server_has_it(self, postgres_url: str) -> None:
+    def test_tls_is_used_when_the_server_has_it(self, postgres_url: str) -> None:
         assert self.used(postgres_url) is True
         assert self.used(f"{postgres_url}?sslmode=disable") is False
 
-    def test_is_verified_with_a_ca(self, postgres_url: str, postgres: Postgres) -> None:
+    def test_tls_is_verified_with_a_ca(self, postgres_url: str, postgres: Postgres) -> None:
         url = postgres_url.replace("127.0.0.1", "localhost") + f"?sslrootcert={postgres.ca_file}"
         assert self.used(url) is True
 
@@ -128,7 +128,7 @@ class TestTls:
 
 
 class TestTransaction:
-    def test_what_is_set_is_set_within_it(self, postgres_url: str) -> None:
+    def test_settings_are_made_within_the_transaction(self, postgres_url: str) -> None:
         database = Database.from_url(postgres_url, pool_size=1, statement_timeout=5)
 
         def settings(session: Session) -> list[Any]:
@@ -160,7 +160,7 @@ class TestTransaction:
             database.run(work)
         assert database.run(lambda session: session.all("SELECT a FROM t")) == []
 
-    def test_a_statement_that_the_server_ends_leaves_the_connection(
+    def test_a_statement_cancelled_by_the_server_keeps_the_connection(
         self, postgres_url: str
     ) -> None:
         database = Database.from_url(postgres_url, pool_size=1, statement_timeout=0.3)
@@ -171,7 +171,7 @@ class TestTransaction:
         assert isinstance(caught.value.__cause__, psycopg.errors.QueryCanceled)
         assert database.run(lambda session: session.one(query)) == before
 
-    def test_waiting_for_a_lock_ends_too(self, postgres_url: str) -> None:
+    def test_waiting_for_a_lock_is_bounded(self, postgres_url: str) -> None:
         database = Database.from_url(postgres_url, statement_timeout=0.5)
         database.run(lambda session: session.execute("CREATE TABLE t (a INT)"))
         database.run(lambda session: session.execute("INSERT INTO t VALUES (1)"))
@@ -184,7 +184,7 @@ class TestTransaction:
         database.run(hold)
         assert database.run(lambda session: session.one("SELECT a FROM t")) == (2,)
 
-    def test_a_node_that_freezes_frees_its_locks(self, postgres_url: str) -> None:
+    def test_the_locks_of_a_frozen_node_are_freed(self, postgres_url: str) -> None:
         database = Database.from_url(postgres_url, statement_timeout=0.3)
         database.run(lambda session: session.execute("CREATE TABLE t (a INT)"))
         database.run(lambda session: session.execute("INSERT INTO t VALUES (1)"))
@@ -283,7 +283,7 @@ def test_works_without_gevent_s_patches(postgres_url: str) -> None:
     assert int(done.stdout.split()[0]) == len(Migrator(Database.from_url(postgres_url)).status())
 
 
-def test_another_schema_s_tables_are_not_ours(postgres_url: str, postgres: Postgres) -> None:
+def test_tables_of_another_schema_are_ignored(postgres_url: str, postgres: Postgres) -> None:
     parts = urlsplit(postgres_url)
     name = parts.path[1:]
     Migrator(Database.from_url(postgres_url)).migrate()

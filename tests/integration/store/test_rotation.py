@@ -73,7 +73,9 @@ class TestRotate:
         assert rotate(database, AFTER) == Rotated(current=3)
         assert Projects(database, AFTER).get(old.id) == old  # updated_at too
 
-    def test_more_than_a_page(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_rows_are_rotated_in_pages(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(rotation, "_PAGE", 2)
         for number in range(5):
             project(database, f"p{number}")
@@ -93,7 +95,7 @@ class TestRotate:
         ],
         ids=["unknown key", "swapped", "no form", "cut"],
     )
-    def test_what_cannot_be_read_is_told_and_the_others_are_done(
+    def test_unreadable_rows_are_reported_and_the_others_rotated(
         self, database: Database, damage: Callable[[Project, str], str]
     ) -> None:
         good, bad = project(database, "good"), project(database, "bad")
@@ -134,7 +136,7 @@ class Meddling(Cipher):
 
 
 class TestConcurrently:
-    def test_a_change_in_between_wins(self, database: Database) -> None:
+    def test_a_concurrent_change_wins(self, database: Database) -> None:
         made = project(database, "p")
         changes = iter(["sk-p-1", "sk-p-2"])
         cipher = Meddling(NEW, [OLD])
@@ -150,7 +152,7 @@ class TestConcurrently:
         assert rotate(database, cipher) == Rotated(rotated=1)
         assert in_clear(database, "p") == "sk-p-2"
 
-    def test_a_row_that_never_rests_is_told(self, database: Database) -> None:
+    def test_a_row_that_changes_all_the_time_is_reported(self, database: Database) -> None:
         made = project(database, "p")
         cipher = Meddling(NEW, [OLD])
         change = {"upstream_key": "sk-p-1", "upstream_key_mask": "m"}
@@ -159,7 +161,7 @@ class TestConcurrently:
         assert failed.project_id == made.id
         assert in_clear(database, "p", BETWEEN) == "sk-p-1"
 
-    def test_a_row_that_goes_away_is_nothing(self, database: Database) -> None:
+    def test_a_deleted_row_is_ignored(self, database: Database) -> None:
         made = Projects(database, BEFORE).create("p", "sk", "mask")
         cipher = Meddling(NEW, [OLD])
         sql = "DELETE FROM projects WHERE id = ?"
@@ -219,7 +221,7 @@ class TestConcurrently:
 
 
 class TestCount:
-    def test_every_state(self, database: Database) -> None:
+    def test_every_state_is_counted(self, database: Database) -> None:
         for number, name in enumerate(("a", "b", "c")):
             project(database, name, Cipher(OLD if number else NEW))
         project(database, "lost", Cipher(LOST))
@@ -250,7 +252,7 @@ def place(made: Project) -> dict[str, str]:
 
 
 class TestUnreadable:
-    def test_nothing_is_wrong(self, database: Database) -> None:
+    def test_readable_rows_report_nothing(self, database: Database) -> None:
         assert unreadable(database, BETWEEN) == ""
         project(database, "old")
         project(database, "new", AFTER)

@@ -133,7 +133,7 @@ class TestCutOff:
         check(database)
 
     @pytest.mark.parametrize("name", ["sqlite", "postgres"])
-    def test_on_the_others_nothing_was_done(
+    def test_on_other_databases_it_was_rolled_back(
         self, name: str, request: pytest.FixtureRequest
     ) -> None:
         database = old_database(request.getfixturevalue(f"{name}_url"))

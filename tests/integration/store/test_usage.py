@@ -72,7 +72,7 @@ def counts(sums: UsageSums) -> tuple[int, ...]:
 
 
 class TestApply:
-    def test_adds_and_moves_the_position(self, books: Books) -> None:
+    def test_lines_are_added_and_the_position_moves(self, books: Books) -> None:
         assert books.ledger.position("w") is None
         assert books.ledger.apply("w", None, (1, 100), [entry()])
         assert books.ledger.position("w") == (1, 100)
@@ -83,7 +83,7 @@ class TestApply:
             ("m", 1, 0, 9, 12, 4, 2, 0, 0),
         ]
 
-    def test_estimates_stand_apart(self, books: Books) -> None:
+    def test_estimates_have_their_own_sums(self, books: Books) -> None:
         estimated = entry(counts=(1, 0, 0, 0, 0, 0), estimated=(30, 40))
         books.ledger.apply("w", None, (1, 1), [entry(), estimated, estimated])
         (row,) = books.sums()
@@ -91,7 +91,7 @@ class TestApply:
         assert (row.estimated_prompt_tokens, row.estimated_completion_tokens) == (60, 80)
 
     @pytest.mark.parametrize("after", [None, (1, 99), (0, 100), (1, 200)])
-    def test_from_another_position_nothing_is_done(
+    def test_an_outdated_position_adds_nothing(
         self, books: Books, after: tuple[int, int] | None
     ) -> None:
         assert books.ledger.apply("w", None, (1, 100), [entry()])
@@ -100,25 +100,25 @@ class TestApply:
         assert books.rows() == before
         assert books.ledger.position("w") == (1, 100)
 
-    def test_a_position_that_is_unknown_is_no_beginning(self, books: Books) -> None:
+    def test_an_unknown_source_does_not_match_a_position(self, books: Books) -> None:
         assert not books.ledger.apply("w", (1, 100), (1, 200), [entry()])
         assert books.rows() == []
         assert books.sources() == []
 
-    def test_sources_are_apart(self, books: Books) -> None:
+    def test_sources_are_independent(self, books: Books) -> None:
         assert books.ledger.apply("a", None, (1, 100), [entry()])
         assert books.ledger.apply("b", None, (1, 100), [entry()])
         assert books.rows()[0][4] == 2
 
-    def test_one_batch_may_name_a_row_twice(self, books: Books) -> None:
+    def test_a_batch_may_have_a_row_twice(self, books: Books) -> None:
         books.ledger.apply("w", None, (1, 1), [entry(), entry(counts=(2, 1, 0, 0, 0, 0)), entry()])
         assert [row[4:] for row in books.rows()] == [(4, 1, 18, 24, 8, 4, 0, 0)]
 
-    def test_nothing_to_add_moves_the_position_all_the_same(self, books: Books) -> None:
+    def test_a_batch_without_entries_moves_the_position(self, books: Books) -> None:
         assert books.ledger.apply("w", None, (3, 0), [])
         assert books.ledger.position("w") == (3, 0)
 
-    def test_many_rows_and_every_kind_of_name(self, books: Books) -> None:
+    def test_many_rows_with_any_names(self, books: Books) -> None:
         names = [f"model-{number:04}" for number in range(500)]
         names += ["", "☃ 🦫", "x" * 255, "%s ? ' \" \\", "GPT-4", "gpt-4"]
         books.ledger.apply("w", None, (1, 1), [entry(model=name) for name in names])
@@ -130,14 +130,14 @@ class TestApply:
         books.ledger.apply("w", (1, 1), (1, 2), [large] * 3)
         assert books.sums()[0].prompt_tokens == 6 * (2**31 - 1)
 
-    def test_what_fails_leaves_the_position_where_it_was(self, books: Books) -> None:
+    def test_a_failure_leaves_the_position_unchanged(self, books: Books) -> None:
         books.ledger.apply("w", None, (1, 1), [entry()])
         with pytest.raises(Exception):  # noqa: B017, PT011 - a StoreError, or SQLite's own check
             books.ledger.apply("w", (1, 1), (1, 2), [entry(), entry(model="y" * 256)])
         assert books.ledger.position("w") == (1, 1)
         assert len(books.rows()) == 1
 
-    def test_sources_long_silent_are_forgotten(self, books: Books) -> None:
+    def test_old_sources_are_forgotten(self, books: Books) -> None:
         for source in ("old", "fresh"):
             books.ledger.apply(source, None, (1, 1), [])
         work = "UPDATE usage_positions SET updated_at = 0 WHERE source = ?"
@@ -166,7 +166,7 @@ class TestSeveralAtOnce:
         gevent.joinall(nodes, raise_error=True)
         assert [row[4] for row in books.rows()] == [60] * 30
 
-    def test_two_with_one_source_add_it_once(self, books: Books) -> None:
+    def test_two_processes_with_one_source_add_it_once(self, books: Books) -> None:
         """A shipper that was restarted while the old one still wrote, at the very beginning too."""
         for source in ("first", "second", "third"):
             for step in range(4):
@@ -190,7 +190,7 @@ WAITING = {
 @pytest.mark.parametrize(
     ("server", "url"), [("mariadb", "mysql_url"), ("postgres", "postgres_url")]
 )
-def test_the_victim_of_a_deadlock_adds_again(
+def test_the_victim_of_a_deadlock_is_retried(
     server: str, url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     books = Books(request.getfixturevalue(url))
@@ -285,7 +285,7 @@ class TestSums:
     def test_filters(self, books: Books, chosen: dict[str, Any], requests: int) -> None:
         assert sum(row.requests for row in books.sums("hour", "token", **chosen)) == requests
 
-    def test_as_many_as_wanted(self, books: Books) -> None:
+    def test_sums_are_limited(self, books: Books) -> None:
         assert [row.model for row in books.sums("model", limit=2)] == ["", "gpt-4"]
 
 

@@ -20,7 +20,7 @@ def entry(details: dict[str, Any]) -> AuditEntry:
     return AuditEntry(7, ENTRY_ID, MAY, *who, details, "f" * 64)
 
 
-def test_a_line() -> None:
+def test_an_audit_entry_as_a_line() -> None:
     line = audit_line(entry({"before": {"is_active": True}}))
     assert line.endswith(b"}\n")
     assert list(json.loads(line).items()) == [
@@ -43,7 +43,7 @@ def test_a_line() -> None:
         entry_from(json.loads(line))
 
 
-def test_a_long_one_is_shortened_and_says_so() -> None:
+def test_a_long_line_is_truncated_and_marked() -> None:
     line = audit_line(entry({"after": {"name": "n", "description": "ä" * 4096}}))
     assert len(line) <= 4096
     event = json.loads(line)

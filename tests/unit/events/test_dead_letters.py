@@ -25,7 +25,7 @@ def lines(*numbers: int) -> list[bytes]:
     return [b"%d\n" % number for number in numbers]
 
 
-def test_what_is_at_fault_is_found_and_the_rest_arrives(tmp_path: Path) -> None:
+def test_bad_events_are_isolated_and_the_rest_arrives(tmp_path: Path) -> None:
     dead = DeadLetterFile(tmp_path / "dead" / "http.jsonl")
     taken: list[bytes] = []
 
@@ -41,7 +41,7 @@ def test_what_is_at_fault_is_found_and_the_rest_arrives(tmp_path: Path) -> None:
     dead.close()
 
 
-def test_other_failures_come_out(tmp_path: Path) -> None:
+def test_other_failures_propagate(tmp_path: Path) -> None:
     def send(batch: Sequence[bytes]) -> None:
         raise ConnectionError
 
@@ -51,7 +51,7 @@ def test_other_failures_come_out(tmp_path: Path) -> None:
     assert dead.count == 0
 
 
-def test_not_kept_is_not_done(tmp_path: Path) -> None:
+def test_a_batch_whose_dead_letters_cannot_be_stored_is_not_done(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     def send(batch: Sequence[bytes]) -> None:
@@ -62,7 +62,7 @@ def test_not_kept_is_not_done(tmp_path: Path) -> None:
         sieve.write(lines(1))
 
 
-def test_on_a_full_disk_the_rest_arrives_once(
+def test_with_a_full_disk_the_rest_arrives_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = DeadLetterFile(tmp_path / "dead.jsonl")
@@ -95,7 +95,7 @@ def test_on_a_full_disk_the_rest_arrives_once(
     dead.close()
 
 
-def test_what_was_taken_before_the_receiver_went_away_does_not_come_again() -> None:
+def test_events_accepted_before_a_failure_are_not_sent_again() -> None:
     taken: list[bytes] = []
 
     def send(batch: Sequence[bytes]) -> None:
@@ -122,7 +122,7 @@ def test_a_line_without_its_end_gets_one(tmp_path: Path) -> None:
     dead.close()
 
 
-def test_they_are_for_nobody_else_s_eyes(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_dead_letters(tmp_path: Path) -> None:
     dead = DeadLetterFile(tmp_path / "dead" / "http.jsonl")
     dead.keep([b"1\n"], "test")
     dead.close()

@@ -14,7 +14,7 @@ def refused(gate: Gate) -> str:
     return str(error.value)
 
 
-def test_an_open_gate_lets_everybody_through() -> None:
+def test_an_open_gate_admits_every_request() -> None:
     gate = Gate()
     assert not gate.closed
     gate.enter()
@@ -34,21 +34,21 @@ def test_a_request_waits_for_room() -> None:
     assert (gate.closed, gate.waited, gate.refused) == (False, 3, 0)
 
 
-def test_patience_ends() -> None:
+def test_a_request_is_refused_after_the_longest_wait() -> None:
     gate = Gate(0.01)
     gate.queue_full(True)
     assert "as fast as requests come" in refused(gate)
     assert (gate.waited, gate.refused) == (1, 1)
 
 
-def test_without_patience_it_refuses_at_once() -> None:
+def test_a_wait_of_zero_refuses_at_once() -> None:
     gate = Gate(0)
     gate.queue_full(True)
     assert "as fast as requests come" in refused(gate)
     assert (gate.waited, gate.refused) == (0, 1)
 
 
-def test_a_spool_that_takes_nothing_refuses_whatever_room_there_is() -> None:
+def test_a_full_spool_refuses_even_with_room_in_the_queue() -> None:
     gate = Gate()
     gate.spool_full(True)
     assert gate.closed
@@ -62,7 +62,7 @@ def test_a_spool_that_takes_nothing_refuses_whatever_room_there_is() -> None:
     gate.enter()
 
 
-def test_who_waits_while_the_spool_fills_up_is_refused() -> None:
+def test_a_waiting_request_is_refused_when_the_spool_fills_up() -> None:
     gate = Gate()
     gate.queue_full(True)
     waiting = gevent.spawn(gate.enter)
@@ -73,7 +73,7 @@ def test_who_waits_while_the_spool_fills_up_is_refused() -> None:
         waiting.get(timeout=5)
 
 
-def test_it_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_closed_gate_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate(0)
     gate.queue_full(True)
     for _ in range(5):

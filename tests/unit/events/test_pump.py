@@ -71,7 +71,7 @@ def test_everything_goes_to_every_sink_in_order(lines: list[Line]) -> None:
     assert max(sinks[0].batches) <= 500
 
 
-def test_what_is_no_usage_event_is_carried_and_not_observed() -> None:
+def test_other_lines_are_delivered_and_not_observed() -> None:
     seen: list[UsageEvent] = []
     queue, sink = EventQueue(10), Sink()
     pump = EventPump(queue, [sink], backlog=10, observe=seen.extend)
@@ -84,7 +84,7 @@ def test_what_is_no_usage_event_is_carried_and_not_observed() -> None:
     assert [known.request_id for known in seen] == ["a", "c"]
 
 
-def test_a_batch_is_observed_in_turns_with_what_comes_over_the_network() -> None:
+def test_observing_a_batch_yields_to_the_network() -> None:
     ours, theirs = gevent.socket.socketpair()
     seen: list[int] = []
     answered_after: list[int] = []
@@ -113,7 +113,7 @@ def test_a_batch_is_observed_in_turns_with_what_comes_over_the_network() -> None
     assert answered_after[0] < 50
 
 
-def test_a_busy_loop_does_not_outrun_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_loop_does_not_outrun_the_pump(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of these gives the others a turn after an event, as a connection does that never pauses:
     twenty events in each turn of the loop, for as long as it goes on."""
     monkeypatch.setattr(drain_module, "_LINGER_SECONDS", 1e-6)  # turns count, not seconds
@@ -153,7 +153,7 @@ def test_publishers_that_never_wait_lose_nothing_and_close_the_gate() -> None:
     assert queue.dropped == 0
 
 
-def test_without_sinks_the_queue_is_emptied_all_the_same(lines: list[Line]) -> None:
+def test_without_sinks_the_queue_is_still_emptied(lines: list[Line]) -> None:
     line = Line()
     lines.append(line)
     line.publish(10)
@@ -161,7 +161,7 @@ def test_without_sinks_the_queue_is_emptied_all_the_same(lines: list[Line]) -> N
 
 
 @pytest.mark.parametrize("trouble", [fail, lambda: block(0.3), lambda: block(0.01)])
-def test_trouble_of_one_sink_does_not_reach_its_neighbours(lines: list[Line], trouble: Any) -> None:
+def test_a_failing_sink_does_not_affect_the_others(lines: list[Line], trouble: Any) -> None:
     bad, good = Sink(trouble), Sink()
     line = Line(bad, good)
     lines.append(line)
@@ -177,7 +177,7 @@ def test_trouble_of_one_sink_does_not_reach_its_neighbours(lines: list[Line], tr
     assert names(bad.lines) == expected  # nothing lost, nothing twice, in order
 
 
-def test_a_blocking_sink_does_not_hold_up_the_event_loop(lines: list[Line]) -> None:
+def test_a_blocking_sink_does_not_block_the_event_loop(lines: list[Line]) -> None:
     line = Line(Sink(lambda: block(0.3)))
     lines.append(line)
     line.publish(1)
@@ -201,7 +201,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return pauses
 
 
-def test_pauses_between_tries_grow_up_to_a_bound(lines: list[Line], asked: list[float]) -> None:
+def test_pauses_between_attempts_grow_up_to_a_limit(lines: list[Line], asked: list[float]) -> None:
     sink = Sink(fail)
     line = Line(sink)
     lines.append(line)
@@ -224,7 +224,7 @@ def test_pauses_between_tries_grow_up_to_a_bound(lines: list[Line], asked: list[
     assert asked[before] <= 0.02
 
 
-def test_a_failing_sink_is_logged_once_each_time_it_begins(
+def test_a_failing_sink_is_logged_once_per_episode(
     lines: list[Line], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -263,7 +263,7 @@ def test_the_backlog_is_bounded_and_counts_what_it_drops(
     assert names(sink.lines) == expected[-10:]  # the newest are kept
 
 
-def test_an_event_that_cannot_be_written_takes_no_other_with_it(
+def test_an_event_that_cannot_be_encoded_affects_no_other(
     lines: list[Line], caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = Sink()
@@ -289,7 +289,7 @@ def test_close_writes_what_is_left_and_closes_the_sinks(caplog: pytest.LogCaptur
     assert caplog.records == []
 
 
-def test_close_ends_a_pause_for_a_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_ends_a_pause_for_a_last_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_module, "_MIN_PAUSE_SECONDS", 30.0)
     monkeypatch.setattr(delivery_module, "_MAX_PAUSE_SECONDS", 30.0)
     sink = Sink(fail)
@@ -303,7 +303,7 @@ def test_close_ends_a_pause_for_a_last_try(monkeypatch: pytest.MonkeyPatch) -> N
     assert names(sink.lines) == expected
 
 
-def test_close_gives_up_on_a_sink_that_fails_to_the_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_close_gives_up_on_a_sink_that_still_fails(caplog: pytest.LogCaptureFixture) -> None:
     bad, good = Sink(fail), Sink()
     line = Line(bad, good)
     expected = line.publish(3)
@@ -388,7 +388,7 @@ def spooled(root: Path, sink: str) -> list[str]:
     return names([line for batch in batches for line in batch.lines])
 
 
-def test_the_spool_has_everything_and_slots_are_free_again(tmp_path: Path) -> None:
+def test_spooled_events_release_their_slots(tmp_path: Path) -> None:
     sink = Sink()
     line = SpooledLine(tmp_path, sink)
     expected = line.publish(1300)
@@ -401,7 +401,7 @@ def test_the_spool_has_everything_and_slots_are_free_again(tmp_path: Path) -> No
     assert spooled(tmp_path, LOCAL) == []
 
 
-def test_the_local_position_follows_the_slowest_sink(tmp_path: Path) -> None:
+def test_the_local_offset_follows_the_slowest_sink(tmp_path: Path) -> None:
     fast, slow = Sink(), Sink(fail)
     line = SpooledLine(tmp_path, fast, slow)
     line.publish(3)
@@ -417,7 +417,7 @@ def test_the_local_position_follows_the_slowest_sink(tmp_path: Path) -> None:
     line.pump.close(5)
 
 
-def test_what_the_log_did_not_take_waits_for_the_next_start(
+def test_events_that_the_local_sink_lacks_wait_for_the_next_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = Sink(fail)
@@ -437,7 +437,7 @@ def full(*_: Any) -> None:
     raise NotSpooled(0, OSError(28, "No space left on device"))
 
 
-def test_what_a_full_disk_did_not_take_keeps_its_slots(
+def test_events_that_a_full_disk_did_not_accept_keep_their_slots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain_module, "_RETRY_SECONDS", 0.01)
@@ -473,7 +473,7 @@ def test_what_a_full_disk_did_not_take_keeps_its_slots(
     assert names(sink.lines) == expected
 
 
-def test_so_many_are_kept_and_the_others_are_counted(
+def test_kept_events_are_bounded_and_the_others_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain_module, "_RETRY_SECONDS", 0.01)
@@ -493,7 +493,7 @@ def test_so_many_are_kept_and_the_others_are_counted(
     line.pump.close(5)
 
 
-def test_requests_are_refused_while_the_disk_is_full_if_that_is_asked_for(
+def test_requests_are_refused_while_the_disk_is_full_if_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain_module, "_RETRY_SECONDS", 0.01)
@@ -509,7 +509,7 @@ def test_requests_are_refused_while_the_disk_is_full_if_that_is_asked_for(
     line.pump.close(5)
 
 
-def test_a_stop_with_a_full_disk_leaves_the_slots_for_the_next_start(
+def test_a_stop_with_a_full_disk_keeps_the_slots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = Sink()
@@ -527,7 +527,7 @@ def test_a_stop_with_a_full_disk_leaves_the_slots_for_the_next_start(
     assert "could not be written" not in caplog.text
 
 
-def test_a_full_disk_leaves_the_log_its_events(
+def test_a_full_disk_does_not_keep_events_from_the_local_sink(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = Sink()
@@ -546,7 +546,7 @@ def test_a_full_disk_leaves_the_log_its_events(
     assert " 0 events are not in it" in caplog.text
 
 
-def test_a_disk_that_hangs_does_not_hold_up_the_stop(
+def test_a_hanging_disk_does_not_block_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The events are in the log by then, and in their slots for everybody else."""
@@ -571,7 +571,7 @@ def test_a_disk_that_hangs_does_not_hold_up_the_stop(
     assert len(leftover_records(folder)[0]) == 5
 
 
-def test_tending_goes_on_whatever_happens_and_tells_it_once(
+def test_maintenance_continues_after_failures_and_logs_them_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tries: list[int] = []
@@ -593,7 +593,7 @@ def test_tending_goes_on_whatever_happens_and_tells_it_once(
     line.pump.close(5)
 
 
-def test_a_stop_in_the_middle_of_a_batch_loses_and_doubles_nothing(
+def test_a_stop_within_a_batch_loses_and_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append = SegmentWriter.append
@@ -640,7 +640,7 @@ def test_a_hanging_sink_does_not_keep_the_process_alive() -> None:
 
 
 @pytest.mark.slow
-def test_the_observer_sees_each_event_once_the_last_ones_too() -> None:
+def test_the_observer_sees_each_event_once() -> None:
     queue, seen = EventQueue(10_000), []
     pump = EventPump(
         queue,

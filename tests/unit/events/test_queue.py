@@ -25,7 +25,7 @@ def record_intent(queue: EventQueue, name: str = "r") -> int:
     return queue.record_intent(Intent(*ids, "/v1/models", "GET", "::1"))
 
 
-def test_in_order_and_in_batches() -> None:
+def test_events_are_taken_in_order_and_in_batches() -> None:
     queue = EventQueue(10)
     for number in range(5):
         queue.publish(event(str(number)))
@@ -51,7 +51,7 @@ def test_a_full_queue_drops_nothing_and_closes_its_gate() -> None:
     assert queue.dropped == 0
 
 
-def test_what_goes_around_the_gate_is_bounded_and_counted(
+def test_entries_that_bypass_the_gate_are_bounded_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_module, "_MAX_EXCESS", 1)
@@ -63,7 +63,7 @@ def test_what_goes_around_the_gate_is_bounded_and_counted(
     assert asked_for(queue.take(10, 0)) == ["0", "1", "2"]
 
 
-def test_take_waits_for_the_first_only() -> None:
+def test_take_waits_for_the_first_entry_only() -> None:
     queue = EventQueue(10)
     taker = gevent.spawn(queue.take, 10, None)
     gevent.sleep(0)
@@ -72,11 +72,11 @@ def test_take_waits_for_the_first_only() -> None:
     assert asked_for(taker.get(timeout=2)) == ["a"]
 
 
-def test_take_gives_up_after_its_time() -> None:
+def test_take_returns_nothing_after_its_wait() -> None:
     assert EventQueue(10).take(10, 0.01) == []
 
 
-def test_a_taker_that_is_killed_loses_nothing() -> None:
+def test_killing_a_waiting_greenlet_loses_nothing() -> None:
     queue = EventQueue(10)
     taker = gevent.spawn(queue.take, 10, None)
     gevent.sleep(0)
@@ -86,7 +86,7 @@ def test_a_taker_that_is_killed_loses_nothing() -> None:
     assert asked_for([*taken, *queue.take(10, 0)]) == ["a"]
 
 
-def test_without_slots_a_request_goes_on(tmp_path: Path) -> None:
+def test_without_a_table_a_request_has_no_slot(tmp_path: Path) -> None:
     queue = EventQueue(10)
     assert record_intent(queue) == NO_SLOT
     queue.publish(event("a"))
@@ -95,7 +95,7 @@ def test_without_slots_a_request_goes_on(tmp_path: Path) -> None:
     queue.release(slot)
 
 
-def test_what_is_under_way_stands_in_a_slot(tmp_path: Path) -> None:
+def test_a_request_in_flight_has_a_slot(tmp_path: Path) -> None:
     queue = EventQueue(10)
     queue.inflight_table = InFlightTable.create(tmp_path, 4)
     slot = record_intent(queue, "a")
@@ -109,7 +109,7 @@ def test_what_is_under_way_stands_in_a_slot(tmp_path: Path) -> None:
     assert b"slot" not in record
 
 
-def test_what_never_went_upstream_stands_in_a_slot_too(tmp_path: Path) -> None:
+def test_a_refused_request_gets_a_slot_when_it_ends(tmp_path: Path) -> None:
     queue = EventQueue(10)
     queue.inflight_table = InFlightTable.create(tmp_path, 1)
     queue.publish(event("a", slot=record_intent(queue, "a")))
@@ -124,7 +124,9 @@ def test_what_never_went_upstream_stands_in_a_slot_too(tmp_path: Path) -> None:
     assert leftover_records(tmp_path) == ([], 0)
 
 
-def test_what_is_given_up_frees_its_slot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_event_that_cannot_be_encoded_releases_its_slot(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     queue = EventQueue(1)
     queue.inflight_table = InFlightTable.create(tmp_path, 4)
     queue.publish(event("kept", slot=record_intent(queue)))
@@ -133,7 +135,7 @@ def test_what_is_given_up_frees_its_slot(tmp_path: Path, caplog: pytest.LogCaptu
     assert "cannot be written" in caplog.text
 
 
-def test_an_intent_that_cannot_be_written_stops_nobody(
+def test_an_intent_that_cannot_be_encoded_stops_no_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = EventQueue(1)
@@ -143,7 +145,7 @@ def test_an_intent_that_cannot_be_written_stops_nobody(
     assert "an intent cannot be written" in caplog.text
 
 
-def test_a_line_that_is_no_usage_event(tmp_path: Path) -> None:
+def test_other_lines_are_published_too(tmp_path: Path) -> None:
     """It is carried like one, survives a killed worker like one, and is counted as none."""
     queue = EventQueue(1)
     queue.inflight_table = InFlightTable.create(tmp_path, 2)
@@ -160,7 +162,7 @@ def test_a_line_that_is_no_usage_event(tmp_path: Path) -> None:
     assert len(queue) == 1
 
 
-def test_refusals_past_a_rate_are_summed_up(
+def test_refusals_beyond_a_rate_are_summed_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rejected_summary, "MAX_PER_MINUTE", 2)

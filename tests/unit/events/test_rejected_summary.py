@@ -35,7 +35,7 @@ def read(lines: list[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def test_up_to_a_rate_each_is_an_event() -> None:
+def test_refusals_up_to_the_rate_are_events() -> None:
     now = Now()
     summary = RejectedSummary(now)
     for _ in range(3):
@@ -44,7 +44,7 @@ def test_up_to_a_rate_each_is_an_event() -> None:
     assert summary.finished(stopping=True) == []
 
 
-def test_past_it_they_are_counted_by_reason() -> None:
+def test_refusals_beyond_the_rate_are_counted_by_reason() -> None:
     now = Now()
     summary = RejectedSummary(now)
     for _ in range(3):
@@ -83,7 +83,7 @@ def test_past_it_they_are_counted_by_reason() -> None:
     assert not summary.takes(refused())  # a new minute
 
 
-def test_a_stop_ends_the_minute_and_its_rate_holds_on() -> None:
+def test_a_stop_ends_the_summaries_and_keeps_the_rate() -> None:
     summary = RejectedSummary(Now())
     for _ in range(5):
         summary.takes(refused())

@@ -24,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_module, "_MAX_PAUSE_SECONDS", 0.05)
 
 
-def test_done_is_what_the_sink_has_accepted(sink: Sink) -> None:
+def test_done_counts_lines_that_the_sink_has_accepted(sink: Sink) -> None:
     sink.trouble = fail
     delivery = SinkWorker(sink, 100)
     delivery.add([b"1\n", b"2\n"])
@@ -39,7 +39,7 @@ def test_done_is_what_the_sink_has_accepted(sink: Sink) -> None:
     delivery.finish().join(5)
 
 
-def test_what_is_in_the_hands_of_the_sink_is_not_done(sink: Sink) -> None:
+def test_lines_being_written_are_not_done(sink: Sink) -> None:
     sink.trouble = lambda: block(0.2)
     delivery = SinkWorker(sink, 3)
     delivery.add([b"1\n", b"2\n"])
@@ -68,7 +68,7 @@ def test_pauses_are_jittered(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> Non
     delivery.finish().join(5)
 
 
-def test_what_is_given_up_is_done(sink: Sink) -> None:
+def test_dropped_lines_are_done(sink: Sink) -> None:
     sink.trouble = fail
     delivery = SinkWorker(sink, 2)
     delivery.add([b"1\n"])
@@ -92,7 +92,7 @@ def test_a_slow_sink_is_waited_for(sink: Sink) -> None:
     delivery.finish().join(5)
 
 
-def test_a_sink_that_hangs_or_fails_is_waited_for_once(
+def test_a_hanging_or_failing_sink_is_waited_for_once(
     sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery_module, "_STALLED_SECONDS", 0.01)

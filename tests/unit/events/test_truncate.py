@@ -11,12 +11,12 @@ from proxy.events.truncate import fit, truncate
 from tests.support.event_samples import event
 
 
-def test_what_fits_is_left_alone() -> None:
+def test_a_short_line_is_unchanged() -> None:
     line = event().line()
     assert truncate(line, len(line)) is line
 
 
-def test_the_longest_value_is_cut_and_the_rest_is_whole() -> None:
+def test_only_the_longest_value_is_truncated() -> None:
     line = event(endpoint="/v1/" + "x" * 5000, metadata={"model": "m", "total_tokens": 7}).line()
     cut = orjson.loads(truncate(line, 1000))
     whole = orjson.loads(line)
@@ -26,7 +26,7 @@ def test_the_longest_value_is_cut_and_the_rest_is_whole() -> None:
     assert cut | {"endpoint": whole["endpoint"]} == whole
 
 
-def test_inside_of_a_nested_object() -> None:
+def test_values_in_nested_objects_are_truncated() -> None:
     line = event(metadata={"model": "m" * 5000, "total_tokens": 7}).line()
     cut = orjson.loads(truncate(line, 1000))
     assert cut["metadata"]["total_tokens"] == 7
@@ -36,7 +36,7 @@ def test_inside_of_a_nested_object() -> None:
 @pytest.mark.parametrize(
     "line", [b"x" * 500, b"\xff" * 500, b"[" + b"1," * 300 + b"1]", b'"' * 300]
 )
-def test_what_is_no_object_becomes_one(line: bytes) -> None:
+def test_a_line_that_is_no_object_becomes_one(line: bytes) -> None:
     cut = truncate(line, 200)
     assert len(cut) <= 200
     assert orjson.loads(cut)["truncated"] is True
@@ -56,7 +56,7 @@ values = st.recursive(
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.text(max_size=20), values, max_size=8), st.integers(100, 1000))
-def test_always_short_enough_and_always_json(value: dict[str, object], most: int) -> None:
+def test_the_result_is_always_short_enough_and_json(value: dict[str, object], most: int) -> None:
     try:
         line = orjson.dumps(value)
     except orjson.JSONEncodeError:  # half a surrogate pair
@@ -88,7 +88,7 @@ def test_a_line_that_fits_is_the_same_line() -> None:
     assert fit(line, len(line)) is line
 
 
-def test_the_order_of_the_cuts() -> None:
+def test_fields_are_cut_in_the_documented_order() -> None:
     whole = len(orjson.dumps(LONGEST)) + 1
     known = {"kept": "k" * 600}
     room = len(',"truncated":true,"kept":""') + 600
@@ -118,7 +118,7 @@ def test_attempts_are_cut_before_all_else() -> None:
     assert cut["endpoint"] == LONGEST["endpoint"]
 
 
-def test_what_the_order_does_not_know_is_cut_too() -> None:
+def test_other_fields_are_cut_last() -> None:
     assert len(fitted(500, method="A" * 7900, endpoint="/v1/x")["method"]) < 500
     assert fitted(500, method=["A" * 7900], endpoint="/v1/x") == {"endpoint": "/v1/x"}
     assert fitted(500, endpoint=["x"] * 900, metadata="x", attempts=7)["attempts"] == 7
@@ -127,7 +127,7 @@ def test_what_the_order_does_not_know_is_cut_too() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.sampled_from([*LONGEST, "x"]), st.text(min_size=300), min_size=1))
-def test_whatever_the_text_the_line_fits(fields: dict[str, str]) -> None:
+def test_a_line_with_any_text_fits(fields: dict[str, str]) -> None:
     line = fit(orjson.dumps(fields) + b"\n", 200)
     assert len(line) <= 200
     assert orjson.loads(line)

@@ -72,7 +72,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_batches_until_there_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_run_until_no_rows_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     table = Table(2 * BATCH + 7)
     keeper = MaintenanceScheduler(Lease(), {"tokens": table})
@@ -91,7 +91,7 @@ def test_tasks_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert log == ["a", "b", "a", "b", "a", "a"]
 
 
-def test_a_turn_ends_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_ends_in_time_and_the_next_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     table = Table(10**9)
     keeper = MaintenanceScheduler(Lease(), {"tokens": table}, lease_seconds=10)
@@ -100,7 +100,7 @@ def test_a_turn_ends_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     assert keeper.run_once()["tokens"] == done
 
 
-def test_a_process_that_was_stopped_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_was_suspended_does_not_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     batches = []
 
@@ -113,7 +113,7 @@ def test_a_process_that_was_stopped_does_not_go_on(monkeypatch: pytest.MonkeyPat
     assert len(batches) == 1
 
 
-def test_nothing_is_done_without_the_lease() -> None:
+def test_no_task_runs_without_the_lease() -> None:
     lease, table = Lease(), Table(5)
     lease.holder = "another"
     assert MaintenanceScheduler(lease, {"tokens": table}).run_once() == {}
@@ -122,7 +122,7 @@ def test_nothing_is_done_without_the_lease() -> None:
     assert MaintenanceScheduler(lease, {"tokens": table}).run_once() == {"tokens": 5}
 
 
-def test_a_store_that_is_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_store_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     lease = Lease()
     keeper = MaintenanceScheduler(lease, {"tokens": Table(1)})
@@ -135,7 +135,7 @@ def test_a_store_that_is_away_is_told_once(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize("error", [StoreError(), ValueError("a defect")])
-def test_a_failing_task_does_not_hold_up_the_others(
+def test_a_failing_task_does_not_block_the_others(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(most: int) -> int:
@@ -148,13 +148,13 @@ def test_a_failing_task_does_not_hold_up_the_others(
     assert len([line for line in lines(caplog) if "audit" in line]) == 1
 
 
-def test_a_turn_that_did_nothing_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_without_rows_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     MaintenanceScheduler(Lease(), {"tokens": Table(0)}).run_once()
     assert lines(caplog) == []
 
 
-def test_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     lease = Lease()
     keeper = MaintenanceScheduler(lease, {"tokens": Table(0)}, interval=0.01, first=0.01)
     keeper.start()
@@ -167,7 +167,7 @@ def test_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     keeper.close(1)
 
 
-def test_a_stop_in_the_middle_of_a_batch_does_not_wait_for_it() -> None:
+def test_a_stop_within_a_batch_does_not_wait_for_it() -> None:
     rolled_back = []
 
     def slow(most: int) -> int:
@@ -188,7 +188,7 @@ def test_a_stop_in_the_middle_of_a_batch_does_not_wait_for_it() -> None:
     assert lease.holder is None
 
 
-def test_a_store_that_hangs_does_not_hold_up_a_stop() -> None:
+def test_a_hanging_store_does_not_block_a_stop() -> None:
     class Hanging(Lease):
         def release(self, name: str, holder: str) -> Any:
             gevent.sleep(3600)
@@ -201,7 +201,7 @@ def test_a_store_that_hangs_does_not_hold_up_a_stop() -> None:
         keeper.close(0.05)
 
 
-def test_one_that_never_started_or_has_not_the_lease_frees_nothing() -> None:
+def test_close_without_the_lease_releases_nothing() -> None:
     lease = Lease()
     lease.holder = "another"
     keeper = MaintenanceScheduler(lease, {}, first=0.0)

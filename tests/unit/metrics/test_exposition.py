@@ -46,7 +46,7 @@ def figures() -> Samples:
         ("\x00;;,=,", "text/plain", parse_plain),
     ],
 )
-def test_it_reads_back(accept: str, content_type: str, parse: object) -> None:
+def test_the_page_is_parsed_by_the_library(accept: str, content_type: str, parse: object) -> None:
     page, told = render(figures(), accept)
     assert told.startswith(content_type)
     families = {family.name: family for family in parse(page.decode())}  # type: ignore[operator]
@@ -69,7 +69,7 @@ def test_it_reads_back(accept: str, content_type: str, parse: object) -> None:
     assert __version__ in build
 
 
-def test_every_family_is_told_before_anything_happened() -> None:
+def test_every_family_is_on_an_empty_page() -> None:
     page = render(Samples(), "")[0].decode()
     for name, family in CATALOGUE.items():
         assert f"# TYPE {name} {family.kind}\n" in page

@@ -42,14 +42,14 @@ def files(board: MetricsDirectory) -> list[str]:
     return sorted(os.listdir(board._folder))
 
 
-def test_an_empty_board(board: MetricsDirectory, tmp_path: Path) -> None:
+def test_an_empty_directory(board: MetricsDirectory, tmp_path: Path) -> None:
     assert seen(board) == (0, 0)
     board.tidy()
     board.remove_abandoned()
     assert os.listdir(tmp_path) == []
 
 
-def test_all_together(board: MetricsDirectory) -> None:
+def test_running_processes_are_summed(board: MetricsDirectory) -> None:
     writers = [published(board, number, 2) for number in (1, 10, 100)]
     assert seen(board) == (111, 6)
     writers[0].publish(figures(2, 0))
@@ -57,7 +57,7 @@ def test_all_together(board: MetricsDirectory) -> None:
     assert board.read(leave_out=writers[2].name).values[REQUESTS] == {KEY: 12}
 
 
-def test_who_has_ended_still_counts(board: MetricsDirectory) -> None:
+def test_counters_of_ended_processes_are_kept(board: MetricsDirectory) -> None:
     writers = [published(board, number) for number in (1, 10, 100)]
     writers[0].close()
     assert seen(board) == (111, 2)
@@ -70,7 +70,7 @@ def test_who_has_ended_still_counts(board: MetricsDirectory) -> None:
     assert files(board) == ["ended", "lock", writers[2].name]
 
 
-def test_whoever_is_killed_while_adding_up_counts_nobody_twice(
+def test_a_kill_while_adding_up_counts_no_process_twice(
     board: MetricsDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published(board, 1).close()
@@ -108,7 +108,7 @@ def test_a_full_disk_keeps_the_files_and_the_counts(
     assert set(before) <= set(files(board))
 
 
-def test_only_one_adds_up_and_readers_wait_for_it(
+def test_one_process_adds_up_and_readers_wait_for_it(
     board: MetricsDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published(board, 1).close()
@@ -125,7 +125,9 @@ def test_only_one_adds_up_and_readers_wait_for_it(
         assert locked
 
 
-def test_what_ended_is_bounded(board: MetricsDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_series_of_ended_processes_are_bounded(
+    board: MetricsDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(board_module, "_MAX_SERIES", 3)
     for number in range(10):
         writer = board.writer("worker")
@@ -139,7 +141,7 @@ def test_what_ended_is_bounded(board: MetricsDirectory, monkeypatch: pytest.Monk
     assert sum(tokens.values()) == 20
 
 
-def test_damage_is_nobody(board: MetricsDirectory) -> None:
+def test_damaged_files_are_ignored(board: MetricsDirectory) -> None:
     published(board, 1)
     for name in ("worker-1-x.samples", "ended"):
         (board._folder / name).write_bytes(b"rubbish\nrubbish")
@@ -148,7 +150,7 @@ def test_damage_is_nobody(board: MetricsDirectory) -> None:
     assert seen(board) == (1, 1)
 
 
-def test_servers_that_are_gone_are_removed(tmp_path: Path) -> None:
+def test_folders_of_ended_servers_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
     names = ("1-1", "2-2", "3-3", "node")
     boards = {name: MetricsDirectory(folder / name) for name in names}

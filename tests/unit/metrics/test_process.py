@@ -9,7 +9,7 @@ from proxy.metrics import process
 from proxy.metrics.samples import Samples
 
 
-def test_measured() -> None:
+def test_values_are_measured() -> None:
     figures = Samples()
     before = len(os.listdir("/proc/self/fd"))
     process.measure(figures, "shipper")
@@ -21,7 +21,7 @@ def test_measured() -> None:
     assert values["proxy_process_max_fds"] >= values["proxy_process_open_fds"]
 
 
-def test_when_a_process_began() -> None:
+def test_the_start_of_a_process() -> None:
     assert process.started(os.getpid()) <= time.time()
     assert process.started(1) <= process.started(os.getpid())
     assert process.started(2**30) == pytest.approx(time.time(), abs=60)

@@ -65,7 +65,7 @@ def written(worker: Worker) -> Any:
     return worker.board.read().values.get(REQUESTS, {}).get(KEY)
 
 
-def test_whoever_is_asked_knows_of_all(workers: list[Worker]) -> None:
+def test_each_worker_reads_the_samples_of_all(workers: list[Worker]) -> None:
     for worker, number in zip(workers, (1, 10), strict=True):
         worker.count(number)
     wait_until(lambda: written(workers[0]) == 11)
@@ -77,7 +77,7 @@ def test_whoever_is_asked_knows_of_all(workers: list[Worker]) -> None:
     assert values["proxy_event_loop_lag_seconds"][()] >= 0
 
 
-def test_what_was_shown_once_is_never_taken_back(workers: list[Worker]) -> None:
+def test_counters_never_fall_between_scrapes(workers: list[Worker]) -> None:
     """The next scrape meets another worker, before this one has written by itself."""
     first, second = workers
     last = 0
@@ -89,7 +89,7 @@ def test_what_was_shown_once_is_never_taken_back(workers: list[Worker]) -> None:
         last = then
 
 
-def test_the_nodes_own_figures_are_in_it(workers: list[Worker]) -> None:
+def test_the_samples_of_the_node_are_included(workers: list[Worker]) -> None:
     shipper = Samples()
     shipper.set("proxy_sink_delivered_total", 5, ("cloudwatch",))
     workers[0].node.writer("shipper").publish(shipper)
@@ -97,7 +97,7 @@ def test_the_nodes_own_figures_are_in_it(workers: list[Worker]) -> None:
     assert values["proxy_sink_delivered_total"] == {("cloudwatch",): 5}
 
 
-def test_the_page_is_made_while_the_loop_goes_on(workers: list[Worker]) -> None:
+def test_making_the_page_does_not_block_the_loop(workers: list[Worker]) -> None:
     turns = 0
 
     def page(figures: Samples) -> int:
@@ -116,7 +116,7 @@ def test_the_page_is_made_while_the_loop_goes_on(workers: list[Worker]) -> None:
     greenlet.kill()
 
 
-def test_a_worker_that_leaves_still_counts(workers: list[Worker], tmp_path: Path) -> None:
+def test_counters_of_an_ended_worker_are_kept(workers: list[Worker], tmp_path: Path) -> None:
     first, second = workers
     first.count(3)
     second.count(4)
@@ -134,14 +134,14 @@ def test_a_worker_that_leaves_still_counts(workers: list[Worker], tmp_path: Path
     third.reporter.close()
 
 
-def test_not_started() -> None:
+def test_reading_before_the_start_is_an_error() -> None:
     reporter = Worker(Path("/nonexistent")).reporter
     with pytest.raises(BackendError):
         reporter.read(lambda figures: figures)
     reporter.close()
 
 
-def test_a_folder_that_cannot_be_written(
+def test_an_unwritable_folder_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reporter_module, "_INTERVAL_SECONDS", 0.01)
@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_written(
     assert any("cannot be written" in text for text in said)
 
 
-def test_what_cannot_be_measured_stops_nothing(
+def test_a_failed_measurement_stops_nothing(
     workers: list[Worker], caplog: pytest.LogCaptureFixture
 ) -> None:
     workers[0].source.streams = -1.0
@@ -170,7 +170,7 @@ def test_what_cannot_be_measured_stops_nothing(
     ]
 
 
-def test_a_disk_that_hangs_stops_no_event_loop(
+def test_a_hanging_disk_does_not_block_the_event_loop(
     workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reporter_module, "_TIMEOUT_SECONDS", 0.1)

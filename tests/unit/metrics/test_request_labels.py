@@ -73,19 +73,19 @@ def test_no_status_becomes_a_label() -> None:
 
 
 @pytest.mark.parametrize("model", ["gpt-4.1", "ft:gpt-4o:org::id", "meta/llama-3@x", "o1"])
-def test_models_as_upstreams_name_them(model: str) -> None:
+def test_models_named_by_upstreams_are_labels(model: str) -> None:
     assert request_metrics.Consumers().labels("p", model) == ("p", model)
 
 
 @pytest.mark.parametrize(
     "model", ['a"} 1\nx{y="', "a b", "", "-x", "ü", "x" * 81, None, 7, ["m"], "\x00", "m\n"]
 )
-def test_what_is_no_model_name(model: object) -> None:
+def test_invalid_model_names_are_other(model: object) -> None:
     assert request_metrics.Consumers().labels("p", model) == ("p", "other")
 
 
 @given(st.lists(st.text(string.ascii_letters, min_size=1), max_size=300))
-def test_models_are_bounded_and_the_first_keep_their_own(models: list[str]) -> None:
+def test_models_are_bounded_and_the_first_keep_their_series(models: list[str]) -> None:
     consumers = request_metrics.Consumers(max_models=5)
     seen = [consumers.labels("p", model)[1] for model in models]
     assert len(set(seen)) <= 6
@@ -99,7 +99,7 @@ def test_pairs_are_bounded() -> None:
     assert consumers.labels("p1", "m") == ("p1", "m")
 
 
-def test_names_that_one_token_makes_up_leave_room_for_others() -> None:
+def test_invented_names_of_one_token_leave_room_for_others() -> None:
     consumers = request_metrics.Consumers()
     found = [consumers.labels("p", f"made-up-{number}", "t") for number in range(1000)]
     assert len(set(found)) == 17
@@ -109,7 +109,7 @@ def test_names_that_one_token_makes_up_leave_room_for_others() -> None:
     assert consumers.labels("p2", "gpt-4.1", "t3") == ("p2", "gpt-4.1")
 
 
-def test_nor_do_the_tokens_that_it_mints() -> None:
+def test_invented_names_of_minted_tokens_leave_room_for_others() -> None:
     consumers = request_metrics.Consumers()
     for number in range(1000):
         consumers.labels("p", f"made-up-{number}", f"t{number}")
@@ -117,7 +117,7 @@ def test_nor_do_the_tokens_that_it_mints() -> None:
     assert consumers.labels("p2", "gpt-4.1", "t") == ("p2", "gpt-4.1")
 
 
-def test_without_projects_each_key_has_its_share() -> None:
+def test_in_passthrough_each_key_has_a_limit() -> None:
     consumers = request_metrics.Consumers()
     for number in range(1000):
         consumers.labels("other", f"made-up-{number}", "key:1")

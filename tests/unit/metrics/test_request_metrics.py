@@ -52,7 +52,7 @@ def test_a_completed_request() -> None:
     assert "proxy_errors_total" not in values
 
 
-def test_a_refusal_asks_no_upstream() -> None:
+def test_a_refusal_counts_no_upstream_request() -> None:
     refused = event(status_code=429, outcome="rejected", error_code="quota_exceeded")
     values = counted(refused)
     assert values["proxy_errors_total"] == {("quota_exceeded",): 1}
@@ -65,7 +65,7 @@ def test_a_refusal_asks_no_upstream() -> None:
         assert f"proxy_{name}" not in values
 
 
-def test_what_was_cut_is_told_from_what_was_refused() -> None:
+def test_cut_requests_are_distinguished_from_refused_ones() -> None:
     values = counted(
         event(status_code=401, outcome="rejected", error_code="token_inactive"),
         event(outcome="aborted", error_code="token_inactive"),
@@ -87,7 +87,7 @@ def test_what_was_cut_is_told_from_what_was_refused() -> None:
         ({"outcome": "aborted", "error_code": "x" * 50}, "other"),
     ],
 )
-def test_what_came_of_asking_an_upstream(changes: dict[str, Any], result: str) -> None:
+def test_results_of_upstream_requests(changes: dict[str, Any], result: str) -> None:
     values = counted(event(upstream_ms=1.0, **changes))
     assert values["proxy_provider_requests_total"] == {("openai", result): 1}
     # The time of what was cut says nothing of how fast we are.
@@ -95,7 +95,7 @@ def test_what_came_of_asking_an_upstream(changes: dict[str, Any], result: str) -
     assert ("proxy_overhead_seconds" in values) != cut
 
 
-def test_clocks_that_disagree_make_no_negative_time() -> None:
+def test_no_duration_is_negative() -> None:
     values = counted(event(duration_ms=1.0, upstream_ms=1.5, queue_ms=0.1))
     assert values["proxy_overhead_seconds"][("chat",)][-1] == 0.0
 
@@ -111,14 +111,14 @@ def test_clocks_that_disagree_make_no_negative_time() -> None:
         {"metadata": {**USAGE, "model": "evil " * 10}},
     ],
 )
-def test_what_somebody_made_up_is_other(changes: dict[str, Any]) -> None:
+def test_invented_values_are_other(changes: dict[str, Any]) -> None:
     values = counted(event(project_id="p", upstream_ms=1.0, **changes))
     found = {label for series in values.values() for labels in series for label in labels}
     assert "other" in found
     assert not [label for label in found if "evil" in label.lower() or "x" * 10 in label]
 
 
-def test_a_thousand_models_are_no_thousand_series() -> None:
+def test_a_thousand_models_make_fewer_series() -> None:
     made = [
         event(project_id="p", metadata={**USAGE, "model": f"model-{number}"})
         for number in range(1000)
@@ -141,11 +141,11 @@ def test_the_series_of_many_projects_and_models_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("metadata", [{}, {"model": "asked-for-but-not-counted"}])
-def test_a_model_without_counts_is_nothing(metadata: dict[str, object]) -> None:
+def test_a_model_without_counts_makes_no_series(metadata: dict[str, object]) -> None:
     assert "proxy_tokens_total" not in counted(event(metadata=metadata))
 
 
-def test_an_event_that_cannot_be_counted_takes_no_others_with_it(
+def test_an_event_that_cannot_be_counted_affects_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bad = event(duration_ms="long")
@@ -158,7 +158,7 @@ def test_an_event_that_cannot_be_counted_takes_no_others_with_it(
 @pytest.mark.parametrize(
     ("status", "outcome"), [(204, "completed"), (401, "rejected"), (503, "aborted")]
 )
-def test_pages(status: int, outcome: str) -> None:
+def test_responses_of_the_proxy_itself_are_counted(status: int, outcome: str) -> None:
     figures = Samples()
     RequestMetrics(figures, "openai").count_response("management", "PURGE", status)
     key = ("management", "other", str(status), outcome)

@@ -34,11 +34,11 @@ def test_counting() -> None:
     assert len(cells) == len(CATALOGUE[DURATION].buckets) + 2
 
 
-def test_written_and_read() -> None:
+def test_samples_survive_dump_and_load() -> None:
     assert Samples.load(sample().dump()).values == sample().values
 
 
-def test_what_another_version_wrote_is_left_out() -> None:
+def test_samples_of_another_version_are_left_out() -> None:
     read = Samples.load(
         b'{"format": 1, "families": {"proxy_unheard_of": [[[], 1]], "proxy_requests_in_flight":'
         b' [[[], 3], [["more"], 4], [[], null]], "proxy_overhead_seconds": [[["chat"], [1, 2]]]}}'
@@ -49,7 +49,7 @@ def test_what_another_version_wrote_is_left_out() -> None:
         Samples.load(b"not json")
 
 
-def test_the_ended_count_but_have_no_state() -> None:
+def test_ended_processes_have_counters_and_no_gauges() -> None:
     merged = merge([sample(), sample()], [sample()])
     assert merged.values[REQUESTS] == {GET: 9}
     assert merged.values[STREAMS] == {(): 8}
@@ -69,14 +69,14 @@ def test_each_gauge_is_merged_in_its_own_way() -> None:
     assert merged["proxy_database_up"] == {(): 1.0}
 
 
-def test_merging_leaves_its_parts_alone() -> None:
+def test_merging_does_not_change_its_inputs() -> None:
     one = sample()
     merge([one, sample()], [sample()])
     assert one.values == sample().values
 
 
 @given(st.lists(st.lists(st.integers(0, 9)), max_size=4), st.integers(0, 4))
-def test_however_it_is_split_the_sum_is_the_same(parts: list[list[int]], ended: int) -> None:
+def test_the_sum_does_not_depend_on_the_split(parts: list[list[int]], ended: int) -> None:
     made = []
     for part in parts:
         figures = Samples()
@@ -87,7 +87,7 @@ def test_however_it_is_split_the_sum_is_the_same(parts: list[list[int]], ended: 
     assert sum(merged.values.get(REQUESTS, {}).values()) == sum(map(len, parts))
 
 
-def test_series_that_nobody_bounded_are_bounded() -> None:
+def test_bounded_limits_the_series_of_a_family() -> None:
     figures = Samples()
     for number in range(10):
         figures.count("proxy_tokens_total", ("prompt", f"p{number}", "m"), 1 + number)

@@ -68,7 +68,7 @@ def measured(source: WorkerCollector) -> dict[str, Any]:
     }
 
 
-def test_everything_is_asked() -> None:
+def test_all_parts_are_measured() -> None:
     values = measured(WorkerCollector(parts()))
     assert {k: v for k, v in values.items() if not k.startswith(("process", "revocation"))} == {
         "workers": 1,
@@ -118,12 +118,12 @@ def test_before_the_start_and_without_a_database() -> None:
     assert not [name for name in values if name.startswith("sink")]
 
 
-def test_where_no_database_is_used_nothing_is_said_of_it() -> None:
+def test_without_a_database_its_metrics_are_absent() -> None:
     values = measured(WorkerCollector(parts(database_up=None, change_poller=None)))
     assert not [name for name in values if name.startswith(("database", "revocation"))]
 
 
-def test_lag_is_the_time_since_a_sink_had_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lag_is_the_time_since_a_sink_was_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(vitals_module.time, "monotonic", lambda: now)
     sink = sink_worker(pending=0)

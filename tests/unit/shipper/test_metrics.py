@@ -12,7 +12,7 @@ from tests.support.spool_factories import write
 from tests.support.wait import wait_until
 
 
-def test_of_each_sink(tmp_path: Path) -> None:
+def test_each_sink_has_its_samples(tmp_path: Path) -> None:
     root = tmp_path / "spool"
 
     def good(_source: str, _start: Offset, batch: Batch) -> Offset:

@@ -21,7 +21,7 @@ from tests.support.wait import wait_until
 NEEDED = {"MANAGEMENT_TOKEN": "x" * 16, "ENCRYPTION_KEY": "A" * 43 + "="}
 
 
-def test_a_sink_that_hangs_holds_up_no_other_and_not_the_end(
+def test_a_hanging_sink_blocks_neither_others_nor_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     register_sinks(tmp_path, ["good", "bad"])
@@ -50,7 +50,7 @@ def test_a_sink_that_hangs_holds_up_no_other_and_not_the_end(
     hangs.set()
 
 
-def test_what_is_there_at_the_end_is_still_delivered(tmp_path: Path) -> None:
+def test_waiting_events_are_delivered_at_the_end(tmp_path: Path) -> None:
     register_sinks(tmp_path, ["sink"])
     taken: list[int] = []
 
@@ -65,7 +65,7 @@ def test_what_is_there_at_the_end_is_still_delivered(tmp_path: Path) -> None:
     assert taken == list(range(3000))
 
 
-def test_figures_are_published_and_their_failure_stops_nothing(
+def test_metrics_are_published_and_their_failure_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_PUBLISH_INTERVAL_SECONDS", 0.01)
@@ -82,7 +82,7 @@ def test_figures_are_published_and_their_failure_stops_nothing(
     assert len(calls) >= 4
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
+def test_one_shipper_at_a_time(tmp_path: Path) -> None:
     with shipper_lock(tmp_path, lambda _seconds: True) as first:
         assert first
         with shipper_lock(tmp_path, lambda _seconds: True) as second:
@@ -91,7 +91,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         assert third
 
 
-def test_the_next_one_waits_for_the_end_of_the_one_before(tmp_path: Path) -> None:
+def test_the_next_shipper_waits_for_the_end_of_the_last(tmp_path: Path) -> None:
     waits: list[float] = []
     holder = shipper_lock(tmp_path, lambda _seconds: True)
     assert holder.__enter__()
@@ -107,7 +107,7 @@ def test_the_next_one_waits_for_the_end_of_the_one_before(tmp_path: Path) -> Non
     assert len(waits) == 3
 
 
-def test_a_carrier_for_each_remote_sink(tmp_path: Path) -> None:
+def test_one_consumer_for_each_remote_sink(tmp_path: Path) -> None:
     receiver = Receiver()
     settings = Settings.load(
         {

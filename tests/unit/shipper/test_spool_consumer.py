@@ -71,7 +71,7 @@ def away(_source: str, _batch: Batch) -> None:
     raise ConnectionError("the sink is away")
 
 
-def test_every_writer_s_events_arrive_and_what_is_done_goes(bench: Bench) -> None:
+def test_events_of_all_writers_arrive_and_read_folders_are_removed(bench: Bench) -> None:
     gone = orphan(bench.root, range(100))
     living = write(bench.root, range(100, 200))
     consumer = bench.start()
@@ -89,7 +89,7 @@ def test_every_writer_s_events_arrive_and_what_is_done_goes(bench: Bench) -> Non
     assert bench.closed == 1
 
 
-def test_the_position_moves_only_when_the_sink_has_taken(bench: Bench) -> None:
+def test_the_offset_moves_only_when_the_sink_has_accepted(bench: Bench) -> None:
     bench.trouble = away
     folder = orphan(bench.root, range(10))
     consumer = bench.start()
@@ -106,7 +106,7 @@ def test_the_position_moves_only_when_the_sink_has_taken(bench: Bench) -> None:
     wait_until(lambda: consumer.trouble is None and not folder.exists())
 
 
-def test_the_next_one_goes_on_where_the_last_one_was(bench: Bench) -> None:
+def test_the_next_consumer_continues_at_the_offset(bench: Bench) -> None:
     writer = write(bench.root, range(10))
     bench.start()
     wait_until(lambda: len(bench.taken) == 10)
@@ -116,7 +116,7 @@ def test_the_next_one_goes_on_where_the_last_one_was(bench: Bench) -> None:
     wait_until(lambda: bench.taken == list(range(20)))
 
 
-def test_finishing_takes_what_is_there_first(bench: Bench) -> None:
+def test_finish_delivers_what_is_there(bench: Bench) -> None:
     """And of a sink that is away it takes one try more, not for ever."""
     write(bench.root, range(2000))
     consumer = bench.start()
@@ -125,7 +125,7 @@ def test_finishing_takes_what_is_there_first(bench: Bench) -> None:
     assert bench.taken == list(range(2000))
 
 
-def test_a_failing_sink_does_not_hold_up_the_end(bench: Bench) -> None:
+def test_a_failing_sink_does_not_block_the_end(bench: Bench) -> None:
     bench.trouble = away
     write(bench.root, range(10))
     consumer = SpoolConsumer("test", bench.take, bench.root, backoff=lambda: Backoff(1000, 1000))
@@ -136,7 +136,7 @@ def test_a_failing_sink_does_not_hold_up_the_end(bench: Bench) -> None:
     assert consumer.errors == 2
 
 
-def test_one_writer_s_poison_does_not_hold_up_the_others(bench: Bench) -> None:
+def test_a_bad_event_of_one_writer_does_not_block_the_others(bench: Bench) -> None:
     bad = orphan(bench.root, range(10))
     write(bench.root, range(10, 2000))
 
@@ -176,7 +176,7 @@ def test_a_folder_that_is_refused_does_not_throttle_the_others(bench: Bench) -> 
     assert len(refused) == 2, "once more at the end"
 
 
-def test_a_position_that_cannot_be_written_is_no_reason_to_send_again(
+def test_an_offset_that_cannot_be_written_repeats_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = module.write_offset
@@ -196,7 +196,7 @@ def test_a_position_that_cannot_be_written_is_no_reason_to_send_again(
     assert bench.taken == list(range(1200))
 
 
-def test_a_folder_that_cannot_be_read_does_not_hold_up_the_others(
+def test_an_unreadable_folder_does_not_block_the_others(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = orphan(bench.root, range(10))
@@ -213,7 +213,7 @@ def test_a_folder_that_cannot_be_read_does_not_hold_up_the_others(
     wait_until(lambda: consumer.trouble is not None)
 
 
-def test_a_sink_that_remembers_more_says_where_to_go_on(bench: Bench) -> None:
+def test_a_sink_with_its_own_offset_decides_where_to_continue(bench: Bench) -> None:
     """As the ledger does, when the shipper was killed before it could write the position."""
     folder = orphan(bench.root, range(10))
     further = read_batch(folder, START, max_lines=4).position
@@ -232,7 +232,7 @@ def test_a_sink_that_remembers_more_says_where_to_go_on(bench: Bench) -> None:
     assert consumer.join(20)
 
 
-def test_how_many_wait_is_estimated_from_those_before(bench: Bench) -> None:
+def test_pending_events_are_estimated_from_the_mean_size(bench: Bench) -> None:
     writer = write(bench.root, range(100, 200))
     consumer = bench.start()
     wait_until(lambda: consumer.delivered == 100)
@@ -241,7 +241,7 @@ def test_how_many_wait_is_estimated_from_those_before(bench: Bench) -> None:
     assert consumer.pending_events == 300
 
 
-def test_damage_is_counted_and_passed(bench: Bench) -> None:
+def test_damaged_records_are_counted_and_skipped(bench: Bench) -> None:
     folder = orphan(bench.root, range(3))
     (segment,) = folder.glob("*.log")
     data = segment.read_bytes()
@@ -252,7 +252,7 @@ def test_damage_is_counted_and_passed(bench: Bench) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_killed_between_taking_and_writing_the_position(bench: Bench) -> None:
+def test_a_kill_before_the_offset_is_written_repeats_a_batch(bench: Bench) -> None:
     """Only what was under way comes again."""
     writer = write(bench.root, range(10))
     bench.start()

@@ -8,7 +8,7 @@ import requests
 from proxy.shipper.status_server import StatusServer
 
 
-def test_figures_and_readiness() -> None:
+def test_metrics_and_readiness() -> None:
     trouble: list[str | None] = ["Redis: ConnectionError"]
     server = StatusServer("127.0.0.1", 0, lambda: "a_total 1\n", lambda: trouble[0])
     where = f"http://127.0.0.1:{server.port}"

@@ -10,7 +10,7 @@ ROW: list[Any] = [1, "id", 1_779_235_380_123_900, "token.mint", "cli", "success"
 ROW += ["", "r", '{"ä":1}']
 
 
-def test_it_stays_as_it_is() -> None:
+def test_the_hash_of_a_known_row() -> None:
     """A change here would break every chain there is. Made with sha256sum, of the docs' format."""
     assert link_hash("", ROW) == "ef33fe149156a70a18467034f9f1427b28a200aab4e0f8bf948dfa506b8b3bdf"
 
@@ -18,13 +18,13 @@ def test_it_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("place", "value"), [(6, ""), (7, None), (8, "r"), (4, "cl"), (0, 11), (5, "successt")]
 )
-def test_nothing_else_has_the_same(place: int, value: Any) -> None:
+def test_every_value_changes_the_hash(place: int, value: Any) -> None:
     other = list(ROW)
     other[place] = value
     assert link_hash("", other) != link_hash("", ROW)
 
 
-def test_the_border_between_two_values_counts() -> None:
+def test_moving_text_between_columns_changes_the_hash() -> None:
     moved = [*ROW[:3], "token.mi", "ntcli", *ROW[5:]]
     assert link_hash("", moved) != link_hash("", ROW)
     assert link_hash("a", ROW) != link_hash("", ROW)

@@ -12,11 +12,11 @@ def test_every_action_is_in_the_docs() -> None:
     assert [action for action in ACTIONS if f"`{action}`" not in first_cells] == []
 
 
-def test_none() -> None:
+def test_no_filters_are_no_condition() -> None:
     assert conditions({}) == ("", [])
 
 
-def test_each_has_its_parameters() -> None:
+def test_each_filter_has_its_parameters() -> None:
     where, params = conditions({"action": "a", "start": 5, "search": "x", "actor": "token"})
     assert where.count("?") == len(params)
     assert where.startswith(" WHERE action = ? AND created_at >= ? AND (")
@@ -24,13 +24,13 @@ def test_each_has_its_parameters() -> None:
     assert params[-3:] == ["token", "token:%", "!"]
 
 
-def test_wildcards_are_text() -> None:
+def test_wildcards_are_escaped() -> None:
     _, params = conditions({"search": "50%_!"})
     assert "%50!%!_!!%" in params
     _, params = conditions({"actor": "%"})
     assert params == ["%", "!%:%", "!"]
 
 
-def test_what_no_column_of_ascii_can_hold() -> None:
+def test_text_that_is_not_ascii_matches_nothing_in_ascii_columns() -> None:
     assert conditions({"client_ip": "ä"}) == (" WHERE 1 = 0", [])
     assert "action" not in conditions({"search": "ä"})[0]

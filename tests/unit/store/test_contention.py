@@ -15,7 +15,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return pauses
 
 
-def test_what_lost_runs_again(pauses: list[float]) -> None:
+def test_a_lost_transaction_runs_again(pauses: list[float]) -> None:
     errors = iter([Deadlock(), Conflict()])
 
     def call() -> int:
@@ -28,7 +28,7 @@ def test_what_lost_runs_again(pauses: list[float]) -> None:
     assert all(0 <= pause <= 0.02 * 2 ** (number + 1) for number, pause in enumerate(pauses))
 
 
-def test_not_for_ever_and_nothing_else(pauses: list[float]) -> None:
+def test_attempts_are_limited_and_other_errors_propagate(pauses: list[float]) -> None:
     calls = []
 
     def lose() -> None:

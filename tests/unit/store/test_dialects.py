@@ -43,14 +43,14 @@ def test_writers_lock_from_the_start() -> None:
 
 @pytest.mark.parametrize("code", [1290, 1792, 1836, 1047])
 @pytest.mark.parametrize("kind", [pymysql.err.OperationalError, pymysql.err.InternalError])
-def test_mysql_servers_that_take_no_writes(kind: type[pymysql.err.MySQLError], code: int) -> None:
+def test_read_only_errors_of_mysql(kind: type[pymysql.err.MySQLError], code: int) -> None:
     translated = MysqlDialect().translate(kind(code, "with the --read-only option at db.internal"))
     assert type(translated) is ReadOnly
     assert "db.internal" not in str(translated)
     assert translated.code == "store_unavailable"
 
 
-def test_other_servers_that_take_no_writes() -> None:
+def test_read_only_errors_of_other_servers() -> None:
     for error in (
         psycopg.errors.ReadOnlySqlTransaction("cannot execute UPDATE in a read-only transaction"),
         psycopg.errors.FeatureNotSupported("cannot set transaction read-write mode in recovery"),

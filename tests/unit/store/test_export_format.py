@@ -28,7 +28,7 @@ def line(kind: Kind, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_there_and_back(kind: Kind) -> None:
+def test_a_row_survives_export_and_import(kind: Kind) -> None:
     assert kind.to_row(line(kind), SCHEMA) == ROWS[kind.name]
 
 
@@ -109,19 +109,19 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
         (TOKEN, "secret", "x"),
     ],
 )
-def test_what_is_refused(kind: Kind, field: str, value: Any) -> None:
+def test_invalid_values_are_refused(kind: Kind, field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field) as caught:
         kind.to_row(line(kind, **{field: value}), SCHEMA)
     assert "in-clear" not in str(caught.value)
 
 
-def test_a_column_that_an_older_export_did_not_have_is_null() -> None:
+def test_a_column_missing_in_an_older_export_is_null() -> None:
     row = PROJECT.to_row(line(PROJECT, policy=MISSING), 1)
     assert row[PROJECT.columns.index("policy")] is None
     with pytest.raises(ValueError, match="created_at"):
         PROJECT.to_row(line(PROJECT, created_at=MISSING), 1)
 
 
-def test_what_an_older_export_did_not_count_is_zero() -> None:
+def test_a_count_missing_in_an_older_export_is_zero() -> None:
     row = TOKEN.to_row(line(TOKEN, parent_id=MISSING, tokens_used=MISSING), 3)
     assert row == [*TOKEN_ROW[:-2], None, 0]

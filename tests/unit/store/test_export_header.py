@@ -10,7 +10,7 @@ from proxy.store.export_format import Header, TransferError
 HEADER = Header(schema=2, key_ids=("01234567", "89abcdef"), projects=3, tokens=4)
 
 
-def test_there_and_back() -> None:
+def test_a_header_survives_writing_and_reading() -> None:
     assert Header.from_content(json.loads(HEADER.to_line())) == HEADER
 
 
@@ -28,6 +28,6 @@ def test_there_and_back() -> None:
         ({"more": 1}, "damaged"),
     ],
 )
-def test_what_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_invalid_headers_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(TransferError, match=f"line 1: .*{said}"):
         Header.from_content(json.loads(HEADER.to_line()) | changes)

@@ -39,11 +39,11 @@ def health(check: Check, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatabaseHe
     health.close()
 
 
-def test_before_the_first_check(health: DatabaseHealth) -> None:
+def test_nothing_is_known_before_the_first_check(health: DatabaseHealth) -> None:
     assert (health.ready, health.state) == (False, "not checked yet")
 
 
-def test_ready_once_is_ready_for_good(
+def test_once_ready_a_node_stays_ready(
     health: DatabaseHealth, check: Check, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -73,7 +73,7 @@ def test_the_cause_goes_to_the_log_and_not_to_ready(
     assert "db.internal" in caplog.text
 
 
-def test_it_goes_on_after_a_defect(
+def test_checks_continue_after_a_defect(
     health: DatabaseHealth, check: Check, caplog: pytest.LogCaptureFixture
 ) -> None:
     check.error = ValueError("private")
@@ -99,7 +99,7 @@ def test_close_ends_the_checks(health: DatabaseHealth, check: Check) -> None:
 
 
 class TestKeys:
-    def test_they_are_reported_once_and_until_they_are_well(
+    def test_unreadable_keys_are_logged_once_and_shown_until_readable(
         self, check: Check, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("INFO")
@@ -114,7 +114,7 @@ class TestKeys:
         keys = [r for r in caplog.records if r.getMessage().startswith("keys:")]
         assert [record.levelname for record in keys] == ["ERROR", "INFO"]
 
-    def test_they_are_looked_at_seldom_while_all_is_well(
+    def test_readable_keys_are_checked_rarely(
         self, check: Check, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(health_module, "_KEYS_EVERY", 3)
@@ -129,7 +129,7 @@ class TestKeys:
             health.look()
         assert looks == [1, 4, 7]
 
-    def test_a_failure_to_count_is_no_failure_of_the_database(
+    def test_a_failed_count_of_keys_is_no_failure_of_the_database(
         self, check: Check, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail() -> str:
@@ -145,7 +145,7 @@ class TestKeys:
 
 
 class TestWrites:
-    def test_a_database_that_takes_none_is_reported_until_it_does(
+    def test_a_read_only_database_is_reported_until_it_takes_writes(
         self, check: Check, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("INFO")
@@ -165,7 +165,7 @@ class TestWrites:
         assert health.writes == ""
         assert [r.levelname for r in caplog.records] == ["INFO", "ERROR", "ERROR", "INFO"]
 
-    def test_a_database_that_is_away_is_just_that(self, check: Check) -> None:
+    def test_an_unreachable_database_is_not_reported_as_read_only(self, check: Check) -> None:
         health = DatabaseHealth(check, check_writes=check)
         health.look()
         check.error = StoreError()
@@ -173,7 +173,7 @@ class TestWrites:
         assert (health.state, health.writes) == ("unavailable", "")
 
 
-def test_it_is_checked_at_once_when_somebody_met_a_failure(
+def test_a_failed_query_brings_an_early_check(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health_module, "_INTERVAL", 600.0)

@@ -53,7 +53,7 @@ def learned(number: int = 1, at: float = NOW, **changes: Any) -> Learned:
     return Learned(f"hash-{number}", grant(number, **changes), at)
 
 
-def test_what_one_learns_all_know(known: KnownTokens, path: Path) -> None:
+def test_rows_are_shared_by_all_workers(known: KnownTokens, path: Path) -> None:
     assert known.find("hash-1") is None
     known.update([learned()], NEVER, None)
     other = KnownTokens(path, cipher(), most=5)
@@ -63,7 +63,7 @@ def test_what_one_learns_all_know(known: KnownTokens, path: Path) -> None:
     other.close()
 
 
-def test_nothing_of_it_is_readable(known: KnownTokens, path: Path) -> None:
+def test_the_file_has_no_plaintext(known: KnownTokens, path: Path) -> None:
     known.update([learned()], NEVER, None)
     for file in path.parent.iterdir():
         assert SECRET.encode() not in file.read_bytes()
@@ -81,13 +81,15 @@ def test_nothing_of_it_is_readable(known: KnownTokens, path: Path) -> None:
         (Cipher(KEY), False),  # the root key itself
     ],
 )
-def test_who_can_read_it(known: KnownTokens, path: Path, reader: Cipher, readable: bool) -> None:
+def test_only_the_owner_may_read_the_file(
+    known: KnownTokens, path: Path, reader: Cipher, readable: bool
+) -> None:
     known.update([learned()], NEVER, None)
     found = KnownTokens(path, reader, most=5).find("hash-1")
     assert (found is not None) is readable
 
 
-def test_a_row_moved_to_another_token_is_none(known: KnownTokens, path: Path) -> None:
+def test_a_row_moved_to_another_token_is_rejected(known: KnownTokens, path: Path) -> None:
     known.update([learned(1), learned(2)], NEVER, None)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
@@ -101,19 +103,23 @@ class TestChanges:
     LATER = to_micros(START) + 1
 
     @pytest.mark.parametrize("changed", ["token-1", "project-1", "parent"])
-    def test_a_row_goes_with_what_it_holds(self, known: KnownTokens, changed: str) -> None:
+    def test_a_change_removes_the_rows_that_it_affects(
+        self, known: KnownTokens, changed: str
+    ) -> None:
         child = replace(grant(), ancestors=(replace(TOKEN, id="parent"),))
         known.update([Learned("hash-1", child, NOW), learned(2)], NEVER, None)
         known.update([], Outdated(versions={changed: self.LATER}), None)
         assert known.find("hash-1") is None
         assert (known.find("hash-2") is None) is (changed == "project-1")
 
-    def test_one_that_was_read_after_the_change_stays(self, known: KnownTokens) -> None:
+    def test_a_row_read_after_the_change_stays(self, known: KnownTokens) -> None:
         known.update([learned()], Outdated(versions={"token-1": to_micros(START)}), None)
         known.update([], Outdated(versions={"token-1": to_micros(START)}), None)
         assert known.find("hash-1")
 
-    def test_one_that_was_read_before_it_is_not_taken(self, known: KnownTokens, path: Path) -> None:
+    def test_a_row_read_before_the_change_is_not_stored(
+        self, known: KnownTokens, path: Path
+    ) -> None:
         """By a worker that has not heard of the change yet."""
         known.update([], Outdated(versions={"token-1": self.LATER}), None)
         slow = KnownTokens(path, cipher(), most=5)
@@ -123,12 +129,14 @@ class TestChanges:
         slow.update([changed], NEVER, None)
         assert known.find("hash-1")
 
-    def test_a_clock_that_was_put_back(self, known: KnownTokens) -> None:
+    def test_a_clock_put_back_still_removes_rows(self, known: KnownTokens) -> None:
         known.update([learned()], NEVER, None)
         known.update([], Outdated(versions={"token-1": to_micros(START) - 1}), None)
         assert known.find("hash-1") is None
 
-    def test_what_was_announced_goes_and_may_come_again(self, known: KnownTokens) -> None:
+    def test_an_announced_change_removes_a_row_until_it_is_read_again(
+        self, known: KnownTokens
+    ) -> None:
         known.update([learned(1), learned(2)], NEVER, None)
         known.update([], Outdated(ids=frozenset({"token-1", "nobody"})), None)
         assert known.find("hash-1") is None
@@ -136,19 +144,19 @@ class TestChanges:
         known.update([learned()], NEVER, None)
         assert known.find("hash-1")
 
-    def test_everything(self, known: KnownTokens) -> None:
+    def test_all_rows_can_be_removed(self, known: KnownTokens) -> None:
         known.update([learned(1), learned(2)], NEVER, None)
         known.update([learned(3, at=NOW)], Outdated(everything=NOW + 1), None)
         assert not any(known.find(f"hash-{number}") for number in (1, 2, 3))
         known.update([learned(3, at=NOW + 1.1)], NEVER, None)
         assert known.find("hash-3")
 
-    def test_a_token_that_is_none(self, known: KnownTokens) -> None:
+    def test_an_unknown_token_removes_its_row(self, known: KnownTokens) -> None:
         known.update([learned()], NEVER, None)
         known.update([Learned("hash-1", None, NOW)], NEVER, None)
         assert known.find("hash-1") is None
 
-    def test_the_newer_reading_stays(self, known: KnownTokens) -> None:
+    def test_the_newer_row_stays(self, known: KnownTokens) -> None:
         known.update([learned(at=NOW + 1)], NEVER, None)
         known.update([learned(at=NOW)], NEVER, None)
         found = known.find("hash-1")
@@ -157,20 +165,20 @@ class TestChanges:
 
 
 class TestBounds:
-    def test_the_newest_are_kept(self, known: KnownTokens) -> None:
+    def test_the_newest_rows_are_kept(self, known: KnownTokens) -> None:
         for number in range(8):
             known.update([learned(number, at=NOW + number)], NEVER, None)
         assert [bool(known.find(f"hash-{number}")) for number in range(8)] == 3 * [False] + 5 * [
             True
         ]
 
-    def test_those_that_have_expired_go(self, known: KnownTokens, clock: Clock) -> None:
+    def test_expired_rows_are_removed(self, known: KnownTokens, clock: Clock) -> None:
         known.update([learned(1, expires_at=START + timedelta(seconds=10))], NEVER, None)
         clock.now += 11
         known.update([learned(2)], NEVER, None)
         assert known.find("hash-1") is None
 
-    def test_a_long_one_is_not_kept(
+    def test_a_long_row_is_not_kept(
         self, known: KnownTokens, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         known.update([learned()], NEVER, None)
@@ -178,9 +186,7 @@ class TestBounds:
         known.update([learned(at=NOW + 1)], NEVER, None)
         assert known.find("hash-1") is None, "an old one must not stay either"
 
-    def test_changes_are_forgotten_in_time(
-        self, known: KnownTokens, clock: Clock, path: Path
-    ) -> None:
+    def test_old_changes_are_forgotten(self, known: KnownTokens, clock: Clock, path: Path) -> None:
         known.update([], Outdated(versions={"token-9": 1}), None)
         clock.now += 1000
         known.update([learned()], NEVER, None)
@@ -188,7 +194,7 @@ class TestBounds:
             assert connection.execute("SELECT COUNT(*) FROM gone").fetchone() == (0,)
 
 
-def test_what_is_confirmed_only_grows(known: KnownTokens) -> None:
+def test_the_confirmed_time_only_grows(known: KnownTokens) -> None:
     assert known.confirmed() is None
     known.update([], NEVER, Confirmed(5, NOW))
     assert known.confirmed() is None, "there is nothing that could be"
@@ -197,7 +203,7 @@ def test_what_is_confirmed_only_grows(known: KnownTokens) -> None:
     assert known.confirmed() == Confirmed(7, NOW + 1)
 
 
-def test_a_file_that_cannot_be_used(path: Path) -> None:
+def test_an_unusable_file_is_a_store_error(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"no database" * 1000)
     known = KnownTokens(path, cipher(), most=5)

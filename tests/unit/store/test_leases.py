@@ -18,10 +18,10 @@ class Refusing:
 
 
 @pytest.mark.parametrize("error", [Conflict(), Deadlock()])
-def test_whoever_comes_second_has_not_got_it(error: Exception) -> None:
+def test_a_lost_race_is_no_lease(error: Exception) -> None:
     assert not TaskLeases(Refusing(error)).take("a", "me", 1)  # type: ignore[arg-type]
 
 
-def test_a_store_that_is_away_is_no_answer() -> None:
+def test_an_unreachable_store_raises() -> None:
     with pytest.raises(StoreError):
         TaskLeases(Refusing(StoreError())).take("a", "me", 1)  # type: ignore[arg-type]

@@ -20,11 +20,11 @@ GRANT = Grant(
 )
 
 
-def test_what_goes_in_comes_out() -> None:
+def test_a_grant_survives_packing() -> None:
     assert unpacked(packed(GRANT)) == GRANT
 
 
-def test_what_only_people_read_stays_out() -> None:
+def test_texts_for_people_are_left_out() -> None:
     project = replace(PROJECT, description="secret plans", metadata={"k": "v"})
     text = packed(replace(GRANT, project=project))
     assert "secret plans" not in text
@@ -32,7 +32,7 @@ def test_what_only_people_read_stays_out() -> None:
 
 
 @pytest.mark.parametrize("damage", ["unknown field", "missing field", "no JSON", "a list"])
-def test_another_version_s_is_refused(damage: str) -> None:
+def test_text_of_another_version_is_refused(damage: str) -> None:
     stored = json.loads(packed(GRANT))
     if damage == "unknown field":
         stored["token"]["new"] = 1

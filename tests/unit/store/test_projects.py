@@ -10,7 +10,7 @@ from proxy.store.projects import Projects
 from proxy.store.tokens import Tokens
 
 
-def test_deactivating_does_all_or_nothing(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deactivation_is_one_transaction(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     database = Database.from_url(sqlite_url)
     Migrator(database).migrate()
     projects = Projects(database, Cipher(b"k" * 32))

@@ -17,7 +17,7 @@ def cursor() -> Iterator[sqlite3.Cursor]:
     connection.close()
 
 
-def test_rows_are_tuples_and_one_may_be_none(cursor: sqlite3.Cursor) -> None:
+def test_rows_are_tuples_and_a_missing_row_is_none(cursor: sqlite3.Cursor) -> None:
     session = Session(cursor, SqliteDialect())
     assert session.all("SELECT ?, ?", (1, "a")) == [(1, "a")]
     assert session.one("SELECT 1 WHERE 1 = ?", (0,)) is None
@@ -27,7 +27,7 @@ def test_rows_are_tuples_and_one_may_be_none(cursor: sqlite3.Cursor) -> None:
     assert not session.has_table("u")
 
 
-def test_errors_of_reading_the_rows_are_translated_too(cursor: sqlite3.Cursor) -> None:
+def test_errors_while_reading_rows_are_translated(cursor: sqlite3.Cursor) -> None:
     session = Session(cursor, SqliteDialect())
     # The second row overflows, which SQLite finds out only when it is fetched.
     with pytest.raises(StoreError):

@@ -58,7 +58,7 @@ def test_other_urls_are_refused(url: str) -> None:
         Database.from_url(url)
 
 
-def test_makes_folder_and_file_for_us_alone(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_folder_and_file(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "proxy.db"
     database = Database.from_url(f"sqlite:///{path}")
     table(database)
@@ -69,7 +69,7 @@ def test_makes_folder_and_file_for_us_alone(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["proxy.db"]
 
 
-def test_how_the_connection_is_set_up(sqlite_url: str) -> None:
+def test_the_settings_of_the_connection(sqlite_url: str) -> None:
     database = Database.from_url(sqlite_url)
 
     def pragma(name: str) -> Any:
@@ -80,7 +80,7 @@ def test_how_the_connection_is_set_up(sqlite_url: str) -> None:
     assert pragma("synchronous") == (2,)
 
 
-def test_a_file_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_created_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError) as caught:
         Database.from_url(f"sqlite:///{tmp_path}/file/proxy.db").check()
@@ -138,7 +138,7 @@ def test_work_that_takes_too_long_is_interrupted_and_rolled_back(sqlite_url: str
     assert count(patient) == 0
 
 
-def test_a_killed_greenlet_s_work_is_rolled_back(sqlite_url: str) -> None:
+def test_the_work_of_a_killed_greenlet_is_rolled_back(sqlite_url: str) -> None:
     database = Database.from_url(sqlite_url)
     table(database)
 
@@ -235,7 +235,7 @@ def test_a_new_file_may_be_opened_by_several_at_once(sqlite_url: str) -> None:
     assert [opener.wait(60) for opener in openers] == [0, 0, 0, 0]
 
 
-def test_a_connection_that_takes_no_writes_is_replaced(sqlite_url: str) -> None:
+def test_a_read_only_connection_is_replaced(sqlite_url: str) -> None:
     """Its file may have been replaced meanwhile, or be writable again."""
     database = Database.from_url(sqlite_url)
     database.run(lambda session: session.execute("CREATE TABLE t (a INT)"))

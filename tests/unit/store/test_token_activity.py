@@ -43,7 +43,7 @@ def test_activity(before: AccessToken, active: Any, expires: Any, expected: Any)
     assert activity(before, active, expires, NOW) == expected
 
 
-def test_what_has_run_out() -> None:
+def test_which_tokens_have_expired() -> None:
     then = TOKEN.expires_at.timestamp()
     assert [RAN_OUT.ran_out(at) for at in (then - 1, then)] == [False, True]
     assert ALIVE.ran_out(then)

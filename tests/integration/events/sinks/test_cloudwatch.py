@@ -78,7 +78,7 @@ class Calls:
         self.made.append(params["logEvents"])
 
 
-def test_group_and_stream_are_made(sink: CloudWatchSink, moto: Moto, group: str) -> None:
+def test_group_and_stream_are_created(sink: CloudWatchSink, moto: Moto, group: str) -> None:
     sink.write([line("a"), line("b")])
     sink.write([line("c")])
     assert names(moto, group) == ["a", "b", "c"]
@@ -110,14 +110,16 @@ def test_the_region_of_the_environment(
     assert sink._handler.cwl_client.meta.region_name == expected
 
 
-def test_the_libraries_are_quiet(sink: CloudWatchSink, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_libraries_do_not_log_each_call(
+    sink: CloudWatchSink, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG):
         sink.write([line("a")])
     libraries = ("boto3", "botocore", "urllib3")
     assert [each for each in caplog.records if each.name.startswith(libraries)] == []
 
 
-def test_made_again_when_somebody_deletes_them(
+def test_deleted_group_and_stream_are_created_again(
     sink: CloudWatchSink, moto: Moto, group: str
 ) -> None:
     sink.write([line("a")])
@@ -132,7 +134,7 @@ def test_a_message_is_the_line(sink: CloudWatchSink, moto: Moto, group: str) -> 
     assert moto.messages(group) == [given.decode().rstrip("\n")]
 
 
-def test_in_order_of_time(sink: CloudWatchSink, moto: Moto, group: str) -> None:
+def test_events_are_sent_in_order_of_time(sink: CloudWatchSink, moto: Moto, group: str) -> None:
     sink.write([line("late", 1), line("early", 60), line("middle", 30)])
     assert names(moto, group) == ["early", "middle", "late"]
 
@@ -164,7 +166,7 @@ def test_batches_hold_at_most_ten_thousand(sink: CloudWatchSink) -> None:
     assert [len(made) for made in calls.made] == [10_000, 1]
 
 
-def test_what_is_too_long_is_cut_and_still_json(
+def test_a_long_line_is_truncated_and_still_json(
     sink: CloudWatchSink, moto: Moto, group: str
 ) -> None:
     sink.write([line("long", endpoint="ü" * 2_000_000), line("short")])
@@ -176,7 +178,7 @@ def test_what_is_too_long_is_cut_and_still_json(
     assert "truncated" not in short
 
 
-def test_too_old_and_too_new_are_refused_alone(
+def test_only_too_old_and_too_new_events_become_dead_letters(
     sink: CloudWatchSink, moto: Moto, group: str, dead: DeadLetterFile, tmp_path: Path
 ) -> None:
     batch = [line("old", 20 * 24 * HOUR), line("good"), line("new", -3 * HOUR)]
@@ -186,7 +188,7 @@ def test_too_old_and_too_new_are_refused_alone(
     assert (tmp_path / "dead.jsonl").read_bytes() == batch[0] + batch[2]
 
 
-def test_the_service_says_which_ones_it_refused(
+def test_the_rejected_ranges_become_dead_letters(
     sink: CloudWatchSink, between: fault_proxy.Middleman, tmp_path: Path
 ) -> None:
     """Indices as documented: the old end is exclusive, the new start inclusive."""
@@ -205,7 +207,7 @@ def test_the_service_says_which_ones_it_refused(
     assert (tmp_path / "dead.jsonl").read_bytes() == batch[0] + batch[1] + batch[4]
 
 
-def test_a_bad_event_does_not_hold_up_the_others(
+def test_a_bad_event_does_not_block_the_others(
     sink: CloudWatchSink, moto: Moto, group: str, dead: DeadLetterFile
 ) -> None:
     """Before 1970 is InvalidParameterException on the real service; here by its answer."""
@@ -238,7 +240,7 @@ def test_a_bad_event_does_not_hold_up_the_others(
         fault_proxy.answering(fault_proxy.http("500 No", b"<html>")),
     ],
 )
-def test_it_returns_only_when_the_service_has_accepted(
+def test_write_returns_only_when_the_service_has_accepted(
     sink: CloudWatchSink,
     moto: Moto,
     group: str,
@@ -258,7 +260,7 @@ def test_it_returns_only_when_the_service_has_accepted(
     assert dead.count == 0
 
 
-def test_no_region_is_an_error_of_the_write(
+def test_a_missing_region_is_an_error_of_the_write(
     group: str, dead: DeadLetterFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:

@@ -45,18 +45,18 @@ def entry(**fields: Any) -> Entry | None:
 
 
 class TestEntry:
-    def test_of_an_answer(self) -> None:
+    def test_the_entry_of_a_response(self) -> None:
         hour = datetime(2026, 5, 20, 10, tzinfo=UTC)
         assert entry() == (hour, PROJECT, TOKEN, "gpt-4", 1, 0, 9, 12, 4, 2, 0, 0)
 
-    def test_an_estimate_is_no_part_of_what_was_reported(self) -> None:
+    def test_estimates_are_kept_apart_from_reported_usage(self) -> None:
         estimate = {"estimated_prompt_tokens": 30, "estimated_completion_tokens": 40}
         found = entry(usage_source="estimated", estimate_method="bytes", metadata=estimate)
         assert found is not None
         assert found[4:] == (1, 0, 0, 0, 0, 0, 30, 40)
 
     @pytest.mark.parametrize("unknown", [{"project_id": None}, {"token_id": None}])
-    def test_nobody_used_anything(self, unknown: dict[str, None]) -> None:
+    def test_an_event_without_a_project_has_no_entry(self, unknown: dict[str, None]) -> None:
         assert entry(**unknown, outcome="rejected", status_code=401) is None
 
     @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ class TestEntry:
         assert found[3:6] == ("", 1, 1)
 
     @pytest.mark.parametrize("count", [-1, True, 1.5, "9", None, 2**31, []])
-    def test_what_is_no_count_counts_nothing(self, count: object) -> None:
+    def test_invalid_counts_are_zero(self, count: object) -> None:
         found = entry(metadata={**COUNTS, "prompt_tokens": count})
         assert found is not None
         assert found[6:] == (0, 12, 4, 2, 0, 0)
@@ -118,7 +118,7 @@ class TestMark:
         fields.setdefault("event_id", "e" * 32)
         return mark_of(orjson.loads(line(**fields)))
 
-    def test_of_a_generation(self) -> None:
+    def test_the_mark_of_a_generation(self) -> None:
         metadata = {"response_id": "resp_1", **COUNTS}
         assert self.mark(metadata=metadata) == ("e" * 32, "resp_1", False, self.ENDED, 21)
 
@@ -126,7 +126,7 @@ class TestMark:
         ("method", "status", "is_read"),
         [("GET", 200, True), ("GET", 101, False), ("POST", 200, False), ("DELETE", 200, False)],
     )
-    def test_what_is_a_read(self, method: str, status: int, is_read: bool) -> None:
+    def test_which_events_are_reads(self, method: str, status: int, is_read: bool) -> None:
         assert self.mark(method=method, status_code=status)[2] is is_read
 
     @pytest.mark.parametrize(
@@ -148,11 +148,11 @@ class TestMark:
         found = self.mark(metadata=metadata)
         assert (found[1], found[4]) == (response, tokens)
 
-    def test_a_killed_worker_s_request_has_no_duration(self) -> None:
+    def test_the_event_of_a_killed_worker_has_no_duration(self) -> None:
         assert self.mark(duration_ms=None, status_code=None)[3] == self.ENDED - 1000
 
     @pytest.mark.parametrize("event_id", [None, 7, "e" * 33, ""])
-    def test_an_event_without_an_id_is_none(self, event_id: object) -> None:
+    def test_an_event_without_an_id_is_refused(self, event_id: object) -> None:
         with pytest.raises((ValueError, TypeError)):
             self.mark(event_id=event_id)
 
@@ -216,7 +216,7 @@ class Spool:
 START = (0, 0)
 
 
-def test_names_that_one_token_makes_up_make_few_rows() -> None:
+def test_invented_names_of_one_token_make_few_rows() -> None:
     """The rest is added up under one."""
     added: list[Entry] = []
 
@@ -244,7 +244,7 @@ def sink(ledger: Recorder) -> LedgerSink:
 
 
 class TestOnce:
-    def test_batch_by_batch_the_position_is_asked_for_once(
+    def test_the_position_is_queried_once_for_many_batches(
         self, sink: LedgerSink, ledger: Recorder
     ) -> None:
         spool, position = Spool(3, segments=(1, 2, 7)), START
@@ -254,7 +254,7 @@ class TestOnce:
         assert (ledger.requests, ledger.asked) == (9, 1)
 
     @pytest.mark.parametrize(("first", "count"), [(0, 2), (0, 4), (0, 6), (2, 4), (3, 1)])
-    def test_what_came_before_is_not_added_and_it_says_where_to_go_on(
+    def test_earlier_lines_are_not_added_and_the_next_position_is_returned(
         self, sink: LedgerSink, ledger: Recorder, first: int, count: int
     ) -> None:
         spool = Spool(6)
@@ -266,7 +266,7 @@ class TestOnce:
         assert sink.write_from("w", *spool.read(known, 9)) == spool.ends[-1]
         assert ledger.requests == 6
 
-    def test_what_the_spool_had_no_room_for_is_passed_over(
+    def test_lines_that_the_spool_dropped_are_passed_over(
         self, sink: LedgerSink, ledger: Recorder
     ) -> None:
         spool = Spool(5)
@@ -274,7 +274,7 @@ class TestOnce:
         assert sink.write_from("w", *spool.read(spool.ends[2], 9)) == spool.ends[-1]
         assert ledger.requests == 3
 
-    def test_two_processes_at_once(self, sink: LedgerSink, ledger: Recorder) -> None:
+    def test_two_processes_add_each_line_once(self, sink: LedgerSink, ledger: Recorder) -> None:
         """One believes to be further back than the other has come meanwhile."""
         spool, late = Spool(9), LedgerSink(ledger)
         known = late.write_from("w", *spool.read(START, 3))
@@ -283,7 +283,7 @@ class TestOnce:
         assert late.write_from("w", *spool.read(further, 6)) == spool.ends[-1]
         assert ledger.requests == 9
 
-    def test_after_a_failure_nothing_is_lost(self, sink: LedgerSink, ledger: Recorder) -> None:
+    def test_a_failed_batch_is_added_later(self, sink: LedgerSink, ledger: Recorder) -> None:
         spool = Spool(4)
         ledger.fail_before = True
         with pytest.raises(StoreError):
@@ -292,7 +292,7 @@ class TestOnce:
         sink.write_from("w", *spool.read(START, 4))
         assert ledger.requests == 4
 
-    def test_after_a_commit_whose_answer_was_lost_nothing_is_twice(
+    def test_a_commit_whose_response_was_lost_is_not_repeated(
         self, sink: LedgerSink, ledger: Recorder
     ) -> None:
         spool = Spool(4)
@@ -305,7 +305,7 @@ class TestOnce:
         sink.write_from("w", *spool.read(spool.ends[2], 3))
         assert ledger.requests == 4
 
-    def test_an_event_from_another_place_is_known_by_its_id(
+    def test_an_event_from_another_spool_is_recognised_by_its_id(
         self, sink: LedgerSink, ledger: Recorder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A worker that was killed had spooled it, and what it left behind has it once more."""
@@ -317,7 +317,9 @@ class TestOnce:
         sink.write_from("heir", (1, 40), (1, 80), [lines[0]])  # too long ago
         assert ledger.requests == 6
 
-    def test_what_was_not_added_is_not_known(self, sink: LedgerSink, ledger: Recorder) -> None:
+    def test_events_of_a_failed_batch_are_not_remembered(
+        self, sink: LedgerSink, ledger: Recorder
+    ) -> None:
         spool = Spool(2)
         ledger.fail_before = True
         with pytest.raises(StoreError):
@@ -344,7 +346,7 @@ class TestOnce:
             line().replace(b'"metadata"', b'"duration_ms":1e308,"metadata"'),
         ],
     )
-    def test_what_is_no_event_holds_nothing_up(
+    def test_a_line_that_is_no_event_blocks_nothing(
         self, sink: LedgerSink, ledger: Recorder, bad: bytes, caplog: pytest.LogCaptureFixture
     ) -> None:
         sink.write_from("w", START, (1, 40), [line(), bad, bad, line()])
@@ -352,13 +354,13 @@ class TestOnce:
         assert len(caplog.records) == 1
 
 
-def test_audit_entries_are_passed_over(ledger: Recorder, sink: LedgerSink) -> None:
+def test_audit_entries_are_skipped(ledger: Recorder, sink: LedgerSink) -> None:
     audit = b'{"event_id":"e","event":"audit","project_id":"p","token_id":"t"}\n'
     assert sink.write_from("w", START, (1, 40), [audit, line(), audit]) == (1, 40)
     assert (ledger.requests, sink.unreadable, ledger.at["w"]) == (1, 0, (1, 40))
 
 
-def test_however_often_it_is_cut_off_the_database_has_each_line_once(database_url: str) -> None:
+def test_kills_at_random_moments_leave_each_line_once(database_url: str) -> None:
     """Shippers come and go, forget how far they were, and cut batches as they like."""
     database = Database.from_url(database_url)
     Migrator(database).migrate()

@@ -65,7 +65,7 @@ def test_the_stream_is_bounded(redis_server: RedisServer, stream: str) -> None:
         fault_proxy.answering(b"-LOADING Redis is loading the dataset in memory\r\n" * 10),
     ],
 )
-def test_a_connection_that_breaks_is_one_quick_error(
+def test_a_broken_connection_is_one_quick_error(
     redis_server: RedisServer,
     between: fault_proxy.Middleman,
     stream: str,

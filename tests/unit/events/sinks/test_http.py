@@ -59,7 +59,7 @@ def test_without_a_token_there_is_no_authorization(
 
 
 @pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted", "204 No Content"])
-def test_any_2xx_is_taken(sink: HttpSink, receiver: Receiver, status: str) -> None:
+def test_any_2xx_accepts_the_batch(sink: HttpSink, receiver: Receiver, status: str) -> None:
     receiver.judge = lambda _batch: status
     sink.write(LINES)
 
@@ -77,7 +77,7 @@ def test_any_2xx_is_taken(sink: HttpSink, receiver: Receiver, status: str) -> No
         "503 No",
     ],
 )
-def test_what_may_pass_is_to_come_again(
+def test_temporary_failures_raise_so_that_the_batch_is_sent_again(
     sink: HttpSink, receiver: Receiver, dead: DeadLetterFile, status: str
 ) -> None:
     receiver.headers = [("Location", receiver.url)]
@@ -91,7 +91,7 @@ def test_what_may_pass_is_to_come_again(
 
 
 @pytest.mark.parametrize("status", ["400 Bad", "413 Large", "422 Bad"])
-def test_one_bad_event_does_not_hold_up_the_others(
+def test_one_bad_event_does_not_block_the_others(
     sink: HttpSink, receiver: Receiver, dead: DeadLetterFile, tmp_path: Path, status: str
 ) -> None:
     receiver.judge = lambda batch: status if EVENTS[2] in batch else "200 OK"
@@ -100,7 +100,7 @@ def test_one_bad_event_does_not_hold_up_the_others(
     assert (tmp_path / "dead.jsonl").read_bytes() == LINES[2]
 
 
-def test_a_limit_of_the_size_is_met_by_halves(sink: HttpSink, receiver: Receiver) -> None:
+def test_a_batch_that_is_too_large_is_halved(sink: HttpSink, receiver: Receiver) -> None:
     receiver.judge = lambda batch: "413 Large" if len(batch) > 1 else "200 OK"
     sink.write(LINES)
     assert receiver.events == EVENTS
@@ -110,7 +110,7 @@ def test_a_limit_of_the_size_is_met_by_halves(sink: HttpSink, receiver: Receiver
     "trouble",
     [fault_proxy.refused, fault_proxy.cut_after(300), fault_proxy.answer_lost, fault_proxy.silent],
 )
-def test_a_connection_that_breaks_is_an_error_without_the_url(
+def test_the_error_of_a_broken_connection_has_no_url(
     receiver: Receiver,
     dead: DeadLetterFile,
     trouble: fault_proxy.Trouble,
@@ -131,7 +131,9 @@ def test_a_connection_that_breaks_is_an_error_without_the_url(
     between.close()
 
 
-def test_nobody_there(dead: DeadLetterFile, receiver: Receiver) -> None:
+def test_a_refused_connection_is_an_error_without_the_url(
+    dead: DeadLetterFile, receiver: Receiver
+) -> None:
     sink = HttpSink(receiver.url, "", dead)
     receiver.close()
     with pytest.raises(NotAccepted) as caught:

@@ -49,13 +49,13 @@ def test_lines_are_appended(path: Path) -> None:
     assert read(path) == [0, 1, 2, 3]
 
 
-def test_the_file_is_not_for_everybody(path: Path) -> None:
+def test_only_the_owner_may_read_the_file(path: Path) -> None:
     make(path).write(BATCH)
     assert path.stat().st_mode & 0o777 == 0o600
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_it_can_be_written_again_after_close(path: Path) -> None:
+def test_a_write_after_close_opens_the_file_again(path: Path) -> None:
     sink = make(path)
     sink.write(BATCH)
     sink.close()
@@ -63,7 +63,7 @@ def test_it_can_be_written_again_after_close(path: Path) -> None:
     assert read(path) == [1, 2, 3]
 
 
-def test_rotation_keeps_as_many_as_it_was_told(path: Path) -> None:
+def test_rotation_keeps_the_configured_number_of_files(path: Path) -> None:
     sink = make(path, max_bytes=7, backups=2)
     for number in range(5):
         sink.write([b'{"n":%d}\n' % number])
@@ -72,7 +72,7 @@ def test_rotation_keeps_as_many_as_it_was_told(path: Path) -> None:
     assert [file.name for file in files(path)] == [path.name, f"{path.name}.1", f"{path.name}.2"]
 
 
-def test_without_backups_a_full_file_is_thrown_away(path: Path) -> None:
+def test_without_backups_a_full_file_is_deleted(path: Path) -> None:
     sink = make(path, max_bytes=7, backups=0)
     sink.write(BATCH)
     assert files(path) == []
@@ -81,7 +81,7 @@ def test_without_backups_a_full_file_is_thrown_away(path: Path) -> None:
 
 
 @pytest.mark.parametrize("new_file", [False, True])
-def test_a_file_moved_away_is_opened_anew(path: Path, new_file: bool) -> None:
+def test_a_file_that_was_moved_away_is_created_again(path: Path, new_file: bool) -> None:
     sink = make(path)
     sink.write(BATCH)
     moved = path.rename(path.with_name("moved"))
@@ -91,7 +91,7 @@ def test_a_file_moved_away_is_opened_anew(path: Path, new_file: bool) -> None:
     assert (read(moved), read(path)) == ([1, 2], [3])
 
 
-def test_a_folder_that_went_away_is_made_anew(path: Path) -> None:
+def test_a_deleted_folder_is_created_again(path: Path) -> None:
     sink = make(path)
     sink.write(BATCH)
     path.unlink()
@@ -100,7 +100,7 @@ def test_a_folder_that_went_away_is_made_anew(path: Path) -> None:
     assert read(path) == [3]
 
 
-def test_a_file_cut_to_nothing_is_appended_to(path: Path) -> None:
+def test_a_truncated_file_is_appended_to(path: Path) -> None:
     sink = make(path)
     sink.write(BATCH)
     os.truncate(path, 0)  # logrotate's `copytruncate`
@@ -124,7 +124,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("room", [0, 1, 8, 12])
-def test_a_full_disk_takes_all_of_a_batch_or_nothing(
+def test_a_full_disk_has_all_of_a_batch_or_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     sink = make(path)
@@ -138,7 +138,7 @@ def test_a_full_disk_takes_all_of_a_batch_or_nothing(
     assert read(path) == [3, 1, 2]
 
 
-def test_a_batch_taken_in_parts_is_written_once(
+def test_a_batch_written_in_parts_is_written_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write: Callable[[int, Any], int] = os.write
@@ -147,14 +147,14 @@ def test_a_batch_taken_in_parts_is_written_once(
     assert read(path) == [1, 2]
 
 
-def test_a_line_torn_by_a_killed_writer_stays_alone(path: Path) -> None:
+def test_a_line_torn_by_a_killed_writer_damages_no_other(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b'{"n":0}\n{"n":')
     make(path).write(BATCH)
     assert path.read_bytes().splitlines(keepends=True) == [b'{"n":0}\n', b'{"n":\n', *BATCH]
 
 
-def test_a_rotation_that_fails_does_not_repeat_the_batch(
+def test_a_failed_rotation_does_not_repeat_the_batch(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = make(path, max_bytes=7)
@@ -174,7 +174,7 @@ def test_a_rotation_that_fails_does_not_repeat_the_batch(
     assert not path.exists()
 
 
-def test_what_cannot_be_opened_raises(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         make(tmp_path).write(BATCH)
     (tmp_path / "file").touch()
@@ -184,7 +184,7 @@ def test_what_cannot_be_opened_raises(tmp_path: Path) -> None:
         make(tmp_path).write(BATCH)
 
 
-def test_a_pipe_or_a_device_will_do() -> None:
+def test_a_pipe_or_a_device_can_be_the_file() -> None:
     sink = make(Path("/dev/null"))
     sink.write(BATCH)
     sink.write(BATCH)
@@ -205,7 +205,7 @@ for number in range(0, count, 5):
 
 
 @pytest.mark.slow
-def test_processes_that_rotate_together_lose_and_tear_no_line(path: Path) -> None:
+def test_processes_that_rotate_at_once_lose_and_tear_no_line(path: Path) -> None:
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, str(who), "1500", str(path)],

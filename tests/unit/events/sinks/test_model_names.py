@@ -28,7 +28,7 @@ def test_another_token_has_names_of_its_own() -> None:
     assert known.bounded(HOUR, "p", "third", "t-0") == "t-0"
 
 
-def test_tokens_that_a_token_mints_do_not_make_it_more() -> None:
+def test_minted_tokens_do_not_raise_the_limit_of_the_project() -> None:
     known = ModelNames()
     found = {name for number in range(50) for name in names(known, f"t{number}", 20)}
     assert len(found) == MAX_PER_PROJECT + 1
@@ -36,7 +36,7 @@ def test_tokens_that_a_token_mints_do_not_make_it_more() -> None:
     assert OTHER not in names(known, "elsewhere", 20, "p2")
 
 
-def test_each_hour_begins_anew_and_the_oldest_are_forgotten() -> None:
+def test_each_hour_has_its_own_names_and_old_hours_are_forgotten() -> None:
     known = ModelNames()
     names(known, "t", 1000)
     for hours in range(1, 40):

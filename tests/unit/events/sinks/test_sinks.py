@@ -22,7 +22,7 @@ EACH = {
 }
 
 
-def test_by_value(tmp_path: Path) -> None:
+def test_the_sink_of_each_value_of_event_log(tmp_path: Path) -> None:
     assert from_event_log("off", max_bytes=1, backups=1) == []
     (sink,) = from_event_log("stdout", max_bytes=1, backups=1)
     assert isinstance(sink, StdoutSink)
@@ -35,7 +35,7 @@ def test_by_value(tmp_path: Path) -> None:
     sink.close()
 
 
-def test_settings_ask_for_remote_sinks() -> None:
+def test_options_configure_remote_sinks() -> None:
     assert configured(sink_options(Settings.load(NEEDED))) == []
     assert configured(sink_options(Settings.load({**NEEDED, "REDIS_URL": "redis://h"}))) == []
     every = {name: value for each in EACH.values() for name, value in each.items()}

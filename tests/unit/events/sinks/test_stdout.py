@@ -56,7 +56,7 @@ def test_whole_lines_through_a_shared_pipe(blocking: bool) -> None:
     assert run(3, blocking=blocking) == {"0": expected, "1": expected, "2": expected}
 
 
-def test_no_write_is_larger_than_a_pipe_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_write_is_larger_than_a_pipe_accepts_atomically(monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[bytes] = []
 
     def write(descriptor: int, data: Any) -> int:
@@ -72,7 +72,7 @@ def test_no_write_is_larger_than_a_pipe_takes_at_once(monkeypatch: pytest.Monkey
     assert [len(block) for block in writes] == [4096, 4012, 4095]
 
 
-def test_a_line_that_would_be_torn_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_would_be_torn_is_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[bytes] = []
 
     def write(_: int, data: Any) -> int:
@@ -102,7 +102,7 @@ except BrokenPipeError:
 """
 
 
-def test_a_reader_that_is_gone_raises() -> None:
+def test_a_closed_pipe_raises() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", GONE],
         cwd=ROOT,

@@ -48,7 +48,7 @@ def drink(orphan: AbandonedSpool) -> list[bytes]:
     return lines
 
 
-def test_everything_that_the_log_lacks_reaches_it(folder: Path) -> None:
+def test_the_local_sink_gets_all_lines_that_it_lacks(folder: Path) -> None:
     orphan = adopt(folder.parent)
     orphan.recover()
     assert (orphan.recovered, orphan.unreadable) == (2, 0)
@@ -61,7 +61,7 @@ def test_everything_that_the_log_lacks_reaches_it(folder: Path) -> None:
     assert writer_folders(folder.parent) == []
 
 
-def test_for_a_remote_sink_it_is_kept(folder: Path) -> None:
+def test_a_folder_is_kept_for_a_remote_sink(folder: Path) -> None:
     orphan = adopt(folder.parent)
     orphan.recover()
     drink(orphan)
@@ -77,14 +77,14 @@ def test_for_a_remote_sink_it_is_kept(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_whoever_nobody_knows_the_sinks_of_is_kept(folder: Path) -> None:
+def test_a_folder_is_kept_while_the_sinks_are_unknown(folder: Path) -> None:
     orphan = adopt(folder.parent)
     orphan.recover()
     orphan.leave(None)
     assert len(read_batch(folder, START).lines) == 6
 
 
-def test_one_at_a_time_and_none_with_an_owner(folder: Path) -> None:
+def test_a_folder_has_one_owner_at_a_time(folder: Path) -> None:
     living = SegmentWriter.create(folder.parent)
     orphan = adopt(folder.parent)
     assert orphan.folder == folder
@@ -95,7 +95,7 @@ def test_one_at_a_time_and_none_with_an_owner(folder: Path) -> None:
     living.release()
 
 
-def test_killed_between_spooling_the_slots_and_removing_them(folder: Path) -> None:
+def test_a_kill_between_spooling_the_slots_and_removing_them_repeats_nothing(folder: Path) -> None:
     slots = (folder / INFLIGHT_TABLE).read_bytes()
     for _ in range(2):
         orphan = adopt(folder.parent)
@@ -105,9 +105,7 @@ def test_killed_between_spooling_the_slots_and_removing_them(folder: Path) -> No
     assert sorted(names(read_batch(folder, START).lines)) == ["0", "1", "2", "3", "4", "5"]
 
 
-def test_a_full_disk_leaves_the_slots_for_later(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_the_slots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 
@@ -138,7 +136,7 @@ def test_a_torn_tail_is_skipped_and_counted(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_torn_in_the_middle_of_a_batch_it_comes_from_its_slot(folder: Path) -> None:
+def test_a_record_torn_within_a_batch_is_recovered_from_its_slot(folder: Path) -> None:
     """A kill can end a write at any page: what is cut has its slot still."""
     (number,) = segment_numbers(folder)
     with segment_path(folder, number).open("ab") as file:
@@ -163,7 +161,7 @@ def test_unreadable_slots_are_counted(folder: Path) -> None:
 TOKEN_ID = "00000000-0000-7000-8000-000000000001"
 
 
-def test_whom_a_killed_worker_has_served_last(folder: Path) -> None:
+def test_the_tokens_that_a_killed_worker_served_last_are_reported(folder: Path) -> None:
     ownership = acquire(folder)
     assert ownership is not None
     writer = SegmentWriter(folder, ownership)
@@ -177,7 +175,7 @@ def test_whom_a_killed_worker_has_served_last(folder: Path) -> None:
     orphan.release()
 
 
-def test_one_that_has_ended_in_order_has_counted_all(folder: Path) -> None:
+def test_a_worker_that_ended_in_order_reports_no_tokens(folder: Path) -> None:
     (folder / INFLIGHT_TABLE).unlink()
     orphan = adopt(folder.parent)
     orphan.recover()

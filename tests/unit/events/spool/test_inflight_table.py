@@ -27,7 +27,7 @@ def left(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(decode_record(record) or b"") for record in records]
 
 
-def test_an_intent_becomes_an_event_with_what_is_known(tmp_path: Path) -> None:
+def test_an_intent_becomes_an_event_with_outcome_unknown(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 4)
     slots.reserve(intent("a"))
     (found,) = left(tmp_path)
@@ -55,7 +55,7 @@ def test_an_intent_becomes_an_event_with_what_is_known(tmp_path: Path) -> None:
     }
 
 
-def test_the_event_takes_its_intents_place_and_goes_when_freed(tmp_path: Path) -> None:
+def test_the_event_replaces_its_intent_until_the_slot_is_released(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 4)
     first, second = slots.reserve(intent("a")), slots.reserve(intent("b"))
     slots.finish(first, encode_record(event("a").line()))
@@ -69,7 +69,7 @@ def test_the_event_takes_its_intents_place_and_goes_when_freed(tmp_path: Path) -
     assert (left(tmp_path), slots.open) == ([], 0)
 
 
-def test_without_a_free_slot_the_request_goes_on(tmp_path: Path) -> None:
+def test_a_request_without_a_free_slot_is_counted(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 2)
     taken = [slots.reserve(intent(str(number))) for number in range(3)]
     assert taken[2] == NO_SLOT
@@ -80,7 +80,9 @@ def test_without_a_free_slot_the_request_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "outcome"), [(1280, "completed"), (1281, "unknown")])
-def test_an_event_too_large_leaves_its_intent(tmp_path: Path, size: int, outcome: str) -> None:
+def test_an_event_that_is_too_large_leaves_its_intent(
+    tmp_path: Path, size: int, outcome: str
+) -> None:
     slots = InFlightTable.create(tmp_path, 2)
     shortest = len(encode_record(event("a", metadata={"model": ""}).line()))
     line = event("a", metadata={"model": "m" * (size - shortest)}).line()
@@ -93,7 +95,7 @@ def test_an_event_too_large_leaves_its_intent(tmp_path: Path, size: int, outcome
     }
 
 
-def test_a_request_of_any_length_has_its_intent(tmp_path: Path) -> None:
+def test_an_intent_of_any_length_fits_its_slot(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 4)
     slots.reserve(intent("r" * 128, "/v1/" + "ÿ" * 1020, "M" * 8000))
     slots.reserve(intent("r" * 128, '/v1/"' + "\\" * 1020, "\\" * 8000))
@@ -120,7 +122,7 @@ class Dying:
         self.left -= len(data)
 
 
-def test_killed_at_each_byte(tmp_path: Path) -> None:
+def test_a_kill_at_each_byte_leaves_no_false_record(tmp_path: Path) -> None:
     """A slot is used a second time; at no moment does it tell what is not true."""
     begun, finished = intent("new"), encode_record(event("new").line())
     steps = len(begun) + 1 + len(finished) + 1 + 1
@@ -144,7 +146,7 @@ def test_killed_at_each_byte(tmp_path: Path) -> None:
 
 
 @given(st.binary(min_size=1, max_size=2048), st.integers(0, 2047))
-def test_damage_is_never_taken_for_an_event(change: bytes, at: int) -> None:
+def test_damaged_slots_are_never_read_as_events(change: bytes, at: int) -> None:
     folder = Path(f"/dev/shm/test-inflight-{os.getpid()}")
     folder.mkdir(exist_ok=True)
     try:
@@ -168,7 +170,7 @@ def records_of_intent() -> list[bytes]:
     return [encode_record(intents_module._unknown(decode_record(intent("a")) or b""))]
 
 
-def test_held_without_an_intent(tmp_path: Path) -> None:
+def test_an_event_may_have_a_slot_without_an_intent(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 1)
     slots.release(slots.reserve(intent("before")))
     held = slots.reserve_finished(encode_record(event("held").line()))
@@ -197,14 +199,14 @@ def test_a_full_disk_is_noticed_before_any_request(
     assert os.listdir(tmp_path) == []
 
 
-def test_every_block_is_there_from_the_beginning(tmp_path: Path) -> None:
+def test_all_blocks_are_reserved_at_the_start(tmp_path: Path) -> None:
     InFlightTable.create(tmp_path, 100)
     found = (tmp_path / INFLIGHT_TABLE).stat()
     assert found.st_size == 100 * 2048
     assert found.st_blocks * 512 >= found.st_size
 
 
-def test_closed_without_open_slots_nothing_is_left(tmp_path: Path) -> None:
+def test_close_removes_a_table_without_open_slots(tmp_path: Path) -> None:
     slots = InFlightTable.create(tmp_path, 4)
     slot = slots.reserve(intent("a"))
     slots.close()
@@ -231,7 +233,7 @@ time.sleep(60)
 """
 
 
-def test_what_a_killed_process_wrote_is_there(tmp_path: Path) -> None:
+def test_slots_of_a_killed_process_are_readable(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
     ) as process:

@@ -42,7 +42,7 @@ def test_one_owner_at_a_time(tmp_path: Path) -> None:
     again.release()
 
 
-def test_a_killed_owner_owns_nothing(tmp_path: Path) -> None:
+def test_a_kill_releases_the_lock(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDING, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
     ) as holder:
@@ -57,7 +57,7 @@ def test_a_killed_owner_owns_nothing(tmp_path: Path) -> None:
     ownership.release()
 
 
-def test_a_folder_that_is_removed_meanwhile_is_not_taken(tmp_path: Path) -> None:
+def test_a_folder_removed_before_locking_is_not_taken(tmp_path: Path) -> None:
     folder = tmp_path / "writer"
     folder.mkdir()
     first = acquire(folder)
@@ -72,7 +72,7 @@ def test_a_folder_that_is_removed_meanwhile_is_not_taken(tmp_path: Path) -> None
     assert not is_owned(folder)
 
 
-def test_the_node_lock_lets_one_in_at_a_time(tmp_path: Path) -> None:
+def test_one_process_at_a_time_has_the_node_lock(tmp_path: Path) -> None:
     root, inside, most = tmp_path / "data" / "spool", [0], [0]
 
     def enter() -> None:

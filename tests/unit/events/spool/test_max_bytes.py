@@ -28,7 +28,7 @@ def numbers(root: Path) -> list[int]:
     return sorted(segment_numbers(root / A) + segment_numbers(root / B))
 
 
-def test_the_oldest_go_whosever_they_are(root: Path) -> None:
+def test_the_oldest_segments_of_all_writers_are_removed(root: Path) -> None:
     assert enforce_max_bytes(root, 6000, ["s"]) == Bounded(6000, 0, 0)
     assert enforce_max_bytes(root, 5999, ["s"]) == Bounded(5000, 1, 10)
     assert numbers(root) == [2, 3, 4, 5, 6]
@@ -36,7 +36,7 @@ def test_the_oldest_go_whosever_they_are(root: Path) -> None:
     assert numbers(root) == [4, 5, 6]
 
 
-def test_only_what_some_sink_lacks_is_lost(root: Path) -> None:
+def test_only_records_that_a_sink_lacks_count_as_lost(root: Path) -> None:
     write_offset(root / A, "fast", Offset(5, 1000))
     write_offset(root / A, "slow", Offset(1, 700))
     write_offset(root / B, "fast", Offset(6, 0))
@@ -45,7 +45,7 @@ def test_only_what_some_sink_lacks_is_lost(root: Path) -> None:
     assert enforce_max_bytes(root, 0, []) == Bounded(0, 2, 0)
 
 
-def test_what_is_being_written_stays(root: Path) -> None:
+def test_the_live_segment_stays(root: Path) -> None:
     ownership = acquire(root / A)
     assert ownership is not None
     assert enforce_max_bytes(root, 0, ["s"]) == Bounded(1000, 5, 50)
@@ -54,11 +54,11 @@ def test_what_is_being_written_stays(root: Path) -> None:
     assert enforce_max_bytes(root, 0, ["s"]) == Bounded(0, 1, 10)
 
 
-def test_no_spool_at_all(tmp_path: Path) -> None:
+def test_a_missing_spool_has_no_bytes(tmp_path: Path) -> None:
     assert enforce_max_bytes(tmp_path / "spool", 1, ["s"]) == Bounded(0, 0, 0)
 
 
-def test_one_bad_folder_and_one_bad_segment_stop_nothing(
+def test_unreadable_folders_and_segments_stop_nothing(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = root / "00000000000000-1-cccccccccccccccc"
@@ -71,7 +71,7 @@ def test_one_bad_folder_and_one_bad_segment_stop_nothing(
     assert 2 not in numbers(root)
 
 
-def test_refusals_of_unknown_tokens_go_first(root: Path) -> None:
+def test_refusals_of_unknown_tokens_are_removed_first(root: Path) -> None:
     """However old the others are, and out of the oldest as well."""
     refused = record("r", outcome="rejected")
     paid = record("p", project_id="p", token_id="t", token="sk-a...b")

@@ -17,7 +17,7 @@ from proxy.events.spool.offsets import (
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_there_and_back(tmp_path: Path, durable: bool) -> None:
+def test_an_offset_survives_writing_and_reading(tmp_path: Path, durable: bool) -> None:
     assert read_offset(tmp_path, "redis") == START
     for position in (Offset(7, 12), Offset(1_700_000_000_000, 8_388_608)):
         write_offset(tmp_path, "redis", position, durable=durable)
@@ -32,7 +32,7 @@ CONTENTS += [GOOD[:length] for length in range(len(GOOD))]
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_damage_is_the_beginning(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_means_the_beginning(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "redis.offset").write_bytes(content)
     assert read_offset(tmp_path, "redis") == START
 
@@ -49,7 +49,7 @@ def test_an_offset_under_the_old_name_counts_until_there_is_a_new_one(tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
-def test_every_torn_write_leaves_the_old_position(
+def test_a_torn_write_leaves_the_old_offset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before the rename: what is half written has another name."""
@@ -60,7 +60,7 @@ def test_every_torn_write_leaves_the_old_position(
     assert read_offset(tmp_path, "redis") == Offset(1, 2)
 
 
-def test_durable_means_the_file_then_the_name(
+def test_a_durable_write_syncs_the_file_then_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
@@ -77,19 +77,19 @@ def test_durable_means_the_file_then_the_name(
     assert steps == ["redis.fresh", tmp_path.name]
 
 
-def test_a_folder_that_is_gone_needs_no_position(tmp_path: Path) -> None:
+def test_writing_to_a_removed_folder_does_nothing(tmp_path: Path) -> None:
     write_offset(tmp_path / "gone", "redis", Offset(1, 2))
     assert not (tmp_path / "gone").exists()
     assert read_offset(tmp_path / "gone", "redis") == START
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "A", ".hidden", "x" * 65])
-def test_names_stay_within_the_folder(tmp_path: Path, name: str) -> None:
+def test_names_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="not a name"):
         write_offset(tmp_path, name, Offset(1, 2))
 
 
-def test_the_highest_and_the_end(tmp_path: Path) -> None:
+def test_the_highest_offset_and_removal(tmp_path: Path) -> None:
     assert highest_offset(tmp_path) == START
     write_offset(tmp_path, "a", Offset(9, 1))
     write_offset(tmp_path, "b", Offset(10, 0))

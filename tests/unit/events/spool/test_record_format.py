@@ -15,11 +15,11 @@ def test_a_record_is_readable_by_people() -> None:
 
 
 @given(st.binary(max_size=200).map(lambda data: data.replace(b"\n", b"") + b"\n"))
-def test_there_and_back(line: bytes) -> None:
+def test_a_line_survives_encoding_and_decoding(line: bytes) -> None:
     assert decode_record(encode_record(line)) == line
 
 
-def test_no_part_of_a_record_is_one() -> None:
+def test_no_part_of_a_record_is_a_record() -> None:
     record = encode_record(LINE)
     assert all(decode_record(record[:end]) is None for end in range(len(record)))
     assert all(decode_record(record[start:]) is None for start in range(1, len(record) + 1))
@@ -32,7 +32,7 @@ def test_a_changed_byte_is_noticed(at: int, change: int) -> None:
     assert decode_record(bytes(record)) is None
 
 
-def test_other_spellings_of_the_checksum_are_damage() -> None:
+def test_other_spellings_of_the_checksum_are_damaged() -> None:
     record = encode_record(LINE)
     assert decode_record(b"0x" + record[2:]) is None
     assert decode_record(record[:PREFIX].upper() + LINE) is None
@@ -40,7 +40,7 @@ def test_other_spellings_of_the_checksum_are_damage() -> None:
     assert decode_record(b"") is None
 
 
-def test_a_record_that_no_sink_takes_is_cut() -> None:
+def test_a_record_that_no_sink_accepts_is_truncated() -> None:
     small = record("r")
     assert capped(small) is small
     large = encode_record(b'{"event":"audit","details":"%b"}\n' % (b"x" * 100_000))

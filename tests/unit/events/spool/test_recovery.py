@@ -53,7 +53,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
         worker.close()
 
 
-def test_at_the_start_and_later(tmp_path: Path, workers: list[Worker]) -> None:
+def test_spools_are_recovered_at_the_start_and_later(tmp_path: Path, workers: list[Worker]) -> None:
     leave_behind(tmp_path, *"012", running="3")
     sinks = [Sink(), Sink()]
     workers.append(Worker(tmp_path, *sinks))
@@ -79,7 +79,7 @@ def test_the_spool_of_an_older_version_is_recovered(tmp_path: Path, workers: lis
     assert workers[0].recovery.recovered == 1
 
 
-def test_several_workers_share_without_doubling(tmp_path: Path, workers: list[Worker]) -> None:
+def test_several_workers_recover_each_folder_once(tmp_path: Path, workers: list[Worker]) -> None:
     for number in range(10):
         leave_behind(tmp_path, f"{number}a", f"{number}b", running=str(number))
     sinks = [Sink(), Sink(), Sink()]
@@ -89,7 +89,7 @@ def test_several_workers_share_without_doubling(tmp_path: Path, workers: list[Wo
     assert len(found) == len(set(found)) == 30
 
 
-def test_a_sink_that_fails_gets_it_later(tmp_path: Path, workers: list[Worker]) -> None:
+def test_a_failing_sink_gets_the_lines_later(tmp_path: Path, workers: list[Worker]) -> None:
     def fail() -> None:
         raise OSError("no space left")
 
@@ -103,14 +103,14 @@ def test_a_sink_that_fails_gets_it_later(tmp_path: Path, workers: list[Worker]) 
     assert names(sink.lines) == ["0", "1", "2"]
 
 
-def test_what_a_remote_sink_lacks_stays(tmp_path: Path, workers: list[Worker]) -> None:
+def test_segments_that_a_remote_sink_lacks_stay(tmp_path: Path, workers: list[Worker]) -> None:
     folder = leave_behind(tmp_path, "0", running="1")
     workers.append(Worker(tmp_path, Sink(), remote=("redis",)))
     wait_for(lambda: not (folder / INFLIGHT_TABLE).exists() and read_offset(folder, LOCAL).segment)
     assert names(read_batch(folder, read_offset(folder, "redis")).lines) == ["0", "1"]
 
 
-def test_without_a_sink_of_its_own_it_still_tells_of_the_requests(
+def test_without_local_sinks_slots_still_become_records(
     tmp_path: Path, workers: list[Worker]
 ) -> None:
     folder = leave_behind(tmp_path, running="1")
@@ -119,7 +119,7 @@ def test_without_a_sink_of_its_own_it_still_tells_of_the_requests(
     wait_for(lambda: names(read_batch(folder, read_offset(folder, "redis")).lines) == ["1"])
 
 
-def test_damage_is_counted_and_told(
+def test_damage_is_counted_and_logged(
     tmp_path: Path, workers: list[Worker], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = leave_behind(tmp_path, "0")
@@ -134,7 +134,7 @@ def test_damage_is_counted_and_told(
 
 
 @pytest.mark.parametrize("trouble", [OSError(5, "Input/output error"), ValueError("unforeseen")])
-def test_what_fails_is_told_once_and_tried_again(
+def test_a_failure_is_logged_once_and_retried(
     tmp_path: Path,
     workers: list[Worker],
     caplog: pytest.LogCaptureFixture,
@@ -159,7 +159,7 @@ def test_what_fails_is_told_once_and_tried_again(
 
 
 @pytest.mark.parametrize("trouble", ["not empty", "cannot be owned"])
-def test_one_bad_folder_does_not_hold_up_the_others(
+def test_one_bad_folder_does_not_block_the_others(
     tmp_path: Path, workers: list[Worker], trouble: str
 ) -> None:
     bad = leave_behind(tmp_path, "0")

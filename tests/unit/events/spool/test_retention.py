@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_a_segment_goes_when_every_sink_has_passed_it(folder: Path) -> None:
+def test_a_segment_is_removed_when_every_sink_has_passed_it(folder: Path) -> None:
     write_offset(folder, "a", Offset(3, 10))
     write_offset(folder, "b", Offset(2, 9))
     reclaim(folder, ["a", "b"])
@@ -39,20 +39,20 @@ def test_a_segment_goes_when_every_sink_has_passed_it(folder: Path) -> None:
     assert segment_numbers(folder) == [3]
 
 
-def test_a_sink_that_has_never_read_holds_everything(folder: Path) -> None:
+def test_a_sink_that_has_never_read_keeps_all_segments(folder: Path) -> None:
     write_offset(folder, "a", Offset(3, 10))
     reclaim(folder, ["a", "new"])
     assert segment_numbers(folder) == [1, 2, 3]
 
 
-def test_a_sink_that_is_not_named_any_more_holds_nothing(folder: Path) -> None:
+def test_a_sink_that_is_no_longer_named_keeps_nothing(folder: Path) -> None:
     write_offset(folder, "a", Offset(3, 10))
     write_offset(folder, "removed", Offset(1, 2))
     reclaim(folder, ["a"])
     assert segment_numbers(folder) == []
 
 
-def test_the_live_segment_and_empty_ones(folder: Path) -> None:
+def test_the_live_segment_stays_and_empty_ones_are_removed(folder: Path) -> None:
     segment_path(folder, 2).write_bytes(b"")
     reclaim(folder, ["new"], live=3)
     assert segment_numbers(folder) == [1, 3]
@@ -61,7 +61,7 @@ def test_the_live_segment_and_empty_ones(folder: Path) -> None:
     assert segment_numbers(folder) == [3]
 
 
-def test_positions_are_durable_before_a_segment_goes(
+def test_offsets_are_durable_before_a_segment_is_removed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_offset(folder, "a", Offset(2, 0), durable=False)
@@ -82,7 +82,7 @@ def test_positions_are_durable_before_a_segment_goes(
     assert steps == ["sync a.offset", "sync writer", "unlink 0000000000000001.log"]
 
 
-def test_an_abandoned_folder_without_need_is_removed(folder: Path) -> None:
+def test_an_abandoned_folder_that_no_sink_needs_is_removed(folder: Path) -> None:
     write_offset(folder, "a", Offset(3, 9))
     tidy(folder, None)  # without sinks.json nothing is removed
     assert segment_numbers(folder) == [1, 2, 3]
@@ -111,7 +111,7 @@ def test_a_folder_with_an_owner_is_left_alone(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_the_names_of_the_sinks(tmp_path: Path) -> None:
+def test_sinks_are_registered_by_name(tmp_path: Path) -> None:
     root = tmp_path / "data" / "spool"
     assert registered_sinks(root) is None
     register_sinks(root, ["redis", "local"])
@@ -125,7 +125,7 @@ def test_the_names_of_the_sinks(tmp_path: Path) -> None:
         register_sinks(root, ["../x"])
 
 
-def test_writers_folders_alone_in_the_order_of_their_making(tmp_path: Path) -> None:
+def test_only_writer_folders_are_listed_oldest_first(tmp_path: Path) -> None:
     assert writer_folders(tmp_path / "none") == []
     made = ("00000000000003-1-aaaaaaaaaaaaaaaa", "00000000000001-9-bbbbbbbbbbbbbbbb")
     others = ("lost+found", "00000000000002-1-aaaaaaaaaaaaaaaa.bak")

@@ -29,7 +29,7 @@ def put(folder: Path, number: int, data: bytes | Sequence[bytes]) -> None:
     segment_path(folder, number).write_bytes(data if isinstance(data, bytes) else b"".join(data))
 
 
-def test_lines_and_the_position_behind_them(tmp_path: Path) -> None:
+def test_a_batch_has_lines_and_the_offset_behind_them(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS)
     batch = read_batch(tmp_path, START)
     assert (batch.lines, batch.position, batch.damaged) == (LINES, Offset(5, ENDS[2]), 0)
@@ -37,13 +37,13 @@ def test_lines_and_the_position_behind_them(tmp_path: Path) -> None:
     assert (again.lines, again.position, again.damaged) == ([], batch.position, 0)
 
 
-def test_from_each_position(tmp_path: Path) -> None:
+def test_reading_starts_at_the_given_offset(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS)
     for number, end in enumerate(ENDS, 1):
         assert read_batch(tmp_path, Offset(5, end)).lines == LINES[number:]
 
 
-def test_bounded_in_lines_and_bytes(tmp_path: Path) -> None:
+def test_a_batch_is_bounded_in_lines_and_bytes(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS * 2)
     batch = read_batch(tmp_path, START, max_lines=2)
     assert (batch.lines, batch.position) == (LINES[:2], Offset(5, ENDS[1]))
@@ -53,7 +53,7 @@ def test_bounded_in_lines_and_bytes(tmp_path: Path) -> None:
     assert read_batch(tmp_path, START, max_bytes=3).lines == LINES[:1]
 
 
-def test_over_the_ends_of_segments(tmp_path: Path) -> None:
+def test_a_batch_spans_segments(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS[:1])
     put(tmp_path, 7, b"")
     put(tmp_path, 8, RECORDS[1:2])
@@ -68,20 +68,20 @@ def test_over_the_ends_of_segments(tmp_path: Path) -> None:
     assert (lines, position) == (LINES, Offset(10, len(RECORDS[2])))
 
 
-def test_a_segment_that_had_to_go_is_passed_over(tmp_path: Path) -> None:
+def test_a_missing_segment_is_passed_over(tmp_path: Path) -> None:
     put(tmp_path, 8, RECORDS)
     for position in (Offset(5, 100), Offset(7, 0), START):
         assert read_batch(tmp_path, position).lines == LINES
 
 
-def test_a_position_behind_the_end_goes_on_with_the_next(tmp_path: Path) -> None:
+def test_an_offset_behind_the_end_continues_with_the_next_segment(tmp_path: Path) -> None:
     """A power cut may take the end of a segment that was delivered already."""
     put(tmp_path, 5, RECORDS[:1])
     put(tmp_path, 6, RECORDS[1:])
     assert read_batch(tmp_path, Offset(5, 10_000)).lines == LINES[1:]
 
 
-def test_every_prefix_is_readable_and_its_tail_counted_once_the_writer_is_gone(
+def test_a_torn_tail_counts_only_once_the_writer_is_gone(
     tmp_path: Path,
 ) -> None:
     whole = b"".join(RECORDS)
@@ -102,7 +102,7 @@ def test_every_prefix_is_readable_and_its_tail_counted_once_the_writer_is_gone(
         segment_path(tmp_path, 6).unlink()
 
 
-def test_what_is_being_written_is_not_taken_for_torn(tmp_path: Path) -> None:
+def test_a_record_being_written_is_not_torn(tmp_path: Path) -> None:
     whole = b"".join(RECORDS)
     ownership = acquire(tmp_path)
     position, lines = START, []
@@ -124,7 +124,9 @@ def test_what_is_being_written_is_not_taken_for_torn(tmp_path: Path) -> None:
     st.integers(0, 400),
     st.binary(min_size=1, max_size=10),
 )
-def test_damage_takes_only_what_it_touches(lines: list[bytes], at: int, change: bytes) -> None:
+def test_damage_affects_only_the_record_that_it_touches(
+    lines: list[bytes], at: int, change: bytes
+) -> None:
     records = [encode_record(line) for line in lines]
     whole = bytearray(b"".join(records))
     whole[at : at + len(change)] = change[: max(0, len(whole) - at)]
@@ -144,7 +146,7 @@ def test_damage_takes_only_what_it_touches(lines: list[bytes], at: int, change: 
     assert batch.position == (Offset(1, len(whole)))
 
 
-def test_garbage_without_line_ends_is_one_damage(tmp_path: Path) -> None:
+def test_garbage_without_line_ends_counts_as_one_damaged_record(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS[0] + b"\0\r" * 5000 + b"\n" + RECORDS[1])
     batch = read_batch(tmp_path, START, max_bytes=100)
     position, lines, damaged = batch.position, batch.lines, batch.damaged
@@ -154,14 +156,14 @@ def test_garbage_without_line_ends_is_one_damage(tmp_path: Path) -> None:
     assert (lines, damaged) == (LINES[:2], 1)
 
 
-def test_a_folder_that_is_gone_is_empty(tmp_path: Path) -> None:
+def test_a_removed_folder_is_empty(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     assert segment_numbers(gone) == []
     assert read_batch(gone, Offset(3, 4)).position == Offset(3, 4)
     assert pending_bytes(gone, START) == 0
 
 
-def test_a_segment_unlinked_under_the_reader(
+def test_a_segment_unlinked_during_a_read_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path, 6, RECORDS)
@@ -175,7 +177,7 @@ def test_a_segment_unlinked_under_the_reader(
     assert read_batch(tmp_path, START).lines == LINES
 
 
-def test_what_is_pending(tmp_path: Path) -> None:
+def test_pending_bytes(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS)
     put(tmp_path, 6, RECORDS[:1])
     (tmp_path / "inflight").write_bytes(b"x" * 100)

@@ -41,7 +41,7 @@ def writer(tmp_path: Path) -> Iterator[SegmentWriter]:
     made.release()
 
 
-def test_what_is_appended_is_there_for_others_at_once(writer: SegmentWriter) -> None:
+def test_appended_records_are_visible_to_others_at_once(writer: SegmentWriter) -> None:
     first = writer.append(records(0, 3))
     assert numbers(writer.folder) == [0, 1, 2]
     second = writer.append(records(3, 2))
@@ -51,7 +51,7 @@ def test_what_is_appended_is_there_for_others_at_once(writer: SegmentWriter) -> 
     assert writer.live == second.segment
 
 
-def test_segments_end_at_their_size_and_age(writer: SegmentWriter) -> None:
+def test_segments_are_closed_by_size_and_age(writer: SegmentWriter) -> None:
     for batch in range(10):
         writer.append(records(batch * 10, 10))
     assert numbers(writer.folder) == list(range(100))
@@ -69,7 +69,7 @@ def test_segments_end_at_their_size_and_age(writer: SegmentWriter) -> None:
     assert numbers(writer.folder) == list(range(101))
 
 
-def test_numbers_grow_whatever_the_clock_does(
+def test_segment_numbers_grow_whatever_the_clock_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = SegmentWriter.create(tmp_path)
@@ -97,7 +97,9 @@ class Disk:
         return taken
 
 
-def test_a_full_disk_at_each_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_at_each_byte_leaves_whole_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = records(0, 3)
     size = len(batch[0])
     disk = Disk(monkeypatch, 0)
@@ -134,7 +136,7 @@ def test_a_tail_that_cannot_be_cut_off_ends_the_segment(
     assert ([int(line) for line in batch.lines], batch.damaged) == ([0, 3], 1)
 
 
-def test_a_folder_that_is_gone_is_an_error_of_that_batch(writer: SegmentWriter) -> None:
+def test_a_removed_folder_is_an_error_of_that_batch(writer: SegmentWriter) -> None:
     writer.folder.rename(writer.folder.with_name("moved"))
     with pytest.raises(NotSpooled) as caught:
         writer.append(records(0, 2))
@@ -159,7 +161,7 @@ except NotSpooled as error:
 """
 
 
-def test_the_kernel_refusing_for_real(tmp_path: Path) -> None:
+def test_a_real_file_size_limit_leaves_whole_records(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)],
         cwd=ROOT,
@@ -201,7 +203,9 @@ def test_sync_covers_every_segment_and_their_names(
     assert synced == names[1:]
 
 
-def test_a_failed_sync_is_told_once(writer: SegmentWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_sync_is_reported_once(
+    writer: SegmentWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -236,7 +240,7 @@ while True:
 """
 
 
-def test_read_while_it_is_written_until_the_writer_is_killed(tmp_path: Path) -> None:
+def test_readers_see_whole_records_until_the_writer_is_killed(tmp_path: Path) -> None:
     """By another process, segments given back meanwhile: all in order, none twice, none torn."""
     seen, position, damaged = [], START, 0
     with subprocess.Popen(

@@ -33,7 +33,7 @@ def read(folder: Path) -> list[str]:
     return names(read_batch(folder, START).lines)
 
 
-def test_which_events_anybody_can_make() -> None:
+def test_which_events_count_as_refusals() -> None:
     assert is_refusal(refused("r"))
     assert not is_refusal(paid("r", outcome="rejected"))  # over a limit: a known token
     assert not is_refusal(record("r", outcome="client_gone"))
@@ -42,7 +42,7 @@ def test_which_events_anybody_can_make() -> None:
     assert not is_refusal(encode_record(event(forged, endpoint=forged, **PAID).line()))
 
 
-def test_what_was_paid_for_stays_in_order(folder: Path) -> None:
+def test_other_events_stay_in_order(folder: Path) -> None:
     before = segment_path(folder, 10).stat().st_size
     freed, gone = thin(folder, 10, ["s"])
     assert gone == 3
@@ -53,26 +53,26 @@ def test_what_was_paid_for_stays_in_order(folder: Path) -> None:
     assert thin(folder, 11, ["s"]) == (0, 0)
 
 
-def test_a_segment_of_refusals_alone_goes(folder: Path) -> None:
+def test_a_segment_of_refusals_alone_is_removed(folder: Path) -> None:
     segment_path(folder, 20).write_bytes(refused("x") * 3)
     assert thin(folder, 20, ["s"])[1] == 3
     assert segment_numbers(folder) == [10]
 
 
-def test_a_segment_in_which_a_sink_stands_is_left(folder: Path) -> None:
+def test_a_segment_that_a_sink_has_partly_read_is_left_alone(folder: Path) -> None:
     write_offset(folder, "fast", Offset(10, 5))
     assert thin(folder, 10, ["slow", "fast"]) == (0, 0)
     assert read(folder) == ["1", "a", "2", "b", "3"]
     assert thin(folder, 10, ["slow"])[1] == 3
 
 
-def test_a_number_that_is_taken_is_not_taken_again(folder: Path) -> None:
+def test_a_used_segment_number_is_not_used_again(folder: Path) -> None:
     segment_path(folder, 11).write_bytes(paid("c"))
     assert thin(folder, 10, ["s"]) == (0, 0)
     assert read(folder) == ["1", "a", "2", "b", "3", "c"]
 
 
-def test_a_reader_in_the_middle_of_it_misses_nothing(folder: Path) -> None:
+def test_a_reader_of_the_old_segment_misses_nothing(folder: Path) -> None:
     first = read_batch(folder, START, max_lines=2)
     assert names(first.lines) == ["1", "a"]
     thin(folder, 10, ["s"])
@@ -80,7 +80,7 @@ def test_a_reader_in_the_middle_of_it_misses_nothing(folder: Path) -> None:
     assert names(rest.lines) == ["a", "b"]  # "a" once more: at least once
 
 
-def test_a_torn_tail_stays_what_it_is(folder: Path) -> None:
+def test_a_torn_tail_stays_torn(folder: Path) -> None:
     with segment_path(folder, 10).open("ab") as file:
         file.write(refused("torn")[:-20])
     thin(folder, 10, ["s"])
@@ -88,7 +88,9 @@ def test_a_torn_tail_stays_what_it_is(folder: Path) -> None:
     assert (names(batch.lines), batch.damaged) == (["a", "b"], 1)
 
 
-def test_a_full_disk_leaves_it_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_segment_unchanged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 

@@ -46,7 +46,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data" / "spool"
 
 
-def test_a_life(root: Path) -> None:
+def test_a_spool_from_open_to_close(root: Path) -> None:
     spool_writer = make(root, sinks=frozenset({LOCAL, "redis"}))
     assert registered_sinks(root) == {LOCAL, "redis"}
     first = spool_writer.append(records(0, 3), None)
@@ -62,7 +62,7 @@ def test_a_life(root: Path) -> None:
     assert not spool_writer.notices
 
 
-def test_nothing_is_left_when_everybody_has_everything(root: Path) -> None:
+def test_a_folder_that_all_sinks_have_read_is_removed(root: Path) -> None:
     spool_writer = make(root)
     position = spool_writer.append(records(0, 3), None)
     spool_writer.close(position)
@@ -70,7 +70,7 @@ def test_nothing_is_left_when_everybody_has_everything(root: Path) -> None:
     spool_writer.close(position)
 
 
-def test_what_the_local_sinks_lack_is_left(root: Path) -> None:
+def test_lines_that_the_local_sinks_lack_are_left(root: Path) -> None:
     spool_writer = make(root)
     position = spool_writer.append(records(0, 3), None)
     assert position is not None
@@ -80,7 +80,7 @@ def test_what_the_local_sinks_lack_is_left(root: Path) -> None:
     assert len(read_batch(folder, read_offset(folder, LOCAL)).lines) == 3
 
 
-def test_open_slots_are_left_and_nobody_elses_until_the_process_ends(root: Path) -> None:
+def test_open_slots_keep_the_folder_locked_until_the_process_ends(root: Path) -> None:
     spool_writer = make(root)
     assert spool_writer.inflight_table is not None
     slot = spool_writer.inflight_table.reserve(b"x\n")
@@ -90,7 +90,7 @@ def test_open_slots_are_left_and_nobody_elses_until_the_process_ends(root: Path)
     spool_writer.inflight_table.finish(slot, b"y\n")  # still running
 
 
-def test_segments_are_given_back_while_it_lives(
+def test_segments_are_removed_while_the_writer_runs(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool_writer = make(root, sinks=frozenset({LOCAL, "redis"}))
@@ -112,7 +112,7 @@ def test_segments_are_given_back_while_it_lives(
     spool_writer.close(later)
 
 
-def test_when_it_reaches_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_synced_at_the_interval(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda d: synced.append(os.readlink(f"/proc/self/fd/{d}")))
     each = make(root, fsync_interval=0.0)
@@ -140,7 +140,7 @@ def test_when_it_reaches_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -
     timed.close(None)
 
 
-def test_a_full_disk_is_told_once_and_its_loss_is_counted(
+def test_a_full_disk_is_logged_once_and_its_losses_are_counted(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool_writer = make(root)
@@ -172,9 +172,7 @@ def test_a_full_disk_is_told_once_and_its_loss_is_counted(
     assert writer_folders(root) == []
 
 
-def test_a_folder_that_cannot_be_made_is_tried_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_making_the_folder_is_retried(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root.parent.mkdir()
     root.write_text("in the way")
     spool_writer = make(root)
@@ -191,9 +189,7 @@ def test_a_folder_that_cannot_be_made_is_tried_again(
     spool_writer.close(None)
 
 
-def test_slots_that_find_no_room_are_tried_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_making_the_inflight_table_is_retried(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -211,9 +207,7 @@ def test_slots_that_find_no_room_are_tried_again(
     spool_writer.close(None)
 
 
-def test_a_folder_that_somebody_removes_is_made_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removed_folder_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool_writer = make(root)
     spool_writer.append(records(0, 1), None)
     folder = only_folder(root)
@@ -228,7 +222,7 @@ def test_a_folder_that_somebody_removes_is_made_again(
     spool_writer.close(None)
 
 
-def test_a_folder_that_cannot_be_looked_at_is_told_and_kept(
+def test_a_folder_that_cannot_be_read_is_logged_and_kept(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool_writer = make(root)
@@ -247,7 +241,9 @@ def test_a_folder_that_cannot_be_looked_at_is_told_and_kept(
     spool_writer.close(None)
 
 
-def test_the_bound_is_told_once_per_episode(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reaching_the_maximum_is_logged_once_per_episode(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 1000)
     spool_writer = make(root, max_bytes=16_000, sinks=frozenset({"redis"}))
     for turn in range(100):
@@ -270,7 +266,7 @@ def test_the_bound_is_told_once_per_episode(root: Path, monkeypatch: pytest.Monk
     spool_writer.close(None)
 
 
-def test_the_spool_is_for_nobody_else_s_eyes(root: Path) -> None:
+def test_only_the_owner_may_read_the_spool(root: Path) -> None:
     """Events hold addresses of clients."""
     old = os.umask(0o022)
     try:
