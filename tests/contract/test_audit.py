@@ -23,7 +23,7 @@ FUTURE = datetime.now(UTC) + timedelta(days=1)
 
 
 class Audited(Store):
-    """The store, with an audit entry for all that is done to it."""
+    """The store, with an audit entry for each change."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -217,7 +217,7 @@ class TestFind:
             ({"request_id": "r2"}, [2]),
             ({"search": "DENIED"}, [3]),
             ({"search": "1F2e"}, [1]),
-            ({"search": "ärger"}, None),  # as the database knows capitals
+            ({"search": "ärger"}, None),  # case folding of the database
             ({"search": "Ärger"}, [4]),
             ({"search": 'ger "100%_!\\'}, [4]),
             ({"search": "100__!"}, []),
@@ -259,7 +259,7 @@ class TestFind:
         assert caught.value.code == "not_found"
 
     def test_repeated_drafts_are_written_once(self, store: Audited) -> None:
-        """After an error nobody knows whether they were written."""
+        """After an error it is unknown whether the entries were written."""
         drafts = [PendingEntry("auth.denied", "anonymous") for _ in range(3)]
         store.log.write(drafts[:2])
         assert [entry.id for entry in store.log.write(drafts)] == [drafts[2].id]
@@ -273,7 +273,7 @@ def netstring(value: Any) -> bytes:
 
 class TestChain:
     def test_the_format(self, store: Audited) -> None:
-        """As the docs say it, done by hand."""
+        """The hash of the documented format, computed by hand."""
         previous = ""
         for number, entry in enumerate(store.write(3), 1):
             *content, own = store.row(number)
@@ -302,7 +302,7 @@ class TestChain:
             assert store.broken() is None
 
     def test_a_rewritten_row_is_found(self, store: Audited) -> None:
-        """With a hash that fits its content: then the next one does not fit it any more."""
+        """Its new hash matches its content, so the hash of the next row no longer matches."""
         store.write(5)
         content = store.row(3)[:-1]
         content[COLUMNS.index("actor")] = "cli"
@@ -396,7 +396,7 @@ class TestPrune:
         assert store.broken() is None
 
     def test_no_entry_behind_a_newer_one_is_deleted(self, store: Audited) -> None:
-        """The clock may have gone backwards between two entries."""
+        """The clock may have been put back between two entries."""
         entries = store.write(4)
         late = int(FUTURE.timestamp()) * 1_000_000
         store.run("UPDATE audit_events SET created_at = ? WHERE seq = 2", late)
@@ -414,7 +414,7 @@ class TestPrune:
     def test_pruning_during_a_verification(
         self, store: Audited, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Rows go, and others come, between two pages."""
+        """Rows are deleted and added between two pages."""
         monkeypatch.setattr(audit_chain, "_PAGE", 2)
         store.write(9)
         other = AuditLog(store.database)
@@ -438,7 +438,7 @@ class TestPrune:
 
 
 def test_two_nodes_write_one_chain(store: Audited, migrated_url: str) -> None:
-    """Changes and refusals of two nodes, and retention beside them: one chain, without a gap."""
+    """Two nodes write changes and refusals while retention runs: one chain, without a gap."""
     project = store.project()
     nodes = [Database.from_url(migrated_url) for _ in range(2)]
     count = 12

@@ -1,4 +1,4 @@
-"""What the housekeeping does to the store, and by whom, on every database."""
+"""The maintenance of the store, and its leases, on every database."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -210,7 +210,7 @@ class TestUsageRetention:
 
 
 class Statements:
-    """What was executed, with its parameters."""
+    """Executed statements, with their parameters."""
 
     def __init__(self, database: Database) -> None:
         self.seen: list[tuple[str, Sequence[Any]]] = []
@@ -233,9 +233,9 @@ class Statements:
 
 
 def plans(store: Store, work: Callable[[], Any]) -> list[str]:
-    """The database's plan of each statement that changes or looks for rows."""
+    """The database's plan of each statement that changes or selects rows."""
     if store.database.dialect.name == "postgresql":
-        # What it does by itself when a table has changed much.
+        # The database does so by itself when a table has changed much.
         store.database.run(lambda session: session.execute("ANALYZE"))
     statements = Statements(store.database)
     work()
@@ -263,7 +263,7 @@ def assert_no_scan(found: list[str]) -> None:
 
 
 class TestPlans:
-    """Rows are put there by the thousand, and no batch reads all of them."""
+    """Thousands of rows are inserted, and no batch reads all of them."""
 
     def test_tokens(self, store: Store) -> None:
         project = store.project()

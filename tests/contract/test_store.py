@@ -526,7 +526,7 @@ class TestFamilies:
             "rate_limit_exceeded", lambda: store.token(project, lineage=[child.id, root.id])
         )
         assert error.retry_after
-        store.tokens.revoke(child.id)  # and its child is dead, too
+        store.tokens.revoke(child.id)  # and its child no longer counts
         store.token(project, lineage=[root.id])
         assert expired.parent_id == root.id
 

@@ -1,4 +1,4 @@
-"""Writers' folders in a spool, with numbered events, for the tests of its readers."""
+"""Folders of writers in a spool, with numbered events, for tests of readers."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -28,8 +28,8 @@ def append(writer: SegmentWriter, those: Sequence[int]) -> None:
         writer.append([encode_record(line(number))])
 
 
-def orphan(root: Path, those: Sequence[int]) -> Path:
-    """The folder of a writer that is gone."""
+def abandoned(root: Path, those: Sequence[int]) -> Path:
+    """The folder of a writer that has ended."""
     writer = write(root, those)
     writer.close()
     writer.release()

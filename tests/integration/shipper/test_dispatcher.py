@@ -19,7 +19,7 @@ from tests.support.wait import wait_until
 
 
 class Target:
-    """A sink that keeps what it takes; ``trouble`` is called with each batch before."""
+    """A sink that stores its batches. ``trouble`` is called with each batch first."""
 
     def __init__(self) -> None:
         self.trouble: Callable[[Sequence[bytes]], None] = lambda _batch: None
@@ -127,7 +127,7 @@ def test_entries_are_acknowledged_after_the_sink_has_accepted_them(bench: Bench)
     wait_until(lambda: target.tries > 10)
     assert bench.pending() == 2
     assert dispatcher.trouble == "sink: ConnectionError"
-    assert bench.dead() == []  # however often: the sink is away, and no event is to blame
+    assert bench.dead() == []  # the sink is away, so no event is at fault
     target.trouble = lambda _batch: None
     wait_until(lambda: bench.pending() == 0)
     assert sorted(target.lines) == [b"a\n", b"b\n"]
@@ -137,7 +137,7 @@ def test_entries_held_by_a_killed_dispatcher_come_first(bench: Bench) -> None:
     bench.add("a", "b")
     source = ConsumerGroup(bench.server.url, bench.stream, "g", "one")
     source.create()
-    assert len(source.new(10, 0)) == 2  # and then it is gone
+    assert len(source.new(10, 0)) == 2  # and then it is killed
     bench.add("c")
     target = Target()
     bench.start(target)
@@ -194,12 +194,12 @@ def test_a_sink_away_over_many_starts_makes_no_dead_letter(
 def test_reading_held_entries_counts_one_delivery(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when there is more of it than one batch, and the sink is away."""
+    """Even when the entries fill more than one batch and the sink is away."""
     monkeypatch.setattr(dispatcher_module, "_BATCH", 4)
     bench.add(*"abcdef")
     source = ConsumerGroup(bench.server.url, bench.stream, "g", "one")
     source.create()
-    assert len(source.new(10, 0)) == 6  # and then it is gone
+    assert len(source.new(10, 0)) == 6  # and then it is killed
     target = Target()
     target.trouble = fail
     bench.start(target)
@@ -225,7 +225,7 @@ def test_an_entry_that_is_never_accepted_becomes_a_dead_letter_when_others_are(
     bench.add("bad")
     dispatcher = bench.start(target)
     wait_until(lambda: target.tries > 6)
-    assert bench.dead() == []  # nobody can know yet
+    assert bench.dead() == []  # not decided yet
     bench.add(*"abcd")
     wait_until(lambda: bench.dead() == ["bad"])
     wait_until(lambda: bench.pending() == 0)
@@ -234,7 +234,7 @@ def test_an_entry_that_is_never_accepted_becomes_a_dead_letter_when_others_are(
 
 
 def test_a_sink_that_goes_away_within_a_batch_makes_no_dead_letter(bench: Bench) -> None:
-    """Taken one by one, then away for good: those after the last success are kept."""
+    """The sink accepts single events and then fails: entries after the last success are kept."""
     target = Target()
     names = [str(number) for number in range(20)]
 
@@ -315,7 +315,7 @@ def test_metrics(bench: Bench) -> None:
 
 
 def test_no_event_is_lost_whatever_fails(bench: Bench) -> None:
-    """Sink and Redis fail at random while events pass; each arrives, or is in the dead letters."""
+    """Sink and Redis fail at random: each event arrives or becomes a dead letter."""
     source = random.Random(7)
     between = fault_proxy.Middleman(bench.server.port)
     url = bench.server.url.replace(str(bench.server.port), str(between.port))

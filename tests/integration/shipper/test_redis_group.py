@@ -29,7 +29,7 @@ def consumer(server: RedisServer, stream: str, name: str, group: str = "g") -> C
 def test_entries_older_than_the_group_are_read(redis_server: RedisServer, stream: str) -> None:
     add(redis_server, stream, "a", "b", "c")
     one = consumer(redis_server, stream, "one")
-    one.create()  # again is fine
+    one.create()  # idempotent
     assert [entry.line for entry in one.new(2, 0)] == [b"a\n", b"b\n"]
     assert [entry.line for entry in one.new(2, 0)] == [b"c\n"]
     assert one.new(2, 0.01) == []
@@ -40,7 +40,7 @@ def test_unacknowledged_entries_are_pending_and_counted(
 ) -> None:
     add(redis_server, stream, "a", "b", "c")
     first, *rest = consumer(redis_server, stream, "one").new(10, 0)
-    again = consumer(redis_server, stream, "one")  # as after a restart
+    again = consumer(redis_server, stream, "one")  # a restarted consumer
     again.acknowledge([first.id])
     found = again.pending(10)
     assert [entry.id for entry in found] == [entry.id for entry in rest]

@@ -1,4 +1,4 @@
-"""The question behind revocation, on every database."""
+"""The query that finds revocations and other changes, on every database."""
 
 from datetime import UTC, datetime, timedelta
 

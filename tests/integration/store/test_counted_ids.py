@@ -1,4 +1,4 @@
-"""What counts once, on every database (``proxy/store/counted_ids.py``), seen in the ledger."""
+"""Events that count once (``proxy/store/counted_ids.py``), on every database."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ TOKEN = "00000000-0000-7000-8000-000000000001"
 
 
 class Node:
-    """A shipper of its own, whose workers' events come one by one."""
+    """A node: its shipper adds the events of its workers."""
 
     numbers = iter(range(1, 10**6))
 
@@ -109,12 +109,12 @@ def test_a_read_counted_before_its_generation_is_taken_back(node: Node) -> None:
     assert sums(node) == (2, 13)
     rows = node.ledger.sums(HOUR, HOUR + timedelta(days=1), ["hour"], limit=9)
     assert [(row.requests, row.prompt_tokens) for row in rows] == [(1, 13), (1, 0)]
-    node.add(event(read=True, at=6), event(at=4))  # and not once more
+    node.add(event(read=True, at=6), event(at=4))  # counted once
     assert sums(node) == (4, 25)
 
 
 def test_a_read_taken_back_may_be_repeated_in_the_same_batch(node: Node) -> None:
-    """Its row would be there twice, and the batch would be refused for ever."""
+    """Two rows with one id would make every attempt of the batch fail."""
     read = event(read=True, at=5)
     node.add(read)
     node.add(event(at=3, tokens=13), read)
@@ -131,7 +131,7 @@ def test_two_transactions_take_back_a_read_once(
 
     def remembered(session: Session, names: Any) -> dict[str, str | None]:
         found = find(session, names)
-        # As a transaction sees it that began before the other one ended.
+        # The view of a transaction that began before the other one ended.
         return found if not stale else {**found, **stale.pop()}
 
     monkeypatch.setattr(counted_module, "_find", remembered)

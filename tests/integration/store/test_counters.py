@@ -1,4 +1,4 @@
-"""What only counters do; the rest is in ``tests/contract/test_store.py``."""
+"""Counters; more is in ``tests/contract/test_store.py``."""
 
 from datetime import UTC, datetime
 
@@ -58,7 +58,7 @@ def test_counts_that_a_killed_worker_lost_are_added_from_the_ledger(migrated_url
         child: (19, 19, 3, 3),
         limited: (0, 19, 0, 0),  # its requests are counted before they are sent
     }
-    # Of two counts that lack something, the other one stays.
+    # Only a count that is too low is changed.
     assert counters.make_good(parent, again[parent])
     assert counters.accounted([parent]) == {parent: (38, 38, 3, 3)}
     assert counters.accounted([]) == {}

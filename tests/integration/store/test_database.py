@@ -1,4 +1,4 @@
-"""The database's front: which backend a URL picks, and what is refused before any I/O."""
+"""The database's entry: the backend of a URL, and errors before any I/O."""
 
 import os
 import subprocess
@@ -78,7 +78,7 @@ class TestWritesThatFail:
         database.check_writes()
 
     def test_a_failed_write_counts_until_one_succeeds(self, database: Database) -> None:
-        """What changes nothing works on a full disk, too."""
+        """A write that changes nothing succeeds on a full disk too."""
 
         def full(session: Session) -> None:
             raise StoreError

@@ -1,4 +1,4 @@
-"""Export and import: the same file out of every database, all of it or nothing into one."""
+"""Export and import: every database exports the same file, and imports all of it or nothing."""
 
 import io
 import json
@@ -53,7 +53,7 @@ def database(migrated_url: str) -> Database:
 
 
 def fill(database: Database) -> Database:
-    """Something in every column, nothing in every column that can be empty."""
+    """Rows with a value in every column, and rows with NULL wherever it is allowed."""
     old, new = Projects(database, Cipher(OLD)), Projects(database, CIPHER)
     metadata = {"b": [1, 2.50, None], "a": {"ö": '\U0001f9ab \\ " \u2028'}, "big": 2**63 - 1}
     tokens = Tokens(database)
@@ -160,7 +160,7 @@ class TestExport:
     def test_an_export_is_a_snapshot(
         self, database: Database, migrated_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whatever is written while it runs is not in it."""
+        """Rows written during the export are not in it."""
         monkeypatch.setattr(export, "_PAGE", 1)
         fill(database)
         before = exported(database)
@@ -288,7 +288,7 @@ class TestImport:
         value = json.loads(data.splitlines()[4])[field]
         self.refused(database, change(data, 8, **{field: value}), "line 8: .*id or token_hash")
 
-    @pytest.mark.parametrize("parent", ["nobody", "of another project"])
+    @pytest.mark.parametrize("parent", ["unknown", "of another project"])
     def test_a_missing_parent_is_refused(
         self, database: Database, data: bytes, parent: str
     ) -> None:
@@ -298,7 +298,7 @@ class TestImport:
         self.refused(database, wrong, f"token {tokens[3]['id']}: parent_id")
 
     def test_a_child_may_precede_its_parent(self, database: Database, data: bytes) -> None:
-        """By the clocks of two nodes it can be the older one."""
+        """By the clocks of two nodes the child may be older."""
         tokens = [json.loads(line) for line in data.splitlines()[4:]]
         older = change(data, 8, parent_id=None)
         older = change(older, 5, parent_id=tokens[3]["id"])

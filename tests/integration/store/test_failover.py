@@ -1,4 +1,4 @@
-"""An address leads to another server: whoever is connected follows, without a restart.
+"""An address leads to another server: connected processes follow, without a restart.
 
 The old primary lives on, keeps its connections and refuses writes: the new one is where the address
 leads to from then on.
@@ -21,7 +21,7 @@ from tests.support.wait import wait_until
 
 
 class OldPostgres(Postgres):
-    """One that can be a standby, which knows no serializable transactions."""
+    """A server that can be a standby, which has no serializable transactions."""
 
     def command(self) -> list[str]:
         return [part.replace("=serializable", "=read committed") for part in super().command()]
@@ -56,7 +56,7 @@ class Pair:
         self.database.run(lambda session: session.execute("UPDATE t SET n = n + 1"))
 
     def read(self) -> str:
-        """The name of the server that answers."""
+        """The name of the server that responds."""
 
         def slowly(session: Session) -> str:
             row = session.one("SELECT name FROM t")
@@ -66,7 +66,7 @@ class Pair:
         return self.database.run(slowly, readonly=True)
 
     def readers(self, count: int) -> set[str]:
-        """Read over so many connections at once."""
+        """Read over ``count`` connections at once."""
         sleep = "SELECT SLEEP(0.1)" if self.kind == "mysql" else "SELECT 1 FROM pg_sleep(0.1)"
 
         def work(session: Session) -> str:
@@ -88,7 +88,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         names = {}
         for server, name in ((old, "old"), (new, "new")):
             names[name] = server.create_database()
-        # Both have the name that stands in the address.
+        # The certificates of both have the name in the address.
         shared = "failover"
         for server, name in ((old, "old"), (new, "new")):
             server.admin(f"CREATE DATABASE {shared}")
@@ -121,9 +121,9 @@ def test_the_first_write_after_a_failover_works(pair: Pair) -> None:
     assert pair.readers(4) == {"old"}
     pair.demote()
     if pair.kind == "postgres":
-        assert pair.readers(4) == {"old"}  # its restart has ended the connections: new ones
+        assert pair.readers(4) == {"old"}  # the restart ended the connections, these are new
     pair.address.lead_to(pair.new.port)
-    assert pair.readers(2) == {"old"}, "nobody can tell yet"
+    assert pair.readers(2) == {"old"}, "no write has failed yet"
     pair.write()
     assert pair.readers(4) == {"new"}, "no reader stays behind either"
     pair.write()
@@ -143,7 +143,7 @@ def test_a_read_only_server_without_a_successor_is_read(
     calls = pair.address.calls
     for _ in range(5):
         assert pair.read() == "old"
-    assert pair.address.calls == calls, "readers keep their connections meanwhile"
+    assert pair.address.calls == calls, "readers keep their connections"
     pair.promote()
 
     def works() -> bool:
@@ -159,7 +159,7 @@ def test_a_read_only_server_without_a_successor_is_read(
 
 @pytest.mark.parametrize("pair", ["mysql"], indirect=True)
 def test_a_write_refused_within_a_transaction_is_not_repeated(pair: Pair) -> None:
-    """The server is demoted between BEGIN and the statement: nothing of it is there. A PostgreSQL
+    """The server is demoted between BEGIN and the statement: nothing is written. A PostgreSQL
     that becomes a standby is restarted."""
     pair.write()
 

@@ -1,4 +1,4 @@
-"""Migrations: once each, whoever starts them, and ``schema.sql`` says the same."""
+"""Migrations: each is applied once by any number of nodes, and ``schema.sql`` matches them."""
 
 import re
 import subprocess
@@ -81,7 +81,7 @@ def test_the_second_waits_for_the_first(mysql_url: str, mariadb: MariaDB) -> Non
 
     def hold(session: object) -> None:
         assert session.one(lock) == (1,)  # type: ignore[attr-defined]
-        # Whoever comes now gets no lock and has made no table.
+        # Another node gets no lock now, and has made no table.
         assert mariadb.admin(lock.replace(", 1)", ", 0)"), database=name) == [(0,)]
 
     database.run(hold)
@@ -97,7 +97,7 @@ def test_the_second_waits_for_the_first_on_postgresql(postgres_url: str) -> None
         assert second.run(lambda other: other.one(lock)) == (0,)
 
     first.run(hold)
-    # It belongs to the transaction.
+    # The lock belongs to the transaction.
     assert second.run(lambda session: session.one(lock)) == (1,)
 
 

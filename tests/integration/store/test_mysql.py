@@ -102,14 +102,14 @@ Database.from_url(sys.argv[1]).run(work)
 
 
 def test_a_frozen_node_does_not_block_the_others(mysql_url: str) -> None:
-    """Its locks are free again before those who wait for them lose patience, or soon after."""
+    """Its locks are freed at about the timeout of the statements that wait for them."""
     Migrator(database := Database.from_url(mysql_url)).migrate()
     if "MariaDB" not in str(database.run(lambda session: session.one("SELECT VERSION()"))):
         pytest.skip("MySQL has a limit for connections that are idle, and it is a minute")
     frozen = subprocess.Popen([sys.executable, "-c", FREEZE, mysql_url], cwd=ROOT)
     try:
         os.waitid(os.P_PID, frozen.pid, os.WSTOPPED | os.WNOWAIT)
-        # The first may have come too early for it.
+        # The first attempt may have come too early.
         for last in (False, True):
             try:
                 AuditLog(database).write([PendingEntry("project.update", "cli")])

@@ -1,4 +1,4 @@
-"""The pool under MySQL and PostgreSQL: bounded waits, and connections that die at a bad moment."""
+"""The pool under MySQL and PostgreSQL: bounded waits, and connections that break at any moment."""
 
 import socket
 import time
@@ -16,7 +16,7 @@ from proxy.store.database import Database, Session
 
 @dataclass(frozen=True)
 class Server:
-    """One kind of database: what the tests need that each spells its own way."""
+    """One kind of database, with its own SQL for what the tests need."""
 
     url: str
     #: One row: the number of the connection.
@@ -79,7 +79,7 @@ class TestPool:
             assert len({job.value[0] for job in jobs}) == 10
 
         cold, warm = [], []
-        for _ in range(3):  # what the machine does meanwhile slows one of them down, not all
+        for _ in range(3):  # a busy machine slows one of them down, not all
             database = Database.from_url(server.url, pool_size=10)
             one = seconds(lambda database=database: database.run(server.slowly))
             cold.append(seconds(lambda database=database: all_at_once(database)) / one)

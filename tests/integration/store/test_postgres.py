@@ -210,7 +210,7 @@ class TestTransaction:
 
 class TestStuck:
     def test_a_stopped_server_fails_fast(self, postgres_url: str) -> None:
-        """Accepted by the kernel, answered by nobody: only this side's patience ends it."""
+        """The kernel accepts the connection, and the server never responds."""
         database = Database.from_url(
             postgres_url, pool_size=2, connect_timeout=0.3, statement_timeout=0.3, wait_timeout=0.3
         )

@@ -1,4 +1,4 @@
-"""Rotation: everything readable ends under the newest key, and nobody's change is lost."""
+"""Rotation: every readable row ends under the newest key, and no concurrent change is lost."""
 
 import time
 from collections.abc import Callable
@@ -126,7 +126,7 @@ class TestRotate:
 
 
 class Meddling(Cipher):
-    """Does something between the reading of a row and its rewriting."""
+    """Runs a change between reading a row and rewriting it."""
 
     meddle: Callable[[], Any]
 
@@ -142,7 +142,7 @@ class TestConcurrently:
         cipher = Meddling(NEW, [OLD])
 
         def meddle() -> None:
-            # By a worker that was not restarted yet.
+            # By a worker that still has the old key.
             if key := next(changes, None):
                 Projects(database, BEFORE).update(
                     made.id, {"upstream_key": key, "upstream_key_mask": "m"}

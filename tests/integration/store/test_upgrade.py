@@ -61,7 +61,7 @@ def old_database(url: str) -> Database:
 
 
 def check(database: Database) -> None:
-    """What was there is there, has no policy, and can be given one."""
+    """The rows are still there, have no policy, and can be given one."""
     projects, tokens, grants = (
         Projects(database, CIPHER),
         Tokens(database),

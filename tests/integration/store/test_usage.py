@@ -1,4 +1,4 @@
-"""The ledger on every database: added once, by however many, and read back in groups."""
+"""The ledger on every database: nodes add each line once, and sums are by groups."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -150,7 +150,7 @@ class TestApply:
 
 class TestSeveralAtOnce:
     def test_nodes_that_add_to_the_same_rows_lose_nothing(self, books: Books) -> None:
-        """Each writes its rows in an order of its own, as far as it is up to the caller."""
+        """Each node passes its rows in an order of its own."""
         entries = [entry(model=f"m{number}") for number in range(30)]
 
         def node(source: str, order: Sequence[Entry]) -> None:
@@ -167,7 +167,7 @@ class TestSeveralAtOnce:
         assert [row[4] for row in books.rows()] == [60] * 30
 
     def test_two_processes_with_one_source_add_it_once(self, books: Books) -> None:
-        """A shipper that was restarted while the old one still wrote, at the very beginning too."""
+        """A restarted shipper while the old one still writes, even with a new source."""
         for source in ("first", "second", "third"):
             for step in range(4):
                 after = (1, step) if step else None

@@ -27,8 +27,8 @@ def test_what_is_kept_forever_has_no_task(
     tmp_path: Path, changes: dict[str, str], expected: set[str]
 ) -> None:
     made = settings(tmp_path, **changes)
-    keeper = maintenance_scheduler(made, Database.from_url(made.database.url))
-    assert keeper.rows == dict.fromkeys(expected, 0)
+    scheduler = maintenance_scheduler(made, Database.from_url(made.database.url))
+    assert scheduler.rows == dict.fromkeys(expected, 0)
 
 
 @pytest.mark.parametrize(("name", "store"), [("AUDIT", AuditLog), ("USAGE", UsageLedger)])
@@ -41,8 +41,8 @@ def test_how_old_something_is_the_database_says(
     monkeypatch.setattr(store, "prune", lambda self, *args: asked.append(args) or 0)
     today = datetime(2020, 1, 31, tzinfo=UTC)
     monkeypatch.setattr(Session, "now", lambda self: to_micros(today))
-    keeper = maintenance_scheduler(made, Database.from_url(made.database.url))
-    assert keeper._tasks[name.lower()](500) == 0
+    scheduler = maintenance_scheduler(made, Database.from_url(made.database.url))
+    assert scheduler._tasks[name.lower()](500) == 0
     assert asked == [(datetime(2020, 1, 1, tzinfo=UTC), 500)]
 
 
@@ -58,7 +58,7 @@ def test_ids_that_were_counted_go_as_fast_as_a_busy_node_makes_them(tmp_path: Pa
             session.execute("INSERT INTO counted_ids (id, forget_at) VALUES (?, ?)", row)
 
     database.run(fill)
-    keeper = maintenance_scheduler(made, database)
-    assert keeper._tasks["counted_ids"](BATCH) == 5000
-    assert keeper._tasks["counted_ids"](BATCH) == 1000
+    scheduler = maintenance_scheduler(made, database)
+    assert scheduler._tasks["counted_ids"](BATCH) == 5000
+    assert scheduler._tasks["counted_ids"](BATCH) == 1000
     database.close()

@@ -1,4 +1,4 @@
-"""An audit entry as a line: like a usage event to those who carry it, and never taken for one."""
+"""An audit entry as a line, which no reader confuses with a usage event."""
 
 import json
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What nobody takes (``proxy/events/dead_letters.py``)."""
+"""Dead letters and their isolation (``proxy/events/dead_letters.py``)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,9 +57,9 @@ def test_a_batch_whose_dead_letters_cannot_be_stored_is_not_done(tmp_path: Path)
     def send(batch: Sequence[bytes]) -> None:
         raise Refused("HTTP 400")
 
-    sieve = PoisonIsolator(send, DeadLetterFile(tmp_path / "file" / "dead.jsonl"))
+    isolator = PoisonIsolator(send, DeadLetterFile(tmp_path / "file" / "dead.jsonl"))
     with pytest.raises(OSError, match="file"):
-        sieve.write(lines(1))
+        isolator.write(lines(1))
 
 
 def test_with_a_full_disk_the_rest_arrives_once(
@@ -76,21 +76,21 @@ def test_with_a_full_disk_the_rest_arrives_once(
     def full(_lines: Sequence[bytes], _reason: str) -> None:
         raise OSError(28, "No space left on device")
 
-    sieve = PoisonIsolator(send, dead)
+    isolator = PoisonIsolator(send, dead)
     with monkeypatch.context() as patch:
         patch.setattr(dead, "keep", full)
         for _ in range(3):
             with pytest.raises(OSError, match="No space"):
-                sieve.write(lines(*range(10)))
-            sieve.write(lines(20, 21))  # of another folder, in between
+                isolator.write(lines(*range(10)))
+            isolator.write(lines(20, 21))  # a batch of another folder
             with pytest.raises(OSError, match="No space"):
-                sieve.write(lines(*range(12)))  # more has come meanwhile
+                isolator.write(lines(*range(12)))  # with newer events
     assert sorted(set(taken)) == sorted(lines(0, 1, 2, 4, 5, 6, *range(8, 12), 20, 21))
     assert len([line for line in taken if line not in lines(20, 21)]) == 10, "each once"
-    sieve.write(lines(*range(12)))
+    isolator.write(lines(*range(12)))
     assert len([line for line in taken if line not in lines(20, 21)]) == 10
     assert (tmp_path / "dead.jsonl").read_bytes() == b"3\n7\n"
-    sieve.write(lines(1))  # nothing is remembered of what is through
+    isolator.write(lines(1))  # lines of finished batches are not remembered
     assert taken[-1] == b"1\n"
     dead.close()
 
@@ -107,11 +107,11 @@ def test_events_accepted_before_a_failure_are_not_sent_again() -> None:
 
     back: list[bool] = []
     kept: list[bytes] = []
-    sieve = PoisonIsolator(send, Kept(kept))
+    isolator = PoisonIsolator(send, Kept(kept))
     with pytest.raises(ConnectionError):
-        sieve.write(lines(0, 1, 2, 3))
+        isolator.write(lines(0, 1, 2, 3))
     back.append(True)
-    sieve.write(lines(0, 1, 2, 3))
+    isolator.write(lines(0, 1, 2, 3))
     assert (taken, kept) == (lines(1, 2, 3), lines(0))
 
 

@@ -1,4 +1,4 @@
-"""The pump: every sink stands alone, nothing is lost that need not be, a stop ends in time."""
+"""The pump: sinks are independent, no event is lost needlessly, and a stop ends in time."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ import pytest
 
 from proxy.core.errors import ProxyError
 from proxy.core.usage_event import Intent, UsageEvent
-from proxy.events import pump as drain_module
+from proxy.events import pump as pump_module
 from proxy.events import sink_worker as delivery_module
 from proxy.events.pump import EventPump
 from proxy.events.queue import EventQueue
@@ -42,7 +42,7 @@ class Line:
         self._next = 0
 
     def publish(self, count: int) -> list[str]:
-        """Publishes ``count`` events and tells all names so far."""
+        """Publish ``count`` events. Returns all names so far."""
         for _ in range(count):
             self.queue.publish(event(str(self._next)))
             self._next += 1
@@ -89,7 +89,7 @@ def test_observing_a_batch_yields_to_the_network() -> None:
     seen: list[int] = []
     answered_after: list[int] = []
 
-    def answer() -> None:
+    def respond() -> None:
         ours.recv(1)
         answered_after.append(len(seen))
 
@@ -98,7 +98,7 @@ def test_observing_a_batch_yields_to_the_network() -> None:
             theirs.send(b".")
         seen.extend(1 for _ in events)
 
-    waiting = gevent.spawn(answer)
+    waiting = gevent.spawn(respond)
     gevent.sleep(0)
     queue = EventQueue(1000)
     for number in range(200):
@@ -116,7 +116,7 @@ def test_observing_a_batch_yields_to_the_network() -> None:
 def test_a_busy_loop_does_not_outrun_the_pump(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of these gives the others a turn after an event, as a connection does that never pauses:
     twenty events in each turn of the loop, for as long as it goes on."""
-    monkeypatch.setattr(drain_module, "_LINGER_SECONDS", 1e-6)  # turns count, not seconds
+    monkeypatch.setattr(pump_module, "_LINGER_SECONDS", 1e-6)  # turns count, not seconds
     seen: list[int] = []
     queue, sink, longest = EventQueue(2000), Sink(), 0
 
@@ -189,7 +189,7 @@ def test_a_blocking_sink_does_not_block_the_event_loop(lines: list[Line]) -> Non
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were to be made, in seconds: those that were made depend on the machine."""
+    """The requested pauses in seconds: the real ones depend on the machine."""
     pauses: list[float] = []
 
     class Noted(Backoff):
@@ -206,8 +206,8 @@ def test_pauses_between_attempts_grow_up_to_a_limit(lines: list[Line], asked: li
     line = Line(sink)
     lines.append(line)
     line.publish(1)
-    (delivery,) = line.pump.sink_workers
-    wait_for(lambda: delivery.errors >= 6)
+    (worker,) = line.pump.sink_workers
+    wait_for(lambda: worker.errors >= 6)
     whole = (0.02, 0.04, 0.08, 0.1, 0.1)
     for pause, most in zip(asked, whole, strict=False):
         assert most / 2 <= pause <= most  # jittered
@@ -248,15 +248,15 @@ def test_the_backlog_is_bounded_and_counts_what_it_drops(
     sink = Sink(fail)
     line = Line(sink, backlog=10)
     lines.append(line)
-    (delivery,) = line.pump.sink_workers
+    (worker,) = line.pump.sink_workers
     line.publish(4)
-    wait_for(lambda: delivery.errors)
+    wait_for(lambda: worker.errors)
     expected = line.publish(20)
-    wait_for(lambda: not len(line.queue) and delivery.pending == 10)
-    wait_for(lambda: delivery.dropped == 14)
+    wait_for(lambda: not len(line.queue) and worker.pending == 10)
+    wait_for(lambda: worker.dropped == 14)
     tries = len(sink.tries)
     wait_for(lambda: len(sink.tries) >= tries + 2)
-    assert (delivery.pending, delivery.dropped) == (10, 14)
+    assert (worker.pending, worker.dropped) == (10, 14)
     assert "its oldest events are dropped" in caplog.text
     sink.trouble = lambda: None
     wait_for(lambda: len(sink.lines) == 10)
@@ -323,7 +323,7 @@ def test_close_returns_in_time_although_a_sink_hangs(caplog: pytest.LogCaptureFi
     line.pump.close(0.1)
     assert time.monotonic() - began < 0.6
     assert names(good.lines) == expected
-    # Those in the hands of the sink count, too: whether it takes them nobody will know.
+    # Lines being written count too: it is unknown whether the sink accepts them.
     assert "7 usage events could not be written" in caplog.text
     wait_for(lambda: bad.closed)
 
@@ -348,7 +348,7 @@ def journal_at(root: Path) -> SpoolWriter:
 
 
 class SpooledLine(Line):
-    """The same with a spool that a remote sink reads, too."""
+    """The same with a spool that a remote sink reads."""
 
     def __init__(
         self, root: Path, *sinks: Any, backlog: int = 10_000, refuse: bool = False
@@ -380,7 +380,7 @@ class SpooledLine(Line):
 
 
 def spooled(root: Path, sink: str) -> list[str]:
-    """What ``sink`` would read next, over all folders."""
+    """The lines that ``sink`` would read next, over all folders."""
     batches = [
         read_batch(folder, read_offset(folder, sink), max_lines=10_000)
         for folder in writer_folders(root)
@@ -411,7 +411,7 @@ def test_the_local_offset_follows_the_slowest_sink(tmp_path: Path) -> None:
     assert spooled(tmp_path, LOCAL) == ["0", "1", "2", "3"]
     slow.trouble = lambda: None
     wait_for(lambda: len(slow.lines) == 4)
-    line.publish(1)  # the position of what is done goes with the next batch
+    line.publish(1)  # the offset is saved with the next batch
     wait_for(lambda: spooled(tmp_path, LOCAL) == ["4"])
     wait_for(lambda: spooled(tmp_path, LOCAL) == [])  # or within a second
     line.pump.close(5)
@@ -440,7 +440,7 @@ def full(*_: Any) -> None:
 def test_events_that_a_full_disk_did_not_accept_keep_their_slots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain_module, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(pump_module, "_RETRY_SECONDS", 0.01)
     sink = Sink()
     line = SpooledLine(tmp_path, sink)
     append = SegmentWriter.append
@@ -476,7 +476,7 @@ def test_events_that_a_full_disk_did_not_accept_keep_their_slots(
 def test_kept_events_are_bounded_and_the_others_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain_module, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(pump_module, "_RETRY_SECONDS", 0.01)
     sink = Sink()
     line = SpooledLine(tmp_path, sink, backlog=7)
     with monkeypatch.context() as patch:
@@ -496,7 +496,7 @@ def test_kept_events_are_bounded_and_the_others_counted(
 def test_requests_are_refused_while_the_disk_is_full_if_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain_module, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(pump_module, "_RETRY_SECONDS", 0.01)
     line = SpooledLine(tmp_path, refuse=True)
     with monkeypatch.context() as patch:
         patch.setattr(SegmentWriter, "append", full)
@@ -549,7 +549,7 @@ def test_a_full_disk_does_not_keep_events_from_the_local_sink(
 def test_a_hanging_disk_does_not_block_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The events are in the log by then, and in their slots for everybody else."""
+    """The local sink has the events by then, and their slots keep them for the others."""
     sink = Sink()
     line = SpooledLine(tmp_path, sink)
     append = SegmentWriter.append
@@ -580,7 +580,7 @@ def test_maintenance_continues_after_failures_and_logs_them_once(
         tries.append(1)
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(drain_module, "_MAINTAIN_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(pump_module, "_MAINTAIN_INTERVAL_SECONDS", 0.01)
     sink = Sink()
     line = SpooledLine(tmp_path, sink)
     with monkeypatch.context() as patch:
@@ -589,7 +589,7 @@ def test_maintenance_continues_after_failures_and_logs_them_once(
     assert caplog.text.count("cannot be maintained") == 1
     line.publish(1)
     wait_for(lambda: sink.lines)
-    wait_for(lambda: not spooled(tmp_path, LOCAL))  # it is tending that writes the position
+    wait_for(lambda: not spooled(tmp_path, LOCAL))  # maintenance writes the offset
     line.pump.close(5)
 
 

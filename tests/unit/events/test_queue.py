@@ -1,4 +1,4 @@
-"""The queue between requests and sinks: bounded, in order, and never in a request's way."""
+"""The queue between requests and sinks: bounded, in order, and no request waits in it."""
 
 import json
 from collections.abc import Sequence
@@ -146,7 +146,7 @@ def test_an_intent_that_cannot_be_encoded_stops_no_request(
 
 
 def test_other_lines_are_published_too(tmp_path: Path) -> None:
-    """It is carried like one, survives a killed worker like one, and is counted as none."""
+    """It is delivered and recovered like one, and has no event."""
     queue = EventQueue(1)
     queue.inflight_table = InFlightTable.create(tmp_path, 2)
     queue.publish_line(b'{"event":"audit"}\n')

@@ -1,4 +1,4 @@
-"""Refusals past a rate become a line a minute and reason."""
+"""Refusals beyond a rate become one line per minute and reason."""
 
 import json
 from typing import Any
@@ -56,7 +56,7 @@ def test_refusals_beyond_the_rate_are_counted_by_reason() -> None:
     running = read(summary.running())
     now.time += 60
     lines = read(summary.finished())
-    assert lines == running  # the same ids, too: who has both counts one
+    assert lines == running  # with the same ids: a receiver of both counts one
     ids = [line.pop("event_id") for line in lines]
     assert len(set(ids)) == 2
     assert lines == [

@@ -1,4 +1,4 @@
-"""How much of what it was given a sink is done with: what the worker's position stands on."""
+"""A sink's worker: lines added, done, pending and dropped."""
 
 from collections.abc import Iterator
 
@@ -26,33 +26,33 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_done_counts_lines_that_the_sink_has_accepted(sink: Sink) -> None:
     sink.trouble = fail
-    delivery = SinkWorker(sink, 100)
-    delivery.add([b"1\n", b"2\n"])
-    wait_for(lambda: delivery.errors)
-    assert (delivery.added, delivery.done, delivery.pending) == (2, 0, 2)
-    assert not delivery.free
-    delivery.add([b"3\n"])
+    worker = SinkWorker(sink, 100)
+    worker.add([b"1\n", b"2\n"])
+    wait_for(lambda: worker.errors)
+    assert (worker.added, worker.done, worker.pending) == (2, 0, 2)
+    assert not worker.free
+    worker.add([b"3\n"])
     sink.trouble = lambda: None
-    wait_for(lambda: delivery.done == 3)
-    assert delivery.free
+    wait_for(lambda: worker.done == 3)
+    assert worker.free
     assert sink.lines == [b"1\n", b"2\n", b"3\n"]
-    delivery.finish().join(5)
+    worker.finish().join(5)
 
 
 def test_lines_being_written_are_not_done(sink: Sink) -> None:
     sink.trouble = lambda: block(0.2)
-    delivery = SinkWorker(sink, 3)
-    delivery.add([b"1\n", b"2\n"])
+    worker = SinkWorker(sink, 3)
+    worker.add([b"1\n", b"2\n"])
     wait_for(lambda: sink.busy)
-    delivery.add([b"x\n", b"3\n", b"4\n", b"5\n"])  # one more than is kept
-    assert (delivery.dropped, delivery.done) == (1, 0)
-    wait_for(lambda: delivery.done == 6)
+    worker.add([b"x\n", b"3\n", b"4\n", b"5\n"])  # one more than is kept
+    assert (worker.dropped, worker.done) == (1, 0)
+    wait_for(lambda: worker.done == 6)
     assert sink.lines == [b"1\n", b"2\n", b"3\n", b"4\n", b"5\n"]
-    delivery.finish().join(5)
+    worker.finish().join(5)
 
 
 def test_pauses_are_jittered(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers of a node lost the same file at the same moment."""
+    """Otherwise all workers of a node would retry at the same moment."""
     asked: list[tuple[float, float]] = []
 
     def uniform(low: float, high: float) -> float:
@@ -61,35 +61,35 @@ def test_pauses_are_jittered(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("random.uniform", uniform)
     sink.trouble = fail
-    delivery = SinkWorker(sink, 10)
-    delivery.add([b"1\n"])
-    wait_for(lambda: delivery.errors >= 3)
+    worker = SinkWorker(sink, 10)
+    worker.add([b"1\n"])
+    wait_for(lambda: worker.errors >= 3)
     assert asked[:2] == [(0.5, 1), (0.5, 1)]
-    delivery.finish().join(5)
+    worker.finish().join(5)
 
 
 def test_dropped_lines_are_done(sink: Sink) -> None:
     sink.trouble = fail
-    delivery = SinkWorker(sink, 2)
-    delivery.add([b"1\n"])
-    wait_for(lambda: delivery.errors >= 2)
-    delivery.add([b"2\n", b"3\n", b"4\n"])
-    wait_for(lambda: delivery.dropped == 2)
-    wait_for(lambda: delivery.done == 2)
-    assert delivery.pending == 2
-    delivery.finish().join(5)
+    worker = SinkWorker(sink, 2)
+    worker.add([b"1\n"])
+    wait_for(lambda: worker.errors >= 2)
+    worker.add([b"2\n", b"3\n", b"4\n"])
+    wait_for(lambda: worker.dropped == 2)
+    wait_for(lambda: worker.done == 2)
+    assert worker.pending == 2
+    worker.finish().join(5)
 
 
 def test_a_slow_sink_is_waited_for(sink: Sink) -> None:
-    """It has no more than its backlog at a time, and loses nothing for being slower."""
+    """A slow sink has at most its backlog waiting, and loses nothing."""
     sink.trouble = lambda: block(0.005)
-    delivery = SinkWorker(sink, 2)
+    worker = SinkWorker(sink, 2)
     for number in range(20):
-        delivery.wait_for_room(2)
-        delivery.add([b"%d\n" % number, b"x\n"])
+        worker.wait_for_room(2)
+        worker.add([b"%d\n" % number, b"x\n"])
     wait_for(lambda: len(sink.lines) == 40)
-    assert delivery.dropped == 0
-    delivery.finish().join(5)
+    assert worker.dropped == 0
+    worker.finish().join(5)
 
 
 def test_a_hanging_or_failing_sink_is_waited_for_once(
@@ -103,19 +103,19 @@ def test_a_hanging_or_failing_sink_is_waited_for_once(
             block(0.001)
 
     sink.trouble = hang
-    delivery = SinkWorker(sink, 2)
-    delivery.add([b"1\n"])
+    worker = SinkWorker(sink, 2)
+    worker.add([b"1\n"])
     wait_for(lambda: sink.busy)
-    delivery.add([b"2\n", b"3\n"])
-    delivery.wait_for_room(2)
+    worker.add([b"2\n", b"3\n"])
+    worker.wait_for_room(2)
     monkeypatch.setattr(delivery_module, "_STALLED_SECONDS", 60)
-    delivery.wait_for_room(2)  # not again, until it has moved
-    delivery.add([b"4\n"])
-    assert delivery.dropped == 1
+    worker.wait_for_room(2)  # not again, until it has moved
+    worker.add([b"4\n"])
+    assert worker.dropped == 1
     hanging.clear()
     wait_for(lambda: len(sink.lines) == 3)
     sink.trouble = fail
-    delivery.add([b"5\n", b"6\n"])
-    wait_for(lambda: delivery.errors)
-    delivery.wait_for_room(2)
-    delivery.finish().join(5)
+    worker.add([b"5\n", b"6\n"])
+    wait_for(lambda: worker.errors)
+    worker.wait_for_room(2)
+    worker.finish().join(5)

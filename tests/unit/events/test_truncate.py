@@ -1,4 +1,4 @@
-"""Cutting events (``proxy/events/truncate.py``)."""
+"""Truncating events (``proxy/events/truncate.py``)."""
 
 from typing import Any
 

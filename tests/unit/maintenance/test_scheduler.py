@@ -1,4 +1,4 @@
-"""Turns of the housekeeping: whose they are, how long, and what becomes of failures."""
+"""Runs of the maintenance scheduler: the lease, their length, and failures."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tests.support.wait import wait_until
 
 
 class Lease:
-    """Free, unless it is somebody's, or nobody can tell."""
+    """A lease that is free, held, or unknown because the store fails."""
 
     def __init__(self) -> None:
         self.holder: str | None = None
@@ -37,7 +37,7 @@ class Lease:
 
 
 class Table:
-    """So many rows to do; remembers in which batches they went."""
+    """A number of rows to process; records the sizes of the batches."""
 
     def __init__(self, rows: int, log: list[str] | None = None, name: str = "") -> None:
         self.left = rows
@@ -54,7 +54,7 @@ class Table:
 
 
 class Clock:
-    """Time passes by sleeping, and by what is told."""
+    """A clock that moves by sleeps and by assignment."""
 
     now = 0.0
 
@@ -75,12 +75,12 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_batches_run_until_no_rows_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     table = Table(2 * BATCH + 7)
-    keeper = MaintenanceScheduler(Lease(), {"tokens": table})
-    assert keeper.run_once() == {"tokens": 2 * BATCH + 7}
+    scheduler = MaintenanceScheduler(Lease(), {"tokens": table})
+    assert scheduler.run_once() == {"tokens": 2 * BATCH + 7}
     assert table.batches == [BATCH, BATCH, 7]
-    assert clock.pauses == 2, "others get at the database between two batches"
-    assert keeper.run_once() == {}
-    assert keeper.rows == {"tokens": 2 * BATCH + 7}
+    assert clock.pauses == 2, "other writers have the database between two batches"
+    assert scheduler.run_once() == {}
+    assert scheduler.rows == {"tokens": 2 * BATCH + 7}
 
 
 def test_tasks_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,10 +94,10 @@ def test_tasks_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_ends_in_time_and_the_next_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     table = Table(10**9)
-    keeper = MaintenanceScheduler(Lease(), {"tokens": table}, lease_seconds=10)
-    done = keeper.run_once()["tokens"]
+    scheduler = MaintenanceScheduler(Lease(), {"tokens": table}, lease_seconds=10)
+    done = scheduler.run_once()["tokens"]
     assert 5 <= clock.now < 6, "half of the lease"
-    assert keeper.run_once()["tokens"] == done
+    assert scheduler.run_once()["tokens"] == done
 
 
 def test_a_process_that_was_suspended_does_not_continue(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_a_process_that_was_suspended_does_not_continue(monkeypatch: pytest.Monk
 
     def stopped(most: int) -> int:
         batches.append(most)
-        clock.now += 1000  # another has the lease by now
+        clock.now += 1000  # another worker has the lease by now
         return most
 
     MaintenanceScheduler(Lease(), {"tokens": stopped}).run_once()
@@ -125,12 +125,12 @@ def test_no_task_runs_without_the_lease() -> None:
 def test_an_unreachable_store_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     lease = Lease()
-    keeper = MaintenanceScheduler(lease, {"tokens": Table(1)})
+    scheduler = MaintenanceScheduler(lease, {"tokens": Table(1)})
     lease.error = StoreError()
-    assert [keeper.run_once(), keeper.run_once()] == [{}, {}]
+    assert [scheduler.run_once(), scheduler.run_once()] == [{}, {}]
     assert len(lines(caplog)) == 1
     lease.error = None
-    assert keeper.run_once() == {"tokens": 1}
+    assert scheduler.run_once() == {"tokens": 1}
     assert lines(caplog)[1:] == ["housekeeping: lease: works again", "housekeeping: rows: tokens 1"]
 
 
@@ -142,9 +142,9 @@ def test_a_failing_task_does_not_block_the_others(
         raise error
 
     tasks: dict[str, Callable[[int], int]] = {"audit": fail, "usage": Table(3)}
-    keeper = MaintenanceScheduler(Lease(), tasks)
-    assert keeper.run_once() == {"usage": 3}
-    keeper.run_once()
+    scheduler = MaintenanceScheduler(Lease(), tasks)
+    assert scheduler.run_once() == {"usage": 3}
+    scheduler.run_once()
     assert len([line for line in lines(caplog) if "audit" in line]) == 1
 
 
@@ -156,15 +156,15 @@ def test_a_run_without_rows_logs_nothing(caplog: pytest.LogCaptureFixture) -> No
 
 def test_runs_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     lease = Lease()
-    keeper = MaintenanceScheduler(lease, {"tokens": Table(0)}, interval=0.01, first=0.01)
-    keeper.start()
+    scheduler = MaintenanceScheduler(lease, {"tokens": Table(0)}, interval=0.01, first=0.01)
+    scheduler.start()
     wait_until(lambda: lease.taken > 3)
-    keeper.close(1)
+    scheduler.close(1)
     assert lease.holder is None
     taken = lease.taken
     gevent.sleep(0.05)
     assert lease.taken == taken
-    keeper.close(1)
+    scheduler.close(1)
 
 
 def test_a_stop_within_a_batch_does_not_wait_for_it() -> None:
@@ -179,11 +179,11 @@ def test_a_stop_within_a_batch_does_not_wait_for_it() -> None:
         return 0
 
     lease = Lease()
-    keeper = MaintenanceScheduler(lease, {"tokens": slow}, first=0.0)
-    keeper.start()
+    scheduler = MaintenanceScheduler(lease, {"tokens": slow}, first=0.0)
+    scheduler.start()
     wait_until(lambda: lease.holder is not None)
     gevent.sleep(0)
-    keeper.close(1)
+    scheduler.close(1)
     assert rolled_back == [BATCH]
     assert lease.holder is None
 
@@ -194,19 +194,19 @@ def test_a_hanging_store_does_not_block_a_stop() -> None:
             gevent.sleep(3600)
 
     lease = Hanging()
-    keeper = MaintenanceScheduler(lease, {"tokens": Table(0)}, first=0.0)
-    keeper.start()
+    scheduler = MaintenanceScheduler(lease, {"tokens": Table(0)}, first=0.0)
+    scheduler.start()
     wait_until(lambda: lease.taken > 0)
     with gevent.Timeout(20):
-        keeper.close(0.05)
+        scheduler.close(0.05)
 
 
 def test_close_without_the_lease_releases_nothing() -> None:
     lease = Lease()
     lease.holder = "another"
-    keeper = MaintenanceScheduler(lease, {}, first=0.0)
-    keeper.close(1)
-    keeper.start()
+    scheduler = MaintenanceScheduler(lease, {}, first=0.0)
+    scheduler.close(1)
+    scheduler.start()
     wait_until(lambda: lease.taken > 0)
-    keeper.close(1)
+    scheduler.close(1)
     assert lease.holder == "another"

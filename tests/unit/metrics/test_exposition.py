@@ -15,7 +15,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 KEY = ("chat", "GET", "200", "completed")
 
 
-def figures() -> Samples:
+def page_samples() -> Samples:
     made = Samples()
     made.count("proxy_requests_total", KEY, 7)
     made.set("proxy_requests_in_flight", 3)
@@ -36,7 +36,7 @@ def figures() -> Samples:
             "application/openmetrics-text",
             parse_openmetrics,
         ),
-        # Nonsense is answered plainly.
+        # An invalid header still gets a page.
         (
             "application/openmetrics-text; version=abc",
             "application/openmetrics-text; version=1.0.0",
@@ -47,8 +47,8 @@ def figures() -> Samples:
     ],
 )
 def test_the_page_is_parsed_by_the_library(accept: str, content_type: str, parse: object) -> None:
-    page, told = render(figures(), accept)
-    assert told.startswith(content_type)
+    page, found_type = render(page_samples(), accept)
+    assert found_type.startswith(content_type)
     families = {family.name: family for family in parse(page.decode())}  # type: ignore[operator]
     samples = {
         (sample.name, *sorted(sample.labels.values())): sample.value

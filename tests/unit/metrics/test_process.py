@@ -1,4 +1,4 @@
-"""What the kernel says about this process."""
+"""The kernel's values for this process."""
 
 import os
 import time
@@ -10,10 +10,10 @@ from proxy.metrics.samples import Samples
 
 
 def test_values_are_measured() -> None:
-    figures = Samples()
+    samples = Samples()
     before = len(os.listdir("/proc/self/fd"))
-    process.measure(figures, "shipper")
-    values = {name: series[("shipper",)] for name, series in figures.values.items()}
+    process.measure(samples, "shipper")
+    values = {name: series[("shipper",)] for name, series in samples.values.items()}
     assert values["proxy_process_starts_total"] == 1
     assert values["proxy_process_cpu_seconds_total"] > 0
     assert values["proxy_process_resident_memory_bytes"] > 5_000_000

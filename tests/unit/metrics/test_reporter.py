@@ -1,4 +1,4 @@
-"""A worker's greenlet that writes, and a scrape that reads; the disk may do what it likes."""
+"""The reporter: it writes at intervals and reads for scrapes, even with a failing disk."""
 
 import logging
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ class Source:
     def __init__(self) -> None:
         self.streams = 1.0
 
-    def measure(self, figures: Samples) -> None:
+    def measure(self, samples: Samples) -> None:
         if self.streams < 0:
             raise ZeroDivisionError
-        figures.set("proxy_requests_in_flight", self.streams)
+        samples.set("proxy_requests_in_flight", self.streams)
 
     def free_space(self) -> tuple[int, int]:
         return 10, 20
@@ -37,17 +37,17 @@ class Source:
 
 class Worker:
     def __init__(self, folder: Path) -> None:
-        self.figures = Samples()
+        self.samples = Samples()
         self.source = Source()
-        self.board = MetricsDirectory(folder / "1-1")
+        self.directory = MetricsDirectory(folder / "1-1")
         self.node = MetricsDirectory(folder / "node")
-        self.reporter = Reporter(self.figures, self.source, [self.board, self.node])
+        self.reporter = Reporter(self.samples, self.source, [self.directory, self.node])
 
     def count(self, number: int) -> None:
-        self.figures.count(REQUESTS, KEY, number)
+        self.samples.count(REQUESTS, KEY, number)
 
     def seen(self) -> Any:
-        return self.reporter.read(lambda figures: figures).values[REQUESTS][KEY]
+        return self.reporter.read(lambda samples: samples).values[REQUESTS][KEY]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Wo
 
 
 def written(worker: Worker) -> Any:
-    return worker.board.read().values.get(REQUESTS, {}).get(KEY)
+    return worker.directory.read().values.get(REQUESTS, {}).get(KEY)
 
 
 def test_each_worker_reads_the_samples_of_all(workers: list[Worker]) -> None:
@@ -70,15 +70,15 @@ def test_each_worker_reads_the_samples_of_all(workers: list[Worker]) -> None:
         worker.count(number)
     wait_until(lambda: written(workers[0]) == 11)
     assert [worker.seen() for worker in workers] == [11, 11]
-    wait_until(lambda: "proxy_data_dir_free_bytes" in workers[1].figures.values)
-    values = workers[1].reporter.read(lambda figures: figures).values
+    wait_until(lambda: "proxy_data_dir_free_bytes" in workers[1].samples.values)
+    values = workers[1].reporter.read(lambda samples: samples).values
     assert values["proxy_requests_in_flight"] == {(): 2.0}
     assert values["proxy_data_dir_free_bytes"] == {(): 10}
     assert values["proxy_event_loop_lag_seconds"][()] >= 0
 
 
 def test_counters_never_fall_between_scrapes(workers: list[Worker]) -> None:
-    """The next scrape meets another worker, before this one has written by itself."""
+    """The next scrape reaches another worker before this one has written at its interval."""
     first, second = workers
     last = 0
     for _ in range(100):
@@ -93,14 +93,14 @@ def test_the_samples_of_the_node_are_included(workers: list[Worker]) -> None:
     shipper = Samples()
     shipper.set("proxy_sink_delivered_total", 5, ("cloudwatch",))
     workers[0].node.writer("shipper").publish(shipper)
-    values = workers[1].reporter.read(lambda figures: figures).values
+    values = workers[1].reporter.read(lambda samples: samples).values
     assert values["proxy_sink_delivered_total"] == {("cloudwatch",): 5}
 
 
 def test_making_the_page_does_not_block_the_loop(workers: list[Worker]) -> None:
     turns = 0
 
-    def page(figures: Samples) -> int:
+    def page(samples: Samples) -> int:
         before = turns
         block(0.2)
         return turns - before
@@ -123,9 +123,9 @@ def test_counters_of_an_ended_worker_are_kept(workers: list[Worker], tmp_path: P
     first.reporter.close()
     first.reporter.close()
     assert second.seen() == 7
-    values = second.reporter.read(lambda figures: figures).values
+    values = second.reporter.read(lambda samples: samples).values
     assert values["proxy_requests_in_flight"] == {(): 1.0}
-    # Whoever starts next adds it up.
+    # The next reporter that starts adds it up.
     third = Worker(tmp_path / "metrics")
     third.reporter.start()
     wait_until(lambda: (tmp_path / "metrics" / "1-1" / "ended").exists())
@@ -137,7 +137,7 @@ def test_counters_of_an_ended_worker_are_kept(workers: list[Worker], tmp_path: P
 def test_reading_before_the_start_is_an_error() -> None:
     reporter = Worker(Path("/nonexistent")).reporter
     with pytest.raises(BackendError):
-        reporter.read(lambda figures: figures)
+        reporter.read(lambda samples: samples)
     reporter.close()
 
 
@@ -150,7 +150,7 @@ def test_an_unwritable_folder_is_logged_once(
     worker.count(5)
     worker.reporter.start()
     gevent.sleep(0.1)
-    # Its own figures, at least; and one line in the log, not one a tick.
+    # Its own samples at least, and one log line instead of one per interval.
     assert worker.seen() == 5
     worker.reporter.close()
     said = [r.message for r in caplog.records if r.levelno == logging.ERROR]
@@ -184,7 +184,7 @@ def test_a_hanging_disk_does_not_block_the_event_loop(
         patch.setattr(Writer, "write", hang)
         gevent.sleep(0.05)
         with pytest.raises(BackendError) as caught:
-            workers[0].reporter.read(lambda figures: figures)
+            workers[0].reporter.read(lambda samples: samples)
         hangs = False
     assert caught.value.status == 503
     workers[0].count(1)

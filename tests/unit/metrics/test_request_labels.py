@@ -1,4 +1,4 @@
-"""Labels come from closed sets, or are bounded in number, whatever anybody sends."""
+"""Labels come from closed sets or are bounded in number, whatever clients send."""
 
 import string
 

@@ -1,4 +1,4 @@
-"""From usage events to figures."""
+"""From usage events to samples."""
 
 import logging
 from typing import Any
@@ -13,9 +13,9 @@ USAGE = {"model": "gpt-4.1", "prompt_tokens": 9, "completion_tokens": 12, "cache
 
 
 def counted(*events: Any) -> dict[str, dict[tuple[str, ...], Any]]:
-    figures = Samples()
-    RequestMetrics(figures, "openai").observe(events)
-    return figures.values
+    samples = Samples()
+    RequestMetrics(samples, "openai").observe(events)
+    return samples.values
 
 
 def test_a_completed_request() -> None:
@@ -38,7 +38,7 @@ def test_a_completed_request() -> None:
             "proxy_request_duration_seconds": 0.15,
             "proxy_time_to_first_byte_seconds": 0.149,
             "proxy_upstream_duration_seconds": 0.125,
-            # Neither the upstream's time nor that of connecting to it is ours.
+            # The upstream's time and the connect time are not the proxy's own.
             "proxy_overhead_seconds": 0.005,
         }
     )
@@ -90,7 +90,7 @@ def test_cut_requests_are_distinguished_from_refused_ones() -> None:
 def test_results_of_upstream_requests(changes: dict[str, Any], result: str) -> None:
     values = counted(event(upstream_ms=1.0, **changes))
     assert values["proxy_provider_requests_total"] == {("openai", result): 1}
-    # The time of what was cut says nothing of how fast we are.
+    # Cut requests have no overhead: their time says nothing about the proxy.
     cut = changes.get("outcome", "completed") != "completed"
     assert ("proxy_overhead_seconds" in values) != cut
 
@@ -159,7 +159,7 @@ def test_an_event_that_cannot_be_counted_affects_no_other(
     ("status", "outcome"), [(204, "completed"), (401, "rejected"), (503, "aborted")]
 )
 def test_responses_of_the_proxy_itself_are_counted(status: int, outcome: str) -> None:
-    figures = Samples()
-    RequestMetrics(figures, "openai").count_response("management", "PURGE", status)
+    samples = Samples()
+    RequestMetrics(samples, "openai").count_response("management", "PURGE", status)
     key = ("management", "other", str(status), outcome)
-    assert figures.values["proxy_requests_total"] == {key: 1}
+    assert samples.values["proxy_requests_total"] == {key: 1}

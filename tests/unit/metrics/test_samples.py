@@ -15,13 +15,13 @@ POST = ("chat", "POST", "200", "completed")
 
 
 def sample() -> Samples:
-    figures = Samples()
-    figures.count(REQUESTS, GET)
-    figures.count(REQUESTS, GET, 2)
-    figures.set(STREAMS, 4)
-    figures.observe(DURATION, 0.0005, ("chat",))
-    figures.observe(DURATION, 99.0, ("chat",))
-    return figures
+    samples = Samples()
+    samples.count(REQUESTS, GET)
+    samples.count(REQUESTS, GET, 2)
+    samples.set(STREAMS, 4)
+    samples.observe(DURATION, 0.0005, ("chat",))
+    samples.observe(DURATION, 99.0, ("chat",))
+    return samples
 
 
 def test_counting() -> None:
@@ -59,10 +59,10 @@ def test_ended_processes_have_counters_and_no_gauges() -> None:
 def test_each_gauge_is_merged_in_its_own_way() -> None:
     made = []
     for value in (1.0, 5.0):
-        figures = Samples()
+        samples = Samples()
         for name in (STREAMS, "proxy_revocation_lag_seconds", "proxy_database_up"):
-            figures.set(name, value)
-        made.append(figures)
+            samples.set(name, value)
+        made.append(samples)
     merged = merge(made).values
     assert merged[STREAMS] == {(): 6.0}
     assert merged["proxy_revocation_lag_seconds"] == {(): 5.0}
@@ -79,23 +79,23 @@ def test_merging_does_not_change_its_inputs() -> None:
 def test_the_sum_does_not_depend_on_the_split(parts: list[list[int]], ended: int) -> None:
     made = []
     for part in parts:
-        figures = Samples()
+        samples = Samples()
         for number in part:
-            figures.count(REQUESTS, (f"r{number}", "GET", "200", "completed"))
-        made.append(figures)
+            samples.count(REQUESTS, (f"r{number}", "GET", "200", "completed"))
+        made.append(samples)
     merged = merge(made[ended:], made[:ended])
     assert sum(merged.values.get(REQUESTS, {}).values()) == sum(map(len, parts))
 
 
 def test_bounded_limits_the_series_of_a_family() -> None:
-    figures = Samples()
+    samples = Samples()
     for number in range(10):
-        figures.count("proxy_tokens_total", ("prompt", f"p{number}", "m"), 1 + number)
-    kept = bounded(figures, 3).values["proxy_tokens_total"]
+        samples.count("proxy_tokens_total", ("prompt", f"p{number}", "m"), 1 + number)
+    kept = bounded(samples, 3).values["proxy_tokens_total"]
     assert kept == {
         ("prompt", "p0", "m"): 1,
         ("prompt", "p1", "m"): 2,
         ("prompt", "p2", "m"): 3,
         ("prompt", "other", "other"): sum(range(4, 11)),
     }
-    assert bounded(figures, 10).values == figures.values
+    assert bounded(samples, 10).values == samples.values

@@ -17,22 +17,22 @@ def test_nothing_yet() -> None:
 
 
 def test_sums() -> None:
-    figures = Samples()
+    samples = Samples()
     name = "proxy_requests_total"
-    figures.count(name, ("chat", "POST", "200", "completed"), 10)
-    figures.count(name, ("chat", "POST", "429", "rejected"), 2)
-    figures.count(name, ("models", "GET", "200", "completed"), 3)
-    figures.count(name, ("status", "GET", "200", "completed"), 500)
-    figures.count(name, ("management", "GET", "200", "completed"), 50)
-    figures.count("proxy_tokens_total", ("prompt", "p1", "m"), 4)
-    figures.count("proxy_tokens_total", ("prompt", "p2", "m"), 5)
-    figures.set("proxy_workers", 2)
-    figures.set("proxy_requests_in_flight", 6)
-    figures.set("proxy_sink_pending_events", 7, ("jsonlines",))
-    figures.set("proxy_events_dropped_total", 3, ("jsonlines",))
-    summary = summarise(figures)
+    samples.count(name, ("chat", "POST", "200", "completed"), 10)
+    samples.count(name, ("chat", "POST", "429", "rejected"), 2)
+    samples.count(name, ("models", "GET", "200", "completed"), 3)
+    samples.count(name, ("status", "GET", "200", "completed"), 500)
+    samples.count(name, ("management", "GET", "200", "completed"), 50)
+    samples.count("proxy_tokens_total", ("prompt", "p1", "m"), 4)
+    samples.count("proxy_tokens_total", ("prompt", "p2", "m"), 5)
+    samples.set("proxy_workers", 2)
+    samples.set("proxy_requests_in_flight", 6)
+    samples.set("proxy_sink_pending_events", 7, ("jsonlines",))
+    samples.set("proxy_events_dropped_total", 3, ("jsonlines",))
+    summary = summarise(samples)
     requests = summary["requests"]
-    # Its own pages are no requests of clients.
+    # The proxy's own pages are not relayed requests.
     assert requests["total"] == 15
     assert requests["by_outcome"] == {"completed": 13, "rejected": 2}
     assert requests["by_status"] == {"200": 13, "429": 2}
@@ -51,13 +51,13 @@ def test_sums() -> None:
         # All in the bucket from 0.1 to 0.25: linear in it, over both routes.
         ([0.2] * 100, {"p50": 175.0, "p90": 235.0, "p99": 248.5}),
         ([0.2], {"p50": 175.0, "p90": 235.0, "p99": 248.5}),
-        # Longer than the last bound: that is all that is known.
+        # Only known to be longer than the last bound.
         ([9999.0], {"p50": 600_000.0, "p90": 600_000.0, "p99": 600_000.0}),
         ([0.0] * 99 + [9999.0], {"p50": 2.525, "p90": 4.545, "p99": 5.0}),
     ],
 )
 def test_quantiles(seconds: list[float], expected: dict[str, float]) -> None:
-    figures = Samples()
+    samples = Samples()
     for number, value in enumerate(seconds):
-        figures.observe(DURATION, value, (("chat", "models")[number % 2],))
-    assert quantiles(DURATION, figures) == pytest.approx(expected, abs=0.01)
+        samples.observe(DURATION, value, (("chat", "models")[number % 2],))
+    assert quantiles(DURATION, samples) == pytest.approx(expected, abs=0.01)

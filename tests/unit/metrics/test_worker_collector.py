@@ -1,4 +1,4 @@
-"""What a worker's parts say at the moment of a snapshot."""
+"""The samples of a worker's parts at a snapshot."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,11 +59,11 @@ def parts(**changes: Any) -> Parts:
 
 def measured(source: WorkerCollector) -> dict[str, Any]:
     """``name{label}`` → value."""
-    figures = Samples()
-    source.measure(figures)
+    samples = Samples()
+    source.measure(samples)
     return {
         name.removeprefix("proxy_") + (f"{{{','.join(labels)}}}" if labels else ""): value
-        for name, series in figures.values.items()
+        for name, series in samples.values.items()
         for labels, value in series.items()
     }
 
@@ -142,7 +142,7 @@ def test_revocation(monkeypatch: pytest.MonkeyPatch) -> None:
     source = WorkerCollector(parts(change_poller=poller))
     now = 103.0
     values = measured(source)
-    # Never asked yet: blind since it began.
+    # Never polled: the age counts from the start.
     assert values["revocation_poll_age_seconds"] == 3.0
     assert "revocation_lag_seconds" not in values
     poller.lag, poller.looked_at = 0.7, 102.5

@@ -13,7 +13,7 @@ import pytest
 from proxy.events.spool.retention import register_sinks
 from tests.support.event_receiver import Receiver
 from tests.support.server import ProxyServer
-from tests.support.spool_factories import append, orphan, write
+from tests.support.spool_factories import abandoned, append, write
 from tests.support.wait import wait_until
 
 #: Starts servers.
@@ -72,7 +72,7 @@ def test_started_with_the_server_and_ended_after_it(
     shipping: Callable[..., ProxyServer], receiver: Receiver
 ) -> None:
     server = shipping()
-    orphan(spool(server), range(100))  # of a run before
+    abandoned(spool(server), range(100))  # of a run before
     server.start()
     wait_until(lambda: received(receiver) == list(range(100)))
     (pid,) = server.shipper_pids()
@@ -84,7 +84,7 @@ def test_started_with_the_server_and_ended_after_it(
     assert sockets_of(server.process.pid)
     assert not sockets_of(pid) & sockets_of(server.process.pid)
     os.kill(pid, signal.SIGUSR2)  # meant for workers
-    orphan(spool(server), range(100, 200))
+    abandoned(spool(server), range(100, 200))
     wait_until(lambda: received(receiver) == list(range(200)))
     assert server.shipper_pids() == [pid]
     assert "EVENT_SHIPPER=off" not in server.log_text()
@@ -184,7 +184,7 @@ def test_switched_off_another_process_ships(
     server = shipping(EVENT_SHIPPER="off").start()
     assert server.shipper_pids() == []
     assert "EVENT_SHIPPER=off: run `manage.py events ship`" in server.log_text()
-    orphan(spool(server), range(10))
+    abandoned(spool(server), range(10))
     assert server.stop() == 0
     assert receiver.events == []
 

@@ -1,4 +1,4 @@
-"""The shipper's figures (``proxy/shipper/metrics.py``)."""
+"""The shipper's samples (``proxy/shipper/metrics.py``)."""
 
 from pathlib import Path
 

@@ -15,7 +15,7 @@ from proxy.runtime.backoff import Backoff
 from proxy.shipper import spool_consumer as module
 from proxy.shipper.spool_consumer import SpoolConsumer
 from tests.support import spool_factories
-from tests.support.spool_factories import numbers, orphan, write
+from tests.support.spool_factories import abandoned, numbers, write
 from tests.support.wait import wait_until
 
 
@@ -72,7 +72,7 @@ def away(_source: str, _batch: Batch) -> None:
 
 
 def test_events_of_all_writers_arrive_and_read_folders_are_removed(bench: Bench) -> None:
-    gone = orphan(bench.root, range(100))
+    gone = abandoned(bench.root, range(100))
     living = write(bench.root, range(100, 200))
     consumer = bench.start()
     wait_until(lambda: consumer.delivered == 200)
@@ -91,7 +91,7 @@ def test_events_of_all_writers_arrive_and_read_folders_are_removed(bench: Bench)
 
 def test_the_offset_moves_only_when_the_sink_has_accepted(bench: Bench) -> None:
     bench.trouble = away
-    folder = orphan(bench.root, range(10))
+    folder = abandoned(bench.root, range(10))
     consumer = bench.start()
     wait_until(lambda: bench.tries > 5)
     assert read_offset(folder, "test") == START
@@ -117,7 +117,7 @@ def test_the_next_consumer_continues_at_the_offset(bench: Bench) -> None:
 
 
 def test_finish_delivers_what_is_there(bench: Bench) -> None:
-    """And of a sink that is away it takes one try more, not for ever."""
+    """And makes one more attempt at a sink that is away."""
     write(bench.root, range(2000))
     consumer = bench.start()
     consumer.finish()
@@ -137,7 +137,7 @@ def test_a_failing_sink_does_not_block_the_end(bench: Bench) -> None:
 
 
 def test_a_bad_event_of_one_writer_does_not_block_the_others(bench: Bench) -> None:
-    bad = orphan(bench.root, range(10))
+    bad = abandoned(bench.root, range(10))
     write(bench.root, range(10, 2000))
 
     def trouble(source: str, _batch: Batch) -> None:
@@ -150,8 +150,8 @@ def test_a_bad_event_of_one_writer_does_not_block_the_others(bench: Bench) -> No
 
 
 def test_a_folder_that_is_refused_does_not_throttle_the_others(bench: Bench) -> None:
-    """Its pauses are its own, and those of the others neither wait for them nor end them."""
-    bad = orphan(bench.root, range(1))
+    """Its pauses do not affect other folders."""
+    bad = abandoned(bench.root, range(1))
     good = write(bench.root, [1])
     refused: list[int] = []
 
@@ -185,7 +185,7 @@ def test_an_offset_that_cannot_be_written_repeats_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, "write_offset", full)
-    folder = orphan(bench.root, range(1200))
+    folder = abandoned(bench.root, range(1200))
     consumer = bench.start()
     wait_until(lambda: consumer.errors > 5)
     assert bench.taken == list(range(1200))
@@ -199,7 +199,7 @@ def test_an_offset_that_cannot_be_written_repeats_nothing(
 def test_an_unreadable_folder_does_not_block_the_others(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = orphan(bench.root, range(10))
+    broken = abandoned(bench.root, range(10))
     write(bench.root, range(10, 20))
 
     def read(folder: Path, *arguments: object, **named: object) -> Batch:
@@ -214,8 +214,8 @@ def test_an_unreadable_folder_does_not_block_the_others(
 
 
 def test_a_sink_with_its_own_offset_decides_where_to_continue(bench: Bench) -> None:
-    """As the ledger does, when the shipper was killed before it could write the position."""
-    folder = orphan(bench.root, range(10))
+    """The ledger does so after a shipper was killed before it wrote the offset."""
+    folder = abandoned(bench.root, range(10))
     further = read_batch(folder, START, max_lines=4).position
     starts: list[Offset] = []
 
@@ -242,7 +242,7 @@ def test_pending_events_are_estimated_from_the_mean_size(bench: Bench) -> None:
 
 
 def test_damaged_records_are_counted_and_skipped(bench: Bench) -> None:
-    folder = orphan(bench.root, range(3))
+    folder = abandoned(bench.root, range(3))
     (segment,) = folder.glob("*.log")
     data = segment.read_bytes()
     segment.write_bytes(data.replace(b'"e1"', b'"eX"'))
@@ -253,7 +253,7 @@ def test_damaged_records_are_counted_and_skipped(bench: Bench) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_kill_before_the_offset_is_written_repeats_a_batch(bench: Bench) -> None:
-    """Only what was under way comes again."""
+    """Only the batch in flight is repeated."""
     writer = write(bench.root, range(10))
     bench.start()
     wait_until(lambda: len(bench.taken) == 10)

@@ -1,4 +1,4 @@
-"""The status of a process that is not the proxy (``proxy/shipper/status_server.py``)."""
+"""The status server of a process that is no server (``proxy/shipper/status_server.py``)."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""What is left beside ``tests/contract/test_audit.py``: details that somebody has damaged."""
+"""Damaged details; more is in ``tests/contract/test_audit.py``."""
 
 from proxy.store.audit import AuditLog, PendingEntry
 from proxy.store.database import Database

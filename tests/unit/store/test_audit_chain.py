@@ -1,4 +1,4 @@
-"""How a link is made; chains in databases: ``tests/contract/test_audit.py``."""
+"""Hashes of links; chains in databases are in ``tests/contract/test_audit.py``."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ ROW += ["", "r", '{"ä":1}']
 
 
 def test_the_hash_of_a_known_row() -> None:
-    """A change here would break every chain there is. Made with sha256sum, of the docs' format."""
+    """A change here would break every chain. Made with sha256sum, by the documented format."""
     assert link_hash("", ROW) == "ef33fe149156a70a18467034f9f1427b28a200aab4e0f8bf948dfa506b8b3bdf"
 
 

@@ -1,4 +1,4 @@
-"""proxy/store/audit.py; what the databases make of it: ``tests/contract/test_audit.py``."""
+"""Conditions of filters; their results are in ``tests/contract/test_audit.py``."""
 
 from proxy.store.audit import ACTIONS, conditions
 from tests.support.paths import ROOT

@@ -43,7 +43,7 @@ def test_a_line_is_one_line_with_plain_types() -> None:
 
 
 def test_every_table_and_column_is_there(sqlite_url: str) -> None:
-    """A migration that adds one has to say here how it travels."""
+    """A migration that adds a table or column has to decide here how it is exported."""
     database = Database.from_url(sqlite_url)
     Migrator(database).migrate()
     sql = (
@@ -52,7 +52,7 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
     )
     found = database.run(lambda session: session.all(sql, ("table", "schema_migrations")))
     ours = {(kind.table, column) for kind in KINDS for column in kind.columns}
-    # What was used and done stays where that was, as the events do.
+    # Usage, audit entries and leases stay with their installation, as the events do.
     stays = {
         "usage_hourly",
         "usage_positions",

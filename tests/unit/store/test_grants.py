@@ -1,4 +1,4 @@
-"""What only grants do; the rest is in ``tests/contract/test_store.py``."""
+"""Grants; more is in ``tests/contract/test_store.py``."""
 
 import logging
 from datetime import UTC, datetime, timedelta

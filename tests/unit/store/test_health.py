@@ -1,4 +1,4 @@
-"""The database's health: ready from the first good check on, whatever comes later."""
+"""The database's health: ready from the first good check on."""
 
 from collections.abc import Iterator
 

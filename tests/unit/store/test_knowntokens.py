@@ -1,4 +1,4 @@
-"""Known tokens in a file: shared, encrypted, bounded, and gone when what they hold has changed."""
+"""Known tokens in a file: shared, encrypted, bounded, and removed by changes."""
 
 import sqlite3
 import stat
@@ -120,7 +120,7 @@ class TestChanges:
     def test_a_row_read_before_the_change_is_not_stored(
         self, known: KnownTokens, path: Path
     ) -> None:
-        """By a worker that has not heard of the change yet."""
+        """By a worker that has not received the change yet."""
         known.update([], Outdated(versions={"token-1": self.LATER}), None)
         slow = KnownTokens(path, cipher(), most=5)
         slow.update([learned()], NEVER, None)
@@ -138,7 +138,7 @@ class TestChanges:
         self, known: KnownTokens
     ) -> None:
         known.update([learned(1), learned(2)], NEVER, None)
-        known.update([], Outdated(ids=frozenset({"token-1", "nobody"})), None)
+        known.update([], Outdated(ids=frozenset({"token-1", "unknown"})), None)
         assert known.find("hash-1") is None
         assert known.find("hash-2")
         known.update([learned()], NEVER, None)

@@ -1,4 +1,4 @@
-"""Of two who come at once one gets the lease; the rest is in tests/contracts."""
+"""A lost race for a lease; more is in ``tests/contract/test_housekeeping.py``."""
 
 from typing import Any
 

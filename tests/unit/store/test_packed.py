@@ -1,4 +1,4 @@
-"""Grants as text: all that a token check needs comes back."""
+"""Grants as text: all fields that a token check needs survive."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What only projects do; the rest is in ``tests/contract/test_store.py``."""
+"""Projects; more is in ``tests/contract/test_store.py``."""
 
 import pytest
 

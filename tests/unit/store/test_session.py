@@ -29,7 +29,7 @@ def test_rows_are_tuples_and_a_missing_row_is_none(cursor: sqlite3.Cursor) -> No
 
 def test_errors_while_reading_rows_are_translated(cursor: sqlite3.Cursor) -> None:
     session = Session(cursor, SqliteDialect())
-    # The second row overflows, which SQLite finds out only when it is fetched.
+    # The second row overflows, which SQLite notices only when it is fetched.
     with pytest.raises(StoreError):
         session.all("SELECT 1 UNION ALL SELECT abs(-9223372036854775808)")
 

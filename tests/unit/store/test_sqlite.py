@@ -153,7 +153,7 @@ def test_the_work_of_a_killed_greenlet_is_rolled_back(sqlite_url: str) -> None:
 
 
 def test_cancelled_work_does_not_commit(sqlite_url: str) -> None:
-    # It swallows the interruption and returns: too late all the same.
+    # It swallows the interruption and returns, which is still too late.
     patient = Database.from_url(sqlite_url)
     table(patient)
 
@@ -236,7 +236,7 @@ def test_a_new_file_may_be_opened_by_several_at_once(sqlite_url: str) -> None:
 
 
 def test_a_read_only_connection_is_replaced(sqlite_url: str) -> None:
-    """Its file may have been replaced meanwhile, or be writable again."""
+    """Its file may have been replaced, or may be writable again."""
     database = Database.from_url(sqlite_url)
     database.run(lambda session: session.execute("CREATE TABLE t (a INT)"))
     database.run(lambda session: session.execute("PRAGMA query_only = ON"), readonly=True)

@@ -1,4 +1,4 @@
-"""What a change of activity or of time does to a token; on databases: tests/contracts."""
+"""Changes of activity and expiry; on databases they are in ``tests/contract``."""
 
 from dataclasses import replace
 from typing import Any

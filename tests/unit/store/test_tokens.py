@@ -1,4 +1,4 @@
-"""What only tokens do; the rest is in ``tests/contract/test_store.py``."""
+"""Tokens; more is in ``tests/contract/test_store.py``."""
 
 from datetime import datetime
 

@@ -33,7 +33,7 @@ def throttled(kind: str = "ThrottlingException", status: str = "400 Bad Request"
 
 @pytest.fixture
 def between(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> Iterator[fault_proxy.Middleman]:
-    """What boto3 in this process talks to."""
+    """The service that boto3 uses in this process."""
     made = fault_proxy.Middleman(moto.port)
     for name, value in Moto.environ.items():
         monkeypatch.setenv(name, value)
@@ -66,7 +66,7 @@ def names(moto: Moto, group: str) -> list[str]:
 
 
 class Calls:
-    """Every call of put_log_events of a sink, on its way to the service."""
+    """Each put_log_events call of a sink."""
 
     def __init__(self, sink: CloudWatchSink) -> None:
         assert sink._handler is not None
@@ -210,7 +210,7 @@ def test_the_rejected_ranges_become_dead_letters(
 def test_a_bad_event_does_not_block_the_others(
     sink: CloudWatchSink, moto: Moto, group: str, dead: DeadLetterFile
 ) -> None:
-    """Before 1970 is InvalidParameterException on the real service; here by its answer."""
+    """The real service refuses times before 1970; moto is patched to do so."""
     sink.write([line("first")])
     handler = sink._handler
     assert handler is not None
@@ -253,7 +253,7 @@ def test_write_returns_only_when_the_service_has_accepted(
     calls = between.calls
     with pytest.raises((ClientError, BotoCoreError)):
         sink.write([line("a"), line("b")])
-    assert between.calls == calls + 1  # one try: whoever calls decides when the next one is
+    assert between.calls == calls + 1  # one attempt: the caller decides about the next one
     between.meet(None)
     sink.write([line("a"), line("b")])
     assert set(names(moto, group)) == {"first", "a", "b"}

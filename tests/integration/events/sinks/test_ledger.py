@@ -1,4 +1,4 @@
-"""proxy/events/sinks/ledger.py: what an event adds, and that it adds it once, however it comes."""
+"""The ledger's sink (``proxy/events/sinks/ledger.py``): what an event adds, exactly once."""
 
 import bisect
 import random
@@ -23,7 +23,7 @@ COUNTS = {"prompt_tokens": 9, "completion_tokens": 12, "cached_tokens": 4, "reas
 
 
 def line(**fields: Any) -> bytes:
-    """As the server writes it."""
+    """The line of an event, as the server writes it."""
     made: dict[str, Any] = {
         "started": MAY.timestamp(),
         "request_id": "r",
@@ -80,7 +80,7 @@ class TestEntry:
         assert found[4:6] == (1, errors)
 
     @pytest.mark.parametrize(
-        ("told", "kept"),
+        ("reported", "kept"),
         [
             (None, ""),
             (7, ""),
@@ -93,13 +93,13 @@ class TestEntry:
             ("y" * 254 + "  z", "y" * 254),
         ],
     )
-    def test_models(self, told: object, kept: str) -> None:
-        found = entry(metadata={"model": told})
+    def test_models(self, reported: object, kept: str) -> None:
+        found = entry(metadata={"model": reported})
         assert found is not None
         assert found[3] == kept
 
     def test_a_refusal_names_no_model(self) -> None:
-        """Else whoever has a token could make as many rows as there are names."""
+        """Otherwise a client could make as many rows as there are names."""
         found = entry(status_code=404, metadata={"model": "whatever-the-client-sent"})
         assert found is not None
         assert found[3:6] == ("", 1, 1)
@@ -132,7 +132,7 @@ class TestMark:
     @pytest.mark.parametrize(
         ("metadata", "response", "tokens"),
         [
-            ({"response_id": "resp_1"}, None, 0),  # a background response, just made
+            ({"response_id": "resp_1"}, None, 0),  # a background response without usage
             (COUNTS, None, 21),
             ({"response_id": "", **COUNTS}, None, 21),
             ({"response_id": 7, **COUNTS}, None, 21),
@@ -158,7 +158,7 @@ class TestMark:
 
 
 class Recorder:
-    """A ledger in memory, which can fail before or after it has taken something."""
+    """A ledger in memory that can fail before or after it has added a batch."""
 
     def __init__(self) -> None:
         self.at: dict[str, Position] = {}
@@ -191,7 +191,7 @@ class Recorder:
 
 
 class Spool:
-    """One writer's lines, as they stand one behind the other in its segments."""
+    """The lines of one writer, in the order of its segments."""
 
     def __init__(self, count: int, segments: Sequence[int] = (1,)) -> None:
         self.lines: list[bytes] = []
@@ -207,7 +207,7 @@ class Spool:
         return len(self.lines)
 
     def read(self, start: Position, count: int) -> tuple[Position, Position, list[bytes]]:
-        """What a shipper reads from ``start`` on."""
+        """The lines that a shipper reads from ``start`` on."""
         first = bisect.bisect_right(self.ends, start)
         lines = self.lines[first : first + count]
         return start, self.ends[first + len(lines) - 1] if lines else start, lines
@@ -217,7 +217,7 @@ START = (0, 0)
 
 
 def test_invented_names_of_one_token_make_few_rows() -> None:
-    """The rest is added up under one."""
+    """The other names are added up under one."""
     added: list[Entry] = []
 
     class Rows(Recorder):
@@ -275,7 +275,7 @@ class TestOnce:
         assert ledger.requests == 3
 
     def test_two_processes_add_each_line_once(self, sink: LedgerSink, ledger: Recorder) -> None:
-        """One believes to be further back than the other has come meanwhile."""
+        """One process continues from a position that the other has passed."""
         spool, late = Spool(9), LedgerSink(ledger)
         known = late.write_from("w", *spool.read(START, 3))
         further = sink.write_from("w", *spool.read(known, 3))
@@ -308,7 +308,7 @@ class TestOnce:
     def test_an_event_from_another_spool_is_recognised_by_its_id(
         self, sink: LedgerSink, ledger: Recorder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A worker that was killed had spooled it, and what it left behind has it once more."""
+        """A killed worker had spooled the event, and its slot has it once more."""
         monkeypatch.setattr(module, "_MAX_REMEMBERED_IDS", 3)
         lines = Spool(5).lines
         sink.write_from("dead", START, (1, 50), lines[:4])
@@ -361,7 +361,7 @@ def test_audit_entries_are_skipped(ledger: Recorder, sink: LedgerSink) -> None:
 
 
 def test_kills_at_random_moments_leave_each_line_once(database_url: str) -> None:
-    """Shippers come and go, forget how far they were, and cut batches as they like."""
+    """Shippers start and are killed, lose their offsets, and read batches of any size."""
     database = Database.from_url(database_url)
     Migrator(database).migrate()
     ledger = UsageLedger(database)
@@ -375,7 +375,7 @@ def test_kills_at_random_moments_leave_each_line_once(database_url: str) -> None
         source = chance.choice(list(spools))
         batch = spools[source].read(remembered[source], chance.randrange(1, 30))
         position = sink.write_from(source, *batch)
-        if chance.random() < 0.5:  # else killed before it was written down
+        if chance.random() < 0.5:  # otherwise it is killed before the offset is written
             remembered[source] = position
     (total,) = ledger.sums(MAY.replace(hour=0), MAY, ["project"], limit=10)
     assert (total.requests, total.prompt_tokens) == (450, 450 * 9)

@@ -124,7 +124,7 @@ def test_the_error_of_a_broken_connection_has_no_url(
         sink.write(LINES)
     assert str(caught.value).startswith(f"127.0.0.1:{between.port}: ")
     assert "canary" not in str(caught.value)
-    assert between.hindered == 1  # one try: whoever calls decides when the next one is
+    assert between.hindered == 1  # one attempt: the caller decides about the next one
     between.meet(None)
     sink.write(LINES)
     assert receiver.events[-4:] == EVENTS

@@ -109,7 +109,7 @@ def test_a_truncated_file_is_appended_to(path: Path) -> None:
 
 
 class FullDisk:
-    """``os.write`` that takes ``room`` bytes and then raises."""
+    """``os.write`` that writes ``room`` bytes and then raises."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -134,7 +134,7 @@ def test_a_full_disk_has_all_of_a_batch_or_nothing(
         with pytest.raises(OSError, match="No space left"):
             sink.write(BATCH)
         assert read(path) == [3]
-    sink.write(BATCH)  # it comes again
+    sink.write(BATCH)  # the same batch again
     assert read(path) == [3, 1, 2]
 
 

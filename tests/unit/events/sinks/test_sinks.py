@@ -1,4 +1,4 @@
-"""Where events go, by EVENT_LOG or by name (``proxy/events/sinks/__init__.py``)."""
+"""Sinks by EVENT_LOG and by name (``proxy/events/sinks/__init__.py``)."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Standard output as a sink: a real pipe, several writers, readers that are slow or gone."""
+"""Standard output as a sink: a real pipe, several writers, slow and closed readers."""
 
 import fcntl
 import json
@@ -29,7 +29,7 @@ os.write(1, b"")  # still open
 
 
 def run(count: int, *, blocking: bool) -> dict[str, list[int]]:
-    """Several processes on one small pipe; what came out of it, by writer."""
+    """Several processes write to one small pipe. Returns the output by writer."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writer, blocking)

@@ -1,4 +1,4 @@
-"""Slots: what a killed worker leaves, whatever it was doing when it was killed."""
+"""Slots of a worker that was killed at any moment."""
 
 import json
 import mmap
@@ -106,7 +106,7 @@ def test_an_intent_of_any_length_fits_its_slot(tmp_path: Path) -> None:
 
 
 class Dying:
-    """Memory into which only so many bytes are written before the process is killed."""
+    """Memory in which the process is killed after a number of bytes."""
 
     def __init__(self, memory: mmap.mmap, left: int) -> None:
         self.memory, self.left = memory, left
@@ -123,7 +123,7 @@ class Dying:
 
 
 def test_a_kill_at_each_byte_leaves_no_false_record(tmp_path: Path) -> None:
-    """A slot is used a second time; at no moment does it tell what is not true."""
+    """A slot is used a second time: at no moment does it have a wrong record."""
     begun, finished = intent("new"), encode_record(event("new").line())
     steps = len(begun) + 1 + len(finished) + 1 + 1
     seen: list[str] = []

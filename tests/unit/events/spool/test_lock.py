@@ -1,4 +1,4 @@
-"""A folder has one owner at a time, and none when the owner has ended, however it ended."""
+"""A folder has one owner at a time, and none once the owner has ended."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The spool of all writers together stays within its size; what goes is counted once."""
+"""The spool of all writers stays within its size, and each lost record counts once."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def test_unreadable_folders_and_segments_stop_nothing(
 ) -> None:
     bad = root / "00000000000000-1-cccccccccccccccc"
     bad.mkdir()
-    (bad / "lock").symlink_to("lock")  # ELOOP, whoever asks
+    (bad / "lock").symlink_to("lock")  # ELOOP for every process
     segment_path(root / A, 1).unlink()
     segment_path(root / A, 1).mkdir()
     assert enforce_max_bytes(root, 3000, ["s"]).removed >= 2
@@ -72,7 +72,7 @@ def test_unreadable_folders_and_segments_stop_nothing(
 
 
 def test_refusals_of_unknown_tokens_are_removed_first(root: Path) -> None:
-    """However old the others are, and out of the oldest as well."""
+    """Even newer ones, and also those within the oldest segments."""
     refused = record("r", outcome="rejected")
     paid = record("p", project_id="p", token_id="t", token="sk-a...b")
     for number in (1, 3):

@@ -1,4 +1,4 @@
-"""A sink's position: replaced as a whole, and the beginning when it cannot be read."""
+"""Offsets of sinks: replaced as a whole, and the beginning when unreadable."""
 
 import os
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_an_offset_under_the_old_name_counts_until_there_is_a_new_one(tmp_path: 
 def test_a_torn_write_leaves_the_old_offset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before the rename: what is half written has another name."""
+    """Killed before the rename: the unfinished file has another name."""
     write_offset(tmp_path, "redis", Offset(1, 2))
     monkeypatch.setattr(offsets.Path, "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""The framing of a line: what was written comes back, and nothing else does."""
+"""Records: a line is read back as it was written, and damage is found."""
 
 from hypothesis import given
 from hypothesis import strategies as st

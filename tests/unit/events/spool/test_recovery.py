@@ -1,4 +1,4 @@
-"""A worker looks after those that are gone: their lines reach its sinks, their folders go."""
+"""Recovery: a worker delivers the lines of ended workers and removes their folders."""
 
 import time
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.events import sink_worker as delivery_module
+from proxy.events import sink_worker as sink_worker_module
 from proxy.events.sink_worker import SinkWorker
-from proxy.events.spool import recovery as adoption_module
+from proxy.events.spool import recovery as recovery_module
 from proxy.events.spool.inflight_table import InFlightTable
 from proxy.events.spool.offsets import Offset, read_offset, write_offset
 from proxy.events.spool.recovery import SpoolRecovery
@@ -38,15 +38,15 @@ class Worker:
 
     def close(self) -> None:
         self.recovery.close()
-        for delivery in self.sink_workers:
-            delivery.finish().join(5)
+        for worker in self.sink_workers:
+            worker.finish().join(5)
 
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
-    monkeypatch.setattr(adoption_module, "_SCAN_INTERVAL_SECONDS", 0.05)
-    monkeypatch.setattr(delivery_module, "_MIN_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(delivery_module, "_MAX_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(recovery_module, "_SCAN_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(sink_worker_module, "_MIN_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(sink_worker_module, "_MAX_PAUSE_SECONDS", 0.05)
     made: list[Worker] = []
     yield made
     for worker in made:
@@ -149,7 +149,7 @@ def test_a_failure_is_logged_once_and_retried(
         raise trouble
 
     with monkeypatch.context() as patch:
-        patch.setattr(adoption_module.AbandonedSpool, "recover", fail)
+        patch.setattr(recovery_module.AbandonedSpool, "recover", fail)
         sink = Sink()
         workers.append(Worker(tmp_path, sink))
         wait_for(lambda: len(tries) > 3)
@@ -167,8 +167,8 @@ def test_one_bad_folder_does_not_block_the_others(
         (bad / "note").touch()
     else:
         (bad / "lock").unlink()
-        (bad / "lock").symlink_to("lock")  # ELOOP, whoever asks
-    time.sleep(0.002)  # folders go by the millisecond of their making
+        (bad / "lock").symlink_to("lock")  # ELOOP for every process
+    time.sleep(0.002)  # folders are ordered by the millisecond of their making
     good = [leave_behind(tmp_path, "1", running="2"), leave_behind(tmp_path, "3")]
     assert writer_folders(tmp_path)[0] == bad
     sink = Sink()

@@ -1,4 +1,4 @@
-"""What is kept, and for whom: segments until all named sinks have passed, folders until empty."""
+"""Retention: segments are kept until all named sinks have passed them, folders until empty."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading segments: torn at each byte, damaged anywhere, while somebody writes, after a loss."""
+"""Reading segments: torn at each byte, damaged anywhere, being written, or removed."""
 
 import os
 import tempfile
@@ -49,7 +49,7 @@ def test_a_batch_is_bounded_in_lines_and_bytes(tmp_path: Path) -> None:
     assert (batch.lines, batch.position) == (LINES[:2], Offset(5, ENDS[1]))
     batch = read_batch(tmp_path, START, max_bytes=ENDS[1] + 3)
     assert (batch.lines, batch.position) == (LINES[:2], Offset(5, ENDS[1]))
-    # One that is larger than that comes nevertheless, or nothing ever would.
+    # A record larger than the limit is still returned, or reading would never continue.
     assert read_batch(tmp_path, START, max_bytes=3).lines == LINES[:1]
 
 
@@ -92,7 +92,7 @@ def test_a_torn_tail_counts_only_once_the_writer_is_gone(
         batch = read_batch(tmp_path, START)
         assert (batch.lines, batch.damaged) == (LINES[:complete], int(torn)), length
         assert batch.position == Offset(5, length)
-        # The same when the writer lives, but has gone on with a later segment.
+        # The same while the writer runs and writes a later segment.
         put(tmp_path, 6, RECORDS[:1])
         ownership = acquire(tmp_path)
         assert ownership is not None
@@ -116,7 +116,9 @@ def test_a_record_being_written_is_not_torn(tmp_path: Path) -> None:
     assert ownership is not None
     put(tmp_path, 5, whole[:-1])
     assert read_batch(tmp_path, START).damaged == 0
-    assert read_batch(tmp_path, START, abandoned=True).damaged == 1  # its owner knows better
+    assert (
+        read_batch(tmp_path, START, abandoned=True).damaged == 1
+    )  # its owner writes nothing to it
 
 
 @given(

@@ -1,4 +1,4 @@
-"""The writer: whole batches, a full disk, segments that end, what a power cut would take."""
+"""The segment writer: whole batches, full disks, closed segments, and syncs."""
 
 import errno
 import os
@@ -234,14 +234,14 @@ number = 0
 while True:
     writer.append([encode_record(b"%020d\\n" % n) for n in range(number, number + 7)])
     number += 7
-    # Not far ahead: a reader that is slower would never see the end of it.
+    # Not far ahead: a slower reader would never reach the end.
     while number % 700 == 0 and len(segment_numbers(writer.folder)) > 5:
         time.sleep(0.001)
 """
 
 
 def test_readers_see_whole_records_until_the_writer_is_killed(tmp_path: Path) -> None:
-    """By another process, segments given back meanwhile: all in order, none twice, none torn."""
+    """Another process writes and removes segments: all records in order, none twice, none torn."""
     seen, position, damaged = [], START, 0
     with subprocess.Popen(
         [sys.executable, "-c", WRITING, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE

@@ -1,4 +1,4 @@
-"""Refusals taken out of a segment: what stays, and when nothing is touched."""
+"""Removing refusals from a segment, and when a segment is left alone."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def read(folder: Path) -> list[str]:
 
 def test_which_events_count_as_refusals() -> None:
     assert is_refusal(refused("r"))
-    assert not is_refusal(paid("r", outcome="rejected"))  # over a limit: a known token
+    assert not is_refusal(paid("r", outcome="rejected"))  # a limit of a known token
     assert not is_refusal(record("r", outcome="client_gone"))
     assert not is_refusal(encode_record(b'{"event":"rejected_summary","count":7}\n'))
     forged = '"project_id":null,"token_id":null,"token":null,"outcome":"rejected",'

@@ -1,4 +1,4 @@
-"""A worker's side of the spool: what it keeps, gives back, and says when the disk fails."""
+"""A worker's side of the spool: what it keeps, removes and logs, also when the disk fails."""
 
 import os
 import time
