@@ -28,6 +28,7 @@ from proxy.quota.stored_reads import Reads
 from proxy.routing.dispatcher import Dispatcher
 from proxy.settings.settings import Settings, UpstreamSettings
 from proxy.store.audit import AuditLog
+from proxy.store.providers import Providers
 from proxy.store.usage import UsageLedger
 from proxy.upstream.adapter import UpstreamAdapter
 from proxy.upstream.transport import SessionTransport
@@ -64,11 +65,20 @@ def management(
             )
         ]
     stores = accounts.projects, accounts.tokens
+    shared = Providers(accounts.database)
     ledger = UsageLedger(accounts.database)
     announce = accounts.announce
     return [
         Mount(
-            projects.create_blueprint(*stores, trail, announce=announce), "/manage/projects", guard
+            projects.create_blueprint(
+                *stores,
+                trail,
+                announce=announce,
+                provider_names=lambda: {provider.name for provider in shared.list()},
+                allow_private=settings.upstream.allow_private,
+            ),
+            "/manage/projects",
+            guard,
         ),
         Mount(tokens.create_blueprint(*stores, trail, announce=announce), "/manage/tokens", guard),
         Mount(audit.create_blueprint(AuditLog(accounts.database)), "/manage/audit", guard),

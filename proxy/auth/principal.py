@@ -24,7 +24,7 @@ class Principal:
     token_id: str | None
     token_mask: str | None
     project_id: str | None
-    #: None: the request keeps its own `Authorization`.
+    #: None: the request keeps its own `Authorization`. Empty: the project has no key of its own.
     upstream_key: str | None = field(repr=False)
     #: Unix seconds: the token's own expiry, or an ancestor's if that comes first.
     expires_at: float

@@ -27,6 +27,8 @@ class Spelling:
     read: Callable[[Any], Any]
     multiple: bool = False
     kind: type | None = None
+    #: Whether the field's name is an option, too.
+    also_by_name: bool = True
 
 
 def _entries(values: Sequence[str]) -> list[str]:
@@ -89,7 +91,7 @@ def _flag(option: str, help_text: str) -> Spelling:
     return Spelling(option, help_text, None, bool)
 
 
-#: Every field. Each option may also be spelled as its field's name: ``--rate-limit-rpm``.
+#: Every field. An option may also be spelled as its field's name: ``--rate-limit-rpm``.
 SPELLINGS: Final[Mapping[str, Spelling]] = {
     "allowed_methods": _list("--allowed-method", "METHOD", "A method that may be used."),
     "allowed_endpoints": _list(
@@ -146,6 +148,22 @@ SPELLINGS: Final[Mapping[str, Spelling]] = {
         "--stream-usage",
         "off|inject",
         "Ask for the usage of streamed chats that do not (inject), unseen by the client.",
+    ),
+    "base_url": Spelling(
+        "--upstream-base-url",
+        "The upstream of this project's own key, instead of the default one.",
+        "URL",
+        str,
+        also_by_name=False,  # --base-url is where the proxy is
+    ),
+    "providers": _list(
+        "--provider", "NAME", "A shared provider that it may use; '*' for all of them."
+    ),
+    "max_retries": Spelling(
+        "--max-retries", "Further attempts at its own upstream (0 to 10).", "N", int, kind=int
+    ),
+    "breaker": _word(
+        "--breaker", "off|on", "Whether its own upstream has a circuit breaker, which is off."
     ),
 }
 
@@ -241,7 +259,8 @@ def _plain(spelled: str) -> str:
 
 def _option(name: str, spelling: Spelling) -> Callable[[Command], Command]:
     """Returns the option and, if that differs, the field's name as an option."""
-    spelled = dict.fromkeys((spelling.option, f"--{name.replace('_', '-')}"))
+    by_name = [f"--{name.replace('_', '-')}"] if spelling.also_by_name else []
+    spelled = dict.fromkeys((spelling.option, *by_name))
     if spelling.metavar is None:
         flags = [f"{one}/--no-{one.removeprefix('--')}" for one in spelled]
         return click.option(*flags, name, default=None, help=spelling.help)

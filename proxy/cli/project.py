@@ -34,7 +34,7 @@ _api_key_option = click.option(
 
 @click.group()
 def project() -> None:
-    """Projects: each holds one upstream key and the access tokens that stand for it."""
+    """Projects: each holds an upstream key or names providers, and has access tokens."""
 
 
 @project.command("list")
@@ -72,8 +72,11 @@ def create(
     policy: dict[str, Any],
     json_wanted: bool,
 ) -> None:
-    """A new project. Without --api-key the command prompts for the key, without echo."""
-    body = policy | {"name": name, "api_key": _secret(api_key or _ask())}
+    """A new project. Without --api-key the command prompts for the key, without echo, unless the
+    project uses shared providers."""
+    body = policy | {"name": name}
+    if api_key is not None or not policy.get("providers"):
+        body["api_key"] = _secret(api_key or _ask())
     if description is not None:
         body["description"] = description
     created = api.call("POST", "/manage/projects", body)

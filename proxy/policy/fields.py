@@ -3,7 +3,8 @@
 A document is stored with a project or a token: field → value, in the one spelling that
 :meth:`Field.read` returns.
 
-Note: an empty list never means "no limit". ``null`` and a missing field do.
+Note: an empty list never means "no limit". ``null`` and a missing field do; of ``providers``, which
+is no limit, all three mean none.
 """
 
 import re
@@ -16,6 +17,8 @@ from proxy.policy.addresses import address_range
 from proxy.policy.endpoints import endpoint_pattern
 from proxy.policy.headers import header_glob, header_name
 from proxy.policy.origins import origin_pattern
+from proxy.providers.base_url import base_url
+from proxy.providers.config import MAX_RETRIES
 
 Scope = Literal["project", "token"]
 
@@ -27,6 +30,9 @@ MAX_ENTRY_CHARS: Final = 256
 MAX_PER_MINUTE: Final = 1_000_000_000
 MAX_CONCURRENT: Final = 1_000_000
 MAX_TOKENS_TOTAL: Final = 2**63 - 1
+
+#: As the only entry of `providers`: all providers, also those that are added later.
+ALL_PROVIDERS: Final = "*"
 
 _METHOD: Final = re.compile(r"[A-Z]{3,20}", re.ASCII)
 _PARAM: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}", re.ASCII)
@@ -91,6 +97,12 @@ def _model(value: str) -> str:
     return value
 
 
+def _provider(value: str) -> str:
+    if not value or value != value.strip() or "/" in value:
+        raise ValueError("the name of a provider")
+    return value
+
+
 def _param(value: str) -> str:
     if not _PARAM.fullmatch(value):
         raise ValueError("a parameter's name")
@@ -141,6 +153,19 @@ def _choice(*options: str) -> _Reader:
     return read
 
 
+def _retries(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_RETRIES:
+        raise _wrong(name, f"an integer from 0 to {MAX_RETRIES}")
+    return value
+
+
+def _providers(name: str, value: Any) -> list[str]:
+    found = _list(name, value, _provider, 0)
+    if ALL_PROVIDERS in found and len(found) > 1:
+        raise _wrong(name, f'names of providers, or ["{ALL_PROVIDERS}"] alone for all of them')
+    return found
+
+
 def _boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise _wrong(name, "true or false")
@@ -169,6 +194,10 @@ FIELDS: Final[Mapping[str, Field]] = {
     "on_revoke": Field(_PROJECT, _choice("cut", "finish"), "cut"),
     "cut_in_flight": Field(_PROJECT, _boolean, False),
     "stream_usage": Field(_PROJECT, _choice("off", "inject"), "off"),
+    "base_url": Field(_PROJECT, base_url),
+    "providers": Field(_PROJECT, _providers, []),
+    "max_retries": Field(_PROJECT, _retries, 0),
+    "breaker": Field(_PROJECT, _choice("off", "on"), "off"),
 }
 
 

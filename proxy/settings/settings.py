@@ -144,6 +144,8 @@ class UpstreamSettings:
     connect_timeout: float = _setting("UPSTREAM_CONNECT_TIMEOUT", parse.seconds(0.1), 5.0)
     read_timeout: float = _setting("UPSTREAM_READ_TIMEOUT", parse.seconds(0.1), 600.0)
     pool_size: int = _setting("UPSTREAM_POOL_SIZE", parse.integer(1, 100_000), 200)
+    #: Whether the `base_url` of a project may lead to a private address.
+    allow_private: bool = _setting("ALLOW_PRIVATE_UPSTREAMS", parse.switch, False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

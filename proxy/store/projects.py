@@ -1,6 +1,7 @@
 """The projects, each with one upstream key, encrypted here and decrypted only by ``grants.py``.
 
-A project is never deleted, only deactivated, so that records keep their owner.
+A project that only uses shared providers has no key: the empty string, encrypted like a key, with
+an empty mask. A project is never deleted, only deactivated, so that records keep their owner.
 """
 
 import uuid
@@ -16,6 +17,7 @@ from proxy.store.rows import (
     PROJECT_COLUMNS,
     assignments,
     changed_policy,
+    merged_policy,
     project_from,
     to_json,
 )
@@ -38,8 +40,8 @@ class Projects:
     def create(
         self,
         name: str,
-        upstream_key: str,
-        upstream_key_mask: str,
+        upstream_key: str = "",
+        upstream_key_mask: str = "",
         description: str | None = None,
         metadata: dict[str, Any] | None = None,
         policy: Mapping[str, Any] | None = None,
@@ -47,8 +49,10 @@ class Projects:
     ) -> Project:
         """Creates an active project. A ``policy`` field that is None counts as not set.
 
-        Raises ClientError ``conflict`` when the name is taken.
+        Without an upstream key it must have ``providers``. Raises ClientError ``invalid_request``
+        when it has neither, and ``conflict`` when the name is taken.
         """
+        _require_upstream(upstream_key, policy or {}, "api_key")
         project_id = str(uuid.uuid4())
         sealed = self._seal(upstream_key, project_id)
         document = to_json(metadata)
@@ -112,10 +116,12 @@ class Projects:
     ) -> Project:
         """Changes the fields in ``changes``: ``name``, ``description``, ``metadata``,
         ``is_active``, ``upstream_key`` (in clear) together with ``upstream_key_mask``, and
-        ``policy``: a mapping of the policy fields to change, where None removes a field.
+        ``policy``: a mapping of the policy fields to change, where None removes a field. An empty
+        upstream key, with an empty mask, removes the key.
 
         ``revoke_tokens`` revokes all tokens of the project in the same transaction. Raises
-        ClientError ``not_found``, and ``conflict`` when the name is taken.
+        ClientError ``not_found``, ``invalid_request`` when the project would have neither a key
+        nor providers, and ``conflict`` when the name is taken.
         """
         if unknown := changes.keys() - _EDITABLE:
             raise ValueError(f"not a field of a project: {sorted(unknown)}")
@@ -137,6 +143,12 @@ class Projects:
             if "policy" in changes:
                 # Merged under the row's lock, so that two changes of different fields both persist.
                 columns["policy"] = changed_policy(before.policy, changes["policy"])
+            if "policy" in changes or "upstream_key" in changes:
+                _require_upstream(
+                    changes.get("upstream_key", before.api_key),
+                    merged_policy(before.policy, changes.get("policy", {})),
+                    "api_key" if "upstream_key" in changes else "providers",
+                )
             if active is not None and active != before.is_active:
                 columns["is_active"] = int(active)
                 columns["deactivated_at"] = None if active else now
@@ -174,6 +186,16 @@ class Projects:
                 f"There is a project with the name {name!r} already.", code="conflict", param="name"
             ) from error
         return project
+
+
+def _require_upstream(upstream_key: str, policy: Mapping[str, Any], param: str) -> None:
+    """``upstream_key``: the key or its mask; both are empty if there is none. ``param``: the field
+    to name in a refusal."""
+    if not upstream_key and not policy.get("providers"):
+        raise ClientError(
+            "A project needs an upstream key (`api_key`), or `providers` that it may use.",
+            param=param,
+        )
 
 
 def _read(session: Session, project_id: str, suffix: str = "") -> Project:

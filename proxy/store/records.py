@@ -20,6 +20,7 @@ class Project:
     #: Policy field → value, as the management API accepted it. An unset field is absent.
     policy: dict[str, Any]
     #: The mask stored beside the ciphertext (first 8, ``...``, last 4): listing decrypts nothing.
+    #: Empty: the project has no key of its own.
     api_key: str
     is_active: bool
     deactivated_at: datetime | None
@@ -64,6 +65,7 @@ class Grant:
 
     token: AccessToken
     project: Project
+    #: Empty: the project has no key of its own.
     upstream_key: str = field(repr=False)
     #: The token's ancestors, its parent first.
     ancestors: tuple[AccessToken, ...] = ()

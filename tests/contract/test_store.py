@@ -101,6 +101,26 @@ class TestProjects:
         assert grant is not None
         assert (grant.upstream_key, grant.token) == ("k" * 4096, token)
 
+    def test_a_project_without_an_upstream_key(self, store: Store) -> None:
+        made = store.projects.create("Acme", policy={"providers": ["*"]})
+        store.token(made)
+        grant = store.grants.find(f"{1:064x}")
+        assert grant is not None
+        assert (grant.upstream_key, grant.project.api_key) == ("", "")
+
+    def test_a_project_without_key_and_providers_is_refused(self, store: Store) -> None:
+        refused("invalid_request", lambda: store.projects.create("a", policy={"providers": []}))
+        made = store.projects.create("Acme", policy={"providers": ["*"]})
+        change = {"policy": {"providers": None}}
+        error = refused("invalid_request", lambda: store.projects.update(made.id, change))
+        assert error.param == "providers"
+        keyed = store.project("keyed", policy={"providers": ["*"]})
+        store.projects.update(keyed.id, change)
+        gone = {"upstream_key": "", "upstream_key_mask": ""}
+        error = refused("invalid_request", lambda: store.projects.update(keyed.id, gone))
+        assert error.param == "api_key"
+        assert store.projects.get(keyed.id).api_key == keyed.api_key
+
     def test_names_are_unique_and_case_matters(self, store: Store) -> None:
         store.project("Acme")
         other = store.project("acme")

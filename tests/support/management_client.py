@@ -17,6 +17,7 @@ from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
+from proxy.store.providers import Providers
 from proxy.store.tokens import Tokens
 from proxy.store.usage import UsageLedger
 from proxy.usage.pricing import PriceList
@@ -34,12 +35,15 @@ ABSENT = "00000000-0000-4000-8000-000000000000"
 class Management:
     """The API over a test client, and the store behind it. ``clock`` is what the views see."""
 
-    def __init__(self, url: str, prices: PriceList | None = None) -> None:
+    def __init__(
+        self, url: str, prices: PriceList | None = None, *, allow_private: bool = False
+    ) -> None:
         database = self.database = Database.from_url(url)
         Migrator(database).migrate()
         cipher = Cipher(b"k" * 32)
         self.projects = Projects(database, cipher)
         self.tokens = Tokens(database)
+        self.providers = Providers(database)
         self.grants = Grants(database, cipher)
         self.ledger = UsageLedger(database)
         self.audit = AuditLog(database)
@@ -55,7 +59,14 @@ class Management:
         self.announced: list[str] = []
         announce = self.announced.append
         app.register_blueprint(
-            projects_page.create_blueprint(self.projects, self.tokens, trail, announce=announce),
+            projects_page.create_blueprint(
+                self.projects,
+                self.tokens,
+                trail,
+                announce=announce,
+                provider_names=lambda: [provider.name for provider in self.providers.list()],
+                allow_private=allow_private,
+            ),
             url_prefix="/manage/projects",
         )
         app.register_blueprint(

@@ -6,13 +6,15 @@ otherwise overwrite the real key with it.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import flask
 
 from proxy.core.errors import ClientError
 from proxy.crypto import tokens
+from proxy.policy.fields import ALL_PROVIDERS
+from proxy.providers.addresses import leads_inside
 from proxy.store.audit import PendingEntry
 from proxy.store.projects import Projects
 from proxy.store.records import Project
@@ -42,21 +44,34 @@ def create_blueprint(
     trail: AuditTrail,
     *,
     announce: Callable[[str], None] = lambda _: None,
+    provider_names: Callable[[], Collection[str]] = tuple,
+    allow_private: bool = False,
 ) -> flask.Blueprint:
     """Makes the blueprint for ``/manage/projects``, which belongs behind the management guard.
 
+    ``provider_names`` returns the names of all providers. ``allow_private``: whether a ``base_url``
+    may lead to a private address.
     ``announce`` is called with the id of a project that was changed, or whose tokens were.
     """
     blueprint = flask.Blueprint("projects", __name__)
+
+    def changes_in(body: dict[str, Any]) -> dict[str, Any]:
+        changes = _changes(body)
+        _check_upstreams(changes.get("policy", {}), provider_names, allow_private)
+        return changes
+
+    def changed(project_id: str, body: dict[str, Any], audit: PendingEntry) -> flask.Response:
+        response = _change(projects, project_id, body, changes_in(body), audit)
+        announce(project_id)
+        return response
 
     @blueprint.post("")
     @trail.audited("project.create")
     def create(audit: PendingEntry) -> flask.Response:
         body = fields.read_object(flask.request, _CREATE)
-        changes = _changes(body)
-        for required, param in (("name", "name"), ("upstream_key", "api_key")):
-            if required not in changes:
-                raise ClientError(f"`{param}` is required.", param=param)
+        changes = changes_in(body)
+        if "name" not in changes:
+            raise ClientError("`name` is required.", param="name")
         return json_reply(as_json(projects.create(**changes, audit=audit)), 201)
 
     @blueprint.get("")
@@ -72,18 +87,13 @@ def create_blueprint(
     @trail.audited("project.update")
     def change(project_id: str, audit: PendingEntry) -> flask.Response:
         known_id = fields.path_id(project_id, "project")
-        response = _change(projects, known_id, fields.read_object(flask.request, _CHANGE), audit)
-        announce(known_id)
-        return response
+        return changed(known_id, fields.read_object(flask.request, _CHANGE), audit)
 
     @blueprint.patch("")
     @trail.audited("project.update")
     def change_by_body(audit: PendingEntry) -> flask.Response:
         body = fields.read_object(flask.request, _CHANGE | {"project_id"})
-        known_id = _id_from(body)
-        response = _change(projects, known_id, body, audit)
-        announce(known_id)
-        return response
+        return changed(_id_from(body), body, audit)
 
     @blueprint.delete("/<project_id>")
     @trail.audited("project.delete")
@@ -122,7 +132,7 @@ def as_json(project: Project) -> dict[str, Any]:
         "name": project.name,
         "description": project.description,
         "metadata": project.metadata,
-        "api_key": project.api_key,
+        "api_key": project.api_key or None,
         **fields.policy_as_json(project.policy, "project"),
         "is_active": project.is_active,
         "deactivated_at": fields.rfc3339(project.deactivated_at),
@@ -132,9 +142,12 @@ def as_json(project: Project) -> dict[str, Any]:
 
 
 def _change(
-    projects: Projects, project_id: str, body: dict[str, Any], audit: PendingEntry
+    projects: Projects,
+    project_id: str,
+    body: dict[str, Any],
+    changes: dict[str, Any],
+    audit: PendingEntry,
 ) -> flask.Response:
-    changes = _changes(body)
     revoke = False
     if "is_active" in body:
         changes["is_active"] = fields.boolean(body["is_active"], "is_active")
@@ -167,10 +180,26 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
         changes["policy"] = policy
     param = fields.alias(body, "api_key", "openai_api_key")
     if param in body:
-        upstream_key = _upstream_key(body[param], param)
+        upstream_key = "" if body[param] is None else _upstream_key(body[param], param)
         changes["upstream_key"] = upstream_key
-        changes["upstream_key_mask"] = tokens.mask_upstream_key(upstream_key)
+        mask = tokens.mask_upstream_key(upstream_key) if upstream_key else ""
+        changes["upstream_key_mask"] = mask
     return changes
+
+
+def _check_upstreams(
+    policy: Mapping[str, Any], provider_names: Callable[[], Collection[str]], allow_private: bool
+) -> None:
+    """Refuses a private ``base_url`` unless it is allowed, and unknown names of providers."""
+    if (url := policy.get("base_url")) and not allow_private and leads_inside(url):
+        raise ClientError(
+            "`base_url` leads to a private, local or metadata address, which the proxy allows only "
+            "with ALLOW_PRIVATE_UPSTREAMS=on.",
+            param="base_url",
+        )
+    if named := set(policy.get("providers") or ()) - {ALL_PROVIDERS}:
+        for unknown in sorted(named.difference(provider_names())):
+            raise ClientError(f"There is no provider with the name {unknown!r}.", param="providers")
 
 
 def _upstream_key(value: Any, param: str) -> str:

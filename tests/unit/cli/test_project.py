@@ -78,6 +78,16 @@ def test_create_with_a_policy(run: Run, api: responses.RequestsMock) -> None:
     assert run("project", "create", "--name", "demo", "--api-key", KEY, *arguments).exit_code == 0
 
 
+def test_create_with_providers_asks_for_no_key(run: Run, api: responses.RequestsMock) -> None:
+    upstream = "https://eu.test/v1"
+    body = {"name": "demo", "providers": ["a", "b"], "max_retries": 0, "breaker": "on"}
+    body |= {"base_url": upstream}
+    api.post(URL, json=PROJECT, status=201, match=sends(body))
+    arguments = ["--provider", "a", "--provider", "b", "--max-retries", "0", "--breaker", "on"]
+    arguments += ["--upstream-base-url", upstream]
+    assert run("project", "create", "--name", "demo", *arguments).exit_code == 0
+
+
 @pytest.mark.parametrize("command", [["create", "--name", "n", "--api-key", KEY], ["update", "p"]])
 def test_other_values_are_wrong_usage(
     run: Run, api: responses.RequestsMock, command: list[str]

@@ -139,11 +139,54 @@ def test_booleans(name: str) -> None:
     assert FIELDS[name].read(name, False) is False
 
 
-@pytest.mark.parametrize("name", ["on_disconnect", "on_revoke", "stream_usage"])
+@pytest.mark.parametrize("name", ["on_disconnect", "on_revoke", "stream_usage", "breaker"])
 def test_choices(name: str) -> None:
     for value in ("", "Cut", True, None, ["cut"]):
         refusal(name, value)
     assert FIELDS[name].read(name, FIELDS[name].default) == FIELDS[name].default
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "",
+            "api.openai.com",
+            "ftp://h",
+            "https://",
+            "https://u:p@h",
+            "https://h?x",
+            "https://h#",
+        ),
+        *("https://h/ü", "https://h /", "https://h:0", "https://h:99999", "https://[::1", 1, []),
+        "https://h/" + "x" * 2048,
+    ],
+)
+def test_base_urls(value: Any) -> None:
+    refusal("base_url", value)
+
+
+def test_a_base_url_stays_as_it_was_given() -> None:
+    for value in ("http://h", "https://H.test:8443/v1/", "https://[2001:db8::1]/prefix"):
+        assert FIELDS["base_url"].read("base_url", value) == value
+
+
+def test_names_of_providers() -> None:
+    for value in (
+        *(None, "openai", ["*", "openai"], [""], [" a"], ["a/b"], [1], ["a\n"], ["x"] * 101),
+        ["x" * 257],
+    ):
+        refusal("providers", value)
+    for good in ([], ["*"], ["b", "a"], ["eu azure"]):
+        assert FIELDS["providers"].read("providers", good) == good
+    assert FIELDS["providers"].read("providers", ["a", "a"]) == ["a"]
+
+
+def test_retries() -> None:
+    for value in (-1, 11, 1.0, "1", True, None):
+        refusal("max_retries", value)
+    for good in (0, 10):
+        assert FIELDS["max_retries"].read("max_retries", good) == good
 
 
 def test_places() -> None:

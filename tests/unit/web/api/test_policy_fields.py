@@ -26,6 +26,10 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "on_revoke": ("finish", "finish"),
     "cut_in_flight": (True, True),
     "stream_usage": ("inject", "inject"),
+    "base_url": ("https://eu.example/v1", "https://eu.example/v1"),
+    "providers": (["*"], ["*"]),
+    "max_retries": (2, 2),
+    "breaker": ("on", "on"),
 }
 
 

@@ -227,3 +227,65 @@ def test_whether_streams_are_asked_for_their_usage(api: Management) -> None:
     changed = api.call("PATCH", path, both)
     assert {field: changed[field] for field in both} == both
     assert api.call("PATCH", path, {"stream_usage": "off"})["stream_usage"] == "off"
+
+
+class TestUpstreams:
+    @pytest.fixture
+    def shared(self, api: Management) -> Management:
+        for name in ("openai", "claude"):
+            api.providers.create(name, "openai", f"https://{name}.test")
+        return api
+
+    def test_a_project_without_a_key(self, shared: Management) -> None:
+        made = shared.call("POST", "/projects", {"name": "a", "providers": ["claude"]}, 201)
+        assert made["api_key"] is None
+        assert made["providers"] == ["claude"]
+        assert shared.call("GET", f"/projects/{made['id']}") == made
+        path = f"/projects/{made['id']}"
+        assert shared.call("PATCH", path, {"api_key": UPSTREAM_KEY})["api_key"] == "sk-proj-...cdef"
+        assert shared.call("PATCH", path, {"api_key": None})["api_key"] is None
+
+    @pytest.mark.parametrize("none", [[], None])
+    def test_neither_key_nor_providers(self, shared: Management, none: list[str] | None) -> None:
+        body = {"name": "a", "providers": none}
+        shared.refused("POST", "/projects", body, 400, "api_key")
+        made = shared.call("POST", "/projects", {"name": "a", "providers": ["*"]}, 201)
+        path = f"/projects/{made['id']}"
+        shared.refused("PATCH", path, {"providers": none}, 400, "providers")
+        both = {"providers": none, "api_key": UPSTREAM_KEY}
+        assert shared.call("PATCH", path, both)["providers"] == []
+        shared.refused("PATCH", path, {"api_key": None}, 400, "api_key")
+        assert shared.call("GET", path)["api_key"] == "sk-proj-...cdef"
+        swapped = shared.call("PATCH", path, {"api_key": None, "providers": ["openai"]})
+        assert (swapped["api_key"], swapped["providers"]) == (None, ["openai"])
+        assert shared.call("PATCH", path, {"name": "b"})["name"] == "b"
+
+    def test_unknown_names_are_refused(self, shared: Management) -> None:
+        body = {"name": "a", "api_key": UPSTREAM_KEY, "providers": ["openai", "gone"]}
+        error = shared.refused("POST", "/projects", body, 400, "providers")
+        assert "'gone'" in error["message"]
+        made = shared.project(providers=["openai", "claude"])
+        path = f"/projects/{made['id']}"
+        shared.refused("PATCH", path, {"providers": ["gone"]}, 400, "providers")
+        gone = shared.providers.list()[0]
+        shared.providers.delete(gone.id)
+        assert shared.call("PATCH", path, {"name": "b"})["providers"] == ["openai", "claude"]
+
+    @pytest.mark.parametrize("host", ["10.0.0.1", "localhost:8000", "169.254.169.254", "[::1]"])
+    def test_a_private_upstream_needs_the_setting(
+        self, api: Management, sqlite_url: str, host: str
+    ) -> None:
+        body = {"name": "a", "api_key": UPSTREAM_KEY, "base_url": f"http://{host}/v1"}
+        error = api.refused("POST", "/projects", body, 400, "base_url")
+        assert "ALLOW_PRIVATE_UPSTREAMS=on" in error["message"]
+        path = f"/projects/{api.project('b')['id']}"
+        api.refused("PATCH", path, {"base_url": body["base_url"]}, 400, "base_url")
+        allowing = Management(sqlite_url, allow_private=True)
+        assert allowing.call("POST", "/projects", body, 201)["base_url"] == body["base_url"]
+
+    def test_the_audit_log_shows_that_the_key_was_removed(self, shared: Management) -> None:
+        made = shared.project(providers=["*"])
+        shared.call("PATCH", f"/projects/{made['id']}", {"api_key": None})
+        details = shared.audit.find({"action": "project.update"}, 1, 0)[0][0].details
+        assert details["before"]["api_key"] == "sk-proj-...cdef"
+        assert details["after"]["api_key"] == ""
