@@ -60,8 +60,8 @@ ASKED = ("Access-Control-Request-Method", "POST")
 ALLOWING = [*JSON, ("Access-Control-Allow-Origin", "https://upstream.test")]
 
 
-class Answer:
-    """An upstream's answer. ``chunks``: bytes, an exception to raise, or a function to call."""
+class FakeResponse:
+    """An upstream's response. ``chunks``: bytes, an exception to raise, or a function to call."""
 
     def __init__(
         self,
@@ -95,10 +95,10 @@ class Answer:
 
 
 class FakeTransport:
-    """Answers with ``answer``, an Answer, or what raises or returns one."""
+    """Answers with ``response``, an FakeResponse, or what raises or returns one."""
 
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
+    def __init__(self, response: Any) -> None:
+        self.response = response
         self.calls: list[PreparedCall] = []
         self.bodies: list[bytes | None] = []
 
@@ -107,12 +107,12 @@ class FakeTransport:
         timing.upstream_asked = timing.connected = time.perf_counter()
         body = call.request.body
         self.bodies.append(body if isinstance(body, bytes | None) else b"".join(body))
-        answer = self.answer() if callable(self.answer) else self.answer
-        if isinstance(answer, BaseException):
-            raise answer
+        response = self.response() if callable(self.response) else self.response
+        if isinstance(response, BaseException):
+            raise response
         timing.head_received = time.perf_counter()
         timing.upstream_start_ns = timing.upstream_stop_ns = time.time_ns()
-        return answer
+        return response
 
 
 @dataclass
@@ -273,27 +273,27 @@ class World:
 
     def __init__(
         self,
-        answer: Any = None,
+        response: Any = None,
         *,
         access: Any = None,
         origins: Iterable[str] = (),
-        bounds: RelayOptions | None = None,
+        options: RelayOptions | None = None,
         concurrent: int = 100,
         limited: Limited | None = None,
         gate: Gate | None = None,
     ) -> None:
-        self.answer = answer if answer is not None else Answer()
-        self.transport = FakeTransport(self.answer)
+        self.response = response if response is not None else FakeResponse()
+        self.transport = FakeTransport(self.response)
         self.access: Any = access or Access()
         self.events = Events()
-        self.live = InFlightRequests(concurrent)
+        self.in_flight = InFlightRequests(concurrent)
         self.endpoint = RelayEndpoint(
             Admission(self.access, (limited or Limited()).throttle, gate),
             Dispatcher(OpenAIProvider(), Target.from_url("http://upstream.test"), self.transport),
             self.events,
-            self.live,
+            self.in_flight,
             Cors(tuple(origins)),
-            bounds or limits(),
+            options or limits(),
         )
         self.flask: flask.Flask = create_flask_app(
             [Mount(create_blueprint(self.endpoint), "/v1", None)]

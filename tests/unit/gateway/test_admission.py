@@ -24,7 +24,7 @@ from tests.support.relay_factories import (
     SSE,
     USAGE,
     Access,
-    Answer,
+    FakeResponse,
     Result,
     World,
     failing,
@@ -49,7 +49,7 @@ def test_while_events_have_no_room_nothing_is_asked() -> None:
     refused = world.ask()
     assert (refused.code, refused.all("Retry-After")) == (503, ["1"])
     assert (world.event.error_code, world.event.token_id) == ("overloaded", None)
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
     gate.queue_full(False)
     assert world.ask().code == 401
 
@@ -60,7 +60,7 @@ def test_a_request_that_waits_for_room_goes_on_when_there_is_some() -> None:
     world = World(gate=gate)
     asking = gevent.spawn(world.ask)
     gevent.sleep(0)
-    assert (len(world.live), len(world.events.intents)) == (1, 0)
+    assert (len(world.in_flight), len(world.events.intents)) == (1, 0)
     gate.queue_full(False)
     assert asking.get(timeout=5).code == 200
 
@@ -76,10 +76,10 @@ def test_what_was_admitted_is_settled_once_whichever_way_it_ends() -> None:
     world = World()
     world.ask("POST")
     assert world.access.settled == [21]
-    world = World(Answer([EVENT, USAGE], headers=SSE))
+    world = World(FakeResponse([EVENT, USAGE], headers=SSE))
     world.ask("POST", stop_after=1)
     assert world.access.settled == [0], "the client left before the usage came"
-    world = World(Answer([EVENT, USAGE, ResponseBroken()], headers=SSE))
+    world = World(FakeResponse([EVENT, USAGE, ResponseBroken()], headers=SSE))
     world.ask("POST")
     assert world.access.settled == [3], "partly seen is used all the same"
     for failure in (ConnectFailed("away"), ZeroDivisionError(), ClientDisconnected(), SystemExit()):
@@ -167,7 +167,7 @@ def test_a_response_reports_the_tightest_limit_and_keeps_the_upstream_s_headers(
 ) -> None:
     theirs = [("x-ratelimit-limit-requests", "9"), ("x-ratelimit-remaining-requests", "8")]
     world = World(
-        Answer([CHAT], headers=[*JSON, *theirs]),
+        FakeResponse([CHAT], headers=[*JSON, *theirs]),
         access=Access(principal=BUSY),
         limited=Limited(RATES, shared=shared),
         origins=["https://a.test"],
@@ -187,7 +187,7 @@ def test_a_response_reports_the_tightest_limit_and_keeps_the_upstream_s_headers(
 
 def test_reported_usage_is_charged_and_refuses_the_next() -> None:
     limited = Limited()
-    world = World(lambda: Answer([CHAT]), access=Access(principal=BUSY), limited=limited)
+    world = World(lambda: FakeResponse([CHAT]), access=Access(principal=BUSY), limited=limited)
     assert world.ask("POST").code == world.ask("POST").code == 200  # 21 tokens each
     result = world.ask("POST")
     assert result.code == 429
@@ -201,7 +201,7 @@ def test_one_request_at_a_time_until_its_response_has_ended() -> None:
     inner: list[Result] = []
     world = World(access=Access(principal=BUSY), limited=limited)
     ask_again = lambda: inner.append(world.ask()) or CHAT  # type: ignore[func-returns-value]  # noqa: E731
-    world.transport.answer = Answer([ask_again])
+    world.transport.response = FakeResponse([ask_again])
     result = world.ask()
     assert (result.code, result.body) == (200, CHAT)
     assert (inner[0].code, inner[0].one("Retry-After")) == (429, "1")
@@ -210,21 +210,21 @@ def test_one_request_at_a_time_until_its_response_has_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         lambda: ConnectFailed(),
         lambda: ClientDisconnected(),
         lambda: ShuttingDown(),
         lambda: KeyboardInterrupt(),
         lambda: ValueError(),
-        lambda: Answer([CHAT, ResponseBroken()]),
-        lambda: Answer([b"", ClientDisconnected()]),
-        lambda: Answer([CHAT], headers=[("Content-Type", "text/event-stream")]),
+        lambda: FakeResponse([CHAT, ResponseBroken()]),
+        lambda: FakeResponse([b"", ClientDisconnected()]),
+        lambda: FakeResponse([CHAT], headers=[("Content-Type", "text/event-stream")]),
     ],
 )
-def test_a_place_is_given_back_whichever_way_it_ends(answer: Any) -> None:
+def test_a_place_is_given_back_whichever_way_it_ends(response: Any) -> None:
     limited = Limited()
-    world = World(answer, access=Access(principal=BUSY), limited=limited)
+    world = World(response, access=Access(principal=BUSY), limited=limited)
     world.ask(stop_after=1)
     assert limited.places.taken == {"project:project-1": 0}
 

@@ -35,11 +35,11 @@ class Upper:
 def make(
     upstream: Any, seen: Seen, closing_event: Callable[[Cancelled], bytes] = no_event, **more: Any
 ) -> ResponseStream:
-    answer = TransformedBody(upstream, Upper(), seen)
+    response = TransformedBody(upstream, Upper(), seen)
     return ResponseStream(
-        answer,
+        response,
         Timing(),
-        [answer],
+        [response],
         closing_event=closing_event,
         on_close=seen.closing(upstream),
         **more,
@@ -79,9 +79,9 @@ class Nothing(Upper):
 def test_an_end_with_nothing_to_send(known: bool) -> None:
     seen = Seen()
     upstream = Script(b"A.", b"b", known=known)
-    answer = TransformedBody(upstream, Nothing(), seen)
+    response = TransformedBody(upstream, Nothing(), seen)
     stream = ResponseStream(
-        answer, Timing(), [answer], closing_event=no_event, on_close=seen.closing(upstream)
+        response, Timing(), [response], closing_event=no_event, on_close=seen.closing(upstream)
     )
     assert list(stream) == [b"", b"A."]
     stream.close()
@@ -147,9 +147,9 @@ def test_what_came_with_the_head_goes_with_the_head(upstream: Ready, first: byte
 def test_all_ready_and_nothing_to_send() -> None:
     seen = Seen()
     upstream = Ready(1, b"a", known=True)
-    answer = TransformedBody(upstream, Nothing(), seen)
+    response = TransformedBody(upstream, Nothing(), seen)
     stream = ResponseStream(
-        answer, Timing(), [answer], closing_event=no_event, on_close=seen.closing(upstream)
+        response, Timing(), [response], closing_event=no_event, on_close=seen.closing(upstream)
     )
     assert list(stream) == []
     stream.close()

@@ -121,7 +121,7 @@ def test_the_headers_of_a_response() -> None:
         ("Access-Control-Allow-Origin", "https://a.test"),
         ("Access-Control-Expose-Headers", "*"),
     ]
-    # A cache must not give an answer without permission to an origin that has it.
+    # A cache must not give a response without permission to an origin that has it.
     assert cors.response_headers("https://evil.test") == [("Vary", "Origin")]
     assert cors.response_headers(None) == [("Vary", "Origin")]
     assert (

@@ -41,7 +41,7 @@ from tests.support.relay_factories import (
     UPSTREAM_KEY,
     USAGE,
     Access,
-    Answer,
+    FakeResponse,
     Input,
     Result,
     World,
@@ -84,7 +84,7 @@ def test_a_response_passes() -> None:
         ("Authorization", f"Bearer {UPSTREAM_KEY}"),
     ]
     assert world.transport.bodies == [b'{"a":1}']
-    assert (world.answer.closed, len(world.live)) == (1, 0)
+    assert (world.response.closed, len(world.in_flight)) == (1, 0)
     assert world.access.steps == ["authenticate", "admit"]
 
 
@@ -102,8 +102,8 @@ def test_its_event() -> None:
 
 
 def test_an_upstream_s_error_is_a_response() -> None:
-    answer = Answer([b'{"error":{}}'], status=429, reason="Slow down", headers=JSON)
-    world = World(answer)
+    response = FakeResponse([b'{"error":{}}'], status=429, reason="Slow down", headers=JSON)
+    world = World(response)
     result = world.ask()
     assert (result.status, result.body) == ("429 Slow down", b'{"error":{}}')
     assert (world.event.outcome, world.event.error_code) == ("completed", None)
@@ -166,11 +166,11 @@ def test_only_json_is_read_before_the_upstream_is_asked(content_type: str, buffe
 def test_a_request_is_noted_before_the_upstream_is_asked() -> None:
     begun: list[tuple[Any, ...]] = []
 
-    def answer() -> Answer:
+    def response() -> FakeResponse:
         begun.extend(world.events.intents)
-        return Answer()
+        return FakeResponse()
 
-    world = World(answer)
+    world = World(response)
     world.ask("POST", "/v1/chat?q=secret", **sized(b"{}"))
     ((event_id, started, *rest),) = begun
     assert rest == [
@@ -206,12 +206,12 @@ def test_order_of_checks() -> None:
         access = Access(refusal=refusal, quota=quota)
         world = World(access=access, concurrent=0 if full else 9)
         if draining:
-            world.live.drain()
+            world.in_flight.drain()
         result = world.ask("POST", target, **body)
         assert code(result) == expected
         assert access.steps == steps
         assert world.transport.calls == []
-        assert len(world.live) == 0
+        assert len(world.in_flight) == 0
         assert world.event.error_code == expected
         assert world.events.intents == [], "what does not go upstream leaves no note of it"
 
@@ -291,10 +291,10 @@ def test_a_body_that_is_refused_costs_no_quota(
 
 
 def test_a_streamed_body_that_grows_too_large_ends_the_request() -> None:
-    world = World(bounds=limits(request_bytes=10))
+    world = World(options=limits(request_bytes=10))
     result = world.ask("POST", **chunked(b"x" * 8, b"x" * 8, headers=[]))
     assert (result.code, code(result)) == (413, "request_too_large")
-    assert (world.event.outcome, len(world.live)) == ("rejected", 0)
+    assert (world.event.outcome, len(world.in_flight)) == ("rejected", 0)
 
 
 @pytest.mark.parametrize(
@@ -312,11 +312,11 @@ def test_whose_share_a_place_counts_for(
     """A trusted proxy that names no client has no share."""
     seen: list[str | None] = []
 
-    def look() -> Answer:
-        seen.extend(world.live._by_address.held)
-        return Answer()
+    def look() -> FakeResponse:
+        seen.extend(world.in_flight._by_address.held)
+        return FakeResponse()
 
-    world = World(look, bounds=limits(trusted_proxies=trusted))
+    world = World(look, options=limits(trusted_proxies=trusted))
     assert world.ask(headers=lines).code == 200
     assert seen == [counted]
 
@@ -325,11 +325,11 @@ def test_a_trusted_proxy_has_no_share_however_its_address_is_spelled() -> None:
     """A socket that listens on ``::`` shows IPv4 in IPv6."""
     seen: list[str | None] = []
 
-    def look() -> Answer:
-        seen.extend(world.live._by_address.held)
-        return Answer()
+    def look() -> FakeResponse:
+        seen.extend(world.in_flight._by_address.held)
+        return FakeResponse()
 
-    world = World(look, bounds=limits(trusted_proxies=1))
+    world = World(look, options=limits(trusted_proxies=1))
     assert world.ask(REMOTE_ADDR="::ffff:192.0.2.1").code == 200
     assert seen == [""]
 
@@ -338,18 +338,18 @@ def test_overloaded_only_beyond_the_bound() -> None:
     inner: list[Result] = []
     world = World(concurrent=2)
 
-    def ask(depth: int) -> Answer:
+    def ask(depth: int) -> FakeResponse:
         if depth:
-            world.transport.answer = lambda: ask(depth - 1)
+            world.transport.response = lambda: ask(depth - 1)
             inner.append(gevent.spawn(world.ask).get())
-        return Answer()
+        return FakeResponse()
 
-    world.transport.answer = lambda: ask(2)
+    world.transport.response = lambda: ask(2)
     assert world.ask().code == 200
     assert sorted(result.code for result in inner) == [200, 503]
     refused = next(result for result in inner if result.code == 503)
     assert (code(refused), refused.all("Retry-After")) == ("overloaded", ["1"])
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
 
 
 # One event, however it ends.
@@ -372,39 +372,39 @@ def test_an_upstream_that_fails_before_the_head(error: ProxyError, status: int) 
     assert (event.status_code, event.outcome, event.error_code) == (status, "aborted", error.code)
     assert event.token_id == "token-1"
     assert event.upstream_ms is not None
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
 
 
 @pytest.mark.parametrize("error", [ResponseBroken("cut"), UpstreamTimeout()])
 def test_an_upstream_that_fails_after_the_head(error: ProxyError) -> None:
-    world = World(Answer([EVENT, error], headers=SSE))
+    world = World(FakeResponse([EVENT, error], headers=SSE))
     result = world.ask()
     assert result.chunks == [b"", EVENT]
     assert isinstance(result.error, ConnectionResetError)
     event = world.event
     assert (event.status_code, event.outcome, event.error_code) == (200, "aborted", error.code)
     assert (event.stream, event.bytes_out) == (True, len(EVENT))
-    assert (world.answer.closed, len(world.live)) == (1, 0)
+    assert (world.response.closed, len(world.in_flight)) == (1, 0)
 
 
 @pytest.mark.parametrize(
     ("chunks", "source"), [((USAGE, EVENT), "partial"), ((EVENT,) * 2, "none")]
 )
 def test_a_client_that_leaves_in_the_middle(chunks: tuple[bytes, ...], source: str) -> None:
-    world = World(Answer([*chunks, EVENT], headers=SSE))
+    world = World(FakeResponse([*chunks, EVENT], headers=SSE))
     result = world.ask(stop_after=2)
     assert isinstance(result.error, BrokenPipeError)
     event = world.event
     assert (event.status_code, event.outcome, event.error_code) == (200, "client_gone", None)
     assert event.usage_source == source
-    assert (world.answer.closed, len(world.live)) == (1, 0)
+    assert (world.response.closed, len(world.in_flight)) == (1, 0)
 
 
 def test_a_client_that_leaves_before_the_first_byte() -> None:
     world = World()
     world.ask(stop_after=0)
     assert (world.event.outcome, world.event.bytes_out) == ("client_gone", 0)
-    assert (world.answer.reads, world.answer.closed, len(world.live)) == (0, 1, 0)
+    assert (world.response.reads, world.response.closed, len(world.in_flight)) == (0, 1, 0)
 
 
 def in_greenlet(
@@ -437,50 +437,54 @@ def test_a_client_that_leaves_before_the_head() -> None:
     assert isinstance(result.error, ClientDisconnected)
     event = world.event
     assert (event.status_code, event.outcome, event.error_code) == (499, "client_gone", None)
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
 
 
 def test_a_client_that_leaves_while_the_upstream_is_silent() -> None:
-    world = World(Answer([EVENT, waiting()], headers=SSE))
+    world = World(FakeResponse([EVENT, waiting()], headers=SSE))
     result, _ = in_greenlet(world, lambda client, _: client.close())
     assert result.chunks == [b"", EVENT]
     assert isinstance(result.error, ClientDisconnected)
     assert (world.event.status_code, world.event.outcome) == (200, "client_gone")
-    assert (world.answer.closed, len(world.live)) == (1, 0)
+    assert (world.response.closed, len(world.in_flight)) == (1, 0)
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "words"),
+    ("response", "status", "closing_event"),
     [
         (waiting(), 503, None),
-        (Answer([EVENT, waiting()], headers=SSE), 200, True),
-        (Answer([b"data: {", waiting()], headers=SSE), 200, False),
-        # Words of ours would fill up the length, and the cut answer would look complete.
-        (Answer([EVENT, waiting()], headers=[*SSE, ("Content-Length", "500")]), 200, False),
-        (Answer([b"{", waiting()]), 200, False),
+        (FakeResponse([EVENT, waiting()], headers=SSE), 200, True),
+        (FakeResponse([b"data: {", waiting()], headers=SSE), 200, False),
+        # A closing event would fill up the length, and the cut response would look complete.
+        (FakeResponse([EVENT, waiting()], headers=[*SSE, ("Content-Length", "500")]), 200, False),
+        (FakeResponse([b"{", waiting()]), 200, False),
     ],
 )
-def test_a_stop_that_runs_out_of_time(answer: Any, status: int, words: bool | None) -> None:
-    world = World(answer)
-    result, _ = in_greenlet(world, lambda *_: world.live.cancel_all(ShuttingDown))
+def test_a_stop_that_runs_out_of_time(
+    response: Any, status: int, closing_event: bool | None
+) -> None:
+    world = World(response)
+    result, _ = in_greenlet(world, lambda *_: world.in_flight.cancel_all(ShuttingDown))
     assert result.code == status
-    if words is None:
+    if closing_event is None:
         assert (code(result), result.error) == ("draining", None)
     else:
         assert isinstance(result.error, ShuttingDown)
-        assert (b'"code":"draining"' in result.body) is words
+        assert (b'"code":"draining"' in result.body) is closing_event
     event = world.event
     assert (event.status_code, event.outcome) == (status, "aborted")
     assert (event.error_code, event.bytes_out) == ("draining", len(result.body))
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
 
 
 @pytest.mark.parametrize("error", ["token_inactive", "project_inactive"])
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_token_that_is_withdrawn_meanwhile(begun: bool, error: str) -> None:
-    world = World(Answer([EVENT, waiting()], headers=SSE) if begun else waiting())
+    world = World(FakeResponse([EVENT, waiting()], headers=SSE) if begun else waiting())
     refusal = ClientError(code=error, headers=[("WWW-Authenticate", "Bearer")])
-    result, _ = in_greenlet(world, lambda *_: world.live.revoke(world.live.owned(), refusal))
+    result, _ = in_greenlet(
+        world, lambda *_: world.in_flight.revoke(world.in_flight.owned(), refusal)
+    )
     if not begun:
         assert (result.code, code(result), result.error) == (refusal.status, error, None)
         assert result.one("WWW-Authenticate") == "Bearer"
@@ -492,7 +496,7 @@ def test_a_token_that_is_withdrawn_meanwhile(begun: bool, error: str) -> None:
     event = world.event
     assert (event.status_code, event.outcome) == (result.code, "aborted")
     assert (event.error_code, event.bytes_out) == (error, len(result.body))
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
 
 
 def test_a_token_that_is_withdrawn_during_the_upload() -> None:
@@ -505,14 +509,16 @@ def test_a_token_that_is_withdrawn_during_the_upload() -> None:
     headers = [*JSON_BODY, ("Transfer-Encoding", "chunked"), ("Authorization", f"Bearer {SECRET}")]
     result, _ = in_greenlet(
         world,
-        lambda *_: world.live.revoke(world.live.owned(), ClientError(code="token_inactive")),
+        lambda *_: world.in_flight.revoke(
+            world.in_flight.owned(), ClientError(code="token_inactive")
+        ),
         method="POST",
         headers=headers[:-1],
         **{"wsgi.input": Slow(headers)},
     )
     assert (result.code, code(result)) == (401, "token_inactive")
     assert (world.event.outcome, world.event.error_code) == ("rejected", "token_inactive")
-    assert (world.transport.calls, len(world.live)) == ([], 0)
+    assert (world.transport.calls, len(world.in_flight)) == ([], 0)
 
 
 def test_a_stop_while_the_token_is_looked_up_is_a_refusal() -> None:
@@ -521,10 +527,10 @@ def test_a_stop_while_the_token_is_looked_up_is_a_refusal() -> None:
             gevent.sleep(5)
 
     world = World(access=Slow())
-    result, _ = in_greenlet(world, lambda *_: world.live.cancel_all(ShuttingDown))
+    result, _ = in_greenlet(world, lambda *_: world.in_flight.cancel_all(ShuttingDown))
     assert (result.code, code(result)) == (503, "draining")
     assert (world.event.outcome, world.event.status_code) == ("rejected", 503)
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
 
 
 def test_a_killed_greenlet_leaves_an_event_and_no_slot() -> None:
@@ -532,7 +538,7 @@ def test_a_killed_greenlet_leaves_an_event_and_no_slot() -> None:
     result, _ = in_greenlet(world, lambda _, serving: serving.kill(block=False))
     assert isinstance(result.error, gevent.GreenletExit)
     assert (world.event.outcome, world.event.error_code) == ("aborted", "draining")
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
 
 
 @pytest.mark.parametrize(
@@ -547,7 +553,7 @@ def test_a_defect_of_the_proxy(error: Exception, caplog: pytest.LogCaptureFixtur
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.request_id == "r1"
     assert "private detail" in caplog.text
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
 
 
 def test_a_head_that_the_server_refuses_to_send() -> None:
@@ -562,7 +568,7 @@ def test_a_head_that_the_server_refuses_to_send() -> None:
     items = list(world.endpoint(environ(), start_response))
     assert json.loads(items[0])["error"]["code"] == "internal_error"
     assert heads == ["200 OK", "500 Internal Server Error"]
-    assert (world.answer.closed, len(world.live)) == (1, 0)
+    assert (world.response.closed, len(world.in_flight)) == (1, 0)
     assert world.event.status_code == 500
 
 
@@ -575,7 +581,7 @@ def test_a_defect_after_the_upstream_s_head_closes_its_connection(
     world = World()
     monkeypatch.setattr("proxy.gateway.endpoint.UsageMeter", broken)
     assert world.ask().code == 500
-    assert (world.answer.closed, len(world.live), world.event.status_code) == (1, 0, 500)
+    assert (world.response.closed, len(world.in_flight), world.event.status_code) == (1, 0, 500)
 
 
 def test_head_on_a_refusal_sends_no_body() -> None:
@@ -588,7 +594,7 @@ def test_head_on_a_refusal_sends_no_body() -> None:
 
 def test_an_early_response_leaves_the_rest_of_the_upload_unread() -> None:
     world = World()
-    world.transport.handle = lambda call, timing: world.answer  # type: ignore[method-assign]
+    world.transport.handle = lambda call, timing: world.response  # type: ignore[method-assign]
     made = environ("POST", **sized(b"abc", headers=[]))
     assert serve(world.endpoint, made).code == 200
     assert (made["wsgi.input"].abandoned, made["wsgi.input"].read) == (1, 0)
@@ -620,7 +626,7 @@ def test_request_ids() -> None:
     ("trusted", "expected"), [(0, "192.0.2.1"), (1, "203.0.113.9"), (2, "6.6.6.6")]
 )
 def test_the_client_s_address(trusted: int, expected: str) -> None:
-    world = World(bounds=limits(trusted_proxies=trusted))
+    world = World(options=limits(trusted_proxies=trusted))
     world.ask(headers=[("X-Forwarded-For", "1.1.1.1, 6.6.6.6, 203.0.113.9")])
     assert world.event.client_ip == expected
     names = {name.lower() for name, _ in world.transport.calls[0].request.headers}
@@ -631,7 +637,7 @@ def test_the_client_s_address(trusted: int, expected: str) -> None:
 
 
 def test_without_cors_options_and_permissions_are_the_upstream_s() -> None:
-    world = World(Answer(headers=ALLOWING))
+    world = World(FakeResponse(headers=ALLOWING))
     result = world.ask("OPTIONS", headers=[ORIGIN, ASKED])
     assert result.all("Access-Control-Allow-Origin") == ["https://upstream.test"]
     assert result.all("Vary") == []
@@ -648,16 +654,16 @@ def test_the_proxy_responds_to_a_preflight_without_a_token_or_an_event() -> None
     assert result.one("Access-Control-Allow-Headers") == "authorization"
     assert result.one("X-Proxy-Request-ID")
     assert (world.events, world.access.steps, world.transport.calls) == ([], [], [])
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
     refused = world.ask("OPTIONS", headers=[("Origin", "https://evil.test"), ASKED], token=None)
     assert (refused.code, refused.all("Access-Control-Allow-Origin")) == (204, [])
 
 
 def test_a_preflight_counts_for_its_address() -> None:
     world = World(origins=["https://a.test"], limited=Limited(Rates(address=2)))
-    answers = [world.ask("OPTIONS", headers=[ORIGIN, ASKED], token=None) for _ in range(3)]
-    assert [answer.code for answer in answers] == [204, 204, 429]
-    assert answers[2].all("Access-Control-Allow-Origin") == ["https://a.test"]
+    responses = [world.ask("OPTIONS", headers=[ORIGIN, ASKED], token=None) for _ in range(3)]
+    assert [response.code for response in responses] == [204, 204, 429]
+    assert responses[2].all("Access-Control-Allow-Origin") == ["https://a.test"]
     assert world.ask().code == 429
     assert [event.error_code for event in world.events] == ["rate_limit_exceeded"] * 2
 
@@ -669,12 +675,12 @@ def test_other_options_go_to_the_upstream() -> None:
 
 
 def test_the_upstream_s_permissions_are_replaced() -> None:
-    world = World(Answer(headers=ALLOWING), origins=["https://a.test"])
+    world = World(FakeResponse(headers=ALLOWING), origins=["https://a.test"])
     result = world.ask(headers=[ORIGIN])
     assert result.all("Access-Control-Allow-Origin") == ["https://a.test"]
     assert result.one("Access-Control-Expose-Headers") == "*"
     assert result.one("Vary") == "Origin"
-    world = World(Answer(headers=ALLOWING), origins=["https://a.test"])
+    world = World(FakeResponse(headers=ALLOWING), origins=["https://a.test"])
     result = world.ask(headers=[("Origin", "https://evil.test")])
     assert result.all("Access-Control-Allow-Origin") == []
 

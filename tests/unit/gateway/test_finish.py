@@ -25,7 +25,7 @@ from tests.support.relay_factories import (
     ORIGIN,
     PRINCIPAL,
     Access,
-    Answer,
+    FakeResponse,
     World,
     environ,
     limits,
@@ -67,17 +67,17 @@ class Watched:
         self.access = Access(principal=PRINCIPAL_WITH_LIMITS)
         self.held = HeldBodies(ROOM)
         self.free = self.held.free
-        self.responses: list[Answer] = []
+        self.responses: list[FakeResponse] = []
         self.client, self.server = gevent.socket.socketpair()
         self.world = World(
             answer or self.respond,
             access=self.access,
-            bounds=dataclasses.replace(limits(), held=self.held),
+            options=dataclasses.replace(limits(), held=self.held),
             limited=self.limited,
         )
 
-    def respond(self, *chunks: Any) -> Answer:
-        self.responses.append(Answer(chunks or [CHAT]))
+    def respond(self, *chunks: Any) -> FakeResponse:
+        self.responses.append(FakeResponse(chunks or [CHAT]))
         return self.responses[-1]
 
     def ask(self, **more: Any) -> None:
@@ -86,7 +86,7 @@ class Watched:
 
     def check(self) -> UsageEvent:
         """Nothing is held any more."""
-        live = self.world.live
+        live = self.world.in_flight
         assert len(live) == 0
         assert (live._by_address.held, live._by_project.held, live._counted) == ({}, {}, {})
         assert not any(self.limited.places.taken.values())
@@ -152,11 +152,11 @@ def test_a_request_that_ends_later_leaves_nothing(
     if where == "body":
         monkeypatch.setattr("proxy.gateway.request.ClientRequestBody._read_piece", interrupted)
     elif where == "upstream":
-        it.world.transport.answer = interrupted
+        it.world.transport.response = interrupted
     elif where == "head":
         monkeypatch.setattr("proxy.gateway.endpoint.downstream_headers", interrupted)
     elif where == "response":
-        it.world.transport.answer = lambda: it.respond(b"{", error())
+        it.world.transport.response = lambda: it.respond(b"{", error())
     else:
         monkeypatch.setattr("proxy.usage.meter.UsageMeter.feed", interrupted)
     it.ask()
@@ -208,7 +208,7 @@ def test_nothing_is_thrown_in_while_a_request_finishes(refused: bool) -> None:
     publish, ended = it.world.events.publish, it.world.events
 
     def slow(event: UsageEvent) -> None:
-        it.world.live.cancel_all(ShuttingDown)
+        it.world.in_flight.cancel_all(ShuttingDown)
         it.client.close()
         gevent.sleep(0.02)
         publish(event)

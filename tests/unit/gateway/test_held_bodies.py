@@ -8,7 +8,15 @@ from proxy.core.errors import ClientError, ProxyError
 from proxy.gateway.endpoint import RelayOptions
 from proxy.gateway.held_bodies import HeldBodies
 from proxy.gateway.request import ClientRequestBody
-from tests.support.relay_factories import JSON_BODY, Answer, Input, World, chunked, limits, sized
+from tests.support.relay_factories import (
+    JSON_BODY,
+    FakeResponse,
+    Input,
+    World,
+    chunked,
+    limits,
+    sized,
+)
 
 
 def body(*pieces: bytes, known: bool = True) -> ClientRequestBody:
@@ -67,13 +75,13 @@ def test_too_large_is_the_client_s_fault_first() -> None:
 
 def world(bodies: HeldBodies, **kwargs: Any) -> World:
     usual = limits()
-    bounds = RelayOptions(
+    options = RelayOptions(
         request_bytes=usual.request_bytes,
         json_bytes=usual.json_bytes,
         held=bodies,
         trusted_proxies=0,
     )
-    return World(bounds=bounds, **kwargs)
+    return World(options=options, **kwargs)
 
 
 @pytest.mark.parametrize("request_body", [sized(b"1" * 400), chunked(b"1" * 200, b"1" * 200)])
@@ -85,7 +93,7 @@ def test_a_request_gives_back_what_it_held(request_body: dict[str, Any]) -> None
         during.append(bodies.free)
         return b"x"
 
-    served = world(bodies, answer=Answer([look]))
+    served = world(bodies, response=FakeResponse([look]))
     assert served.ask("POST", **request_body).code == 200
     assert during == [400]
     assert bodies.free == 800

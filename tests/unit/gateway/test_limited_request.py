@@ -14,7 +14,7 @@ from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
 from proxy.providers.base import OutboundRequest
 from tests.support.limiter_factories import Limited
-from tests.support.relay_factories import PRINCIPAL, SSE, Access, Answer, World, sized
+from tests.support.relay_factories import PRINCIPAL, SSE, Access, FakeResponse, World, sized
 from tests.support.sse_streams import LATE_CHUNK, chat_chunk, sse
 
 ACCOUNTS = {
@@ -30,9 +30,9 @@ PLAIN = [sse(chat_chunk(b"One", None)), sse(chat_chunk(b"two", None)), sse(b"[DO
 SILENT = [orjson.dumps({"choices": [{"message": {"content": "1234567890"}}]})]
 
 
-def world(answer: Any, whose: str = "max_tokens_total", **policy: Any) -> World:
+def world(response: Any, whose: str = "max_tokens_total", **policy: Any) -> World:
     principal = replace(PRINCIPAL, policy=Policy(**policy), accounts=(ACCOUNTS[whose],))
-    return World(answer, access=Access(principal=principal))
+    return World(response, access=Access(principal=principal))
 
 
 def chat(it: World, body: bytes = STREAM, path: str = "/v1/chat/completions", **more: Any) -> Any:
@@ -41,7 +41,7 @@ def chat(it: World, body: bytes = STREAM, path: str = "/v1/chat/completions", **
 
 @pytest.mark.parametrize("whose", ACCOUNTS)
 def test_a_stream_is_asked_for_its_usage(whose: str) -> None:
-    it = world(Answer(ASKED, headers=SSE), whose)
+    it = world(FakeResponse(ASKED, headers=SSE), whose)
     result = chat(it)
     assert it.transport.bodies == [ASKING]
     assert result.chunks == [b"", *PLAIN]
@@ -107,7 +107,7 @@ def test_whatever_it_looks_like(members: bytes, asks: bool | None) -> None:
 def test_what_two_readers_could_read_otherwise_is_refused(
     members: bytes, param: str | None, policy: dict[str, Any]
 ) -> None:
-    it = world(Answer(), **policy)
+    it = world(FakeResponse(), **policy)
     it.endpoint._options = replace(it.endpoint._options, json_bytes=1 << 20, request_bytes=1 << 20)
     result = chat(it, CHAT % members)
     assert result.code == 400
@@ -117,13 +117,13 @@ def test_what_two_readers_could_read_otherwise_is_refused(
 
 
 def test_a_body_that_is_not_called_json_is_read_as_well() -> None:
-    it = world(Answer(ASKED, headers=SSE))
+    it = world(FakeResponse(ASKED, headers=SSE))
     it.ask("POST", "/v1/Chat//completions/", **sized(STREAM, headers=[]))
     assert it.transport.bodies == [ASKING]
 
 
 def test_without_such_a_limit_nothing_is_read() -> None:
-    it = World(Answer(SILENT))
+    it = World(FakeResponse(SILENT))
     chat(it, CHAT % b',"stream":1,"stream":2')
     assert it.event.usage_source == "none"
     assert it.access.settled == [0]
@@ -142,7 +142,7 @@ def test_without_such_a_limit_nothing_is_read() -> None:
 def test_what_reports_nothing_is_charged_an_estimate(
     path: str, body: bytes, estimated: tuple[int, int]
 ) -> None:
-    it = world(Answer(SILENT))
+    it = world(FakeResponse(SILENT))
     chat(it, body, path)
     event = orjson.loads(it.event.line())
     assert (event["usage_source"], event["estimate_method"]) == ("estimated", "bytes")
@@ -153,14 +153,14 @@ def test_what_reports_nothing_is_charged_an_estimate(
 
 
 def test_a_stream_that_ignores_what_it_is_asked() -> None:
-    it = world(Answer(PLAIN, headers=SSE))
+    it = world(FakeResponse(PLAIN, headers=SSE))
     assert chat(it).chunks == [b"", *PLAIN]
     assert it.access.settled == [2 + 2]
     assert it.event.usage_source == "estimated"
 
 
 def test_a_client_that_leaves_pays_for_what_has_come() -> None:
-    it = world(Answer(PLAIN, headers=SSE))
+    it = world(FakeResponse(PLAIN, headers=SSE))
     chat(it, stop_after=1)
     assert (it.event.outcome, it.access.settled) == (Outcome.CLIENT_GONE, [2 + 1])
 
@@ -171,7 +171,7 @@ DELTA = b'{"type":"content_block_delta","delta":{"type":"text_delta","text":"%b"
 
 @pytest.mark.parametrize(("text", "charged"), [(b"x" * 400, 2 + 100), (b"x", 9 + 1)])
 def test_a_client_that_leaves_before_the_last_count(text: bytes, charged: int) -> None:
-    it = world(Answer([sse(BEGUN), sse(DELTA % text), sse(b"more")], headers=SSE))
+    it = world(FakeResponse([sse(BEGUN), sse(DELTA % text), sse(b"more")], headers=SSE))
     chat(it, path="/v1/messages", stop_after=2)
     assert it.event.usage_source == "partial"
     assert "estimated_prompt_tokens" not in it.event.metadata
@@ -179,15 +179,18 @@ def test_a_client_that_leaves_before_the_last_count(text: bytes, charged: int) -
 
 
 @pytest.mark.parametrize(
-    ("answer", "path"),
+    ("response", "path"),
     [
-        (Answer(SILENT, status=400), "/v1/chat/completions"),
-        (Answer(SILENT), "/v1/images/generations"),
-        (Answer([b'{"usage":{"prompt_tokens":0,"completion_tokens":0}}']), "/v1/chat/completions"),
+        (FakeResponse(SILENT, status=400), "/v1/chat/completions"),
+        (FakeResponse(SILENT), "/v1/images/generations"),
+        (
+            FakeResponse([b'{"usage":{"prompt_tokens":0,"completion_tokens":0}}']),
+            "/v1/chat/completions",
+        ),
     ],
 )
-def test_others_cost_what_they_report(answer: Answer, path: str) -> None:
-    it = world(answer)
+def test_others_cost_what_they_report(response: FakeResponse, path: str) -> None:
+    it = world(response)
     chat(it, CHAT % b"", path)
     assert it.event.usage_source != "estimated"
     assert "estimate_method" not in orjson.loads(it.event.line())
@@ -217,17 +220,17 @@ def test_what_it_holds_in_advance(endpoint: str, members: bytes, output: int) ->
 
 @pytest.mark.parametrize("way", ["refused", "unreachable", "broken", "defect", "cut", "completed"])
 def test_what_was_held_is_released_on_every_path(way: str) -> None:
-    answers: dict[str, Any] = {
+    responses: dict[str, Any] = {
         "unreachable": lambda: UpstreamError(code="upstream_unreachable"),
-        "broken": Answer([b"{", UpstreamError()]),
+        "broken": FakeResponse([b"{", UpstreamError()]),
         "defect": lambda: ZeroDivisionError(),
-        "cut": Answer([b"{", ShuttingDown()]),
+        "cut": FakeResponse([b"{", ShuttingDown()]),
     }
     limited = Limited()
     principal = replace(PRINCIPAL, accounts=(ACCOUNTS["rate_limit_tpm"],))
     quota = QuotaExceeded() if way == "refused" else None
     access = Access(principal=principal, quota=quota)
-    it = World(answers.get(way) or Answer(SILENT), access=access, limited=limited)
+    it = World(responses.get(way) or FakeResponse(SILENT), access=access, limited=limited)
     chat(it, CHAT % b"")
     (level,) = limited.near.levels.values()
     charged = sum(access.settled)

@@ -41,7 +41,7 @@ def test_the_last_hop_responds_to_options() -> None:
     assert not world.transport.calls
     assert world.access.steps == ["authenticate"]  # nothing is used up
     assert (world.event.status_code, world.event.outcome) == (204, "completed")
-    assert len(world.live) == 0
+    assert len(world.in_flight) == 0
 
 
 def test_the_last_hop_still_wants_a_token_and_names_what_its_rules_allow() -> None:

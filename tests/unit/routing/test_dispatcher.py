@@ -14,22 +14,22 @@ TARGET = Target.from_url("https://api.test/prefix")
 
 
 class RecordingTransport:
-    def __init__(self, answer: object) -> None:
+    def __init__(self, response: object) -> None:
         self.calls: list[tuple[PreparedCall, Timing]] = []
-        self._answer = answer
+        self._response = response
 
     def handle(self, call: PreparedCall, timing: Timing) -> UpstreamResponse:
         self.calls.append((call, timing))
-        if isinstance(self._answer, Exception):
-            raise self._answer
-        return self._answer  # type: ignore[return-value]
+        if isinstance(self._response, Exception):
+            raise self._response
+        return self._response  # type: ignore[return-value]
 
 
 def test_one_attempt() -> None:
-    answer, timing = object(), Timing()
-    transport = RecordingTransport(answer)
+    response, timing = object(), Timing()
+    transport = RecordingTransport(response)
     dispatcher = Dispatcher(OpenAIProvider(), TARGET, transport)
-    assert dispatcher.send(REQUEST, "sk-up", timing) is answer
+    assert dispatcher.send(REQUEST, "sk-up", timing) is response
     ((call, seen),) = transport.calls
     assert seen is timing
     assert call.url == "https://api.test/prefix/v1/chat"

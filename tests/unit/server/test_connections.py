@@ -47,8 +47,8 @@ def test_a_reader_sees_the_end_of_its_client_and_may_respond(pair: tuple[Any, An
     gevent.sleep(0)
     connections.shutdown_reads()
     assert waiting.get(timeout=20) == b""
-    ours.sendall(b"answer")
-    assert theirs.recv(6) == b"answer"
+    ours.sendall(b"response")
+    assert theirs.recv(8) == b"response"
 
 
 def test_a_connection_that_was_just_closed_ends_no_wait(pair: tuple[Any, Any]) -> None:

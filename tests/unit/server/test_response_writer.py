@@ -1,4 +1,4 @@
-"""What is written for an answer, and in how many writes."""
+"""What is written for a response, and in how many writes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -67,25 +67,25 @@ def answered(
     **options: Any,
 ) -> tuple[Sock, ResponseWriter]:
     sock = Sock()
-    answer = ResponseWriter(request or Request(), sock, close=False, **options)
+    response = ResponseWriter(request or Request(), sock, close=False, **options)
 
     def application(environ: Any, start_response: Any) -> Any:
         start_response(status, headers or [])
         return body
 
-    run(application, {}, answer)
-    return sock, answer
+    run(application, {}, response)
+    return sock, response
 
 
 def test_head_and_body_in_one_write() -> None:
-    sock, answer = answered([b"hello"], headers=[("Content-Length", "5"), ("X-A", "1")])
+    sock, response = answered([b"hello"], headers=[("Content-Length", "5"), ("X-A", "1")])
     assert len(sock.writes) == 1
     status, server, date, *rest = sock.head
     assert (status, server) == (b"HTTP/1.1 200 OK", b"Server: gunicorn")
     assert date.endswith(b" GMT")
     assert rest == [b"Connection: keep-alive", b"Content-Length: 5", b"X-A: 1"]
     assert sock.body == b"hello"
-    assert not answer.should_close()
+    assert not response.should_close()
 
 
 def test_an_empty_piece_sends_the_head_at_once() -> None:
@@ -110,14 +110,14 @@ def test_all_of_it_at_once() -> None:
 
 def test_what_breaks_off_does_not_look_complete() -> None:
     stream, sock = Stream(b"", b"a", ConnectionResetError()), Sock()
-    answer = ResponseWriter(Request(), sock, close=False)
+    response = ResponseWriter(Request(), sock, close=False)
 
     def application(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [])
         return stream
 
     with pytest.raises(ConnectionResetError):
-        run(application, {}, answer)
+        run(application, {}, response)
     assert sock.body == b"1\r\na\r\n"
     assert stream.closed == 1
 
@@ -132,11 +132,11 @@ def test_what_breaks_off_does_not_look_complete() -> None:
     ],
 )
 def test_responses_without_a_body(method: str, status: str, kept: bool) -> None:
-    sock, answer = answered([b"xyz"], status, [("Content-Length", "3")], Request(method))
+    sock, response = answered([b"xyz"], status, [("Content-Length", "3")], Request(method))
     assert sock.body == b""
     assert (b"Content-Length: 3" in sock.head) is kept
     assert not any(b"chunked" in line for line in sock.head)
-    assert not answer.should_close()
+    assert not response.should_close()
 
 
 def test_never_more_than_the_announced_length() -> None:
@@ -151,20 +151,20 @@ def test_less_than_the_announced_length_is_no_complete_response() -> None:
 
 def test_a_refused_start_can_be_followed_by_another() -> None:
     sock = Sock()
-    answer = ResponseWriter(Request(), sock, close=False)
+    response = ResponseWriter(Request(), sock, close=False)
     with pytest.raises(http_errors.InvalidResponseHeader):
-        answer.start_response("200 OK", [("X-A", "\n")])
-    answer.start_response("500 Oh", [("Content-Length", "0")])
-    answer.close()
+        response.start_response("200 OK", [("X-A", "\n")])
+    response.start_response("500 Oh", [("Content-Length", "0")])
+    response.close()
     assert sock.head[0] == b"HTTP/1.1 500 Oh"
 
 
 def test_to_a_1_0_client_the_end_of_the_connection_ends_the_body() -> None:
-    sock, answer = answered([b"abc"], request=Request(version=(1, 0)))
+    sock, response = answered([b"abc"], request=Request(version=(1, 0)))
     assert sock.head[0] == b"HTTP/1.0 200 OK"
     assert b"Connection: close" in sock.head
     assert sock.body == b"abc"
-    assert answer.should_close()
+    assert response.should_close()
 
 
 def test_hop_by_hop_lines_are_the_server_s_own() -> None:
@@ -196,17 +196,17 @@ def test_a_status_is_a_status() -> None:
 
 def test_starting_twice_is_a_defect_unless_an_error_replaces_it() -> None:
     sock = Sock()
-    answer = ResponseWriter(Request(), sock, close=True)
-    answer.start_response("200 OK", [("Content-Length", "1")])
+    response = ResponseWriter(Request(), sock, close=True)
+    response.start_response("200 OK", [("Content-Length", "1")])
     with pytest.raises(AssertionError):
-        answer.start_response("200 OK", [])
+        response.start_response("200 OK", [])
     error = ValueError("x")
-    answer.start_response("500 Oh", [], (ValueError, error, None))
-    answer.close()
+    response.start_response("500 Oh", [], (ValueError, error, None))
+    response.close()
     assert sock.head[0] == b"HTTP/1.1 500 Oh"
-    assert answer.should_close()
+    assert response.should_close()
     with pytest.raises(ValueError, match="x"):
-        answer.start_response("500 Oh", [], (ValueError, error, None))
+        response.start_response("500 Oh", [], (ValueError, error, None))
 
 
 def test_a_write_that_is_taken_in_part_goes_on() -> None:

@@ -32,7 +32,7 @@ def _no_socket_left(no_socket_left: None) -> None:
 
 @pytest.fixture
 def serve(_no_socket_left: None) -> Iterator[Serve]:
-    """``serve(handler)``, ``serve(answer, answer, …)``; ``tls=`` a server context."""
+    """``serve(handler)``, ``serve(response, response, …)``; ``tls=`` a server context."""
     servers: list[WireServer] = []
 
     def start(*what: bytes | Handler, tls: ssl.SSLContext | None = None) -> WireServer:

@@ -74,7 +74,7 @@ def test_connections_are_reused(serve: Serve, ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
         b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -82,8 +82,8 @@ def test_connections_are_reused(serve: Serve, ask: Ask) -> None:
         OK + OK,
     ],
 )
-def test_connections_that_must_not_be_reused(serve: Serve, ask: Ask, answer: bytes) -> None:
-    server = serve(answer)
+def test_connections_that_must_not_be_reused(serve: Serve, ask: Ask, response: bytes) -> None:
+    server = serve(response)
     for _ in range(2):
         assert read_all(ask(server)) == b"ok"
     assert len(server.connections) == 2
@@ -460,12 +460,12 @@ def test_plain_http_through_a_proxy(serve: Serve, login: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"", b"garbage\r\n\r\n"]
+    "response", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"", b"garbage\r\n\r\n"]
 )
-def test_connect_refused(serve: Serve, answer: bytes) -> None:
+def test_connect_refused(serve: Serve, response: bytes) -> None:
     def handler(connection: Connection) -> None:
         connection.head()
-        connection.send(answer)
+        connection.send(response)
 
     adapter = UpstreamAdapter(
         pool_size=2, connect_timeout=5, proxy_url=f"http://u:secret@{serve(handler).host}"

@@ -58,12 +58,12 @@ def test_any_split_of_a_response_gives_the_same(
         "close": [],
     }[framing]
     lines = "".join(f"{name}: {value}\r\n" for name, value in [*headers, *own])
-    answer = b"HTTP/1.1 418 I'm a teapot\r\n" + lines.encode("latin-1") + b"\r\n"
-    answer += chunked(pieces, b"X-Trailer: dropped\r\n") if framing == "chunked" else content
+    response = b"HTTP/1.1 418 I'm a teapot\r\n" + lines.encode("latin-1") + b"\r\n"
+    response += chunked(pieces, b"X-Trailer: dropped\r\n") if framing == "chunked" else content
     if interim:
-        answer = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + answer
+        response = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + response
 
-    parts = cut(answer, places)
+    parts = cut(response, places)
     parser, body = parse(*parts, *([b""] if framing == "close" else []))
 
     assert (parser.status, parser.reason) == (418, "I'm a teapot")
@@ -94,8 +94,8 @@ def test_a_head_that_comes_whole_is_read_as_one_that_comes_in_bytes(
             return None
         return parser.status, list(parser.headers), body, parser.complete, parser.reusable
 
-    answer = status + b"".join(parts) + b"\r\n\r\nx"
-    assert outcome(answer) == outcome(*cut(answer, list(range(len(answer)))))
+    response = status + b"".join(parts) + b"\r\n\r\nx"
+    assert outcome(response) == outcome(*cut(response, list(range(len(response)))))
 
 
 @given(HEADERS)
@@ -167,7 +167,7 @@ def test_when_a_connection_may_be_kept(head: bytes, reusable: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"\x15\x03\x01\x00\x02\x02\x50",
@@ -189,13 +189,13 @@ def test_when_a_connection_may_be_kept(head: bytes, reusable: bool) -> None:
         b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
     ],
 )
-def test_what_is_no_valid_response(answer: bytes) -> None:
+def test_what_is_no_valid_response(response: bytes) -> None:
     with pytest.raises(InvalidResponse, match="not valid HTTP"):
-        parse(answer)
+        parse(response)
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("response", "message"),
     [
         (b"", "closed the connection before"),
         (b"HTTP/1.1 20", "closed the connection before"),
@@ -208,10 +208,10 @@ def test_what_is_no_valid_response(answer: bytes) -> None:
         (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: trailer\r\n", "broke off"),
     ],
 )
-def test_an_end_before_the_end(answer: bytes, message: str) -> None:
+def test_an_end_before_the_end(response: bytes, message: str) -> None:
     parser = ResponseParser("GET")
-    if answer:
-        parser.feed_bytes(answer)
+    if response:
+        parser.feed_bytes(response)
     with pytest.raises(InvalidResponse, match=message):
         parser.feed_bytes(b"")
     assert not parser.complete

@@ -26,12 +26,12 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED_UPLOAD = [("Host", "upstream.test"), ("Transfer-Encoding", "chunked")]
 
 
-def once(answer: bytes) -> Handler:
+def once(response: bytes) -> Handler:
     """Answers one request, then closes."""
 
     def handler(connection: Connection) -> None:
         connection.request()
-        connection.send(answer)
+        connection.send(response)
 
     return handler
 
@@ -120,7 +120,7 @@ def test_an_interim_response_alone_then_the_final_one(serve: Serve, ask: Ask) ->
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("response", "message"),
     [
         (b"", "closed the connection"),
         (b"HTTP/1.1 200 OK\r\nContent-Le", "closed the connection"),
@@ -132,10 +132,10 @@ def test_an_interim_response_alone_then_the_final_one(serve: Serve, ask: Ask) ->
         (HEAD + b"X: " + b"y" * (2 * MAX_HEAD_BYTES), "larger than"),
     ],
 )
-def test_heads_that_are_none(serve: Serve, ask: Ask, answer: bytes, message: str) -> None:
+def test_heads_that_are_none(serve: Serve, ask: Ask, response: bytes, message: str) -> None:
     def handler(connection: Connection) -> None:
         connection.request()
-        connection.send(answer)
+        connection.send(response)
         if message != "closed the connection":
             connection.wait_end()  # they are refused at once, not when the connection ends
 
@@ -262,13 +262,13 @@ def pieces(*parts: bytes, error: BaseException | None = None) -> Iterator[bytes]
         raise error
 
 
-def recording(requests_seen: list[Request | None], answer: bytes = OK) -> Handler:
+def recording(requests_seen: list[Request | None], response: bytes = OK) -> Handler:
     def handler(connection: Connection) -> None:
         while (request := connection.request()) is not None:
             requests_seen.append(request)
             if not request.whole:
                 return
-            connection.send(answer)
+            connection.send(response)
 
     return handler
 
@@ -523,8 +523,8 @@ def test_a_response_during_an_upload_yields_to_other_greenlets() -> None:
     """That of an upstream which has always more to say, while the upload goes on."""
     sock: Any = Ready()
     held = Event()
-    answer = RawResponse(None, sock, "POST")  # type: ignore[arg-type]
-    answer.upload = Upload(sock, b"head", iter(held.wait, None), chunked=True)  # type: ignore[arg-type]
-    answer._parser.feed_bytes(b"HTTP/1.1 200 OK\r\n\r\n")
-    assert served_while(answer.read1) >= 3
-    answer.upload.stop()
+    response = RawResponse(None, sock, "POST")  # type: ignore[arg-type]
+    response.upload = Upload(sock, b"head", iter(held.wait, None), chunked=True)  # type: ignore[arg-type]
+    response._parser.feed_bytes(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert served_while(response.read1) >= 3
+    response.upload.stop()

@@ -217,7 +217,7 @@ def test_interrupted_in_the_write_of_the_last_chunk(known: bool) -> None:
 
 
 def test_a_closing_event() -> None:
-    """They go out, then the answer breaks; it never looks complete."""
+    """They go out, then the response breaks; it never looks complete."""
     seen, asked = Seen(), []
 
     def closing_event(interruption: Cancelled) -> bytes:
@@ -316,12 +316,12 @@ def handle(transport: SessionTransport, origin: str) -> UpstreamResponse:
 
 
 @pytest.mark.parametrize(
-    "answer", [OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n", CHUNKED + b"2\r\nok\r\n0\r\nX-T: 1\r\n\r\n"]
+    "response", [OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n", CHUNKED + b"2\r\nok\r\n0\r\nX-T: 1\r\n\r\n"]
 )
 def test_a_response_in_one_packet_ends_without_another_read(
-    serve: Serve, transport: SessionTransport, answer: bytes
+    serve: Serve, transport: SessionTransport, response: bytes
 ) -> None:
-    server = serve(answer)
+    server = serve(response)
     for _ in range(3):
         seen = Seen()
         stream = make(handle(transport, server.origin), seen)

@@ -54,8 +54,8 @@ def call(origin: str, body: Any = None, headers: Any = ()) -> PreparedCall:
 
 def test_a_response_and_its_marks(serve: Serve, transports: Any) -> None:
     timing = Timing()
-    answer = b"HTTP/1.1 404 Nope\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 2\r\n\r\nno"
-    server = serve(answer)
+    response = b"HTTP/1.1 404 Nope\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 2\r\n\r\nno"
+    server = serve(response)
     before = time.time_ns()
     upstream = transports().handle(call(server.origin, b"", [("Cookie", "c")]), timing)
     assert (upstream.status, upstream.reason) == (404, "Nope")
@@ -78,8 +78,8 @@ def test_no_redirect_no_cookie_no_netrc(
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     lines = b"Location: /v1/y\r\nSet-Cookie: s=1\r\nContent-Length: 5\r\n"
-    answer = b"HTTP/1.1 302 Found\r\n" + lines + b"\r\nmoved"
-    server = serve(answer)
+    response = b"HTTP/1.1 302 Found\r\n" + lines + b"\r\nmoved"
+    server = serve(response)
     transport = transports()
     for _ in range(2):
         upstream = transport.handle(call(server.origin), Timing())
@@ -96,7 +96,7 @@ def test_the_wait_for_a_connection_is_no_upstream_time(serve: Serve, transports:
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("response", "error"),
     [
         (b"", ResponseBroken),
         (b"HTTP/1.1 200", ResponseBroken),
@@ -105,18 +105,18 @@ def test_the_wait_for_a_connection_is_no_upstream_time(serve: Serve, transports:
     ],
 )
 def test_no_response(
-    serve: Serve, transports: Any, answer: Any, error: type[UpstreamError]
+    serve: Serve, transports: Any, response: Any, error: type[UpstreamError]
 ) -> None:
     def handler(connection: Connection) -> None:
         connection.request()
-        if answer is None:
+        if response is None:
             connection.wait_end()
         else:
-            connection.send(answer)
+            connection.send(response)
 
     timing = Timing()
     with pytest.raises(error) as caught:
-        transports(0.1 if answer is None else 20).handle(call(serve(handler).origin), timing)
+        transports(0.1 if response is None else 20).handle(call(serve(handler).origin), timing)
     assert isinstance(caught.value.__cause__, requests.RequestException)
     assert timing.upstream_stop_ns == 0
     assert timing.upstream_ms() is not None
@@ -231,7 +231,7 @@ def test_what_responses_raises(
 
 
 class Lazy:
-    """A raw answer whose bytes come after a while, or never."""
+    """A raw response whose bytes come after a while, or never."""
 
     def __init__(self, wait: float) -> None:
         self._wait = wait
@@ -252,14 +252,14 @@ def lazy(wait: float, read_timeout: float) -> UpstreamResponse:
 
 def test_read_within_gives_up_and_can_be_called_again() -> None:
     assert lazy(0, 10).read_within(5) == b"late"
-    answer = lazy(0.05, 10)
-    assert answer.read_within(0.01) is None
-    assert answer.read_within(5) == b"late"
+    response = lazy(0.05, 10)
+    assert response.read_within(0.01) is None
+    assert response.read_within(5) == b"late"
 
 
 def test_silence_adds_up_to_the_usual_timeout() -> None:
-    answer = lazy(60, 0.03)
-    assert answer.read_within(0.01) is None
-    assert answer.read_within(0.01) is None
+    response = lazy(60, 0.03)
+    assert response.read_within(0.01) is None
+    assert response.read_within(0.01) is None
     with pytest.raises(UpstreamTimeout):
-        answer.read_within(0.01)
+        response.read_within(0.01)

@@ -48,19 +48,19 @@ def opened(*data: bytes):  # type: ignore[no-untyped-def]
 
 def test_a_101_and_the_bytes_behind_it() -> None:
     ours, _theirs = opened(b"HTTP/1.1 101 Switching\r\nA: 1\r\nB:  x \r\n\r\n\x81\x00rest")
-    answer = read_upgrade(ours)
-    assert answer.switched
-    assert answer.headers() == [("A", "1"), ("B", "x")]
-    assert answer.rest == b"\x81\x00rest"
+    response = read_upgrade(ours)
+    assert response.switched
+    assert response.headers() == [("A", "1"), ("B", "x")]
+    assert response.rest == b"\x81\x00rest"
 
 
 def test_interim_responses_are_skipped_and_others_are_no_switch() -> None:
     ours, _theirs = opened(
         b"HTTP/1.1 103 Early\r\nA: 1\r\n\r\nHTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno"
     )
-    answer = read_upgrade(ours)
-    assert not answer.switched
-    assert answer.raw == b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno"
+    response = read_upgrade(ours)
+    assert not response.switched
+    assert response.raw == b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno"
 
 
 @pytest.mark.parametrize(

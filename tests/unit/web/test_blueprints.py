@@ -1,4 +1,4 @@
-"""The relay's two doors: in front of Flask, and the blueprint; both answer alike."""
+"""The relay's two doors: in front of Flask, and the blueprint; both response alike."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests.support.relay_factories import (
     SSE,
     USAGE,
     Access,
-    Answer,
+    FakeResponse,
     Result,
     World,
     environ,
@@ -29,21 +29,24 @@ FIXED = [("X-Request-ID", "r1")]
 BOTH: dict[str, Callable[[], tuple[World, dict[str, Any]]]] = {
     "get": lambda: (World(), {}),
     "post": lambda: (World(), {"method": "POST", **sized(b"{}")}),
-    "sse": lambda: (World(Answer([EVENT, USAGE], headers=SSE)), {}),
-    "no content type": lambda: (World(Answer([b"x"], headers=[])), {}),
-    "304": lambda: (World(Answer([], status=304, reason="Not Modified", headers=[])), {}),
+    "sse": lambda: (World(FakeResponse([EVENT, USAGE], headers=SSE)), {}),
+    "no content type": lambda: (World(FakeResponse([b"x"], headers=[])), {}),
+    "304": lambda: (World(FakeResponse([], status=304, reason="Not Modified", headers=[])), {}),
     "relative location": lambda: (
-        World(Answer([], status=302, reason="Found", headers=[("Location", "/ä?x")])),
+        World(FakeResponse([], status=302, reason="Found", headers=[("Location", "/ä?x")])),
         {},
     ),
-    "head": lambda: (World(Answer([], headers=[("Content-Length", "5")])), {"method": "HEAD"}),
+    "head": lambda: (
+        World(FakeResponse([], headers=[("Content-Length", "5")])),
+        {"method": "HEAD"},
+    ),
     "options": lambda: (World(), {"method": "OPTIONS"}),
     "trace": lambda: (World(), {"method": "TRACE"}),
     "encoded slash": lambda: (World(), {"target": "/v1/files/a%2Fb?c=%2F"}),
     "slash at the end": lambda: (World(), {"target": "/v1/models/"}),
     "nothing behind the prefix": lambda: (World(), {"target": "/v1/"}),
-    "odd reason": lambda: (World(Answer(status=499, reason="Ä b")), {}),
-    "upstream gone": lambda: (World(Answer([EVENT, ResponseBroken()], headers=SSE)), {}),
+    "odd reason": lambda: (World(FakeResponse(status=499, reason="Ä b")), {}),
+    "upstream gone": lambda: (World(FakeResponse([EVENT, ResponseBroken()], headers=SSE)), {}),
     "upstream away": lambda: (failing(ConnectFailed("away")), {}),
     "no token": lambda: (World(), {"token": None}),
     "no token, head": lambda: (World(), {"token": None, "method": "HEAD"}),
@@ -57,8 +60,8 @@ BOTH: dict[str, Callable[[], tuple[World, dict[str, Any]]]] = {
         World(origins=["*"]),
         {"method": "OPTIONS", "headers": [ORIGIN, ASKED], "token": None},
     ),
-    "cors": lambda: (World(Answer(headers=ALLOWING), origins=["*"]), {"headers": [ORIGIN]}),
-    "client gone": lambda: (World(Answer([EVENT, EVENT], headers=SSE)), {"stop_after": 2}),
+    "cors": lambda: (World(FakeResponse(headers=ALLOWING), origins=["*"]), {"headers": [ORIGIN]}),
+    "client gone": lambda: (World(FakeResponse([EVENT, EVENT], headers=SSE)), {"stop_after": 2}),
 }
 
 
@@ -73,7 +76,7 @@ def seen(ask: Callable[..., Result], world: World, kwargs: dict[str, Any]) -> An
         (event.status_code, event.outcome, event.error_code, event.bytes_in, event.bytes_out)
         for event in world.events
     ]
-    return result.status, headers, result.chunks, type(result.error), events, len(world.live)
+    return result.status, headers, result.chunks, type(result.error), events, len(world.in_flight)
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -87,28 +90,28 @@ def test_both_entrances_respond_alike(name: str) -> None:
 
 
 def test_flask_s_door_does_not_pull_the_stream_and_closes_it_once() -> None:
-    world = World(Answer([EVENT, USAGE], headers=SSE))
+    world = World(FakeResponse([EVENT, USAGE], headers=SSE))
     heads: list[Any] = []
     items: Any = world.flask.wsgi_app(environ(), lambda *head: heads.append(head))
-    assert (world.answer.reads, len(heads), len(world.live)) == (0, 1, 1)
+    assert (world.response.reads, len(heads), len(world.in_flight)) == (0, 1, 1)
     assert next(iter(items)) == b""
-    assert world.answer.reads == 0
+    assert world.response.reads == 0
     assert next(items) == EVENT
-    assert world.answer.reads == 1
+    assert world.response.reads == 1
     items.close()
     items.close()
-    assert (world.answer.closed, len(world.events), len(world.live)) == (1, 1, 0)
+    assert (world.response.closed, len(world.events), len(world.in_flight)) == (1, 1, 0)
 
 
 def test_flask_s_test_client_gets_what_the_upstream_sent() -> None:
-    world = World(Answer([b"x"], headers=[]))
-    answer = world.flask.test_client().get(
+    world = World(FakeResponse([b"x"], headers=[]))
+    response = world.flask.test_client().get(
         "/v1/models", headers={"Authorization": f"Bearer {SECRET}"}
     )
-    assert (answer.status_code, answer.data) == (200, b"x")
-    assert "Content-Type" not in answer.headers
-    assert "Content-Length" not in answer.headers
-    answer.close()
+    assert (response.status_code, response.data) == (200, b"x")
+    assert "Content-Type" not in response.headers
+    assert "Content-Length" not in response.headers
+    response.close()
     assert world.event.endpoint == "/v1/models"
     refused = world.flask.test_client().post("/v1/models", json={})
     assert (refused.status_code, refused.json["error"]["code"]) == (401, "invalid_token")
@@ -116,12 +119,12 @@ def test_flask_s_test_client_gets_what_the_upstream_sent() -> None:
 
 def test_a_body_through_flask_s_test_client() -> None:
     world = World()
-    answer = world.flask.test_client().post(
+    response = world.flask.test_client().post(
         "/v1/files/a%2Fb?x=%2F",
         data=b"\x00\x01" * 100,
         headers={"Authorization": f"Bearer {SECRET}", "Content-Type": "application/octet-stream"},
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200
     assert world.transport.bodies == [b"\x00\x01" * 100]
     assert world.transport.calls[0].url == "http://upstream.test/v1/files/a%2Fb?x=%2F"
 

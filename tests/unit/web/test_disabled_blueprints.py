@@ -19,12 +19,12 @@ def app() -> flask.Flask:
 @pytest.mark.parametrize("path", ["/manage", "/manage/", "/manage/projects", "/manage/a/b%2Fc"])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 def test_whatever_is_asked_the_reason_is_given(app: flask.Flask, path: str, method: str) -> None:
-    answer = app.test_client().open(
+    response = app.test_client().open(
         path, method=method, headers={"Authorization": "Bearer management-token-1"}
     )
-    assert answer.status_code == 404
-    assert answer.json is not None
-    error = answer.json["error"]
+    assert response.status_code == 404
+    assert response.json is not None
+    error = response.json["error"]
     assert (error["code"], error["message"]) == ("not_found", "Because.")
 
 

@@ -1,4 +1,4 @@
-"""The one error shape, and JSON answers."""
+"""The one error shape, and JSON responses."""
 
 import json
 
@@ -58,10 +58,10 @@ def test_for_flask_views() -> None:
     with flask.Flask("test").test_request_context():
         refusal = flask_error(ClientError(code="not_found"))
         assert (refusal.status_code, refusal.content_type) == (404, "application/json")
-        answer = json_reply({"a": "ä"}, 201, [("Link", "x")])
+        response = json_reply({"a": "ä"}, 201, [("Link", "x")])
     assert refusal.headers.getlist("Content-Length") == [str(len(refusal.data))]
-    assert (answer.status_code, answer.content_type) == (201, "application/json")
-    assert (answer.json, answer.headers["Link"]) == ({"a": "ä"}, "x")
+    assert (response.status_code, response.content_type) == (201, "application/json")
+    assert (response.json, response.headers["Link"]) == ({"a": "ä"}, "x")
 
 
 def test_status_line() -> None:

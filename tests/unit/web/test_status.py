@@ -26,9 +26,9 @@ def client(node: Node) -> FlaskClient:
 
 @pytest.mark.parametrize("path", ["/health", "/live", "/livez"])
 def test_alive_whatever_else(path: str) -> None:
-    answer = client(Node(stopping=True, database_seen=False)).get(path)
-    body: Any = answer.json
-    assert answer.status_code == 200
+    response = client(Node(stopping=True, database_seen=False)).get(path)
+    body: Any = response.json
+    assert response.status_code == 200
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", body.pop("timestamp"))
     assert body == {"status": "ok", "service": "openai-proxy", "version": __version__}
 
@@ -46,9 +46,9 @@ def test_alive_whatever_else(path: str) -> None:
     ],
 )
 def test_ready(path: str, node: Node, code: int, said: str) -> None:
-    answer = client(node).get(path)
-    assert answer.status_code == code
-    assert answer.json == {
+    response = client(node).get(path)
+    assert response.status_code == code
+    assert response.json == {
         "status": said,
         "database": node.database_state,
         "revocation_lag": None,
@@ -56,9 +56,9 @@ def test_ready(path: str, node: Node, code: int, said: str) -> None:
 
 
 def test_unreadable_keys_are_in_the_body_of_a_ready_node() -> None:
-    answer = client(Node(keys_state="3 of 5 rows cannot be read")).get("/ready")
-    assert answer.status_code == 200
-    assert answer.json["keys"] == "3 of 5 rows cannot be read"  # type: ignore[index]
+    response = client(Node(keys_state="3 of 5 rows cannot be read")).get("/ready")
+    assert response.status_code == 200
+    assert response.json["keys"] == "3 of 5 rows cannot be read"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
@@ -70,5 +70,5 @@ def test_request_ids(path: str) -> None:
 
 
 def test_head_has_no_body() -> None:
-    answer = client(Node()).head("/health")
-    assert (answer.status_code, answer.data) == (200, b"")
+    response = client(Node()).head("/health")
+    assert (response.status_code, response.data) == (200, b"")

@@ -76,22 +76,22 @@ def test_one_error_shape(
     status: int,
     code: str,
 ) -> None:
-    answer = app.test_client().open(path, method=method, headers=BEARER)
-    assert (answer.status_code, answer.content_type) == (status, "application/json")
-    assert answer.json["error"]["code"] == code
-    assert b"private" not in answer.data
-    assert b"tables" not in answer.data
-    assert ("Retry-After" in answer.headers) == (status == 503)
+    response = app.test_client().open(path, method=method, headers=BEARER)
+    assert (response.status_code, response.content_type) == (status, "application/json")
+    assert response.json["error"]["code"] == code
+    assert b"private" not in response.data
+    assert b"tables" not in response.data
+    assert ("Retry-After" in response.headers) == (status == 503)
     defects = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(defects) == (status == 500)
     if defects:
         assert defects[0].exc_info
-        assert defects[0].request_id == answer.headers["X-Proxy-Request-ID"]
+        assert defects[0].request_id == response.headers["X-Proxy-Request-ID"]
 
 
 def test_405_names_what_is_allowed(app: flask.Flask) -> None:
-    answer = app.test_client().put("/open")
-    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+    response = app.test_client().put("/open")
+    assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
 
 @pytest.mark.parametrize("path", ["/open", "/manage/things", "/nowhere", "/manage/things/defect"])
@@ -105,8 +105,8 @@ def test_every_response_has_a_request_id(app: flask.Flask, path: str) -> None:
 
 
 def test_head_on_a_refusal_has_no_body(app: flask.Flask) -> None:
-    answer = app.test_client().head("/manage/things")
-    assert (answer.status_code, answer.data) == (401, b"")
+    response = app.test_client().head("/manage/things")
+    assert (response.status_code, response.data) == (401, b"")
     assert app.test_client().head("/nowhere").data == b""
 
 

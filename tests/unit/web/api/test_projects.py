@@ -105,8 +105,8 @@ def test_odd_bodies_are_refused(api: Management, body: dict[str, Any], param: st
 
 
 def test_refusals_never_repeat_the_key(api: Management) -> None:
-    answer = api.call("POST", "/projects", {"name": "a", "api_key": "s3cret key"}, 400, raw=True)
-    assert "s3cret" not in answer.get_data(as_text=True)
+    response = api.call("POST", "/projects", {"name": "a", "api_key": "s3cret key"}, 400, raw=True)
+    assert "s3cret" not in response.get_data(as_text=True)
 
 
 def test_names_are_unique(api: Management) -> None:

@@ -36,9 +36,9 @@ FIELDS = [
 def test_the_secret_is_shown_once(api: Management) -> None:
     project = api.project()
     body = {"project_id": project["id"].upper(), "duration_minutes": 5, "name": "ci"}
-    answer = api.call("POST", "/tokens", body, 201, raw=True)
-    made = answer.get_json()
-    assert answer.headers["Cache-Control"] == "no-store"
+    response = api.call("POST", "/tokens", body, 201, raw=True)
+    made = response.get_json()
+    assert response.headers["Cache-Control"] == "no-store"
     assert list(made) == FIELDS
     secret = made["token"]
     assert tokens.is_well_formed(secret)
@@ -195,8 +195,8 @@ def test_revoking_needs_a_whole_secret(api: Management) -> None:
         api.refused("DELETE", "/tokens", bad, 400, "token")
     api.refused("DELETE", "/tokens", {"id": ABSENT}, 400, "id")
     secret = "sk-very-secret-but-malformed"
-    answer = api.call("DELETE", "/tokens", {"token": secret}, 400, raw=True)
-    assert secret not in answer.get_data(as_text=True)
+    response = api.call("DELETE", "/tokens", {"token": secret}, 400, raw=True)
+    assert secret not in response.get_data(as_text=True)
 
 
 @pytest.mark.parametrize("token_id", [ABSENT, "x", "sk-" + "a" * 22])
