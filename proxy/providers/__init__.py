@@ -3,7 +3,17 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from proxy.providers.azure import AzureProvider
 from proxy.providers.base import Provider
+from proxy.providers.custom import CustomProvider
+from proxy.providers.gemini import GeminiProvider
+from proxy.providers.ollama import OllamaProvider
 from proxy.providers.openai import OpenAIProvider
 
-PROVIDERS: Final[Mapping[str, Callable[[], Provider]]] = {"openai": OpenAIProvider}
+PROVIDERS: Final[Mapping[str, Callable[[], Provider]]] = {
+    "openai": OpenAIProvider,
+    "azure": AzureProvider,
+    "custom": CustomProvider,
+    "gemini": GeminiProvider,
+    "ollama": OllamaProvider,
+}

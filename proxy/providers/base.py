@@ -50,6 +50,9 @@ class Target:
     model: str | None = None
     edits: MappingConfig = _NO_EDITS
     config: ProviderConfig = _DEFAULT_CONFIG
+    #: Whether it is a configured provider with keys of its own, and not the upstream of projects
+    #: with a key of theirs.
+    shared: bool = False
 
     @classmethod
     def from_url(cls, base_url: str) -> "Target":

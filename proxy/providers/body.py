@@ -46,14 +46,14 @@ _UTF8: Final = re.compile(r'[^;]*;\s*charset=("?)(?:utf-?8|us-ascii)\1\s*;?\s*')
 def scan(
     body: bytes, content_type: str | None, content_encoding: str | None = None
 ) -> EditableBody | None:
-    """Return ``body`` as one that can be edited. The arguments are the values of its header lines.
+    """Return `body` as one that can be edited. The arguments are the values of its header lines.
 
     None: it has no parameters, so that nothing can be edited. It is empty, of a content type other
     than JSON and `multipart/form-data`, or JSON that is no object.
 
     Lets other greenlets run if the body is large.
 
-    Raises ClientError ``invalid_request``, which says what is wrong, for a body
+    Raises ClientError `invalid_request`, which says what is wrong, for a body
 
     1. that is compressed, in another charset than UTF-8, or begins with a byte order mark;
     2. that is no valid JSON object, or has anything behind it;

@@ -30,14 +30,14 @@ def plan(
     drop: Set[str] = frozenset(),
     rename: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Return the changes of the parameters ``sent``, no two of which differ in case alone.
+    """Return the changes of the parameters `sent`, no two of which differ in case alone.
 
-    1. ``override``, and ``model``, win over everything else.
-    2. ``drop`` names parameters as the client or the target writes them, those of defaults too.
-    3. ``defaults`` are for parameters that neither the client nor ``override`` sets.
-    4. ``rename`` holds for the client's names, for those of defaults and of overrides. Where both
+    1. `override`, and `model`, win over everything else.
+    2. `drop` names parameters as the client or the target writes them, those of defaults too.
+    3. `defaults` are for parameters that neither the client nor `override` sets.
+    4. `rename` holds for the client's names, for those of defaults and of overrides. Where both
        the old and the new name are sent, the old one's value counts.
-    5. `max_tokens` and `max_completion_tokens` count as one, except in ``drop``.
+    5. `max_tokens` and `max_completion_tokens` count as one, except in `drop`.
 
     Case is ignored, as some servers do (Go's `encoding/json`).
     """

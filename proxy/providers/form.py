@@ -68,7 +68,7 @@ class EditableForm:
         """Return the form with these changes (:func:`proxy.providers.edits.plan`) spliced in.
 
         Values other than strings are written as JSON. Lists and objects have no usual form as a
-        field: they are left out. ``rename`` is for JSON: no form has such a parameter. All other
+        field: they are left out. `rename` is for JSON: no form has such a parameter. All other
         bytes stay. Without changes, it is the same object.
         """
         changes = plan(

@@ -1,4 +1,4 @@
-"""The fields of a ``multipart/form-data`` body (RFC 7578): uploads of audio and images.
+"""The fields of a `multipart/form-data` body (RFC 7578): uploads of audio and images.
 
 Note: policies are checked against these fields, and one of them is replaced, so they must be the
 fields that the upstream's parser sees. Parsers agree on the forms that clients write and differ on
@@ -42,9 +42,9 @@ _UNCODED: Final = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 class Part(NamedTuple):
-    """One part of a form: its head begins at ``start``, its value is the span behind it.
+    """One part of a form: its head begins at `start`, its value is the span behind it.
 
-    ``name`` is as it is written, such as `file` or `model[]`. ``charset`` is that of a text field;
+    `name` is as it is written, such as `file` or `model[]`. `charset` is that of a text field;
     it is empty for a file or anything else.
     """
 
@@ -63,7 +63,7 @@ class Part(NamedTuple):
 def delimiter_of(content_type: str) -> bytes:
     """Return what stands at the begin of each part: two dashes and the boundary.
 
-    Raises ClientError ``invalid_request``.
+    Raises ClientError `invalid_request`.
     """
     known = _BOUNDARY.fullmatch(content_type.strip())
     if known is None:
@@ -74,7 +74,7 @@ def delimiter_of(content_type: str) -> bytes:
 def form_parts(body: bytes, delimiter: bytes) -> Iterator[Part]:
     """Return the parts in their order, equal names included.
 
-    Raises ClientError ``invalid_request`` for a form that parsers may read in different ways.
+    Raises ClientError `invalid_request` for a form that parsers may read in different ways.
     """
     for start, end in _parts(body, delimiter):
         name, charset, value_start = _head(body, start, end)
@@ -85,7 +85,7 @@ def form_parts(body: bytes, delimiter: bytes) -> Iterator[Part]:
 
 
 def text_of(body: bytes, part: Part) -> str:
-    """Return the value of a field. Raises ClientError ``invalid_request``: it is no plain text."""
+    """Return the value of a field. Raises ClientError `invalid_request`: it is no plain text."""
     value = body[part.value_start : part.end] if part.charset else b""
     if not part.charset or len(value) > MAX_VALUE_BYTES:
         raise _unusual(f"its field `{part.base}`")
@@ -96,9 +96,9 @@ def text_of(body: bytes, part: Part) -> str:
 
 
 def form_fields(body: bytes, content_type: str, wanted: frozenset[str]) -> dict[str, str]:
-    """Return the values of the ``wanted`` fields, and the other names with an empty value.
+    """Return the values of the `wanted` fields, and the other names with an empty value.
 
-    Raises ClientError ``invalid_request`` for a form that parsers may read in different ways.
+    Raises ClientError `invalid_request` for a form that parsers may read in different ways.
     """
     folded = {name.casefold() for name in wanted}
     found: dict[str, str] = {}
@@ -133,7 +133,7 @@ def _parts(body: bytes, delimiter: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _find(body: bytes, delimiter: bytes, start: int) -> int:
-    """Return ``body.find(…)``, by slices: one that is nearly all delimiters takes a millisecond."""
+    """Return `body.find(…)`, by slices: one that is nearly all delimiters takes a millisecond."""
     while start < len(body):
         found = body.find(delimiter, start, start + _SLICE_BYTES + len(delimiter) - 1)
         if found >= 0:
@@ -146,7 +146,7 @@ def _find(body: bytes, delimiter: bytes, start: int) -> int:
 def _head(body: bytes, start: int, end: int) -> tuple[str, str, int]:
     """Return the name, the charset, and the start of the value of one part.
 
-    The charset is ``""`` for a file and for anything but plain text. Lines about neither the name
+    The charset is `""` for a file and for anything but plain text. Lines about neither the name
     nor the value are ignored.
     """
     value_start = body.find(b"\r\n\r\n", start, min(end, start + _MAX_HEAD_BYTES)) + 4
@@ -172,7 +172,7 @@ def _head(body: bytes, start: int, end: int) -> tuple[str, str, int]:
 
 
 def _charset(headers: dict[bytes, list[bytes]]) -> str:
-    """Return the charset of a part that is plain, unencoded text, else ``""``."""
+    """Return the charset of a part that is plain, unencoded text, else `""`."""
     kinds = headers.get(b"content-type", [b"text/plain"])
     kind = _PLAIN.fullmatch(kinds[0]) if len(kinds) == 1 else None
     codings = headers.get(b"content-transfer-encoding", [])

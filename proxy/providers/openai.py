@@ -8,6 +8,7 @@ from proxy.providers.base import (
     ResponseTransform,
     Target,
 )
+from proxy.providers.preparing import bearer, edited, headers_for
 
 
 class OpenAIProvider:
@@ -20,15 +21,23 @@ class OpenAIProvider:
         upstream_key: str | None,
         body: EditableBody | None = None,
     ) -> PreparedCall:
-        headers = [("Host", target.host), *request.headers]
-        if upstream_key is not None:
-            headers.append(("Authorization", f"Bearer {upstream_key}"))
+        """Return the call: another host, the upstream key, and the edits of `target`."""
+        dropped: tuple[str, ...] = ()
+        if body is not None or target.model is not None:
+            request, dropped = edited(request, target, body)
+        if target.shared:
+            headers = headers_for(target, request.headers, bearer(upstream_key))
+        else:
+            headers = [("Host", target.host), *request.headers]
+            if upstream_key is not None:
+                headers.append(("Authorization", f"Bearer {upstream_key}"))
         path = target.prefix.encode("latin-1") + request.target
         return PreparedCall(
             url=target.origin + path.decode("latin-1"),
             request=OutboundRequest(
                 request.method, path, headers, request.body, chunked=request.chunked
             ),
+            dropped=dropped,
         )
 
     def transform(

@@ -14,9 +14,9 @@ _MAX_BYTES: Final = 1024
 
 
 def query_model(target: bytes) -> str | None:
-    """Return the value of `model` in the query of ``target``; None when it is absent.
+    """Return the value of `model` in the query of `target`; None when it is absent.
 
-    Raises ClientError ``invalid_request`` where two readers could disagree: it is there twice, in
+    Raises ClientError `invalid_request` where two readers could disagree: it is there twice, in
     another case, spelled with escapes, or is not UTF-8.
     """
     span = _span(target)
@@ -32,16 +32,30 @@ def query_model(target: bytes) -> str | None:
     return model
 
 
-def with_query_model(target: bytes, model: str) -> bytes:
-    """Return ``target`` with ``model`` in place of the value of `model`; unchanged without one.
+def with_query_model(target: bytes, model: str | None, name: str = "model") -> bytes:
+    """Return `target` with `model` in place of the value of `model`; unchanged without one.
 
-    Raises as :func:`query_model`.
+    None keeps the value. `name` is the new name of the parameter. Raises as :func:`query_model`.
     """
     span = _span(target)
     if span is None:
         return target
     start, end = span
-    return target[:start] + quote(model, safe="").encode() + target[end:]
+    value = target[start:end] if model is None else quote(model, safe="").encode()
+    begin = target[:start].rstrip(b"=")[: -len(b"model")]
+    return begin + name.encode() + b"=" + value + target[end:]
+
+
+def with_query_value(target: bytes, name: str, value: str) -> bytes:
+    """Return `target` with `name=value` at the end of its query, and nowhere else in it."""
+    path, question, query = target.partition(b"?")
+    kept = [
+        pair
+        for pair in query.split(b"&")
+        if unquote_to_bytes(pair.partition(b"=")[0]).strip().lower() != name.encode()
+    ]
+    pairs = [*(kept if question else []), f"{name}={quote(value, safe='')}".encode()]
+    return path + b"?" + b"&".join(pair for pair in pairs if pair)
 
 
 def _span(target: bytes) -> tuple[int, int] | None:

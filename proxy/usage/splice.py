@@ -12,7 +12,7 @@ _COPIED_AT_ONCE = 1024 * 1024
 
 
 class Splice(NamedTuple):
-    """The bytes from ``start`` to ``end`` become ``put``."""
+    """The bytes from `start` to `end` become `put`."""
 
     start: int
     end: int
@@ -20,7 +20,7 @@ class Splice(NamedTuple):
 
 
 def spliced(text: bytes, splices: Sequence[Splice]) -> bytes:
-    """Return ``text`` with all ``splices``, which are in order and do not overlap.
+    """Return `text` with all `splices`, which are in order and do not overlap.
 
     Lets other greenlets run if the text is large.
     """

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.usage import strip_usage as module
-from proxy.usage.strip_usage import MAX_EVENT_BYTES, UsageStripper
+from proxy.usage import event_filter as module
+from proxy.usage.event_filter import MAX_EVENT_BYTES
+from proxy.usage.strip_usage import UsageStripper
 from tests.support.json_values import VALUES
 from tests.support.meter_cases import bytewise, chunked
 from tests.support.sse_streams import LATE_CHUNK, STREAMS, chat_chunk, sse

@@ -1,0 +1,55 @@
+"""Targets of configured providers: what of a base URL is the same, however it is written."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from proxy.providers.base import Target
+from proxy.providers.config import MappingConfig, ProviderConfig
+from proxy.providers.records import ProviderRecord
+
+
+def target_for(
+    provider: ProviderRecord, model: str | None, edits: MappingConfig, config: ProviderConfig
+) -> Target:
+    """Return one model at `provider` as a target. `config` is the provider's, compiled.
+
+    The base URL may end with a slash, and may have its version or not:
+
+    - OpenAI's API: `https://host/prefix` or `https://host/prefix/v1`
+    - Azure: the resource, or that with `/openai` or `/openai/v1`
+    - Gemini: the host, or that with `/v1beta` or `/v1beta/openai`
+    """
+    origin, host, path = _parts(provider.base_url)
+    return Target(
+        origin,
+        host,
+        _PREFIX.get(provider.provider_type, _of_openai)(path),
+        provider=provider.name,
+        provider_type=provider.provider_type,
+        model=model,
+        edits=edits,
+        config=config,
+        shared=True,
+    )
+
+
+def _parts(base_url: str) -> tuple[str, str, str]:
+    target = Target.from_url(base_url)
+    return target.origin, target.host, target.prefix.rstrip("/")
+
+
+def _of_openai(path: str) -> str:
+    return path.removesuffix("/v1").rstrip("/")
+
+
+def _of_azure(path: str) -> str:
+    return _of_openai(path).removesuffix("/openai").rstrip("/")
+
+
+def _of_gemini(path: str) -> str:
+    if path.endswith("/openai"):
+        return path
+    return (path or "/v1beta") + "/openai"
+
+
+_PREFIX: Final[Mapping[str, Callable[[str], str]]] = {"azure": _of_azure, "gemini": _of_gemini}
