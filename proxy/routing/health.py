@@ -83,6 +83,8 @@ class HealthBoard:
         self._breaker = breaker
         self._announce = announce
         self._pools: tuple[KeyPool, ...] = ()
+        # The ids of their keys.
+        self._keys: frozenset[str] = frozenset()
         # Key id, or `_BREAKER` and a provider's id, and a model, or "" for all.
         self._pending: dict[tuple[str, str], _Pending] = {}
         # Key id → the counts of successes and failures that were reported.
@@ -109,12 +111,17 @@ class HealthBoard:
     def follow(self, pools: Iterable[KeyPool]) -> None:
         """Exchange the health of these pools from now on. Without pools, nothing runs."""
         self._pools = tuple(pools)
+        keys = frozenset(health.key_id for pool in self._pools for health in pool.health())
+        if not keys <= self._keys:
+            # What was reported on the new keys is still to be read.
+            self._seen_until = None
+            self._applied.clear()
+        self._keys = keys
         if self._pools and not self._task.started:
             self._task.start()
         elif not self._pools and self._task.started:
             self._task.kill()
-            # What others report in the meantime is read when it starts again.
-            self._seen_until = None
+            self._started_at = 0
             self._pending.clear()
 
     def close(self) -> None:
@@ -180,20 +187,24 @@ class HealthBoard:
             self._failing = False
 
     def _read(self) -> None:
+        keys = self._keys
         if self._seen_until is None:
             # Only the time: no row changes after this one. What is older than the longest cooldown
             # is over.
-            self._started_at = self._store.read(1 << 62).now
-            self._seen_until = self._started_at - int(MAX_COOLDOWN_SECONDS * 1e6)
-        found = self._store.read(self._seen_until - _OVERLAP_MICROSECONDS)
+            now = self._store.read(1 << 62).now
+            self._started_at = self._started_at or now
+            since = now - int(MAX_COOLDOWN_SECONDS * 1e6)
+        else:
+            since = self._seen_until
+        found = self._store.read(since - _OVERLAP_MICROSECONDS)
         applied: dict[tuple[str, str], int] = {}
         for record in found.records:
             cell = (record.key_id, record.model)
             changed = applied[cell] = to_micros(record.updated_at)
             if self._applied.get(cell) != changed:
                 self._apply(record, found.now)
-        self._applied = applied
-        self._seen_until = found.now
+        if keys is self._keys:  # else `follow` was called while the database responded
+            self._applied, self._seen_until = applied, found.now
 
     def _apply(self, record: KeyHealthRecord, now: int) -> None:
         if record.reset_at is not None:

@@ -89,6 +89,14 @@ def test_a_slot_leaves_the_window_alone(world: World) -> None:
     assert world.breaker.error_ratio == 1.0
 
 
+def test_a_long_pause_empties_the_window(world: World) -> None:
+    world.send(BAD)
+    world.clock.now += 25.0
+    world.send(BAD)
+    world.clock.now += 100.0
+    assert world.breaker.error_ratio == 0.0
+
+
 def test_open_refuses_until_its_time(world: World) -> None:
     world.open()
     assert world.openings == [10.0]
@@ -144,6 +152,22 @@ def test_good_probes_of_an_earlier_opening_do_not_count(world: World) -> None:
     world.clock.now += world.breaker.opens_in
     world.send(GOOD)
     assert world.breaker.state is State.HALF_OPEN
+
+
+def test_good_probes_before_the_last_closing_do_not_count(world: World) -> None:
+    world.half_open()
+    world.send(GOOD, GOOD)
+    world.half_open()
+    world.send(GOOD)
+    assert world.breaker.state is State.HALF_OPEN
+
+
+def test_good_ones_of_a_lone_target_count_in_a_row(world: World) -> None:
+    world.open()
+    for verdict in (GOOD, BAD, GOOD):
+        permits = [permit for _ in range(10) if (permit := world.breaker.ok(lone=True))]
+        world.breaker.record(permits[0], verdict)
+    assert world.breaker.state is State.OPEN
 
 
 def test_a_client_that_leaves_frees_the_lease_without_verdict(world: World) -> None:
@@ -219,6 +243,16 @@ def test_a_retry_after_is_bounded_and_is_over_with_a_closing(world: World) -> No
     assert world.breaker.opens_in == 10.0
 
 
+def test_a_retry_after_is_over_with_an_early_closing(world: World) -> None:
+    world.send(*[BAD] * 5, retry_after=500.0)
+    for _ in range(2):
+        probe = world.breaker.ok(lone=False, early=True)
+        assert probe is not None
+        world.breaker.record(probe, GOOD)
+    world.open()
+    assert world.breaker.opens_in == 10.0
+
+
 def test_a_late_retry_after_prolongs_an_opening(world: World) -> None:
     late = world.permit()
     world.open()
@@ -285,6 +319,14 @@ def test_a_hint_lowers_the_threshold(world: World, verdicts: list[Verdict], stat
     assert world.breaker.state is State.CLOSED
     world.send(*verdicts)
     assert world.breaker.state is state
+
+
+def test_a_shorter_hint_does_not_shorten(world: World) -> None:
+    world.breaker.hint(10.0)
+    world.breaker.hint(5.0)
+    world.clock.now += 9.9
+    world.send(*[BAD] * 3)
+    assert world.breaker.state is State.OPEN
 
 
 def test_a_hint_ends(world: World) -> None:

@@ -232,16 +232,69 @@ def test_a_reset_ends_cooldowns_on_all_nodes(cluster: Cluster) -> None:
     assert (cluster.one.free, cluster.two.free) == ("b", "b")
 
 
+def test_a_reset_ends_once_what_has_begun(cluster: Cluster) -> None:
+    """Any later report brings the row with the reset again."""
+    worker = cluster.one
+    cluster.exchange()
+    cluster.table.reset("a")
+    worker.board.exchange()
+    worker.pool.cool("a", MODEL, 3000.0, 429)
+    worker.board.exchange()
+    worker.pool.cool("a", None, None, 401)
+    for _ in range(2):
+        worker.board.exchange()
+    assert worker.pool.health()[0].cooling_for == pytest.approx(3000.0, abs=0.001)
+
+
 def test_a_reset_from_before_the_start_ends_nothing(cluster: Cluster) -> None:
     cluster.table.reset("a")
     cluster.wait(7200.0)
     late = Worker(cluster.table, 1.0)
     late.board.exchange()
+    late.pool.cool("a", MODEL, 3000.0, 429)
+    late.board.exchange()
     late.pool.cool("a", None, None, 401)
-    late.board.exchange()
-    late.board.exchange()
-    assert late.free == "b"
+    for _ in range(2):
+        late.board.exchange()
+    assert late.pool.health()[0].cooling_for == pytest.approx(3000.0, abs=0.001)
     late.board.follow([])
+
+
+def test_what_is_known_of_new_keys_is_read(cluster: Cluster) -> None:
+    cluster.one.pool.cool("a", None, 600.0, 401)
+    cluster.exchange()
+    worker = cluster.two
+    # The key is taken away for a moment, or all are.
+    for without in ([worker.made(key("b"))], []):
+        for seconds in (1.0, 60.0):
+            worker.board.follow(without)
+            cluster.wait(seconds)
+            worker.pool = worker.made()
+            worker.board.follow([worker.pool])
+            assert worker.free == "ab"
+            worker.board.exchange()
+            assert worker.free == "b"
+
+
+def test_pools_that_change_while_the_database_responds(cluster: Cluster) -> None:
+    cluster.one.pool.cool("a", None, 600.0, 401)
+    cluster.one.board.exchange()
+    cluster.wait(60.0)
+    worker = cluster.two
+    worker.board.follow([worker.made(key("b"))])
+    worker.board.exchange()
+    read = cluster.table.read
+
+    def slow(since: int = 0) -> HealthChanges:
+        found = read(since)
+        worker.board.follow([worker.pool])
+        cluster.table.read = read  # type: ignore[method-assign]
+        return found
+
+    cluster.table.read = slow  # type: ignore[method-assign]
+    worker.board.exchange()
+    worker.board.exchange()
+    assert worker.free == "b"
 
 
 def test_an_open_breaker_is_a_hint(cluster: Cluster) -> None:
@@ -339,7 +392,8 @@ def test_names_without_room_and_too_many_reports_stay_here(cluster: Cluster) -> 
     cluster.one.pool.cool("a", "m" * 257, None, 403)
     for number in range(1500):
         cluster.one.board.cooled("a", f"m{number}", 60.0, 403)
-    cluster.one.board.cooled("a", "m7", 90.0, 403)
+    for seconds in (90.0, 30.0):
+        cluster.one.board.cooled("a", "m7", seconds, 403)
     cluster.one.board.exchange()
     [reports] = cluster.table.written
     assert len(reports) == 1000

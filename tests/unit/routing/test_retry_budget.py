@@ -54,6 +54,7 @@ def test_what_was_taken_is_forgotten_no_sooner_than_what_paid_for_it() -> None:
     clock.now = 1009.0
     assert taken(budget) == 13
     clock.now = 1010.0  # the requests have left the window, their retries have not
+    assert budget.available == 3
     for _ in range(50):
         budget.note_request()
     assert taken(budget) == 3
