@@ -171,8 +171,8 @@ class EventPump:
     def _forward(self, *, again: bool = False) -> None:
         if any(len(record) > MAX_LINE_BYTES for record, _, _ in self._batch):
             self._batch = [(capped(record), slot, event) for record, slot, event in self._batch]
-        position, slots = self._spool(list(self._kept), again=again)
-        self._deliver(position, slots)
+        offset, slots = self._spool(list(self._kept), again=again)
+        self._deliver(offset, slots)
 
     def _spool(
         self, kept: list[tuple[bytes, int]], *, again: bool
@@ -183,7 +183,7 @@ class EventPump:
         no longer needed.
         """
         brought = kept + [(record, slot) for record, slot, _ in self._batch]
-        position, accepted = None, len(brought)
+        offset, accepted = None, len(brought)
         if self.spool_writer is not None and brought:
             accepted = 0
             # A full disk is retried at intervals, or the kept records would go with every batch.
@@ -191,7 +191,7 @@ class EventPump:
                 records = [record for record, _ in brought]
                 local, self._attempted_at = self._passed_offset(), time.monotonic()
                 try:
-                    position = self._on_thread(
+                    offset = self._on_thread(
                         self.spool_writer.append, records, local, self._backlog
                     )
                     accepted = self.spool_writer.accepted
@@ -204,22 +204,22 @@ class EventPump:
         if self._refuse_when_full:
             self._queue.gate.spool_full(bool(self._kept))
         settled = brought[:accepted] + rest[self._backlog :]
-        return position, [slot for _, slot in settled]
+        return offset, [slot for _, slot in settled]
 
     @property
     def kept(self) -> int:
         """Number of events that wait for the spool's disk."""
         return len(self._kept)
 
-    def _deliver(self, position: Offset | None, slots: Sequence[int]) -> None:
+    def _deliver(self, offset: Offset | None, slots: Sequence[int]) -> None:
         """Give the batch to the local sinks, and release `slots`, whose events are safe or given
         up."""
         batch, self._batch = self._batch, []
         lines = [record[PREFIX:] for record, _, _ in batch]
         for worker in self.sink_workers:
             worker.add(lines)
-        if position is not None:
-            self._handed_over.append(([worker.added for worker in self.sink_workers], position))
+        if offset is not None:
+            self._handed_over.append(([worker.added for worker in self.sink_workers], offset))
         for slot in slots:
             self._queue.release(slot)
 

@@ -73,7 +73,7 @@ def _ledger_consumer(settings: Settings, root: Path) -> SpoolConsumer:
         nonlocal sink
         if sink is None:  # made on the consumer's thread: the database may have one of its own
             sink = _ledger_sink(settings)
-        return Offset(*sink.write_from(source, start, batch.position, batch.lines))
+        return Offset(*sink.write_from(source, start, batch.offset, batch.lines))
 
     return SpoolConsumer(LEDGER, write, root)
 

@@ -48,7 +48,7 @@ def _consumer(name: str, options: SinkOptions, root: Path, dead_letters: Path) -
 def _handler_of(sink: Sink) -> Handler:
     def handle(_source: str, _start: Offset, batch: Batch) -> Offset:
         sink.write(batch.lines)
-        return batch.position
+        return batch.offset
 
     return handle
 

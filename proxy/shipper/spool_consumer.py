@@ -104,8 +104,8 @@ class SpoolConsumer:
         total = 0
         for folder in writer_folders(self._root):
             with contextlib.suppress(OSError):  # one folder; the others still count
-                position = self._offsets.get(folder.name) or read_offset(folder, self.name)
-                total += pending_bytes(folder, position)
+                offset = self._offsets.get(folder.name) or read_offset(folder, self.name)
+                total += pending_bytes(folder, offset)
         return total
 
     @property
@@ -195,17 +195,17 @@ class SpoolConsumer:
         name = folder.name
         if name not in self._offsets:
             self._offsets[name] = read_offset(folder, self.name)
-        position = self._offsets[name]
-        batch = read_batch(folder, position, max_lines=_BATCH)
+        offset = self._offsets[name]
+        batch = read_batch(folder, offset, max_lines=_BATCH)
         if batch.lines:
             self._oldest[name] = event_time(batch.lines[0]) or time.time()
-            after = self._handle(name, position, batch)
+            after = self._handle(name, offset, batch)
         else:
-            after = batch.position
+            after = batch.offset
         self._oldest.pop(name, None)
-        moved = after != position
+        moved = after != offset
         if moved:
-            if after == batch.position:
+            if after == batch.offset:
                 self.delivered += len(batch.lines)
                 self.delivered_bytes += sum(map(len, batch.lines))
                 self.damaged += batch.damaged

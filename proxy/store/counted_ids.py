@@ -101,11 +101,11 @@ class CountedIds:
             for key, reading in found.items()
         }
 
-    def prune(self, now: datetime, most: int) -> int:
-        """Deletes expired rows, at most ``most`` at once. Returns how many."""
+    def prune(self, now: datetime, max_rows: int) -> int:
+        """Deletes expired rows, at most ``max_rows`` at once. Returns how many."""
         keys = ("forget_at", "id")
         sql = self._database.dialect.deleting("counted_ids", keys, "forget_at <= ?")
-        return self._database.run(lambda session: session.execute(sql, (to_micros(now), most)))
+        return self._database.run(lambda session: session.execute(sql, (to_micros(now), max_rows)))
 
     def _remember(self, session: Session, events: Sequence[str], responses: dict[str, str]) -> None:
         now = session.now()

@@ -109,13 +109,13 @@ class KnownTokens:
         path: Path,
         cipher: Cipher,
         *,
-        most: int,
+        max_rows: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Creates the file on first use. ``most`` is the number of rows kept, the newest ones."""
+        """Creates the file on first use. Keeps the newest ``max_rows`` rows."""
         self._backend = SqliteBackend(path, _TIMEOUTS)
         self._cipher = cipher
-        self._most = most
+        self._max_rows = max_rows
         self._clock = clock
         self._ready = False
 
@@ -186,7 +186,8 @@ class KnownTokens:
         session.execute("DELETE FROM gone WHERE at < ?", (now - _GONE_SECONDS * 1_000_000,))
         rows = session.all("SELECT token_hash FROM known WHERE expires_at <= ?", (now,))
         rows += session.all(
-            "SELECT token_hash FROM known ORDER BY read_at DESC LIMIT -1 OFFSET ?", (self._most,)
+            "SELECT token_hash FROM known ORDER BY read_at DESC LIMIT -1 OFFSET ?",
+            (self._max_rows,),
         )
         for (token_hash,) in rows:
             _remove(session, token_hash)

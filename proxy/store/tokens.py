@@ -27,15 +27,15 @@ class ExpiredTokens:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def deactivate(self, most: int) -> int:
-        """Deactivates those that expired first, at most ``most`` (up to 900) at once.
+    def deactivate(self, max_rows: int) -> int:
+        """Deactivates those that expired first, at most ``max_rows`` (up to 900) at once.
 
         Returns how many. Raises StoreError.
         """
 
         def find(session: Session) -> tuple[list[str], int]:
             now = session.now()
-            return [str(row[0]) for row in session.all(_FIND, (now, most))], now
+            return [str(row[0]) for row in session.all(_FIND, (now, max_rows))], now
 
         # Found without a lock, and checked again with one: a token extended meanwhile stays active.
         found, now = self._database.run(find, readonly=True)

@@ -169,13 +169,13 @@ class UsageLedger:
             for row in rows
         ]
 
-    def prune(self, before: datetime, most: int) -> int:
-        """Deletes the oldest rows of the hours that ended ``before``, at most ``most`` at once.
+    def prune(self, before: datetime, max_rows: int) -> int:
+        """Deletes the oldest rows of the hours that ended ``before``, at most ``max_rows`` at once.
 
         Returns how many.
         """
         sql = self._database.dialect.deleting("usage_hourly", _KEYS, "hour <= ?")
-        params = (to_micros(before - timedelta(hours=1)), most)
+        params = (to_micros(before - timedelta(hours=1)), max_rows)
         return self._database.run(lambda session: session.execute(sql, params))
 
     def _forget_sources(self) -> None:

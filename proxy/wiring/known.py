@@ -24,7 +24,7 @@ def known_grants(settings: Settings) -> KnownGrants:
     keys, auth = settings.encryption, settings.auth
     cipher = Cipher.derived(label, keys.key, keys.previous_keys)
     return KnownGrants(
-        KnownTokens(settings.data_dir.absolute() / FILE, cipher, most=auth.cache_size),
+        KnownTokens(settings.data_dir.absolute() / FILE, cipher, max_rows=auth.cache_size),
         grace=auth.stale_grace,
         size=auth.cache_size,
     )

@@ -20,10 +20,10 @@ SINK_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class Offset(NamedTuple):
-    """All bytes before `offset` in `segment`, and all earlier segments, are done."""
+    """All bytes before `byte` in `segment`, and all earlier segments, are done."""
 
     segment: int
-    offset: int
+    byte: int
 
 
 #: The beginning of every folder.
@@ -40,13 +40,13 @@ def read_offset(folder: Path, sink: str) -> Offset:
     return START
 
 
-def write_offset(folder: Path, sink: str, position: Offset, *, durable: bool = True) -> None:
+def write_offset(folder: Path, sink: str, offset: Offset, *, durable: bool = True) -> None:
     """Write the offset of `sink`; with `durable`, so that it survives a power cut. Raises OSError.
 
     A removed folder had nothing left for any sink, so there is nothing to write.
     """
     path = _file(folder, sink)
-    content = b"%016d %016d\n" % position
+    content = b"%016d %016d\n" % offset
     try:
         if durable:
             # One process writes the offsets of one sink, so no other process uses this name.

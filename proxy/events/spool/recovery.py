@@ -59,7 +59,7 @@ class AbandonedSpool:
         self.unreadable = 0
         #: Ids of the access tokens in the newest events, if the worker was killed.
         self.token_ids: frozenset[str] = frozenset()
-        self._position = read_offset(folder, LOCAL)
+        self._offset = read_offset(folder, LOCAL)
 
     def recover(self) -> None:
         """Turn the slots in use into records. Raises OSError: the slots are kept then."""
@@ -84,13 +84,13 @@ class AbandonedSpool:
 
     def read(self) -> Batch:
         """The next lines that the local sinks lack; none at the end. Raises OSError."""
-        return read_batch(self.folder, self._position, max_lines=500, abandoned=True)
+        return read_batch(self.folder, self._offset, max_lines=500, abandoned=True)
 
     def accepted(self, batch: Batch) -> None:
         """Record that the local sinks have accepted `batch`. Raises OSError."""
-        if batch.position != self._position:
-            self._position = batch.position
-            write_offset(self.folder, LOCAL, batch.position)
+        if batch.offset != self._offset:
+            self._offset = batch.offset
+            write_offset(self.folder, LOCAL, batch.offset)
 
     def leave(self, sinks: Collection[str] | None) -> None:
         """Remove what all of `sinks` have passed, and release the folder. Raises OSError."""

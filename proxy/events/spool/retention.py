@@ -88,9 +88,9 @@ def reclaim(folder: Path, sinks: Collection[str], *, live: int | None = None) ->
 
     Only the folder's owner may call it. Offsets are made durable first. Raises OSError.
     """
-    positions = [read_offset(folder, sink) for sink in sinks]
+    offsets = [read_offset(folder, sink) for sink in sinks]
     numbers = [number for number in segment_numbers(folder) if number != live]
-    passed = [number for number in numbers if _passed(folder, number, positions)]
+    passed = [number for number in numbers if _passed(folder, number, offsets)]
     if not passed:
         return
     for sink in sinks:
@@ -133,9 +133,9 @@ def remove_if_empty(folder: Path) -> bool:
     return True
 
 
-def _passed(folder: Path, number: int, positions: Collection[Offset]) -> bool:
+def _passed(folder: Path, number: int, offsets: Collection[Offset]) -> bool:
     end = Offset(number, segment_size(folder, number))
-    return not end.offset or all(position >= end for position in positions)
+    return not end.byte or all(offset >= end for offset in offsets)
 
 
 #: Segments that this process has thinned or searched, by folder and number.
@@ -225,7 +225,7 @@ def _pending_records(folder: Path, number: int, sinks: Collection[str]) -> int:
     slowest = min((read_offset(folder, sink) for sink in sinks), default=None)
     if slowest is None or slowest.segment > number:
         return 0
-    start = slowest.offset if slowest.segment == number else 0
+    start = slowest.byte if slowest.segment == number else 0
     try:
         with segment_path(folder, number).open("rb") as file:
             file.seek(start, os.SEEK_SET)

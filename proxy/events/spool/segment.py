@@ -48,14 +48,14 @@ _NAME: Final = re.compile(r"([0-9]{16})\.log")
 class Batch:
     """What one call of :func:`read_batch` found.
 
-    `lines` are JSON lines with their line ends. `position` is the offset behind them, to be written
+    `lines` are JSON lines with their line ends. `offset` is the one behind them, to be written
     once they are accepted. `damaged` counts torn or corrupt records that were skipped.
 
-    Without lines there is nothing to read now, but `position` may have moved over damaged records.
+    Without lines there is nothing to read now, but `offset` may have moved over damaged records.
     """
 
     lines: list[bytes]
-    position: Offset
+    offset: Offset
     damaged: int
 
 
@@ -74,13 +74,13 @@ def segment_numbers(folder: Path) -> list[int]:
 
 def read_batch(
     folder: Path,
-    position: Offset,
+    offset: Offset,
     *,
     max_lines: int = 1000,
     max_bytes: int = 1024 * 1024,
     abandoned: bool = False,
 ) -> Batch:
-    """Read the lines behind `position`, across segments, up to about `max_bytes`.
+    """Read the lines behind `offset`, across segments, up to about `max_bytes`.
 
     A missing segment (removed because the spool was full) is passed over. `abandoned` means that
     the caller owns the folder and writes nothing to it. Raises OSError.
@@ -89,11 +89,11 @@ def read_batch(
     damaged = 0
     room = max_bytes
     while len(lines) < max_lines and room > 0:
-        numbers = [number for number in segment_numbers(folder) if number >= position.segment]
+        numbers = [number for number in segment_numbers(folder) if number >= offset.segment]
         if not numbers:
             break
         number = numbers[0]
-        start = position.offset if number == position.segment else 0
+        start = offset.byte if number == offset.segment else 0
         final = abandoned or len(numbers) > 1 or not is_owned(folder)
         try:
             data, at_end = _read(segment_path(folder, number), start, room, final=final)
@@ -110,19 +110,19 @@ def read_batch(
             else:
                 lines.append(line)
         room -= taken
-        position = Offset(number, start + taken)
+        offset = Offset(number, start + taken)
         if not at_end or taken < len(data) or len(numbers) == 1:
             break
-        position = Offset(numbers[1], 0)
-    return Batch(lines, position, damaged)
+        offset = Offset(numbers[1], 0)
+    return Batch(lines, offset, damaged)
 
 
-def pending_bytes(folder: Path, position: Offset) -> int:
-    """Bytes behind `position` that a sink has not read yet, damaged records included."""
+def pending_bytes(folder: Path, offset: Offset) -> int:
+    """Bytes behind `offset` that a sink has not read yet, damaged records included."""
     total = 0
     for number in segment_numbers(folder):
-        if number >= position.segment:
-            done = position.offset if number == position.segment else 0
+        if number >= offset.segment:
+            done = offset.byte if number == offset.segment else 0
             total += max(0, segment_size(folder, number) - done)
     return total
 

@@ -97,10 +97,10 @@ class SegmentWriter:
             raise NotSpooled(data.count(b"\n", 0, whole), error) from error
         self._size += written
         self._unsynced = True
-        position = Offset(self._number, self._size)
+        offset = Offset(self._number, self._size)
         if self._size >= self._segment_bytes:
             self._close_segment()
-        return position
+        return offset
 
     def sync(self) -> None:
         """Make everything appended so far survive a power cut. Raises OSError."""
@@ -255,13 +255,13 @@ class SpoolWriter:
         try:
             self._save(local)
             if self._writer is not None:
-                position = self._writer.append(records)
+                offset = self._writer.append(records)
                 self._grown = True
                 if not self._settings.fsync_interval:
                     self._sync()
                 self.accepted = len(records)
                 self._succeeded("written")
-                return position
+                return offset
         except OSError as error:
             self.accepted = error.accepted if isinstance(error, NotSpooled) else 0
             self._failed("written", error)

@@ -16,7 +16,7 @@ def test_each_sink_has_its_samples(tmp_path: Path) -> None:
     root = tmp_path / "spool"
 
     def good(_source: str, _start: Offset, batch: Batch) -> Offset:
-        return batch.position
+        return batch.offset
 
     def bad(_source: str, _start: Offset, batch: Batch) -> Offset:
         raise ConnectionError

@@ -30,11 +30,11 @@ def test_a_hanging_sink_blocks_neither_others_nor_the_end(
 
     def good(_source: str, _start: Offset, batch: Batch) -> Offset:
         taken.extend(numbers(batch.lines))
-        return batch.position
+        return batch.offset
 
     def bad(_source: str, _start: Offset, batch: Batch) -> Offset:
         hangs.wait(60)
-        return batch.position
+        return batch.offset
 
     write(tmp_path, range(100))
     shipper = Shipper([SpoolConsumer("bad", bad, tmp_path), SpoolConsumer("good", good, tmp_path)])
@@ -56,7 +56,7 @@ def test_waiting_events_are_delivered_at_the_end(tmp_path: Path) -> None:
 
     def take(_source: str, _start: Offset, batch: Batch) -> Offset:
         taken.extend(numbers(batch.lines))
-        return batch.position
+        return batch.offset
 
     write(tmp_path, range(3000))
     ended = threading.Event()

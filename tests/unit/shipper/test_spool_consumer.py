@@ -33,12 +33,12 @@ class Bench:
         register_sinks(root, ["test"])
 
     def take(self, source: str, start: Offset, batch: Batch) -> Offset:
-        assert start < batch.position
+        assert start < batch.offset
         self.tries += 1
         self.trouble(source, batch)
         self.taken += numbers(batch.lines)
         self.sources.append(source)
-        return batch.position
+        return batch.offset
 
     def close(self) -> None:
         self.closed += 1
@@ -216,7 +216,7 @@ def test_an_unreadable_folder_does_not_block_the_others(
 def test_a_sink_with_its_own_offset_decides_where_to_continue(bench: Bench) -> None:
     """The ledger does so after a shipper was killed before it wrote the offset."""
     folder = abandoned(bench.root, range(10))
-    further = read_batch(folder, START, max_lines=4).position
+    further = read_batch(folder, START, max_lines=4).offset
     starts: list[Offset] = []
 
     def take(source: str, start: Offset, batch: Batch) -> Offset:

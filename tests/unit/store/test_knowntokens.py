@@ -41,7 +41,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def known(path: Path, clock: Clock) -> KnownTokens:
-    return KnownTokens(path, cipher(), most=5, clock=clock)
+    return KnownTokens(path, cipher(), max_rows=5, clock=clock)
 
 
 def grant(number: int = 1, **changes: Any) -> Grant:
@@ -56,7 +56,7 @@ def learned(number: int = 1, at: float = NOW, **changes: Any) -> Learned:
 def test_rows_are_shared_by_all_workers(known: KnownTokens, path: Path) -> None:
     assert known.find("hash-1") is None
     known.update([learned()], NEVER, None)
-    other = KnownTokens(path, cipher(), most=5)
+    other = KnownTokens(path, cipher(), max_rows=5)
     assert other.find("hash-1") == Found(grant(), NOW)
     assert other.find("hash-2") is None
     known.close()
@@ -85,7 +85,7 @@ def test_only_the_owner_may_read_the_file(
     known: KnownTokens, path: Path, reader: Cipher, readable: bool
 ) -> None:
     known.update([learned()], NEVER, None)
-    found = KnownTokens(path, reader, most=5).find("hash-1")
+    found = KnownTokens(path, reader, max_rows=5).find("hash-1")
     assert (found is not None) is readable
 
 
@@ -122,7 +122,7 @@ class TestChanges:
     ) -> None:
         """By a worker that has not received the change yet."""
         known.update([], Outdated(versions={"token-1": self.LATER}), None)
-        slow = KnownTokens(path, cipher(), most=5)
+        slow = KnownTokens(path, cipher(), max_rows=5)
         slow.update([learned()], NEVER, None)
         assert known.find("hash-1") is None
         changed = learned(updated_at=START + timedelta(microseconds=1))
@@ -206,7 +206,7 @@ def test_the_confirmed_time_only_grows(known: KnownTokens) -> None:
 def test_an_unusable_file_is_a_store_error(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"no database" * 1000)
-    known = KnownTokens(path, cipher(), most=5)
+    known = KnownTokens(path, cipher(), max_rows=5)
     with pytest.raises(StoreError):
         known.find("hash-1")
     with pytest.raises(StoreError):

@@ -1,5 +1,5 @@
 -- Usage per hour, project, token and model. `hour` is its beginning, in microseconds like all times;
--- `model` is what the upstream called itself, empty where no answer named one.
+-- `model` is what the upstream called itself, empty where no response named one.
 --
 -- No foreign keys: what was used stays used, and counting must not lock projects and tokens.
 

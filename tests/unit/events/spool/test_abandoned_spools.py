@@ -69,7 +69,7 @@ def test_a_folder_is_kept_for_a_remote_sink(folder: Path) -> None:
     batch = read_batch(folder, read_offset(folder, "redis"))
     assert sorted(names(batch.lines)) == ["0", "1", "2", "3", "4", "5"]
     assert not (folder / INFLIGHT_TABLE).exists()
-    write_offset(folder, "redis", batch.position)
+    write_offset(folder, "redis", batch.offset)
     spool = take(folder.parent)
     spool.recover()
     assert (spool.recovered, read_all(spool)) == (0, [])

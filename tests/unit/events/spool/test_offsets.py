@@ -19,9 +19,9 @@ from proxy.events.spool.offsets import (
 @pytest.mark.parametrize("durable", [True, False])
 def test_an_offset_survives_writing_and_reading(tmp_path: Path, durable: bool) -> None:
     assert read_offset(tmp_path, "redis") == START
-    for position in (Offset(7, 12), Offset(1_700_000_000_000, 8_388_608)):
-        write_offset(tmp_path, "redis", position, durable=durable)
-        assert read_offset(tmp_path, "redis") == position
+    for offset in (Offset(7, 12), Offset(1_700_000_000_000, 8_388_608)):
+        write_offset(tmp_path, "redis", offset, durable=durable)
+        assert read_offset(tmp_path, "redis") == offset
     assert read_offset(tmp_path, "http") == START
     assert os.listdir(tmp_path) == ["redis.offset"]
 

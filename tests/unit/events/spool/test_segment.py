@@ -32,9 +32,9 @@ def put(folder: Path, number: int, data: bytes | Sequence[bytes]) -> None:
 def test_a_batch_has_lines_and_the_offset_behind_them(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS)
     batch = read_batch(tmp_path, START)
-    assert (batch.lines, batch.position, batch.damaged) == (LINES, Offset(5, ENDS[2]), 0)
-    again = read_batch(tmp_path, batch.position)
-    assert (again.lines, again.position, again.damaged) == ([], batch.position, 0)
+    assert (batch.lines, batch.offset, batch.damaged) == (LINES, Offset(5, ENDS[2]), 0)
+    again = read_batch(tmp_path, batch.offset)
+    assert (again.lines, again.offset, again.damaged) == ([], batch.offset, 0)
 
 
 def test_reading_starts_at_the_given_offset(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_reading_starts_at_the_given_offset(tmp_path: Path) -> None:
 def test_a_batch_is_bounded_in_lines_and_bytes(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS * 2)
     batch = read_batch(tmp_path, START, max_lines=2)
-    assert (batch.lines, batch.position) == (LINES[:2], Offset(5, ENDS[1]))
+    assert (batch.lines, batch.offset) == (LINES[:2], Offset(5, ENDS[1]))
     batch = read_batch(tmp_path, START, max_bytes=ENDS[1] + 3)
-    assert (batch.lines, batch.position) == (LINES[:2], Offset(5, ENDS[1]))
+    assert (batch.lines, batch.offset) == (LINES[:2], Offset(5, ENDS[1]))
     # A record larger than the limit is still returned, or reading would never continue.
     assert read_batch(tmp_path, START, max_bytes=3).lines == LINES[:1]
 
@@ -60,18 +60,18 @@ def test_a_batch_spans_segments(tmp_path: Path) -> None:
     put(tmp_path, 9, b"")
     put(tmp_path, 10, RECORDS[2:])
     batch = read_batch(tmp_path, START)
-    assert (batch.lines, batch.position) == (LINES, Offset(10, len(RECORDS[2])))
-    position, lines = START, []
+    assert (batch.lines, batch.offset) == (LINES, Offset(10, len(RECORDS[2])))
+    offset, lines = START, []
     for _ in range(3):
-        batch = read_batch(tmp_path, position, max_lines=1)
-        position, lines = batch.position, lines + batch.lines
-    assert (lines, position) == (LINES, Offset(10, len(RECORDS[2])))
+        batch = read_batch(tmp_path, offset, max_lines=1)
+        offset, lines = batch.offset, lines + batch.lines
+    assert (lines, offset) == (LINES, Offset(10, len(RECORDS[2])))
 
 
 def test_a_missing_segment_is_passed_over(tmp_path: Path) -> None:
     put(tmp_path, 8, RECORDS)
-    for position in (Offset(5, 100), Offset(7, 0), START):
-        assert read_batch(tmp_path, position).lines == LINES
+    for offset in (Offset(5, 100), Offset(7, 0), START):
+        assert read_batch(tmp_path, offset).lines == LINES
 
 
 def test_an_offset_behind_the_end_continues_with_the_next_segment(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_torn_tail_counts_only_once_the_writer_is_gone(
         torn = length not in (0, *ENDS)
         batch = read_batch(tmp_path, START)
         assert (batch.lines, batch.damaged) == (LINES[:complete], int(torn)), length
-        assert batch.position == Offset(5, length)
+        assert batch.offset == Offset(5, length)
         # The same while the writer runs and writes a later segment.
         put(tmp_path, 6, RECORDS[:1])
         ownership = acquire(tmp_path)
@@ -105,12 +105,12 @@ def test_a_torn_tail_counts_only_once_the_writer_is_gone(
 def test_a_record_being_written_is_not_torn(tmp_path: Path) -> None:
     whole = b"".join(RECORDS)
     ownership = acquire(tmp_path)
-    position, lines = START, []
+    offset, lines = START, []
     for length in range(len(whole) + 1):
         put(tmp_path, 5, whole[:length])
-        batch = read_batch(tmp_path, position)
+        batch = read_batch(tmp_path, offset)
         assert batch.damaged == 0
-        position = batch.position
+        offset = batch.offset
         lines += batch.lines
     assert lines == LINES
     assert ownership is not None
@@ -145,23 +145,23 @@ def test_damage_affects_only_the_record_that_it_touches(
         start = end
     assert batch.lines == expected
     assert bool(batch.damaged) == bool(hurt)
-    assert batch.position == (Offset(1, len(whole)))
+    assert batch.offset == (Offset(1, len(whole)))
 
 
 def test_garbage_without_line_ends_counts_as_one_damaged_record(tmp_path: Path) -> None:
     put(tmp_path, 5, RECORDS[0] + b"\0\r" * 5000 + b"\n" + RECORDS[1])
     batch = read_batch(tmp_path, START, max_bytes=100)
-    position, lines, damaged = batch.position, batch.lines, batch.damaged
-    while position.offset < segment_size(tmp_path, 5):
-        batch = read_batch(tmp_path, position, max_bytes=100)
-        position, lines, damaged = batch.position, lines + batch.lines, damaged + batch.damaged
+    offset, lines, damaged = batch.offset, batch.lines, batch.damaged
+    while offset.byte < segment_size(tmp_path, 5):
+        batch = read_batch(tmp_path, offset, max_bytes=100)
+        offset, lines, damaged = batch.offset, lines + batch.lines, damaged + batch.damaged
     assert (lines, damaged) == (LINES[:2], 1)
 
 
 def test_a_removed_folder_is_empty(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     assert segment_numbers(gone) == []
-    assert read_batch(gone, Offset(3, 4)).position == Offset(3, 4)
+    assert read_batch(gone, Offset(3, 4)).offset == Offset(3, 4)
     assert pending_bytes(gone, START) == 0
 
 

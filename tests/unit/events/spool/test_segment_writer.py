@@ -46,7 +46,7 @@ def test_appended_records_are_visible_to_others_at_once(writer: SegmentWriter) -
     assert numbers(writer.folder) == [0, 1, 2]
     second = writer.append(records(3, 2))
     batch = read_batch(writer.folder, first)
-    assert ([int(line) for line in batch.lines], batch.position) == ([3, 4], second)
+    assert ([int(line) for line in batch.lines], batch.offset) == ([3, 4], second)
     assert is_owned(writer.folder)
     assert writer.live == second.segment
 
@@ -112,9 +112,9 @@ def test_a_disk_that_fills_at_each_byte_leaves_whole_records(
         assert caught.value.accepted == room // size
         assert numbers(writer.folder) == list(range(room // size))
         disk.room = 1000
-        position = writer.append(records(7, 2))
+        offset = writer.append(records(7, 2))
         assert numbers(writer.folder) == [*range(room // size), 7, 8]
-        assert position.offset == segment_size(writer.folder, position.segment)
+        assert offset.byte == segment_size(writer.folder, offset.segment)
         assert len(segment_numbers(writer.folder)) == 1
         writer.close()
         writer.release()
@@ -242,7 +242,7 @@ while True:
 
 def test_readers_see_whole_records_until_the_writer_is_killed(tmp_path: Path) -> None:
     """Another process writes and removes segments: all records in order, none twice, none torn."""
-    seen, position, damaged = [], START, 0
+    seen, offset, damaged = [], START, 0
     with subprocess.Popen(
         [sys.executable, "-c", WRITING, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
     ) as process:
@@ -252,13 +252,13 @@ def test_readers_see_whole_records_until_the_writer_is_killed(tmp_path: Path) ->
             if len(seen) > 20_000:
                 process.kill()
                 process.wait(20)
-            batch = read_batch(folder, position, max_lines=777)
+            batch = read_batch(folder, offset, max_lines=777)
             seen += [int(line) for line in batch.lines]
             damaged += batch.damaged
-            if process.poll() is not None and batch.position == position:
+            if process.poll() is not None and batch.offset == offset:
                 break
-            position = batch.position
-            write_offset(folder, "redis", position, durable=False)
+            offset = batch.offset
+            write_offset(folder, "redis", offset, durable=False)
             reclaim(folder, ["redis"], live=(segment_numbers(folder) or [0])[-1])
     assert seen == list(range(len(seen)))
     assert damaged <= 1

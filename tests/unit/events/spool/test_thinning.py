@@ -76,7 +76,7 @@ def test_a_reader_of_the_old_segment_misses_nothing(folder: Path) -> None:
     first = read_batch(folder, START, max_lines=2)
     assert names(first.lines) == ["1", "a"]
     thin(folder, 10, ["s"])
-    rest = read_batch(folder, first.position)
+    rest = read_batch(folder, first.offset)
     assert names(rest.lines) == ["a", "b"]  # "a" once more: at least once
 
 

@@ -64,18 +64,18 @@ def test_a_spool_from_open_to_close(root: Path) -> None:
 
 def test_a_folder_that_all_sinks_have_read_is_removed(root: Path) -> None:
     spool_writer = make(root)
-    position = spool_writer.append(records(0, 3), None)
-    spool_writer.close(position)
+    offset = spool_writer.append(records(0, 3), None)
+    spool_writer.close(offset)
     assert writer_folders(root) == []
-    spool_writer.close(position)
+    spool_writer.close(offset)
 
 
 def test_lines_that_the_local_sinks_lack_are_left(root: Path) -> None:
     spool_writer = make(root)
-    position = spool_writer.append(records(0, 3), None)
-    assert position is not None
-    spool_writer.append(records(3, 3), position)
-    spool_writer.close(position)
+    offset = spool_writer.append(records(0, 3), None)
+    assert offset is not None
+    spool_writer.append(records(3, 3), offset)
+    spool_writer.close(offset)
     folder = only_folder(root)
     assert len(read_batch(folder, read_offset(folder, LOCAL)).lines) == 3
 
@@ -95,18 +95,18 @@ def test_segments_are_removed_while_the_writer_runs(
 ) -> None:
     spool_writer = make(root, sinks=frozenset({LOCAL, "redis"}))
     folder = only_folder(root)
-    position = spool_writer.append(records(0, 3), None)
-    assert position is not None
+    offset = spool_writer.append(records(0, 3), None)
+    assert offset is not None
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now + 3600)
-    spool_writer.maintain(position)
-    assert segment_numbers(folder) == [position.segment]
-    write_offset(folder, "redis", position)
-    spool_writer.maintain(position)
+    spool_writer.maintain(offset)
+    assert segment_numbers(folder) == [offset.segment]
+    write_offset(folder, "redis", offset)
+    spool_writer.maintain(offset)
     assert segment_numbers(folder) == []
-    later = spool_writer.append(records(3, 1), position)
+    later = spool_writer.append(records(3, 1), offset)
     assert later is not None
-    assert later.segment > position.segment
+    assert later.segment > offset.segment
     spool_writer.maintain(later)
     assert segment_numbers(folder) == [later.segment], "it is being written"
     spool_writer.close(later)
@@ -116,9 +116,9 @@ def test_records_are_synced_at_the_interval(root: Path, monkeypatch: pytest.Monk
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda d: synced.append(os.readlink(f"/proc/self/fd/{d}")))
     each = make(root, fsync_interval=0.0)
-    position = each.append(records(0, 1), None)
-    assert position is not None
-    segment = str(segment_path(only_folder(root), position.segment))
+    offset = each.append(records(0, 1), None)
+    assert offset is not None
+    segment = str(segment_path(only_folder(root), offset.segment))
     assert synced.count(segment) == 1
     each.append(records(1, 1), None)
     assert synced.count(segment) == 2
@@ -128,9 +128,9 @@ def test_records_are_synced_at_the_interval(root: Path, monkeypatch: pytest.Monk
     now = time.monotonic()
     other = root.with_name("other")
     timed = make(other, fsync_interval=1.0)
-    position = timed.append(records(0, 1), None)
-    assert position is not None
-    segment = str(segment_path(only_folder(other), position.segment))
+    offset = timed.append(records(0, 1), None)
+    assert offset is not None
+    segment = str(segment_path(only_folder(other), offset.segment))
     monkeypatch.setattr("time.monotonic", lambda: now + 0.5)
     timed.maintain(None)
     assert segment not in synced
@@ -162,13 +162,13 @@ def test_a_full_disk_is_logged_once_and_its_losses_are_counted(
     assert texts(spool_writer) == [
         f"spool {root}: cannot be written: OSError: [Errno 28] No space left on device"
     ]
-    position = spool_writer.append(records(5, 1), whole)
-    assert position is not None
+    offset = spool_writer.append(records(5, 1), whole)
+    assert offset is not None
     assert texts(spool_writer)[1:] == [
         f"spool {root}: can be written again, 9 events are not in it"
     ]
     assert len(read_batch(only_folder(root), START).lines) == 1 + 3 + 1
-    spool_writer.close(position)
+    spool_writer.close(offset)
     assert writer_folders(root) == []
 
 
@@ -258,7 +258,7 @@ def test_reaching_the_maximum_is_logged_once_per_episode(
         "the spool has reached SPOOL_MAX_BYTES, the "
     ]
     batch = read_batch(folder, START, max_lines=10_000)
-    write_offset(folder, "redis", batch.position)
+    write_offset(folder, "redis", batch.offset)
     spool_writer.maintain(None)
     spool_writer.append(records(0, 1), None)
     spool_writer.maintain(None)
@@ -271,8 +271,8 @@ def test_only_the_owner_may_read_the_spool(root: Path) -> None:
     old = os.umask(0o022)
     try:
         spool_writer = make(root)
-        position = spool_writer.append(records(0, 1), None)
-        spool_writer.maintain(position)
+        offset = spool_writer.append(records(0, 1), None)
+        spool_writer.maintain(offset)
         write_offset(only_folder(root), "redis", START)
     finally:
         os.umask(old)
