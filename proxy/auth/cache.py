@@ -18,6 +18,7 @@ import gevent
 from cachetools import TTLCache
 
 from proxy.core.errors import StoreError
+from proxy.runtime.backoff import Backoff
 from proxy.runtime.singleflight import SingleFlight
 
 T = TypeVar("T")
@@ -35,14 +36,15 @@ _MAX_PAUSE: Final = 5.0
 
 
 class _Entry(Generic[T]):
-    __slots__ = ("pause", "read_at", "retry_at", "until", "value")
+    __slots__ = ("backoff", "read_at", "retry_at", "until", "value")
 
     def __init__(self, value: T, read_at: float) -> None:
         self.value = value
         # Monotonic seconds: when the store was read, and before when it is not read again.
         self.read_at = read_at
         self.retry_at = 0.0
-        self.pause = 0.0
+        # The pauses between two tries, since the first one that failed; None before it.
+        self.backoff: Backoff | None = None
         # When the entry may not be used any more, if that comes before its end in the cache.
         self.until = math.inf
 
@@ -143,8 +145,7 @@ class GrantCache(Generic[T]):
             now = self._clock()
             entry = _Entry(value, now - self._ttl)
             entry.until = now + seconds
-            entry.pause = _MIN_PAUSE
-            entry.retry_at = min(now + entry.pause, entry.until)
+            self._delay_retry(entry, now)
             self._entries[key] = entry
             return value
         if failure is not None:
@@ -158,7 +159,7 @@ class GrantCache(Generic[T]):
         flight = self._reads.spawn(key)
         try:
             return flight.get(
-                timeout=_REFRESH_TIMEOUT_DEGRADED if entry.pause else _REFRESH_TIMEOUT
+                timeout=_REFRESH_TIMEOUT_DEGRADED if entry.backoff else _REFRESH_TIMEOUT
             )
         except (StoreError, gevent.Timeout):
             self._away = True
@@ -168,9 +169,12 @@ class GrantCache(Generic[T]):
                     del self._entries[key]
                 raise StoreError from None
             if now >= entry.retry_at:  # the first of all that waited for the read
-                entry.pause = min(max(_MIN_PAUSE, 2 * entry.pause), _MAX_PAUSE)
-                entry.retry_at = min(now + entry.pause, entry.until)
+                self._delay_retry(entry, now)
             return entry.value
+
+    def _delay_retry(self, entry: _Entry[T], now: float) -> None:
+        entry.backoff = entry.backoff or Backoff(_MIN_PAUSE, _MAX_PAUSE)
+        entry.retry_at = min(now + entry.backoff.pause(), entry.until)
 
     def evict(self, matches: Callable[[T], bool]) -> int:
         """Forget the values that match, and all unknown keys. Returns how many values matched."""

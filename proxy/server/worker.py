@@ -16,6 +16,7 @@ and never sent.
 """
 
 import errno
+import logging
 import signal
 import time
 from typing import Any, Final
@@ -31,12 +32,16 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from proxy.core.errors import ClientError, ProxyError
 from proxy.logs import async_handler
+from proxy.runtime.periodic import PeriodicTask
 from proxy.runtime.yielding import turn
 from proxy.server import profiling
 from proxy.server.connections import Connections, linger
 from proxy.server.request_parser import ConnectionParser, RequestHead, head_class
 from proxy.server.response_writer import ResponseWriter, http_date, relay_environ, run
 
+_log = logging.getLogger(__name__)
+
+#: Seconds between two sweeps of the connections.
 _SWEEP_SECONDS: Final = 0.5
 #: Responses in flight are cut this long before the arbiter kills the worker: gunicorn checks once a
 #: second whether they have ended, and the events must still be flushed.
@@ -78,6 +83,8 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         async_handler.install()
         self._head_class = head_class(self.cfg)
         self._stopping = Event()
+        # Monotonic time of the next check for idle connections.
+        self._idle_check_due = 0.0
         super().init_process()
 
     def init_signals(self) -> None:
@@ -90,11 +97,16 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         self._connections = Connections(self.worker_connections, self.wsgi.connection_share)
         self.wsgi.start()
         profiling.listen(self.wsgi.profile_dir)
-        greenlets = [gevent.spawn(self._stop_in_time), gevent.spawn(self._sweep)]
+        stop = gevent.spawn(self._stop_in_time)
+        sweeps = PeriodicTask(
+            self._sweep, lambda: _SWEEP_SECONDS, failure="worker: a sweep failed", log=_log
+        )
+        sweeps.start()
         try:
             super().run()
         finally:
-            gevent.killall(greenlets)
+            sweeps.kill()
+            stop.kill()
             self.wsgi.close(_FLUSH_SECONDS)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -121,18 +133,12 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
 
     def _sweep(self) -> None:
         """Close connections that have been idle for too long, and silent ones of a full worker."""
-        max_idle = self.wsgi.keepalive_timeout
-        due = 0.0
-        while True:
-            gevent.sleep(_SWEEP_SECONDS)
-            self._connections.relieve()
-            now = time.monotonic()
-            if now >= due:
-                due = now + max_idle / 20
-                before = now - max_idle
-                self._connections.close_idle(
-                    lambda served, since: since < before  # noqa: B023  (called at once)
-                )
+        self._connections.relieve()
+        now = time.monotonic()
+        if now >= self._idle_check_due:
+            max_idle = self.wsgi.keepalive_timeout
+            self._idle_check_due = now + max_idle / 20
+            self._connections.close_idle(lambda served, since: since < now - max_idle)
 
     # One connection.
 

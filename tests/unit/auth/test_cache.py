@@ -109,7 +109,10 @@ def test_unknown_is_remembered_briefly_and_bounded() -> None:
     assert cache.get("k") == "one"
 
 
-def test_stale_goes_on_while_the_store_is_away_with_pauses() -> None:
+def test_stale_goes_on_while_the_store_is_away_with_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.runtime.backoff.random.uniform", lambda low, high: high)
     source, clock = Source(), Clock()
     cache = make(source, clock)
     cache.get("k")
