@@ -32,7 +32,7 @@ _Key = tuple[Action, str, str, str]
 
 
 class Finished(Protocol):
-    """The fields of a usage event that say what was refused."""
+    """The fields of a usage event that show what was refused."""
 
     status_code: int | None
     outcome: str

@@ -58,7 +58,8 @@ class ChangePoller:
             source: Returns the changes.
             forget: Called with the ids of changed tokens and projects, or with None: all of them.
             interval: Seconds between two polls, jittered by a tenth.
-            known: What outlives a restart. It says up to when it is true, and gets every change.
+            known: The grants that outlive a restart. They get every change, and return the time up
+                to which they have all.
             failed: Called when the database stops to respond. Must not wait.
         """
         self._source = source

@@ -1,6 +1,6 @@
 """The principal of a request: an access token as it was last read from the store.
 
-Note: a principal is cached, so it says what the token *is*. Whether the token may be used is
+Note: a principal is cached, so it describes what the token *is*. Whether the token may be used is
 checked on every request.
 """
 
@@ -92,7 +92,7 @@ def principal_of(grant: Grant, token_hash: str, read_at: float, now: float) -> P
 
 
 class TokenRefused(ClientError):
-    """A known token may not be used now; `principal` says whose it is, for the event."""
+    """A known token may not be used now. `principal` is the token's, for the usage event."""
 
     def __init__(
         self, code: str, principal: Principal, headers: Sequence[tuple[str, str]] = ()

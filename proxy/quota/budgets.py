@@ -3,7 +3,7 @@
 Every request holds the LLM tokens that it may cost, and settles for those that it did cost. All
 workers of the node decide by the same table (:mod:`proxy.quota.holds`), without asking the store.
 About once a second each worker writes what it has spent, and reads what all nodes have written. So
-nodes agree within about two seconds. `docs/governance.md` says by how much a total may be exceeded.
+nodes agree within about two seconds. For how much a total may be exceeded, see docs/governance.md.
 
 Note: the store's count must be read when no spent tokens of this worker are on their way to it.
 Otherwise they count twice, or not at all. So :meth:`Budgets.refresh` runs between two flushes.

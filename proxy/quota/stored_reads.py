@@ -35,7 +35,7 @@ Name = tuple[str, str]
 
 
 class Event(Protocol):
-    """The fields of a usage event that say whether it is a read, and of which response."""
+    """The fields of a usage event that show whether it is a read, and of which response."""
 
     method: str
     event_id: str

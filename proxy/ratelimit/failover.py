@@ -20,7 +20,7 @@ from proxy.runtime.failure_log import FailureLog
 
 _log = logging.getLogger(__name__)
 
-#: Short enough for a hiccup, long enough that an outage costs next to nothing.
+#: Short enough for a brief failure, long enough that an outage costs next to nothing.
 _MIN_PAUSE_SECONDS: Final = 0.2
 _MAX_PAUSE_SECONDS: Final = 5.0
 

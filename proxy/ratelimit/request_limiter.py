@@ -26,7 +26,7 @@ from proxy.ratelimit.limiter import Bucket, Charge, RateLimiter
 class Rates:
     """Default requests per minute, for accounts without a limit of their own; 0 means no limit."""
 
-    everybody: int = 0
+    all_clients: int = 0
     address: int = 0
     token: int = 0
     project: int = 0
@@ -60,8 +60,8 @@ def limits_for(accounts: Sequence[Account], rates: Rates) -> Limits:
             charges.append(
                 (Charge(Bucket(f"{account.kind}:{account.id}", per_minute), 1), owners[account])
             )
-    if rates.everybody:
-        charges.append((Charge(Bucket("all", rates.everybody), 1), "global"))
+    if rates.all_clients:
+        charges.append((Charge(Bucket("all", rates.all_clients), 1), "global"))
     requests = len(charges)
     for account in ordered:
         if account.rate_limit_tpm:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from proxy.ratelimit.limiter import Bucket, Charge, Decision
 
-#: A debit may leave a debt of this many minutes' worth, and no more: one absurd count in a
+#: A debit may leave a debt of this many minutes' worth, and no more: one wrong count in a
 #: response must not block an account for years.
 DEBT_MINUTES: Final = 24 * 60
 

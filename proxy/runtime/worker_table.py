@@ -144,7 +144,8 @@ class WorkerTable:
     def _columns(self, row: int) -> memoryview:
         """Return the numbers of all workers, column by column."""
         start = self._first(row)
-        # Whatever the file says, this includes the worker's own column and nothing of the next row.
+        # Whatever the number in the file, this has the worker's own column and nothing of the next
+        # row.
         used = min(max(self._file.halves[USED], self._column + 1), _COLUMNS)
         return self._view[start : start + used * self._numbers]
 

@@ -53,10 +53,10 @@ def is_generation(event: object) -> bool:
     body = unwrap(event)
     if body is None:
         return False
-    said, kind = body.get("object"), body.get("type")
+    name, kind = body.get("object"), body.get("type")
     return (
         "choices" in body
-        or (isinstance(said, str) and said in _GENERATED)
+        or (isinstance(name, str) and name in _GENERATED)
         or (isinstance(kind, str) and (kind == "message" or kind in _ANTHROPIC_EVENTS))
     )
 

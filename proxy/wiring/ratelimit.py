@@ -35,7 +35,7 @@ class RateLimiting:
         self._concurrency = NodeConcurrency(folder / "concurrency")
         limits = settings.limits
         rates = Rates(
-            everybody=limits.global_rpm,
+            all_clients=limits.global_rpm,
             address=limits.per_ip_rpm,
             token=limits.per_token_rpm,
             project=limits.per_project_rpm,

@@ -1,4 +1,4 @@
-"""Refused credentials: what is told of them, how soon, and how little at the most."""
+"""Refused credentials: which entries they make, how soon, and how few at most."""
 
 from types import SimpleNamespace
 from typing import Any

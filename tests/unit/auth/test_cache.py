@@ -1,4 +1,4 @@
-"""Fresh, stale and unknown; one question at a time; nothing kept that was read before a change."""
+"""The cache of grants: fresh, stale and unknown; one read at a time; no value from before a change."""
 
 import time
 from collections.abc import Callable

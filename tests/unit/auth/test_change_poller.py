@@ -1,4 +1,4 @@
-"""What a worker learns from the changes, and that it never stops asking."""
+"""The poller of changes: what it finds, and that it never stops (`proxy/auth/change_poller.py`)."""
 
 from collections.abc import Collection, Sequence
 

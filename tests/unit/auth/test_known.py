@@ -1,4 +1,4 @@
-"""What others know: written behind, once, and good for as long as changes would have been seen."""
+"""Known grants: written behind, once, and usable as long as changes would have been seen."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Whoever brings a key of their own: everybody passes, and only a hash stays."""
+"""Clients with upstream keys of their own: all are admitted, and only a hash of the key is kept."""
 
 from pathlib import Path
 

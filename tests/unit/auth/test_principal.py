@@ -1,4 +1,4 @@
-"""Whom a change concerns."""
+"""The principal: which changes concern it."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Who goes on and who is cut, when something changed or time has run out."""
+"""Requests in flight that continue or are cut, after a change or an expiry."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a killed worker had not counted (``proxy/auth/shortfalls.py``)."""
+"""Counts that a killed worker had not written (`proxy/auth/shortfalls.py`)."""
 
 from collections.abc import Collection, Mapping
 

@@ -98,7 +98,7 @@ def test_what_was_not_admitted_is_not_settled() -> None:
 
 # Limits.
 
-RATES = Rates(everybody=100, address=3, token=10, project=20)
+RATES = Rates(all_clients=100, address=3, token=10, project=20)
 BUSY = dataclasses.replace(
     PRINCIPAL,
     accounts=(

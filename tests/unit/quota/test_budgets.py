@@ -1,4 +1,4 @@
-"""What is left of totals: judged here, corrected by the store, never by asking on the path."""
+"""Token budgets: decided on the node, corrected by the store, without a query on the path."""
 
 from collections.abc import Collection
 

@@ -1,4 +1,4 @@
-"""Permits in blocks: never more than there are, whatever comes between."""
+"""Permits in blocks: never more than the limit, whatever happens in between."""
 
 from collections.abc import Mapping
 from datetime import datetime

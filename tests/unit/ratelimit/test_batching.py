@@ -1,4 +1,4 @@
-"""BatchedCharges on their way to a limiter that does I/O."""
+"""Charges collected for a limiter that does I/O (`proxy/ratelimit/batching.py`)."""
 
 from collections.abc import Sequence
 

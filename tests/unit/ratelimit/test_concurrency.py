@@ -1,4 +1,4 @@
-"""Requests under way over all workers of a node (``proxy/ratelimit/concurrency.py``)."""
+"""Requests in flight over all workers of a node (`proxy/ratelimit/concurrency.py`)."""
 
 import os
 import signal

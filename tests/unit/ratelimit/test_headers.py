@@ -1,4 +1,4 @@
-"""What a client reads of its limits."""
+"""The limits as a client sees them (`proxy/ratelimit/headers.py`)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which buckets there are: by account, by default, by address."""
+"""The buckets of a request: by account, by default, by address."""
 
 import pytest
 
@@ -13,7 +13,7 @@ PARENT = Account(kind="token", id="parent")
 
 def test_every_account_has_its_own_and_all_have_one_together() -> None:
     plan = limits_for(
-        [PROJECT, TOKEN, PARENT], Rates(everybody=1000, address=3, token=60, project=600)
+        [PROJECT, TOKEN, PARENT], Rates(all_clients=1000, address=3, token=60, project=600)
     )
     assert plan.charges == (
         Charge(Bucket("token:t", 5), 1),

@@ -1,4 +1,4 @@
-"""The table of a node: slots, files, and who holds the lock (``proxy/ratelimit/node.py``)."""
+"""The table of a node: slots, files, and the lock (`proxy/ratelimit/node.py`)."""
 
 import errno
 import fcntl

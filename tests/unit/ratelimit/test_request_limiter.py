@@ -1,4 +1,4 @@
-"""Which limiter is asked for what, and when; what is given back, and what is charged later."""
+"""Which limiter is called and when; what is released, and what is charged later."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from tests.support.limiter_factories import Limited
 from tests.support.relay_factories import PRINCIPAL
 
 ADDRESS = "192.0.2.1"
-RATES = Rates(everybody=100, address=3, token=10, project=20)
+RATES = Rates(all_clients=100, address=3, token=10, project=20)
 OTHERS = ["token:token-1", "project:project-1", "all"]
 LLM = dataclasses.replace(
     PRINCIPAL,

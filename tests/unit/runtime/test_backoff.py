@@ -1,4 +1,4 @@
-"""Pauses (``proxy/runtime/backoff.py``)."""
+"""Growing pauses (`proxy/runtime/backoff.py`)."""
 
 from proxy.runtime.backoff import Backoff
 

@@ -1,4 +1,4 @@
-"""Work in short turns: the same items, and the core is offered again and again."""
+"""Work in short turns: the same items, and the CPU is yielded repeatedly."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What every connection to Redis is told (``proxy/runtime/redis.py``), seen by odd servers."""
+"""The options of all connections to Redis (`proxy/runtime/redis.py`), against odd servers."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""Who may have what while places run short; that it holds is shown where places are given."""
+"""How many places one holder may have under pressure (`proxy/runtime/shares.py`)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Turns of the event loop: who gets one, and when."""
+"""Turns of the event loop (`proxy/runtime/yielding.py`)."""
 
 from types import SimpleNamespace
 

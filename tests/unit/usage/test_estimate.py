@@ -1,4 +1,4 @@
-"""The text of requests and responses, as far as it is text."""
+"""The bytes of text in requests and responses (`proxy/usage/estimate.py`)."""
 
 import base64
 import gzip

@@ -1,4 +1,4 @@
-"""The frame reader against a foreign one."""
+"""The frame reader against another implementation."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What must hold for the meter whatever comes, and however it is cut."""
+"""What holds for the meter whatever the bytes and however they are cut."""
 
 from __future__ import annotations
 

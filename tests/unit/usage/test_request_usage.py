@@ -1,4 +1,4 @@
-"""proxy/usage/request_usage.py: a member is put in, and nothing else becomes different."""
+"""proxy/usage/request_usage.py: a member is inserted, and nothing else changes."""
 
 from __future__ import annotations
 

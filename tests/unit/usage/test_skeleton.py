@@ -1,4 +1,4 @@
-"""proxy/usage/skeleton.py against a parser: what stands at the known places, and nothing else."""
+"""proxy/usage/skeleton.py against a parser: the members at the known places, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""proxy/usage/strip_usage.py: what we asked for goes out again, and nothing else."""
+"""proxy/usage/strip_usage.py: the injected usage is removed, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The counts of what is billed over a WebSocket."""
+"""The usage that is reported over a WebSocket (`proxy/usage/websocket.py`)."""
 
 import json
 
