@@ -1,4 +1,4 @@
-"""The cache of grants: fresh, stale and unknown; one read at a time; no value from before a change."""
+"""The cache of grants: fresh, stale, unknown; one read at a time; no value from before a change."""
 
 import time
 from collections.abc import Callable
