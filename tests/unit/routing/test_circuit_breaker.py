@@ -93,7 +93,7 @@ def test_a_long_pause_empties_the_window(world: World) -> None:
     world.send(BAD)
     world.clock.now += 25.0
     world.send(BAD)
-    world.clock.now += 100.0
+    world.clock.now += 90.0
     assert world.breaker.error_ratio == 0.0
 
 

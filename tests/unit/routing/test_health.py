@@ -168,6 +168,7 @@ def test_a_cooldown_of_the_whole_key_covers_all_models(cluster: Cluster) -> None
     cluster.one.pool.cool("b", None, None, 401)
     cluster.exchange()
     assert cluster.two.free == "a"
+    assert cluster.two.pool.choose("any", b"", {"a"}) is None
     assert cluster.two.pool.health()[1].health is Health.FAILED
 
 
@@ -186,6 +187,14 @@ def test_what_is_over_is_not_reported(cluster: Cluster) -> None:
     cluster.wait(2.0)
     cluster.exchange()
     assert cluster.table.written == []
+
+
+def test_what_is_over_is_not_applied(cluster: Cluster) -> None:
+    cluster.one.pool.cool("a", MODEL, 1.0, 429)
+    cluster.one.board.exchange()
+    cluster.wait(2.0)
+    cluster.two.board.exchange()
+    assert cluster.two.pool._keys["a"].state.scopes == {}
 
 
 def test_what_was_heard_is_not_repeated(cluster: Cluster) -> None:
@@ -247,9 +256,13 @@ def test_a_reset_ends_once_what_has_begun(cluster: Cluster) -> None:
 
 
 def test_a_reset_from_before_the_start_ends_nothing(cluster: Cluster) -> None:
+    late = Worker(cluster.table, 1.0)
+    late.board.exchange()
+    late.board.follow([])
+    cluster.wait(60.0)
     cluster.table.reset("a")
     cluster.wait(7200.0)
-    late = Worker(cluster.table, 1.0)
+    late.board.follow([late.pool])
     late.board.exchange()
     late.pool.cool("a", MODEL, 3000.0, 429)
     late.board.exchange()
@@ -328,6 +341,7 @@ def test_counts_are_reported_every_ten_seconds(cluster: Cluster) -> None:
     cluster.wait(10.0)
     cluster.exchange()
     assert len(cluster.table.written) == 2
+    assert cluster.one.announced == 0  # nobody has to hurry
     cluster.one.pool.record("a", 200, MODEL)
     cluster.wait(10.0)
     cluster.exchange()
@@ -357,6 +371,21 @@ def test_counts_of_a_key_that_comes_back_begin_anew(cluster: Cluster) -> None:
     cluster.wait(10.0)
     worker.board.exchange()
     assert cluster.table.rows["a", ""].success_count == 6
+
+
+def test_counts_that_fall_are_not_subtracted(cluster: Cluster) -> None:
+    worker = cluster.one
+    for _ in range(5):
+        worker.pool.record("a", 200, MODEL)
+    cluster.wait(10.0)
+    worker.board.exchange()
+    worker.pool = worker.made()
+    worker.board.follow([worker.pool])
+    worker.pool.record("a", 500, MODEL)
+    cluster.wait(10.0)
+    worker.board.exchange()
+    row = cluster.table.rows["a", ""]
+    assert (row.success_count, row.failure_count) == (5, 1)
 
 
 def test_nothing_is_lost_while_the_database_is_away(
