@@ -1,6 +1,6 @@
 """An event stream, changed one event at a time.
 
-Only a complete event can be checked. So an event is held until its blank line has come, and goes out
+Only a complete event can be checked. So an event is held until its blank line has come, and is sent
 at that moment; comments between events are not held.
 """
 
