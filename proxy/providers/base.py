@@ -56,10 +56,12 @@ class Target:
 
     @classmethod
     def from_url(cls, base_url: str) -> "Target":
-        """Parse ``https://host/prefix``, without ``/v1``, which is part of the client's path."""
-        scheme, _, rest = base_url.partition("://")
+        """Parse ``https://host/prefix``. ``/v1`` at its end is part of the client's path already,
+        so it is left out.
+        """
+        scheme, _, rest = base_url.rstrip("/").removesuffix("/v1").partition("://")
         host, slash, prefix = rest.partition("/")
-        return cls(f"{scheme}://{host}", host, slash + prefix if prefix else "")
+        return cls(f"{scheme}://{host}", host, (slash + prefix).rstrip("/"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ means the same in each. Every refusal is a ClientError whose ``param`` names the
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from proxy.core.errors import ClientError
+from proxy.providers.readers import Read, count, json_object, seconds, truth, word, wrong
 
 KEY_STRATEGIES: Final = ("weighted", "round_robin", "least_used", "priority", "sticky")
 #: Causes for which the next target is tried.
@@ -87,50 +88,9 @@ class MappingConfig:
     routing: RouteOptions = field(default_factory=RouteOptions)
 
 
-_Read = Callable[[str, Any], Any]
-
-
-def _wrong(param: str, expected: str) -> ClientError:
-    return ClientError(f"`{param}` must be {expected}.", param=param)
-
-
-def _seconds(least: float, most: float) -> _Read:
-    def read(param: str, value: Any) -> float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not least <= value <= most:
-            raise _wrong(param, f"a number of seconds from {least:g} to {most:g}")
-        return float(value)
-
-    return read
-
-
-def _count(least: int, most: int) -> _Read:
-    def read(param: str, value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise _wrong(param, f"an integer from {least} to {most}")
-        return value
-
-    return read
-
-
-def _truth(param: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong(param, "true or false")
-    return value
-
-
-def _word(*words: str) -> _Read:
-    def read(param: str, value: Any) -> str:
-        if not isinstance(value, str) or value not in words:
-            raise _wrong(param, "one of: " + ", ".join(f"`{word}`" for word in words))
-        return value
-
-    return read
-
-
 def _version(param: str, value: Any) -> str:
     if not isinstance(value, str) or not _API_VERSION.fullmatch(value):
-        raise _wrong(param, "a version such as `v1` or `2024-10-21`")
+        raise wrong(param, "a version such as `v1` or `2024-10-21`")
     return value
 
 
@@ -142,7 +102,7 @@ def model_names(param: str, value: Any) -> tuple[str, ...]:
         or not all(isinstance(name, str) and 0 < len(name) <= _MAX_MODEL_LENGTH for name in value)
         or not all(name.isprintable() for name in value)
     ):
-        raise _wrong(
+        raise wrong(
             param,
             f"a list of at most {_MAX_MODELS} names of 1 to {_MAX_MODEL_LENGTH} characters",
         )
@@ -150,47 +110,41 @@ def model_names(param: str, value: Any) -> tuple[str, ...]:
 
 
 def _strictness(param: str, value: Any) -> bool:
-    return bool(_word("drop", "strict")(param, value) == "strict")
+    return bool(word("drop", "strict")(param, value) == "strict")
 
 
 def _causes(param: str, value: Any) -> frozenset[str]:
     if not isinstance(value, list) or not all(
         isinstance(cause, str) and cause in FALLBACK_CAUSES for cause in value
     ):
-        raise _wrong(param, "a list of: " + ", ".join(f"`{cause}`" for cause in FALLBACK_CAUSES))
+        raise wrong(param, "a list of: " + ", ".join(f"`{cause}`" for cause in FALLBACK_CAUSES))
     return frozenset(value)
 
 
-def _object(param: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _wrong(param, "a JSON object")
-    return value
-
-
 #: Member → the field of :class:`ProviderConfig`, how it is read, and the types that have it.
-_PROVIDER: Final[Mapping[str, tuple[str, _Read, tuple[str, ...]]]] = {
-    "timeout": ("timeout", _seconds(1, MAX_TIMEOUT), ()),
-    "ttft_timeout": ("ttft_timeout", _seconds(1, MAX_TIMEOUT), ()),
-    "max_retries": ("max_retries", _count(0, MAX_RETRIES), ()),
-    "key_strategy": ("key_strategy", _word(*KEY_STRATEGIES), ()),
+_PROVIDER: Final[Mapping[str, tuple[str, Read, tuple[str, ...]]]] = {
+    "timeout": ("timeout", seconds(1, MAX_TIMEOUT), ()),
+    "ttft_timeout": ("ttft_timeout", seconds(1, MAX_TIMEOUT), ()),
+    "max_retries": ("max_retries", count(0, MAX_RETRIES), ()),
+    "key_strategy": ("key_strategy", word(*KEY_STRATEGIES), ()),
     "params": ("strict", _strictness, ()),
-    "list_models": ("list_models", _truth, ()),
+    "list_models": ("list_models", truth, ()),
     "models": ("models", model_names, ()),
-    "allow_private": ("allow_private", _truth, ()),
+    "allow_private": ("allow_private", truth, ()),
     "api_version": ("api_version", _version, ("azure",)),
-    "auth": ("auth", _word("api-key", "bearer"), ("azure",)),
+    "auth": ("auth", word("api-key", "bearer"), ("azure",)),
     "anthropic_version": ("anthropic_version", _version, ("anthropic",)),
-    "max_tokens": ("max_tokens", _count(1, 10_000_000), ("anthropic",)),
+    "max_tokens": ("max_tokens", count(1, 10_000_000), ("anthropic",)),
 }
 
-_ROUTING: Final[Mapping[str, _Read]] = {
-    "timeout": _seconds(1, MAX_TIMEOUT),
-    "ttft_timeout": _seconds(1, MAX_TIMEOUT),
-    "max_retries": _count(0, MAX_RETRIES),
+_ROUTING: Final[Mapping[str, Read]] = {
+    "timeout": seconds(1, MAX_TIMEOUT),
+    "ttft_timeout": seconds(1, MAX_TIMEOUT),
+    "max_retries": count(0, MAX_RETRIES),
     "fallback_on": _causes,
-    "first_output_hold": _seconds(0, MAX_HOLD),
-    "native_fallback": _truth,
-    "expose_provider": _truth,
+    "first_output_hold": seconds(0, MAX_HOLD),
+    "native_fallback": truth,
+    "expose_provider": truth,
 }
 
 
@@ -227,13 +181,13 @@ def mapping_config(config: Mapping[str, Any], param: str = "config") -> MappingC
     for name, value in config.items():
         where = f"{param}.{name}"
         if name == "defaults":
-            defaults = {**defaults, **_object(where, value)}
+            defaults = {**defaults, **json_object(where, value)}
         elif name == "override":
-            override = _object(where, value)
+            override = json_object(where, value)
         elif name == "drop":
             drop = frozenset(model_names(where, value))
         elif name == "routing":
-            for option, chosen in _object(where, value).items():
+            for option, chosen in json_object(where, value).items():
                 read = _ROUTING.get(option)
                 if read is None:
                     raise ClientError(f"Unknown field: {f'{where}.{option}'[:100]!r}.", param=where)

@@ -14,6 +14,8 @@ from proxy.providers.base import OutboundRequest, PreparedCall, Target
         ("https://api.openai.com", Target("https://api.openai.com", "api.openai.com", "")),
         ("http://h:81", Target("http://h:81", "h:81", "")),
         ("https://h/", Target("https://h", "h", "")),
+        ("https://h/v1", Target("https://h", "h", "")),
+        ("https://h/openai/v1/", Target("https://h", "h", "/openai")),
         ("https://h/openai", Target("https://h", "h", "/openai")),
         ("https://h/a/b%2Fc", Target("https://h", "h", "/a/b%2Fc")),
         ("http://[::1]:8443/x", Target("http://[::1]:8443", "[::1]:8443", "/x")),
