@@ -19,6 +19,7 @@ import gevent
 from redis import Redis, RedisError, ResponseError
 from redis.client import PubSub
 
+from proxy.providers.records import ROUTING_REVISION
 from proxy.runtime.backoff import Backoff
 from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
@@ -29,7 +30,10 @@ _log = logging.getLogger(__name__)
 CHANNEL: Final = "proxy:changes"
 #: Longer messages are not read. A worker sends far shorter ones.
 MAX_BYTES: Final = 16 * 1024
-_ID: Final = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: A token's or project's UUID, or the name of a revision.
+_ID: Final = re.compile(
+    rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|" + ROUTING_REVISION.encode()
+)
 #: Ids in one message.
 _BATCH: Final = 100
 #: Ids that may wait to be sent, and that may wait to be handed to the listener.

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from proxy.core.errors import ClientError
 from proxy.core.merge_patch import merge_patch
-from proxy.providers.config import provider_config
+from proxy.providers.fields import check_provider
 from proxy.providers.records import ROUTING_REVISION, ProviderRecord
-from proxy.store.audit import PendingEntry, record_routing
+from proxy.store.audit import PendingEntry, record_routing, shown_fields
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.revisions import bump
 from proxy.store.rows import assignments, from_micros, to_json
@@ -63,11 +63,13 @@ class Providers:
     ) -> ProviderRecord:
         """Create a provider. As the default, it replaces the default provider before it.
 
-        Raises ClientError ``invalid_request`` for a `config` that does not fit the type, and
-        ``conflict`` when the name is taken.
+        Raises ClientError ``invalid_request`` for a `config` that does not fit the type and for a
+        private `base_url` that it does not allow, and ``conflict`` when the name is taken.
         """
         provider_id = str(uuid.uuid4())
-        _check(provider_type, config or {})
+        check_provider(
+            {"provider_type": provider_type, "base_url": base_url, "config": config or {}}
+        )
         document = to_json(config)
 
         def work(session: Session) -> ProviderRecord:
@@ -104,8 +106,7 @@ class Providers:
         """Change the fields in `changes`. `config` is a merge patch (RFC 7396), the others replace.
 
         Setting `is_default` clears it at the other provider in the same transaction. Raises
-        ClientError ``not_found``, ``invalid_request`` for a `config` that does not fit the type
-        after the change, and ``conflict`` when the name is taken.
+        ClientError ``not_found``, and what :meth:`create` does for the provider as changed.
         """
         if unknown := changes.keys() - _EDITABLE:
             raise ValueError(f"not a field of a provider: {sorted(unknown)}")
@@ -122,7 +123,7 @@ class Providers:
             if "config" in changes:
                 config = merge_patch(config, changes["config"])
                 columns["config"] = to_json(config)
-            _check(changes.get("provider_type", before.provider_type), config)
+            check_provider({**shown_fields(before), **changes, "config": config})
             more = _clear_default(session, provider_id, now) if changes.get("is_default") else {}
             columns["updated_at"] = now
             session.execute(
@@ -208,11 +209,6 @@ def require_provider(session: Session, provider_id: str) -> None:
     """Raises ClientError ``invalid_request`` when there is no such provider."""
     if session.one("SELECT 1 FROM providers WHERE id = ?", (provider_id,)) is None:
         raise ClientError("There is no provider with this id.", param="provider_id")
-
-
-def _check(provider_type: str, config: Mapping[str, Any]) -> None:
-    """Refuses what only shows when the fields are seen together."""
-    provider_config(config, provider_type)
 
 
 def _clear_default(session: Session, provider_id: str, now: int) -> dict[str, Any]:
