@@ -87,6 +87,7 @@ FENCES: dict[str, set[str]] = {
         "logs.async_handler",
         "metrics.reporter",
         "server.supervisor",
+        "routing.key_test",
         "upstream.adapter",
         "upstream.raw_response",
         "upstream.read_timeouts",
