@@ -5,7 +5,7 @@ Each worker makes an `Application` after the fork. Nothing connects, spawns or l
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import requests
@@ -28,18 +28,28 @@ from proxy.quota.stored_reads import Reads
 from proxy.routing.dispatcher import Dispatcher
 from proxy.settings.settings import Settings, UpstreamSettings
 from proxy.store.audit import AuditLog
-from proxy.store.providers import Providers
 from proxy.store.usage import UsageLedger
 from proxy.upstream.adapter import UpstreamAdapter
 from proxy.upstream.transport import SessionTransport
 from proxy.web import Mount, blueprints, create_flask_app, metrics, status
-from proxy.web.api import audit, minting, projects, tokens, usage
+from proxy.web.api import (
+    audit,
+    keys,
+    mappings,
+    minting,
+    projects,
+    providers,
+    routing_health,
+    tokens,
+    usage,
+)
 from proxy.web.api.minting import MintingEndpoint
 from proxy.web.audit_trail import AuditTrail
 from proxy.web.guards import LoginLimiter, ManagementGuard, MetricsGuard
 from proxy.wiring.accounts import AccountServices
 from proxy.wiring.events import event_pump, event_queue
 from proxy.wiring.ratelimit import RateLimiting
+from proxy.wiring.routing import RoutingServices
 from proxy.wiring.telemetry import Telemetry, stats_facts
 
 _NOTHING_TO_MANAGE: Final = (
@@ -49,9 +59,14 @@ _NOTHING_TO_MANAGE: Final = (
 
 
 def management(
-    settings: Settings, accounts: AccountServices, trail: AuditTrail, logins: LoginLimiter
+    settings: Settings,
+    accounts: AccountServices,
+    routing: RoutingServices,
+    trail: AuditTrail,
+    logins: LoginLimiter,
 ) -> list[Mount]:
-    """Everything below `/manage`, behind one guard.
+    """Everything below `/manage`, behind one guard. What several gateways call alike is also below
+    `/admin`.
 
     `logins` and `trail` record refused logins; `trail` also records every call that changes data.
     """
@@ -65,7 +80,6 @@ def management(
             )
         ]
     stores = accounts.projects, accounts.tokens
-    shared = Providers(accounts.database)
     ledger = UsageLedger(accounts.database)
     announce = accounts.announce
     return [
@@ -74,7 +88,7 @@ def management(
                 *stores,
                 trail,
                 announce=announce,
-                provider_names=lambda: {provider.name for provider in shared.list()},
+                provider_names=lambda: set(routing.catalog.provider_names().values()),
                 allow_private=settings.upstream.allow_private,
             ),
             "/manage/projects",
@@ -83,7 +97,41 @@ def management(
         Mount(tokens.create_blueprint(*stores, trail, announce=announce), "/manage/tokens", guard),
         Mount(audit.create_blueprint(AuditLog(accounts.database)), "/manage/audit", guard),
         Mount(usage.create_blueprint(ledger, settings.prices_file), "/manage/usage", guard),
+        *_routing_mounts("/manage", "", routing, trail, announce, guard),
+        *_routing_mounts("/admin", "admin_", routing, trail, announce, guard),
     ]
+
+
+def _routing_mounts(
+    prefix: str,
+    label: str,
+    routing: RoutingServices,
+    trail: AuditTrail,
+    announce: Callable[[str], None],
+    guard: ManagementGuard,
+) -> list[Mount]:
+    """Providers, keys and mappings below `prefix`; the blueprints' names begin with `label`."""
+    catalog, health, breakers = routing.catalog, routing.key_health, routing.breakers
+    made = {
+        "providers": providers.create_blueprint(
+            catalog, trail, breakers, routing.test, announce=announce, name=f"{label}providers"
+        ),
+        "keys": keys.create_blueprint(
+            catalog, trail, health, announce=announce, name=f"{label}provider_keys"
+        ),
+        "mappings": mappings.create_blueprint(
+            catalog, trail, announce=announce, name=f"{label}mappings"
+        ),
+        "health": routing_health.create_blueprint(
+            catalog,
+            health,
+            breakers,
+            database=routing.database_state,
+            redis=routing.redis_state,
+            name=f"{label}routing_health",
+        ),
+    }
+    return [Mount(blueprint, f"{prefix}/{name}", guard) for name, blueprint in made.items()]
 
 
 def upstream_adapter(upstream: UpstreamSettings) -> UpstreamAdapter:
@@ -180,6 +228,13 @@ class Application:
             tasks=accounts.maintenance.rows,
             limits=self._rate_limits,
         )
+        routing = RoutingServices(
+            accounts.database,
+            accounts.cipher,
+            self._transport,
+            database_state=lambda: self.database_state,
+            redis_state=self._redis_state,
+        )
         trail = AuditTrail(accounts.recorder, server.trusted_proxies)
         self._minting = MintingEndpoint(
             admission,
@@ -194,7 +249,7 @@ class Application:
             [
                 Mount(blueprints.create_blueprint(self._endpoint), "/v1", None),
                 Mount(blueprints.create_minting_blueprint(self._minting), minting.PATH, None),
-                *management(settings, accounts, trail, self._rate_limits.throttle),
+                *management(settings, accounts, routing, trail, self._rate_limits.throttle),
                 Mount(status.create_blueprint(self), None, None),
                 Mount(
                     metrics.create_blueprint(self._telemetry.read, stats_facts(settings)),
@@ -245,6 +300,12 @@ class Application:
     def keys_state(self) -> str:
         # `/ready` is public: it reports how many keys, and not which.
         return "" if self._passthrough else self._accounts.health.keys.partition(":")[0]
+
+    def _redis_state(self) -> routing_health.RedisState:
+        if not self._settings.redis_url:
+            return "not used"
+        up = self._accounts.change_poller.listening and self._rate_limits.is_up
+        return "ok" if up else "unavailable"
 
     # What the worker calls.
 

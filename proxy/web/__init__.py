@@ -8,6 +8,10 @@
 | tokens    | ``/manage/tokens`` | management token                                |
 | usage     | ``/manage/usage``  | management token                                |
 | audit     | ``/manage/audit``  | management token                                |
+| providers | ``/manage/providers``, ``/admin/providers`` | management token       |
+| provider_keys | ``/manage/keys``, ``/admin/keys`` | management token             |
+| mappings  | ``/manage/mappings``, ``/admin/mappings`` | management token         |
+| routing_health | ``/manage/health``, ``/admin/health`` | management token        |
 | status    | none               | open                                            |
 | metrics   | none               | metrics token, where one is set                 |
 """
@@ -114,7 +118,7 @@ def _record_response(
 ) -> flask.Response:
     request = flask.request
     if request.blueprint not in ("v1", "minting"):  # these record their responses themselves
-        if request.path.startswith("/manage/"):
+        if request.path.startswith(("/manage/", "/admin/")):
             route = "management"
         else:
             route = "status" if request.blueprint else "other"

@@ -109,7 +109,7 @@ class AccountServices:
         self.database = database = Database.from_url(
             settings.database.url, pool_size=settings.database.pool_size
         )
-        cipher = Cipher(keys.key, keys.previous_keys)
+        self.cipher = cipher = Cipher(keys.key, keys.previous_keys)
         self.projects = Projects(database, cipher)
         self.tokens = Tokens(database)
         self.health = DatabaseHealth(

@@ -12,19 +12,29 @@ from proxy.audit.denials import DenialAggregator
 from proxy.audit.writer import AuditWriter
 from proxy.core.errors import ProxyError
 from proxy.crypto.cipher import Cipher
+from proxy.providers.health import KeyTest, ProviderStatus
+from proxy.providers.records import RoutingRecords
 from proxy.store.audit import AuditEntry, AuditLog
 from proxy.store.database import Database
 from proxy.store.grants import Grants
+from proxy.store.key_health import KeyHealth
+from proxy.store.mappings import Mappings
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
+from proxy.store.provider_keys import ProviderKeys
 from proxy.store.providers import Providers
 from proxy.store.tokens import Tokens
 from proxy.store.usage import UsageLedger
 from proxy.usage.pricing import PriceList
 from proxy.web.api import audit as audit_page
+from proxy.web.api import keys as keys_page
+from proxy.web.api import mappings as mappings_page
 from proxy.web.api import projects as projects_page
+from proxy.web.api import providers as providers_page
+from proxy.web.api import routing_health as health_page
 from proxy.web.api import tokens as tokens_page
 from proxy.web.api import usage as usage_page
+from proxy.web.api.routing_catalog import RoutingCatalog
 from proxy.web.audit_trail import AuditTrail
 from proxy.web.replies import flask_error
 
@@ -77,6 +87,36 @@ class Management:
             usage_page.create_blueprint(self.ledger, prices, now), url_prefix="/manage/usage"
         )
         app.register_blueprint(audit_page.create_blueprint(self.audit), url_prefix="/manage/audit")
+        #: What the configuration file holds, what breakers say, and what testing a key returns.
+        self.file = RoutingRecords()
+        self.breakers: dict[str, ProviderStatus] = {}
+        self.key_tests: list[KeyTest] = []
+        self.database_state, self.redis_state = "ok", "ok"
+        self.catalog = RoutingCatalog(
+            Providers(database),
+            ProviderKeys(database, cipher),
+            Mappings(database, lambda: {each.id for each in self.file.providers}),
+            lambda: self.file,
+        )
+        self.key_health = KeyHealth(database)
+        routing = {
+            "providers": providers_page.create_blueprint(
+                self.catalog, trail, self, lambda provider: self.key_tests, announce=announce
+            ),
+            "keys": keys_page.create_blueprint(
+                self.catalog, trail, self.key_health, announce=announce
+            ),
+            "mappings": mappings_page.create_blueprint(self.catalog, trail, announce=announce),
+            "health": health_page.create_blueprint(
+                self.catalog,
+                self.key_health,
+                self,
+                database=lambda: self.database_state,
+                redis=lambda: self.redis_state,
+            ),
+        }
+        for path, blueprint in routing.items():
+            app.register_blueprint(blueprint, url_prefix=f"/manage/{path}")
         app.register_error_handler(ProxyError, flask_error)
         self.client: FlaskClient = app.test_client()
 
@@ -103,6 +143,24 @@ class Management:
         assert error["param"] == param, error
         assert error["message"]
         return error
+
+    def provider(self, provider_id: str) -> ProviderStatus:
+        return self.breakers.get(provider_id, ProviderStatus())
+
+    def made_provider(self, name: str = "openai", **more: Any) -> dict[str, Any]:
+        body = {"name": name, "provider_type": "openai", "base_url": "https://api.example.com/v1"}
+        made: dict[str, Any] = self.call("POST", "/providers", {**body, **more}, 201)
+        return made
+
+    def made_key(self, provider_id: str, name: str = "team-a", **more: Any) -> dict[str, Any]:
+        body = {"provider_id": provider_id, "name": name, "value": UPSTREAM_KEY, **more}
+        made: dict[str, Any] = self.call("POST", "/keys", body, 201)
+        return made
+
+    def made_mapping(self, provider_id: str, alias: str = "fast", **more: Any) -> dict[str, Any]:
+        body = {"alias_name": alias, "provider_id": provider_id, "provider_model_name": "gpt-4.1"}
+        made: dict[str, Any] = self.call("POST", "/mappings", {**body, **more}, 201)
+        return made
 
     def project(self, name: str = "Acme", **more: Any) -> dict[str, Any]:
         body = {"name": name, "api_key": UPSTREAM_KEY, **more}

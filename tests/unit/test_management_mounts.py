@@ -1,4 +1,4 @@
-"""Everything below ``/manage`` stands behind one guard."""
+"""Everything below ``/manage`` and its twins below ``/admin`` stand behind one guard."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from proxy.web import Mount
 from proxy.web.audit_trail import AuditTrail
 from proxy.web.guards import ManagementGuard
 from proxy.wiring.accounts import AccountServices
+from proxy.wiring.routing import RoutingServices
 from tests.support.installation import settings
 from tests.support.limiter_factories import Limited
 
@@ -16,7 +17,15 @@ from tests.support.limiter_factories import Limited
 def rooms_of(folder: Path, **changes: str) -> list[Mount]:
     chosen = settings(folder, **changes)
     registry = AccountServices(chosen, InFlightRequests(), EventQueue(10))
-    made = app.management(chosen, registry, AuditTrail(registry.recorder, 0), Limited().throttle)
+    routing = RoutingServices(
+        registry.database,
+        registry.cipher,
+        app.session_transport(chosen.upstream, app.upstream_adapter(chosen.upstream)),
+        database_state=lambda: "ok",
+        redis_state=lambda: "not used",
+    )
+    trail = AuditTrail(registry.recorder, 0)
+    made = app.management(chosen, registry, routing, trail, Limited().throttle)
     registry.close()
     return made
 
@@ -24,8 +33,10 @@ def rooms_of(folder: Path, **changes: str) -> list[Mount]:
 def test_every_room_of_the_management_api_is_guarded(tmp_path: Path) -> None:
     made = rooms_of(tmp_path)
     prefixes = {room.prefix for room in made}
-    assert {f"/manage/{name}" for name in ("projects", "tokens", "usage", "audit")} <= prefixes
-    assert all((room.prefix or "").startswith("/manage/") for room in made)
+    shared = ("providers", "keys", "mappings", "health")
+    names = ("projects", "tokens", "usage", "audit", *shared)
+    expected = {f"/manage/{name}" for name in names} | {f"/admin/{name}" for name in shared}
+    assert prefixes == expected
     assert all(isinstance(room.guard, ManagementGuard) for room in made)
 
 

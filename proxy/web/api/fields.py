@@ -14,11 +14,13 @@ import orjson
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from proxy.core.errors import ClientError
+from proxy.crypto.tokens import looks_masked
 from proxy.policy.fields import Scope, fields_of
 
 MAX_BODY_BYTES: Final = 256 * 1024
 MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_NAME_CHARS: Final = 255
+MAX_KEY_CHARS: Final = 4096
 #: Levels of a JSON value. orjson writes at most 254, and responses and audit entries add some.
 MAX_DEPTH: Final = 100
 #: The largest integer that every database keeps (a signed BIGINT).
@@ -28,6 +30,8 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
 _RFC_3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
+#: An upstream key becomes a header value: visible ASCII, no spaces (RFC 9110, 5.5).
+_KEY: Final = re.compile(r"[\x21-\x7e]+")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TRUTH: Final[Mapping[str, bool]] = {"true": True, "1": True, "false": False, "0": False}
 
@@ -37,18 +41,34 @@ def read_object(request: flask.Request, known: Collection[str]) -> dict[str, Any
     return parse_object(_read_body(request), known)
 
 
+def read_objects(request: flask.Request, known: Collection[str], most: int) -> list[dict[str, Any]]:
+    """Reads the request's JSON array of at most ``most`` objects with ``known`` names."""
+    found = _parse(_read_body(request), "array")
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise ClientError("The body must be a JSON array of objects.")
+    if len(found) > most:
+        raise ClientError(f"The array may have {most} entries at most.")
+    for each in found:
+        _refuse_unknown(each, known, "field")
+    return found
+
+
 def parse_object(raw: bytes, known: Collection[str]) -> dict[str, Any]:
     """Parses a JSON object with ``known`` names only. Of a repeated name the last counts."""
-    if not raw:
-        raise ClientError("A JSON object is expected in the body.")
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise ClientError(f"The body is not valid JSON: {error.msg}.") from error
+    body = _parse(raw, "object")
     if not isinstance(body, dict):
         raise ClientError("The body must be a JSON object.")
     _refuse_unknown(body, known, "field")
     return body
+
+
+def _parse(raw: bytes, expected: str) -> Any:
+    if not raw:
+        raise ClientError(f"A JSON {expected} is expected in the body.")
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ClientError(f"The body is not valid JSON: {error.msg}.") from error
 
 
 def _read_body(request: flask.Request) -> bytes:
@@ -107,6 +127,24 @@ def name(value: Any, param: str = "name") -> str:
     if _CONTROL.search(result):
         raise ClientError(f"`{param}` must not contain control characters.", param=param)
     return result
+
+
+def upstream_key(value: Any, param: str) -> str:
+    """Checks a key of an upstream. A mask, which a form filled from a response sends, is refused.
+
+    No refusal repeats the key.
+    """
+    found = text(value, param, MAX_KEY_CHARS)
+    if not _KEY.fullmatch(found):
+        raise ClientError(
+            f"`{param}` must be visible ASCII characters without spaces, and not empty.",
+            param=param,
+        )
+    if looks_masked(found):
+        raise ClientError(
+            f"`{param}` is a masked key: send the real one, or leave the field out.", param=param
+        )
+    return found
 
 
 def boolean(value: Any, param: str) -> bool:

@@ -5,7 +5,6 @@ ciphertext. A mask that is sent back is refused, because a form filled from such
 otherwise overwrite the real key with it.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -23,11 +22,8 @@ from proxy.web.api import fields, listing
 from proxy.web.audit_trail import AuditTrail
 from proxy.web.replies import json_reply
 
-MAX_KEY_CHARS: Final = 4096
 MAX_DESCRIPTION_CHARS: Final = 4096
 
-#: An upstream key becomes a header value: visible ASCII, no spaces (RFC 9110, 5.5).
-_KEY: Final = re.compile(r"[\x21-\x7e]+")
 _CREATE: Final = fields.names("project") | {
     "name",
     "api_key",
@@ -180,7 +176,7 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
         changes["policy"] = policy
     param = fields.alias(body, "api_key", "openai_api_key")
     if param in body:
-        upstream_key = "" if body[param] is None else _upstream_key(body[param], param)
+        upstream_key = "" if body[param] is None else fields.upstream_key(body[param], param)
         changes["upstream_key"] = upstream_key
         mask = tokens.mask_upstream_key(upstream_key) if upstream_key else ""
         changes["upstream_key_mask"] = mask
@@ -200,20 +196,6 @@ def _check_upstreams(
     if named := set(policy.get("providers") or ()) - {ALL_PROVIDERS}:
         for unknown in sorted(named.difference(provider_names())):
             raise ClientError(f"There is no provider with the name {unknown!r}.", param="providers")
-
-
-def _upstream_key(value: Any, param: str) -> str:
-    upstream_key = fields.text(value, param, MAX_KEY_CHARS)
-    if not _KEY.fullmatch(upstream_key):
-        raise ClientError(
-            f"`{param}` must be visible ASCII characters without spaces, and not empty.",
-            param=param,
-        )
-    if tokens.looks_masked(upstream_key):
-        raise ClientError(
-            f"`{param}` is a masked key: send the real one, or leave the field out.", param=param
-        )
-    return upstream_key
 
 
 def _id_from(body: dict[str, Any]) -> str:

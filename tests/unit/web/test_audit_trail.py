@@ -28,6 +28,23 @@ def entries(api: Management) -> list[AuditEntry]:
     return api.audit.find({}, 100, 0)[0][::-1]
 
 
+def routing_calls(api: Management) -> dict[str, list[tuple[str, str, Any, int]]]:
+    """Changes of a provider, a key and a mapping, which are made here, until they are deleted."""
+    provider = api.made_provider()
+    key, mapping = api.made_key(provider["id"]), api.made_mapping(provider["id"])
+    targets = [{"provider": "openai", "provider_model_name": "gpt-4.1"}]
+    return {
+        "provider.update": [("PATCH", f"/providers/{provider['id']}", {"is_active": False}, 200)],
+        "key.update": [("PATCH", f"/keys/{key['id']}", {"weight": 2}, 200)],
+        "key.reset": [("POST", f"/keys/{key['id']}/reset", None, 200)],
+        "key.delete": [("DELETE", f"/keys/{key['id']}", None, 204)],
+        "mapping.update": [("PATCH", f"/mappings/{mapping['id']}", {"weight": 2}, 200)],
+        "mapping.replace": [("PUT", "/mappings/fast", targets, 200)],
+        "mapping.delete": [("DELETE", f"/mappings/{mapping['id']}", None, 204)],
+        "provider.delete": [("DELETE", f"/providers/{provider['id']}", None, 204)],
+    }
+
+
 def test_every_call_that_changes_something(api: Management) -> None:
     project = api.project()
     token = api.token(project["id"])
@@ -48,6 +65,8 @@ def test_every_call_that_changes_something(api: Management) -> None:
         ],
     }
     wanted = ["project.create", "token.create"]
+    calls |= routing_calls(api)
+    wanted += ["provider.create", "key.create", "mapping.create"]
     for action, some in calls.items():
         for method, path, body, status in some:
             api.call(method, path, body, status)
@@ -55,17 +74,20 @@ def test_every_call_that_changes_something(api: Management) -> None:
     found = entries(api)
     assert [entry.action for entry in found] == wanted
     assert {entry.outcome for entry in found} == {"success"}
-    assert {entry.project_id for entry in found} == {project["id"]}
+    assert {entry.project_id for entry in found} == {project["id"], None}
     assert api.told == found, "to the event sinks as well"
     # All routes were called: one that is added must be added here, and leave an entry.
     rules = api.client.application.url_map.iter_rules()
     changing = {"POST", "PUT", "PATCH", "DELETE"}
     routes = {(m, rule.rule) for rule in rules for m in changing & (rule.methods or set())}
     called = {(m, f"/manage{path}") for some in calls.values() for m, path, _, _ in some}
-    called |= {("POST", "/manage/projects"), ("POST", "/manage/tokens")}
+    called |= {("POST", f"/manage/{name}") for name in ("projects", "tokens", "providers")}
+    called |= {("POST", "/manage/keys"), ("POST", "/manage/mappings")}
+    # It asks an upstream and changes nothing.
+    routes -= {("POST", "/manage/providers/<provider_id>/test")}
     assert len(routes) == len(called)
     for method, rule in routes:
-        pattern = re.sub(r"<\w+>", "[^/]+", rule)
+        pattern = re.sub(r"<[\w:]+>", "[^/]+", rule)
         assert any(m == method and re.fullmatch(pattern, path) for m, path in called), rule
 
 
