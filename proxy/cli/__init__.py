@@ -22,7 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("serve:serve", "Start the proxy."),
     "stop": ("serve:stop", "Stop a proxy started with serve --daemon."),
     "health": ("serve:health", "Show the state of a running proxy."),
-    "demo": ("demo:demo", "Show the whole thing with a stand-in upstream: no key, no network."),
+    "demo": ("demo:demo", "Show everything with a stand-in upstream: no key, no network."),
     "verify": ("verify:verify", "Compare the proxy's responses with the upstream's own."),
     "bench": ("bench:bench", "Measure requests/s and latencies, and what the proxy adds."),
     "chat": ("chat:chat", "Talk to a model through the proxy."),
@@ -31,6 +31,12 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "events": ("events:events", "Usage events: ship, dispatch."),
     "keys": ("keys:keys", "Encryption keys: generate, rotate, status."),
     "project": ("project:project", "Projects: list, get, create, update, deactivate."),
+    "provider": ("provider:provider", "Providers: list, get, create, update, delete, test."),
+    "provider-key": (
+        "provider_key:provider_key",
+        "Keys of providers: list, get, create, update, delete, reset.",
+    ),
+    "mapping": ("mapping:mapping", "Aliases of models: list, get, set, create, update, delete."),
     "token": ("token:token", "Access tokens: mint, derive, list, get, update, revoke."),
     "usage": ("usage:usage", "What was used per project, token, model or hour, and its cost."),
 }

@@ -18,7 +18,10 @@ import requests
 from proxy.cli.local_settings import lookup
 from proxy.cli.secret_option import SecretOption
 
-_TIMEOUT = (5, 30)
+#: Seconds.
+_CONNECT_TIMEOUT = 5
+_READ_TIMEOUT = 30
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _VISIBLE = re.compile(r"[!-~]+")
 
 
@@ -32,6 +35,8 @@ class Api:
     def __init__(self, base_url: str, bearer: str = "") -> None:
         self.base_url = base_url
         self._session = session(base_url, bearer)
+        #: Seconds that the server may take to respond.
+        self.patience = _READ_TIMEOUT
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +60,22 @@ class Api:
             # Only the query is used: behind a reverse proxy the server may have another name.
             path, query = f"{path.partition('?')[0]}?{urlsplit(following).query}", {}
 
+    def id_of(self, path: str, which: str) -> str:
+        """Returns the id of the entry of a list whose id or name is ``which``.
+
+        Raises :class:`Refused` when there is none, and when several have this name.
+        """
+        if _UUID.fullmatch(which):
+            return which
+        found = [str(entry["id"]) for entry in self.list(path) if entry["name"] == which]
+        if len(found) == 1:
+            return found[0]
+        raise Refused(
+            f"{which!r}: {len(found)} have this name, give the id"
+            if found
+            else f"{which!r}: no such id or name; `list` shows what there is"
+        )
+
     def status_of(self, path: str) -> tuple[int, Any]:
         """Returns status and body of a status route, whose 503 is a valid response too."""
         response = self._send("GET", path, None, {})
@@ -72,7 +93,7 @@ class Api:
                 f"{self.base_url}{path}",
                 json=body,
                 params=query,
-                timeout=_TIMEOUT,
+                timeout=(_CONNECT_TIMEOUT, self.patience),
                 allow_redirects=False,
             )
         except requests.RequestException as error:

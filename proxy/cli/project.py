@@ -4,7 +4,6 @@ The upstream key is read without echo, or from stdin with ``--api-key -``, so th
 the shell's history. The server returns only its mask.
 """
 
-import sys
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ import click
 from proxy.cli import output
 from proxy.cli.client import Api, management_command, segment
 from proxy.cli.policy_options import policy_options, show
-from proxy.cli.secret_option import SecretOption
+from proxy.cli.secret_option import SecretOption, read_secret
 
 _COLUMNS = {
     "id": "ID",
@@ -76,7 +75,7 @@ def create(
     project uses shared providers."""
     body = policy | {"name": name}
     if api_key is not None or not policy.get("providers"):
-        body["api_key"] = _secret(api_key or _ask())
+        body["api_key"] = _secret(api_key or None)
     if description is not None:
         body["description"] = description
     created = api.call("POST", "/manage/projects", body)
@@ -119,18 +118,5 @@ def _show(value: Any, json_wanted: bool) -> None:
     output.as_json(value) if json_wanted else show(value, "project")
 
 
-def _ask() -> str:
-    if not _is_terminal():
-        raise click.UsageError("no terminal to ask for the key: give it on stdin with --api-key -")
-    return str(click.prompt("Upstream API key", hide_input=True))
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty()
-
-
-def _secret(value: str) -> str:
-    found = sys.stdin.readline().strip() if value == "-" else value.strip()
-    if not found:
-        raise click.UsageError("the API key is empty")
-    return found
+def _secret(given: str | None) -> str:
+    return read_secret(given, "upstream API key", "--api-key")

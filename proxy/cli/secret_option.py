@@ -5,6 +5,7 @@ shell's history and in the logs of CI systems. The environment of a process is r
 alone.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,3 +38,22 @@ class SecretOption(click.Option):
             option = max(self.opts, key=len)
             click.echo(_WARNING.format(option=option, better=self._better), err=True)
         return value, rest
+
+
+def read_secret(given: str | None, what: str, option: str) -> str:
+    """Returns the secret that an option gave: `-` is a line of stdin, None is asked for, unseen.
+
+    Raises UsageError without a terminal to ask on, and for an empty secret.
+    """
+    if given is None and not is_terminal():
+        raise click.UsageError(f"no terminal to ask for the {what}: give it on stdin: {option} -")
+    if given is None:
+        given = str(click.prompt(what[0].upper() + what[1:], hide_input=True))
+    found = sys.stdin.readline().strip() if given == "-" else given.strip()
+    if not found:
+        raise click.UsageError(f"the {what} is empty")
+    return found
+
+
+def is_terminal() -> bool:
+    return sys.stdin.isatty()

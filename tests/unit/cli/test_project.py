@@ -112,7 +112,7 @@ def test_create_reads_the_key_from_stdin(run: Run, api: responses.RequestsMock) 
 def test_create_asks_without_echo(
     run: Run, api: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.cli.project._is_terminal", lambda: True)
+    monkeypatch.setattr("proxy.cli.secret_option.is_terminal", lambda: True)
     api.post(URL, json=PROJECT, status=201, match=sends({"name": "demo", "api_key": KEY}))
     result = run("project", "create", "--name", "demo", input=f"{KEY}\n")
     assert result.exit_code == 0
