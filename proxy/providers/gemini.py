@@ -118,7 +118,7 @@ class _Repair:
 def as_openai(body: Any, status: int) -> dict[str, Any] | None:
     """Return Google's error in OpenAI's shape; None if `body` is none of Google's.
 
-    Google's member `error` has a `code`, a `message` and a `status`; it stands alone or in the first
+    Its member `error` has a `code`, a `message` and a `status`; it stands alone or in the first
     item of a list. `status` is that of the response, used where the error has no code. What Google
     adds as `details` stays.
     """

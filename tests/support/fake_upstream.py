@@ -533,7 +533,7 @@ EARLY = {"early-refusal"}
 class Upstream:
     """The server. ``received`` lists requests in the order their heads came in."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.received: list[Received] = []
         self.connections = 0
         #: Set by behaviours: a request has come and waits; the other side has closed.
@@ -544,7 +544,7 @@ class Upstream:
         #: Bytes of bodies so far, as behaviours count them that keep none of it.
         self.sent = 0
         self.taken = 0
-        self._server = StreamServer(("127.0.0.1", 0), self._serve)
+        self._server = StreamServer(("127.0.0.1", port), self._serve)
         self._server.start()
         self.port: int = self._server.server_port
         self.url = f"http://127.0.0.1:{self.port}"
@@ -583,19 +583,24 @@ class Upstream:
         request = Received(method, target, headers)  # type: ignore[arg-type]
         self.received.append(request)
         talk = Conversation(sock, request, self, buffer)
-        path = target.partition("?")[0]
-        name = path.removeprefix("/v1/behave/").partition("/")[0]
+        name = target.partition("?")[0].removeprefix("/v1/behave/").partition("/")[0]
         if name not in EARLY:
             for piece in _body(sock, buffer, request):
                 request.body += piece
             request.complete = True
+        self.answer(talk)
+        return sock.fileno() >= 0
+
+    def answer(self, talk: Conversation) -> None:
+        """Send the response to a request. Its body has been read, unless the behaviour is early."""
+        method, path = talk.request.method, talk.request.target.partition("?")[0]
+        name = path.removeprefix("/v1/behave/").partition("/")[0]
         behaviour = BEHAVIOURS.get(name) if path.startswith("/v1/behave/") else None
         handler = behaviour or ROUTES.get((method, path))
         if handler is None:
             _error(talk, "404 Not Found", f"no {method} {path} here")
         else:
             handler(talk)
-        return sock.fileno() >= 0
 
 
 class _Pieces:
