@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from proxy.core.errors import StoreError
 from proxy.routing.circuit_breaker import CircuitBreaker
 from proxy.routing.key_pool import MAX_COOLDOWN_SECONDS, KeyPool
+from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
 from proxy.store.key_health import HealthChanges, KeyHealthRecord, KeyReport
 from proxy.store.rows import to_micros
@@ -98,11 +99,16 @@ class HealthBoard:
         self._applied: dict[tuple[str, str], int] = {}
         # Key id → its last reset that was applied.
         self._resets: dict[str, int] = {}
-        self._failing = False
+        self._failures = FailureLog(
+            _log.log,
+            "upstream keys",
+            "cooldowns are not shared with other workers",
+            "cooldowns are shared again",
+        )
         self._task = PeriodicTask(
             self._run,
             lambda: interval,
-            failure="exchanging the health of upstream keys failed",
+            failure="upstream keys: an exchange of their health failed",
             log=_log,
             first_pause=lambda: 0.0,
             min_pause=min(interval, _MIN_INTERVAL),
@@ -132,7 +138,7 @@ class HealthBoard:
         try:
             self._write(everything=True)
         except StoreError as error:
-            _log.warning("the last counts of upstream keys are lost: %s", error.__cause__ or error)
+            _log.warning("upstream keys: the last counts are lost: %s", error.__cause__ or error)
 
     def cooled(self, key_id: str, model: str | None, seconds: float, status: int) -> None:
         """Report a cooldown that began here, soon. Does not wait."""
@@ -176,15 +182,9 @@ class HealthBoard:
         try:
             self.exchange()
         except StoreError as error:
-            if not self._failing:
-                _log.warning(
-                    "cooldowns of upstream keys are not shared: %s", error.__cause__ or error
-                )
-            self._failing = True
+            self._failures.failed(error)
         else:
-            if self._failing:
-                _log.info("cooldowns of upstream keys are shared again")
-            self._failing = False
+            self._failures.worked()
 
     def _read(self) -> None:
         keys = self._keys
