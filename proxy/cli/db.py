@@ -22,6 +22,7 @@ from proxy.crypto.cipher import Cipher
 from proxy.settings.settings import Settings
 from proxy.store import export
 from proxy.store.audit import PendingEntry
+from proxy.store.export_format import Header
 from proxy.store.migrate import Migrator, Status
 
 
@@ -68,7 +69,7 @@ def export_(file: Path) -> None:
     """
     with closing(open_database(load_settings())) as database, _whole(file) as output_file:
         header = export.export_all(database, output_file.write)
-    click.echo(f"Exported {header.projects} projects and {header.tokens} tokens.", err=True)
+    click.echo(f"Exported {_counts(header)}.", err=True)
 
 
 @db.command("import", short_help="Read an export from FILE into an empty, migrated database.")
@@ -88,7 +89,17 @@ def import_(file: BinaryIO, allow_missing_keys: bool) -> None:
     key_ids = None if allow_missing_keys else cipher.key_ids
     with closing(open_database(settings)) as database:
         header = export.import_all(database, file, key_ids, PendingEntry("db.import", "cli"))
-    click.echo(f"Imported {header.projects} projects and {header.tokens} tokens.")
+    click.echo(f"Imported {_counts(header)}.")
+
+
+def _counts(header: Header) -> str:
+    """Returns ``1 projects, 0 tokens and 2 providers``: besides the first two, what there is."""
+    shown = [
+        f"{count} {table.replace('_', ' ')}"
+        for table, count in header.counts.items()
+        if count or table in ("projects", "tokens")
+    ]
+    return f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 @contextlib.contextmanager

@@ -54,7 +54,10 @@ def rotate(json_wanted: bool) -> None:
             f"were plaintext, {done.current} as before. Not readable: {len(failed)}."
         )
         for row in done.failed:
-            click.echo(f"Project {row.project_id} ({row.name}): {row.problem}", err=True)
+            what = f"Project {row.project_id}"
+            if row.provider_key_id:
+                what = f"Provider key {row.provider_key_id}"
+            click.echo(f"{what} ({row.name}): {row.problem}", err=True)
     sys.exit(1 if failed else 0)
 
 

@@ -14,10 +14,12 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from proxy.crypto.cipher import Cipher
+from proxy.providers.records import ROUTING_REVISION
 from proxy.store.audit import PendingEntry, append
 from proxy.store.database import Conflict, Database, Session
-from proxy.store.export_format import KINDS, PROJECT, TOKEN, Header, Kind, TransferError
+from proxy.store.export_format import KINDS, Header, Kind, TransferError
 from proxy.store.migrate import check_schema, load
+from proxy.store.revisions import bump
 
 #: Seconds for a whole export or import.
 TRANSFER_TIMEOUT: Final = 6 * 3600.0
@@ -75,7 +77,7 @@ def import_all(
         except OSError as error:
             raise TransferError(f"cannot read the file: {error.strerror or error}") from error
         if audit is not None:
-            audit.details = {"projects": header.projects, "tokens": header.tokens}
+            audit.details = dict(header.counts)
             append(session, audit)
         return header
 
@@ -88,20 +90,23 @@ def import_all(
 def _header(session: Session) -> Header:
     key_ids: set[str] = set()
     # Every row is checked before a byte is written: a key in clear must not get into a file.
-    sql = "SELECT id, name, upstream_key FROM projects WHERE id > ? ORDER BY id LIMIT ?"
-    for project_id, name, stored in _pages(session, sql):
-        key_id = Cipher.key_id_of(stored)
-        if key_id is None:
-            raise TransferError(
-                f"the upstream key of project {project_id} ({name}) is stored in plaintext, or is "
-                "damaged: run `manage.py keys rotate` first."
-            )
-        key_ids.add(key_id)
+    for kind in KINDS:
+        if kind.sealed is None:
+            continue
+        columns = f"id, name, {kind.sealed}"
+        sql = f"SELECT {columns} FROM {kind.table} WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
+        for row_id, name, stored in _pages(session, sql):
+            key_id = Cipher.key_id_of(stored)
+            if key_id is None:
+                raise TransferError(
+                    f"the {kind.sealed} of {kind.name} {row_id} ({name}) is stored in plaintext, "
+                    "or is damaged: run `manage.py keys rotate` first."
+                )
+            key_ids.add(key_id)
     return Header(
         schema=_schema(session),
         key_ids=tuple(sorted(key_ids)),
-        projects=_size(session, PROJECT),
-        tokens=_size(session, TOKEN),
+        counts={kind.table: _size(session, kind) for kind in KINDS},
     )
 
 
@@ -149,32 +154,36 @@ def _read(session: Session, file: BinaryIO, key_ids: Collection[str] | None) -> 
         for kind in KINDS
     }
     seen = dict.fromkeys(inserts, 0)
-    projects: set[object] = set()  # the only thing that grows: an id per project
+    # The only thing that grows: the ids of what other rows refer to.
+    ids: dict[str, set[object]] = {kind.refers[1]: set() for kind in KINDS if kind.refers}
+    bump(session, ROUTING_REVISION)  # servers may be running already
     for number, content in lines:
         known = inserts.get(str(content.get("kind")))
         if known is None:
-            raise TransferError(f"line {number}: the field 'kind' is neither project nor token.")
+            raise TransferError(
+                f"line {number}: the field 'kind' is none of: {', '.join(inserts)}."
+            )
         kind, sql = known
         try:
             row = kind.to_row(content, header.schema)
-            _check_row(kind, content, header, projects)
+            _check_row(kind, content, header, ids)
         except ValueError as error:
             raise TransferError(f"line {number}: {error}.") from None
         try:
             # One by one, so that the error can name the line that does not fit.
             session.execute(sql, row)
         except Conflict as error:
-            unique = "id or name" if kind is PROJECT else "id or token_hash"
             raise TransferError(
-                f"line {number}: an earlier line has a {kind.name} with the same {unique}."
+                f"line {number}: an earlier line has a {kind.name} with the same {kind.unique}."
             ) from error
         seen[kind.name] += 1
-        if kind is PROJECT:
-            projects.add(content["id"])
-    for name, expected in (("project", header.projects), ("token", header.tokens)):
-        if seen[name] != expected:
+        if kind.name in ids:
+            ids[kind.name].add(content["id"])
+    for kind in KINDS:
+        found, expected = seen[kind.name], header.counts[kind.table]
+        if found != expected:
             raise TransferError(
-                f"the file is not whole: {seen[name]} {name} lines, and its header says {expected}."
+                f"the file is not whole: {found} {kind.name} lines, and its header says {expected}."
             )
     _check_parents(session)
     return header
@@ -195,13 +204,18 @@ def _check_header(header: Header, schema: int, key_ids: Collection[str] | None) 
 
 
 def _check_row(
-    kind: Kind, content: Mapping[str, Any], header: Header, projects: Collection[object]
+    kind: Kind,
+    content: Mapping[str, Any],
+    header: Header,
+    ids: Mapping[str, Collection[object]],
 ) -> None:
     """Raises ValueError if this line contradicts others."""
-    if kind is TOKEN and content["project_id"] not in projects:
-        raise ValueError("project_id: no earlier line has this project")
-    if kind is PROJECT and Cipher.key_id_of(content["upstream_key"]) not in header.key_ids:
-        raise ValueError("upstream_key: it needs a key that the header does not name")
+    if kind.refers is not None:
+        field, other = kind.refers
+        if content[field] not in ids[other]:
+            raise ValueError(f"{field}: no earlier line has this {other}")
+    if kind.sealed is not None and Cipher.key_id_of(content[kind.sealed]) not in header.key_ids:
+        raise ValueError(f"{kind.sealed}: it needs a key that the header does not name")
 
 
 def _check_parents(session: Session) -> None:

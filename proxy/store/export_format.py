@@ -101,11 +101,28 @@ def _sealed(value: Any) -> Value:
     return value
 
 
+def _patterns(value: Any) -> Value:
+    expected = f"a JSON list of strings of at most {_DOCUMENT_BYTES} bytes, in a string"
+    if not isinstance(value, str) or len(value.encode()) > _DOCUMENT_BYTES or "\x00" in value:
+        raise ValueError(expected)
+    try:
+        parsed = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        raise ValueError(expected) from None
+    if not isinstance(parsed, list) or not all(isinstance(entry, str) for entry in parsed):
+        raise ValueError(expected)
+    return value
+
+
 _uuid = _text(pattern=_UUID, what="a UUID in lower case")
 _name = _text(255)
 _mask = _text(64)
 _moment = _integer(_FIRST_MOMENT, _LAST_MOMENT, "microseconds since 1970, a whole number")
 _count = _integer(0, _INTEGERS - 1, "a whole number, 0 or more")
+#: What an INTEGER of every database keeps.
+_small = _integer(0, 2**31 - 1, "a whole number from 0 to 2147483647")
+_word = _text(64, re.compile(r"[\x21-\x7e]+"), "1 to 64 visible ASCII characters")
+_model = _text(256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +131,18 @@ class Kind:
 
     name: str
     table: str
+    #: Its unique fields, in words.
+    unique: str
     fields: Sequence[Field]
+    #: The migration that added the table.
+    since: int = 1
+    #: A field, and the name of the kind that has the row that it refers to.
+    refers: tuple[str, str] | None = None
+
+    @property
+    def sealed(self) -> str | None:
+        """The field with ciphertexts."""
+        return next((field.name for field in self.fields if field.check is _sealed), None)
 
     @property
     def columns(self) -> list[str]:
@@ -150,6 +178,7 @@ class Kind:
 PROJECT: Final = Kind(
     "project",
     "projects",
+    "id or name",
     (
         Field("id", _uuid),
         Field("name", _name),
@@ -167,6 +196,7 @@ PROJECT: Final = Kind(
 TOKEN: Final = Kind(
     "token",
     "tokens",
+    "id or token_hash",
     (
         Field("id", _uuid),
         Field("token_hash", _text(pattern=_HASH, what="64 hex digits in lower case")),
@@ -186,15 +216,71 @@ TOKEN: Final = Kind(
         Field("parent_id", _optional(_uuid), since=4),
         Field("tokens_used", _count, since=4, absent=0),
     ),
+    refers=("project_id", "project"),
+)
+PROVIDER: Final = Kind(
+    "provider",
+    "providers",
+    "id or name",
+    (
+        Field("id", _uuid),
+        Field("name", _name),
+        Field("provider_type", _word),
+        Field("base_url", _text(2048)),
+        Field("config", _document),
+        Field("is_active", _flag),
+        Field("is_default", _flag),
+        Field("created_at", _moment),
+        Field("updated_at", _moment),
+    ),
+    since=8,
+)
+PROVIDER_KEY: Final = Kind(
+    "provider_key",
+    "provider_keys",
+    "id, or provider_id and name",
+    (
+        Field("id", _uuid),
+        Field("provider_id", _uuid),
+        Field("name", _name),
+        Field("value", _sealed),
+        Field("mask", _mask),
+        Field("weight", _small),
+        Field("models", _patterns),
+        Field("is_active", _flag),
+        Field("created_at", _moment),
+        Field("updated_at", _moment),
+    ),
+    since=8,
+    refers=("provider_id", "provider"),
+)
+MAPPING: Final = Kind(
+    "mapping",
+    "mappings",
+    "id, or alias_name, provider_id and provider_model_name",
+    (
+        Field("id", _uuid),
+        Field("alias_name", _model),
+        # Perhaps a provider of the configuration file, so it may be missing in an export.
+        Field("provider_id", _word),
+        Field("provider_model_name", _model),
+        Field("order_index", _small),
+        Field("weight", _small),
+        Field("is_default", _flag),
+        Field("config", _document),
+        Field("created_at", _moment),
+        Field("updated_at", _moment),
+    ),
+    since=8,
 )
 #: In the order of an export: a row comes after what it refers to.
-KINDS: Final = (PROJECT, TOKEN)
+KINDS: Final = (PROJECT, TOKEN, PROVIDER, PROVIDER_KEY, MAPPING)
 
 
 FORMAT: Final = "openai-proxy export"
 VERSION: Final = 1
 _KEY_ID: Final = re.compile(r"[0-9a-f]{8}")
-_NAMES: Final = {"format", "version", "schema", "key_ids", "projects", "tokens"}
+_NAMES: Final = {"format", "version", "schema", "key_ids"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +289,8 @@ class Header:
     schema: int
     #: The ids of the encryption keys that the file's ciphertexts need.
     key_ids: tuple[str, ...]
-    projects: int
-    tokens: int
+    #: Table → its rows, for every kind.
+    counts: Mapping[str, int]
 
     def to_line(self) -> bytes:
         content = {
@@ -212,8 +298,7 @@ class Header:
             "version": VERSION,
             "schema": self.schema,
             "key_ids": self.key_ids,
-            "projects": self.projects,
-            "tokens": self.tokens,
+            **self.counts,
         }
         return orjson.dumps(content) + b"\n"
 
@@ -224,14 +309,20 @@ class Header:
             raise TransferError("line 1: this is no export of openai-proxy.")
         if content.get("version") != VERSION:
             raise TransferError("line 1: the file has a format that this version does not know.")
-        numbers = [content.get(name) for name in ("schema", "projects", "tokens")]
-        key_ids = content.get("key_ids")
+        damaged = TransferError("line 1: the header is damaged.")
+        schema, key_ids = content.get("schema"), content.get("key_ids")
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 0:
+            raise damaged
+        counts: dict[str, Any] = {
+            # An older export lacks the tables that came later.
+            kind.table: content.get(kind.table, 0 if kind.since > schema else None)
+            for kind in KINDS
+        }
         if (
-            content.keys() != _NAMES
-            or not all(type(number) is int and number >= 0 for number in numbers)
+            content.keys() - counts.keys() != _NAMES
+            or not all(type(number) is int and number >= 0 for number in counts.values())
             or not isinstance(key_ids, list)
             or not all(isinstance(item, str) and _KEY_ID.fullmatch(item) for item in key_ids)
         ):
-            raise TransferError("line 1: the header is damaged.")
-        schema, projects, tokens = numbers
-        return cls(schema, tuple(key_ids), projects, tokens)  # type: ignore[arg-type]
+            raise damaged
+        return cls(schema, tuple(key_ids), counts)

@@ -1,5 +1,7 @@
 """Rotation of the encryption key: re-encrypts every stored upstream key, beside live traffic.
 
+These are the keys of projects and those of providers.
+
 A row is rewritten only if it still holds the ciphertext that was read, so an upstream key that is
 changed meanwhile is never overwritten with the older one. ``updated_at`` stays: the upstream key in
 clear is the same, so no worker has to reload it.
@@ -8,12 +10,12 @@ clear is the same, so no worker has to reload it.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from proxy.core.errors import CipherError
 from proxy.crypto.cipher import Cipher
 from proxy.store.audit import PendingEntry, note
-from proxy.store.database import Database, Session
+from proxy.store.database import Database, Row, Session
 
 #: Rows read at once.
 _PAGE: Final = 200
@@ -23,13 +25,32 @@ _ATTEMPTS: Final = 10
 _PREFIX_LENGTH: Final = 12
 #: Key ids in one message.
 _IDS_SHOWN: Final = 5
-_PAGE_QUERY: Final = "SELECT id, name, upstream_key FROM projects WHERE id > ? ORDER BY id LIMIT ?"
 
 
-# Without parameters: PostgreSQL would not see that the two expressions are the same.
-_COUNT_QUERY: Final = (
-    f"SELECT SUBSTR(upstream_key, 1, {_PREFIX_LENGTH}), COUNT(*) FROM projects "  # noqa: S608
-    f"GROUP BY SUBSTR(upstream_key, 1, {_PREFIX_LENGTH})"
+class _Column(NamedTuple):
+    """A column of ciphertexts. ``id_name``: what an id of its table is called elsewhere."""
+
+    table: str
+    name: str
+    id_name: str
+
+    @property
+    def page_query(self) -> str:
+        return (
+            f"SELECT id, name, {self.name} FROM {self.table} "  # noqa: S608 - constants
+            "WHERE id > ? ORDER BY id LIMIT ?"
+        )
+
+    @property
+    def count_query(self) -> str:
+        # Without parameters: PostgreSQL would not see that the two expressions are the same.
+        prefix = f"SUBSTR({self.name}, 1, {_PREFIX_LENGTH})"
+        return f"SELECT {prefix}, COUNT(*) FROM {self.table} GROUP BY {prefix}"  # noqa: S608
+
+
+_COLUMNS: Final = (
+    _Column("projects", "upstream_key", "project_id"),
+    _Column("provider_keys", "value", "provider_key_id"),
 )
 
 
@@ -43,11 +64,13 @@ class KeyCount(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A row that was left unchanged. ``problem`` never shows its content."""
+    """A row that was left unchanged: a project, or a provider key. ``problem`` never shows its
+    content."""
 
-    project_id: str
     name: str
     problem: str
+    project_id: str | None = None
+    provider_key_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -74,23 +97,23 @@ def rotate(
     does the rest. Raises StoreError if the database fails; rows already rotated stay rotated.
     """
     result = Rotated()
-    for project_id, name, stored in _rows(database):
-        try:
-            outcome = _renew(database, cipher, project_id, stored, draft)
-        except CipherError as error:
-            result.failed.append(Unreadable(project_id, name, str(error)))
-            continue
-        match outcome:
-            case "rotated":
-                result.rotated += 1
-            case "encrypted":
-                result.encrypted += 1
-            case "current":
-                result.current += 1
-            case "busy":
-                result.failed.append(
-                    Unreadable(project_id, name, "It is being changed all the time: try again.")
-                )
+    for column in _COLUMNS:
+        for row_id, name, stored in _rows(database, column):
+            try:
+                outcome = _renew(database, cipher, column, row_id, stored, draft)
+            except CipherError as error:
+                result.failed.append(Unreadable(name, str(error), **{column.id_name: row_id}))
+                continue
+            match outcome:
+                case "rotated":
+                    result.rotated += 1
+                case "encrypted":
+                    result.encrypted += 1
+                case "current":
+                    result.current += 1
+                case "busy":
+                    problem = "It is being changed all the time: try again."
+                    result.failed.append(Unreadable(name, problem, **{column.id_name: row_id}))
     return result
 
 
@@ -103,8 +126,11 @@ def count_by_key(database: Database, cipher: Cipher) -> list[KeyCount]:
     for position, key_id in enumerate(cipher.key_ids):
         rows["previous" if position else "current", key_id] = 0
     rows["plaintext", None] = 0
-    found = database.run(lambda session: session.all(_COUNT_QUERY), readonly=True)
-    for prefix, count in found:
+
+    def work(session: Session) -> list[Row]:
+        return [row for column in _COLUMNS for row in session.all(column.count_query)]
+
+    for prefix, count in database.run(work, readonly=True):
         # The shortest value with this prefix: only the id matters, not the rest.
         needed = cipher.key_id_of(f"{prefix}AA==")
         if needed is not None:
@@ -141,13 +167,14 @@ def _state(cipher: Cipher, key_id: str) -> str:
     return "previous" if key_id in cipher.key_ids else "unknown"
 
 
-def _rows(database: Database) -> Iterator[tuple[str, str, str]]:
+def _rows(database: Database, column: _Column) -> Iterator[tuple[str, str, str]]:
     last = ""
     while True:
         after = last
 
         def work(session: Session, after: str = after) -> list[tuple[str, str, str]]:
-            return [(row[0], row[1], row[2]) for row in session.all(_PAGE_QUERY, (after, _PAGE))]
+            found = session.all(column.page_query, (after, _PAGE))
+            return [(row[0], row[1], row[2]) for row in found]
 
         page = database.run(work, readonly=True)
         yield from page
@@ -159,7 +186,8 @@ def _rows(database: Database) -> Iterator[tuple[str, str, str]]:
 def _renew(
     database: Database,
     cipher: Cipher,
-    project_id: str,
+    column: _Column,
+    row_id: str,
     stored: str,
     draft: Callable[[], PendingEntry] | None,
 ) -> str:
@@ -167,22 +195,18 @@ def _renew(
 
     Raises CipherError.
     """
-    place = {"table": "projects", "column": "upstream_key", "row_id": project_id}
+    place = {"table": column.table, "column": column.name, "row_id": row_id}
+    query = f"SELECT {column.name} FROM {column.table} WHERE id = ?"  # noqa: S608 - constants
     for _ in range(_ATTEMPTS):
         # Also a row under the current key: a swapped or damaged row is reported, not skipped.
         upstream_key = cipher.decrypt(stored, **place)
         if cipher.is_current(stored):
             return "current"
         sealed = cipher.encrypt(upstream_key, **place)
-        if _replace(database, project_id, stored, sealed, draft and draft()):
+        if _replace(database, column, row_id, stored, sealed, draft and draft()):
             return "rotated" if cipher.is_encrypted(stored) else "encrypted"
         # Changed meanwhile, perhaps by a worker that still has the old key: read it again.
-        row = database.run(
-            lambda session: session.one(
-                "SELECT upstream_key FROM projects WHERE id = ?", (project_id,)
-            ),
-            readonly=True,
-        )
+        row = database.run(lambda session: session.one(query, (row_id,)), readonly=True)
         if row is None:
             return "gone"
         stored = row[0]
@@ -190,17 +214,27 @@ def _renew(
 
 
 def _replace(
-    database: Database, project_id: str, stored: str, sealed: str, audit: PendingEntry | None
+    database: Database,
+    column: _Column,
+    row_id: str,
+    stored: str,
+    sealed: str,
+    audit: PendingEntry | None,
 ) -> bool:
     keys = {"before": Cipher.key_id_of(stored), "after": Cipher.key_id_of(sealed)}
+    details: dict[str, Any] = {name: {"key_id": key} for name, key in keys.items()}
+    project_id = row_id if column.table == "projects" else None
+    if project_id is None:
+        details[column.id_name] = row_id
 
     def work(session: Session) -> bool:
         matched = session.execute(
-            "UPDATE projects SET upstream_key = ? WHERE id = ? AND upstream_key = ?",
-            (sealed, project_id, stored),
+            f"UPDATE {column.table} SET {column.name} = ? "  # noqa: S608 - constants
+            f"WHERE id = ? AND {column.name} = ?",
+            (sealed, row_id, stored),
         )
         if matched == 1:
-            note(session, audit, project_id, {n: {"key_id": key} for n, key in keys.items()})
+            note(session, audit, project_id, details)
         return matched == 1
 
     return database.run(work)

@@ -14,14 +14,20 @@ import pytest
 from proxy.core.errors import SchemaOutdated, StoreError
 from proxy.crypto.cipher import Cipher
 from proxy.crypto.tokens import hash_token, new_token_id
+from proxy.providers.records import ROUTING_REVISION
 from proxy.store import export
+from proxy.store.changes import Changes
 from proxy.store.counters import Counters
 from proxy.store.database import Database, Session
 from proxy.store.export import export_all, import_all
 from proxy.store.export_format import KINDS, TransferError
 from proxy.store.grants import Grants
+from proxy.store.mappings import Mappings
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
+from proxy.store.provider_keys import ProviderKeys
+from proxy.store.providers import Providers
+from proxy.store.routing_tables import RoutingTables
 from proxy.store.rows import from_micros
 from proxy.store.tokens import Tokens
 
@@ -78,6 +84,18 @@ def fill(database: Database) -> Database:
     return database
 
 
+def fill_routing(database: Database) -> Database:
+    """Two providers, a key under each encryption key, a mapping to a provider of a file."""
+    providers, mappings = Providers(database), Mappings(database, lambda: {"file:eu"})
+    first = providers.create("a ☃", "azure", "https://a.test", {"timeout": 2.5}, is_default=True)
+    second = providers.create("b", "openai", "https://b.test/v1", is_active=False)
+    ProviderKeys(database, Cipher(OLD)).create(first.id, "k", "sk-4", "sk-4...", 0, ["gpt-*"])
+    ProviderKeys(database, CIPHER).create(second.id, "k", "sk-5", "sk-5...")
+    mappings.create("fast", first.id, "gpt-5", 1, config={"defaults": {"a": 1e2}})
+    mappings.create("fast", "file:eu", "☃", is_default=True)
+    return database
+
+
 def exported(database: Database) -> bytes:
     out = io.BytesIO()
     export_all(database, out.write)
@@ -100,7 +118,7 @@ class TestRoundTrip:
     def test_an_export_passes_through_every_database(
         self, database: Database, new_sqlite: Callable[[], Database]
     ) -> None:
-        source, back = fill(new_sqlite()), new_sqlite()
+        source, back = fill_routing(fill(new_sqlite())), new_sqlite()
         first = exported(source)
         put(database, first)
         second = exported(database)
@@ -120,6 +138,18 @@ class TestRoundTrip:
             grant = Grants(there, CIPHER).find(hash_token(str(number)))
             assert grant is not None
             assert grant == Grants(database, CIPHER).find(hash_token(str(number)))
+
+    def test_imported_providers_work(
+        self, database: Database, new_sqlite: Callable[[], Database]
+    ) -> None:
+        fill_routing(database)
+        there = new_sqlite()
+        start = Changes(there).now() - 1
+        put(there, exported(database))
+        assert RoutingTables(there, CIPHER).read() == RoutingTables(database, CIPHER).read()
+        assert len(RoutingTables(there, CIPHER).read().keys) == 2
+        announced = [change.id for change in Changes(there).since(start).changes]
+        assert ROUTING_REVISION in announced, "servers may be running already"
 
     def test_an_empty_database(
         self, database: Database, new_sqlite: Callable[[], Database]
@@ -142,6 +172,9 @@ class TestExport:
             "key_ids": sorted(CIPHER.key_ids),
             "projects": 3,
             "tokens": 5,
+            "providers": 0,
+            "provider_keys": 0,
+            "mappings": 0,
         }
         assert [line["kind"] for line in lines] == ["project"] * 3 + ["token"] * 5
         assert b"sk-1" not in data.replace(b"sk-1...", b"")
@@ -156,6 +189,14 @@ class TestExport:
                 export_all(database, written.append)
             assert written == []
             assert "in-clear" not in str(caught.value)
+
+    def test_a_plaintext_provider_key_is_not_exported(self, database: Database) -> None:
+        fill_routing(database)
+        sql = "UPDATE provider_keys SET value = ?"
+        database.run(lambda session: session.execute(sql, ("sk-in-clear",)))
+        with pytest.raises(TransferError, match=r"value of provider_key .*keys rotate") as caught:
+            exported(database)
+        assert "in-clear" not in str(caught.value)
 
     def test_an_export_is_a_snapshot(
         self, database: Database, migrated_url: str, monkeypatch: pytest.MonkeyPatch
@@ -283,6 +324,38 @@ class TestImport:
         self.refused(database, change(data, number, **fields), said)
         put(database, data)
 
+    @pytest.mark.parametrize(
+        ("number", "fields", "said"),
+        [
+            (4, {"provider_id": "00000000-0000-4000-8000-000000000000"}, "line 4: provider_id"),
+            (4, {"value": "v1:00000000:AAAA"}, "line 4: value"),
+            (1, {"mappings": 3}, "not whole: 2 mapping lines"),
+            (1, {"providers": 1}, "not whole: 2 provider lines"),
+        ],
+    )
+    def test_a_bad_line_of_the_routing_tables_is_named(
+        self,
+        database: Database,
+        new_sqlite: Callable[[], Database],
+        number: int,
+        fields: dict[str, Any],
+        said: str,
+    ) -> None:
+        data = exported(fill_routing(new_sqlite()))
+        self.refused(database, change(data, number, **fields), said)
+        put(database, data)
+
+    @pytest.mark.parametrize(
+        ("line", "kind"), [(2, "provider"), (4, "provider_key"), (6, "mapping")]
+    )
+    def test_a_repeated_row_of_the_routing_tables_is_refused(
+        self, database: Database, new_sqlite: Callable[[], Database], line: int, kind: str
+    ) -> None:
+        data = exported(fill_routing(new_sqlite()))
+        value = json.loads(data.splitlines()[line - 1])["id"]
+        twice = change(data, line + 1, id=value)
+        self.refused(database, twice, f"line {line + 1}: an earlier line has a {kind} with")
+
     @pytest.mark.parametrize("field", ["id", "token_hash"])
     def test_a_repeated_token_is_refused(self, database: Database, data: bytes, field: str) -> None:
         value = json.loads(data.splitlines()[4])[field]
@@ -332,6 +405,8 @@ class TestImport:
     def test_a_file_of_an_older_schema_is_imported(self, database: Database, data: bytes) -> None:
         lines = [json.loads(line) for line in data.splitlines()]
         lines[0]["schema"] = 1
+        for table in ("providers", "provider_keys", "mappings"):
+            del lines[0][table]
         for line in lines[1:]:
             del line["policy"]
         put(database, b"".join(json.dumps(line).encode() + b"\n" for line in lines))

@@ -10,13 +10,18 @@ import pytest
 from proxy.core.errors import CipherError
 from proxy.crypto.cipher import Cipher
 from proxy.crypto.tokens import hash_token, new_token_id
+from proxy.providers.records import ProviderKeyRecord
 from proxy.store import rotation
+from proxy.store.audit import PendingEntry
 from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
+from proxy.store.provider_keys import ProviderKeys
+from proxy.store.providers import Providers
 from proxy.store.records import Project
 from proxy.store.rotation import KeyCount, Rotated, count_by_key, rotate, unreadable
+from proxy.store.routing_tables import RoutingTables
 from proxy.store.rows import from_micros
 from proxy.store.tokens import Tokens
 
@@ -123,6 +128,50 @@ class TestRotate:
         done = rotate(database, AFTER)
         assert {failed.project_id for failed in done.failed} == {one.id, two.id}
         assert done.current == 0
+
+
+class TestProviderKeys:
+    def key(self, database: Database, name: str, cipher: Cipher = BEFORE) -> ProviderKeyRecord:
+        providers = Providers(database)
+        found = providers.list() or [providers.create("p", "openai", "https://p.test")]
+        keys = ProviderKeys(database, cipher)
+        return keys.create(found[0].id, name, f"sk-{name}-0", "mask")
+
+    def values(self, database: Database, cipher: Cipher = AFTER) -> list[str]:
+        return [secret.value for secret in RoutingTables(database, cipher).read().keys]
+
+    def test_they_are_rewritten_too(self, database: Database) -> None:
+        project(database, "p")
+        old, plain = self.key(database, "a"), self.key(database, "b")
+        self.key(database, "c", AFTER)
+        sql = "UPDATE provider_keys SET value = ? WHERE id = ?"
+        database.run(lambda session: session.execute(sql, ("sk-b-0", plain.id)))
+        assert counts(database, BETWEEN) == [("current", 1), ("previous", 2), ("plaintext", 1)]
+        query = "SELECT updated_at FROM revisions"
+        revision = database.run(lambda session: session.one(query))
+        drafts: list[PendingEntry] = []
+
+        def draft() -> PendingEntry:
+            drafts.append(PendingEntry("keys.rotate", "cli"))
+            return drafts[-1]
+
+        assert rotate(database, BETWEEN, draft) == Rotated(rotated=2, encrypted=1, current=1)
+        assert self.values(database) == ["sk-a-0", "sk-b-0", "sk-c-0"]
+        assert database.run(lambda session: session.one(query)) == revision
+        assert ProviderKeys(database, AFTER).get(old.id) == old  # updated_at too
+        entries = [entry.entry for entry in drafts if entry.entry is not None]
+        found = [entry.details for entry in entries if entry.project_id is None]
+        assert sorted(details["provider_key_id"] for details in found) == sorted((old.id, plain.id))
+        assert all(details["after"] == {"key_id": AFTER.key_id} for details in found)
+
+    def test_one_that_cannot_be_read_is_reported(self, database: Database) -> None:
+        lost = self.key(database, "lost", Cipher(LOST))
+        self.key(database, "good")
+        (failed,) = rotate(database, BETWEEN).failed
+        assert (failed.provider_key_id, failed.project_id) == (lost.id, None)
+        assert failed.name == "lost"
+        assert self.values(database) == ["sk-good-0"]
+        assert unreadable(database, BETWEEN).startswith("1 of 2 rows cannot be read: ")
 
 
 class Meddling(Cipher):

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.crypto.cipher import Cipher
 from proxy.store.database import Database
-from proxy.store.export_format import KINDS, PROJECT, TOKEN, Kind
+from proxy.store.export_format import KINDS, MAPPING, PROJECT, PROVIDER, PROVIDER_KEY, TOKEN, Kind
 from proxy.store.migrate import Migrator
 
 PROJECT_ID = "f27373a6-371c-4dd1-bfdb-4128e1c4d854"
@@ -17,8 +17,17 @@ TOKEN_ROW = [
     *("01a1fcad-83dd-735c-b3be-932b2d9c521a", "a" * 64, "mask", None, PROJECT_ID, 2**50, 0, 9),
     *(None, '{"c":[]}', 3, 0, None, 10, 11, "01a1fcad-83dd-735c-b3be-932b2d9c521b", 2**40),
 ]
-ROWS = {"project": PROJECT_ROW, "token": TOKEN_ROW}
-SCHEMA = 4
+PROVIDER_ROW = [PROJECT_ID, "eu ☃", "azure", "https://h", '{"timeout":1.0}', 1, 0, 7, 8]
+PROVIDER_KEY_ROW = [PROJECT_ID, PROJECT_ID, "a", SEALED, "m", 0, '["gpt-*"]', 1, 7, 8]
+MAPPING_ROW = [PROJECT_ID, "fast-*", "file:eu", "gpt-5", 2**31 - 1, 1, 1, "{}", 7, 8]
+ROWS = {
+    "project": PROJECT_ROW,
+    "token": TOKEN_ROW,
+    "provider": PROVIDER_ROW,
+    "provider_key": PROVIDER_KEY_ROW,
+    "mapping": MAPPING_ROW,
+}
+SCHEMA = 8
 MISSING = object()
 
 
@@ -62,9 +71,6 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
         "counted_ids",
         "provider_key_health",
         "revisions",
-        "providers",
-        "provider_keys",
-        "mappings",
     }
     assert {(table, column) for table, column in found if table not in stays} == ours
     assert {kind.columns[0] for kind in KINDS} == {"id"}
@@ -107,6 +113,22 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
         (TOKEN, "tokens_used", None),
         (TOKEN, "tokens_used", 1.5),
         (TOKEN, "secret", "x"),
+        (PROVIDER, "provider_type", "öllama"),
+        (PROVIDER, "base_url", "x" * 2049),
+        (PROVIDER, "config", "[]"),
+        (PROVIDER, "is_default", 1),
+        (PROVIDER_KEY, "value", "sk-in-clear"),
+        (PROVIDER_KEY, "provider_id", "file:eu"),
+        (PROVIDER_KEY, "models", "{}"),
+        (PROVIDER_KEY, "models", "[1]"),
+        (PROVIDER_KEY, "models", "["),
+        (PROVIDER_KEY, "models", []),
+        (PROVIDER_KEY, "weight", -1),
+        (PROVIDER_KEY, "weight", 2**31),
+        (MAPPING, "alias_name", "x" * 257),
+        (MAPPING, "provider_id", ""),
+        (MAPPING, "config", None),
+        (MAPPING, "order_index", 1.5),
     ],
 )
 def test_invalid_values_are_refused(kind: Kind, field: str, value: Any) -> None:
