@@ -42,22 +42,23 @@ def edited(
     """Return the request with the model and the edits of `target`, and which parameters it lost.
 
     Without a body to edit, the model in the query is replaced. `lacking` are parameters of this
-    request that the provider does not take. `drop` and `override` change others for it; the
-    mapping's overrides win. A target without a model and edits gets the same request object.
+    request that the provider does not take: they go, unless the mapping forces them. `drop` and
+    `override` change others for it; the mapping's overrides win. A target without a model and edits
+    gets the same request object.
 
-    Raises ClientError `invalid_request`: `lacking` where `params` is `strict`, or a model in
-    the query that servers may read in different ways.
+    Raises ClientError `invalid_request`: one of `lacking` that the client sent, where `params` is
+    `strict`; or a model in the query that servers may read in different ways.
     """
-    if lacking and target.config.strict:
-        raise ClientError(
-            f"The provider of this model does not take `{lacking[0]}`.", param=lacking[0]
-        )
     if body is None:
         if target.model is None:
             return request, ()
         where = with_query_model(request.target, target.model)
         return _with(request, where, request.headers, request.body), ()
     edits = target.edits
+    lacking = [name for name in lacking if name not in edits.override]
+    for name in lacking if target.config.strict else ():
+        if body.value(name) is not None:
+            raise ClientError(f"The provider of this model does not take `{name}`.", param=name)
     lost = [name for name in sorted(edits.drop) if body.value(name) is not None]
     text = body.edited(
         model=target.model,

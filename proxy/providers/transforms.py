@@ -9,7 +9,7 @@ from proxy.providers.base import BodyTransform, HeaderList, ResponseTransform
 from proxy.usage.event_filter import DATA_LINE, EventFilter, event_data
 
 #: A larger body passes as it is: to read it at once would hold the event loop.
-MAX_WHOLE_BYTES: Final = 4 * 1024 * 1024
+MAX_WHOLE_BYTES: Final = 2 * 1024 * 1024
 #: Lines that no longer hold for a body that was changed.
 _OF_THE_BYTES: Final = frozenset(
     {"content-length", "etag", "content-md5", "digest", "content-digest", "repr-digest"}

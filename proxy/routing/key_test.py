@@ -1,6 +1,5 @@
 """A test of a provider's keys: each asks the upstream once for its models, which costs nothing."""
 
-import dataclasses
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +12,15 @@ import orjson
 from proxy import __version__
 from proxy.core.errors import BY_CODE, ProxyError
 from proxy.logs import sanitizer
-from proxy.providers.base import OutboundRequest, Provider, Target
-from proxy.providers.config import provider_config
+from proxy.providers.base import OutboundRequest, Provider
+from proxy.providers.config import MappingConfig, provider_config
 from proxy.providers.health import KeyTest
 from proxy.providers.records import ProviderKeySecret, ProviderRecord
+from proxy.providers.targets import target_for
 from proxy.upstream.timing import Timing
 from proxy.upstream.transport import Transport, UpstreamResponse
 
+_PATH: Final = "/v1/models"
 #: Seconds that one key may take.
 _TIMEOUT: Final = 10.0
 #: Keys that ask at the same time.
@@ -86,19 +87,19 @@ class KeyTester:
             raise ProxyError(
                 f"This version cannot ask a provider of the type {provider.provider_type}."
             )
-        target = dataclasses.replace(
-            Target.from_url(provider.base_url),
-            provider=provider.name,
-            provider_type=provider.provider_type,
-            config=provider_config(provider.config, provider.provider_type),
-        )
-        request = OutboundRequest("GET", b"/v1/models", list(_HEADERS), None)
-        call = known().prepare(request, target, upstream_key)
+        config = provider_config(provider.config, provider.provider_type)
+        target = target_for(provider, None, MappingConfig(), config)
+        request = OutboundRequest("GET", _PATH.encode(), list(_HEADERS), None)
+        dialect = known()
+        call = dialect.prepare(request, target, upstream_key)
         response = self._transport.handle(call, Timing())
         try:
             body = _read(response)
         finally:
             response.close()
+        changed = dialect.transform(target, _PATH, response.status, response.headers)
+        if changed is not None:
+            body = changed.body.feed(body) + changed.body.end()
         document = _decoded(body)
         if not 200 <= response.status < 300:
             return response.status, None, _refusal(response.status, document)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.providers import PROVIDERS
+from proxy.usage.meter import UsageMeter
 from tests.unit.providers.dialect import LINES, answered, call, refused, sent, target
 
 DATED = "2024-10-21"
@@ -107,3 +108,12 @@ def test_filter_results_pass() -> None:
     head = [("Content-Type", "application/json")]
     assert PROVIDERS["azure"]().transform(target("azure"), "/v1/x", 400, head) is None
     assert answered(target("azure"), blocked, status=400) == blocked
+
+
+def test_a_choice_without_a_delta_is_metered() -> None:
+    meter = UsageMeter("text/event-stream")
+    counts = '{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3}}'
+    meter.feed(FILTERED.replace("[DONE]", counts).encode())
+    meter.finish(True)
+    assert meter.reading.usage is not None
+    assert meter.reading.usage.prompt_tokens == 9

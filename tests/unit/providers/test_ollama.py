@@ -69,7 +69,16 @@ def test_the_mappings_edits_are_seen() -> None:
     assert json.loads(sent(prepared)) == {"max_tokens": 7}
     assert prepared.dropped == ("logit_bias", "n")
     forced = target("ollama", edits={"override": {"reasoning_effort": "minimal", "n": 3}})
-    assert json.loads(sent(call(forced, body="{}"))) == {"reasoning_effort": "minimal", "n": 3}
+    prepared = call(forced, body='{"n":2}')
+    assert json.loads(sent(prepared)) == {"reasoning_effort": "minimal", "n": 3}
+    assert prepared.dropped == ()
+
+
+def test_strict_is_about_what_the_client_sends() -> None:
+    where = target("ollama", edits={"n": 3}, params="strict")
+    prepared = call(where, body='{"top_p":1}')
+    assert sent(prepared) == '{"top_p":1}'
+    assert prepared.dropped == ("n",)
 
 
 @pytest.mark.parametrize("name", ["previous_response_id", "conversation"])

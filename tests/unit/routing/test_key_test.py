@@ -142,3 +142,27 @@ def test_four_at_once_in_the_order_of_the_keys() -> None:
     assert [result.name for result in results] == [str(number) for number in range(10)]
     assert (upstream.most, len(upstream.calls)) == (4, 10)
     assert KeyTester(PROVIDERS, upstream).test(provider(), []) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "base_url", "url"),
+    [
+        ("openai", "https://h.example", "https://h.example/v1/models"),
+        ("custom", "https://h.example/v1", "https://h.example/v1/models"),
+        ("ollama", "http://h.example:11434/v1/", "http://h.example:11434/v1/models"),
+        ("azure", "https://h.example", "https://h.example/openai/v1/models"),
+        ("gemini", "https://h.example", "https://h.example/v1beta/openai/models"),
+    ],
+)
+def test_asks_where_the_provider_has_its_models(kind: str, base_url: str, url: str) -> None:
+    upstream = Upstream(lambda call: FakeResponse([MODELS]))
+    (result,) = KeyTester(PROVIDERS, upstream).test(provider(base_url, kind), [key()])
+    assert [call.url for call in upstream.calls] == [url]
+    assert result.models_count == 2
+
+
+def test_an_error_in_googles_shape() -> None:
+    error = b'[{"error": {"code": 400, "message": "API key not valid.", "status": "X"}}]'
+    upstream = Upstream(lambda call: FakeResponse([error], status=400))
+    (result,) = KeyTester(PROVIDERS, upstream).test(provider(kind="gemini"), [key()])
+    assert result.error == "HTTP 400 (invalid_api_key)"
