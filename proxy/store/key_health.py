@@ -11,7 +11,7 @@ from typing import Any, Final
 from proxy.store.audit import PendingEntry, note
 from proxy.store.contention import persistently
 from proxy.store.database import Database, Session, Value
-from proxy.store.rows import from_micros
+from proxy.store.rows import from_micros, to_micros
 
 _TABLE: Final = "provider_key_health"
 _COLUMNS: Final = (
@@ -104,6 +104,16 @@ class KeyHealth:
             note(session, audit, None, {"provider_key_id": key_id})
 
         persistently(lambda: self._database.run(work))
+
+    def prune(self, before: datetime, max_rows: int) -> int:
+        """Delete records that no report changed since `before`, at most `max_rows` at once.
+
+        Clients may name any model, so the records of a key have no natural end. Returns how many.
+        """
+        keys = ("updated_at", *_KEYS)
+        sql = self._database.dialect.deleting(_TABLE, keys, "updated_at < ?")
+        params = (to_micros(before), max_rows)
+        return self._database.run(lambda session: session.execute(sql, params))
 
     def list(self, key_id: str | None = None) -> list[KeyHealthRecord]:
         """Return all records, or those of one key, by key and model."""

@@ -31,6 +31,7 @@ from proxy.store.counters import Counters
 from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.health import DatabaseHealth
+from proxy.store.key_health import KeyHealth
 from proxy.store.leases import TaskLeases
 from proxy.store.migrate import check_schema
 from proxy.store.projects import Projects
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 #: Batches of `counted_ids` are larger than those of other tables by this factor. A row is small and
 #: there is one per request, so on a busy day rows would come faster than they are pruned.
 _COUNTED_BATCHES: Final = 10
+#: After so many days without a report, the health of a key for a model is forgotten.
+_KEY_HEALTH_DAYS: Final = 30
 
 
 def maintenance_scheduler(settings: Settings, database: Database) -> MaintenanceScheduler:
@@ -63,6 +66,7 @@ def maintenance_scheduler(settings: Settings, database: Database) -> Maintenance
         "tokens": ExpiredTokens(database).deactivate,
         # Each of these rows has its own expiry.
         "counted_ids": _pruning(database, prune_counted_ids, 0),
+        "key_health": _pruning(database, KeyHealth(database).prune, _KEY_HEALTH_DAYS),
     }
     if days := retention.usage_days:
         tasks["usage"] = _pruning(database, UsageLedger(database).prune, days)

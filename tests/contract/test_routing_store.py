@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from proxy.store.changes import Changes
 from proxy.store.key_health import KeyHealth, KeyReport
 from proxy.store.mappings import Mappings, MappingTarget
 from proxy.store.routing_tables import RoutingTables
-from proxy.store.rows import to_micros
-from tests.support.stored_records import ABSENT, Store
+from proxy.store.rows import from_micros, to_micros
+from tests.support.stored_records import ABSENT, NOW, Store
 
 
 @pytest.fixture
@@ -525,6 +526,15 @@ class TestKeyHealth:
         assert other.cooling_until is not None
         health.write([KeyReport("k", "m", 60)])
         assert health.list("k")[1].cooling_until is not None
+
+    def test_what_got_no_report_for_long_is_pruned(self, store: Store) -> None:
+        health = KeyHealth(store.database)
+        health.write([KeyReport("k", model) for model in "abc"])
+        assert health.prune(NOW - timedelta(days=1), 10) == 0
+        later = from_micros(health.read().now + 1)
+        assert health.prune(later, 2) == 2
+        assert health.prune(later, 2) == 1
+        assert health.list() == []
 
     def test_reads_what_changed(self, store: Store) -> None:
         health = KeyHealth(store.database)

@@ -18,9 +18,9 @@ from tests.support.installation import settings
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, {"tokens", "counted_ids"}),
-        ({"USAGE_RETENTION_DAYS": "30"}, {"tokens", "counted_ids", "usage"}),
-        ({"AUDIT_RETENTION_DAYS": "30"}, {"tokens", "counted_ids", "audit"}),
+        ({}, {"tokens", "counted_ids", "key_health"}),
+        ({"USAGE_RETENTION_DAYS": "30"}, {"tokens", "counted_ids", "key_health", "usage"}),
+        ({"AUDIT_RETENTION_DAYS": "30"}, {"tokens", "counted_ids", "key_health", "audit"}),
     ],
 )
 def test_what_is_kept_forever_has_no_task(
