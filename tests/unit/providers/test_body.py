@@ -12,6 +12,7 @@ from proxy.core.errors import ClientError
 from proxy.providers import body as module
 from proxy.providers.base import EditableBody
 from proxy.providers.body import scan
+from proxy.usage import large
 from tests.support.loop_probe import served_while
 
 JSON = "application/json"
@@ -350,6 +351,21 @@ def test_any_object(body: tuple[str, dict[str, str]], changes: dict[str, Any]) -
             at = edited.index(written, at) + len(written)
     if not changes:
         assert edited == text
+
+
+@settings(max_examples=200, deadline=None)
+@given(bodies(), CHANGES, st.sampled_from([48, 100, 1000]))
+def test_read_by_slices_it_is_the_same(
+    body: tuple[str, dict[str, str]], changes: dict[str, Any], size: int
+) -> None:
+    text = body[0]
+    at_once = scanned(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_AT_ONCE", 0)
+        patch.setattr(large, "SLICE", size)
+        by_slices = scanned(text)
+    assert by_slices.model == at_once.model
+    assert by_slices.edited(**changes) == at_once.edited(**changes)
 
 
 @settings(max_examples=200, deadline=None)
