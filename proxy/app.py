@@ -49,6 +49,7 @@ from proxy.web.guards import LoginLimiter, ManagementGuard, MetricsGuard
 from proxy.wiring.accounts import AccountServices
 from proxy.wiring.events import event_pump, event_queue
 from proxy.wiring.ratelimit import RateLimiting
+from proxy.wiring.routes import WorkerRouting
 from proxy.wiring.routing import RoutingServices
 from proxy.wiring.telemetry import Telemetry, stats_facts
 
@@ -197,6 +198,12 @@ class Application:
         cors = Cors(settings.gateway.cors_allowed_origins)
         adapter = upstream_adapter(settings.upstream)
         self._transport = session_transport(settings.upstream, adapter)
+        self._routing: WorkerRouting | None = None
+        if not passthrough:
+            self._routing = WorkerRouting(
+                settings, accounts.routing_tables, accounts.key_health, self._transport
+            )
+            accounts.listeners.append(self._routing.changed)
         self._endpoint = RelayEndpoint(
             admission,
             Dispatcher(
@@ -208,6 +215,7 @@ class Application:
             self._in_flight,
             cors,
             relay_options(settings),
+            None if self._routing is None else self._routing.requests,
         )
         self._stored_reads = Reads(
             accounts.counted_ids, self._count_read, each=not settings.retention.counted_ids_days
@@ -234,6 +242,7 @@ class Application:
             self._transport,
             database_state=lambda: self.database_state,
             redis_state=self._redis_state,
+            breakers=None if self._routing is None else self._routing.states,
         )
         trail = AuditTrail(accounts.recorder, server.trusted_proxies)
         self._minting = MintingEndpoint(
@@ -321,6 +330,8 @@ class Application:
         self._rate_limits.prepare()
         self._rate_limits.start()
         (self._passthrough or self._accounts).start()
+        if self._routing is not None:
+            self._routing.start()
         if self._passthrough is None and self._pump.recovery is not None:
             self._pump.recovery.killed = self._accounts.shortfalls.killed
 
@@ -338,6 +349,8 @@ class Application:
         if pump is None:
             return
         started = time.monotonic()
+        if self._routing is not None:
+            self._routing.close()
         self._stored_reads.close()
         self._accounts.flush(deadline * 0.75)
         self._rate_limits.close(deadline / 8)

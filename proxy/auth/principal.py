@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from proxy.core.errors import ClientError
 from proxy.policy.accounts import Account, account_of
 from proxy.policy.policy import Policy
+from proxy.routing.access import RoutingAccess, routing_access
 from proxy.store.records import Grant
 
 
@@ -38,6 +39,8 @@ class Principal:
     token_hash: str = field(repr=False)
     #: Monotonic seconds: the store was read after this moment.
     read_at: float = field(default=0.0, compare=False)
+    #: Its project's ways to other upstreams. None: its own key and the default upstream alone.
+    routing: RoutingAccess | None = None
     #: Whether any of its accounts has a rate or concurrency limit; read on every request.
     throttled: bool = field(init=False, compare=False)
     #: Whether the LLM tokens of any of its accounts are limited.
@@ -88,6 +91,7 @@ def principal_of(grant: Grant, token_hash: str, read_at: float, now: float) -> P
         ),
         token_hash=token_hash,
         read_at=read_at,
+        routing=routing_access(project.policy),
     )
 
 

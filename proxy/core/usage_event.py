@@ -28,6 +28,30 @@ class Intent(NamedTuple):
     client_ip: str
 
 
+@dataclass(frozen=True, slots=True)
+class RoutingFacts:
+    """Who served a request that could go to several targets, and what was tried."""
+
+    #: The provider's name. None: the project's own key.
+    provider: str | None
+    #: The provider's name of the model.
+    upstream_model: str | None
+    #: What the client asked for: an alias, or a provider's name. For the metrics; not in the line.
+    alias: str
+    #: One object for each attempt: provider, model, key_id, status, ms, reason.
+    attempts: tuple[Mapping[str, Any], ...]
+
+    def members(self) -> dict[str, object]:
+        """The members of the event's line."""
+        found: dict[str, object] = {
+            "provider": self.provider,
+            "upstream_model": self.upstream_model,
+        }
+        if self.attempts:
+            found["attempts"] = self.attempts
+        return found
+
+
 @dataclass(slots=True)
 class UsageEvent:
     """Durations are in milliseconds, sizes in bytes, `started` in unix seconds."""
@@ -60,6 +84,8 @@ class UsageEvent:
     spending: Sequence[Any] = ()
     #: Slot of its intent, see proxy/events/spool/inflight_table.py; not in the line.
     slot: int = -1
+    #: None: the project's own key, and one attempt.
+    routing: RoutingFacts | None = None
 
     @property
     def is_read(self) -> bool:
@@ -74,32 +100,33 @@ class UsageEvent:
 
     def line(self) -> bytes:
         """The event as one JSON line with its line end."""
-        return orjson.dumps(
-            {
-                "event_id": self.event_id,
-                "timestamp": rfc3339(self.started),
-                "request_id": self.request_id,
-                "project_id": self.project_id,
-                "token_id": self.token_id,
-                "token": self.token,
-                "endpoint": self.endpoint,
-                "method": self.method,
-                "status_code": self.status_code,
-                "outcome": self.outcome,
-                "error_code": self.error_code,
-                "stream": self.stream,
-                "duration_ms": _rounded(self.duration_ms),
-                "upstream_ms": _rounded(self.upstream_ms),
-                "ttfb_ms": _rounded(self.ttfb_ms),
-                "bytes_in": self.bytes_in,
-                "bytes_out": self.bytes_out,
-                "client_ip": self.client_ip,
-                "usage_source": self.usage_source,
-                **({"estimate_method": self.estimate_method} if self.estimate_method else {}),
-                "metadata": self.metadata,
-            },
-            option=orjson.OPT_APPEND_NEWLINE,
-        )
+        members: dict[str, object] = {
+            "event_id": self.event_id,
+            "timestamp": rfc3339(self.started),
+            "request_id": self.request_id,
+            "project_id": self.project_id,
+            "token_id": self.token_id,
+            "token": self.token,
+            "endpoint": self.endpoint,
+            "method": self.method,
+            "status_code": self.status_code,
+            "outcome": self.outcome,
+            "error_code": self.error_code,
+            "stream": self.stream,
+            "duration_ms": _rounded(self.duration_ms),
+            "upstream_ms": _rounded(self.upstream_ms),
+            "ttfb_ms": _rounded(self.ttfb_ms),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "client_ip": self.client_ip,
+            "usage_source": self.usage_source,
+            **({"estimate_method": self.estimate_method} if self.estimate_method else {}),
+            "metadata": self.metadata,
+            "provider": None,
+        }
+        if self.routing is not None:
+            members.update(self.routing.members())
+        return orjson.dumps(members, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _rounded(milliseconds: float | None) -> float | None:

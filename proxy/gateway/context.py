@@ -8,18 +8,20 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from proxy.auth.principal import Principal
 from proxy.core.errors import CUT_CODES, ProxyError, UpstreamError
-from proxy.core.usage_event import Intent, UsageEvent
+from proxy.core.usage_event import Intent, RoutingFacts, UsageEvent
 from proxy.gateway.body_transform import EventStream
 from proxy.gateway.inflight import Cancelled, ClientDisconnected, DisconnectWatcher
 from proxy.gateway.limited_request import LimitedRequest
 from proxy.gateway.request import ClientRequest
 from proxy.gateway.response_stream import Outcome, ResponseStream
 from proxy.gateway.responses import Headers, error_body
+from proxy.gateway.routed_request import RoutedRequest
 from proxy.logs.sanitizer import PATHS
 from proxy.providers.base import OutboundRequest
 from proxy.ratelimit.request_limiter import Reservation
@@ -87,6 +89,8 @@ class RequestContext:
     settlement: Settlement | None = None
     #: The LLM tokens that the request cost; final when the releases run.
     tokens = 0
+    #: The route of the request. None: the project's own key and the default upstream alone.
+    routed: RoutedRequest | None = None
     #: Status of the upstream's response, once its head is here.
     status = 0
     meter: UsageMeter
@@ -203,6 +207,8 @@ class RequestContext:
     def finish_stream(self, stream: ResponseStream) -> None:
         """Finish a request whose response has ended, in any way."""
         self.shield()
+        if stream.outcome is Outcome.ABORTED and self.routed is not None:
+            self.routed.broke_off(stream.error_code)
         if self._http_1_0 and stream.outcome is not Outcome.COMPLETED and self._socket is not None:
             # Without chunks or a length, a closed connection is the normal end. Only a reset shows
             # that the response was cut.
@@ -295,6 +301,9 @@ class RequestContext:
                 if reading is not None:
                     event.stream = stream
                     self._count(event, reading)
+                if self.routed is not None:
+                    event.routing = self.routed.facts()
+                    self.tokens += self.routed.superseded_tokens
                 self._events.publish(event)
         finally:
             releases = self._releases
@@ -304,6 +313,38 @@ class RequestContext:
             finally:
                 if releases:
                     self._release()
+
+    def publish_superseded(
+        self, facts: RoutingFacts, status: int | None, duration_ms: float, reading: Reading | None
+    ) -> int:
+        """Publish the event of an attempt whose response nobody got, although it may be billed.
+
+        Returns the LLM tokens that it cost.
+        """
+        inbound, principal = self.inbound, self.principal
+        event = UsageEvent(
+            started=time.time() - duration_ms / 1e3,
+            request_id=inbound.request_id,
+            endpoint=PATHS[inbound.path][:_MAX_ENDPOINT_CHARS],
+            method=inbound.method[:_MAX_METHOD_CHARS],
+            client_ip=inbound.client_ip,
+            status_code=status,
+            outcome=Outcome.SUPERSEDED,
+            duration_ms=duration_ms,
+            project_id=principal.project_id,
+            token_id=principal.token_id,
+            token=principal.token_mask,
+            upstream_ms=duration_ms,
+            routing=facts,
+        )
+        total = 0
+        if reading is not None:
+            event.usage_source = reading.source
+            if reading.usage is not None:
+                event.metadata = reading.usage.as_metadata()
+                total = reading.usage.total
+        self._events.publish(event)
+        return total
 
     def _count(self, event: UsageEvent, reading: Reading) -> None:
         """Set the usage of `event`, and :attr:`tokens`, which is what is charged."""

@@ -28,7 +28,9 @@ from proxy.gateway.outbound import asking_for_usage, outbound_request, outbound_
 from proxy.gateway.request import ClientRequest
 from proxy.gateway.response_stream import BodyObserver, Outcome, ResponseStream, Source
 from proxy.gateway.responses import Headers, error_reply
+from proxy.gateway.routing import RoutedRequests
 from proxy.ratelimit.headers import rate_limit_headers
+from proxy.routing.attempt_loop import Routed
 from proxy.routing.dispatcher import Dispatcher
 from proxy.upstream.headers import (
     content_of,
@@ -83,6 +85,7 @@ class RelayEndpoint:
         in_flight: InFlightRequests,
         cors: Cors,
         options: RelayOptions,
+        routing: RoutedRequests | None = None,
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
@@ -90,6 +93,7 @@ class RelayEndpoint:
         self._in_flight = in_flight
         self._cors = cors
         self._options = options
+        self._routing = routing
         self.before_body: tuple[Step, ...] = (
             refuse_method,
             self._register_in_flight,
@@ -108,6 +112,11 @@ class RelayEndpoint:
             RequestContext.record_intent,
             RequestContext.watch_client,
         )
+        #: The same, for requests of projects that route.
+        self.before_targets: tuple[Step, ...] = self.before_upstream
+        if routing is not None:
+            first, *others = self.before_upstream
+            self.before_targets = (first, routing.find_route, *others)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         inbound = ClientRequest(environ, self._options.trusted_proxies)
@@ -136,6 +145,8 @@ class RelayEndpoint:
         body, options, upstream_key = inbound.body, self._options, principal.upstream_key
         if not body.finished:
             context.on_finish(partial(options.held.release, body))
+        if principal.routing is not None:
+            return self._serve_routed(context, principal, start_response)
         context.outbound = outbound = outbound_request(
             inbound,
             principal.policy,
@@ -154,17 +165,51 @@ class RelayEndpoint:
         upstream = self._dispatcher.send(asking or outbound, upstream_key, context.timing)
         return self._respond(context, upstream, start_response, asking is not None)
 
+    def _serve_routed(
+        self, context: RequestContext, principal: Principal, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """As :meth:`_serve` goes on, for a project that has other ways than its own key alone."""
+        routing, options = self._routing, self._options
+        if routing is None or principal.routing is None:
+            raise TypeError("the project routes, and the endpoint does not")
+        context.outbound = outbound_request(
+            context.inbound,
+            principal.policy,
+            request_bytes=options.request_bytes,
+            json_bytes=options.json_bytes,
+            bodies=options.held,
+            usage_limited=principal.usage_limited,
+            names_model=routing.reads_model(context),
+        )
+        for step in self.before_targets:
+            step(context)
+        routed = routing.send(context)
+        request = context.routed
+        return self._respond(
+            context,
+            routed.response,
+            start_response,
+            request is not None and request.usage_injected,
+            routed,
+        )
+
     def _upgrade(
         self, context: RequestContext, principal: Principal, start_response: StartResponse
     ) -> Iterable[bytes]:
         """Relay a WebSocket's opening handshake: a tunnel, or an upstream's ordinary response."""
-        for step in self.before_upstream:
-            step(context)
         key = principal.upstream_key
         request = outbound_upgrade(
             context.inbound, principal.policy, keep_authorization=key is None
         )
-        opened = self._dispatcher.upgrade(request, key, context.timing)
+        if principal.routing is None or self._routing is None:
+            for step in self.before_upstream:
+                step(context)
+            opened = self._dispatcher.upgrade(request, key, context.timing)
+        else:
+            self._routing.find_upgrade_route(context, request)
+            for step in self.before_upstream:
+                step(context)
+            opened = self._routing.upgrade(context)
         if not isinstance(opened, UpgradeResponse):
             return self._respond(context, opened, start_response)
         context.on_finish(opened.sock.close)
@@ -178,9 +223,14 @@ class RelayEndpoint:
         upstream: UpstreamResponse,
         start_response: StartResponse,
         usage_injected: bool = False,
+        routed: Routed | None = None,
     ) -> Iterable[bytes]:
-        """Relay the response. ``usage_injected`` means that the proxy asked for the usage: the part
-        of the response that reports it is not sent to the client."""
+        """Relay the response.
+
+        ``usage_injected`` means that the proxy asked for the usage: the part of the response that
+        reports it is not sent to the client. ``routed`` says where the response came from, for a
+        project that routes.
+        """
         context.on_finish(upstream.close)
         # An upload that has not ended by now is not needed: the response is here.
         context.inbound.discard_body()
@@ -189,17 +239,23 @@ class RelayEndpoint:
         context.meter = meter = UsageMeter(content_type, content_encoding)
         source: Source = upstream
         sent: EventStream = meter
-        observers: tuple[BodyObserver, ...] = (meter,)
+        observer: BodyObserver = meter
         headers = downstream_headers(upstream.headers)
+        if routed is not None:
+            translated = routed.transform
+            if translated is not None:
+                source = observer = TransformedBody(source, translated.body, observer)
+                headers = without_length(downstream_headers(translated.headers))
+            headers = [*headers, *self._routed_headers(context)]
         if meter.is_event_stream:
             headers = unbuffered(headers)
         if usage_injected and upstream.status < 300 and is_plain(content_encoding):
             stripper = unasked_filter(content_type, sized=is_sized(headers))
             if stripper is not None:
                 sent = stripper
-                source = transformed = TransformedBody(upstream, stripper, meter)
-                observers = (transformed,)
+                source = observer = TransformedBody(source, stripper, observer)
                 headers = without_length(headers)
+        observers: tuple[BodyObserver, ...] = (observer,)
         if context.limited is not None:
             observers += (context.limited.follow(content_type, content_encoding),)
         context.sent, context.response_headers = sent, headers
@@ -232,7 +288,8 @@ class RelayEndpoint:
         context.shield()
         inbound = context.inbound
         inbound.discard_body()
-        status, headers, body = error_reply(error, self._our_headers(context))
+        ours = [*self._routed_headers(context), *self._our_headers(context)]
+        status, headers, body = error_reply(error, ours)
         if inbound.method == "HEAD":
             body = b""
         context.refuse(error, len(body))
@@ -276,6 +333,11 @@ class RelayEndpoint:
             ),
             *self._cors.response_headers(inbound.header("ORIGIN")),
         ]
+
+    def _routed_headers(self, context: RequestContext) -> Headers:
+        if self._routing is None or context.routed is None:
+            return []
+        return self._routing.headers(context.routed)
 
     def _register_in_flight(self, context: RequestContext) -> None:
         inbound = context.inbound

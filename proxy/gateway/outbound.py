@@ -28,6 +28,7 @@ def outbound_request(
     bodies: HeldBodies,
     keep_authorization: bool = False,
     usage_limited: bool = False,
+    names_model: bool = False,
 ) -> OutboundRequest:
     """Build the request that goes upstream.
 
@@ -47,7 +48,7 @@ def outbound_request(
     target = inbound.target.encode("latin-1")
     if not body.exists:
         return OutboundRequest(inbound.method, target, headers, None)
-    held = policy.reads or is_json(inbound.header("CONTENT-TYPE"))
+    held = policy.reads or names_model or is_json(inbound.header("CONTENT-TYPE"))
     if not held and usage_limited:
         held = generating(inbound.method, inbound.path) is not None
     if held or (policy.inject_usage and inbound.method == "POST" and _is_chat(inbound.path)):

@@ -30,6 +30,8 @@ class Outcome(StrEnum):
     CLIENT_GONE = "client_gone"
     ABORTED = "aborted"
     REJECTED = "rejected"
+    #: An attempt whose response nobody got, but that may be billed.
+    SUPERSEDED = "superseded"
 
 
 class BodyObserver(Protocol):

@@ -69,6 +69,17 @@ class KeyHealth:
     failure_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class KeyWait:
+    """Why no key may be taken, and for how many seconds."""
+
+    seconds: float
+    #: Whether all keys are at their rate limit.
+    limited: bool
+    #: Whether all keys were turned away for another reason.
+    refused: bool
+
+
 @dataclass(slots=True)
 class _Scope:
     """The cooldowns of a key for one model, or for all. `repeats` grows until a success."""
@@ -98,6 +109,11 @@ class _KeyState:
         until = whole.until if whole is not None else now
         one = self.scopes.get(model) if model is not None else None
         return max(until, one.until) if one is not None else until
+
+    def cools_by(self, model: str | None, now: float) -> set[int]:
+        """Return the statuses of the cooldowns that run for `model`."""
+        scopes = (self.scopes.get(None), self.scopes.get(model) if model is not None else None)
+        return {scope.status for scope in scopes if scope is not None and scope.until > now}
 
 
 class _PoolKey:
@@ -181,6 +197,41 @@ class KeyPool:
         chosen = free[0] if len(free) == 1 else self._pick(free, affinity)
         chosen.state.in_flight += 1
         return chosen.secret
+
+    def pinned(self, model: str | None, affinity: bytes) -> ProviderKeySecret | None:
+        """As :meth:`choose`, but the one key for this affinity, whatever the strategy. None while
+        that key cools: what the upstream keeps is with this key alone."""
+        serving = list(self._serving(model))
+        if not serving:
+            return None
+        chosen = max(serving, key=lambda key: _rendezvous(key, affinity))
+        now = self._clock()
+        if chosen.state.cools_until(model, now) > now:
+            return None
+        chosen.state.in_flight += 1
+        return chosen.secret
+
+    def free(self, model: str | None, tried: Set[str]) -> bool:
+        """Return whether :meth:`choose` would find a key."""
+        now = self._clock()
+        return any(
+            key.secret.record.id not in tried and key.state.cools_until(model, now) <= now
+            for key in self._serving(model)
+        )
+
+    def waits(self, model: str | None, affinity: bytes | None = None) -> KeyWait | None:
+        """Return when the first key for `model` may be taken, or the one that is pinned to
+        `affinity`; None: there is none."""
+        now = self._clock()
+        serving = list(self._serving(model))
+        if serving and affinity is not None:
+            serving = [max(serving, key=lambda key: _rendezvous(key, affinity))]
+        if not serving:
+            return None
+        first = min(serving, key=lambda key: key.state.cools_until(model, now))
+        limited = all(key.state.cools_by(model, now) == {_RATE_LIMITED} for key in serving)
+        refused = all(bool(key.state.cools_by(model, now) - {_RATE_LIMITED}) for key in serving)
+        return KeyWait(max(0.0, first.state.cools_until(model, now) - now), limited, refused)
 
     def release(self, key: ProviderKeySecret) -> None:
         """Count the request with this key as done. Keys that are no longer there are ignored."""

@@ -8,7 +8,7 @@ import base64
 import binascii
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -97,6 +97,16 @@ def choice(*allowed: str) -> Parser[str]:
         return value.lower()
 
     return parse
+
+
+def words(value: str, known: Sequence[str]) -> frozenset[str]:
+    """Words of `known` with commas between; `none` for none of them."""
+    if value.strip().lower() == "none":
+        return frozenset()
+    found = frozenset(part.strip().lower() for part in value.split(","))
+    if not found <= frozenset(known):
+        raise ValueError(f"expected `none`, or some of {', '.join(known)} with commas between")
+    return found
 
 
 def switch(value: str) -> bool:

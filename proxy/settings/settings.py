@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 from dotenv import dotenv_values
 
 from proxy.core.errors import SettingsError
+from proxy.providers.config import FALLBACK_CAUSES
 from proxy.runtime import shares
 from proxy.settings import parsers as parse
 from proxy.settings import validation
@@ -149,6 +150,23 @@ class UpstreamSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingSettings:
+    """Providers, and what is tried when one fails. A project with its own key alone has none."""
+
+    max_attempts: int = _setting("ROUTING_MAX_ATTEMPTS", parse.integer(1, 20), 4)
+    retry_deadline: float = _setting("ROUTING_RETRY_DEADLINE", parse.seconds(0), 30.0)
+    fallback_on: frozenset[str] = _setting(
+        "ROUTING_FALLBACK_ON",
+        partial(parse.words, known=FALLBACK_CAUSES),
+        frozenset({"connect", "auth", "rate", "server", "stream_error"}),
+    )
+    #: 0: streams are passed on at once.
+    first_output_hold: float = _setting("ROUTING_FIRST_OUTPUT_HOLD", parse.seconds(0), 10.0)
+    expose_provider: bool = _setting("EXPOSE_PROVIDER", parse.switch, True)
+    default_provider: str = _setting("DEFAULT_API_PROVIDER", str.strip, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """The relay of `/v1`: bodies, streams, browsers."""
 
@@ -235,6 +253,7 @@ class Settings:
     encryption: EncryptionSettings
     database: DatabaseSettings
     upstream: UpstreamSettings
+    routing: RoutingSettings
     gateway: GatewaySettings
     limits: LimitSettings
     #: Shared by the rate limits, the change bus and the event stream.

@@ -36,6 +36,7 @@ from proxy.store.leases import TaskLeases
 from proxy.store.migrate import check_schema
 from proxy.store.projects import Projects
 from proxy.store.rotation import unreadable
+from proxy.store.routing_tables import RoutingTables
 from proxy.store.rows import from_micros
 from proxy.store.tokens import ExpiredTokens, Tokens
 from proxy.store.usage import UsageLedger
@@ -128,6 +129,10 @@ class AccountServices:
         self.shortfalls = Shortfalls(counters)
         self.leases = PermitLeases(counters, self.counts)
         self._holds = NodeHolds(settings.data_dir.absolute() / "limits" / "holds")
+        #: Providers, keys and mappings, and who is called with the ids of what has changed.
+        self.routing_tables = RoutingTables(database, cipher)
+        self.key_health = KeyHealth(database)
+        self.listeners: list[Callable[[Collection[str] | None], None]] = []
         self._budgets = Budgets(
             counters,
             self._holds,
@@ -203,6 +208,8 @@ class AccountServices:
         self._revalidator.changed(ids)
         # Their limits may have changed, and the limits in the store decide.
         self.leases.give_back(ids)
+        for listener in self.listeners:
+            listener(ids)
 
 
 def _recorder(database: Database, queue: EventQueue) -> AuditWriter:

@@ -46,7 +46,7 @@ TABLE = [
     (Failure.STREAM_AUTH, True, Again.NEVER, "stream_error", Against.KEY, 401),
     (Failure.STREAM_FORBIDDEN, True, Again.NEVER, "stream_error", Against.KEY_MODEL, 403),
     (Failure.STREAM_PAYMENT, True, Again.NEVER, "stream_error", Against.KEY, 402),
-    (Failure.STREAM_CUT, False, Again.NEVER, "stream_error", Against.TARGET, None),
+    (Failure.STREAM_CUT, False, Again.NEVER, "reset", Against.TARGET, None),
     (Failure.MODEL_NOT_FOUND, False, Again.NEVER, ALWAYS, Against.NOBODY, None),
     (Failure.CONTEXT, False, Again.NEVER, "context", Against.NOBODY, None),
     (Failure.CONTENT, False, Again.NEVER, "content", Against.NOBODY, None),

@@ -1,0 +1,197 @@
+"""A request of a project that routes: from its model's name to targets, then attempts until one
+serves it.
+
+Projects with only their own key, and nothing set about routing, pass none of this.
+"""
+
+from functools import partial
+from typing import Final, cast
+
+from proxy.core.usage_event import RoutingFacts
+from proxy.gateway.context import RequestContext
+from proxy.gateway.generating_endpoints import generating
+from proxy.gateway.outbound import asking_for_usage
+from proxy.gateway.responses import Headers
+from proxy.gateway.routed_request import RoutedRequest
+from proxy.providers.base import EditableBody, OutboundRequest
+from proxy.providers.body import scan
+from proxy.providers.request_target import query_model
+from proxy.routing.access import RoutingAccess
+from proxy.routing.attempt_loop import Attempt, Routed, RoutedCall
+from proxy.routing.dispatcher import RouteDispatcher
+from proxy.routing.held_response import Response
+from proxy.routing.router import Router
+from proxy.upstream.headers import content_of
+from proxy.upstream.transport import UpstreamResponse
+from proxy.upstream.websocket import UpgradeResponse
+from proxy.usage.meter import UsageMeter
+
+#: Endpoints below `/v1/` that keep no state, so that any target may serve them.
+_STATELESS: Final = frozenset(
+    {
+        "/v1/moderations",
+        "/v1/rerank",
+        "/v1/messages/count_tokens",
+        "/v1/images/generations",
+        "/v1/images/edits",
+        "/v1/images/variations",
+        "/v1/audio/speech",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+    }
+)
+#: Members of a body that refer to what an upstream keeps.
+_STATE: Final = ("previous_response_id", "conversation")
+
+
+class RoutedRequests:
+    """Finds the route of each request, and sends it."""
+
+    def __init__(
+        self, router: Router, dispatcher: RouteDispatcher, *, expose_provider: bool = True
+    ) -> None:
+        self._router = router
+        self._dispatcher = dispatcher
+        self._expose = expose_provider
+
+    def reads_model(self, context: RequestContext) -> bool:
+        """Return whether the body of a request is held to find its model, be it a form."""
+        access, inbound = context.principal.routing, context.inbound
+        return access is not None and access.shared and names_model(inbound.method, inbound.path)
+
+    def find_route(self, context: RequestContext) -> None:
+        """A step: the targets of the request.
+
+        Raises ClientError: ``model_not_found``, or ``invalid_request`` where the body cannot be
+        read beyond doubt.
+        """
+        principal, inbound, outbound = context.principal, context.inbound, context.outbound
+        access = cast(RoutingAccess, principal.routing)
+        if outbound is None:
+            return
+        if context.limited is not None:
+            asking = context.limited.asking
+        else:
+            asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
+        request = asking or outbound
+        body: EditableBody | None = None
+        streams = False
+        affinity = principal.token_hash.encode()
+        if not access.shared:
+            route = self._router.own_route(access)
+        else:
+            if isinstance(request.body, bytes):
+                body = scan(
+                    request.body,
+                    inbound.header("CONTENT-TYPE"),
+                    inbound.header("CONTENT-ENCODING"),
+                )
+            pinned = is_pinned(inbound.method, inbound.path, body)
+            route = self._router.route(
+                access,
+                None if body is None else body.model or "",
+                has_own_key=bool(principal.upstream_key),
+                pinned=pinned,
+                same_model=generating(inbound.method, inbound.path) == "embeddings",
+            )
+            if pinned:
+                affinity = (principal.project_id or "").encode()
+            elif body is not None and isinstance(key := body.value("prompt_cache_key"), str):
+                affinity = key.encode()
+            streams = body is not None and body.value("stream") is True
+
+        call = RoutedCall(
+            request=request,
+            body=body,
+            path=inbound.path,
+            streams=streams,
+            affinity=affinity,
+            own_key=principal.upstream_key,
+            timing=context.timing,
+            untouched=lambda: not inbound.body.received,
+            superseded=partial(_publish_superseded, context),
+        )
+        context.routed = RoutedRequest(route, call, asking is not None)
+
+    def find_upgrade_route(self, context: RequestContext, request: OutboundRequest) -> None:
+        """As :meth:`find_route`, for a WebSocket's handshake: its model is in the query."""
+        principal = context.principal
+        access = cast(RoutingAccess, principal.routing)
+        if access.shared:
+            route = self._router.route(
+                access, query_model(request.target), has_own_key=bool(principal.upstream_key)
+            )
+        else:
+            route = self._router.own_route(access)
+        call = RoutedCall(
+            request=request,
+            path=context.inbound.path,
+            affinity=principal.token_hash.encode(),
+            own_key=principal.upstream_key,
+            timing=context.timing,
+        )
+        context.routed = RoutedRequest(route, call, usage_injected=False)
+
+    def upgrade(self, context: RequestContext) -> UpgradeResponse | UpstreamResponse:
+        """Send the handshake to the first target that can be reached. Raises ProxyError."""
+        request = cast(RoutedRequest, context.routed)
+        request.routed = routed = self._dispatcher.upgrade(request.call, request.route)
+        context.on_finish(routed.release)
+        opened: UpgradeResponse | UpstreamResponse = routed.response
+        return opened
+
+    def send(self, context: RequestContext) -> Routed:
+        """Send the request until a target serves it. Raises ProxyError."""
+        request = cast(RoutedRequest, context.routed)
+        request.routed = routed = self._dispatcher.send(request.call, request.route)
+        context.on_finish(routed.release)
+        return routed
+
+    def headers(self, request: RoutedRequest) -> Headers:
+        """Return the headers that tell the client who responded."""
+        headers: Headers = []
+        routed = request.routed
+        if routed is not None and request.route.alias:
+            expose = self._expose if routed.expose is None else routed.expose
+            if expose:
+                headers.append(("X-Proxy-Provider", routed.target.provider))
+                if routed.target.model is not None:
+                    headers.append(("X-Proxy-Model", routed.target.model))
+        if request.call.attempts:
+            headers.append(("X-Proxy-Attempts", str(len(request.call.attempts))))
+        if routed is not None and routed.dropped:
+            headers.append(("X-Proxy-Dropped-Params", ", ".join(routed.dropped)))
+        return headers
+
+
+def names_model(method: str, path: str) -> bool:
+    """Return whether the body of a request to this endpoint names a model."""
+    return method == "POST" and (path in _STATELESS or generating(method, path) is not None)
+
+
+def is_pinned(method: str, path: str, body: EditableBody | None) -> bool:
+    """Return whether a request concerns what one upstream keeps.
+
+    Such are files, batches, threads, stored responses, and requests that refer to one.
+    """
+    if not names_model(method, path):
+        return True
+    if body is None:
+        return False
+    return any(body.value(name) is not None for name in _STATE) or body.value("background") is True
+
+
+def _publish_superseded(
+    context: RequestContext, attempt: Attempt, response: Response | None, held: bytes
+) -> None:
+    """Publish the event of an attempt whose response nobody got, but that may be billed."""
+    reading = None
+    if response is not None:
+        meter = UsageMeter(*content_of(response.headers))
+        meter.feed(held)
+        meter.finish(complete=False)
+        reading = meter.reading
+    facts = RoutingFacts(attempt.provider, attempt.model, "", (attempt.as_json(),))
+    tokens = context.publish_superseded(facts, attempt.status, attempt.milliseconds, reading)
+    if context.routed is not None:
+        context.routed.superseded_tokens += tokens

@@ -1,0 +1,509 @@
+"""One request at the targets of its route, one attempt after the other, until one serves it.
+
+The loop follows one table, :data:`proxy.routing.retry.RULES`: what a failure is decides whether
+another key, the same target again, or the next target is tried, and what it counts against. Every
+attempt is prepared from the original request, so a second one inherits nothing from the first.
+Nothing of a rejected attempt reaches the client.
+
+Bounds:
+
+- ``max_attempts`` of all targets together; a key that was turned away (401, 402, 403, 429) is no
+  attempt of these, but at most :data:`MAX_KEYS` keys of a target are tried
+- ``retry_deadline`` seconds, in which the last attempt must begin
+- a target's ``max_retries``, and the retry budget of its provider
+
+Note: the client may leave at any wait. That exception passes through here, counts against nobody,
+and gives back what the attempt holds.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Protocol
+
+from proxy.core.errors import ClientError, UpstreamError, UpstreamTimeout
+from proxy.providers.base import (
+    EditableBody,
+    OutboundRequest,
+    PreparedCall,
+    Provider,
+    ResponseTransform,
+    Target,
+)
+from proxy.routing.circuit_breaker import Permit
+from proxy.routing.exhausted import Exhausted, Rejection
+from proxy.routing.first_output import FirstOutput
+from proxy.routing.held_response import HeldResponse, Response, hold_error
+from proxy.routing.retry import (
+    RULES,
+    Failure,
+    failure_of_error,
+    failure_of_event,
+    failure_of_response,
+    retry_after,
+)
+from proxy.routing.router import Route, RouteTarget
+from proxy.routing.states import ChosenKey, RoutingStates, TargetState
+from proxy.upstream.headers import content_of
+from proxy.upstream.timing import Timing
+
+#: Keys of one target that are tried for one request.
+MAX_KEYS: Final = 10
+#: Failures of attempts that the upstream may have worked on, and billed.
+_BILLED: Final = frozenset(
+    {
+        Failure.TIMEOUT,
+        Failure.RESET,
+        Failure.STREAM_ERROR,
+        Failure.STREAM_TIMEOUT,
+        Failure.STREAM_CUT,
+    }
+)
+
+
+class Transport(Protocol):
+    """Sends one prepared call to an upstream."""
+
+    def handle(self, call: PreparedCall, timing: Timing) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingOptions:
+    """The settings of all routes. Times are in seconds."""
+
+    max_attempts: int = 4
+    retry_deadline: float = 30.0
+    fallback_on: frozenset[str] = frozenset({"connect", "auth", "rate", "server", "stream_error"})
+    first_output_hold: float = 10.0
+
+
+class AttemptTimeout(BaseException):
+    """An attempt has taken longer than its target may. Thrown at a wait, so it is no Exception."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """How the loop waits and measures; handed in, so that tests need no time."""
+
+    #: Monotonic seconds.
+    clock: Callable[[], float]
+    #: Unix seconds.
+    wall: Callable[[], float]
+    #: A number from 0 to 1.
+    random: Callable[[], float]
+    sleep: Callable[[float], None]
+    #: Raises :class:`AttemptTimeout` in the block that takes longer than so many seconds.
+    limit: Callable[[float], AbstractContextManager[Any]]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt, as the event of the request reports it."""
+
+    provider: str
+    model: str | None
+    key_id: str | None
+    status: int | None = None
+    milliseconds: float = 0.0
+    #: Why it was rejected. None: it served the request.
+    reason: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "provider": self.provider,
+            "model": self.model,
+            "key_id": self.key_id,
+            "status": self.status,
+            "ms": round(self.milliseconds, 1),
+            "reason": self.reason,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class RoutedCall:
+    """A client's request as the loop needs it."""
+
+    #: The original, never changed.
+    request: OutboundRequest
+    #: The scan of its body, where that can be edited.
+    body: EditableBody | None = None
+    #: The path that the client wrote.
+    path: str
+    #: Whether the client asked for a stream.
+    streams: bool = False
+    #: Requests with the same value prefer the same key, where the provider's strategy says so.
+    affinity: bytes = b""
+    #: The project's own key.
+    own_key: str | None = None
+    timing: Timing
+    #: Whether no byte of a body that is not held has been read yet.
+    untouched: Callable[[], bool] = lambda: False
+    #: Called with an attempt that was rejected although it may be billed, and with its response
+    #: as far as that came.
+    superseded: Callable[[Attempt, Response | None, bytes], None] = lambda *_: None
+    #: All attempts so far.
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the request can be sent more than once."""
+        return self.request.body is None or isinstance(self.request.body, bytes)
+
+
+@dataclass(slots=True, kw_only=True)
+class Routed:
+    """The response that the client gets."""
+
+    response: Any
+    target: Target
+    transform: ResponseTransform | None = None
+    #: Names of parameters that were left out for the target.
+    dropped: tuple[str, ...] = ()
+    #: Whether the mapping shows or hides the provider. None: as the settings say.
+    expose: bool | None = None
+    #: Called once, when the response has ended or was dropped.
+    release: Callable[[], None] = lambda: None
+    #: Called when the response broke off before its end.
+    broke_off: Callable[[], None] = lambda: None
+
+
+class AttemptLoop:
+    """One request. :meth:`run` is called once."""
+
+    def __init__(
+        self,
+        call: RoutedCall,
+        route: Route,
+        *,
+        providers: Mapping[str, Provider],
+        transport: Transport,
+        states: RoutingStates,
+        options: RoutingOptions,
+        waiting: Waiting,
+    ) -> None:
+        self._call = call
+        self._route = route
+        self._providers = providers
+        self._transport = transport
+        self._states = states
+        self._options = options
+        self._waiting = waiting
+        self._started = waiting.clock()
+        # Attempts but for those whose key was turned away.
+        self._counted = 0
+        # Whether a failure was such that nothing more may be tried.
+        self._final = False
+        # The target whose breaker opens next, while no other was tried.
+        self._next_open: tuple[float, RouteTarget] | None = None
+        own_key_only = all(target.provider is None for target in route.targets)
+        self._exhausted = Exhausted(own_key_only=own_key_only)
+
+    def run(self) -> Routed:
+        """Return the response for the client: of the target that served the request, or the
+        failure that it is to see.
+
+        Raises ClientError where no target supports the request, UpstreamError, or ProxyError
+        ``upstream_unavailable``, ``upstream_auth_failed``, ``rate_limit_exceeded``.
+        """
+        targets = self._route.targets
+        try:
+            for index, target in enumerate(targets):
+                routed = self._at(target, has_next=index + 1 < len(targets))
+                if routed is not None:
+                    self._exhausted.close()
+                    return routed
+                if self._final or not self._may_attempt():
+                    break
+            if self._next_open is not None and len(targets) > 1 and not self._call.attempts:
+                routed = self._at(self._next_open[1], has_next=False, early=True)
+                if routed is not None:
+                    return routed
+        except BaseException:
+            self._exhausted.close()
+            raise
+        rejection = self._exhausted.conclude(len(self._call.attempts))
+        return self._routed(rejection.target, rejection.response, rejection.dropped)
+
+    def _at(self, target: RouteTarget, *, has_next: bool, early: bool = False) -> Routed | None:
+        """Try one target with its keys. Returns None when it cannot serve the request.
+
+        `early`: all targets are open, so the probe of this one need not wait for its time.
+        """
+        state = self._states.of(target, self._route.access, self._call.own_key)
+        state.budget.note_request()
+        routed = self._with_keys(target, state, has_next=has_next, early=early)
+        if routed is None and state.pool is not None:
+            self._note_cooling(state)
+        return routed
+
+    def _with_keys(
+        self, target: RouteTarget, state: TargetState, *, has_next: bool, early: bool
+    ) -> Routed | None:
+        turned_away: set[str] = set()
+        retries = 0
+        while self._may_attempt():
+            key = self._choose_key(state, turned_away)
+            if key is None:
+                return None
+            permit = state.permit(lone=len(self._route.targets) == 1, early=early)
+            if permit is None:
+                state.release(key)
+                opens_in = state.opens_in
+                self._exhausted.waits(opens_in, rate=False)
+                if self._next_open is None or opens_in < self._next_open[0]:
+                    self._next_open = opens_in, target
+                return None
+            outcome = self._attempt(target, state, key, permit, has_next, turned_away)
+            if isinstance(outcome, Routed):
+                return outcome
+            if outcome is None:
+                return None
+            if self._keys_left(outcome, state, key, turned_away):
+                continue
+            if not self._retries(outcome, target, state, retries):
+                return None
+            retries += 1
+            # The wait was for them; keys that are to rest for longer are at rest in the pool.
+            turned_away.clear()
+        return None
+
+    def _keys_left(
+        self, rejection: Rejection, state: TargetState, key: ChosenKey, turned_away: set[str]
+    ) -> bool:
+        """Whether another key of the target is tried at once, since this one was turned away."""
+        if not RULES[rejection.failure].other_key or self._route.pinned:
+            return False
+        turned_away.add(key.id)
+        return self._call.repeatable and len(turned_away) < MAX_KEYS and state.has_key(turned_away)
+
+    def _retries(
+        self, rejection: Rejection, target: RouteTarget, state: TargetState, retries: int
+    ) -> bool:
+        """Whether the same target is tried again. Waits until then."""
+        rule = RULES[rejection.failure]
+        if not (self._call.repeatable or (rule.unsent and self._call.untouched())):
+            self._final = True
+            return False
+        self._final = not rule.falls_back(self._fallback_on(target))
+        pause = rule.pause(retries, rejection.retry_after, self._waiting.random)
+        if pause is None or retries >= self._max_retries(target) or not self._may_attempt():
+            return False
+        if not state.budget.take():
+            self._states.budget_exhausted(target.target.provider)
+            return False
+        self._waiting.sleep(pause)
+        return True
+
+    def _choose_key(self, state: TargetState, turned_away: set[str]) -> ChosenKey | None:
+        if self._route.pinned:
+            return state.pinned(self._call.affinity)
+        return state.choose(self._call.affinity, turned_away)
+
+    def _attempt(
+        self,
+        target: RouteTarget,
+        state: TargetState,
+        key: ChosenKey,
+        permit: Permit,
+        has_next: bool,
+        turned_away: set[str],
+    ) -> Routed | Rejection | None:
+        """One round trip. Returns its response, or why it was rejected; None: nothing was sent,
+        since the target does not have the endpoint."""
+        call = self._call
+        try:
+            prepared = self._providers[target.target.provider_type].prepare(
+                call.request, target.target, key.value, call.body
+            )
+        except ClientError as error:
+            state.abandoned(key, permit)
+            if error.code != "endpoint_not_supported":
+                raise
+            self._exhausted.unsupported(error)
+            return None
+        attempt = Attempt(target.target.provider, target.target.model, key.id or None)
+        call.attempts.append(attempt)
+        began = self._waiting.clock()
+        try:
+            trip = self._round_trip(target, state, prepared, attempt, has_next, turned_away)
+        except BaseException:
+            attempt.milliseconds = (self._waiting.clock() - began) * 1e3
+            attempt.reason = Failure.ABANDONED.value
+            state.abandoned(key, permit)
+            raise
+        attempt.milliseconds = (self._waiting.clock() - began) * 1e3
+        response, failure = trip.response, trip.failure
+        if failure is None and response is not None:
+            self._counted += 1
+            state.served(key, permit, response.status)
+            if target.provider is not None and not call.streams:
+                deadline = began + self._timeout(target)
+                response = HeldResponse(response, [], clock=self._waiting.clock, deadline=deadline)
+            routed = self._routed(target, response, prepared.dropped)
+            routed.release = partial(state.release, key)
+            routed.broke_off = state.broke_off
+            return routed
+        failure = failure or Failure.RESET
+        rule = RULES[failure]
+        attempt.reason = failure.value
+        if not rule.other_key:
+            self._counted += 1
+        wait = None
+        if response is not None:
+            wait = retry_after(response.headers, self._waiting.wall())
+        state.rejected(key, permit, failure, attempt.status, wait)
+        self._states.failed(attempt.provider, _described(attempt, trip.error))
+        if failure in _BILLED:
+            call.superseded(attempt, response, trip.held)
+        if trip.error is not None and response is not None:
+            # It broke off before the client got anything, so the client gets the error instead.
+            response.close()
+            response = None
+        rejection = Rejection(failure, target, response, trip.error, prepared.dropped, wait)
+        self._exhausted.add(rejection)
+        return rejection
+
+    def _round_trip(
+        self,
+        target: RouteTarget,
+        state: TargetState,
+        prepared: PreparedCall,
+        attempt: Attempt,
+        has_next: bool,
+        turned_away: set[str],
+    ) -> "_Trip":
+        """Send the request, and read the response until it is known to be good or bad."""
+        provider_type = target.target.provider_type
+        response: Response | None = None
+        try:
+            with self._limit(target):
+                response = self._transport.handle(prepared, self._call.timing)
+                attempt.status = response.status
+                if response.status >= 400:
+                    held_error, body = hold_error(response)
+                    failure = failure_of_response(
+                        response.status, response.headers, body, provider_type
+                    )
+                    return _Trip(held_error, failure, body)
+                others = has_next or state.has_key(turned_away | {attempt.key_id or ""})
+                if not (others and self._holds(target, response)):
+                    return _Trip(response)
+                return self._hold(target, response)
+        except UpstreamError as error:
+            failure = failure_of_error(error, sent=True, head=response is not None)
+            return _Trip(response, failure, error=error)
+        except AttemptTimeout:
+            return _Trip(response, Failure.TIMEOUT, error=UpstreamTimeout())
+        except BaseException:
+            if response is not None:
+                response.close()
+            raise
+
+    def _holds(self, target: RouteTarget, response: Response) -> bool:
+        """Whether the beginning of a response is held back until its first output."""
+        content_type, _ = content_of(response.headers)
+        events = content_type.partition(";")[0].strip().lower() == "text/event-stream"
+        return events and self._call.repeatable and self._hold_seconds(target) > 0
+
+    def _hold(self, target: RouteTarget, response: Response) -> "_Trip":
+        """Read a stream until its first output, an error, its end, or a bound."""
+        clock = self._waiting.clock
+        until = clock() + self._hold_seconds(target)
+        _, encoding = content_of(response.headers)
+        output = FirstOutput(encoding)
+        held: list[bytes] = []
+        while not output.decided and (left := until - clock()) > 0:
+            try:
+                chunk = response.read_within(left)
+            except UpstreamError as error:
+                failure = failure_of_error(error, sent=True, head=True)
+                return _Trip(response, failure, b"".join(held), error)
+            if not chunk:
+                break  # the end, or the time is over
+            held.append(chunk)
+            output.feed(chunk)
+            if response.complete:
+                break
+        begun = HeldResponse(response, held)
+        if output.error is None:
+            return _Trip(begun)
+        failure = failure_of_event(output.error, target.target.provider_type)
+        if failure in (Failure.CLIENT, Failure.CONTEXT, Failure.CONTENT):
+            cause = RULES[failure].next_target
+            if cause not in self._fallback_on(target):
+                return _Trip(begun)  # the client's own fault, as the provider words it
+        return _Trip(begun, failure, b"".join(held))
+
+    def _routed(self, target: RouteTarget, response: Any, dropped: tuple[str, ...]) -> Routed:
+        provider = self._providers[target.target.provider_type]
+        return Routed(
+            response=response,
+            target=target.target,
+            transform=provider.transform(
+                target.target, self._call.path, response.status, response.headers
+            ),
+            dropped=dropped,
+            expose=target.options.expose_provider,
+        )
+
+    def _note_cooling(self, state: TargetState) -> None:
+        """Remember when a key of a target is back, for the client's `Retry-After`."""
+        wait = state.waits(pinned=self._call.affinity if self._route.pinned else None)
+        if wait is None or wait.refused:
+            self._exhausted.key_failed()
+        elif wait.seconds:
+            self._exhausted.waits(wait.seconds, rate=wait.limited)
+
+    def _may_attempt(self) -> bool:
+        """Whether another attempt may begin: the first always may."""
+        if not self._call.attempts:
+            return True
+        if self._counted >= self._options.max_attempts:
+            return False
+        return self._waiting.clock() - self._started <= self._options.retry_deadline
+
+    def _max_retries(self, target: RouteTarget) -> int:
+        if target.provider is None:
+            return self._route.access.max_retries
+        chosen = target.options.max_retries
+        return target.provider.config.max_retries if chosen is None else chosen
+
+    def _fallback_on(self, target: RouteTarget) -> frozenset[str]:
+        chosen = target.options.fallback_on
+        return self._options.fallback_on if chosen is None else chosen
+
+    def _hold_seconds(self, target: RouteTarget) -> float:
+        chosen = target.options.first_output_hold
+        return self._options.first_output_hold if chosen is None else chosen
+
+    def _timeout(self, target: RouteTarget) -> float:
+        """The bound of a whole buffered response."""
+        return target.options.timeout or target.target.config.timeout
+
+    def _limit(self, target: RouteTarget) -> AbstractContextManager[Any]:
+        """Bounds the wait for a head, and for the first output where that is held. With a project's
+        own key, only the silence between two bytes is bounded, as without routing."""
+        if target.provider is None:
+            return nullcontext()
+        if not self._call.streams:
+            return self._waiting.limit(self._timeout(target))
+        return self._waiting.limit(target.options.ttft_timeout or target.target.config.ttft_timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trip:
+    """What came of one round trip. Without a failure there is a response."""
+
+    response: Response | None
+    failure: Failure | None = None
+    #: What was read of the response.
+    held: bytes = b""
+    error: UpstreamError | None = None
+
+
+def _described(attempt: Attempt, error: UpstreamError | None) -> str:
+    if error is not None and str(error):
+        return str(error)
+    status = "" if attempt.status is None else f" (status {attempt.status})"
+    return f"{attempt.reason}{status}"
