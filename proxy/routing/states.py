@@ -6,7 +6,7 @@ value did not change, and a breaker belongs to the provider's id and the model.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from cachetools import LRUCache
 
@@ -32,9 +32,6 @@ _VERDICTS: Final[Mapping[Against, Verdict]] = {
     Against.KEY_MODEL: Verdict.NONE,
     Against.NOBODY: Verdict.SUCCESS,
 }
-
-
-_WORST_FIRST: Final = (State.OPEN, State.HALF_OPEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +254,13 @@ class RoutingStates:
             if identifier == provider_id
         ]
         states = {breaker.state for breaker in known}
-        worst = next((each for each in _WORST_FIRST if each in states), State.CLOSED)
+        worst: Literal["closed", "open", "half_open"] = "closed"
+        if State.OPEN in states:
+            worst = "open"
+        elif State.HALF_OPEN in states:
+            worst = "half_open"
         return ProviderStatus(
-            breaker=worst.value,
+            breaker=worst,
             error_ratio=max((breaker.error_ratio for breaker in known), default=None),
             last_error=self.last_errors.get(self._names.get(provider_id, "")),
         )

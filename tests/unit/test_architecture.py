@@ -72,11 +72,12 @@ FENCES: dict[str, set[str]] = {
         "auth.change_bus",
     },
     "dotenv": {"settings.settings", "cli"},
-    "cachetools": {"auth"},
+    "cachetools": {"auth", "routing.states"},
     "click": {"cli"},
     "rich": {"tools", "cli"},
     "prometheus_client": {"metrics.exposition"},
     "gevent": {
+        "wiring.routes",
         "server.worker",
         "runtime.yielding",
         "runtime.periodic",

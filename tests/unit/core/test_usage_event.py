@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from proxy.core.usage_event import RoutingFacts
 from tests.support.event_samples import event
 
 
@@ -29,8 +30,29 @@ def test_the_line_of_the_contract() -> None:
         b'"outcome":"completed","error_code":null,"stream":false,"duration_ms":150.24,'
         b'"upstream_ms":148.91,"ttfb_ms":149.0,"bytes_in":120,"bytes_out":730,'
         b'"client_ip":"192.0.2.1","usage_source":"reported",'
-        b'"metadata":{"model":"gpt-4","total_tokens":21}}\n'
+        b'"metadata":{"model":"gpt-4","total_tokens":21},"provider":null}\n'
     )
+
+
+def test_the_line_of_a_routed_request() -> None:
+    attempts = (
+        {
+            "provider": "a",
+            "model": "m",
+            "key_id": "k",
+            "status": 503,
+            "ms": 1.0,
+            "reason": "server",
+        },
+        {"provider": "b", "model": "n", "key_id": "l", "status": 200, "ms": 2.5, "reason": None},
+    )
+    line = json.loads(event(routing=RoutingFacts("b", "n", "alias", attempts)).line())
+    assert (line["provider"], line["upstream_model"]) == ("b", "n")
+    assert line["attempts"] == list(attempts)
+    assert "alias" not in line
+    own_key = json.loads(event(routing=RoutingFacts(None, None, "", ())).line())
+    assert own_key["provider"] is None
+    assert "attempts" not in own_key
 
 
 def test_what_is_not_known_is_null() -> None:
@@ -43,6 +65,7 @@ def test_what_is_not_known_is_null() -> None:
         "error_code",
         "upstream_ms",
         "ttfb_ms",
+        "provider",
     }
     assert (line["usage_source"], line["metadata"], line["stream"]) == ("none", {}, False)
 

@@ -135,12 +135,12 @@ def test_the_clients_own_faults_pass_at_once_and_count_against_nobody(status: in
     assert {each.state for each in made.states.breakers()} == {State.CLOSED}
 
 
-@pytest.mark.parametrize(("row", "outcome", "expected"), ROWS, ids=[row[0] for row in ROWS])
-def test_a_cause_that_is_not_named_ends_the_chain(
-    row: str, outcome: Callable[[], Any], expected: list[str]
-) -> None:
-    if row == "404 of a model":
-        pytest.skip("a model that is missing is always looked for elsewhere")
+#: A model that is missing is always looked for elsewhere.
+NAMED = [row for row in ROWS if row[0] != "404 of a model"]
+
+
+@pytest.mark.parametrize(("row", "outcome"), [row[:2] for row in NAMED], ids=[r[0] for r in NAMED])
+def test_a_cause_that_is_not_named_ends_the_chain(row: str, outcome: Callable[[], Any]) -> None:
     made = world(options=RoutingOptions(fallback_on=frozenset()))
     made.script["a"] = [outcome]
     with contextlib.suppress(ProxyError):

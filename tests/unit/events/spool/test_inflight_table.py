@@ -52,6 +52,7 @@ def test_an_intent_becomes_an_event_with_outcome_unknown(tmp_path: Path) -> None
         "client_ip": "::1",
         "usage_source": "none",
         "metadata": {},
+        "provider": None,
     }
 
 
