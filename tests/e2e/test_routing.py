@@ -1,0 +1,165 @@
+"""Projects with providers: the real server with two workers, and upstreams that fail by script."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import openai
+import pytest
+
+from tests.support.fake_upstream import Conversation, Upstream
+from tests.support.mock_provider import MockProvider, error_event, reset, status
+from tests.support.server import ProxyServer
+from tests.support.wait import wait_until
+
+
+def late_reset(provider: MockProvider, talk: Conversation) -> None:
+    """Breaks the connection when the request must have been read: it cannot have been stale."""
+    gevent.sleep(0.3)
+    reset()(provider, talk)
+
+
+class House:
+    """Two providers: `first` with two keys, then `second` with one, behind the alias `smart`."""
+
+    def __init__(self, proxy: ProxyServer, first: MockProvider, second: MockProvider) -> None:
+        self.proxy = proxy
+        self.first = first
+        self.second = second
+        self.providers: dict[str, str] = {}
+        for name, upstream, keys in (("first", first, "12"), ("second", second, "3")):
+            config = {"allow_private": True, "key_strategy": "priority"}
+            body = {
+                "name": name,
+                "provider_type": "openai",
+                "base_url": upstream.base_url,
+                "config": config,
+            }
+            self.providers[name] = self.make("providers", body)["id"]
+            for key in keys:
+                self.make(
+                    "keys", {"provider": name, "name": f"key-{key}", "value": f"sk-upstream-{key}"}
+                )
+        for index, name in enumerate(("first", "second")):
+            self.make(
+                "mappings",
+                {
+                    "alias_name": "smart",
+                    "provider": name,
+                    "provider_model_name": f"model-of-{name}",
+                    "order_index": index,
+                },
+            )
+        project = self.make("projects", {"name": "routed", "providers": ["*"]})
+        self.token = proxy.mint(project["id"])["token"]
+        self.client = openai.OpenAI(
+            base_url=f"{proxy.url}/v1", api_key=self.token, max_retries=0, timeout=30
+        )
+        wait_until(self.serves)
+
+    def make(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        response = self.proxy.manage("POST", f"/{kind}", body)
+        assert response.status_code == 201, response.text
+        made: dict[str, Any] = response.json()
+        return made
+
+    def serves(self) -> bool:
+        """Whether ten requests in a row, each on a new connection, are served."""
+        for _ in range(10):
+            with openai.OpenAI(
+                base_url=f"{self.proxy.url}/v1", api_key=self.token, max_retries=0
+            ) as client:
+                try:
+                    chat(client)
+                except openai.OpenAIError:
+                    return False
+        return True
+
+    def fresh(self) -> None:
+        """Forget what upstreams received, and end cooldowns."""
+        self.first.reset()
+        self.second.reset()
+
+
+def chat(client: openai.OpenAI, model: str = "smart", **more: Any) -> Any:
+    return client.chat.completions.with_raw_response.create(
+        model=model, messages=[{"role": "user", "content": "Hi"}], **more
+    )
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, session_upstream: Upstream) -> Iterator[House]:
+    proxy = ProxyServer(tmp_path_factory.mktemp("routing"), session_upstream.url).start()
+    with (
+        MockProvider(keys={"sk-upstream-1", "sk-upstream-2"}) as first,
+        MockProvider(keys={"sk-upstream-3"}) as second,
+    ):
+        made = House(proxy, first, second)
+        yield made
+        made.client.close()
+        assert proxy.stop() == 0, proxy.log_text()
+        log = proxy.log_text()
+        assert "Traceback" not in log, log
+        assert "sk-upstream-" not in log
+
+
+def test_a_model_goes_to_the_first_target_under_its_own_name(house: House) -> None:
+    house.fresh()
+    response = chat(house.client)
+    assert response.headers["x-proxy-provider"] == "first"
+    assert response.headers["x-proxy-model"] == "model-of-first"
+    assert response.headers["x-proxy-attempts"] == "1"
+    (received,) = house.first.received
+    assert b'"model":"model-of-first"' in received.body.replace(b" ", b"")
+    assert house.token.encode() not in repr(received).encode()
+    assert not house.second.received
+
+
+def test_a_key_that_is_refused_gives_way_to_the_next(house: House) -> None:
+    house.fresh()
+    house.first.for_key("sk-upstream-1", status(401))
+    response = chat(house.client)
+    assert response.headers["x-proxy-provider"] == "first"
+    assert house.first.keys_used[-1] == "sk-upstream-2"
+
+
+def test_a_provider_that_fails_gives_way_to_the_next(house: House) -> None:
+    house.fresh()
+    house.first.always(status(500))
+    response = chat(house.client)
+    assert response.headers["x-proxy-provider"] == "second"
+    assert int(response.headers["x-proxy-attempts"]) > 1
+
+
+def test_an_error_before_the_first_output_is_never_seen(house: House) -> None:
+    house.fresh()
+    house.first.always(error_event(529))
+    response = chat(house.client, stream=True)
+    assert response.headers["x-proxy-provider"] == "second"
+    text = "".join(
+        chunk.choices[0].delta.content or "" for chunk in response.parse() if chunk.choices
+    )
+    assert text == "One two three."
+
+
+def test_an_outcome_that_is_not_known_is_not_paid_for_twice(house: House) -> None:
+    house.fresh()
+    house.first.always(late_reset)
+    with pytest.raises(openai.APIStatusError) as caught:
+        chat(house.client)
+    assert caught.value.status_code == 502
+    assert len(house.first.received) == 1
+    assert not house.second.received
+
+
+def test_an_unknown_model_is_not_found(house: House) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        chat(house.client, model="nothing-like-it")
+    assert caught.value.code == "model_not_found"
+
+
+def test_a_provider_may_be_named(house: House) -> None:
+    house.fresh()
+    response = chat(house.client, model="second/any-model")
+    assert response.headers["x-proxy-provider"] == "second"
+    assert response.headers["x-proxy-model"] == "any-model"
