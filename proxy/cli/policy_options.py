@@ -160,7 +160,11 @@ SPELLINGS: Final[Mapping[str, Spelling]] = {
         "--provider", "NAME", "A shared provider that it may use; '*' for all of them."
     ),
     "max_retries": Spelling(
-        "--max-retries", "Further attempts at its own upstream (0 to 10).", "N", int, kind=int
+        "--max-retries",
+        "Further attempts at its own upstream; none by default.",
+        "0-10",
+        int,
+        kind=int,
     ),
     "breaker": _word(
         "--breaker", "off|on", "Whether its own upstream has a circuit breaker, which is off."

@@ -17,7 +17,7 @@ def test_the_values_are_those_that_the_field_accepts() -> None:
     words = {
         name: one.metavar for name, one in SPELLINGS.items() if one.metavar and "|" in one.metavar
     }
-    assert len(words) == 3
+    assert len(words) == 4
     for name, offered in words.items():
         for word in offered.split("|"):
             assert FIELDS[name].read(name, word) == word
@@ -35,6 +35,9 @@ def test_the_values_are_those_that_the_field_accepts() -> None:
         ("rate_limit_rpm", 5, 5),
         ("can_mint", False, False),
         ("on_revoke", "cut", "cut"),
+        ("base_url", "https://eu.test", "https://eu.test"),
+        ("providers", ("*",), ["*"]),
+        ("max_retries", 0, 0),
     ],
 )
 def test_what_is_written(name: str, given: Any, value: Any) -> None:
@@ -49,6 +52,7 @@ def test_what_is_written(name: str, given: Any, value: Any) -> None:
         ("allowed_models", ("",)),
         ("allowed_models", ("o3", "")),
         ("allowed_ips", ("",)),
+        ("providers", ("",)),
         ("forwarded_headers", ("", "X-A")),
         ("required_headers", ("X-Team=",)),
         ("allowed_params", ("tools",)),
