@@ -1,6 +1,7 @@
 """Targets of configured providers: what of a base URL is the same, however it is written."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from proxy.providers.base import Target
@@ -19,11 +20,11 @@ def target_for(
     - Azure: the resource, or that with `/openai` or `/openai/v1`
     - Gemini: the host, or that with `/v1beta` or `/v1beta/openai`
     """
-    origin, host, path = _parts(provider.base_url)
-    return Target(
-        origin,
-        host,
-        _PREFIX.get(provider.provider_type, _of_openai)(path),
+    base = Target.from_url(provider.base_url)  # without `/v1` and slashes at the end
+    prefix = _PREFIX.get(provider.provider_type)
+    return replace(
+        base,
+        prefix=base.prefix if prefix is None else prefix(base.prefix),
         provider=provider.name,
         provider_type=provider.provider_type,
         model=model,
@@ -33,17 +34,8 @@ def target_for(
     )
 
 
-def _parts(base_url: str) -> tuple[str, str, str]:
-    target = Target.from_url(base_url)
-    return target.origin, target.host, target.prefix.rstrip("/")
-
-
-def _of_openai(path: str) -> str:
-    return path.removesuffix("/v1").rstrip("/")
-
-
 def _of_azure(path: str) -> str:
-    return _of_openai(path).removesuffix("/openai").rstrip("/")
+    return path.removesuffix("/openai").rstrip("/")
 
 
 def _of_gemini(path: str) -> str:
