@@ -60,14 +60,14 @@ class Api:
             # Only the query is used: behind a reverse proxy the server may have another name.
             path, query = f"{path.partition('?')[0]}?{urlsplit(following).query}", {}
 
-    def id_of(self, path: str, which: str) -> str:
+    def id_of(self, path: str, which: str, **query: str) -> str:
         """Returns the id of the entry of a list whose id or name is ``which``.
 
         Raises :class:`Refused` when there is none, and when several have this name.
         """
-        if _UUID.fullmatch(which):
+        if _UUID.fullmatch(segment(which)):
             return which
-        found = [str(entry["id"]) for entry in self.list(path) if entry["name"] == which]
+        found = [str(entry["id"]) for entry in self.list(path, **query) if entry["name"] == which]
         if len(found) == 1:
             return found[0]
         raise Refused(

@@ -12,15 +12,12 @@ from proxy.cli.provider import PATH as PROVIDERS
 
 PATH: Final = "/manage/mappings"
 _COLUMNS: Final = {
-    "id": "ID",
     "alias_name": "Alias",
     "order_index": "Order",
-    "provider": "Provider",
-    "provider_model_name": "Model",
+    "target": "Target",
     "weight": "Weight",
-    "is_default": "Default",
-    "config": "Config",
-    "source": "Source",
+    "notes": "Notes",
+    "id": "ID",
 }
 _order_option = click.option(
     "--order",
@@ -150,7 +147,10 @@ def _alias_path(alias: str) -> str:
 
 
 def _show(found: dict[str, Any], json_wanted: bool) -> None:
-    output.as_json(found) if json_wanted else output.record(_for_people(found))
+    if json_wanted:
+        output.as_json(found)
+    else:
+        output.record({**found, "config": config_text(found["config"]) or None})
 
 
 def _table(found: list[dict[str, Any]], json_wanted: bool) -> None:
@@ -161,4 +161,13 @@ def _table(found: list[dict[str, Any]], json_wanted: bool) -> None:
 
 
 def _for_people(found: dict[str, Any]) -> dict[str, Any]:
-    return {**found, "config": config_text(found["config"]) or None}
+    notes = {
+        "default": found["is_default"],
+        "with config": bool(found["config"]),
+        "from file": found["source"] == "file",
+    }
+    return {
+        **found,
+        "target": f"{found['provider'] or '?'}/{found['provider_model_name']}",
+        "notes": ", ".join(note for note, holds in notes.items() if holds) or None,
+    }

@@ -10,25 +10,21 @@ from proxy.cli.config_options import config_options, config_text
 from proxy.providers.records import PROVIDER_TYPES
 
 PATH: Final = "/manage/providers"
+# Without ids, for which a terminal is too narrow: all commands take names too.
 _COLUMNS: Final = {
-    "id": "ID",
     "name": "Name",
     "provider_type": "Type",
     "base_url": "Base URL",
     "keys_count": "Keys",
-    "breaker": "Breaker",
-    "is_active": "Active",
-    "is_default": "Default",
-    "source": "Source",
+    "state": "State",
 }
 _TEST_COLUMNS: Final = {
     "name": "Key",
     "ok": "OK",
-    "status": "Status",
-    "duration_ms": "ms",
+    "status": "HTTP",
+    "ms": "ms",
     "models_count": "Models",
     "error": "Error",
-    "key_id": "Key ID",
 }
 #: Seconds to wait for a test: each of many keys may take ten.
 _TEST_PATIENCE: Final = 600
@@ -61,7 +57,10 @@ def provider() -> None:
 def list_providers(api: Api, json_wanted: bool) -> None:
     """All providers, by name."""
     found = api.list(PATH)
-    output.as_json(found) if json_wanted else output.table(found, _COLUMNS)
+    if json_wanted:
+        output.as_json(found)
+    else:
+        output.table([{**each, "state": _state(each)} for each in found], _COLUMNS)
 
 
 @provider.command()
@@ -133,11 +132,23 @@ def test(api: Api, which: str, json_wanted: bool) -> None:
     if json_wanted:
         output.as_json(results)
     elif results["results"]:
-        output.table(results["results"], _TEST_COLUMNS)
+        rows = [{**each, "ms": round(each["duration_ms"])} for each in results["results"]]
+        output.table(rows, _TEST_COLUMNS)
     else:
         click.echo("It has no active keys: `provider-key create` adds one.", err=True)
     if not all(result["ok"] for result in results["results"]):
         raise click.exceptions.Exit(1)
+
+
+def _state(found: dict[str, Any]) -> str:
+    """Returns what is to be known of a provider in a table: ``default, breaker open``."""
+    facts = {
+        "off": not found["is_active"],
+        "default": found["is_default"],
+        f"breaker {found['breaker'].replace('_', ' ')}": found["breaker"] != "closed",
+        "from file": found["source"] == "file",
+    }
+    return ", ".join(fact for fact, holds in facts.items() if holds) or "on"
 
 
 def _given(*, config: dict[str, Any] | None, allow_private: bool, **fields: Any) -> dict[str, Any]:

@@ -9,23 +9,22 @@ from typing import Any, Final
 import click
 
 from proxy.cli import output
-from proxy.cli.client import Api, management_command, segment
+from proxy.cli.client import Api, management_command
 from proxy.cli.provider import PATH as PROVIDERS
 from proxy.cli.secret_option import SecretOption, read_secret
 
 PATH: Final = "/manage/keys"
+# Without ids, for which a terminal is too narrow: all commands take PROVIDER/NAME too.
 _COLUMNS: Final = {
-    "id": "ID",
     "provider": "Provider",
     "name": "Name",
     "value": "Key",
     "weight": "Weight",
     "models": "Models",
-    "is_active": "Active",
-    "health": "Health",
     "requests": "OK/failed",
-    "source": "Source",
+    "state": "State",
 }
+_which_argument = click.argument("which", metavar="ID_OR_PROVIDER/NAME")
 _value_option = click.option(
     "--value",
     cls=SecretOption,
@@ -70,12 +69,12 @@ def list_keys(api: Api, provider: str | None, json_wanted: bool) -> None:
 
 
 @provider_key.command()
-@click.argument("key_id")
+@_which_argument
 @management_command
 @output.json_option
-def get(api: Api, key_id: str, json_wanted: bool) -> None:
+def get(api: Api, which: str, json_wanted: bool) -> None:
     """One key."""
-    _show(api.call("GET", f"{PATH}/{segment(key_id)}"), json_wanted)
+    _show(api.call("GET", f"{PATH}/{_id_of(api, which)}"), json_wanted)
 
 
 @provider_key.command()
@@ -108,7 +107,7 @@ def create(
 
 
 @provider_key.command()
-@click.argument("key_id")
+@_which_argument
 @click.option("--name", help="Unique among the provider's keys.")
 @_value_option
 @_weight_option
@@ -119,7 +118,7 @@ def create(
 @output.json_option
 def update(
     api: Api,
-    key_id: str,
+    which: str,
     value: str | None,
     models: tuple[str, ...],
     all_models: bool,
@@ -136,26 +135,27 @@ def update(
         body["value"] = _secret(value)
     if not body:
         raise click.UsageError("nothing to change: give --name, --value, --weight, …")
-    _show(api.call("PATCH", f"{PATH}/{segment(key_id)}", body), json_wanted)
+    _show(api.call("PATCH", f"{PATH}/{_id_of(api, which)}", body), json_wanted)
 
 
 @provider_key.command()
-@click.argument("key_id")
+@_which_argument
 @management_command
 @output.json_option
-def delete(api: Api, key_id: str, json_wanted: bool) -> None:
+def delete(api: Api, which: str, json_wanted: bool) -> None:
     """Delete a key. `update --inactive` only switches it off."""
-    api.call("DELETE", f"{PATH}/{segment(key_id)}")
-    output.as_json({"deleted": key_id}) if json_wanted else click.echo(f"Deleted {key_id}.")
+    known_id = _id_of(api, which)
+    api.call("DELETE", f"{PATH}/{known_id}")
+    output.as_json({"deleted": known_id}) if json_wanted else click.echo(f"Deleted {known_id}.")
 
 
 @provider_key.command()
-@click.argument("key_id")
+@_which_argument
 @management_command
 @output.json_option
-def reset(api: Api, key_id: str, json_wanted: bool) -> None:
+def reset(api: Api, which: str, json_wanted: bool) -> None:
     """End its cooldowns on all nodes, so that it is tried again at once."""
-    _show(api.call("POST", f"{PATH}/{segment(key_id)}/reset"), json_wanted)
+    _show(api.call("POST", f"{PATH}/{_id_of(api, which)}/reset"), json_wanted)
 
 
 def _secret(given: str | None) -> str:
@@ -169,14 +169,24 @@ def _show(found: dict[str, Any], json_wanted: bool) -> None:
         output.record({**found, "models": _models(found)})
 
 
+def _id_of(api: Api, which: str) -> str:
+    provider, slash, name = which.partition("/")
+    if not slash:
+        return api.id_of(PATH, which)
+    return api.id_of(PATH, name, provider_id=api.id_of(PROVIDERS, provider))
+
+
 def _for_people(key: dict[str, Any]) -> dict[str, Any]:
-    health = key["health"]
-    if key["cooling_until"]:
-        health += f" until {key['cooling_until'][:19]}Z"
-    if key["last_status"] is not None and health != "healthy":
-        health += f" ({key['last_status']})"
     counts = f"{key['success_count']}/{key['failure_count']}"
-    return {**key, "health": health, "models": _models(key), "requests": counts}
+    return {**key, "models": _models(key), "requests": counts, "state": _state(key)}
+
+
+def _state(key: dict[str, Any]) -> str:
+    """Returns what is to be known of a key in a table: ``off``, ``cooling until … (429)``."""
+    state: str = key["health"] if key["is_active"] else "off"
+    if key["cooling_until"]:
+        state += f" until {key['cooling_until'][:19]}Z ({key['last_status']})"
+    return f"{state}, from file" if key["source"] == "file" else state
 
 
 def _models(key: dict[str, Any]) -> str:

@@ -38,9 +38,16 @@ def test_list(run: Run, api: responses.RequestsMock) -> None:
     api.get(URL, json=[MAPPING])
     result = run("mapping", "list")
     assert result.exit_code == 0
-    for value in (ID, "gpt-4", "eu", "gpt-4-0613", "temperature=0.7"):
-        assert value in result.output
+    row = result.output.splitlines()[1].split()
+    assert row == ["gpt-4", "0", "eu/gpt-4-0613", "1", "with", "config", ID]
     assert json.loads(run("mapping", "list", "--json").output) == [MAPPING]
+
+
+def test_list_notes_what_is_special(run: Run, api: responses.RequestsMock) -> None:
+    api.get(URL, json=[MAPPING | {"is_default": True, "source": "file"}, MAPPING | {"config": {}}])
+    first, second = run("mapping", "list").output.splitlines()[1:]
+    assert "default, with config, from file" in first
+    assert second.split()[4] == "-"
 
 
 def test_list_of_an_alias_and_a_provider(run: Run, api: responses.RequestsMock) -> None:

@@ -38,9 +38,22 @@ def test_list(run: Run, api: responses.RequestsMock) -> None:
     api.get(URL, json=[PROVIDER])
     result = run("provider", "list")
     assert result.exit_code == 0
-    for value in (ID, "eu-azure", "azure", "https://res.example.com", "closed"):
+    for value in ("eu-azure", "azure", "https://res.example.com", " 2 ", " on "):
         assert value in result.output
     assert json.loads(run("provider", "list", "--json").output) == [PROVIDER]
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        ({"is_active": False}, "off"),
+        ({"is_default": True}, "default"),
+        ({"breaker": "half_open", "source": "file"}, "breaker half open, from file"),
+    ],
+)
+def test_states(run: Run, api: responses.RequestsMock, change: dict[str, Any], state: str) -> None:
+    api.get(URL, json=[PROVIDER | change])
+    assert run("provider", "list").output.rstrip().endswith(f" {state}")
 
 
 def test_get_by_id_or_name(run: Run, api: responses.RequestsMock) -> None:
@@ -147,7 +160,7 @@ def test_the_test(run: Run, api: responses.RequestsMock) -> None:
     api.post(f"{URL}/{ID}/test", json=found)
     result = run("provider", "test", ID)
     assert result.exit_code == 0
-    assert "team-a" in result.output
+    assert result.output.splitlines()[1].split() == ["team-a", "yes", "200", "82", "60", "-"]
     assert json.loads(run("provider", "test", ID, "--json").output) == found
 
 

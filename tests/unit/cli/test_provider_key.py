@@ -45,13 +45,35 @@ def test_list(run: Run, api: responses.RequestsMock) -> None:
     result = run("provider-key", "list")
     assert result.exit_code == 0
     first, second = result.output.splitlines()[1:]
-    for value in (ID, "eu", "team-a", "sk-abcde...wxyz", "gpt-*, o*", "12/3"):
+    for value in ("eu", "team-a", "sk-abcde...wxyz", "gpt-*, o*", "12/3"):
         assert value in first
     assert "cooling until 2026-01-01T00:05:00Z (429)" in first
-    assert "healthy" in second
-    assert "(200)" not in second
+    assert second.split()[-1] == "healthy"
     assert " all " in second
     assert json.loads(run("provider-key", "list", "--json").output) == [KEY, free]
+
+
+def test_list_shows_what_is_off_and_of_the_file(run: Run, api: responses.RequestsMock) -> None:
+    free = {"cooling_until": None, "health": "healthy"}
+    api.get(URL, json=[KEY | free | {"is_active": False}, KEY | free | {"source": "file"}])
+    first, second = run("provider-key", "list").output.splitlines()[1:]
+    assert first.split()[-1] == "off"
+    assert second.rstrip().endswith("healthy, from file")
+
+
+def test_by_provider_and_name(run: Run, api: responses.RequestsMock) -> None:
+    api.get(f"{BASE}/manage/providers", json=[{"id": PROVIDER, "name": "eu"}])
+    api.get(URL, json=[KEY], match=[query_param_matcher({"provider_id": PROVIDER})])
+    api.delete(f"{URL}/{ID}", status=204)
+    assert run("provider-key", "delete", "eu/team-a").output == f"Deleted {ID}.\n"
+    assert run("provider-key", "delete", "eu/team-b").exit_code == 1
+
+
+def test_by_a_name_that_is_not_unique(run: Run, api: responses.RequestsMock) -> None:
+    api.get(URL, json=[KEY, {**KEY, "id": PROVIDER}])
+    result = run("provider-key", "get", "team-a")
+    assert result.exit_code == 1
+    assert "2 have this name" in result.stderr
 
 
 def test_list_of_a_provider(run: Run, api: responses.RequestsMock) -> None:
