@@ -130,7 +130,8 @@ class ProxyServer:
     def manage(self, method: str, path: str, body: Any = None, **kwargs: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {MANAGEMENT_TOKEN}", **kwargs.pop("headers", {})}
         if isinstance(body, dict):
-            canaries.register(str(body.get("api_key", "")))
+            for secret in ("api_key", "value"):
+                canaries.register(str(body.get(secret, "")))
         answer = requests.request(
             method, f"{self.url}/manage{path}", json=body, headers=headers, timeout=30, **kwargs
         )
