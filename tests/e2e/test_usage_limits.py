@@ -143,8 +143,8 @@ def test_what_a_request_held_is_free_again(
         client = begin(server, token["token"], "/v1/behave/garbage/chat/completions")
         assert client.read_response().status == 502
     elif way == "refused":
-        client = begin(server, token["token"], "/v1/behave/unauthorized/chat/completions")
-        assert client.read_response().status == 401
+        client = begin(server, token["token"], "/v1/behave/no-such-name/chat/completions")
+        assert client.read_response().status == 404
     else:
         client = begin(server, token["token"])
         assert "200" in client.read_head()[0]
