@@ -235,3 +235,17 @@ def test_what_the_worker_says(app: Application) -> None:
     assert json.loads(reply.body)["error"]["code"] == "invalid_request"
     assert app.error_response(error).status == "400 Bad Request"
     assert app.client_timeout == 60.0
+
+
+@pytest.mark.parametrize("redis_url", ["", "redis://127.0.0.1:9"])
+def test_manage_health_reports_redis(tmp_path: Path, closing: None, redis_url: str) -> None:
+    made = settings(tmp_path, REDIS_URL=redis_url)
+    Migrator(Database.from_url(made.database.url)).migrate()
+    app = create_app(made)
+    try:
+        found = json.loads(ask(app, "GET", "/manage/health", headers=BEARER).body)
+    finally:
+        app.close(1)
+    assert found["redis"] == ("unavailable" if redis_url else "not used")
+    assert found["status"] == "degraded", "the database was not checked yet"
+    assert found["providers"] == []

@@ -119,3 +119,21 @@ def test_the_client_is_who_the_proxies_in_front_served(trusted: int, seen: str, 
     app = create_flask_app([Mount(room, None, None)], told.append, trusted)
     app.test_client().get(path, headers={"X-Forwarded-For": "6.6.6.6, 192.0.2.7"})
     assert [answered.client_ip for answered in told] == [seen]
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/manage/things", "management"),
+        ("/admin/things", "management"),
+        ("/open", "status"),
+        ("/nowhere", "other"),
+    ],
+)
+def test_the_route_of_a_response(path: str, route: str) -> None:
+    room = flask.Blueprint("open", __name__)
+    for rule in ("/open", "/manage/things", "/admin/things"):
+        room.add_url_rule(rule, rule[1:].replace("/", "_"), lambda: json_reply({}))
+    told: list[AccessRecord] = []
+    create_flask_app([Mount(room, None, None)], told.append).test_client().get(path)
+    assert [response.route for response in told] == [route]
