@@ -1,0 +1,621 @@
+"""A chat completion request as a request for Anthropic's Messages API.
+
+Pure: a decoded request in, a decoded request out. The original is not changed. Fields that cannot
+be kept are refused where the response would mislead, and dropped and reported where it would not.
+
+Sources: https://platform.claude.com/docs/en/api/messages, Anthropic's Python SDK (`types/`), and
+OpenAI's API specification.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from proxy.core.errors import ClientError
+from proxy.providers.anthropic.schema import structured_schema
+
+Block = dict[str, Any]
+
+#: `max_tokens` is required. Without a bound of the client or the configuration it is this one.
+DEFAULT_MAX_TOKENS: Final = 8192
+#: More than that is not asked for unless the client does, though the model may allow it.
+MAX_STREAMED_TOKENS: Final = 32_000
+MAX_BUFFERED_TOKENS: Final = 16_384
+
+_IMAGES: Final = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9_-]")
+_DATA_URL: Final = re.compile(r"data:([^,]*),(.*)", re.DOTALL | re.IGNORECASE)
+#: Parameters with a meaning of their own here. All others are dropped.
+_KNOWN: Final = frozenset(
+    {
+        "model",
+        "messages",
+        "max_tokens",
+        "max_completion_tokens",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "reasoning_effort",
+        "temperature",
+        "top_p",
+        "top_k",
+        "thinking",
+        "stop",
+        "stream",
+        "stream_options",
+        "n",
+        "user",
+        "safety_identifier",
+        "service_tier",
+        "functions",
+        "function_call",
+        "audio",
+        "modalities",
+        "cache_control",
+    }
+)
+_EFFORTS: Final[Mapping[str, str]] = {"minimal": "low", "xhigh": "max"}
+_BUDGETS: Final[Mapping[str, int]] = {
+    "minimal": 1024,
+    "low": 2048,
+    "medium": 4096,
+    "high": 8192,
+    "xhigh": 16_384,
+    "max": 16_384,
+}
+_MIN_BUDGET: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of a model. None: it is not known."""
+
+    max_tokens: int | None = None
+    #: Whether it takes `output_config.effort`.
+    effort: bool | None = None
+    #: The `type`s of `thinking` that it takes.
+    thinking: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranslationOptions:
+    #: The upstream's name of the model.
+    model: str
+    #: Of the provider's configuration.
+    max_tokens: int | None = None
+    #: Whether what cannot be kept is refused.
+    strict: bool = False
+    #: Whether signed thinking in the history may be sent: it must be this provider's own.
+    keep_thinking: bool = True
+    facts: ModelFacts = ModelFacts()
+    #: Parameters that the model is known to refuse.
+    refused: frozenset[str] = frozenset()
+
+
+def messages_request(
+    chat: Mapping[str, Any], options: TranslationOptions
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the request for `/v1/messages`, and the names of parameters that were left out.
+
+    Raises ClientError `invalid_request` whose `param` is the path of what cannot be translated.
+    """
+    return _Translation(chat, options).run()
+
+
+class _Conversation:
+    """The messages so far. Tool results stand in one user's turn, before anything else of it."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        # Whether the last message is made of tool results, behind which a user's blocks go.
+        self._results = False
+
+    def add(self, role: str, blocks: list[Block]) -> None:
+        """Add a turn. Anthropic takes none without blocks."""
+        if not blocks:
+            return
+        if role == "user" and self._results:
+            self.messages[-1]["content"] += blocks
+        else:
+            self.messages.append({"role": role, "content": blocks})
+        self._results = False
+
+    def add_result(self, block: Block) -> None:
+        if self._results:
+            self.messages[-1]["content"].append(block)
+        else:
+            self.messages.append({"role": "user", "content": [block]})
+        self._results = True
+
+
+class _Translation:
+    def __init__(self, chat: Mapping[str, Any], options: TranslationOptions) -> None:
+        self._chat = chat
+        self._options = options
+        self._dropped: list[str] = []
+        self._system: list[Block] = []
+
+    def run(self) -> tuple[dict[str, Any], tuple[str, ...]]:
+        chat = self._chat
+        self._refuse()
+        messages = self._messages()
+        made: dict[str, Any] = {"model": self._options.model, "max_tokens": self._max_tokens()}
+        self._format(made)
+        tools = self._tools()
+        choice = self._tool_choice(tools)
+        if tools:
+            made["tools"] = tools
+        if choice is not None:
+            made["tool_choice"] = choice
+        self._thinking(made, messages)
+        self._sampling(made)
+        if stops := self._stops():
+            made["stop_sequences"] = stops
+        if chat.get("stream") is True:
+            made["stream"] = True
+        self._account(made)
+        if chat.get("cache_control") is not None:
+            made["cache_control"] = chat["cache_control"]
+        if self._system:
+            made["system"] = self._system
+        made["messages"] = messages
+        for name, value in chat.items():
+            if name not in _KNOWN and value is not None:
+                self._drop(name)
+        return made, tuple(dict.fromkeys(self._dropped))
+
+    def _drop(self, name: str) -> None:
+        """Leave a parameter out, or refuse it."""
+        if self._options.strict:
+            raise ClientError(f"The provider of this model does not take `{name}`.", param=name)
+        self._dropped.append(name)
+
+    def _refuse(self) -> None:
+        """Refuse what would make the response mislead."""
+        chat = self._chat
+        if chat.get("n") not in (None, 1):
+            raise _wrong("n", "must be 1 for this model: it makes one choice")
+        if chat.get("functions") is not None or chat.get("function_call") is not None:
+            raise _wrong("functions", "is not supported by this model: use `tools`")
+        modalities = chat.get("modalities")
+        if chat.get("audio") is not None or (
+            isinstance(modalities, list) and "audio" in modalities
+        ):
+            raise _wrong("modalities", "must be text alone: this model makes no audio")
+
+    def _max_tokens(self) -> int:
+        for name in ("max_completion_tokens", "max_tokens"):
+            given = self._chat.get(name)
+            if given is not None:
+                if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+                    raise _wrong(name, "must be a positive integer")
+                return given
+        if self._options.max_tokens is not None:
+            return self._options.max_tokens
+        most = self._options.facts.max_tokens
+        if most is None:
+            return DEFAULT_MAX_TOKENS
+        streamed = self._chat.get("stream") is True
+        return min(most, MAX_STREAMED_TOKENS if streamed else MAX_BUFFERED_TOKENS)
+
+    # Messages.
+
+    def _messages(self) -> list[dict[str, Any]]:
+        given = self._chat.get("messages")
+        if not isinstance(given, list):
+            raise _wrong("messages", "must be a list")
+        conversation = _Conversation()
+        for index, message in enumerate(given):
+            path = f"messages[{index}]"
+            if not isinstance(message, dict):
+                raise _wrong(path, "must be an object")
+            role = message.get("role")
+            content = message.get("content")
+            if role in ("system", "developer"):
+                self._system += self._texts(content, f"{path}.content")
+            elif role == "tool":
+                conversation.add_result(self._tool_result(message, path))
+            elif role == "user":
+                conversation.add("user", self._blocks(content, f"{path}.content"))
+            elif role == "assistant":
+                conversation.add("assistant", self._assistant(message, path))
+            else:
+                raise _wrong(f"{path}.role", "must be system, developer, user, assistant or tool")
+        if not conversation.messages:
+            raise _wrong("messages", "must hold at least one message that is not empty")
+        return conversation.messages
+
+    def _texts(self, content: Any, path: str) -> list[Block]:
+        """The text blocks of a content: Anthropic takes no blank ones."""
+        if content is None:
+            return []
+        if isinstance(content, str):
+            return [{"type": "text", "text": content}] if content.strip() else []
+        if not isinstance(content, list):
+            raise _wrong(path, "must be a string or a list of parts")
+        found = []
+        for index, part in enumerate(content):
+            block = self._text(part, f"{path}[{index}]")
+            if block is not None:
+                found.append(block)
+        return found
+
+    def _text(self, part: Any, path: str) -> Block | None:
+        if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
+            raise _wrong(path, "must be a text part")
+        text = part.get(part["type"])
+        if not isinstance(text, str):
+            raise _wrong(f"{path}.{part['type']}", "must be a string")
+        return _cached({"type": "text", "text": text}, part) if text.strip() else None
+
+    def _blocks(self, content: Any, path: str) -> list[Block]:
+        """A user's content."""
+        if content is None or isinstance(content, str):
+            return self._texts(content, path)
+        if not isinstance(content, list):
+            raise _wrong(path, "must be a string or a list of parts")
+        found = []
+        for index, part in enumerate(content):
+            block = self._part(part, f"{path}[{index}]")
+            if block is not None:
+                found.append(block)
+        return found
+
+    def _part(self, part: Any, path: str) -> Block | None:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            return self._text(part, path)
+        if kind == "image_url":
+            return _cached(_image(part.get("image_url"), f"{path}.image_url"), part)
+        if kind == "file":
+            return _cached(_file(part.get("file"), f"{path}.file"), part)
+        if kind == "input_audio":
+            raise _wrong(path, "must not be audio: this model hears none")
+        if kind in ("document", "search_result", "image"):  # as Anthropic writes them
+            return dict(part)
+        raise _wrong(f"{path}.type", "must be text, image_url or file")
+
+    def _tool_result(self, message: Mapping[str, Any], path: str) -> Block:
+        block: Block = {
+            "type": "tool_result",
+            "tool_use_id": _tool_id(message.get("tool_call_id"), f"{path}.tool_call_id"),
+        }
+        content = self._blocks(message.get("content"), f"{path}.content")
+        if content:
+            plain = isinstance(message.get("content"), str)
+            block["content"] = message["content"] if plain else content
+        return _cached(block, message)
+
+    def _assistant(self, message: Mapping[str, Any], path: str) -> list[Block]:
+        blocks = self._signed_thinking(message)
+        blocks += self._texts(message.get("content"), f"{path}.content")
+        refusal = message.get("refusal")
+        if isinstance(refusal, str) and refusal.strip():
+            blocks.append({"type": "text", "text": refusal})
+        calls = message.get("tool_calls")
+        if calls is not None and not isinstance(calls, list):
+            raise _wrong(f"{path}.tool_calls", "must be a list")
+        for index, call in enumerate(calls or ()):
+            blocks.append(_tool_use(call, f"{path}.tool_calls[{index}]"))
+        return _cached_last(blocks, message)
+
+    def _signed_thinking(self, message: Mapping[str, Any]) -> list[Block]:
+        """Thinking that has its signature. Unsigned or foreign thinking is refused upstream."""
+        given = message.get("thinking_blocks")
+        if not isinstance(given, list) or not self._options.keep_thinking:
+            return []
+        return [
+            dict(block)
+            for block in given
+            if isinstance(block, dict)
+            and (
+                (block.get("type") == "thinking" and block.get("signature"))
+                or (block.get("type") == "redacted_thinking" and block.get("data"))
+            )
+        ]
+
+    # Tools.
+
+    def _tools(self) -> list[dict[str, Any]]:
+        given = self._chat.get("tools")
+        if given is None:
+            return []
+        if not isinstance(given, list):
+            raise _wrong("tools", "must be a list")
+        allowed = self._allowed_tools()
+        found = []
+        for index, tool in enumerate(given):
+            path = f"tools[{index}]"
+            if not isinstance(tool, dict) or tool.get("type", "function") != "function":
+                raise _wrong(f"{path}.type", "must be function for this model")
+            function = tool.get("function")
+            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                raise _wrong(f"{path}.function.name", "must be a string")
+            if allowed is not None and function["name"] not in allowed:
+                continue
+            schema = function.get("parameters")
+            if schema is None:
+                schema = {"type": "object", "properties": {}}
+            if not isinstance(schema, dict):
+                raise _wrong(f"{path}.function.parameters", "must be an object")
+            made = {"name": function["name"]}
+            if isinstance(function.get("description"), str):
+                made["description"] = function["description"]
+            made["input_schema"] = schema if "type" in schema else {"type": "object", **schema}
+            if function.get("strict") is not None:
+                made["strict"] = function["strict"]
+            found.append(_cached(_cached(made, tool), function))
+        return found
+
+    def _allowed_tools(self) -> frozenset[str] | None:
+        """The names that `tool_choice: allowed_tools` leaves. None: all."""
+        choice = self._chat.get("tool_choice")
+        if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+            return None
+        allowed = choice.get("allowed_tools", choice)
+        names = set()
+        tools = allowed.get("tools") if isinstance(allowed, dict) else None
+        for tool in tools if isinstance(tools, list) else ():
+            function = tool.get("function", tool) if isinstance(tool, dict) else None
+            if isinstance(function, dict) and isinstance(function.get("name"), str):
+                names.add(function["name"])
+        return frozenset(names)
+
+    def _tool_choice(self, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        given = self._chat.get("tool_choice")
+        if not tools:
+            return None
+        choice: dict[str, Any] | None = None
+        if isinstance(given, str):
+            kinds = {"auto": "auto", "none": "none", "required": "any"}
+            if given not in kinds:
+                raise _wrong("tool_choice", "must be auto, none, required, or an object")
+            choice = {"type": kinds[given]}
+        elif isinstance(given, dict) and given.get("type") == "function":
+            function = given.get("function")
+            name = function.get("name") if isinstance(function, dict) else None
+            if not isinstance(name, str):
+                raise _wrong("tool_choice.function.name", "must be a string")
+            choice = {"type": "tool", "name": name}
+        elif isinstance(given, dict) and given.get("type") == "allowed_tools":
+            allowed = given.get("allowed_tools", given)
+            mode = allowed.get("mode") if isinstance(allowed, dict) else None
+            choice = {"type": "any" if mode == "required" else "auto"}
+        elif given is not None:
+            raise _wrong("tool_choice", "must be auto, none, required, or an object of a function")
+        if self._chat.get("parallel_tool_calls") is False:
+            choice = choice or {"type": "auto"}
+            if choice["type"] != "none":
+                choice["disable_parallel_tool_use"] = True
+        return choice
+
+    # Output.
+
+    def _format(self, made: dict[str, Any]) -> None:
+        given = self._chat.get("response_format")
+        if given is None:
+            return
+        kind = given.get("type") if isinstance(given, dict) else None
+        if kind == "text":
+            return
+        if kind == "json_object":
+            if self._options.strict:
+                raise _wrong("response_format", "must be json_schema or text for this model")
+            self._system.append(
+                {"type": "text", "text": "Respond with one valid JSON object and nothing else."}
+            )
+            return
+        if kind != "json_schema":
+            raise _wrong("response_format.type", "must be text, json_object or json_schema")
+        schema = given.get("json_schema")
+        schema = schema.get("schema") if isinstance(schema, dict) else None
+        if not isinstance(schema, dict):
+            raise _wrong("response_format.json_schema.schema", "must be an object")
+        try:
+            cleaned = structured_schema(schema)
+        except ValueError as error:
+            raise _wrong("response_format.json_schema.schema", f"is refused: {error}") from error
+        made["output_config"] = {"format": {"type": "json_schema", "schema": cleaned}}
+
+    def _thinking(self, made: dict[str, Any], messages: Sequence[Mapping[str, Any]]) -> None:
+        given = self._chat.get("thinking")
+        if isinstance(given, dict):
+            if given.get("type") == "disabled" or not self._thinking_refused(made, messages):
+                made["thinking"] = given
+            else:
+                self._drop("thinking")
+            return
+        effort = self._chat.get("reasoning_effort")
+        if effort is None:
+            return
+        if not isinstance(effort, str):
+            raise _wrong("reasoning_effort", "must be a string")
+        facts = self._options.facts
+        if effort == "none":
+            if facts.thinking is not None and "disabled" in facts.thinking:
+                made["thinking"] = {"type": "disabled"}
+            else:
+                self._drop("reasoning_effort")
+        elif "reasoning_effort" in self._options.refused or facts.effort is None:
+            self._drop("reasoning_effort")
+        elif facts.effort:
+            made.setdefault("output_config", {})["effort"] = _EFFORTS.get(effort, effort)
+        else:
+            self._budget(effort, made, messages)
+
+    def _budget(
+        self, effort: str, made: dict[str, Any], messages: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Thinking by a budget, for models that take no effort."""
+        budget = min(_BUDGETS.get(effort, 0), made["max_tokens"] - 1)
+        if budget < _MIN_BUDGET or self._thinking_refused(made, messages):
+            self._drop("reasoning_effort")
+        else:
+            made["thinking"] = {"type": "enabled", "budget_tokens": budget}
+
+    @staticmethod
+    def _thinking_refused(made: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether thinking is refused beside a forced tool, or behind unsigned tool calls."""
+        if made.get("tool_choice", {}).get("type") in ("any", "tool"):
+            return True
+        turns = [each["content"] for each in messages if each["role"] == "assistant"]
+        if not turns:
+            return False
+        kinds = [block["type"] for block in turns[-1]]
+        return "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking")
+
+    def _sampling(self, made: dict[str, Any]) -> None:
+        for name in ("temperature", "top_p", "top_k"):
+            value = self._chat.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise _wrong(name, "must be a number")
+            if name in self._options.refused:
+                self._drop(name)
+            else:
+                made[name] = value if name == "top_k" else min(value, 1)
+
+    def _stops(self) -> list[str]:
+        given = self._chat.get("stop")
+        stops = [given] if isinstance(given, str) else given
+        if stops is None:
+            return []
+        if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+            raise _wrong("stop", "must be a string or a list of strings")
+        return [stop for stop in stops if stop.strip()]
+
+    def _account(self, made: dict[str, Any]) -> None:
+        user = self._chat.get("safety_identifier") or self._chat.get("user")
+        if isinstance(user, str) and user:
+            made["metadata"] = {"user_id": user}
+        tier = self._chat.get("service_tier")
+        if tier == "auto":
+            made["service_tier"] = "auto"
+        elif tier == "default":
+            made["service_tier"] = "standard_only"
+        elif tier is not None:
+            self._drop("service_tier")
+
+
+def _wrong(path: str, what: str) -> ClientError:
+    return ClientError(f"`{path}` {what}.", param=path)
+
+
+def _cached(block: Block, source: Mapping[str, Any]) -> Block:
+    """Keep `cache_control` of what a block was made from."""
+    if source.get("cache_control") is not None:
+        block["cache_control"] = source["cache_control"]
+    return block
+
+
+def _cached_last(blocks: list[Block], source: Mapping[str, Any]) -> list[Block]:
+    if blocks and blocks[-1]["type"] != "thinking":
+        _cached(blocks[-1], source)
+    return blocks
+
+
+def _tool_id(given: Any, path: str) -> str:
+    """An id in the characters that Anthropic takes, the same for a call and its result."""
+    if not isinstance(given, str) or not given:
+        raise _wrong(path, "must be a string that is not empty")
+    return _NOT_IN_IDS.sub("_", given)
+
+
+def _tool_use(call: Any, path: str) -> Block:
+    if not isinstance(call, dict) or call.get("type", "function") != "function":
+        raise _wrong(f"{path}.type", "must be function for this model")
+    function = call.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(name, str):
+        raise _wrong(f"{path}.function.name", "must be a string")
+    arguments = function.get("arguments", "")
+    where = f"{path}.function.arguments"
+    if not isinstance(arguments, str):
+        raise _wrong(where, "must be a string")
+    try:
+        value = orjson.loads(arguments) if arguments.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise _wrong(where, f"must be valid JSON: {error.msg}") from error
+    if not isinstance(value, dict):
+        raise _wrong(where, "must be a JSON object")
+    return {
+        "type": "tool_use",
+        "id": _tool_id(call.get("id"), f"{path}.id"),
+        "name": name,
+        "input": value,
+    }
+
+
+def _image(given: Any, path: str) -> Block:
+    url = given.get("url") if isinstance(given, dict) else given
+    if not isinstance(url, str):
+        raise _wrong(f"{path}.url", "must be a string")
+    if url[:5].lower() == "data:":
+        media_type, data = _data_url(url, f"{path}.url")
+        if media_type == "application/pdf":
+            return _document(media_type, data)
+        if media_type not in _IMAGES:
+            raise _wrong(f"{path}.url", "must be a JPEG, PNG, GIF or WebP image, or a PDF")
+        source = {"type": "base64", "media_type": media_type, "data": data}
+        return {"type": "image", "source": source}
+    if not url.lower().startswith(("https://", "http://")):
+        raise _wrong(f"{path}.url", "must be an https or a data URL")
+    pdf = url.partition("?")[0].partition("#")[0].lower().endswith(".pdf")
+    # Never fetched here: the URL is the upstream's to follow.
+    return {"type": "document" if pdf else "image", "source": {"type": "url", "url": url}}
+
+
+def _file(given: Any, path: str) -> Block:
+    if not isinstance(given, dict):
+        raise _wrong(path, "must be an object")
+    if given.get("file_id") is not None:
+        raise _wrong(f"{path}.file_id", "names a file of another provider: send `file_data`")
+    data = given.get("file_data")
+    if not isinstance(data, str):
+        raise _wrong(f"{path}.file_data", "must be a string")
+    if data[:5].lower() == "data:":
+        media_type, data = _data_url(data, f"{path}.file_data")
+    else:
+        media_type = "application/pdf"
+    if media_type not in ("application/pdf", "text/plain"):
+        raise _wrong(f"{path}.file_data", "must be a PDF or plain text")
+    block = _document(media_type, data)
+    if isinstance(given.get("filename"), str):
+        block["title"] = given["filename"]
+    return block
+
+
+def _document(media_type: str, data: str) -> Block:
+    if media_type == "text/plain":
+        try:
+            text = base64.b64decode(data, validate=True).decode()
+        except (binascii.Error, ValueError) as error:
+            raise ClientError("A file of plain text must be UTF-8.") from error
+        return {
+            "type": "document",
+            "source": {"type": "text", "media_type": media_type, "data": text},
+        }
+    source = {"type": "base64", "media_type": media_type, "data": data}
+    return {"type": "document", "source": source}
+
+
+def _data_url(url: str, path: str) -> tuple[str, str]:
+    """Return the media type and the base64 of a data URL (RFC 2397), whatever its parameters."""
+    found = _DATA_URL.fullmatch(url)
+    if found is None:
+        raise _wrong(path, "must be a complete data URL")
+    head, data = found[1], found[2]
+    media_type, *parameters = [part.strip().lower() for part in head.split(";")]
+    if "base64" in parameters:
+        return media_type or "text/plain", "".join(data.split()) if "%" not in data else (
+            unquote_to_bytes(data).decode("latin-1")
+        )
+    return media_type or "text/plain", base64.b64encode(unquote_to_bytes(data)).decode()
