@@ -127,6 +127,7 @@ def _routing_mounts(
             catalog,
             health,
             breakers,
+            models_error=routing.models_error,
             database=routing.database_state,
             redis=routing.redis_state,
             name=f"{label}routing_health",
@@ -243,6 +244,9 @@ class Application:
             database_state=lambda: self.database_state,
             redis_state=self._redis_state,
             breakers=None if self._routing is None else self._routing.states,
+            models_error=(
+                (lambda _: None) if self._routing is None else self._routing.known_models.error
+            ),
         )
         trail = AuditTrail(accounts.recorder, server.trusted_proxies)
         self._minting = MintingEndpoint(

@@ -24,6 +24,7 @@ from proxy.gateway.context import Events, RequestContext
 from proxy.gateway.cors import Cors
 from proxy.gateway.held_bodies import HeldBodies
 from proxy.gateway.inflight import InFlightRequests
+from proxy.gateway.model_listing import ModelListing
 from proxy.gateway.outbound import asking_for_usage, outbound_request, outbound_upgrade
 from proxy.gateway.request import ClientRequest
 from proxy.gateway.response_stream import BodyObserver, Outcome, ResponseStream, Source
@@ -172,6 +173,8 @@ class RelayEndpoint:
         routing, options = self._routing, self._options
         if routing is None or principal.routing is None:
             raise TypeError("the project routes, and the endpoint does not")
+        if routing.listing is not None and routing.listing.is_asked_for(context):
+            return self._list_models(context, routing.listing, start_response)
         context.outbound = outbound_request(
             context.inbound,
             principal.policy,
@@ -320,6 +323,23 @@ class RelayEndpoint:
         allow = ("Allow", methods.allowed(principal.policy.methods))
         start_response("204 No Content", [allow, *self._our_headers(context)])
         return []
+
+    def _list_models(
+        self, context: RequestContext, listing: ModelListing, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """Respond with the models that the project may use, or with one of them."""
+        for step in self.before_upstream:
+            step(context)
+        body = listing.body(context)
+        context.shield()
+        inbound = context.inbound
+        inbound.discard_body()
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        if inbound.method == "HEAD":
+            body = b""
+        context.finish(200, Outcome.COMPLETED, bytes_out=len(body))
+        start_response("200 OK", [*headers, *self._our_headers(context)])
+        return [body] if body else []
 
     def _our_headers(self, context: RequestContext) -> Headers:
         inbound, reservation = context.inbound, context.reservation

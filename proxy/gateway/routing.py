@@ -10,6 +10,7 @@ from typing import Final, cast
 from proxy.core.usage_event import RoutingFacts
 from proxy.gateway.context import RequestContext
 from proxy.gateway.generating_endpoints import generating
+from proxy.gateway.model_listing import ModelListing
 from proxy.gateway.outbound import asking_for_usage
 from proxy.gateway.responses import Headers
 from proxy.gateway.routed_request import RoutedRequest
@@ -48,8 +49,15 @@ class RoutedRequests:
     """Finds the route of each request, and sends it."""
 
     def __init__(
-        self, router: Router, dispatcher: RouteDispatcher, *, expose_provider: bool = True
+        self,
+        router: Router,
+        dispatcher: RouteDispatcher,
+        *,
+        expose_provider: bool = True,
+        listing: ModelListing | None = None,
     ) -> None:
+        """`listing` responds to requests for the list of models. None: they go upstream."""
+        self.listing = listing
         self._router = router
         self._dispatcher = dispatcher
         self._expose = expose_provider

@@ -48,15 +48,19 @@ class Models:
     def __init__(self, patterns: Iterable[str]) -> None:
         self._globs = Globs(patterns)
 
+    def allow(self, name: str) -> bool:
+        """Whether the rule allows this name."""
+        # The upstream may cut off blanks around it and control characters in it.
+        sane = len(name) <= MAX_NAME_CHARS and name.isprintable() and name == name.strip()
+        return sane and self._globs.match(name)
+
     def check(self, name: Any, param: str = "model") -> None:
         """Check a name as it was sent, ``""`` for none. ``param`` is the parameter that has it.
 
         Raises ClientError ``model_not_allowed``.
         """
         if isinstance(name, str):
-            # The upstream may cut off blanks around it and control characters in it.
-            sane = len(name) <= MAX_NAME_CHARS and name.isprintable() and name == name.strip()
-            if sane and self._globs.match(name):
+            if self.allow(name):
                 return
             if not name:
                 raise ClientError(

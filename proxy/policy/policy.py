@@ -172,6 +172,10 @@ class Policy:
         for params in self.params:
             params.check(values)
 
+    def allows_model(self, name: str) -> bool:
+        """Whether every rule about models allows this name."""
+        return all(models.allow(name) for models in self.models)
+
     def forwards(self, name: str) -> bool:
         """Whether a request header may go upstream. Call it only if there is :attr:`forwarded`."""
         return all(names.allow(name) for names in self.forwarded)

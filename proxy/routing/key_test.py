@@ -1,38 +1,26 @@
 """A test of a provider's keys: each asks the upstream once for its models, which costs nothing."""
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import gevent
 import gevent.pool
-import orjson
 
-from proxy import __version__
 from proxy.core.errors import BY_CODE, ProxyError
 from proxy.logs import sanitizer
-from proxy.providers.base import OutboundRequest, Provider
+from proxy.providers.base import Provider
 from proxy.providers.config import MappingConfig, provider_config
 from proxy.providers.health import KeyTest
 from proxy.providers.records import ProviderKeySecret, ProviderRecord
 from proxy.providers.targets import target_for
-from proxy.upstream.timing import Timing
-from proxy.upstream.transport import Transport, UpstreamResponse
+from proxy.routing.models_request import ask_for_models
+from proxy.upstream.transport import Transport
 
-_PATH: Final = "/v1/models"
 #: Seconds that one key may take.
 _TIMEOUT: Final = 10.0
 #: Keys that ask at the same time.
 _PARALLEL: Final = 4
-_MAX_BODY_BYTES: Final = 8 * 1024 * 1024
-_HEADERS: Final = (
-    ("Accept", "application/json"),
-    ("Accept-Encoding", "identity"),
-    ("User-Agent", f"openai-proxy/{__version__}"),
-)
-#: What an upstream's error may say of itself. Its message is not shown: it may repeat the key.
-_ERROR_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 class KeyTester:
@@ -89,46 +77,5 @@ class KeyTester:
             )
         config = provider_config(provider.config, provider.provider_type)
         target = target_for(provider, None, MappingConfig(), config)
-        request = OutboundRequest("GET", _PATH.encode(), list(_HEADERS), None)
-        dialect = known()
-        call = dialect.prepare(request, target, upstream_key)
-        response = self._transport.handle(call, Timing())
-        try:
-            body = _read(response)
-        finally:
-            response.close()
-        changed = dialect.transform(target, _PATH, response.status, response.headers)
-        if changed is not None:
-            body = changed.body.feed(body) + changed.body.end()
-        document = _decoded(body)
-        if not 200 <= response.status < 300:
-            return response.status, None, _refusal(response.status, document)
-        listed = document.get("data") if isinstance(document, dict) else None
-        if not isinstance(listed, list):
-            return response.status, None, "the response is not a list of models"
-        return response.status, len(listed), None
-
-
-def _read(response: UpstreamResponse) -> bytes:
-    body = bytearray()
-    while len(body) <= _MAX_BODY_BYTES and (chunk := response.read()):
-        body += chunk
-    return bytes(body)
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-
-
-def _refusal(status: int, document: Any) -> str:
-    """Return ``HTTP 401 (invalid_api_key)``: the status and the upstream's own word for it."""
-    error = document.get("error") if isinstance(document, dict) else None
-    facts = error if isinstance(error, dict) else {}
-    for name in ("code", "status", "type"):
-        word = facts.get(name)
-        if isinstance(word, str) and _ERROR_WORD.fullmatch(word) and sanitizer.clean(word) == word:
-            return f"HTTP {status} ({word})"
-    return f"HTTP {status}"
+        found = ask_for_models(known(), self._transport, target, upstream_key)
+        return found.status, None if found.models is None else len(found.models), found.error

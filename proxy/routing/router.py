@@ -65,6 +65,11 @@ class Router:
         self._random = random
         self._wait = wait
         self._catalog = catalog
+        #: Returns the only provider of a project that lists a model of this name. It is asked for
+        #: names that no rule knows.
+        self.sole_provider: Callable[[Catalog, RoutingAccess, str], CatalogProvider | None] = (
+            lambda *_: None
+        )
 
     @property
     def catalog(self) -> Catalog:
@@ -76,9 +81,25 @@ class Router:
     def catalog(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
+    def own_target(self, access: RoutingAccess) -> Target:
+        """Return the upstream of the project's own key."""
+        return access.own or self._default_target
+
+    def serves_bare(self, access: RoutingAccess, provider: str, *, has_own_key: bool) -> bool:
+        """Return whether names that are no alias, and that only this provider lists, go to it."""
+        if has_own_key:
+            return False
+        alias = self.catalog.default_alias
+        if alias is not None and any(
+            access.allows(each.provider.name) for each in self.catalog.aliases[alias]
+        ):
+            return False
+        default = self._default_provider(access)
+        return default is None or default.name == provider
+
     def own_route(self, access: RoutingAccess) -> Route:
         """Return the route of a project that uses only its own key."""
-        return Route((RouteTarget(access.own or self._default_target),), access=access)
+        return Route((RouteTarget(self.own_target(access)),), access=access)
 
     def route(
         self,
@@ -118,6 +139,8 @@ class Router:
             if targets:
                 return Route(targets, catalog.default_alias, access=access)
         provider = self._default_provider(access)
+        if provider is None and model:
+            provider = self.sole_provider(catalog, access, model)
         if provider is None:
             raise _not_found(model)
         # The name goes on as it is: the provider knows its own models.
@@ -164,7 +187,7 @@ class Router:
 
     def _pinned(self, access: RoutingAccess, model: str | None, *, has_own_key: bool) -> Route:
         if has_own_key:
-            return Route((RouteTarget(access.own or self._default_target),), "", True, access)
+            return Route((RouteTarget(self.own_target(access)),), "", True, access)
         provider = self._default_provider(access)
         if provider is None:
             raise _not_found(model)

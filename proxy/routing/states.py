@@ -24,7 +24,7 @@ from proxy.routing.router import RouteTarget
 #: Breakers and budgets that are kept. Clients choose models' names, so the number is bounded.
 _MAX_TARGETS: Final = 2000
 #: Types of providers that need no key.
-_KEYLESS: Final = frozenset({"ollama", "custom"})
+KEYLESS: Final = frozenset({"ollama", "custom"})
 _VERDICTS: Final[Mapping[Against, Verdict]] = {
     Against.TARGET: Verdict.FAILURE,
     # A key's fault says nothing of the target; a fault of the client's shows that it responds.
@@ -217,7 +217,7 @@ class RoutingStates:
             breaker = self._breaker(place, None) if access.breaker else None
             return TargetState(None, self._budget(place), breaker, None, ChosenKey("", own_key))
         identifier = provider.record.id
-        keyless = not provider.keys and provider.record.provider_type in _KEYLESS
+        keyless = not provider.keys and provider.record.provider_type in KEYLESS
         return TargetState(
             model,
             self._budget(identifier),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import gevent
 
 from proxy.core.errors import StoreError
+from proxy.gateway.model_listing import ModelListing
 from proxy.gateway.routing import RoutedRequests
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
@@ -19,6 +20,8 @@ from proxy.routing.attempt_loop import AttemptTimeout, RoutingOptions, Waiting
 from proxy.routing.catalog import compile_catalog
 from proxy.routing.dispatcher import RouteDispatcher
 from proxy.routing.health import CHANNEL, WAKE_UP, HealthBoard
+from proxy.routing.known_models import KnownModels
+from proxy.routing.model_list import ModelList
 from proxy.routing.router import Router
 from proxy.routing.states import RoutingStates
 from proxy.runtime.periodic import PeriodicTask
@@ -68,10 +71,13 @@ class WorkerRouting:
         self.router = Router(
             Target.from_url(settings.upstream.base_url), random.random, wait=self._wait
         )
+        dialects = {name: make() for name, make in PROVIDERS.items()}
+        self.known_models = KnownModels(dialects, transport, time.monotonic)
+        self.router.sole_provider = self.known_models.sole_provider
         self.requests = RoutedRequests(
             self.router,
             RouteDispatcher(
-                {name: make() for name, make in PROVIDERS.items()},
+                dialects,
                 transport,
                 self.states,
                 RoutingOptions(
@@ -89,6 +95,7 @@ class WorkerRouting:
                 ),
             ),
             expose_provider=options.expose_provider,
+            listing=ModelListing(ModelList(self.router, self.known_models)),
         )
         self._task = PeriodicTask(
             self.load,
@@ -103,6 +110,7 @@ class WorkerRouting:
 
     def close(self) -> None:
         self._task.kill()
+        self.known_models.close()
         self._bus.close()
         self._board.close()
 
@@ -131,6 +139,7 @@ class WorkerRouting:
             _log.error("routing: %s", problem)
         # The states first: a request with the new catalog needs the new keys.
         self.states.replace(catalog)
+        self.known_models.replace(catalog)
         self.router.catalog = catalog
         pools = self.states.pools()
         if pools:

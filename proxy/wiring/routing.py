@@ -31,8 +31,11 @@ class RoutingServices:
         redis_state: Callable[[], RedisState],
         file: Callable[[], RoutingRecords] = RoutingRecords,
         breakers: Breakers | None = None,
+        models_error: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        """`file` returns what the configuration file holds now."""
+        """`file` returns what the configuration file holds now. `models_error` returns why the
+        models of the provider with this id could not be read last time.
+        """
         self.catalog = RoutingCatalog(
             Providers(database),
             ProviderKeys(database, cipher),
@@ -41,6 +44,7 @@ class RoutingServices:
         )
         self.key_health = KeyHealth(database)
         self.breakers = breakers or AllClosed()
+        self.models_error = models_error
         self.database_state = database_state
         self.redis_state = redis_state
         self._tables = RoutingTables(database, cipher)

@@ -31,11 +31,13 @@ def create_blueprint(
     *,
     database: Callable[[], str],
     redis: Callable[[], RedisState],
+    models_error: Callable[[str], str | None] = lambda _: None,
     name: str = "routing_health",
 ) -> flask.Blueprint:
     """Makes the blueprint for ``/manage/health``, which belongs behind the management guard.
 
     ``database`` and ``redis`` return the states that this worker knows: `ok`, or what is wrong.
+    ``models_error`` returns why the provider with this id has not given this worker its models.
     """
     blueprint = flask.Blueprint(name, __name__)
 
@@ -45,7 +47,7 @@ def create_blueprint(
         states = {"database": database(), "redis": redis()}
         providers: list[dict[str, Any]] | None = None
         try:
-            providers = _providers(catalog, key_statuses(keys), breakers)
+            providers = _providers(catalog, key_statuses(keys), breakers, models_error)
         except StoreError:
             # The page is for such moments: it reports the rest.
             if states["database"] == "ok":
@@ -105,7 +107,10 @@ def _latest(times: Iterable[datetime | None]) -> datetime | None:
 
 
 def _providers(
-    catalog: RoutingCatalog, statuses: Mapping[str, KeyStatus], breakers: Breakers
+    catalog: RoutingCatalog,
+    statuses: Mapping[str, KeyStatus],
+    breakers: Breakers,
+    models_error: Callable[[str], str | None],
 ) -> list[dict[str, Any]]:
     keys = catalog.keys()
     found = []
@@ -121,6 +126,7 @@ def _providers(
                 "breaker": known.breaker,
                 "error_ratio": known.error_ratio,
                 "last_error": known.last_error,
+                "models_error": models_error(provider.id),
                 "keys": [_key(key, statuses) for key in keys if key.provider_id == provider.id],
             }
         )

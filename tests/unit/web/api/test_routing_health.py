@@ -38,6 +38,7 @@ def test_shows_breakers_and_keys(api: Management) -> None:
         "breaker",
         "error_ratio",
         "last_error",
+        "models_error",
         "keys",
     ]
     assert [(one["name"], one["health"], one["last_status"]) for one in a["keys"]] == [
