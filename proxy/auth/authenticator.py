@@ -60,6 +60,9 @@ class TokenBudgets(Protocol):
 class Authenticator:
     """Checks bearers and counts requests against quotas. One per worker."""
 
+    #: The client's credentials are the proxy's own, and do not go upstream.
+    relays_credentials = False
+
     def __init__(
         self,
         grants: GrantSource,
@@ -109,10 +112,10 @@ class Authenticator:
         - :class:`proxy.core.errors.StoreError`: the token is not cached and the store is away
         - :class:`proxy.core.errors.KeyUnreadable`: the project's upstream key cannot be decrypted
         """
-        secret = bearer(authorization)
-        if secret is None or not tokens.is_well_formed(secret):
+        found = tokens.match_bearer(authorization) if authorization else None
+        if found is None:
             raise ClientError(code="invalid_token", headers=_CHALLENGE)
-        return self._checked(self.cache.get(tokens.hash_token(secret)))
+        return self._checked(self.cache.get(tokens.hash_token(found[1])))
 
     def revalidate(self, token_hash: str) -> Principal:
         """Read an admitted token from the store again, and check it.

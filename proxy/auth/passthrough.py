@@ -20,6 +20,9 @@ _POLICY: Final = Policy()
 class PassThrough:
     """The access check that admits every request. One per worker. `folder`: `DATA_DIR`."""
 
+    #: The client's credentials are the upstream's, wherever they stand, and go there as they came.
+    relays_credentials = True
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._fingerprints: Fingerprinter | None = None

@@ -40,7 +40,7 @@ BY_CODE: Final[Mapping[str, str]] = {
     "quota_exceeded": "This access token has used up its quota.",
     "internal_error": "The proxy made a mistake. It has been logged.",
     "upstream_unreachable": "The upstream could not be reached.",
-    "upstream_broken": "The upstream did not give a valid answer.",
+    "upstream_broken": "The upstream did not send a valid response.",
     "upstream_auth_failed": "The upstream refused every key that this proxy has for it.",
     "store_unavailable": "The proxy's database is not available right now.",
     "upstream_unavailable": "The upstream is not available right now.",

@@ -16,6 +16,11 @@ from typing import Final
 
 PREFIX: Final = "sk-"
 _PATTERN: Final = re.compile(r"sk-[A-Za-z0-9_-]{22}")
+#: Never a part of a longer key.
+_STANDING_ALONE: Final = re.compile(rf"(?<![A-Za-z0-9_-]){_PATTERN.pattern}(?![A-Za-z0-9_-])")
+#: Matches an `Authorization` with a well-formed access token (RFC 6750 §2.1), which is group 1. It
+#: is the pattern's own method, since every request calls it.
+match_bearer: Final = re.compile(rf"(?i:bearer) \s*({_PATTERN.pattern})\s*").fullmatch
 #: Shorter upstream keys are masked as a whole: head and tail would be most of them.
 _MIN_SHOWN_LENGTH: Final = 20
 _FULL_MASK: Final = "*" * 8  # of one length, so that it does not show how long the key is
@@ -41,6 +46,11 @@ def mint() -> Minted:
 def is_well_formed(secret: str) -> bool:
     """True when ``secret`` looks like an access token, whether it exists or not."""
     return _PATTERN.fullmatch(secret) is not None
+
+
+def find_all(text: str) -> list[str]:
+    """Returns all that looks like an access token in ``text``; parts of longer keys do not."""
+    return _STANDING_ALONE.findall(text)
 
 
 def hash_token(secret: str) -> str:

@@ -6,6 +6,8 @@ is released in any case, so it is reserved before the body is read: otherwise bo
 would occupy the worker without any limit.
 """
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Protocol
 
 from proxy.auth.principal import Principal, TokenRefused
@@ -14,12 +16,15 @@ from proxy.gateway.body_parameters import parameters_of
 from proxy.gateway.context import RequestContext
 from proxy.gateway.generating_endpoints import generating
 from proxy.gateway.limited_request import READS, LimitedRequest
-from proxy.gateway.request import check_path
+from proxy.gateway.request import ClientRequest, check_path
 from proxy.ratelimit.request_limiter import RequestLimiter, Reservation
 
 
 class AccessCheck(Protocol):
     """The part of the authenticator that admission uses."""
+
+    #: Whether the client's credentials go upstream as they came, since they are not the proxy's.
+    relays_credentials: bool
 
     def authenticate(self, authorization: str | None) -> Principal: ...
 
@@ -47,6 +52,11 @@ class Admission:
         self, access: AccessCheck, limiter: RequestLimiter, gate: EventsGate | None = None
     ) -> None:
         self._access = access
+        self._authorization_of: Callable[[ClientRequest], str | None] = (
+            attrgetter("authorization")
+            if access.relays_credentials
+            else ClientRequest.take_access_token
+        )
         self._limiter = limiter
         self._gate = gate or Gate()
 
@@ -66,9 +76,12 @@ class Admission:
             context.on_finish(reservation.end)
 
     def authenticate(self, context: RequestContext) -> None:
-        """Recognise the access token. Sets the principal also of a known token that is refused."""
+        """Recognise the access token, and take it out of the request.
+
+        Sets the principal also of a known token that is refused.
+        """
         try:
-            context.principal = self._access.authenticate(context.inbound.authorization)
+            context.principal = self._access.authenticate(self._authorization_of(context.inbound))
         except TokenRefused as refusal:
             context.principal = refusal.principal
             raise

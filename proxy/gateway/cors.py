@@ -15,6 +15,8 @@ Headers = list[tuple[str, str]]
 _MAX_ORIGIN_CHARS = 300
 _MAX_AGE_SECONDS = "86400"
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+#: Allowed where the preflight does not list any: all that an access token may stand in, and JSON.
+_HEADERS = "Authorization, X-Api-Key, Api-Key, X-Goog-Api-Key, Content-Type"
 
 
 class Cors:
@@ -46,7 +48,7 @@ class Cors:
         return [
             ("Access-Control-Allow-Origin", "*" if self._any else origin),
             ("Access-Control-Allow-Methods", _METHODS),
-            ("Access-Control-Allow-Headers", asked or "Authorization, Content-Type"),
+            ("Access-Control-Allow-Headers", asked or _HEADERS),
             ("Access-Control-Max-Age", _MAX_AGE_SECONDS),
             vary,
         ]

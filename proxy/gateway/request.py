@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from proxy.core.errors import ClientError
+from proxy.gateway import credentials
 from proxy.logs import sanitizer
 from proxy.policy.addresses import usual_spelling
 from proxy.runtime.yielding import joined
@@ -36,6 +37,11 @@ _BLANKS: Final = "".join(map(chr, range(0x21)))
 #: Longer than any address with a zone and a port.
 _MAX_ADDRESS_CHARS: Final = 100
 _IN_ADDRESSES: Final = "0123456789abcdefABCDEF.:"
+_CREDENTIALS: Final = credentials.HEADERS
+_TWO_TOKENS: Final = (
+    "The request has two different access tokens. Send one, in `Authorization: Bearer`,"
+    " `x-api-key`, `api-key`, `x-goog-api-key` or `?key=`."
+)
 
 
 class ClientRequest:
@@ -99,6 +105,40 @@ class ClientRequest:
             token = token_in_protocols(self._by_name.get("SEC-WEBSOCKET-PROTOCOL", ""))
             return token and f"Bearer {token}"
         return given
+
+    def take_access_token(self) -> str | None:
+        """Return the `Authorization` of the access token, which may stand in several places.
+
+        Removes the token from the header lines and the query, so that it cannot go upstream. The
+        line `Authorization` stays. Without an access token, :attr:`authorization` is returned.
+
+        Raises ClientError for two access tokens that differ.
+        """
+        first = self._by_name
+        if (
+            self.path == self.target
+            and _CREDENTIALS.isdisjoint(first)
+            and len(first) == len(self.headers)
+        ):
+            return first.get("AUTHORIZATION")
+        return self._take_from_anywhere()
+
+    def _take_from_anywhere(self) -> str | None:
+        query = self.target[len(self.path) + 1 :]
+        found = credentials.tokens_in_headers(self.headers, upgrades=self.upgrades)
+        found |= credentials.tokens_in_query(query)
+        if not found:
+            return self.authorization
+        if len(found) > 1:
+            raise ClientError(_TWO_TOKENS)
+        token = found.pop()
+        if not _CREDENTIALS.isdisjoint(self._by_name):
+            self.headers = credentials.headers_without_tokens(self.headers)
+            self._by_name = dict(reversed(self.headers))
+        if query:
+            rest = credentials.query_without_token(query, token)
+            self.target = f"{self.path}?{rest}" if rest else self.path
+        return f"Bearer {token}"
 
     def take_buffered(self) -> bytes:
         """Return what the client has sent behind the head of this request, for a tunnel."""

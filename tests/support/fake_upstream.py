@@ -323,6 +323,7 @@ def _audio(talk: Conversation) -> None:
 
 ROUTES: dict[tuple[str, str], Callable[[Conversation], None]] = {
     ("POST", "/v1/chat/completions"): _chat,
+    ("POST", "/v1/deployments/gpt-4.1-mini/chat/completions"): _chat,
     ("POST", "/v1/completions"): _completions,
     ("POST", "/v1/embeddings"): lambda talk: _json(talk, EMBEDDING),
     ("POST", "/v1/responses"): _responses,

@@ -122,6 +122,7 @@ class Access:
     refusal: BaseException | None = None
     quota: BaseException | None = None
     principal: Principal = PRINCIPAL
+    relays_credentials: bool = False
     steps: list[str] = field(default_factory=list)
     #: LLM tokens that requests hold which have not ended.
     held: list[int] = field(default_factory=list)

@@ -42,6 +42,36 @@ def test_everything_else_is_not(secret: str) -> None:
     assert not tokens.is_well_formed(secret)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", 0),
+        ("sk-" + "a" * 22, 1),
+        ("Bearer sk-" + "a" * 22 + ", x", 1),
+        ("sk-" + "a" * 22 + ";sk-" + "b" * 22, 2),
+        ("sk-" + "a" * 23, 0),
+        ("xsk-" + "a" * 22, 0),
+        ("-sk-" + "a" * 22, 0),
+        ("sk-proj-" + "a" * 22, 0),
+    ],
+)
+def test_tokens_in_a_text_stand_alone(text: str, expected: int) -> None:
+    assert len(tokens.find_all(text)) == expected
+
+
+@pytest.mark.parametrize("scheme", ["Bearer ", "bEARER ", "Bearer   "])
+def test_a_bearer(scheme: str) -> None:
+    secret = "sk-" + "a" * 22
+    found = tokens.match_bearer(f"{scheme}{secret} ")
+    assert found is not None
+    assert found[1] == secret
+
+
+@pytest.mark.parametrize("given", ["", "Bearer ", "Bearer", "Basic sk-{}", "sk-{}", "Bearersk-{}"])
+def test_no_bearer(given: str) -> None:
+    assert tokens.match_bearer(given.format("a" * 22)) is None
+
+
 def test_the_hash_is_sha_256() -> None:
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert tokens.hash_token("abc") == known

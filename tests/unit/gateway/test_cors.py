@@ -104,7 +104,9 @@ def test_the_response_to_a_preflight() -> None:
     assert [name for name, _ in refused or []] == ["Vary"]
     anybody = dict(Cors(["*"]).preflight((ASKING | {"ORIGIN": "null"}).get) or [])
     assert anybody["Access-Control-Allow-Origin"] == "*"
-    assert anybody["Access-Control-Allow-Headers"] == "Authorization, Content-Type"
+    assert anybody["Access-Control-Allow-Headers"] == (
+        "Authorization, X-Api-Key, Api-Key, X-Goog-Api-Key, Content-Type"
+    )
 
 
 def test_a_hostile_origin_takes_no_time() -> None:
