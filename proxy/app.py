@@ -24,6 +24,7 @@ from proxy.gateway.responses import Reply, error_reply
 from proxy.logs import sanitizer
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
+from proxy.providers.config_file import ConfigFile
 from proxy.quota.stored_reads import Reads
 from proxy.routing.dispatcher import Dispatcher
 from proxy.settings.settings import Settings, UpstreamSettings
@@ -237,12 +238,14 @@ class Application:
             tasks=accounts.maintenance.rows,
             limits=self._rate_limits,
         )
+        file = settings.routing.config_file or ConfigFile()
         routing = RoutingServices(
             accounts.database,
             accounts.cipher,
             self._transport,
             database_state=lambda: self.database_state,
             redis_state=self._redis_state,
+            file=lambda: file.records,
             breakers=None if self._routing is None else self._routing.states,
             models_error=(
                 (lambda _: None) if self._routing is None else self._routing.known_models.error

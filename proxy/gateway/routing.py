@@ -4,16 +4,20 @@ serves it.
 Projects with only their own key, and nothing set about routing, pass none of this.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Final, cast
 
+from proxy.core.errors import ClientError
 from proxy.core.usage_event import RoutingFacts
+from proxy.gateway.body_parameters import parameters_of
 from proxy.gateway.context import RequestContext
 from proxy.gateway.generating_endpoints import generating
 from proxy.gateway.model_listing import ModelListing
 from proxy.gateway.outbound import asking_for_usage
 from proxy.gateway.responses import Headers
 from proxy.gateway.routed_request import RoutedRequest
+from proxy.policy.policy import Policy
 from proxy.providers.base import EditableBody, OutboundRequest
 from proxy.providers.body import scan
 from proxy.providers.request_target import query_model
@@ -21,7 +25,7 @@ from proxy.routing.access import RoutingAccess
 from proxy.routing.attempt_loop import Attempt, Routed, RoutedCall
 from proxy.routing.dispatcher import RouteDispatcher
 from proxy.routing.held_response import Response
-from proxy.routing.router import Router
+from proxy.routing.router import Route, Router
 from proxy.upstream.headers import content_of
 from proxy.upstream.transport import UpstreamResponse
 from proxy.upstream.websocket import UpgradeResponse
@@ -106,6 +110,7 @@ class RoutedRequests:
                 affinity = (principal.project_id or "").encode()
             elif body is not None and isinstance(key := body.value("prompt_cache_key"), str):
                 affinity = key.encode()
+            route = _allowed(route, context)
             streams = body is not None and body.value("stream") is True
 
         call = RoutedCall(
@@ -129,6 +134,7 @@ class RoutedRequests:
             route = self._router.route(
                 access, query_model(request.target), has_own_key=bool(principal.upstream_key)
             )
+            route = _allowed(route, context)
         else:
             route = self._router.own_route(access)
         call = RoutedCall(
@@ -170,6 +176,40 @@ class RoutedRequests:
         if routed is not None and routed.dropped:
             headers.append(("X-Proxy-Dropped-Params", ", ".join(routed.dropped)))
         return headers
+
+
+def _allowed(route: Route, context: RequestContext) -> Route:
+    """Return the route without the targets whose provider has rules that refuse the request.
+
+    Raises the first refusal when none is left: ClientError as :class:`Policy` does.
+    """
+    if all(each.provider is None or each.provider.policy is None for each in route.targets):
+        return route
+    left, refusal = [], None
+    for each in route.targets:
+        policy = None if each.provider is None else each.provider.policy
+        try:
+            if policy is not None:
+                _check(policy, context)
+            left.append(each)
+        except ClientError as error:
+            refusal = refusal or error
+    if not left and refusal is not None:
+        raise refusal
+    return replace(route, targets=tuple(left))
+
+
+def _check(policy: Policy, context: RequestContext) -> None:
+    policy.check_head(context.inbound)
+    outbound = context.outbound
+    if not policy.reads or outbound is None or outbound.body is None:
+        return
+    if not isinstance(outbound.body, bytes):
+        raise ClientError(
+            "The provider's rules are about parameters, which cannot be read in this body.",
+            code="param_not_allowed",
+        )
+    policy.check_values(parameters_of(context.inbound, outbound.body, policy.reads))
 
 
 def names_model(method: str, path: str) -> bool:

@@ -212,6 +212,14 @@ def fields_of(scope: Scope) -> Mapping[str, Field]:
     return _BY_SCOPE[scope]
 
 
+def read_fields(document: Mapping[str, Any], scope: Scope) -> dict[str, Any]:
+    """Return known fields in their stored spelling. Raises ClientError."""
+    known = fields_of(scope)
+    return {
+        name: known[name].read(name, value) for name, value in document.items() if value is not None
+    }
+
+
 def read_document(document: Any, scope: Scope) -> dict[str, Any]:
     """Check a stored document again. Raises ValueError for an unknown or invalid field."""
     if not isinstance(document, Mapping):
@@ -220,10 +228,6 @@ def read_document(document: Any, scope: Scope) -> dict[str, Any]:
     if unknown := document.keys() - known.keys():
         raise ValueError(f"not known of a {scope}: {sorted(unknown)}"[:200])
     try:
-        return {
-            name: known[name].read(name, value)
-            for name, value in document.items()
-            if value is not None
-        }
+        return read_fields(document, scope)
     except ClientError as error:
         raise ValueError(f"the {scope}'s: {error}") from error

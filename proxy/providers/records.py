@@ -3,6 +3,7 @@
 The dictionaries in records are for reading and never changed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -33,6 +34,9 @@ class ProviderRecord:
     created_at: datetime
     updated_at: datetime
     source: Source = "api"
+    #: Fields of a project's policy that hold for requests to this provider, as they are stored.
+    #: Only the file's `apis` set them.
+    policy: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

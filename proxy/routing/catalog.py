@@ -10,6 +10,7 @@ from typing import Final
 
 from proxy.core.errors import ClientError
 from proxy.policy.globs import Globs
+from proxy.policy.policy import Policy
 from proxy.providers.base import Target
 from proxy.providers.config import MappingConfig, ProviderConfig, mapping_config, provider_config
 from proxy.providers.records import MappingRecord, ProviderKeySecret, ProviderRecord
@@ -23,6 +24,8 @@ class CatalogProvider:
     record: ProviderRecord
     config: ProviderConfig
     keys: tuple[ProviderKeySecret, ...]
+    #: Rules for every request to it. None: it has none of its own.
+    policy: Policy | None = None
 
     @property
     def name(self) -> str:
@@ -105,7 +108,12 @@ def compile_catalog(
             continue
         try:
             config = provider_config(record.config, record.provider_type)
-            provider = CatalogProvider(record, config, tuple(by_provider.get(record.id, ())))
+            provider = CatalogProvider(
+                record,
+                config,
+                tuple(by_provider.get(record.id, ())),
+                Policy.compile(record.policy) if record.policy else None,
+            )
             provider.target(None)
         except (ClientError, ValueError) as error:
             problems.append(f"provider {record.name!r} is not used: {error}")

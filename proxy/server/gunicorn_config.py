@@ -13,10 +13,13 @@ from typing import Any, Final, NoReturn
 
 from proxy.core.errors import ProxyError, SchemaOutdated, SettingsError
 from proxy.logs.config import logging_config
+from proxy.routing.file_entries import clashes
 from proxy.server import supervisor, wsgi
 from proxy.settings.settings import Settings
 from proxy.store.database import Database
+from proxy.store.mappings import Mappings
 from proxy.store.migrate import check_schema
+from proxy.store.providers import Providers
 
 #: Longer than the shipper's own time limit. A stop takes at most GRACEFUL_TIMEOUT and this.
 _SHIPPER_TIMEOUT_SECONDS: Final = 7
@@ -36,7 +39,7 @@ def configuration() -> dict[str, Any]:
     os.umask(0o077)
     reloading = wsgi.is_running()
     try:
-        settings = wsgi.configure(os.environ, Path(".env"))
+        settings = wsgi.configure(os.environ, Path(".env"), _config_file_problems)
     except SettingsError as error:
         _exit(*error.problems)
     # Pass-through mode uses no database.
@@ -149,6 +152,28 @@ def _schema_problem(database_url: str) -> str | None:
     finally:
         database.close()
     return None
+
+
+def _config_file_problems(settings: Settings) -> list[str]:
+    """The names that are in the configuration file and in the database.
+
+    Where the database cannot be read, the workers find them later.
+    """
+    file = settings.routing.config_file
+    if file is None:
+        return []
+    try:
+        database = Database.from_url(settings.database.url, pool_size=1)
+    except ValueError:
+        return []  # reported with the schema
+    try:
+        names = [provider.name for provider in Providers(database).list()]
+        aliases = [mapping.alias_name for mapping in Mappings(database).list()]
+    except ProxyError:
+        return []
+    finally:
+        database.close()
+    return [f"API_CONFIG_PATH: {clash}" for clash in clashes(file.records, names, aliases)]
 
 
 def _raise_file_limit() -> int:

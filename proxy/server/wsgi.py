@@ -5,7 +5,7 @@ and `.env` itself, a worker forked after a bad edit would die at once, and be re
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from proxy.app import Application, create_app
@@ -18,8 +18,12 @@ _log = logging.getLogger(__name__)
 _running: Settings | None = None
 
 
-def configure(environ: Mapping[str, str], dotenv: Path) -> Settings:
-    """Load the settings and make `DATA_DIR`.
+def configure(
+    environ: Mapping[str, str],
+    dotenv: Path,
+    check: Callable[[Settings], list[str]] = lambda settings: [],
+) -> Settings:
+    """Load the settings and make `DATA_DIR`. `check` returns further problems of the settings.
 
     On a reload, problems are logged and the current settings kept. Raises `SettingsError` only at
     the first start.
@@ -28,6 +32,8 @@ def configure(environ: Mapping[str, str], dotenv: Path) -> Settings:
     try:
         settings = Settings.load(environ, dotenv)
         settings.make_data_dir()
+        if problems := check(settings):
+            raise SettingsError(problems)
         _running = settings
     except SettingsError as error:
         if _running is None:

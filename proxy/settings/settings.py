@@ -9,7 +9,7 @@ import base64
 import dataclasses
 import errno
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,12 @@ from urllib.parse import quote, urlsplit
 from dotenv import dotenv_values
 
 from proxy.core.errors import SettingsError
+from proxy.policy.fields import read_fields
 from proxy.providers.config import FALLBACK_CAUSES
+from proxy.providers.config_file import ConfigFile, ConfigFileError, read_file
 from proxy.runtime import shares
 from proxy.settings import parsers as parse
 from proxy.settings import validation
-from proxy.settings.parsers import Parser
 from proxy.usage import pricing
 
 _REQUIRED: Final = object()
@@ -39,11 +40,13 @@ class Variable:
 
     #: The canonical name first, then the aliases.
     names: tuple[str, ...]
-    parser: Parser[Any]
+    parser: Callable[..., Any]
     #: `_REQUIRED` where there is none.
     default: Any
     #: The value of a required setting in a command that serves nothing.
     empty: Any
+    #: Whether the parser gets all variables as well, and is only called in a server.
+    refers: bool = False
 
     @property
     def name(self) -> str:
@@ -56,19 +59,28 @@ class Variable:
 
 def _setting(
     name: str,
-    parser: Parser[Any],
+    parser: Callable[..., Any],
     default: Any = _REQUIRED,
     *aliases: str,
     secret: bool = False,
     empty: Any = None,
+    refers: bool = False,
 ) -> Any:
     """A field read from the variable `name`, or from one of `aliases`.
 
     Without a default it is required, and `empty` in a command that serves nothing. The value of a
-    `secret` is in no repr.
+    `secret` is in no repr. With `refers`, the parser gets all variables too, since the value refers
+    to others; a command that serves nothing does not read it.
     """
-    variable = Variable(names=(name, *aliases), parser=parser, default=default, empty=empty)
+    variable = Variable(
+        names=(name, *aliases), parser=parser, default=default, empty=empty, refers=refers
+    )
     return dataclasses.field(metadata={"variable": variable}, repr=not secret)
+
+
+def _config_file(value: str, environ: Mapping[str, str]) -> ConfigFile:
+    """Read the file at the path `value`; its references are to variables of `environ`."""
+    return read_file(value, environ, partial(read_fields, scope="project"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +176,10 @@ class RoutingSettings:
     first_output_hold: float = _setting("ROUTING_FIRST_OUTPUT_HOLD", parse.seconds(0), 10.0)
     expose_provider: bool = _setting("EXPOSE_PROVIDER", parse.switch, True)
     default_provider: str = _setting("DEFAULT_API_PROVIDER", str.strip, "")
+    #: The content of the file. None: there is none.
+    config_file: ConfigFile | None = _setting(
+        "API_CONFIG_PATH", _config_file, None, secret=True, refers=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,10 +299,14 @@ class Settings:
                 names = " and ".join(name for name, _ in given)
                 problems.append(f"{names}: two names of one setting with different values")
                 invalid.add(variable.name)
-            elif given:
+            elif given and (serving or not variable.refers):
                 name, value = given[0]
                 try:
-                    chosen[variable.name] = variable.parser(value)
+                    more = (values,) if variable.refers else ()
+                    chosen[variable.name] = variable.parser(value, *more)
+                except ConfigFileError as error:
+                    problems += [f"{name}: {problem}" for problem in error.problems]
+                    invalid.add(variable.name)
                 except ValueError as error:
                     problems.append(f"{name}: {error}")
                     invalid.add(variable.name)
@@ -331,7 +351,9 @@ class Settings:
         keys = (self.encryption.key, *self.encryption.previous_keys)
         urls = (self.database.url, self.upstream.proxy_url, self.redis_url)
         passwords = [urlsplit(url).password or "" for url in urls]
+        file = self.routing.config_file
         return [
+            *(file.secrets() if file is not None else ()),
             self.sinks.logging_token,
             urlsplit(self.sinks.logging_url).query,
             *self.auth.management_token,

@@ -55,6 +55,12 @@ def conflicting_settings(
             " RATE_LIMIT_PER_PROJECT_RPM cannot hold",
         ),
         (
+            {"AUTH_MODE", "API_CONFIG_PATH"},
+            value("AUTH_MODE") == "passthrough" and "API_CONFIG_PATH" in chosen,
+            "AUTH_MODE: passthrough knows no projects, so the providers of API_CONFIG_PATH cannot"
+            " be used",
+        ),
+        (
             {"REDIS_URL", "RATE_LIMIT_ON_ERROR"},
             value("RATE_LIMIT_ON_ERROR") == "closed" and not value("REDIS_URL"),
             "RATE_LIMIT_ON_ERROR: closed needs REDIS_URL; without it there is nothing that could be"

@@ -15,10 +15,12 @@ from proxy.gateway.model_listing import ModelListing
 from proxy.gateway.routing import RoutedRequests
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Target
+from proxy.providers.config_file import ConfigFile
 from proxy.providers.records import ROUTING_REVISION, RoutingRecords
 from proxy.routing.attempt_loop import AttemptTimeout, RoutingOptions, Waiting
 from proxy.routing.catalog import compile_catalog
 from proxy.routing.dispatcher import RouteDispatcher
+from proxy.routing.file_entries import merged
 from proxy.routing.health import CHANNEL, WAKE_UP, HealthBoard
 from proxy.routing.known_models import KnownModels
 from proxy.routing.model_list import ModelList
@@ -54,7 +56,10 @@ class WorkerRouting:
     ) -> None:
         options = settings.routing
         self._tables = tables
-        self._default_provider = options.default_provider or None
+        file = options.config_file or ConfigFile()
+        self._file = file.records
+        self._default_provider = options.default_provider or file.default_api or None
+        self._clashes: list[str] = []
         self._failed = False
         self._loaded = gevent.event.Event()
         self._board = HealthBoard(
@@ -131,7 +136,12 @@ class WorkerRouting:
         self._failed = False
         self._replace(records)
 
-    def _replace(self, records: RoutingRecords) -> None:
+    def _replace(self, stored: RoutingRecords) -> None:
+        records, clashes = merged(self._file, stored)
+        if clashes != self._clashes:
+            for clash in clashes:
+                _log.error("routing: %s; the file's entry is used", clash)
+        self._clashes = clashes
         catalog, problems = compile_catalog(
             records.providers, records.keys, records.mappings, self._default_provider
         )

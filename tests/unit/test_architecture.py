@@ -72,6 +72,7 @@ FENCES: dict[str, set[str]] = {
         "auth.change_bus",
     },
     "dotenv": {"settings.settings", "cli"},
+    "yaml": {"providers.yaml_text"},
     "cachetools": {"auth", "routing.states", "routing.known_models", "routing.model_list"},
     "click": {"cli"},
     "rich": {"tools", "cli"},

@@ -284,3 +284,26 @@ def test_secrets_of_sinks_are_told_to_the_log() -> None:
     )
     assert {"key=canary-1", "canary-2", "canary-3"} <= set(settings.known_secrets())
     assert "canary" not in repr(settings)
+
+
+def test_the_configuration_file_is_read_and_its_keys_are_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "providers.yaml"
+    file.write_text(
+        "providers:\n- {name: a, provider_type: openai, base_url: 'https://a.example',"
+        " keys: [{name: k, value: 'env:A_KEY'}, {name: l, value: 'env:B_KEY'}]}\n"
+    )
+    environ = {**NEEDED, "API_CONFIG_PATH": str(file)}
+    assert problems(environ) == [
+        f"API_CONFIG_PATH: providers[0].keys[{number}].value: expected {name} in the environment,"
+        " but it is not set"
+        for number, name in enumerate(("A_KEY", "B_KEY"))
+    ]
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("A_KEY=canary-a\nB_KEY=canary-b\n")
+    settings = Settings.load(environ, dotenv)
+    assert {"canary-a", "canary-b"} <= set(settings.known_secrets())
+    assert "canary" not in repr(settings)
+    # Commands that serve nothing need neither the file nor what it refers to.
+    assert Settings.load(environ, serving=False).routing.config_file is None
+    (problem,) = problems({**environ, "A_KEY": "a", "B_KEY": "b", "AUTH_MODE": "passthrough"})
+    assert problem.startswith("AUTH_MODE: passthrough knows no projects")
