@@ -28,7 +28,7 @@ def conflicting_settings(
             {"MAX_CONCURRENT_REQUESTS", "WORKER_CONNECTIONS"},
             value("MAX_CONCURRENT_REQUESTS") >= value("WORKER_CONNECTIONS"),
             "MAX_CONCURRENT_REQUESTS: must be smaller than WORKER_CONNECTIONS, so that a full node"
-            " can still answer",
+            " can still respond",
         ),
         (
             {"MAX_JSON_BYTES", "MAX_REQUEST_BYTES"},

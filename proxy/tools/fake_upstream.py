@@ -15,7 +15,7 @@ import orjson
 
 MODEL: Final = "stand-in-1"
 _TEXT: Final = (
-    "This answer was made up by a stand-in, but it came a word at a time through the real proxy."
+    "This response was made up by a stand-in, but it came a word at a time through the real proxy."
 )
 
 
@@ -144,11 +144,11 @@ def _head(kind: str) -> dict[str, Any]:
 
 def _usage(asked: int) -> dict[str, Any]:
     """Counts a word as a token, which is close enough for a stand-in."""
-    answered = len(_TEXT.split())
+    words = len(_TEXT.split())
     return {
         "prompt_tokens": asked,
-        "completion_tokens": answered,
-        "total_tokens": asked + answered,
+        "completion_tokens": words,
+        "total_tokens": asked + words,
         "prompt_tokens_details": {"cached_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }

@@ -41,7 +41,7 @@ def deltas(response: requests.Response) -> Iterator[dict[str, Any]]:
             raise StreamBroken(_message(chunk["error"]))
         if isinstance(chunk, dict):
             yield chunk
-    raise StreamBroken("the answer was cut off before its end")
+    raise StreamBroken("the response was cut off before its end")
 
 
 def content(chunk: dict[str, Any]) -> str:
@@ -57,7 +57,7 @@ def _lines(response: requests.Response) -> Iterator[bytes]:
         try:
             received = response.raw.read1(_READ, decode_content=True)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise StreamBroken("the connection broke in the middle of the answer") from error
+            raise StreamBroken("the connection broke in the middle of the response") from error
         if not received:
             break
         *complete, rest = (rest + received).split(b"\n")

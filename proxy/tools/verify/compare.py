@@ -340,7 +340,7 @@ def compare(
     """
     if made_by_proxy(proxied):
         text = f"the proxy did not ask the upstream: {_described(proxied)}"
-        return Comparison([Finding("status", "own answer", text)], complete=False)
+        return Comparison([Finding("status", "own response", text)], complete=False)
     found = Comparison()
     _compare_status(found, direct, proxied)
     framed_alike = _compare_framing(found, direct, proxied)
@@ -407,7 +407,7 @@ def _compare_framing(found: Comparison, direct: RawResponse, proxied: RawRespons
     if direct.clean != proxied.clean:
         text = "ends as it should → cut short" if direct.clean else "cut short → looks complete"
         found.differences.append(Finding("framing", "end", text))
-    for count, what in ((direct.interim, "interim answers"), (direct.trailers, "trailers")):
+    for count, what in ((direct.interim, "interim responses"), (direct.trailers, "trailers")):
         if count:
             found.named.append(f"{what} dropped: {count}")
     if direct.framing == proxied.framing:

@@ -67,7 +67,7 @@ class Pair:
 
     def _judge(self, probe: Probe, direct: RawResponse, proxied: RawResponse) -> Comparison:
         if probe.asks_for_cors and proxied.status == 204 and made_by_proxy(proxied):
-            named = ["CORS is configured: the proxy answers preflights itself"]
+            named = ["CORS is configured: the proxy responds to preflights itself"]
             return Comparison(named=named, complete=False)
         found = self._compare(probe, direct, proxied)
         if any(key.startswith(_CORS) for _, key in found.places()) and self._has_cors():

@@ -26,7 +26,7 @@ def test_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done = subprocess.run(DEMO, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert done.stdout.count("This answer was made up by a stand-in") == 2
+    assert done.stdout.count("This response was made up by a stand-in") == 2
     assert "exit code 0." in done.stdout
     buffered, streamed = map(orjson.loads, re.findall(r"^\{.*?^\}", done.stdout, re.M | re.S))
     assert (buffered["stream"], streamed["stream"]) == (False, True)

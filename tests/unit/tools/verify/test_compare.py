@@ -85,7 +85,7 @@ def test_what_the_contract_names() -> None:
     assert verdicts(found) == {}
     assert found.named[:4] == [
         "HTTP version: HTTP/1.0, the proxy's HTTP/1.1",
-        "interim answers dropped: 1",
+        "interim responses dropped: 1",
         "trailers dropped: 2",
         "framing: close → chunked",
     ]
