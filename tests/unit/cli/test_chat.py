@@ -37,7 +37,7 @@ def test_a_real_stream(run: Run, upstream: FakeUpstream) -> None:
         "chat", "--base-url", upstream.base_url, "--token", KEY, "--verbose", input="hi\nEXIT\nx\n"
     )
     assert result.exit_code == 0
-    assert result.stdout.startswith("This answer was made up")
+    assert result.stdout.startswith("This response was made up")
     assert "1 + 20 tokens]" in result.stderr
 
 

@@ -37,7 +37,7 @@ def test_the_demos_chats(capsys: pytest.CaptureFixture[str]) -> None:
     with FakeUpstream(KEY, pace=0) as upstream:
         events = demo_session.take(demo_session.Upstream(upstream.base_url, KEY), _two_chats)
     assert [event["outcome"] for event in events] == ["completed", "completed"]
-    assert capsys.readouterr().out.count("This answer was made up") == 2
+    assert capsys.readouterr().out.count("This response was made up") == 2
 
 
 def test_a_wrong_upstream_key_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
