@@ -68,10 +68,12 @@ def members_by_grammar(text: bytes) -> list[Member] | None:
         text.decode()
     except UnicodeDecodeError:
         return None
+    at = _BLANKS.match(text).end()  # type: ignore[union-attr]
+    if text[at : at + 1] != b"{":
+        return None
     members = _Members(text)
     around = bytearray()  # the open brackets
     expected = "value"
-    at = 0
     for number in range(_MAX_TOKENS):
         if number % _TOKENS_PER_TURN == 0:
             turn_if_due()

@@ -105,6 +105,11 @@ def test_much_is_not_looked_at_and_the_loop_gets_its_turns(monkeypatch: Any) -> 
     assert len(turns) == 65
 
 
+@pytest.mark.parametrize("text", [b"[0", b"[0]", b' ["a"', b"[[", b"[{}", b"{", b" ", b"", b"0"])
+def test_what_is_no_object_has_no_members(text: bytes) -> None:
+    assert object_by_grammar(text) is None
+
+
 @given(st.binary())
 def test_hostile_bytes_never_raise(text: bytes) -> None:
     object_by_grammar(text)
