@@ -11,15 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from proxy.gateway.response_stream import BodyObserver, Source
+from proxy.providers.base import BodyTransform
 from proxy.runtime.yielding import STEP, turn_if_due
-
-
-class BodyTransform(Protocol):
-    """Transforms a body: bytes in, bytes out, perhaps later or fewer."""
-
-    def feed(self, chunk: bytes) -> bytes: ...
-
-    def end(self) -> bytes: ...
 
 
 class EventStream(Protocol):

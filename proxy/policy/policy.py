@@ -60,13 +60,6 @@ class Policy:
     cut_in_flight: bool = False
     #: Whether tokens may be minted from this one.
     can_mint: bool = False
-    #: The project's own upstream, as it was given. Empty: the default one.
-    base_url: str = ""
-    #: The names of the shared providers that the project may use; `*`: all. Empty: it uses none.
-    providers: tuple[str, ...] = ()
-    #: Further attempts at the project's own upstream, and whether that has a circuit breaker.
-    max_retries: int = 0
-    breaker: bool = False
     #: Whether :meth:`check_head` has anything to do.
     restricts: bool = False
     #: The top-level parameters that :meth:`check_values` needs; it has nothing to do if empty.
@@ -105,10 +98,6 @@ class Policy:
             inject_usage=own.get("stream_usage") == "inject",
             cut_on_revoke=own.get("on_revoke") != "finish",
             cut_in_flight=own.get("cut_in_flight", False),
-            base_url=own.get("base_url", ""),
-            providers=tuple(own.get("providers", ())),
-            max_retries=own.get("max_retries", 0),
-            breaker=own.get("breaker") == "on",
             can_mint=bool(minted) and all(token.get("can_mint", False) for token in minted),
             restricts=any(field in layer for layer in layers for field in _HEAD_FIELDS),
             reads=(NAMING if every("allowed_models") else frozenset[str]()).union(

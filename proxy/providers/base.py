@@ -100,7 +100,7 @@ class EditableBody(Protocol):
 
 
 class BodyTransform(Protocol):
-    """Bytes in, bytes out, some later, some never."""
+    """Transforms a body: bytes in, bytes out, perhaps later or fewer."""
 
     def feed(self, chunk: bytes) -> bytes: ...
 

@@ -75,14 +75,9 @@ def test_the_project_decides_what_a_revocation_does_to_responses_in_flight(
     assert Policy.compile(project, [{}]).cut_on_revoke is cuts
 
 
-def test_the_project_says_where_requests_go() -> None:
-    bare = Policy.compile({"on_revoke": "cut"}, [{}])
-    assert (bare.base_url, bare.providers, bare.max_retries, bare.breaker) == ("", (), 0, False)
+def test_where_a_project_sends_requests_restricts_none() -> None:
     project = {"base_url": "https://eu.test", "providers": ["a"], "max_retries": 2, "breaker": "on"}
-    own = Policy.compile(project, [{}])
-    assert (own.base_url, own.providers) == ("https://eu.test", ("a",))
-    assert (own.max_retries, own.breaker) == (2, True)
-    assert not own.restricts
+    assert Policy.compile(project, [{}]) == Policy()
 
 
 @pytest.mark.parametrize(
