@@ -313,7 +313,7 @@ class AttemptLoop:
         since the target does not have the endpoint."""
         call = self._call
         try:
-            prepared = self._providers[target.target.provider_type].prepare(
+            prepared = provider_of(self._providers, target.target).prepare(
                 call.request, target.target, key.value, call.body
             )
         except ClientError as error:
@@ -450,7 +450,9 @@ class AttemptLoop:
     def _note_cooling(self, state: TargetState) -> None:
         """Remember when a key of a target is back, for the client's `Retry-After`."""
         wait = state.waits(pinned=self._call.affinity if self._route.pinned else None)
-        if wait is None or wait.refused:
+        if wait is None:
+            self._exhausted.no_key()
+        elif wait.refused:
             self._exhausted.key_failed()
         elif wait.seconds:
             self._exhausted.waits(wait.seconds, rate=wait.limited)
@@ -489,6 +491,21 @@ class AttemptLoop:
         if not self._call.streams:
             return self._waiting.limit(self._timeout(target))
         return self._waiting.limit(target.options.ttft_timeout or target.target.config.ttft_timeout)
+
+
+def provider_of(providers: Mapping[str, Provider], target: Target) -> Provider:
+    """Return the provider of a target's type.
+
+    Raises ClientError ``endpoint_not_supported``: the type can be stored, and this version does
+    not serve it.
+    """
+    provider = providers.get(target.provider_type)
+    if provider is None:
+        raise ClientError(
+            f"This version does not serve providers of the type `{target.provider_type}`.",
+            code="endpoint_not_supported",
+        )
+    return provider
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from proxy.routing.attempt_loop import (
     RoutedCall,
     RoutingOptions,
     Waiting,
+    provider_of,
 )
 from proxy.routing.retry import Failure
 from proxy.routing.router import Route
@@ -101,8 +102,8 @@ class RouteDispatcher:
             if target.target.model is not None:
                 query = with_query_model(request.target, target.target.model)
                 request = replace(request, target=query)
-            provider = self._providers[target.target.provider_type]
             try:
+                provider = provider_of(self._providers, target.target)
                 prepared = provider.prepare(request, target.target, key.value)
                 opened = self._transport.upgrade(prepared, call.timing)
             except ConnectFailed as error:

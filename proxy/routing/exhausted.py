@@ -2,7 +2,7 @@
 
 1. The response of the first target whose failure is the client's to see, byte for byte: any but one
    of a key. A 429 says the shortest wait of all keys.
-2. All keys were turned away: 502 ``upstream_auth_failed``.
+2. All keys were turned away, or there is none: 502 ``upstream_auth_failed``.
 3. All keys are cooling after a 429: 429 ``rate_limit_exceeded`` with the shortest wait.
 4. Otherwise, breakers among it: 503 ``upstream_unavailable`` with the shortest wait.
 
@@ -31,6 +31,7 @@ _OF_KEYS: Final = frozenset(
     }
 )
 _MAX_RETRIED_WAIT: Final = 60.0
+_NO_KEY: Final = "The provider of this model has no active key for it."
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Exhausted:
         self._own_key_only = own_key_only
         self._shown: Rejection | None = None
         self._turned_away = False
+        self._has_no_key = False
         self._unsupported: ClientError | None = None
         # Seconds until a key, or a target, is back; by the reason.
         self._rate_waits: list[float] = []
@@ -82,8 +84,12 @@ class Exhausted:
         (self._rate_waits if rate else self._other_waits).append(seconds)
 
     def key_failed(self) -> None:
-        """A target was left out, since all its keys were turned away before or it has none."""
+        """A target was left out, since all its keys were turned away before."""
         self._turned_away = True
+
+    def no_key(self) -> None:
+        """A target was left out, since it has no active key for the model."""
+        self._has_no_key = True
 
     def close(self) -> None:
         """Another target has served the request."""
@@ -109,7 +115,7 @@ class Exhausted:
 
     def _headers(self, shown: Rejection, retried: bool) -> Headers:
         headers = shown.response.headers if shown.response is not None else []
-        wait = None
+        wait = shown.retry_after
         if shown.failure is Failure.RATE and self._rate_waits:
             wait = min(self._rate_waits)
             headers = [line for line in headers if not line[0].lower().startswith("retry-after")]
@@ -122,14 +128,16 @@ class Exhausted:
     def _refusal(self, retried: bool) -> ProxyError:
         rate, other = self._rate_waits, self._other_waits
         if not (rate or other):
-            if self._turned_away or self._unsupported is None:
-                return ProxyError(
-                    code="upstream_auth_failed", headers=[("x-should-retry", "false")]
-                )
-            return self._unsupported
+            if self._unsupported is not None and not (self._turned_away or self._has_no_key):
+                return self._unsupported
+            return ProxyError(
+                "" if self._turned_away else _NO_KEY,
+                code="upstream_auth_failed",
+                headers=[("x-should-retry", "false")],
+            )
         wait = max(1, math.ceil(min([*rate, *other])))
         never = [("x-should-retry", "false")] if wait > _MAX_RETRIED_WAIT else []
-        if other or self._turned_away:
+        if other or self._turned_away or self._has_no_key:
             return ProxyError(code="upstream_unavailable", retry_after=wait, headers=never)
         return ProxyError(
             "All keys of this model's providers are at their rate limit.",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.core.errors import ProxyError, UpstreamError
+from proxy.core.errors import ClientError, ProxyError, UpstreamError
 from proxy.routing.access import RoutingAccess
 from proxy.routing.attempt_loop import RoutingOptions
 from proxy.routing.circuit_breaker import State
@@ -239,6 +239,43 @@ def test_a_429_names_the_shortest_wait() -> None:
     assert caught.value.code == "rate_limit_exceeded"
     assert caught.value.retry_after == 20
     assert made.sent == ["a/1", "a/2"]
+
+
+def test_a_wait_that_the_upstream_names_is_not_forbidden() -> None:
+    made = world(max_retries=0)
+    made.script["b"] = [lambda: failing(500)]
+    for wait, forbidden in (("30", False), ("90", True)):
+        made.script["a"] = [lambda wait=wait: failing(503, retry_after=wait)]
+        headers = dict(made.run().response.headers)
+        assert headers["retry-after"] == wait
+        assert ("x-should-retry" in headers) is forbidden
+
+
+def test_a_provider_without_an_active_key_says_so() -> None:
+    made = World(catalog(provider("a"), mapping("m", "a/ma")))
+    with pytest.raises(ProxyError) as caught:
+        made.run()
+    assert caught.value.code == "upstream_auth_failed"
+    assert "no active key" in str(caught.value)
+    assert made.sent == []
+
+
+def test_a_type_that_is_stored_and_not_served_gives_way_to_the_next_target() -> None:
+    records = (
+        provider("a", "unheard-of"),
+        provider("b"),
+        key("a", "1"),
+        key("b", "1"),
+        mapping("m", "a/ma"),
+    )
+    made = World(catalog(*records, mapping("m", "b/mb", 1)))
+    assert made.run().response.status == 200
+    assert made.sent == ["b/1"]
+    made = World(catalog(*records))
+    with pytest.raises(ClientError) as caught:
+        made.run()
+    assert caught.value.code == "endpoint_not_supported"
+    assert "`unheard-of`" in str(caught.value)
 
 
 def test_connection_failures_raise_the_first_one() -> None:
