@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from http.client import responses as HTTP_REASONS  # noqa: N812  (a constant)
 from typing import Any
 
 from proxy.auth.principal import Principal
@@ -238,7 +239,8 @@ class RelayEndpoint:
         # An upload that has not ended by now is not needed: the response is here.
         context.inbound.discard_body()
         content_type, content_encoding = content_of(upstream.headers)
-        context.status = upstream.status
+        context.status = status = upstream.status
+        reason = upstream.reason
         context.meter = meter = UsageMeter(content_type, content_encoding)
         source: Source = upstream
         sent: EventStream = meter
@@ -249,6 +251,9 @@ class RelayEndpoint:
             if translated is not None:
                 source = observer = TransformedBody(source, translated.body, observer)
                 headers = without_length(downstream_headers(translated.headers))
+                if translated.status is not None:
+                    context.status = status = translated.status
+                    reason = HTTP_REASONS.get(status, "Error")
             headers = [*headers, *self._routed_headers(context)]
         if meter.is_event_stream:
             headers = unbuffered(headers)
@@ -277,7 +282,7 @@ class RelayEndpoint:
             on_close=context.finish_stream,
         )
         start_response(
-            f"{upstream.status} {upstream.reason}",
+            f"{status} {reason}",
             [
                 *self._cors.replaced(headers),
                 *self._our_headers(context),

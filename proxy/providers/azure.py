@@ -18,6 +18,7 @@ from proxy.providers.base import (
     PreparedCall,
     ResponseTransform,
     Target,
+    Translation,
 )
 from proxy.providers.preparing import bearer, below_v1, edited, headers_for
 from proxy.providers.request_target import with_query_model, with_query_value
@@ -80,7 +81,12 @@ class AzureProvider:
         )
 
     def transform(
-        self, target: Target, path: str, status: int, headers: HeaderList
+        self,
+        target: Target,
+        path: str,
+        status: int,
+        headers: HeaderList,
+        translation: Translation | None = None,
     ) -> ResponseTransform | None:
         """None: it speaks the dialect."""
         return None

@@ -4,7 +4,7 @@ A provider turns the client's request into the request that goes out. It always 
 original, so that a second attempt at another target inherits nothing from the first.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -65,6 +65,17 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Translation:
+    """That a call goes out in another dialect, and what its response's translation must know."""
+
+    #: Whether the client asked for the usage at the end of a stream.
+    include_usage: bool
+    #: The HTTP status that an error event stands for while there was no output yet. It takes the
+    #: event's data.
+    error_status: Callable[[bytes], int]
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedCall:
     """The request that the transport sends, and its URL."""
 
@@ -72,6 +83,8 @@ class PreparedCall:
     request: OutboundRequest = field(repr=False)
     #: Names of the parameters that were left out, since the provider does not take them.
     dropped: tuple[str, ...] = ()
+    #: None: the upstream speaks the client's dialect.
+    translation: Translation | None = None
 
 
 class EditableBody(Protocol):
@@ -109,13 +122,12 @@ class BodyTransform(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ResponseTransform:
-    """How a response becomes one in OpenAI's dialect: other headers, and a transform of its body.
-
-    The status is kept.
-    """
+    """How a response becomes one in OpenAI's dialect: its headers, and a transform of its body."""
 
     headers: HeaderList
     body: BodyTransform
+    #: None: the upstream's status is kept.
+    status: int | None = None
 
 
 class Provider(Protocol):
@@ -139,10 +151,16 @@ class Provider(Protocol):
         ...
 
     def transform(
-        self, target: Target, path: str, status: int, headers: HeaderList
+        self,
+        target: Target,
+        path: str,
+        status: int,
+        headers: HeaderList,
+        translation: Translation | None = None,
     ) -> ResponseTransform | None:
         """Return how the response with this head becomes OpenAI's. None: its bytes pass.
 
-        ``path`` is that of the client's request, without the query.
+        ``path`` is that of the client's request, without the query; ``translation`` is that of the
+        prepared call.
         """
         ...

@@ -18,6 +18,7 @@ from proxy.providers.base import (
     PreparedCall,
     ResponseTransform,
     Target,
+    Translation,
 )
 from proxy.providers.preparing import bearer, below_v1, edited, headers_for
 from proxy.providers.transforms import (
@@ -78,7 +79,12 @@ class GeminiProvider:
         )
 
     def transform(
-        self, target: Target, path: str, status: int, headers: HeaderList
+        self,
+        target: Target,
+        path: str,
+        status: int,
+        headers: HeaderList,
+        translation: Translation | None = None,
     ) -> ResponseTransform | None:
         """Errors get OpenAI's shape, tool calls their numbers, models their names."""
         kind = kind_of(headers)

@@ -17,6 +17,7 @@ from proxy.providers.base import (
     PreparedCall,
     ResponseTransform,
     Target,
+    Translation,
 )
 from proxy.providers.preparing import (
     bearer,
@@ -117,7 +118,12 @@ class OllamaProvider:
         )
 
     def transform(
-        self, target: Target, path: str, status: int, headers: HeaderList
+        self,
+        target: Target,
+        path: str,
+        status: int,
+        headers: HeaderList,
+        translation: Translation | None = None,
     ) -> ResponseTransform | None:
         """Repair how a chat ends after tool calls, and errors that are no events."""
         if path != _CHAT or status != 200:

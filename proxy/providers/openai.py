@@ -7,6 +7,7 @@ from proxy.providers.base import (
     PreparedCall,
     ResponseTransform,
     Target,
+    Translation,
 )
 from proxy.providers.preparing import bearer, edited, headers_for
 
@@ -41,7 +42,12 @@ class OpenAIProvider:
         )
 
     def transform(
-        self, target: Target, path: str, status: int, headers: HeaderList
+        self,
+        target: Target,
+        path: str,
+        status: int,
+        headers: HeaderList,
+        translation: Translation | None = None,
     ) -> ResponseTransform | None:
         """None: it speaks the dialect."""
         return None

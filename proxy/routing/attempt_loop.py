@@ -30,11 +30,12 @@ from proxy.providers.base import (
     Provider,
     ResponseTransform,
     Target,
+    Translation,
 )
 from proxy.routing.circuit_breaker import Permit
 from proxy.routing.exhausted import Exhausted, Rejection
 from proxy.routing.first_output import FirstOutput
-from proxy.routing.held_response import HeldResponse, Response, hold_error
+from proxy.routing.held_response import ErrorResponse, HeldResponse, Response, hold_error
 from proxy.routing.retry import (
     RULES,
     Failure,
@@ -223,7 +224,7 @@ class AttemptLoop:
             self._exhausted.close()
             raise
         rejection = self._exhausted.conclude(len(self._call.attempts))
-        return self._routed(rejection.target, rejection.response, rejection.dropped)
+        return self._routed(rejection.target, rejection.response, rejection.call)
 
     def _at(self, target: RouteTarget, *, has_next: bool, early: bool = False) -> Routed | None:
         """Try one target with its keys. Returns None when it cannot serve the request.
@@ -340,7 +341,7 @@ class AttemptLoop:
             if target.provider is not None and not call.streams:
                 deadline = began + self._timeout(target)
                 response = HeldResponse(response, [], clock=self._waiting.clock, deadline=deadline)
-            routed = self._routed(target, response, prepared.dropped)
+            routed = self._routed(target, response, prepared)
             routed.release = partial(state.release, key)
             routed.broke_off = state.broke_off
             return routed
@@ -360,7 +361,7 @@ class AttemptLoop:
             # It broke off before the client got anything, so the client gets the error instead.
             response.close()
             response = None
-        rejection = Rejection(failure, target, response, trip.error, prepared.dropped, wait)
+        rejection = Rejection(failure, target, response, trip.error, prepared, wait)
         self._exhausted.add(rejection)
         return rejection
 
@@ -386,10 +387,14 @@ class AttemptLoop:
                         response.status, response.headers, body, provider_type
                     )
                     return _Trip(held_error, failure, body)
-                others = has_next or state.has_key(turned_away | {attempt.key_id or ""})
-                if not (others and self._holds(target, response)):
+                held = (
+                    prepared.translation is not None
+                    or has_next
+                    or state.has_key(turned_away | {attempt.key_id or ""})
+                )
+                if not (held and self._holds(target, response)):
                     return _Trip(response)
-                return self._hold(target, response)
+                return self._hold(target, response, prepared.translation)
         except UpstreamError as error:
             failure = failure_of_error(error, sent=True, head=response is not None)
             return _Trip(response, failure, error=error)
@@ -406,8 +411,14 @@ class AttemptLoop:
         events = content_type.partition(";")[0].strip().lower() == "text/event-stream"
         return events and self._call.repeatable and self._hold_seconds(target) > 0
 
-    def _hold(self, target: RouteTarget, response: Response) -> "_Trip":
-        """Read a stream until its first output, an error, its end, or a bound."""
+    def _hold(
+        self, target: RouteTarget, response: Response, translation: Translation | None
+    ) -> "_Trip":
+        """Read a stream until its first output, an error, its end, or a bound.
+
+        A translated stream that begins with an error becomes the response that the error stands
+        for, with its status.
+        """
         clock = self._waiting.clock
         until = clock() + self._hold_seconds(target)
         _, encoding = content_of(response.headers)
@@ -429,21 +440,28 @@ class AttemptLoop:
         if output.error is None:
             return _Trip(begun)
         failure = failure_of_event(output.error, target.target.provider_type)
-        if failure in (Failure.CLIENT, Failure.CONTEXT, Failure.CONTENT):
+        if translation is not None:
+            status = translation.error_status(output.error)
+            begun = HeldResponse(ErrorResponse(response, status, output.error), [])
+        elif failure in (Failure.CLIENT, Failure.CONTEXT, Failure.CONTENT):
             cause = RULES[failure].next_target
             if cause not in self._fallback_on(target):
                 return _Trip(begun)  # the client's own fault, as the provider words it
         return _Trip(begun, failure, b"".join(held))
 
-    def _routed(self, target: RouteTarget, response: Any, dropped: tuple[str, ...]) -> Routed:
+    def _routed(self, target: RouteTarget, response: Any, prepared: PreparedCall) -> Routed:
         provider = self._providers[target.target.provider_type]
         return Routed(
             response=response,
             target=target.target,
             transform=provider.transform(
-                target.target, self._call.path, response.status, response.headers
+                target.target,
+                self._call.path,
+                response.status,
+                response.headers,
+                prepared.translation,
             ),
-            dropped=dropped,
+            dropped=prepared.dropped,
             expose=target.options.expose_provider,
         )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.core.errors import ClientError, ProxyError, UpstreamError
+from proxy.providers.base import PreparedCall
 from proxy.routing.held_response import Headers, Response
 from proxy.routing.retry import Failure
 from proxy.routing.router import RouteTarget
@@ -42,7 +43,7 @@ class Rejection:
     target: RouteTarget
     response: Response | None
     error: UpstreamError | None
-    dropped: tuple[str, ...] = ()
+    call: PreparedCall
     #: Seconds, as the upstream asked for.
     retry_after: float | None = None
 

@@ -5,6 +5,7 @@ first, then the rest as it arrives.
 """
 
 from collections.abc import Callable
+from http.client import responses
 from typing import Final, Protocol
 
 from proxy.core.errors import UpstreamTimeout
@@ -13,6 +14,8 @@ Headers = list[tuple[str, str]]
 
 #: A body of an error that is larger is not read whole; its beginning is enough to judge it by.
 MAX_ERROR_BYTES: Final = 64 * 1024
+#: Lines of a stream's head that do not hold for an error in its place.
+_OF_THE_STREAM: Final = frozenset({"content-type", "content-length", "content-encoding"})
 
 
 class Response(Protocol):
@@ -89,6 +92,40 @@ class HeldResponse:
         if chunk is None and left <= seconds:
             raise UpstreamTimeout
         return chunk
+
+    def close(self) -> None:
+        self._rest.close()
+
+
+class ErrorResponse:
+    """An error that a stream began with, as a response of its own: its status, and its JSON."""
+
+    __slots__ = ("_body", "_rest", "headers", "reason", "status")
+
+    def __init__(self, response: Response, status: int, body: bytes) -> None:
+        self._rest = response
+        self._body = body
+        self.status = status
+        self.reason = responses.get(status, "Error")
+        self.headers: Headers = [
+            line for line in response.headers if line[0].lower() not in _OF_THE_STREAM
+        ]
+        self.headers.append(("Content-Type", "application/json"))
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    @property
+    def complete(self) -> bool:
+        return not self._body
+
+    def read(self) -> bytes:
+        body, self._body = self._body, b""
+        return body
+
+    def read_within(self, seconds: float) -> bytes | None:
+        return self.read()
 
     def close(self) -> None:
         self._rest.close()

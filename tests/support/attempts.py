@@ -122,6 +122,8 @@ class World:
     now: float = 1000.0
     #: Seconds that each attempt takes.
     takes: float = 0.0
+    #: What all providers are.
+    kind: Any = field(default_factory=OpenAIProvider)
 
     def __post_init__(self) -> None:
         self.states = RoutingStates(lambda: self.now, lambda: 0.5)
@@ -184,7 +186,7 @@ class World:
 
     def run_route(self, route: Route, call: RoutedCall) -> Routed:
         self.last = call
-        kind: Any = OpenAIProvider()
+        kind = self.kind
         return AttemptLoop(
             call,
             route,

@@ -1,15 +1,26 @@
 """The attempt loop: every row of the table, its bounds, and what the client gets in the end."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import gevent
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.core.errors import ClientError, ProxyError, UpstreamError
+from proxy.providers.base import (
+    HeaderList,
+    PreparedCall,
+    ResponseTransform,
+    Target,
+    Translation,
+)
+from proxy.providers.openai import OpenAIProvider
+from proxy.providers.transforms import WholeBody, transformed
 from proxy.routing.access import RoutingAccess
 from proxy.routing.attempt_loop import RoutingOptions
 from proxy.routing.circuit_breaker import State
@@ -488,6 +499,53 @@ def test_an_error_event_of_the_clients_own_fault_passes() -> None:
     made.script["a"] = [lambda: stream(error_event(type="invalid_request_error", message="bad"))]
     assert b"bad" in body_of(made.run(streams=True).response)
     assert made.sent == ["a/1"]
+
+
+class Translating(OpenAIProvider):
+    """Its calls are translated, and its error events say what status they stand for."""
+
+    def prepare(self, *args: Any) -> PreparedCall:
+        translation = Translation(False, lambda event: orjson.loads(event)["error"]["status"])
+        return dataclasses.replace(super().prepare(*args), translation=translation)
+
+    def transform(
+        self,
+        target: Target,
+        path: str,
+        status: int,
+        headers: HeaderList,
+        translation: Translation | None = None,
+    ) -> ResponseTransform | None:
+        assert translation is not None
+        return transformed(headers, WholeBody(bytes.upper))
+
+
+def test_a_translated_stream_is_always_held() -> None:
+    made = only()
+    made.kind = Translating()
+    made.script["a"] = [stream(START, None, OUTPUT)]
+    routed = made.run(streams=True)
+    assert routed.response.read_within(0.0) == START
+    assert routed.transform is not None
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "reason"),
+    [("server_error", 529, "stream_error"), ("invalid_request_error", 400, "client")],
+)
+def test_an_error_at_the_beginning_of_a_translated_stream_is_a_response_of_its_own(
+    word: str, status: int, reason: str
+) -> None:
+    made = only(max_retries=0)
+    made.kind = Translating()
+    made.script["a"] = [stream(START, error_event(type=word, status=status))]
+    response = made.run(streams=True).response
+    assert (response.status, response.ready, response.complete) == (status, True, False)
+    assert response.headers == [("Content-Type", "application/json")]
+    assert orjson.loads(body_of(response))["error"]["type"] == word
+    assert made.reasons() == [reason]
+    response.close()
+    assert made.responses[0].closed
 
 
 def test_a_stream_that_breaks_before_output_is_not_paid_for_twice() -> None:
