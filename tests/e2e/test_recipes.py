@@ -1,4 +1,5 @@
-"""docs/guides/recipes: every command of a page runs, and what the page promises happens.
+"""docs/guides/recipes: every command of a page runs, and what the page promises happens. So it does
+with the page's configuration file in place of the commands.
 
 The stand-ins have other addresses than the real services: those are replaced, and nothing else.
 """
@@ -43,21 +44,37 @@ KEYS = {
 class Recipe:
     """One page that has been followed, up to the access token, on a server of its own."""
 
-    def __init__(self, page: str, folder: Path, upstream: Upstream, stack: ExitStack) -> None:
+    def __init__(
+        self, page: str, folder: Path, upstream: Upstream, stack: ExitStack, *, from_file: bool
+    ) -> None:
         self.folder = folder
-        self.text = (RECIPES / page).read_text()
-        self.proxy = ProxyServer(folder, upstream.url, REVOCATION_INTERVAL="0.2").start()
-        stack.callback(self.proxy.stop)
+        text = (RECIPES / page).read_text()
         self.upstreams: dict[str, MockProvider] = {}
         for name, (dialect, address, keys) in SERVICES.items():
-            if address in self.text:
+            if address in text:
                 accepted = {KEYS[key] for key in keys} or None
                 self.upstreams[name] = stack.enter_context(MockProvider(dialect, accepted))
-        self.setup, self.ask = re.findall(r"```sh\n(.*?)```", self.text, re.DOTALL)
+        setup, self.ask = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        settings = {"REVOCATION_INTERVAL": "0.2"}
+        if from_file:
+            (file,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+            (folder / "providers.yaml").write_text(self.with_stand_ins(file))
+            settings |= {"API_CONFIG_PATH": "providers.yaml", **KEYS}
+            setup = setup[setup.index("PROJECT=") :]
+        self.proxy = ProxyServer(folder, upstream.url, **settings).start()
+        stack.callback(self.proxy.stop)
         self.token = ""
-        self.output = self.run(self.setup + 'printf %s "$PROXY_TOKEN" > token\n')
+        self.run(setup + 'printf %s "$PROXY_TOKEN" > token\n')
         self.token = (folder / "token").read_text()
         canaries.register(self.token)
+
+    def with_stand_ins(self, file: str) -> str:
+        for name, upstream in self.upstreams.items():
+            url = f"base_url: {upstream.base_url}\n"
+            if name != "home":
+                url += "    config: {allow_private: true}\n"
+            file = file.replace(f"base_url: {SERVICES[name][1]}\n", url)
+        return file
 
     def run(self, script: str) -> str:
         """Run a block in a shell, as a reader does who pastes it; it must succeed."""
@@ -105,12 +122,18 @@ def code_of(response: requests.Response) -> str:
     return code
 
 
+@pytest.fixture(params=[False, True], ids=["commands", "file"])
+def from_file(request: pytest.FixtureRequest) -> bool:
+    chosen: bool = request.param
+    return chosen
+
+
 @pytest.fixture
 def recipe(
-    request: pytest.FixtureRequest, tmp_path: Path, session_upstream: Upstream
+    request: pytest.FixtureRequest, tmp_path: Path, session_upstream: Upstream, from_file: bool
 ) -> Iterator[Recipe]:
     with ExitStack() as stack:
-        yield Recipe(request.param, tmp_path, session_upstream, stack)
+        yield Recipe(request.param, tmp_path, session_upstream, stack, from_file=from_file)
 
 
 def follows(page: str) -> pytest.MarkDecorator:
