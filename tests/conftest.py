@@ -47,8 +47,10 @@ import pytest
 from proxy.store.database import Database
 from proxy.store.migrate import Migrator
 from tests.support import canaries
+from tests.support.open_handles import sockets
 from tests.support.paths import ROOT
 from tests.support.services import MariaDB, Moto, Postgres, RedisServer, mysql_server
+from tests.support.wait import wait_until
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -75,12 +77,12 @@ hypothesis.settings.load_profile("suite")
 #: What only such a process does, each of its kinds does in one of these files.
 MEASURED = {
     "tests/integration/cli/test_events.py",
-    "tests/unit/cli/test_serve.py",
-    "tests/unit/cli/test_first_run.py",
+    "tests/integration/cli/test_serve.py",
+    "tests/integration/cli/test_first_run.py",
     "tests/e2e/test_lifecycle.py",
-    "tests/unit/logs/test_async_handler.py",
-    "tests/unit/server/test_supervisor.py",
-    "tests/unit/server/test_worker.py",
+    "tests/integration/logs/test_async_handler.py",
+    "tests/integration/server/test_supervisor.py",
+    "tests/integration/server/test_worker.py",
 }
 #: By which a process that is started finds out that it is measured.
 COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
@@ -131,10 +133,7 @@ _SERVICE_PARAMETERS = frozenset({"mariadb", "mysql", "postgres", "postgresql", "
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Markers that follow from where a test is and what it asks for.
-
-    `slow` follows for a unit test with a real proxy as fixture; else it is set by hand.
-    """
+    """Markers that follow from where a test is and what it asks for. `slow` is set by hand."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         is_unit = item.path.is_relative_to(ROOT / "tests" / "unit")
@@ -146,8 +145,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             values = item.callspec.params.values()
             if any(isinstance(one, str) and one in _SERVICE_PARAMETERS for one in values):
                 item.add_marker(pytest.mark.services)
-        if is_unit and "proxy" in fixtures:
-            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:
@@ -261,3 +258,11 @@ def database_url(request: pytest.FixtureRequest) -> str:
     fixture = {"postgresql": "postgres"}.get(request.param, request.param)
     url: str = request.getfixturevalue(f"{fixture}_url")
     return url
+
+
+@pytest.fixture
+def no_socket_left() -> Iterator[None]:
+    """The test closes every socket that it opens."""
+    before = sockets()
+    yield
+    wait_until(lambda: sockets() <= before)

@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import pytest
 
 from proxy.events.sinks import jsonl
 from proxy.events.sinks.jsonl import JsonLinesSink
-from tests.support.paths import ROOT
 
 BATCH = [b'{"n":1}\n', b'{"n":2}\n']
 NEXT = [b'{"n":3}\n']
@@ -189,48 +186,3 @@ def test_a_pipe_or_a_device_can_be_the_file() -> None:
     sink.write(BATCH)
     sink.write(BATCH)
     sink.close()
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from proxy.events.sinks.jsonl import JsonLinesSink
-who, count = int(sys.argv[1]), int(sys.argv[2])
-sink = JsonLinesSink(Path(sys.argv[3]), max_bytes=2000, backups=1000)
-sys.stdin.readline()  # all start together
-for number in range(0, count, 5):
-    sink.write([b'{"who":%d,"n":%d,"pad":"%s"}\\n' % (who, n, b"x" * (n % 90))
-                for n in range(number, number + 5)])
-"""
-
-
-@pytest.mark.slow
-def test_processes_that_rotate_at_once_lose_and_tear_no_line(path: Path) -> None:
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(who), "1500", str(path)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-        )
-        for who in range(3)
-    ]
-    try:
-        for writer in writers:
-            assert writer.stdin is not None
-            writer.stdin.write(b"\n")
-            writer.stdin.flush()
-        assert [writer.wait(120) for writer in writers] == [0, 0, 0]
-    finally:
-        for writer in writers:
-            writer.kill()
-            writer.wait()
-            assert writer.stdin is not None
-            writer.stdin.close()
-    written: dict[int, list[int]] = {0: [], 1: [], 2: []}
-    found = files(path)
-    assert len(found) > 50
-    for file in reversed(found):  # oldest first
-        for line in file.read_bytes().splitlines():
-            record = json.loads(line)
-            written[record["who"]].append(record["n"])
-    assert written == {who: list(range(1500)) for who in range(3)}

@@ -12,7 +12,6 @@ from bench.contenders.base import Running
 from bench.processes import NotStarted, Started, free_port
 
 #: Starts processes.
-pytestmark = pytest.mark.slow
 
 
 def test_it_runs_on_its_cores_and_says_why_it_ended(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
 #: Starts servers.
-pytestmark = pytest.mark.slow
 
 
 MANAGE = [sys.executable, str(server.ROOT / "manage.py")]

@@ -22,7 +22,6 @@ from tests.support.cli_runner import BASE, Run
 from tests.support.ports import free_port
 
 #: Starts servers.
-pytestmark = pytest.mark.slow
 
 
 KEY = "sk-upstream-0123456789abcdef"

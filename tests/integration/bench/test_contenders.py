@@ -16,7 +16,6 @@ from bench.upstreams import Upstream, streaming
 from tests.support.wait import wait_until
 
 #: Starts processes.
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

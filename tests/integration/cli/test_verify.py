@@ -300,7 +300,6 @@ def test_the_proxys_own_response_compares_nothing(verify: Verify, tmp_path: Path
     assert "sk-AAAA" not in output
 
 
-@pytest.mark.slow
 def test_cors_of_the_proxy_is_no_difference(
     verify: Verify, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
 ) -> None:

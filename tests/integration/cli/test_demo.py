@@ -11,7 +11,6 @@ import pytest
 from proxy.cli import server
 
 #: Starts servers.
-pytestmark = pytest.mark.slow
 
 
 DEMO = [sys.executable, str(server.ROOT / "manage.py"), "demo"]

@@ -201,7 +201,6 @@ def test_no_token(run: Run) -> None:
     assert (result.exit_code, "set MINE" in result.output) == (2, True)
 
 
-@pytest.mark.slow
 def test_ctrl_c_prints_what_was_measured(
     proxy: ProxyServer, upstream: Upstream, token: str, tmp_path: Path
 ) -> None:

@@ -17,7 +17,6 @@ from tests.support.spool_factories import abandoned, append, write
 from tests.support.wait import wait_until
 
 #: Starts servers.
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

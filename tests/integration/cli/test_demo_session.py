@@ -13,7 +13,6 @@ from proxy.tools.fake_upstream import FakeUpstream
 from tests.support import smoke
 
 #: Starts servers.
-pytestmark = pytest.mark.slow
 
 
 KEY = "sk-upstream-0123456789abcdef"

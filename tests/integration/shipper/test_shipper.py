@@ -1,5 +1,5 @@
 """The shipper's parts (``proxy/shipper/shipper.py``); the process:
-tests/unit/server/test_supervisor.py."""
+tests/integration/server/test_supervisor.py."""
 
 import logging
 import threading
