@@ -39,6 +39,6 @@ def refuse_private(param: str, value: str) -> None:
     if leads_inside(value):
         raise ClientError(
             f"`{param}` leads to a private, local or metadata address. Set `allow_private: true` in"
-            " `config` if that is meant.",
+            " `config` (`--allow-private` of the command line) if it should.",
             param=param,
         )

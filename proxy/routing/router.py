@@ -218,9 +218,12 @@ class Router:
 
 
 def _not_found(model: str | None) -> ClientError:
-    if model is None:
+    if not model:
         return ClientError(
-            "This project has no upstream for requests that name no model.", code="model_not_found"
+            "This project has no upstream for requests that name no model: it needs a key of its "
+            "own, or a default provider that it may use.",
+            code="model_not_found",
+            param=None if model is None else "model",
         )
     return ClientError(
         f"The model {model[:100]!r} does not exist, or this project may not use it: write a "

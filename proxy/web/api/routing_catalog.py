@@ -183,7 +183,7 @@ def _referenced(providers: Sequence[ProviderRecord], param: str, value: Any) -> 
         if wanted.lower() == provider.id if param == "provider_id" else wanted == provider.name:
             return provider
     raise ClientError(
-        f"There is no provider with this {'id' if param == 'provider_id' else 'name'}.",
+        f"There is no provider with the {'id' if param == 'provider_id' else 'name'} {wanted!r}.",
         code="not_found",
         param=param,
     )

@@ -90,7 +90,7 @@ def test_other_values_are_refused(value: Any) -> None:
 )
 def test_addresses_that_are_not_public(host: str) -> None:
     value = base_url("base_url", f"http://{host}:80/v1")
-    with pytest.raises(ClientError, match="allow_private") as caught:
+    with pytest.raises(ClientError, match=r"allow_private.*--allow-private") as caught:
         refuse_private("base_url", value)
     assert caught.value.param == "base_url"
 

@@ -107,6 +107,17 @@ def test_targets_of_other_providers_are_skipped() -> None:
         assert (caught.value.code, caught.value.status) == ("model_not_found", 404)
 
 
+@pytest.mark.parametrize(("model", "param"), [(None, None), ("", "model")])
+def test_a_request_without_a_model_hears_what_is_missing(
+    model: str | None, param: str | None
+) -> None:
+    with pytest.raises(
+        ClientError, match=r"name no model.*key of its own.*default provider"
+    ) as caught:
+        router(HOUSE).route(RoutingAccess(frozenset({"b"})), model, has_own_key=False)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", param)
+
+
 def test_an_alias_without_targets_falls_to_no_other_rule() -> None:
     house = catalog(provider("a", is_default=True), provider("b", is_active=False))
     with_alias = catalog(
