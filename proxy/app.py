@@ -224,7 +224,7 @@ class Application:
         )
         self._telemetry = Telemetry(
             settings,
-            "openai",
+            dict if self._routing is None else self._routing.configured_models,
             [accounts.recorder.denials.events, self._stored_reads.events],
             in_flight=self._in_flight,
             cache=accounts.authenticator.cache,
@@ -237,6 +237,7 @@ class Application:
             audit_dropped=lambda: accounts.recorder.dropped,
             tasks=accounts.maintenance.rows,
             limits=self._rate_limits,
+            routing=None if self._routing is None else self._routing.states,
         )
         file = settings.routing.config_file or ConfigFile()
         routing = RoutingServices(

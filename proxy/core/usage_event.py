@@ -40,6 +40,8 @@ class RoutingFacts:
     alias: str
     #: One object for each attempt: provider, model, key_id, status, ms, reason.
     attempts: tuple[Mapping[str, Any], ...]
+    #: Why the request moved on, for each move to another target. For the metrics; not in the line.
+    moves: tuple[str, ...] = ()
 
     def members(self) -> dict[str, object]:
         """The members of the event's line."""

@@ -343,6 +343,8 @@ class RequestContext:
             if reading.usage is not None:
                 event.metadata = reading.usage.as_metadata()
                 total = reading.usage.total
+        if event.is_read:  # the ledger charges it, unless it is counted already
+            total, event.spending = 0, self.reservation.token_buckets if self.reservation else ()
         self._events.publish(event)
         return total
 

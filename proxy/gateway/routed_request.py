@@ -1,10 +1,15 @@
 """The route of one request, what was tried, and who served it, for its event and its headers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.core.usage_event import RoutingFacts
-from proxy.routing.attempt_loop import Routed, RoutedCall
+from proxy.routing.attempt_loop import Attempt, Routed, RoutedCall
 from proxy.routing.router import Route
+
+#: Why a request moved on from a target to which nothing was sent.
+UNAVAILABLE: Final = "unavailable"
 
 
 @dataclass(slots=True)
@@ -37,7 +42,26 @@ class RoutedRequest:
             provider = served.provider if served else ""
             model = served.model if served else None
         if own_key:
-            return RoutingFacts(None, None, self.route.alias, tuple(a.as_json() for a in attempts))
+            provider, model = "", None
         return RoutingFacts(
-            provider or None, model, self.route.alias, tuple(a.as_json() for a in attempts)
+            provider or None,
+            model,
+            self.route.alias,
+            tuple(attempt.as_json() for attempt in attempts),
+            moves(attempts),
         )
+
+
+def moves(attempts: Sequence[Attempt]) -> tuple[str, ...]:
+    """Return why the request moved on, for each move to another target that was then tried.
+
+    It is the reason of the attempt before. Where the first targets were not tried at all, since
+    they are open or have no key that may be used now, it is :data:`UNAVAILABLE`.
+    """
+    found = []
+    place, reason = 0, UNAVAILABLE
+    for attempt in attempts:
+        if attempt.target != place:
+            found.append(reason)
+        place, reason = attempt.target, attempt.reason or UNAVAILABLE
+    return tuple(found)

@@ -36,8 +36,13 @@ class AccessLog:
         self._log = log
 
     def events(self, events: Iterable[Finished]) -> None:
-        """Log requests on ``/v1``. Never waits and never raises."""
+        """Log requests on ``/v1``. Never waits and never raises.
+
+        A superseded attempt is part of a request that has its own line.
+        """
         for event in events:
+            if event.outcome == "superseded":
+                continue
             self._add(
                 {
                     "request_id": event.request_id,

@@ -75,8 +75,30 @@ _ALL: Final = (
     ),
     _counter(
         "proxy_provider_requests_total",
-        "Requests that were sent to an upstream, by their result.",
-        *("provider", "result"),
+        "Attempts: requests that were sent to an upstream, by what came of them.",
+        *("provider", "model", "status"),
+    ),
+    _counter(
+        "proxy_fallbacks_total",
+        "Moves of a request to another target of its alias, by the failure before.",
+        *("model", "reason"),
+    ),
+    _gauge(
+        "proxy_breaker_state",
+        "Circuit breaker of a target: 0 closed, 1 half open, 2 open. The worst of all workers.",
+        *("provider", "model"),
+        merge=max,
+    ),
+    _gauge(
+        "proxy_key_healthy",
+        "1 while no worker lets the upstream key rest.",
+        *("provider", "key_id"),
+        merge=min,
+    ),
+    _counter(
+        "proxy_retry_budget_exhausted_total",
+        "Retries that were not made, since too many requests were retries.",
+        "provider",
     ),
     _counter(
         "proxy_requests_cut_total", "Requests in flight that the proxy itself has ended.", "reason"

@@ -13,9 +13,9 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from proxy.core.errors import CUT_CODES, STATUS_BY_CODE
+from proxy.core.usage_event import RoutingFacts
 from proxy.metrics.samples import Samples
-
-OTHER: Final = "other"
+from proxy.metrics.target_labels import OTHER, OWN_KEY, TargetLabels, attempts_of, status_of
 
 _METHODS: Final = frozenset(
     ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
@@ -133,17 +133,18 @@ class Finished(Protocol):
     bytes_in: int | None
     bytes_out: int | None
     metadata: Mapping[str, object]
+    routing: RoutingFacts | None
 
     @property
     def is_read(self) -> bool: ...
 
 
 class RequestMetrics:
-    """One per worker. `provider` is the provider's name."""
+    """One per worker."""
 
-    def __init__(self, samples: Samples, provider: str) -> None:
+    def __init__(self, samples: Samples, targets: TargetLabels) -> None:
         self._samples = samples
-        self._provider = provider
+        self._targets = targets
         self._consumers = Consumers()
         self._failed = False
         # Set to 0 at the start, so that the first event shows as a rise.
@@ -172,6 +173,10 @@ class RequestMetrics:
         self._samples.count("proxy_requests_total", key)
 
     def _observe(self, event: Finished) -> None:
+        if event.outcome == "superseded":
+            # An attempt of a request that has its own event, with this attempt in it.
+            self.tokens(event)
+            return
         samples = self._samples
         route = route_label(event.endpoint)
         samples.count(
@@ -194,7 +199,7 @@ class RequestMetrics:
             if event.outcome == "completed":
                 own = duration - upstream - (event.queue_ms or 0.0) / 1e3
                 samples.observe("proxy_overhead_seconds", max(0.0, own), by_route)
-            samples.count("proxy_provider_requests_total", (self._provider, _result(event)))
+        self._attempts(event)
         code = event.error_code
         if code is not None:
             known = code if code in STATUS_BY_CODE else OTHER
@@ -210,6 +215,22 @@ class RequestMetrics:
         if event.method != "GET" or not event.is_read:
             self.tokens(event)
 
+    def _attempts(self, event: Finished) -> None:
+        samples, routing = self._samples, event.routing
+        name = "proxy_provider_requests_total"
+        if routing is None:
+            if event.upstream_ms is not None:
+                status = status_of(event.status_code, event.error_code)
+                if status is not None:
+                    samples.count(name, (OWN_KEY, "", status))
+            return
+        last = status_of(event.status_code, event.error_code)
+        for provider, model, status in attempts_of(routing, last):
+            if status is not None:
+                samples.count(name, (*self._targets.target(provider, model), status))
+        for reason in routing.moves:
+            samples.count("proxy_fallbacks_total", (self._targets.alias(routing.alias), reason))
+
     def tokens(self, event: Finished) -> None:
         """Count the LLM tokens of a generation, or of a read that the ledger has counted."""
         metadata = event.metadata
@@ -222,13 +243,3 @@ class RequestMetrics:
             tokens = metadata.get(field)
             if isinstance(tokens, int) and tokens:
                 self._samples.count("proxy_tokens_total", (kind, *labels), tokens)
-
-
-def _result(event: Finished) -> str:
-    """The proxy's code if there was no complete response; else the status class, or 429."""
-    if event.error_code is not None:
-        return event.error_code if event.error_code in STATUS_BY_CODE else OTHER
-    if event.outcome == "client_gone":
-        return "client_gone"
-    status = event.status_code or 0
-    return "429" if status == 429 else f"{status // 100}xx"

@@ -38,6 +38,10 @@ class Samples:
         """Set a gauge, or a counter that is kept elsewhere."""
         self.values.setdefault(name, {})[labels] = value
 
+    def replace(self, name: str, series: dict[Labels, float]) -> None:
+        """Set all series of a gauge. Those that it had besides are gone."""
+        self.values[name] = series
+
     def observe(self, name: str, value: float, labels: Labels) -> None:
         """Add one observation to a histogram, in seconds."""
         buckets = CATALOGUE[name].buckets

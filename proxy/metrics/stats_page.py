@@ -4,7 +4,7 @@ Quantiles are estimated from histograms as Prometheus does: linearly within a bu
 """
 
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 from proxy.metrics.families import CATALOGUE
 from proxy.metrics.samples import Labels, Samples
@@ -42,6 +42,8 @@ def summarise(samples: Samples) -> dict[str, Any]:
             "first_byte": quantiles("proxy_time_to_first_byte_seconds", samples),
             "overhead": quantiles("proxy_overhead_seconds", samples),
         },
+        "providers": _providers(samples),
+        "fallbacks": _by(0, series("proxy_fallbacks_total")),
         "tokens": _by(0, series("proxy_tokens_total")),
         "bytes": _by(0, series("proxy_body_bytes_total")),
         "token_cache": _by(0, series("proxy_token_cache_lookups_total")),
@@ -71,6 +73,38 @@ def summarise(samples: Samples) -> dict[str, Any]:
             "started": series("proxy_process_starts_total").get(("worker",), 0),
         },
     }
+
+
+_BREAKER_STATES: Final = ("closed", "half_open", "open")
+
+
+def _providers(samples: Samples) -> dict[str, Any]:
+    """Each provider's attempts by status, its worst breaker, and its keys."""
+
+    def of(name: str, provider: str) -> dict[Labels, Any]:
+        series = samples.values.get(name, {})
+        return {labels: value for labels, value in series.items() if labels[0] == provider}
+
+    names = {
+        labels[0]
+        for name in (
+            "proxy_provider_requests_total",
+            "proxy_retry_budget_exhausted_total",
+            "proxy_key_healthy",
+        )
+        for labels in samples.values.get(name, {})
+    }
+    found = {}
+    for name in sorted(names):
+        breakers = of("proxy_breaker_state", name).values()
+        keys = of("proxy_key_healthy", name).values()
+        found[name] = {
+            "requests": _by(2, of("proxy_provider_requests_total", name)),
+            "breaker": _BREAKER_STATES[int(max(breakers))] if breakers else None,
+            "keys": {"total": len(keys), "healthy": int(sum(keys))},
+            "retries_refused": sum(of("proxy_retry_budget_exhausted_total", name).values()),
+        }
+    return found
 
 
 def _switch(value: float | None) -> bool | None:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.metrics import process
-from proxy.metrics.samples import Samples
+from proxy.metrics.samples import Labels, Samples
+from proxy.metrics.target_labels import TargetLabels
 
 
 class Cache(Protocol):
@@ -119,6 +120,40 @@ class Limits(Protocol):
     def throttle(self) -> RequestLimiter: ...
 
 
+class Breaker(Protocol):
+    """A circuit breaker: `closed`, `half_open` or `open`."""
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+
+
+class Key(Protocol):
+    """An upstream key; `healthy`, or the word for why it rests."""
+
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def health(self) -> str: ...
+
+
+class Routing(Protocol):
+    """What the worker knows of providers. Names are those of the configuration."""
+
+    #: Provider → retries that its budget has refused; "" for projects' own keys.
+    refused_retries: Mapping[str, int]
+
+    def names(self) -> Sequence[str]: ...
+    def breakers(self) -> Sequence[Breaker]: ...
+    def key_health(self) -> Sequence[tuple[str, Key]]: ...
+
+
+_BREAKER_STATES: Final[Mapping[str, int]] = {"closed": 0, "half_open": 1, "open": 2}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """The parts of one worker. A part that is made later, or made again, is given as a function."""
@@ -138,6 +173,9 @@ class Parts:
     #: Name of a maintenance task → rows that this worker has changed.
     tasks: Mapping[str, int]
     limits: Limits
+    #: None in pass-through mode.
+    routing: Routing | None
+    targets: TargetLabels
     data_dir: Path
     workers_expected: int
     server_started: float
@@ -173,6 +211,7 @@ class WorkerCollector:
         self._connections(samples)
         self._events(samples)
         self._revocation(samples)
+        self._routing(samples)
         process.measure(samples, "worker")
 
     def free_space(self) -> tuple[int, int] | None:
@@ -249,3 +288,23 @@ class WorkerCollector:
             samples.set("proxy_revocation_listening", float(poller.listening))
         seen = self._began if poller.looked_at is None else poller.looked_at
         samples.set("proxy_revocation_poll_age_seconds", time.monotonic() - seen)
+
+    def _routing(self, samples: Samples) -> None:
+        routing, targets = self._parts.routing, self._parts.targets
+        if routing is None:
+            return
+        refused = {**dict.fromkeys(routing.names(), 0), **routing.refused_retries}
+        for provider, count in refused.items():
+            label, _ = targets.target(provider, None)
+            samples.set("proxy_retry_budget_exhausted_total", count, (label,))
+        states: dict[Labels, float] = {}
+        for breaker in routing.breakers():
+            # Models that clients chose share a label: it shows the worst of them.
+            labels = targets.target(breaker.provider, breaker.model)
+            states[labels] = max(states.get(labels, 0), _BREAKER_STATES[breaker.state])
+        samples.replace("proxy_breaker_state", states)
+        healthy: dict[Labels, float] = {
+            (provider, key.key_id): float(key.health == "healthy")
+            for provider, key in routing.key_health()
+        }
+        samples.replace("proxy_key_healthy", healthy)

@@ -102,9 +102,12 @@ class Waiting:
 class Attempt:
     """One attempt, as the event of the request reports it."""
 
+    #: Empty: the project's own key.
     provider: str
     model: str | None
     key_id: str | None
+    #: The place of its target in the route. Not in the event.
+    target: int = 0
     status: int | None = None
     milliseconds: float = 0.0
     #: Why it was rejected. None: it served the request.
@@ -112,7 +115,7 @@ class Attempt:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "provider": self.provider,
+            "provider": self.provider or None,
             "model": self.model,
             "key_id": self.key_id,
             "status": self.status,
@@ -195,8 +198,10 @@ class AttemptLoop:
         self._counted = 0
         # Whether a failure was such that nothing more may be tried.
         self._final = False
-        # The target whose breaker opens next, while no other was tried.
-        self._next_open: tuple[float, RouteTarget] | None = None
+        # The place of the target that is being tried.
+        self._place = 0
+        # The target whose breaker opens next, and its place, while no other was tried.
+        self._next_open: tuple[float, int, RouteTarget] | None = None
         own_key_only = all(target.provider is None for target in route.targets)
         self._exhausted = Exhausted(own_key_only=own_key_only)
 
@@ -210,6 +215,7 @@ class AttemptLoop:
         targets = self._route.targets
         try:
             for index, target in enumerate(targets):
+                self._place = index
                 routed = self._at(target, has_next=index + 1 < len(targets))
                 if routed is not None:
                     self._exhausted.close()
@@ -217,7 +223,8 @@ class AttemptLoop:
                 if self._final or not self._may_attempt():
                     break
             if self._next_open is not None and len(targets) > 1 and not self._call.attempts:
-                routed = self._at(self._next_open[1], has_next=False, early=True)
+                _, self._place, target = self._next_open
+                routed = self._at(target, has_next=False, early=True)
                 if routed is not None:
                     return routed
         except BaseException:
@@ -253,7 +260,7 @@ class AttemptLoop:
                 opens_in = state.opens_in
                 self._exhausted.waits(opens_in, rate=False)
                 if self._next_open is None or opens_in < self._next_open[0]:
-                    self._next_open = opens_in, target
+                    self._next_open = opens_in, self._place, target
                 return None
             outcome = self._attempt(target, state, key, permit, has_next, turned_away)
             if isinstance(outcome, Routed):
@@ -323,7 +330,7 @@ class AttemptLoop:
                 raise
             self._exhausted.unsupported(error)
             return None
-        attempt = Attempt(target.target.provider, target.target.model, key.id or None)
+        attempt = Attempt(target.target.provider, target.target.model, key.id or None, self._place)
         call.attempts.append(attempt)
         began = self._waiting.clock()
         try:

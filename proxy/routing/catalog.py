@@ -73,6 +73,20 @@ class Catalog:
     #: The name of the provider for everything else.
     default_provider: str | None = None
 
+    def configured_models(self) -> dict[str, frozenset[str]]:
+        """Return the models of each provider that mappings and declared lists name.
+
+        Names with `*` are none: what they stand for is chosen by clients.
+        """
+        found = {name: set(each.config.models or ()) for name, each in self.providers.items()}
+        for targets in self.aliases.values():
+            for target in targets:
+                found[target.provider.name].add(target.model)
+        return {
+            name: frozenset(model for model in models if "*" not in model)
+            for name, models in found.items()
+        }
+
     def alias_of(self, name: str) -> str | None:
         """Return the alias that `name` is, or the longest glob that matches it."""
         if name in self.aliases:

@@ -88,14 +88,14 @@ class RouteDispatcher:
         Raises ConnectFailed, or ProxyError ``upstream_unavailable``.
         """
         failed: ProxyError = ProxyError(code="upstream_unavailable", retry_after=5)
-        for target in route.targets:
+        for place, target in enumerate(route.targets):
             state = self._states.of(target, route.access, call.own_key)
             key = state.choose(call.affinity, set())
             permit = None if key is None else state.permit(lone=len(route.targets) == 1)
             if key is None or permit is None:
                 state.release(key)
                 continue
-            attempt = Attempt(target.target.provider, target.target.model, key.id or None)
+            attempt = Attempt(target.target.provider, target.target.model, key.id or None, place)
             call.attempts.append(attempt)
             began = self._waiting.clock()
             request = call.request

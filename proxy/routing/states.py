@@ -242,9 +242,17 @@ class RoutingStates:
         """Return the breaker of a provider's model; None: the provider is not known."""
         return self._breaker(provider_id, model or None) if provider_id in self._names else None
 
-    def keys(self) -> dict[str, list[KeyHealth]]:
-        """Return the health of the keys of each provider id."""
-        return {identifier: pool.health() for identifier, pool in self._pools.items()}
+    def names(self) -> list[str]:
+        """Return the names of all providers."""
+        return list(self._names.values())
+
+    def key_health(self) -> list[tuple[str, KeyHealth]]:
+        """Return the health of all keys, each with its provider's name."""
+        return [
+            (self._names[identifier], health)
+            for identifier, pool in self._pools.items()
+            for health in pool.health()
+        ]
 
     def provider(self, provider_id: str) -> ProviderStatus:
         """Return how a provider is in this worker: the worst of its models."""

@@ -5,7 +5,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 import gevent
@@ -61,6 +61,7 @@ class WorkerRouting:
         self._default_provider = options.default_provider or file.default_api or None
         self._clashes: list[str] = []
         self._failed = False
+        self._models: Mapping[str, Collection[str]] = {}
         self._loaded = gevent.event.Event()
         self._board = HealthBoard(
             key_health,
@@ -119,6 +120,10 @@ class WorkerRouting:
         self._bus.close()
         self._board.close()
 
+    def configured_models(self) -> Mapping[str, Collection[str]]:
+        """Return the models of each provider that the configuration names. Does not wait."""
+        return self._models
+
     def changed(self, ids: Collection[str] | None) -> None:
         """Load the catalog again if it may have changed. `ids`: of what changed; None: anything."""
         if ids is None or ROUTING_REVISION in ids:
@@ -151,6 +156,7 @@ class WorkerRouting:
         self.states.replace(catalog)
         self.known_models.replace(catalog)
         self.router.catalog = catalog
+        self._models = catalog.configured_models()
         pools = self.states.pools()
         if pools:
             self._bus.start()

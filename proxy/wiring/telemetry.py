@@ -5,7 +5,7 @@ closed already.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from proxy.metrics.multiprocess import NODE, MetricsDirectory, server_name
 from proxy.metrics.reporter import Reporter
 from proxy.metrics.request_metrics import RequestMetrics
 from proxy.metrics.samples import Samples
+from proxy.metrics.target_labels import TargetLabels
 from proxy.metrics.worker_collector import Parts, WorkerCollector
 from proxy.settings.settings import Settings
 from proxy.web import AccessRecord
@@ -30,11 +31,13 @@ class Telemetry:
     def __init__(
         self,
         settings: Settings,
-        provider: str,
+        configured_models: Callable[[], Mapping[str, Collection[str]]],
         watchers: Sequence[Callable[[Sequence[UsageEvent]], None]],
         **parts: Any,
     ) -> None:
-        """`watchers` receive all events, too, and neither wait nor raise.
+        """`configured_models` returns those of each provider that the configuration names.
+
+        `watchers` receive all events, too, and neither wait nor raise.
 
         `parts` are the fields of `Parts` that are no settings.
         """
@@ -42,6 +45,7 @@ class Telemetry:
         master = os.getppid()
         folder = settings.data_dir.absolute() / "metrics"
         samples = Samples()
+        targets = TargetLabels(configured_models)
         collector = WorkerCollector(
             Parts(
                 in_flight_limit=settings.server.max_concurrent_requests,
@@ -49,6 +53,7 @@ class Telemetry:
                 data_dir=settings.data_dir,
                 workers_expected=settings.server.web_concurrency or os.cpu_count() or 1,
                 server_started=process.started(master),
+                targets=targets,
                 **parts,
             )
         )
@@ -57,7 +62,7 @@ class Telemetry:
             MetricsDirectory(folder / NODE),
         ]
         self._watchers = watchers
-        self._metrics = RequestMetrics(samples, provider)
+        self._metrics = RequestMetrics(samples, targets)
         self._reporter = Reporter(samples, collector, directories)
         self._access_log = AccessLog() if settings.logs.access_log else None
 

@@ -41,6 +41,8 @@ _MAX_ID_CHARS: Final = 32
 _MAX_COUNT: Final = 2**31 - 1
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _FAILED: Final = frozenset({"aborted", "rejected", "unknown"})
+#: The outcome of an attempt whose response nobody got: what it used counts, and no request.
+_SUPERSEDED: Final = "superseded"
 
 
 class Ledger(Protocol):
@@ -134,10 +136,11 @@ class LedgerSink:
 
 
 def entry_from(event: Any) -> Entry | None:
-    """The ledger's entry of one event. Returns None for an event without a project.
+    """The ledger's entry of one event. Returns None for an event that adds nothing.
 
-    Without a project nothing was used, and a client that guesses tokens must not make rows. Raises
-    ValueError, KeyError or TypeError for what is no event.
+    Without a project nothing was used, and a client that guesses tokens must not make rows. A
+    superseded attempt is part of a request that has its own event, so only its tokens are added.
+    Raises ValueError, KeyError or TypeError for what is no event.
     """
     project_id, token_id = event["project_id"], event["token_id"]
     if project_id is None or token_id is None:
@@ -149,15 +152,9 @@ def entry_from(event: Any) -> Entry | None:
     if not isinstance(metadata, dict):
         raise TypeError("metadata is an object")
     refused = type(status) is int and status >= 400  # null: unknown, the worker was killed
-    failed = outcome in _FAILED or (outcome != "client_gone" and refused)
-    return (
-        hour,
-        project_id,
-        token_id,
-        # An upstream's refusal may repeat what the client called the model: any number of names.
-        "" if refused else _model(metadata.get("model")),
-        1,
-        int(failed),
+    # An upstream's refusal may repeat what the client called the model: any number of names.
+    model = "" if refused else _model(metadata.get("model"))
+    tokens = (
         _count(metadata.get("prompt_tokens")),
         _count(metadata.get("completion_tokens")),
         _count(metadata.get("cached_tokens")),
@@ -165,6 +162,13 @@ def entry_from(event: Any) -> Entry | None:
         _count(metadata.get("estimated_prompt_tokens")),
         _count(metadata.get("estimated_completion_tokens")),
     )
+    if not model and not refused and any(tokens):
+        # The response does not name its model, so the name that the request went out with counts.
+        model = _model(event.get("upstream_model"))
+    if outcome == _SUPERSEDED:
+        return (hour, project_id, token_id, model, 0, 0, *tokens) if any(tokens) else None
+    failed = outcome in _FAILED or (outcome != "client_gone" and refused)
+    return (hour, project_id, token_id, model, 1, int(failed), *tokens)
 
 
 def mark_of(event: Any) -> Mark:

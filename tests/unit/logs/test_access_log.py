@@ -92,3 +92,8 @@ def test_a_terminal_is_told_nothing() -> None:
     (line,) = world.lines
     assert line.isprintable()
     assert line.endswith("[r9]")
+
+
+def test_a_superseded_attempt_has_no_line_of_its_own(world: World) -> None:
+    world.log.events([event("a", outcome="superseded"), event("b")])
+    assert [json.loads(line)["request_id"] for line in world.lines] == ["b"]

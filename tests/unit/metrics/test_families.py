@@ -16,7 +16,7 @@ def test_a_family(family: Family) -> None:
     assert family.name.endswith("_total") == (family.kind == "counter")
     assert bool(family.buckets) == (family.kind == "histogram")
     assert list(family.buckets) == sorted(set(family.buckets))
-    assert all(re.fullmatch("[a-z]+", label) for label in family.labels)
+    assert all(re.fullmatch("[a-z]+(_[a-z]+)*", label) for label in family.labels)
     assert family.help.endswith(".")
 
 
@@ -24,7 +24,7 @@ def test_a_family(family: Family) -> None:
 def test_a_family_is_documented_with_its_labels(family: Family) -> None:
     (row,) = re.findall(rf"^\| `{family.name}` \| ([a-z]+) \|([^|]*)\|", PAGE, re.MULTILINE)
     assert row[0] == family.kind
-    assert re.findall("`([a-z]+)`", row[1]) == list(family.labels)
+    assert re.findall("`([a-z_]+)`", row[1]) == list(family.labels)
 
 
 def test_the_docs_have_no_other_families() -> None:

@@ -5,16 +5,20 @@ from typing import Any
 
 import pytest
 
+from proxy.core.usage_event import RoutingFacts
 from proxy.metrics.request_metrics import RequestMetrics
 from proxy.metrics.samples import Samples
+from proxy.metrics.target_labels import TargetLabels
+from proxy.routing.retry import Failure
 from tests.support.event_samples import event
 
 USAGE = {"model": "gpt-4.1", "prompt_tokens": 9, "completion_tokens": 12, "cached_tokens": 3}
+MODELS = {"first": {"model-1"}, "second": {"model-2"}}
 
 
 def counted(*events: Any) -> dict[str, dict[tuple[str, ...], Any]]:
     samples = Samples()
-    RequestMetrics(samples, "openai").observe(events)
+    RequestMetrics(samples, TargetLabels(lambda: MODELS)).observe(events)
     return samples.values
 
 
@@ -42,7 +46,7 @@ def test_a_completed_request() -> None:
             "proxy_overhead_seconds": 0.005,
         }
     )
-    assert values["proxy_provider_requests_total"] == {("openai", "2xx"): 1}
+    assert values["proxy_provider_requests_total"] == {("default", "", "success"): 1}
     assert values["proxy_tokens_total"] == {
         ("prompt", "p1", "gpt-4.1"): 9,
         ("completion", "p1", "gpt-4.1"): 12,
@@ -77,22 +81,126 @@ def test_cut_requests_are_distinguished_from_refused_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "result"),
+    ("changes", "status"),
     [
-        ({"status_code": 429}, "429"),
-        ({"status_code": 404}, "4xx"),
-        ({"status_code": 503}, "5xx"),
-        ({"outcome": "client_gone"}, "client_gone"),
-        ({"outcome": "aborted", "error_code": "upstream_timeout"}, "upstream_timeout"),
-        ({"outcome": "aborted", "error_code": "x" * 50}, "other"),
+        ({"status_code": 200}, "success"),
+        ({"status_code": 304}, "success"),
+        ({"status_code": 101}, "success"),
+        ({"status_code": 429}, "rate_limited"),
+        ({"status_code": 404}, "refused"),
+        ({"status_code": 401}, "refused"),
+        ({"status_code": 503}, "error"),
+        ({"outcome": "client_gone"}, "success"),
+        ({"outcome": "client_gone", "status_code": 499}, None),
+        ({"outcome": "aborted", "error_code": "upstream_timeout"}, "error"),
+        ({"outcome": "aborted", "error_code": "upstream_timeout", "status_code": 504}, "error"),
+        # Cut by a revocation: the upstream had responded, or it had not.
+        ({"outcome": "aborted", "error_code": "token_inactive"}, "success"),
+        ({"outcome": "aborted", "error_code": "token_inactive", "status_code": 401}, None),
     ],
 )
-def test_results_of_upstream_requests(changes: dict[str, Any], result: str) -> None:
+def test_status_of_an_attempt_with_the_own_key(changes: dict[str, Any], status: str | None) -> None:
     values = counted(event(upstream_ms=1.0, **changes))
-    assert values["proxy_provider_requests_total"] == {("openai", result): 1}
+    wanted = {} if status is None else {("default", "", status): 1}
+    assert values.get("proxy_provider_requests_total", {}) == wanted
     # Cut requests have no overhead: their time says nothing about the proxy.
     cut = changes.get("outcome", "completed") != "completed"
     assert ("proxy_overhead_seconds" in values) != cut
+    assert "proxy_fallbacks_total" not in values
+
+
+def attempt(provider: str | None, model: str | None, reason: str | None = None) -> dict[str, Any]:
+    return {"provider": provider, "model": model, "key_id": "k", "status": None, "reason": reason}
+
+
+def routed(*attempts: dict[str, Any], moves: tuple[str, ...] = (), **changes: Any) -> Any:
+    facts = RoutingFacts("second", "model-2", "smart", attempts, moves)
+    return event(**{"upstream_ms": 1.0, "routing": facts, **changes})
+
+
+def test_each_attempt_is_counted_once() -> None:
+    values = counted(
+        routed(
+            attempt("first", "model-1", "auth"),
+            attempt("first", "model-1", "rate"),
+            attempt("first", "model-1", "server"),
+            attempt("second", "model-2"),
+            moves=("server",),
+        )
+    )
+    assert values["proxy_provider_requests_total"] == {
+        ("first", "model-1", "refused"): 1,
+        ("first", "model-1", "rate_limited"): 1,
+        ("first", "model-1", "error"): 1,
+        ("second", "model-2", "success"): 1,
+    }
+    assert values["proxy_fallbacks_total"] == {("smart", "server"): 1}
+    assert values["proxy_requests_total"] == {("chat", "POST", "200", "completed"): 1}
+
+
+@pytest.mark.parametrize("reason", list(Failure))
+def test_each_reason_has_a_status(reason: str) -> None:
+    values = counted(routed(attempt("first", "model-1", reason), status_code=502))
+    found = [status for _, _, status in values.get("proxy_provider_requests_total", {})]
+    rate = {"rate", "stream_rate"}
+    refused = {"client", "content", "context", "model_not_found"} | {
+        f"{prefix}{kind}" for prefix in ("", "stream_") for kind in ("auth", "forbidden", "payment")
+    }
+    if reason == "abandoned":
+        assert not found
+    else:
+        status = "rate_limited" if reason in rate else "refused" if reason in refused else "error"
+        assert found == [status]
+
+
+def test_a_response_that_broke_off_was_no_success() -> None:
+    broken = routed(attempt("second", "model-2"), outcome="aborted", error_code="upstream_broken")
+    values = counted(broken)
+    assert values["proxy_provider_requests_total"] == {("second", "model-2", "error"): 1}
+
+
+def test_models_that_clients_choose_are_other() -> None:
+    values = counted(
+        *[routed(attempt("first", f"invented-{number}")) for number in range(50)],
+        routed(attempt("first", "model-2")),  # of another provider
+        routed(attempt("first", None)),
+        routed(attempt(None, None)),
+    )
+    assert values["proxy_provider_requests_total"] == {
+        ("first", "other", "success"): 51,
+        ("first", "", "success"): 1,
+        ("default", "", "success"): 1,
+    }
+
+
+def test_the_series_of_targets_are_bounded() -> None:
+    models = {"first": {f"m{number}" for number in range(3000)}}
+    samples = Samples()
+    RequestMetrics(samples, TargetLabels(lambda: models)).observe(
+        event(
+            routing=RoutingFacts(
+                "first", name, f"alias of {name}", (attempt("first", name),), ("rate",)
+            )
+        )
+        for name in models["first"]
+    )
+    for name in ("proxy_provider_requests_total", "proxy_fallbacks_total"):
+        assert len(samples.values[name]) == 501
+        assert sum(samples.values[name].values()) == 3000
+
+
+def test_a_superseded_attempt_adds_its_tokens_and_nothing_else() -> None:
+    lost = routed(attempt("first", "model-1", "stream_cut"), outcome="superseded")
+    lost.project_id, lost.metadata = "p1", USAGE
+    values = counted(lost)
+    assert {name for name, series in values.items() if any(map(any_count, series.values()))} == {
+        "proxy_tokens_total"
+    }
+    assert values["proxy_tokens_total"][("prompt", "p1", "gpt-4.1")] == 9
+
+
+def any_count(value: Any) -> bool:
+    return bool(sum(value) if isinstance(value, list) else value)
 
 
 def test_no_duration_is_negative() -> None:
@@ -160,6 +268,6 @@ def test_an_event_that_cannot_be_counted_affects_no_other(
 )
 def test_responses_of_the_proxy_itself_are_counted(status: int, outcome: str) -> None:
     samples = Samples()
-    RequestMetrics(samples, "openai").count_response("management", "PURGE", status)
+    RequestMetrics(samples, TargetLabels(dict)).count_response("management", "PURGE", status)
     key = ("management", "other", str(status), outcome)
     assert samples.values["proxy_requests_total"] == {key: 1}

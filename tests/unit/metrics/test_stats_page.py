@@ -45,6 +45,37 @@ def test_sums() -> None:
     assert summary["events"]["sinks"] == {"jsonlines": sink}
 
 
+def test_providers() -> None:
+    samples = Samples()
+    name = "proxy_provider_requests_total"
+    samples.count(name, ("default", "", "success"), 5)
+    samples.count(name, ("first", "model-1", "error"), 2)
+    samples.count(name, ("first", "model-2", "error"), 1)
+    samples.count("proxy_fallbacks_total", ("smart", "server"), 2)
+    samples.count("proxy_fallbacks_total", ("smart", "rate"), 1)
+    samples.set("proxy_breaker_state", 0, ("first", "model-1"))
+    samples.set("proxy_breaker_state", 2, ("first", "model-2"))
+    samples.set("proxy_key_healthy", 1, ("first", "k1"))
+    samples.set("proxy_key_healthy", 0, ("first", "k2"))
+    samples.set("proxy_retry_budget_exhausted_total", 4, ("first",))
+    summary = summarise(samples)
+    assert summary["fallbacks"] == {"smart": 3}
+    assert summary["providers"] == {
+        "default": {
+            "requests": {"success": 5},
+            "breaker": None,
+            "keys": {"total": 0, "healthy": 0},
+            "retries_refused": 0,
+        },
+        "first": {
+            "requests": {"error": 3},
+            "breaker": "open",
+            "keys": {"total": 2, "healthy": 1},
+            "retries_refused": 4,
+        },
+    }
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [

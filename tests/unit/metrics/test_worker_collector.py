@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from proxy.metrics import worker_collector as vitals_module
-from proxy.metrics.samples import Samples
+from proxy.metrics.samples import Samples, merge
+from proxy.metrics.target_labels import TargetLabels
 from proxy.metrics.worker_collector import Parts, WorkerCollector
 
 
@@ -50,6 +51,8 @@ def parts(**changes: Any) -> Parts:
         "audit_dropped": lambda: 11,
         "tasks": {"tokens": 10, "usage": 0},
         "limits": SimpleNamespace(is_up=True, throttle=SimpleNamespace(refused={"token": 10})),
+        "routing": None,
+        "targets": TargetLabels(lambda: {"first": {"model-1"}}),
         "data_dir": Path("/"),
         "workers_expected": 2,
         "server_started": 1e9,
@@ -159,3 +162,65 @@ def test_free_space(tmp_path: Path) -> None:
     assert space is not None
     assert 0 <= space[0] <= space[1]
     assert WorkerCollector(parts(data_dir=tmp_path / "missing")).free_space() is None
+
+
+def routing(
+    *breakers: tuple[str, str, str], keys: dict[str, str] | None = None, **refused: int
+) -> Any:
+    return SimpleNamespace(
+        refused_retries=refused,
+        names=lambda: ["first"],
+        breakers=lambda: [
+            SimpleNamespace(provider=provider, model=model, state=state)
+            for provider, model, state in breakers
+        ],
+        key_health=lambda: [
+            ("first", SimpleNamespace(key_id=key, health=health))
+            for key, health in (keys or {}).items()
+        ],
+    )
+
+
+def of_routing(source: WorkerCollector, samples: Samples) -> dict[str, Any]:
+    source.measure(samples)
+    names = ("breaker_state", "key_healthy", "retry_budget_exhausted_total")
+    return {name: samples.values.get(f"proxy_{name}") for name in names}
+
+
+def test_providers() -> None:
+    known = routing(
+        ("first", "model-1", "half_open"),
+        ("first", "invented-1", "open"),
+        ("first", "invented-2", "closed"),
+        keys={"k1": "healthy", "k2": "cooling", "k3": "failed"},
+    )
+    known.refused_retries[""] = 2
+    assert of_routing(WorkerCollector(parts(routing=known)), Samples()) == {
+        # Models that clients chose share a label, with the worst state.
+        "breaker_state": {("first", "model-1"): 1, ("first", "other"): 2},
+        "key_healthy": {("first", "k1"): 1.0, ("first", "k2"): 0.0, ("first", "k3"): 0.0},
+        # The counter begins at 0, so that the first one shows as a rise.
+        "retry_budget_exhausted_total": {("first",): 0, ("default",): 2},
+    }
+
+
+def test_a_provider_that_is_gone_has_no_state() -> None:
+    known = routing(("first", "model-1", "open"), keys={"k1": "failed"})
+    source, samples = WorkerCollector(parts(routing=known)), Samples()
+    of_routing(source, samples)
+    known.breakers = known.key_health = list
+    found = of_routing(source, samples)
+    assert (found["breaker_state"], found["key_healthy"]) == ({}, {})
+
+
+def test_one_worker_that_is_refused_is_enough() -> None:
+    """A key rests in the node's page if it rests in any worker, and a breaker shows its worst."""
+    pages = []
+    for state, health in (("closed", "healthy"), ("open", "failed"), ("half_open", "healthy")):
+        known = routing(("first", "model-1", state), keys={"k1": health})
+        samples = Samples()
+        WorkerCollector(parts(routing=known)).measure(samples)
+        pages.append(samples)
+    merged = merge(pages).values
+    assert merged["proxy_breaker_state"] == {("first", "model-1"): 2}
+    assert merged["proxy_key_healthy"] == {("first", "k1"): 0.0}

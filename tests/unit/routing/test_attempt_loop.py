@@ -578,8 +578,8 @@ def test_a_client_that_leaves_counts_against_nobody_and_frees_everything() -> No
     assert made.reasons() == ["abandoned"]
     made.script["a"] = [ok]
     assert made.run().response.status == 200
-    health = made.states.keys()["id-a"]
-    assert {each.health.value for each in health} == {"healthy"}
+    health = made.states.key_health()
+    assert {each.health.value for name, each in health if name == "a"} == {"healthy"}
 
 
 def test_a_client_that_leaves_during_a_hold_closes_the_response() -> None:

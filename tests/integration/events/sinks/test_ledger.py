@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from proxy.core.errors import StoreError
-from proxy.core.usage_event import UsageEvent
+from proxy.core.usage_event import RoutingFacts, UsageEvent
 from proxy.events.sinks import ledger as module
 from proxy.events.sinks.ledger import Entry, LedgerSink, Mark, Position, entry_from, mark_of
 from proxy.store.database import Database
@@ -54,6 +54,25 @@ class TestEntry:
         found = entry(usage_source="estimated", estimate_method="bytes", metadata=estimate)
         assert found is not None
         assert found[4:] == (1, 0, 0, 0, 0, 0, 30, 40)
+
+    def test_a_superseded_attempt_adds_tokens_and_no_request(self) -> None:
+        found = entry(outcome="superseded", status_code=200)
+        assert found is not None
+        assert found[3:] == ("gpt-4", 0, 0, 9, 12, 4, 2, 0, 0)
+
+    @pytest.mark.parametrize("status", [None, 200, 504])
+    def test_a_superseded_attempt_without_usage_has_no_entry(self, status: int | None) -> None:
+        assert entry(outcome="superseded", status_code=status, metadata={}) is None
+
+    @pytest.mark.parametrize("outcome", ["completed", "superseded"])
+    def test_a_response_that_names_no_model_has_that_of_its_target(self, outcome: str) -> None:
+        facts = RoutingFacts("first", "model-of-first", "alias", ())
+        found = entry(outcome=outcome, metadata=COUNTS, routing=facts)
+        assert found is not None
+        assert found[3] == "model-of-first"
+        named = entry(outcome=outcome, routing=facts)
+        assert named is not None
+        assert named[3] == "gpt-4"
 
     @pytest.mark.parametrize("unknown", [{"project_id": None}, {"token_id": None}])
     def test_an_event_without_a_project_has_no_entry(self, unknown: dict[str, None]) -> None:
