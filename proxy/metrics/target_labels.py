@@ -47,10 +47,8 @@ class TargetLabels:
         self._pairs: set[tuple[str, str]] = set()
         self._aliases: set[str] = set()
 
-    def target(self, provider: str | None, model: str | None) -> tuple[str, str]:
+    def target(self, provider: str, model: str | None) -> tuple[str, str]:
         """Return (provider, model) as labels. The model is empty where none was chosen."""
-        if not provider:
-            return OWN_KEY, ""
         pair = provider, model or ""
         if pair in self._pairs:
             return pair
@@ -72,7 +70,7 @@ class TargetLabels:
 
 def attempts_of(
     routing: RoutingFacts, last: str | None
-) -> list[tuple[str | None, str | None, str | None]]:
+) -> list[tuple[str, str | None, str | None]]:
     """Return provider, model and status label of each attempt.
 
     `last` is the status of the one that served the client. A label of None means that the attempt

@@ -143,7 +143,7 @@ class Key(Protocol):
 class Routing(Protocol):
     """What the worker knows of providers. Names are those of the configuration."""
 
-    #: Provider → retries that its budget has refused; "" for projects' own keys.
+    #: Provider → retries that its budget has refused; `default` for projects' own keys.
     refused_retries: Mapping[str, int]
 
     def names(self) -> Sequence[str]: ...

@@ -102,7 +102,7 @@ class Waiting:
 class Attempt:
     """One attempt, as the event of the request reports it."""
 
-    #: Empty: the project's own key.
+    #: `default`: the project's own key.
     provider: str
     model: str | None
     key_id: str | None
@@ -115,7 +115,7 @@ class Attempt:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "provider": self.provider or None,
+            "provider": self.provider,
             "model": self.model,
             "key_id": self.key_id,
             "status": self.status,

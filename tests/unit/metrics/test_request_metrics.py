@@ -109,7 +109,7 @@ def test_status_of_an_attempt_with_the_own_key(changes: dict[str, Any], status: 
     assert "proxy_fallbacks_total" not in values
 
 
-def attempt(provider: str | None, model: str | None, reason: str | None = None) -> dict[str, Any]:
+def attempt(provider: str, model: str | None, reason: str | None = None) -> dict[str, Any]:
     return {"provider": provider, "model": model, "key_id": "k", "status": None, "reason": reason}
 
 
@@ -164,7 +164,7 @@ def test_models_that_clients_choose_are_other() -> None:
         *[routed(attempt("first", f"invented-{number}")) for number in range(50)],
         routed(attempt("first", "model-2")),  # of another provider
         routed(attempt("first", None)),
-        routed(attempt(None, None)),
+        routed(attempt("default", None)),
     )
     assert values["proxy_provider_requests_total"] == {
         ("first", "other", "success"): 51,

@@ -194,7 +194,7 @@ def test_providers() -> None:
         ("first", "invented-2", "closed"),
         keys={"k1": "healthy", "k2": "cooling", "k3": "failed"},
     )
-    known.refused_retries[""] = 2
+    known.refused_retries["default"] = 2
     assert of_routing(WorkerCollector(parts(routing=known)), Samples()) == {
         # Models that clients chose share a label, with the worst state.
         "breaker_state": {("first", "model-1"): 1, ("first", "other"): 2},

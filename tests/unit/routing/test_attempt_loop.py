@@ -289,6 +289,20 @@ def test_a_type_that_is_stored_and_not_served_gives_way_to_the_next_target() -> 
     assert "`unheard-of`" in str(caught.value)
 
 
+def test_each_attempt_knows_the_place_of_its_target() -> None:
+    made = world(max_retries=1)
+    made.script["a"] = [lambda: failing(500)]
+    made.run()
+    assert [attempt.target for attempt in made.last.attempts] == [0, 0, 1]
+    assert "target" not in made.last.attempts[0].as_json()
+    for _ in range(5):
+        made.run()
+    # The first target's breaker is open now, so nothing was sent there.
+    assert [attempt.target for attempt in made.last.attempts] == [1]
+    made.run_own()
+    assert [attempt.as_json()["provider"] for attempt in made.last.attempts] == ["default"]
+
+
 def test_connection_failures_raise_the_first_one() -> None:
     made = world(max_retries=0)
     made.script["a"] = made.script["b"] = [refused]

@@ -192,3 +192,15 @@ def test_no_name_reaches_a_provider_that_the_project_may_not_use(
         with contextlib.suppress(ClientError):
             route = router(HOUSE).route(access, name, has_own_key=False)
             assert {each.target.provider for each in route.targets} <= allowed
+
+
+def test_configured_models_are_those_of_mappings_and_declared_lists() -> None:
+    made = catalog(
+        provider("a", models=["declared"]),
+        provider("b"),
+        mapping("m", "a/ma"),
+        mapping("m", "b/mb", 1),
+        mapping("gpt-*", "a/gpt-*"),
+        mapping("claude-*", "b/fixed"),
+    )
+    assert made.configured_models() == {"a": {"declared", "ma"}, "b": {"mb", "fixed"}}
