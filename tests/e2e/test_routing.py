@@ -41,16 +41,18 @@ class House:
                 self.make(
                     "keys", {"provider": name, "name": f"key-{key}", "value": f"sk-upstream-{key}"}
                 )
-        for index, name in enumerate(("first", "second")):
-            self.make(
-                "mappings",
-                {
-                    "alias_name": "smart",
-                    "provider": name,
-                    "provider_model_name": f"model-of-{name}",
-                    "order_index": index,
-                },
-            )
+        # `fragile` has models, and thus circuit breakers, of its own.
+        for alias, model in (("fragile", "fragile-of"), ("smart", "model-of")):
+            for index, name in enumerate(("first", "second")):
+                self.make(
+                    "mappings",
+                    {
+                        "alias_name": alias,
+                        "provider": name,
+                        "provider_model_name": f"{model}-{name}",
+                        "order_index": index,
+                    },
+                )
         project = self.make("projects", {"name": "routed", "providers": ["*"]})
         self.token = proxy.mint(project["id"])["token"]
         self.client = openai.OpenAI(
@@ -143,52 +145,6 @@ def test_an_error_before_the_first_output_is_never_seen(house: House) -> None:
     assert text == "One two three."
 
 
-def test_a_superseded_attempt_is_an_event_and_no_request(house: House) -> None:
-    house.fresh()
-    house.proxy.events_so_far()
-    house.first.always(error_event(529))
-    response = chat(house.client, stream=True)
-    request_id = response.headers["x-proxy-request-id"]
-    assert list(response.parse())
-    events: list[dict[str, Any]] = []
-
-    def ended() -> bool:
-        events.extend(house.proxy.events_so_far())
-        return any(event["outcome"] == "completed" for event in of_request())
-
-    def of_request() -> list[dict[str, Any]]:
-        return [event for event in events if event["request_id"] == request_id]
-
-    wait_until(ended)
-    (served,) = [event for event in of_request() if event["outcome"] == "completed"]
-    lost = [event for event in of_request() if event["outcome"] == "superseded"]
-    assert [event["provider"] for event in lost] == ["first"] * len(lost) != []
-    assert (served["provider"], served["upstream_model"]) == ("second", "model-of-second")
-    tried = [(each["provider"], each["reason"]) for each in served["attempts"]]
-    assert tried == [("first", "stream_error")] * len(lost) + [("second", None)]
-    assert [event["attempts"] for event in lost] == [[each] for each in served["attempts"][:-1]]
-    # Of all events so far, those of attempts are no requests.
-    lines = house.proxy.event_log.read_text().splitlines()
-    written = [line for line in lines if '"event":"audit"' not in line]
-    ended_requests = [line for line in written if '"outcome":"superseded"' not in line]
-    assert len(ended_requests) < len(written)
-    wait_until(lambda: requests_total(house.proxy) == len(ended_requests))
-    page = requests.get(f"{house.proxy.url}/metrics", timeout=30).text
-    for series in (
-        'fallbacks_total{model="smart",reason="stream_error"}',
-        'provider_requests_total{model="model-of-second",provider="second",status="success"}',
-        'breaker_state{model="model-of-first",provider="first"}',
-        'retry_budget_exhausted_total{provider="second"}',
-        'key_healthy{key_id="',
-    ):
-        assert f"proxy_{series}" in page
-
-
-def requests_total(proxy: ProxyServer) -> int:
-    stats = requests.get(f"{proxy.url}/stats", timeout=30).json()
-    return int(stats["requests"]["total"])
-
-
 def test_an_outcome_that_is_not_known_is_not_paid_for_twice(house: House) -> None:
     house.fresh()
     house.first.always(late_reset)
@@ -210,3 +166,49 @@ def test_a_provider_may_be_named(house: House) -> None:
     response = chat(house.client, model="second/any-model")
     assert response.headers["x-proxy-provider"] == "second"
     assert response.headers["x-proxy-model"] == "any-model"
+
+
+def test_a_superseded_attempt_is_an_event_and_no_request(house: House) -> None:
+    house.fresh()
+    house.proxy.events_so_far()
+    house.first.always(error_event(529))
+    response = chat(house.client, model="fragile", stream=True)
+    request_id = response.headers["x-proxy-request-id"]
+    assert list(response.parse())
+    events: list[dict[str, Any]] = []
+
+    def ended() -> bool:
+        events.extend(house.proxy.events_so_far())
+        return any(event["outcome"] == "completed" for event in of_request())
+
+    def of_request() -> list[dict[str, Any]]:
+        return [event for event in events if event["request_id"] == request_id]
+
+    wait_until(ended)
+    (served,) = [event for event in of_request() if event["outcome"] == "completed"]
+    lost = [event for event in of_request() if event["outcome"] == "superseded"]
+    assert [event["provider"] for event in lost] == ["first"] * len(lost) != []
+    assert (served["provider"], served["upstream_model"]) == ("second", "fragile-of-second")
+    tried = [(each["provider"], each["reason"]) for each in served["attempts"]]
+    assert tried == [("first", "stream_error")] * len(lost) + [("second", None)]
+    assert [event["attempts"] for event in lost] == [[each] for each in served["attempts"][:-1]]
+    # Of all events so far, those of attempts are no requests.
+    lines = house.proxy.event_log.read_text().splitlines()
+    written = [line for line in lines if '"event":"audit"' not in line]
+    ended_requests = [line for line in written if '"outcome":"superseded"' not in line]
+    assert len(ended_requests) < len(written)
+    wait_until(lambda: requests_total(house.proxy) == len(ended_requests))
+    page = requests.get(f"{house.proxy.url}/metrics", timeout=30).text
+    for series in (
+        'fallbacks_total{model="fragile",reason="stream_error"}',
+        'provider_requests_total{model="fragile-of-second",provider="second",status="success"}',
+        'breaker_state{model="fragile-of-first",provider="first"}',
+        'retry_budget_exhausted_total{provider="second"}',
+        'key_healthy{key_id="',
+    ):
+        assert f"proxy_{series}" in page
+
+
+def requests_total(proxy: ProxyServer) -> int:
+    stats = requests.get(f"{proxy.url}/stats", timeout=30).json()
+    return int(stats["requests"]["total"])
