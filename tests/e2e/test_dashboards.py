@@ -97,7 +97,12 @@ def served(
             gevent.sleep(0.2)
 
     greenlet = gevent.spawn(go_on)
-    for seen in (b'proxy_tokens_total{kind="prompt"', b"proxy_fallbacks_total{", b'"refused"'):
+    for seen in (
+        b'proxy_tokens_total{kind="prompt"',
+        b"proxy_errors_total{",
+        b"proxy_fallbacks_total{",
+        b'"refused"',
+    ):
         wait_until(lambda seen=seen: seen in page(server))  # type: ignore[misc]
     yield server
     stop = True

@@ -41,9 +41,10 @@ class House:
                 self.make(
                     "keys", {"provider": name, "name": f"key-{key}", "value": f"sk-upstream-{key}"}
                 )
-        # `fragile` has models, and thus circuit breakers, of its own.
-        for alias, model in (("fragile", "fragile-of"), ("smart", "model-of")):
-            for index, name in enumerate(("first", "second")):
+        # `fragile` has models, and thus circuit breakers, of its own. A worker that knows `last`
+        # knows all of them.
+        for alias, model in (("fragile", "fragile-of"), ("smart", "model-of"), ("last", "last-of")):
+            for index, name in ((1, "second"), (0, "first")):
                 self.make(
                     "mappings",
                     {
@@ -73,8 +74,10 @@ class House:
                 base_url=f"{self.proxy.url}/v1", api_key=self.token, max_retries=0
             ) as client:
                 try:
-                    chat(client)
+                    provider = chat(client, model="last").headers["x-proxy-provider"]
                 except openai.OpenAIError:
+                    return False
+                if provider != "first":
                     return False
         return True
 
