@@ -23,7 +23,7 @@ from proxy.gateway.request import request_id
 from proxy.gateway.responses import Reply, error_reply
 from proxy.logs import sanitizer
 from proxy.providers import PROVIDERS
-from proxy.providers.base import Target
+from proxy.providers.base import PUBLIC_ONLY, Target
 from proxy.providers.config_file import ConfigFile
 from proxy.quota.stored_reads import Reads
 from proxy.routing.dispatcher import Dispatcher
@@ -149,6 +149,9 @@ def session_transport(upstream: UpstreamSettings, adapter: UpstreamAdapter) -> S
     session = requests.Session()
     session.mount("http://", adapter)
     session.mount("https://", adapter)
+    # The session compares longer prefixes first. This one is as short as the others and comes after
+    # them, so the usual request does not pay for it.
+    session.mount(PUBLIC_ONLY, adapter)
     return SessionTransport(
         session,
         connect_timeout=upstream.connect_timeout,

@@ -5,7 +5,7 @@ original, so that a second attempt at another target inherits nothing from the f
 """
 
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from proxy.providers.config import MappingConfig, ProviderConfig
@@ -29,6 +29,9 @@ class OutboundRequest:
     chunked: bool = False
 
 
+#: Before the scheme of an origin: a connection goes to public addresses only.
+PUBLIC_ONLY: Final = "public+"
+
 _NO_EDITS: Final = MappingConfig()
 _DEFAULT_CONFIG: Final = ProviderConfig()
 
@@ -37,7 +40,9 @@ _DEFAULT_CONFIG: Final = ProviderConfig()
 class Target:
     """One model at one provider: where a request may be sent, and what is changed for it there.
 
-    ``origin`` is ``scheme://host[:port]``; ``prefix`` has no slash at its end.
+    ``origin`` is ``scheme://host[:port]``; ``prefix`` has no slash at its end. An origin that an
+    operator did not vouch for has :data:`PUBLIC_ONLY` before its scheme: so it has connections of
+    its own, which lead to public addresses only, and whatever sends to it cannot forget that.
     """
 
     origin: str
@@ -63,6 +68,14 @@ class Target:
         host, slash, prefix = rest.partition("/")
         return cls(f"{scheme}://{host}", host, (slash + prefix).rstrip("/"))
 
+    def public_only(self) -> "Target":
+        """Return the target with connections to public addresses only."""
+        return replace(self, origin=PUBLIC_ONLY + self.origin.removeprefix(PUBLIC_ONLY))
+
+    def anywhere(self) -> "Target":
+        """Return the target with connections to any address."""
+        return replace(self, origin=self.origin.removeprefix(PUBLIC_ONLY))
+
 
 @dataclass(frozen=True, slots=True)
 class Translation:
@@ -77,7 +90,7 @@ class Translation:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """The request that the transport sends, and its URL."""
+    """The request that the transport sends, and its URL, which begins with the target's origin."""
 
     url: str
     request: OutboundRequest = field(repr=False)

@@ -21,6 +21,8 @@ def target_for(
     - Gemini: the host, or that with `/v1beta` or `/v1beta/openai`
     """
     base = Target.from_url(provider.base_url)  # without `/v1` and slashes at the end
+    if not config.allow_private:
+        base = base.public_only()
     prefix = _PREFIX.get(provider.provider_type)
     return replace(
         base,

@@ -41,7 +41,7 @@ def routing_access(policy: Mapping[str, Any]) -> RoutingAccess | None:
     return RoutingAccess(
         providers=providers - {"*"},
         all_providers="*" in providers,
-        own=None if base_url is None else Target.from_url(base_url),
+        own=None if base_url is None else Target.from_url(base_url).public_only(),
         max_retries=max_retries,
         breaker=breaker,
     )

@@ -55,12 +55,15 @@ class Router:
         random: Callable[[], float],
         catalog: Catalog | None = None,
         wait: Callable[[], None] = lambda: None,
+        *,
+        private_upstreams: bool = False,
     ) -> None:
         """`default_target` is the upstream of projects with a key of their own.
 
         `wait` is called for a request that comes before the first catalog. It waits for that one,
-        or raises.
+        or raises. `private_upstreams`: whether the upstream of a project may have any address.
         """
+        self._private_upstreams = private_upstreams
         self._default_target = default_target
         self._random = random
         self._wait = wait
@@ -83,7 +86,9 @@ class Router:
 
     def own_target(self, access: RoutingAccess) -> Target:
         """Return the upstream of the project's own key."""
-        return access.own or self._default_target
+        if access.own is None:
+            return self._default_target
+        return access.own.anywhere() if self._private_upstreams else access.own
 
     def serves_bare(self, access: RoutingAccess, provider: str, *, has_own_key: bool) -> bool:
         """Return whether names that are no alias, and that only this provider lists, go to it."""

@@ -25,6 +25,7 @@ import requests
 from requests.adapters import BaseAdapter
 from urllib3.util.retry import Retry
 
+from proxy.providers.base import PUBLIC_ONLY
 from proxy.upstream.http1_codec import InvalidResponse, request_head
 from proxy.upstream.pool import (
     ConnectionPool,
@@ -144,9 +145,9 @@ class UpstreamAdapter(BaseAdapter):
         authority, _, path = rest.partition("/")
         target = "/" + path
         lines: Iterable[tuple[str, str]] = request.headers.items()
-        if self._proxy_url and scheme == "http":
+        if self._proxy_url and scheme.removeprefix(PUBLIC_ONLY) == "http":
             # RFC 9112 §3.2.2: a plain request to a proxy names the whole URL.
-            target, lines = url, [*lines, *self._proxy_lines]
+            target, lines = url.removeprefix(PUBLIC_ONLY), [*lines, *self._proxy_lines]
         head = request_head(request.method or "", target.encode("latin-1"), lines)
         return self._pool(f"{scheme}://{authority}"), head
 

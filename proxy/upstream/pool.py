@@ -24,6 +24,8 @@ import gevent.ssl
 from geventhttpclient.connectionpool import ConnectionPool as PlainConnector
 from geventhttpclient.connectionpool import SSLConnectionPool as TLSConnector
 
+from proxy.providers.addresses import is_public
+from proxy.providers.base import PUBLIC_ONLY
 from proxy.upstream.read_timeouts import ReadTimeouts
 
 #: Idle connections older than this are closed: NAT gateways forget flows after 350 s, and most
@@ -40,6 +42,10 @@ _KEEPALIVE: Final = (
 _PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 Socket = gevent.socket.socket
+
+
+class AddressRefused(OSError):
+    """All addresses of a name are private, local or of metadata, where only public ones may be."""
 
 
 class ConnectTimedOut(OSError):
@@ -79,7 +85,7 @@ class ConnectionPool:
         context: Callable[[], ssl.SSLContext],
         proxy_url: str = "",
     ) -> None:
-        """``origin`` is ``scheme://host[:port]``; ``proxy_url`` an HTTP forward proxy or empty."""
+        """``origin`` is a target's, with its mark; ``proxy_url`` an HTTP forward proxy or empty."""
         self._connect_timeout = connect_timeout
         self._max_idle = max_idle
         self._connector = _connector(origin, connect_timeout, context, proxy_url)
@@ -153,7 +159,7 @@ def _is_quiet(sock: Socket) -> bool:
 def _connector(
     origin: str, connect_timeout: float, context: Callable[[], ssl.SSLContext], proxy_url: str
 ) -> PlainConnector:
-    parts = urlsplit(origin)
+    parts = urlsplit(origin.removeprefix(PUBLIC_ONLY))
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     proxy = urlsplit(proxy_url)
@@ -168,10 +174,15 @@ def _connector(
     if proxy.username is not None:
         options["proxy_user"] = unquote(proxy.username)
         options["proxy_password"] = unquote(proxy.password or "")
+    connector: _Tuned
     if parts.scheme == "https":
         options["ssl_options"] = {"server_hostname": host}
-        return _TunedTLS(ssl_context_factory=lambda cafile: context(), **options)
-    return _Tuned(**options)
+        connector = _TunedTLS(ssl_context_factory=lambda cafile: context(), **options)
+    else:
+        connector = _Tuned(**options)
+    # A forward proxy resolves the names, so only that can check the addresses.
+    connector.public_only = origin.startswith(PUBLIC_ONLY) and not proxy_url
+    return connector
 
 
 def proxy_authorization(proxy_url: str) -> list[tuple[str, str]]:
@@ -184,6 +195,9 @@ def proxy_authorization(proxy_url: str) -> list[tuple[str, str]]:
 
 
 class _Tuned(PlainConnector):
+    #: Whether connections go to public addresses only.
+    public_only = False
+
     def _create_socket(self) -> Socket:
         """Try each address of the name.
 
@@ -193,6 +207,12 @@ class _Tuned(PlainConnector):
         """
         deadline = time.monotonic() + self.connection_timeout
         addresses = self._resolve()
+        if self.public_only:
+            # These very addresses are connected to: a second lookup could return others.
+            allowed = [each for each in addresses if is_public(str(each[4][0]))]
+            if addresses and not allowed:
+                raise AddressRefused("its name leads to a private, local or metadata address")
+            addresses = allowed
         failure: OSError | None = None
         for number, (family, kind, protocol, _, address) in enumerate(addresses, 1):
             sock: Socket = self._create_tcp_socket(family, kind, protocol)

@@ -75,7 +75,10 @@ class WorkerRouting:
         )
         self._bus = _health_bus(settings, self._board)
         self.router = Router(
-            Target.from_url(settings.upstream.base_url), random.random, wait=self._wait
+            Target.from_url(settings.upstream.base_url),
+            random.random,
+            wait=self._wait,
+            private_upstreams=settings.upstream.allow_private,
         )
         dialects = {name: make() for name, make in PROVIDERS.items()}
         self.known_models = KnownModels(dialects, transport, time.monotonic)

@@ -1,12 +1,14 @@
 """Providers of a configuration file, on the real server: start, reload, clashes."""
 
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
+from proxy.providers.addresses import is_public
 from tests.support.fake_upstream import Upstream
 from tests.support.mock_provider import MockProvider
 from tests.support.server import ProxyServer
@@ -115,6 +117,37 @@ def test_the_file_serves_and_is_read_again_at_sighup(
     assert server.stop() == 0
     server.spawn()
     assert server.wait() == 2
+
+
+def _leads_inside(name: str) -> bool:
+    """Whether this machine resolves the name to private addresses only."""
+    try:
+        found = socket.getaddrinfo(name, None)
+    except OSError:
+        return False
+    return not any(is_public(str(each[4][0])) for each in found)
+
+
+@pytest.mark.skipif(not _leads_inside(socket.gethostname()), reason="needs a name of this machine")
+def test_a_name_with_a_private_address_is_refused_at_connect(
+    server: ProxyServer, provider: MockProvider, tmp_path: Path
+) -> None:
+    url = f"http://{socket.gethostname()}:{provider.port}"
+    text = FILE.format(url=url, name="main", model="one").replace("allow_private: true", "")
+    (tmp_path / "providers.yaml").write_text(text)
+    server.start()
+    own = {"name": "own", "api_key": KEY, "base_url": url}
+    for project in ({"name": "shared", "providers": ["*"]}, own):
+        made = server.manage("POST", "/projects", project)
+        assert made.status_code == 201, made.text
+        response = ask(server, server.mint(made.json()["id"])["token"])
+        assert response.status_code == 502, response.text
+        assert response.json()["error"]["code"] == "upstream_unreachable"
+    shown = {each["name"]: each for each in server.manage("GET", "/providers").json()}
+    path = f"/providers/{shown['main']['id']}/test"
+    (result,) = server.manage("POST", path).json()["results"]
+    assert not result["ok"]
+    assert not provider.received
 
 
 def test_a_bad_file_stops_the_start_with_all_its_problems(

@@ -133,7 +133,7 @@ class World:
         )
 
     def handle(self, call: PreparedCall, timing: Timing) -> Any:
-        host = call.url.removeprefix("https://").partition(".")[0]
+        host = call.url.removeprefix("public+https://").removeprefix("https://").partition(".")[0]
         bearer = dict(call.request.headers).get("Authorization", "")
         key = bearer.removeprefix("Bearer secret-").removeprefix("Bearer ")
         self.sent.append(f"{host}/{key}")

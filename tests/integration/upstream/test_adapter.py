@@ -272,6 +272,18 @@ def test_an_unknown_name(adapter: UpstreamAdapter, monkeypatch: pytest.MonkeyPat
         adapter.send(prepared("GET", "http://a..b/"), timeout=(5, 20))
 
 
+def test_connections_of_an_origin_with_any_address_are_not_for_public_ones(
+    serve: Serve, ask: Ask, adapter: UpstreamAdapter
+) -> None:
+    """The same host and port, once vouched for and once not: an idle connection is not shared."""
+    server = serve(OK)
+    assert read_all(ask(server)) == b"ok"
+    request = prepared("GET", f"public+{server.origin}/v1/x", [("Host", server.host)])
+    with pytest.raises(requests.ConnectionError, match="private, local or metadata address"):
+        adapter.send(request, timeout=(5, 20))
+    assert len(server.requests) == 1
+
+
 def test_connect_timeout(full_listener: str) -> None:
     adapter = UpstreamAdapter(pool_size=1, connect_timeout=0.1)
     with pytest.raises(requests.ConnectTimeout):
@@ -457,6 +469,16 @@ def test_plain_http_through_a_proxy(serve: Serve, login: str) -> None:
     assert forward.requests[0].header("Host") == "upstream.test:81"
     assert forward.requests[0].header("Proxy-Authorization") == (CREDENTIALS if login else None)
     assert request.headers.get("Proxy-Authorization") is None
+
+
+def test_a_forward_proxy_may_be_private_and_sees_no_mark(serve: Serve) -> None:
+    """It resolves the names, so it decides about addresses."""
+    forward = serve(OK)
+    adapter = UpstreamAdapter(pool_size=2, connect_timeout=5, proxy_url=f"http://{forward.host}")
+    request = prepared("GET", "public+http://upstream.test/v1/x", [("Host", "upstream.test")])
+    assert read_all(adapter.send(request, timeout=(5, 20))) == b"ok"
+    adapter.close()
+    assert forward.requests[0].line == b"GET http://upstream.test/v1/x HTTP/1.1"
 
 
 @pytest.mark.parametrize(

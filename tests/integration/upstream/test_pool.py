@@ -13,7 +13,7 @@ from gevent.event import Event
 
 from proxy.gateway.inflight import ClientDisconnected
 from proxy.upstream import pool as pool_module
-from proxy.upstream.pool import ConnectionPool, ConnectTimedOut, tls_context
+from proxy.upstream.pool import AddressRefused, ConnectionPool, ConnectTimedOut, tls_context
 from tests.support.certificates import Authority
 from tests.support.ports import free_port
 from tests.support.wait import wait_until
@@ -212,6 +212,80 @@ def test_an_address_that_swallows_packets_leaves_time_to_the_next(
     sock = pool.connect()
     assert sock.getpeername()[1] == server.port
     sock.close()
+
+
+def resolved(*found: str) -> list[tuple[object, ...]]:
+    kinds = {True: socket.AF_INET6, False: socket.AF_INET}
+    return [(kinds[":" in one], socket.SOCK_STREAM, 6, "", (one, 9)) for one in found]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "192.168.0.1",
+        "172.16.0.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "168.63.129.16",
+        "::1",
+        "fe80::1",
+        "fd00:ec2::254",
+        "::ffff:127.0.0.1",
+        "64:ff9b::a9fe:a9fe",
+        "2002:7f00:1::",
+    ],
+)
+def test_a_name_that_leads_inside_is_refused_before_anything_is_opened(
+    pools: list[ConnectionPool], monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    pool = make(pools, "public+https://name.example")
+    tried: list[object] = []
+    monkeypatch.setattr(pool._connector, "_resolve", lambda: resolved(address))
+    monkeypatch.setattr(pool._connector, "_create_tcp_socket", lambda *args: tried.append(args))
+    with pytest.raises(AddressRefused, match="private, local or metadata address"):
+        pool.connect()
+    assert tried == []
+
+
+def test_of_several_addresses_only_public_ones_are_tried(
+    pools: list[ConnectionPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make(pools, "public+http://name.example")
+    tried: list[str] = []
+
+    def connect(sock: socket.socket, address: tuple[str, int]) -> socket.socket:
+        tried.append(address[0])
+        return sock
+
+    monkeypatch.setattr(
+        pool._connector, "_resolve", lambda: resolved("127.0.0.1", "::1", "8.8.8.8", "10.0.0.1")
+    )
+    monkeypatch.setattr(pool._connector, "_connect_socket", connect)
+    pool.connect().close()
+    assert tried == ["8.8.8.8"]
+
+
+def test_what_is_checked_is_what_is_connected_to(
+    pools: list[ConnectionPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that changes its address between two look-ups gains nothing: there is one."""
+    pool = make(pools, "public+http://name.example")
+    turns = iter([resolved("8.8.8.8"), resolved("127.0.0.1")])
+    tried: list[str] = []
+
+    def connect(sock: socket.socket, address: tuple[str, int]) -> socket.socket:
+        tried.append(address[0])
+        return sock
+
+    monkeypatch.setattr(gevent.socket, "getaddrinfo", lambda *args: next(turns))
+    monkeypatch.setattr(pool._connector, "_connect_socket", connect)
+    pool.connect().close()
+    assert tried == ["8.8.8.8"]
+    with pytest.raises(AddressRefused):
+        pool.connect()
 
 
 def test_the_time_is_for_all_addresses(

@@ -26,7 +26,7 @@ def target(
     edits: dict[str, Any] | None = None,
     **config: Any,
 ) -> Target:
-    """A target as it is compiled from records. ``config`` is the provider's."""
+    """A target as it is compiled from records, at any address. ``config`` is the provider's."""
     record = ProviderRecord(
         id="p1",
         name="shared",
@@ -40,7 +40,7 @@ def target(
     )
     return target_for(
         record, model, mapping_config(edits or {}), provider_config(config, provider_type)
-    )
+    ).anywhere()
 
 
 def call(

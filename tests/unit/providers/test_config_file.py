@@ -1,5 +1,6 @@
 """The configuration file: records of a good one, and every problem of a bad one with its place."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from proxy.policy.fields import read_fields
 from proxy.providers.config_file import ConfigFile, ConfigFileError, read_file
+from tests.support.paths import ROOT
 
 KEY = "sk-a-secret-of-the-configuration-file"
 GOOD = """
@@ -178,3 +180,16 @@ def test_a_target_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigFileError, match="expected a YAML file that can be read: No such"):
         read_file(str(tmp_path / "absent"), {}, partial(read_fields, scope="project"))
+
+
+def test_the_examples_of_the_documentation_are_good(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "routing.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(examples) >= 2
+    (tmp_path / "key").write_text(KEY)
+    text = "\n".join(examples).replace("file:/run/secrets/openai-key-b", "file:key")
+    path = tmp_path / "providers.yaml"
+    path.write_text(text)
+    environ = {"OPENAI_KEY_A": KEY, "OPENAI_API_KEY": KEY}
+    file = read_file(str(path), environ, partial(read_fields, scope="project"))
+    assert [each.name for each in file.records.providers] == ["main", "openai"]

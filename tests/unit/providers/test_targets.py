@@ -4,6 +4,8 @@ import pytest
 
 from proxy.providers.base import Target
 from proxy.providers.config import mapping_config, provider_config
+from proxy.providers.targets import target_for
+from tests.support import routing_records
 from tests.unit.providers.dialect import call, target
 
 
@@ -43,6 +45,17 @@ def test_gemini(end: str) -> None:
 def test_gemini_behind_another_path() -> None:
     found = call(target("gemini", "https://g/studio/v1beta/openai"), "/v1/models").url
     assert found == "https://g/studio/v1beta/openai/models"
+
+
+@pytest.mark.parametrize("kind", ["openai", "azure", "gemini", "ollama", "custom"])
+def test_connections_go_to_public_addresses_unless_private_ones_are_allowed(kind: str) -> None:
+    """The mark is in the URL, so that whatever sends the call obeys it."""
+    for config, origin in (({}, "public+https://h/"), ({"allow_private": True}, "https://h/")):
+        record = routing_records.provider("x", kind, base_url="https://h", **config)
+        compiled = provider_config(record.config, kind)
+        where = target_for(record, None, mapping_config({}), compiled)
+        assert call(where, "/v1/models").url.startswith(origin)
+        assert where.host == "h"
 
 
 def test_a_target_has_everything() -> None:

@@ -13,7 +13,7 @@ def test_the_project_says_where_requests_go() -> None:
     access = routing_access(project)
     assert access is not None
     assert access.own is not None
-    assert (access.own.origin, access.providers) == ("https://eu.test", {"a"})
+    assert (access.own.origin, access.providers) == ("public+https://eu.test", {"a"})
     assert (access.max_retries, access.breaker) == (2, True)
     assert access.allows("a")
     assert not access.allows("b")

@@ -64,7 +64,7 @@ def test_asks_for_the_models_once() -> None:
     assert (result.status, result.models_count, result.error) == (200, 2, None)
     assert result.duration_ms >= 0
     (call,) = upstream.calls
-    assert (call.request.method, call.url) == ("GET", "https://h.example/v1/models")
+    assert (call.request.method, call.url) == ("GET", "public+https://h.example/v1/models")
     assert call.request.body is None
     assert ("Authorization", f"Bearer {SECRET}") in call.request.headers
     assert ("Accept-Encoding", "identity") in call.request.headers
@@ -157,7 +157,7 @@ def test_four_at_once_in_the_order_of_the_keys() -> None:
 def test_asks_where_the_provider_has_its_models(kind: str, base_url: str, url: str) -> None:
     upstream = Upstream(lambda call: FakeResponse([MODELS]))
     (result,) = KeyTester(PROVIDERS, upstream).test(provider(base_url, kind), [key()])
-    assert [call.url for call in upstream.calls] == [url]
+    assert [call.url for call in upstream.calls] == [f"public+{url}"]
     assert result.models_count == 2
 
 

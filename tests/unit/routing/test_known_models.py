@@ -86,7 +86,7 @@ def test_a_provider_is_asked_once_with_its_key(known: Known) -> None:
     known.load(catalog(provider("a"), key("a", "one")))
     assert known.names("a") == ["a-1", "common"]
     (call,) = known.upstreams.calls
-    assert (call.request.method, call.url) == ("GET", "https://a.example/v1/models")
+    assert (call.request.method, call.url) == ("GET", "public+https://a.example/v1/models")
     assert ("Authorization", "Bearer secret-one") in call.request.headers
 
 
@@ -131,7 +131,7 @@ def test_only_what_changed_is_asked_again(known: Known) -> None:
     )
     wait_until(lambda: bool(known.upstreams.calls))
     gevent.sleep(0.02)
-    assert [call.url for call in known.upstreams.calls] == ["https://b.example/v1/models"]
+    assert [call.url for call in known.upstreams.calls] == ["public+https://b.example/v1/models"]
     assert known.names("b") == ["b-1", "common"]
 
 

@@ -78,7 +78,9 @@ def test_the_own_key_may_have_an_upstream_of_its_own() -> None:
     access = routing_access({"base_url": "https://mine.example/v1"})
     assert access is not None
     route = router(HOUSE).own_route(access)
-    assert route.targets[0].target.origin == "https://mine.example"
+    assert route.targets[0].target.origin == "public+https://mine.example"
+    anywhere = Router(OWN, lambda: 0.5, private_upstreams=True).own_route(access)
+    assert anywhere.targets[0].target.origin == "https://mine.example"
     assert not access.shared
 
 
