@@ -16,20 +16,20 @@ def wrong(param: str, expected: str) -> ClientError:
     return ClientError(f"`{param}` must be {expected}.", param=param)
 
 
-def seconds(least: float, most: float) -> Read:
+def seconds(minimum: float, maximum: float) -> Read:
     def read(param: str, value: Any) -> float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not least <= value <= most:
-            raise wrong(param, f"a number of seconds from {least:g} to {most:g}")
+        if not number or not minimum <= value <= maximum:
+            raise wrong(param, f"a number of seconds from {minimum:g} to {maximum:g}")
         return float(value)
 
     return read
 
 
-def count(least: int, most: int) -> Read:
+def count(minimum: int, maximum: int) -> Read:
     def read(param: str, value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise wrong(param, f"an integer from {least} to {most}")
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+            raise wrong(param, f"an integer from {minimum} to {maximum}")
         return value
 
     return read
@@ -50,13 +50,13 @@ def word(*words: str) -> Read:
     return read
 
 
-def line(most: int) -> Read:
-    """Read one line of at most ``most`` characters, without spaces at its ends. Never empty."""
+def line(max_chars: int) -> Read:
+    """Read one line of 1 to ``max_chars`` characters, without spaces at its ends."""
 
     def read(param: str, value: Any) -> str:
         found = value.strip() if isinstance(value, str) else ""
-        if not 0 < len(found) <= most or not found.isprintable():
-            raise wrong(param, f"one line of 1 to {most} characters")
+        if not 0 < len(found) <= max_chars or not found.isprintable():
+            raise wrong(param, f"one line of 1 to {max_chars} characters")
         return found
 
     return read

@@ -68,9 +68,9 @@ def rate_limited(
     else:
         headers = _lines(_REQUESTS, level)
         kind = "request"
-    most = f"{bucket.per_minute} {kind}{'' if bucket.per_minute == 1 else 's'}"
+    limited = f"{bucket.per_minute} {kind}{'' if bucket.per_minute == 1 else 's'}"
     return ClientError(
-        f"Rate limit reached for {_OWNERS[limit]}: {most} per minute. Try again in {seconds} s.",
+        f"Rate limit reached for {_OWNERS[limit]}: {limited} per minute. Try again in {seconds} s.",
         code="rate_limit_exceeded",
         retry_after=seconds,
         headers=headers,
@@ -103,12 +103,12 @@ def duration(seconds: float) -> str:
 
 
 def _lines(names: tuple[str, str, str], filled: Level) -> Headers:
-    level, (_, most) = filled
+    level, (_, maximum) = filled
     limit, remaining, reset = names
     return [
-        (limit, f"{most}"),
+        (limit, f"{maximum}"),
         (remaining, f"{level // 1:.0f}" if level > 0 else "0"),
-        (reset, duration((most - level) * 60 / most)),
+        (reset, duration((maximum - level) * 60 / maximum)),
     ]
 
 

@@ -22,13 +22,13 @@ _MAX_SCOPES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """How long a key rests: `first` seconds, twice as long each further time, up to `most`."""
+    """How long a key rests: `first` seconds, twice as long each further time, up to `maximum`."""
 
     first: float
-    most: float
+    maximum: float
 
     def seconds(self, repeats: int) -> float:
-        return min(self.first * 2.0 ** min(repeats, 20), self.most)
+        return min(self.first * 2.0 ** min(repeats, 20), self.maximum)
 
 
 #: Status → its cooldown. An exhausted quota counts as 402, whatever status it comes with.

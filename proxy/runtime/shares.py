@@ -24,13 +24,13 @@ class Shares:
 
     __slots__ = ("held", "largest", "pressure")
 
-    def __init__(self, most: float, share: float) -> None:
+    def __init__(self, total: float, share: float) -> None:
         #: Holder → its places. Maintained by the code that assigns places, without zeros.
         self.held: Held = defaultdict(int)
         #: The number of taken places from which on shares apply.
-        self.pressure = most * PRESSURE if share < 1 else math.inf
+        self.pressure = total * PRESSURE if share < 1 else math.inf
         #: The places that one holder may have then.
-        self.largest = max(1.0, most * share) if share < 1 else math.inf
+        self.largest = max(1.0, total * share) if share < 1 else math.inf
 
     def full(self, holder: str) -> bool:
         """Return whether `holder` has its share, or more."""

@@ -49,11 +49,17 @@ class Field:
     absent: Value = None
 
 
-def _text(most: int = _TEXT_BYTES, pattern: re.Pattern[str] | None = None, what: str = "") -> Check:
-    expected = what or f"a string of at most {most} characters"
+def _text(
+    max_chars: int = _TEXT_BYTES, pattern: re.Pattern[str] | None = None, what: str = ""
+) -> Check:
+    expected = what or f"a string of at most {max_chars} characters"
 
     def check(value: Any) -> Value:
-        if not isinstance(value, str) or len(value) > most or len(value.encode()) > _TEXT_BYTES:
+        if (
+            not isinstance(value, str)
+            or len(value) > max_chars
+            or len(value.encode()) > _TEXT_BYTES
+        ):
             raise ValueError(expected)
         # PostgreSQL has no room for NUL.
         if "\x00" in value or (pattern is not None and not pattern.fullmatch(value)):

@@ -74,10 +74,10 @@ def prompt_bytes(parameters: Mapping[str, Any], body_bytes: int) -> int:
     return text_bytes([parameters.get(name) for name in _PROMPTS], body_bytes)
 
 
-def text_bytes(value: object, most: int = _MAX_WHOLE) -> int:
+def text_bytes(value: object, max_bytes: int = _MAX_WHOLE) -> int:
     """Return the UTF-8 bytes of the strings in a decoded JSON value.
 
-    A number counts as one token. A value with too many parts counts as `most`.
+    A number counts as one token. A value with too many parts counts as `max_bytes`.
     """
     size = values = 0
     rest = [value]
@@ -85,7 +85,7 @@ def text_bytes(value: object, most: int = _MAX_WHOLE) -> int:
         item = rest.pop()
         values += 1
         if values > _MAX_VALUES:
-            return most
+            return max_bytes
         if isinstance(item, str):
             if not (_DATA_URL.match(item) and _is_base64(item)):
                 size += len(item) if item.isascii() else len(item.encode(errors="replace"))

@@ -41,13 +41,15 @@ def read_object(request: flask.Request, known: Collection[str]) -> dict[str, Any
     return parse_object(_read_body(request), known)
 
 
-def read_objects(request: flask.Request, known: Collection[str], most: int) -> list[dict[str, Any]]:
-    """Reads the request's JSON array of at most ``most`` objects with ``known`` names."""
+def read_objects(
+    request: flask.Request, known: Collection[str], maximum: int
+) -> list[dict[str, Any]]:
+    """Reads the request's JSON array of at most ``maximum`` objects with ``known`` names."""
     found = _parse(_read_body(request), "array")
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise ClientError("The body must be a JSON array of objects.")
-    if len(found) > most:
-        raise ClientError(f"The array may have {most} entries at most.")
+    if len(found) > maximum:
+        raise ClientError(f"The array may have {maximum} entries at most.")
     for each in found:
         _refuse_unknown(each, known, "field")
     return found

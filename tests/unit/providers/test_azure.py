@@ -6,7 +6,7 @@ import pytest
 
 from proxy.providers import PROVIDERS
 from proxy.usage.meter import UsageMeter
-from tests.unit.providers.dialect import LINES, answered, call, refused, sent, target
+from tests.support.provider_dialects import LINES, answered, call, refused, sent, target
 
 DATED = "2024-10-21"
 CHAT = '{"model":"gpt-4"}'

@@ -332,6 +332,7 @@ def expected(members: dict[str, str], changes: Mapping[str, Any]) -> dict[str, A
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(bodies(), CHANGES)
 def test_any_object(body: tuple[str, dict[str, str]], changes: dict[str, Any]) -> None:
@@ -353,6 +354,7 @@ def test_any_object(body: tuple[str, dict[str, str]], changes: dict[str, Any]) -
         assert edited == text
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(bodies(), CHANGES, st.sampled_from([48, 100, 1000]))
 def test_read_by_slices_it_is_the_same(
@@ -368,6 +370,7 @@ def test_read_by_slices_it_is_the_same(
     assert by_slices.edited(**changes) == at_once.edited(**changes)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(bodies("model"))
 def test_one_value_replaced_is_all_that_differs(body: tuple[str, dict[str, str]]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.providers import PROVIDERS
-from tests.unit.providers.dialect import LINES, answered, call, refused, sent, target
+from tests.support.provider_dialects import LINES, answered, call, refused, sent, target
 
 GEMINI = target("gemini", "https://g/v1beta/openai/", "gemini-2.5-flash")
 

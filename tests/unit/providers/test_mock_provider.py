@@ -20,7 +20,7 @@ from tests.support.mock_provider import (
     silence,
     status,
 )
-from tests.unit.providers.dialect import call, target
+from tests.support.provider_dialects import call, target
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.providers import PROVIDERS
-from tests.unit.providers.dialect import LINES, answered, call, refused, sent, target
+from tests.support.provider_dialects import LINES, answered, call, refused, sent, target
 
 OLLAMA = target("ollama", "http://h:11434/v1", "llama3.3")
 STRICT = target("ollama", "http://h:11434", params="strict")

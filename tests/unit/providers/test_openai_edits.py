@@ -5,7 +5,7 @@ import pytest
 from proxy.providers import PROVIDERS
 from proxy.providers.base import OutboundRequest, Target
 from proxy.providers.body import scan
-from tests.unit.providers.dialect import LINES, call, refused, sent, target
+from tests.support.provider_dialects import LINES, call, refused, sent, target
 
 
 @pytest.fixture(params=["openai", "custom"])

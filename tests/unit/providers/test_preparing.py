@@ -6,7 +6,7 @@ import pytest
 
 from proxy.providers.body import scan
 from proxy.providers.preparing import effective
-from tests.unit.providers.dialect import target
+from tests.support.provider_dialects import target
 
 
 @pytest.mark.parametrize(

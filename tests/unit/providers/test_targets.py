@@ -6,7 +6,7 @@ from proxy.providers.base import Target
 from proxy.providers.config import mapping_config, provider_config
 from proxy.providers.targets import target_for
 from tests.support import routing_records
-from tests.unit.providers.dialect import call, target
+from tests.support.provider_dialects import call, target
 
 
 @pytest.mark.parametrize("kind", ["openai", "custom", "ollama"])
