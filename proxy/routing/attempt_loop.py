@@ -212,26 +212,31 @@ class AttemptLoop:
         Raises ClientError where no target supports the request, UpstreamError, or ProxyError
         ``upstream_unavailable``, ``upstream_auth_failed``, ``rate_limit_exceeded``.
         """
-        targets = self._route.targets
         try:
-            for index, target in enumerate(targets):
-                self._place = index
-                routed = self._at(target, has_next=index + 1 < len(targets))
-                if routed is not None:
-                    self._exhausted.close()
-                    return routed
-                if self._final or not self._may_attempt():
-                    break
-            if self._next_open is not None and len(targets) > 1 and not self._call.attempts:
-                _, self._place, target = self._next_open
-                routed = self._at(target, has_next=False, early=True)
-                if routed is not None:
-                    return routed
+            routed = self._served()
         except BaseException:
             self._exhausted.close()
             raise
+        if routed is not None:
+            self._exhausted.close()
+            return routed
         rejection = self._exhausted.conclude(len(self._call.attempts))
         return self._routed(rejection.target, rejection.response, rejection.call)
+
+    def _served(self) -> Routed | None:
+        """Try the targets in their order. Returns None when none has served the request."""
+        targets = self._route.targets
+        for index, target in enumerate(targets):
+            self._place = index
+            routed = self._at(target, has_next=index + 1 < len(targets))
+            if routed is not None:
+                return routed
+            if self._final or not self._may_attempt():
+                break
+        if self._next_open is not None and len(targets) > 1 and not self._call.attempts:
+            _, self._place, target = self._next_open
+            return self._at(target, has_next=False, early=True)
+        return None
 
     def _at(self, target: RouteTarget, *, has_next: bool, early: bool = False) -> Routed | None:
         """Try one target with its keys. Returns None when it cannot serve the request.
@@ -242,7 +247,8 @@ class AttemptLoop:
         state.budget.note_request()
         routed = self._with_keys(target, state, has_next=has_next, early=early)
         if routed is None and state.pool is not None:
-            self._note_cooling(state)
+            affinity = self._call.affinity if self._route.pinned else None
+            self._exhausted.note_keys(state.waits(pinned=affinity))
         return routed
 
     def _with_keys(
@@ -324,9 +330,9 @@ class AttemptLoop:
             prepared = provider_of(self._providers, target.target).prepare(
                 call.request, target.target, key.value, call.body
             )
-        except ClientError as error:
+        except BaseException as error:
             state.abandoned(key, permit)
-            if error.code != "endpoint_not_supported":
+            if not isinstance(error, ClientError) or error.code != "endpoint_not_supported":
                 raise
             self._exhausted.unsupported(error)
             return None
@@ -345,10 +351,14 @@ class AttemptLoop:
         if failure is None and response is not None:
             self._counted += 1
             state.served(key, permit, response.status)
-            if target.provider is not None and not call.streams:
+            if target.provider is not None and not (call.streams or _is_event_stream(response)):
                 deadline = began + self._timeout(target)
                 response = HeldResponse(response, [], clock=self._waiting.clock, deadline=deadline)
-            routed = self._routed(target, response, prepared)
+            try:
+                routed = self._routed(target, response, prepared)
+            except BaseException:
+                state.release(key)
+                raise
             routed.release = partial(state.release, key)
             routed.broke_off = state.broke_off
             return routed
@@ -362,13 +372,23 @@ class AttemptLoop:
             wait = retry_after(response.headers, self._waiting.wall())
         state.rejected(key, permit, failure, attempt.status, wait)
         self._states.failed(attempt.provider, _described(attempt, trip.error))
+        superseded: Callable[[], None] | None = None
         if failure in _BILLED:
-            call.superseded(attempt, response, trip.held)
+            superseded = partial(call.superseded, attempt, trip.begun or response, trip.held)
         if trip.error is not None and response is not None:
             # It broke off before the client got anything, so the client gets the error instead.
             response.close()
             response = None
-        rejection = Rejection(failure, target, response, trip.error, prepared, wait)
+        rejection = Rejection(
+            failure,
+            target,
+            response,
+            trip.error,
+            prepared,
+            wait,
+            superseded,
+            metered_by_client=trip.begun is None and not (trip.error and trip.held),
+        )
         self._exhausted.add(rejection)
         return rejection
 
@@ -384,6 +404,7 @@ class AttemptLoop:
         """Send the request, and read the response until it is known to be good or bad."""
         provider_type = target.target.provider_type
         response: Response | None = None
+        held: list[bytes] = []
         try:
             with self._limit(target):
                 response = self._transport.handle(prepared, self._call.timing)
@@ -394,19 +415,21 @@ class AttemptLoop:
                         response.status, response.headers, body, provider_type
                     )
                     return _Trip(held_error, failure, body)
-                held = (
+                holds = (
                     prepared.translation is not None
                     or has_next
                     or state.has_key(turned_away | {attempt.key_id or ""})
                 )
-                if not (held and self._holds(target, response)):
+                if not (holds and self._holds(target, response)):
                     return _Trip(response)
-                return self._hold(target, response, prepared.translation)
+                return self._hold(target, response, held, prepared.translation)
         except UpstreamError as error:
             failure = failure_of_error(error, sent=True, head=response is not None)
-            return _Trip(response, failure, error=error)
+            failure = _by_status(response, provider_type) or failure
+            return _Trip(response, failure, b"".join(held), error)
         except AttemptTimeout:
-            return _Trip(response, Failure.TIMEOUT, error=UpstreamTimeout())
+            failure = _by_status(response, provider_type) or Failure.TIMEOUT
+            return _Trip(response, failure, b"".join(held), UpstreamTimeout())
         except BaseException:
             if response is not None:
                 response.close()
@@ -414,29 +437,28 @@ class AttemptLoop:
 
     def _holds(self, target: RouteTarget, response: Response) -> bool:
         """Whether the beginning of a response is held back until its first output."""
-        content_type, _ = content_of(response.headers)
-        events = content_type.partition(";")[0].strip().lower() == "text/event-stream"
-        return events and self._call.repeatable and self._hold_seconds(target) > 0
+        if not (self._call.repeatable and self._hold_seconds(target) > 0):
+            return False
+        return _is_event_stream(response)
 
     def _hold(
-        self, target: RouteTarget, response: Response, translation: Translation | None
+        self,
+        target: RouteTarget,
+        response: Response,
+        held: list[bytes],
+        translation: Translation | None,
     ) -> "_Trip":
         """Read a stream until its first output, an error, its end, or a bound.
 
         A translated stream that begins with an error becomes the response that the error stands
-        for, with its status.
+        for, with its status. What was read is added to `held`. Raises UpstreamError.
         """
         clock = self._waiting.clock
         until = clock() + self._hold_seconds(target)
         _, encoding = content_of(response.headers)
         output = FirstOutput(encoding)
-        held: list[bytes] = []
         while not output.decided and (left := until - clock()) > 0:
-            try:
-                chunk = response.read_within(left)
-            except UpstreamError as error:
-                failure = failure_of_error(error, sent=True, head=True)
-                return _Trip(response, failure, b"".join(held), error)
+            chunk = response.read_within(left)
             if not chunk:
                 break  # the end, or the time is over
             held.append(chunk)
@@ -449,8 +471,9 @@ class AttemptLoop:
         failure = failure_of_event(output.error, target.target.provider_type)
         if translation is not None:
             status = translation.error_status(output.error)
-            begun = HeldResponse(ErrorResponse(response, status, output.error), [])
-        elif failure in (Failure.CLIENT, Failure.CONTEXT, Failure.CONTENT):
+            error = HeldResponse(ErrorResponse(response, status, output.error), [])
+            return _Trip(error, failure, b"".join(held), begun=begun)
+        if failure in (Failure.CLIENT, Failure.CONTEXT, Failure.CONTENT):
             cause = RULES[failure].next_target
             if cause not in self._fallback_on(target):
                 return _Trip(begun)  # the client's own fault, as the provider words it
@@ -458,29 +481,24 @@ class AttemptLoop:
 
     def _routed(self, target: RouteTarget, response: Any, prepared: PreparedCall) -> Routed:
         provider = self._providers[target.target.provider_type]
-        return Routed(
-            response=response,
-            target=target.target,
-            transform=provider.transform(
+        try:
+            transform = provider.transform(
                 target.target,
                 self._call.path,
                 response.status,
                 response.headers,
                 prepared.translation,
-            ),
+            )
+        except BaseException:
+            response.close()
+            raise
+        return Routed(
+            response=response,
+            target=target.target,
+            transform=transform,
             dropped=prepared.dropped,
             expose=target.options.expose_provider,
         )
-
-    def _note_cooling(self, state: TargetState) -> None:
-        """Remember when a key of a target is back, for the client's `Retry-After`."""
-        wait = state.waits(pinned=self._call.affinity if self._route.pinned else None)
-        if wait is None:
-            self._exhausted.no_key()
-        elif wait.refused:
-            self._exhausted.key_failed()
-        elif wait.seconds:
-            self._exhausted.waits(wait.seconds, rate=wait.limited)
 
     def _may_attempt(self) -> bool:
         """Whether another attempt may begin: the first always may."""
@@ -542,6 +560,20 @@ class _Trip:
     #: What was read of the response.
     held: bytes = b""
     error: UpstreamError | None = None
+    #: The stream that `held` is of, where `response` is made of an error in it.
+    begun: Response | None = None
+
+
+def _is_event_stream(response: Response) -> bool:
+    content_type, _ = content_of(response.headers)
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+def _by_status(response: Response | None, provider_type: str) -> Failure | None:
+    """The failure that the head of a response reports whose body did not come. None: it is none."""
+    if response is None:
+        return None
+    return failure_of_response(response.status, response.headers, b"", provider_type)
 
 
 def _described(attempt: Attempt, error: UpstreamError | None) -> str:

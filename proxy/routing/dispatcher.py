@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from proxy.core.errors import ConnectFailed, ProxyError
-from proxy.providers.base import OutboundRequest, Provider, Target
+from proxy.core.errors import ClientError, UpstreamError
+from proxy.providers.base import OutboundRequest, PreparedCall, Provider, Target
 from proxy.providers.request_target import with_query_model
 from proxy.routing.attempt_loop import (
+    MAX_KEYS,
     Attempt,
     AttemptLoop,
     Routed,
@@ -16,9 +17,17 @@ from proxy.routing.attempt_loop import (
     Waiting,
     provider_of,
 )
-from proxy.routing.retry import Failure
-from proxy.routing.router import Route
-from proxy.routing.states import RoutingStates
+from proxy.routing.exhausted import Exhausted, Rejection
+from proxy.routing.held_response import HeldResponse, hold_error
+from proxy.routing.retry import (
+    RULES,
+    Failure,
+    failure_of_error,
+    failure_of_response,
+    retry_after,
+)
+from proxy.routing.router import Route, RouteTarget
+from proxy.routing.states import ChosenKey, RoutingStates, TargetState
 from proxy.upstream.timing import Timing
 from proxy.upstream.transport import Transport, UpstreamResponse
 from proxy.upstream.websocket import UpgradeResponse
@@ -83,43 +92,120 @@ class RouteDispatcher:
         ).run()
 
     def upgrade(self, call: RoutedCall, route: Route) -> Routed:
-        """Open a WebSocket at the first target that can be reached, with one key of each.
+        """Open a WebSocket at the first target that accepts it: the same table decides as for other
+        requests, but no target is asked twice with the same key.
 
-        Raises ConnectFailed, or ProxyError ``upstream_unavailable``.
+        Raises UpstreamError, or ProxyError as :meth:`send`.
         """
-        failed: ProxyError = ProxyError(code="upstream_unavailable", retry_after=5)
-        for place, target in enumerate(route.targets):
-            state = self._states.of(target, route.access, call.own_key)
-            key = state.choose(call.affinity, set())
-            permit = None if key is None else state.permit(lone=len(route.targets) == 1)
-            if key is None or permit is None:
+        own_key_only = all(target.provider is None for target in route.targets)
+        exhausted = Exhausted(own_key_only=own_key_only)
+        try:
+            for place, target in enumerate(route.targets):
+                state = self._states.of(target, route.access, call.own_key)
+                outcome = self._opened(call, route, place, state, exhausted)
+                if isinstance(outcome, Routed):
+                    exhausted.close()
+                    return outcome
+                if state.pool is not None:
+                    exhausted.note_keys(state.waits())
+                if not outcome:
+                    break
+        except BaseException:
+            exhausted.close()
+            raise
+        rejection = exhausted.conclude(len(call.attempts))
+        return Routed(response=rejection.response, target=rejection.target.target)
+
+    def _opened(
+        self,
+        call: RoutedCall,
+        route: Route,
+        place: int,
+        state: TargetState,
+        exhausted: Exhausted,
+    ) -> Routed | bool:
+        """Open a WebSocket at the target in this place, with each key until one is accepted.
+
+        Otherwise returns whether the next target is to be tried.
+        """
+        target = route.targets[place]
+        causes = target.options.fallback_on
+        if causes is None:
+            causes = self._options.fallback_on
+        turned_away: set[str] = set()
+        while len(turned_away) < MAX_KEYS:
+            key = state.choose(call.affinity, turned_away)
+            if key is None:
+                return True
+            permit = state.permit(lone=len(route.targets) == 1)
+            if permit is None:
                 state.release(key)
-                continue
+                exhausted.waits(state.opens_in, rate=False)
+                return True
             attempt = Attempt(target.target.provider, target.target.model, key.id or None, place)
-            call.attempts.append(attempt)
             began = self._waiting.clock()
-            request = call.request
-            if target.target.model is not None:
-                query = with_query_model(request.target, target.target.model)
-                request = replace(request, target=query)
+            response: UpgradeResponse | HeldResponse | None = None
+            error: UpstreamError | None = None
+            failure: Failure | None = None
             try:
-                provider = provider_of(self._providers, target.target)
-                prepared = provider.prepare(request, target.target, key.value)
+                prepared = self._handshake(call, target, key)
+                call.attempts.append(attempt)
                 opened = self._transport.upgrade(prepared, call.timing)
-            except ConnectFailed as error:
-                attempt.reason = Failure.CONNECT.value
-                attempt.milliseconds = (self._waiting.clock() - began) * 1e3
-                state.rejected(key, permit, Failure.CONNECT, None, None)
-                failed = error
-                continue
+                if isinstance(opened, UpgradeResponse):
+                    attempt.status = 101
+                    response = opened
+                else:
+                    attempt.status = opened.status
+                    response, body = _held(opened)
+                    failure = failure_of_response(
+                        opened.status, opened.headers, body, target.target.provider_type
+                    )
+            except ClientError as unsupported:
+                state.abandoned(key, permit)
+                if unsupported.code != "endpoint_not_supported":
+                    raise
+                exhausted.unsupported(unsupported)
+                return True
+            except UpstreamError as caught:
+                error = caught
+                failure = failure_of_error(caught, sent=True)
             except BaseException:
+                attempt.milliseconds = (self._waiting.clock() - began) * 1e3
                 attempt.reason = Failure.ABANDONED.value
                 state.abandoned(key, permit)
                 raise
             attempt.milliseconds = (self._waiting.clock() - began) * 1e3
-            attempt.status = 101 if isinstance(opened, UpgradeResponse) else opened.status
-            state.served(key, permit, attempt.status)
-            return Routed(
-                response=opened, target=target.target, release=partial(state.release, key)
-            )
-        raise failed
+            if failure is None and response is not None:
+                state.served(key, permit, attempt.status or 101)
+                return Routed(
+                    response=response, target=target.target, release=partial(state.release, key)
+                )
+            failure = failure or Failure.RESET
+            attempt.reason = failure.value
+            refusal = response if isinstance(response, HeldResponse) else None
+            wait = None if refusal is None else retry_after(refusal.headers, self._waiting.wall())
+            state.rejected(key, permit, failure, attempt.status, wait)
+            exhausted.add(Rejection(failure, target, refusal, error, prepared, wait))
+            if not RULES[failure].other_key:
+                return RULES[failure].falls_back(causes)
+            turned_away.add(key.id)
+        return True
+
+    def _handshake(self, call: RoutedCall, target: RouteTarget, key: ChosenKey) -> PreparedCall:
+        request = call.request
+        if target.target.model is not None:
+            query = with_query_model(request.target, target.target.model)
+            request = replace(request, target=query)
+        provider = provider_of(self._providers, target.target)
+        return provider.prepare(request, target.target, key.value)
+
+
+def _held(response: UpstreamResponse) -> tuple[HeldResponse, bytes]:
+    """Read the body of an error, and close the response if that fails."""
+    if response.status < 400:
+        return HeldResponse(response, []), b""
+    try:
+        return hold_error(response)
+    except BaseException:
+        response.close()
+        raise

@@ -11,12 +11,14 @@ client is told not to (``x-should-retry: false``), unless a wait of at most a mi
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from proxy.core.errors import ClientError, ProxyError, UpstreamError
 from proxy.providers.base import PreparedCall
 from proxy.routing.held_response import Headers, Response
+from proxy.routing.key_pool import KeyWait
 from proxy.routing.retry import Failure
 from proxy.routing.router import RouteTarget
 
@@ -46,6 +48,11 @@ class Rejection:
     call: PreparedCall
     #: Seconds, as the upstream asked for.
     retry_after: float | None = None
+    #: Reports that nobody gets the response, although it may be billed. None: it is not billed.
+    superseded: Callable[[], None] | None = None
+    #: Whether the event of the client's request says all that is known of the attempt, if the
+    #: client gets its response or error.
+    metered_by_client: bool = True
 
 
 class Exhausted:
@@ -66,15 +73,15 @@ class Exhausted:
         """Keep the rejection, or close its response."""
         if rejection.failure in _OF_KEYS and not self._own_key_only:
             self._turned_away = True
-            _close(rejection)
+            _drop(rejection)
             return
         # Of one target, the last failure counts.
         if self._shown is None or self._shown.target is rejection.target:
             if self._shown is not None:
-                _close(self._shown)
+                _drop(self._shown)
             self._shown = rejection
         else:
-            _close(rejection)
+            _drop(rejection)
 
     def unsupported(self, error: ClientError) -> None:
         """A target does not have the endpoint."""
@@ -84,19 +91,20 @@ class Exhausted:
         """A key or target was left out, and is back in so many seconds; `rate`: after a 429."""
         (self._rate_waits if rate else self._other_waits).append(seconds)
 
-    def key_failed(self) -> None:
-        """A target was left out, since all its keys were turned away before."""
-        self._turned_away = True
-
-    def no_key(self) -> None:
-        """A target was left out, since it has no active key for the model."""
-        self._has_no_key = True
+    def note_keys(self, wait: KeyWait | None) -> None:
+        """A target could not serve the request: when its first key is back. None: it has none."""
+        if wait is None:
+            self._has_no_key = True
+        elif wait.refused:
+            self._turned_away = True
+        elif wait.seconds:
+            self.waits(wait.seconds, rate=wait.limited)
 
     def close(self) -> None:
-        """Another target has served the request."""
-        if self._shown is not None:
-            _close(self._shown)
-            self._shown = None
+        """The client gets none of the rejections."""
+        shown, self._shown = self._shown, None
+        if shown is not None:
+            _drop(shown)
 
     def conclude(self, attempts: int) -> Rejection:
         """Return the rejection whose response goes to the client; raise where there is none.
@@ -105,6 +113,8 @@ class Exhausted:
         """
         shown = self._shown
         retried = attempts > 1
+        if shown is not None and shown.superseded is not None and not shown.metered_by_client:
+            shown.superseded()
         if shown is not None and shown.response is not None:
             shown.response.headers = self._headers(shown, retried)
             return shown
@@ -112,13 +122,14 @@ class Exhausted:
             if retried:
                 shown.error.headers = (*shown.error.headers, ("x-should-retry", "false"))
             raise shown.error
-        raise self._refusal(retried)
+        raise self._refusal()
 
     def _headers(self, shown: Rejection, retried: bool) -> Headers:
         headers = shown.response.headers if shown.response is not None else []
         wait = shown.retry_after
-        if shown.failure is Failure.RATE and self._rate_waits:
-            wait = min(self._rate_waits)
+        waits = [*self._rate_waits, *self._other_waits]
+        if shown.failure is Failure.RATE and waits:
+            wait = min(waits)
             headers = [line for line in headers if not line[0].lower().startswith("retry-after")]
             headers = [*headers, ("Retry-After", str(math.ceil(wait)))]
         if retried and (wait is None or wait > _MAX_RETRIED_WAIT):
@@ -126,7 +137,7 @@ class Exhausted:
             headers = [*headers, ("x-should-retry", "false")]
         return headers
 
-    def _refusal(self, retried: bool) -> ProxyError:
+    def _refusal(self) -> ProxyError:
         rate, other = self._rate_waits, self._other_waits
         if not (rate or other):
             if self._unsupported is not None and not (self._turned_away or self._has_no_key):
@@ -148,6 +159,8 @@ class Exhausted:
         )
 
 
-def _close(rejection: Rejection) -> None:
+def _drop(rejection: Rejection) -> None:
     if rejection.response is not None:
         rejection.response.close()
+    if rejection.superseded is not None:
+        rejection.superseded()

@@ -16,6 +16,8 @@ from proxy.policy.globs import Globs
 from proxy.providers.records import ProviderKeySecret
 
 MAX_COOLDOWN_SECONDS: Final = 3600.0
+#: Stands for the model of requests that name none, so that these do not cool the key for all.
+NO_MODEL: Final = "(no model)"
 #: Scopes (models, and the whole key) that a key remembers. Clients may choose the models' names.
 _MAX_SCOPES: Final = 256
 
@@ -107,12 +109,12 @@ class _KeyState:
             return now
         whole = self.scopes.get(None)
         until = whole.until if whole is not None else now
-        one = self.scopes.get(model) if model is not None else None
+        one = self.scopes.get(model or NO_MODEL)
         return max(until, one.until) if one is not None else until
 
     def cools_by(self, model: str | None, now: float) -> set[int]:
         """Return the statuses of the cooldowns that run for `model`."""
-        scopes = (self.scopes.get(None), self.scopes.get(model) if model is not None else None)
+        scopes = (self.scopes.get(None), self.scopes.get(model or NO_MODEL))
         return {scope.status for scope in scopes if scope is not None and scope.until > now}
 
 
@@ -267,6 +269,12 @@ class KeyPool:
         if scope.until > before:
             self._cooled(key_id, model, scope.until - now, status)
 
+    def cool_all(self, model: str | None, seconds: float | None, status: int) -> None:
+        """As :meth:`cool`, for all keys that serve `model`: they share one quota. With None, they
+        rest for requests that name no model."""
+        for key in self._serving(model):
+            self.cool(key.secret.record.id, model or NO_MODEL, seconds, status)
+
     def hear(self, key_id: str, model: str | None, seconds: float, status: int) -> None:
         """Let a key rest, since another worker says so. `cooled` is not called."""
         known = self._keys.get(key_id)
@@ -293,7 +301,7 @@ class KeyPool:
         state.last_used_at = self._clock()
         if status < 400:
             state.success_count += 1
-            for name in (None, model):
+            for name in (None, model or NO_MODEL):
                 scope = state.scopes.get(name)
                 if scope is not None and scope.until <= state.last_used_at:
                     del state.scopes[name]

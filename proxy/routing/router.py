@@ -149,7 +149,7 @@ class Router:
         if provider is None:
             raise _not_found(model)
         # The name goes on as it is: the provider knows its own models.
-        target = RouteTarget(provider.target(None), provider)
+        target = RouteTarget(provider.target(model or None), provider)
         return Route((target,), provider.name, access=access)
 
     def _aliased(self, access: RoutingAccess, alias: str, name: str, same_model: bool) -> Route:
@@ -212,7 +212,7 @@ class Router:
                     return provider.target(each.model_for(alias or "", model), each.config)
             if model.startswith(f"{provider.name}/"):
                 return provider.target(model.removeprefix(f"{provider.name}/"))
-        return provider.target(None)
+        return provider.target(model or None)
 
     def _default_provider(self, access: RoutingAccess) -> CatalogProvider | None:
         """The default provider, if the project may use it."""

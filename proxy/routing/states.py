@@ -16,7 +16,7 @@ from proxy.providers.records import ProviderKeySecret
 from proxy.routing.access import RoutingAccess
 from proxy.routing.catalog import Catalog, CatalogProvider
 from proxy.routing.circuit_breaker import CircuitBreaker, Permit, State, Verdict
-from proxy.routing.key_pool import KeyHealth, KeyPool, KeyWait
+from proxy.routing.key_pool import NO_MODEL, KeyHealth, KeyPool, KeyWait
 from proxy.routing.retry import RULES, Against, Failure
 from proxy.routing.retry_budget import RetryBudget
 from proxy.routing.router import RouteTarget
@@ -25,6 +25,8 @@ from proxy.routing.router import RouteTarget
 _MAX_TARGETS: Final = 2000
 #: Types of providers that need no key.
 KEYLESS: Final = frozenset({"ollama", "custom"})
+#: Types of providers whose rate limits are of a deployment, so that another key does not help.
+_ONE_QUOTA: Final = frozenset({"azure"})
 _VERDICTS: Final[Mapping[Against, Verdict]] = {
     Against.TARGET: Verdict.FAILURE,
     # A key's fault says nothing of the target; a fault of the client's shows that it responds.
@@ -60,7 +62,7 @@ class TargetState:
     :meth:`abandoned`.
     """
 
-    __slots__ = ("breaker", "budget", "model", "own_key", "pool")
+    __slots__ = ("breaker", "budget", "model", "one_quota", "own_key", "pool")
 
     def __init__(
         self,
@@ -69,8 +71,12 @@ class TargetState:
         breaker: CircuitBreaker | None,
         pool: KeyPool | None,
         own_key: ChosenKey | None,
+        *,
+        one_quota: bool = False,
     ) -> None:
+        """`one_quota`: a rate limit of one key is one of all."""
         self.model = model
+        self.one_quota = one_quota
         self.budget = budget
         self.breaker = breaker
         self.pool = pool
@@ -140,8 +146,10 @@ class TargetState:
         if self.pool is None or key.secret is None:
             return
         self.pool.release(key.secret)
-        if rule.cooldown_status is not None:
-            model = self.model if rule.against is Against.KEY_MODEL else None
+        if rule.cooldown_status == 429 and self.one_quota:
+            self.pool.cool_all(self.model, retry_after, 429)
+        elif rule.cooldown_status is not None:
+            model = (self.model or NO_MODEL) if rule.against is Against.KEY_MODEL else None
             wait = retry_after if rule.cooldown_status == 429 else None
             self.pool.cool(key.id, model, wait, rule.cooldown_status)
         if status is not None:
@@ -224,6 +232,7 @@ class RoutingStates:
             self._breaker(identifier, model),
             None if keyless else self._pool(provider),
             ChosenKey("", None) if keyless else None,
+            one_quota=provider.record.provider_type in _ONE_QUOTA,
         )
 
     def budget_exhausted(self, provider: str) -> None:

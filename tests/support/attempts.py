@@ -52,6 +52,8 @@ class ScriptedResponse:
         return bool(self._chunks)
 
     def read(self) -> bytes:
+        while self._chunks and self._chunks[0] is None:  # it waits as long as it takes
+            self._chunks.pop(0)
         if not self._chunks:
             self.complete = True
             return b""
@@ -190,7 +192,7 @@ class World:
         return AttemptLoop(
             call,
             route,
-            providers={"openai": kind, "custom": kind, "ollama": kind},
+            providers={"openai": kind, "custom": kind, "ollama": kind, "azure": kind},
             transport=self,
             states=self.states,
             options=self.options,

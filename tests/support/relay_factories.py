@@ -17,6 +17,7 @@ from proxy.gateway.admission import Admission
 from proxy.gateway.cors import Cors
 from proxy.gateway.endpoint import RelayEndpoint, RelayOptions
 from proxy.gateway.inflight import InFlightRequests
+from proxy.gateway.routing import RoutedRequests
 from proxy.policy.accounts import Account
 from proxy.policy.policy import Policy
 from proxy.providers.base import PreparedCall, Target
@@ -89,6 +90,9 @@ class FakeResponse:
         if isinstance(chunk, BaseException):
             raise chunk
         return bytes(chunk)
+
+    def read_within(self, seconds: float) -> bytes:
+        return self.read()
 
     def close(self) -> None:
         self.closed += 1
@@ -282,7 +286,9 @@ class World:
         concurrent: int = 100,
         limited: Limited | None = None,
         gate: Gate | None = None,
+        routing: Callable[[Any], RoutedRequests] | None = None,
     ) -> None:
+        """`routing` makes the routing of a transport."""
         self.response = response if response is not None else FakeResponse()
         self.transport = FakeTransport(self.response)
         self.access: Any = access or Access()
@@ -295,6 +301,7 @@ class World:
             self.in_flight,
             Cors(tuple(origins)),
             options or limits(),
+            None if routing is None else routing(self.transport),
         )
         self.flask: flask.Flask = create_flask_app(
             [Mount(create_blueprint(self.endpoint), "/v1", None)]

@@ -713,6 +713,213 @@ def test_a_buffered_response_must_end_in_time() -> None:
     assert caught.value.code == "upstream_timeout"
 
 
+# Nothing leaks.
+
+
+class Odd(OpenAIProvider):
+    """A provider's defect: `prepare` or `transform` raises."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def prepare(self, *args: Any, **more: Any) -> Any:
+        if self.where == "prepare":
+            raise ZeroDivisionError
+        return super().prepare(*args, **more)
+
+    def transform(self, *args: Any, **more: Any) -> Any:
+        if self.where == "transform":
+            raise ZeroDivisionError
+        return super().transform(*args, **more)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("where", ["prepare", "transform"])
+def test_a_defect_of_a_provider_frees_everything(where: str, status: int) -> None:
+    made = only(max_retries=0)
+    made.script["a"] = [lambda: failing(500)]
+    for _ in range(5):
+        made.run()
+    made.now += 15  # half open: the next one is the probe
+    made.script["a"] = [lambda: failing(status)]
+    made.kind = Odd(where)
+    with pytest.raises(ZeroDivisionError):
+        made.run()
+    made.kind = OpenAIProvider()
+    assert all(each.closed for each in made.responses[5:])
+    (held,) = [each.state.in_flight for each in made.states.pools()[0]._keys.values()]
+    assert held == 0
+    made.script["a"] = [ok]
+    assert made.run().response.status == 200, "the probe is free again"
+
+
+def test_a_probe_that_succeeds_at_its_second_attempt_closes_the_first_response() -> None:
+    made = world()
+    made.script["a"] = made.script["b"] = [lambda: failing(500)]
+    for _ in range(5):
+        made.run()
+    before = len(made.responses)
+    made.script["a"] = made.script["b"] = [failing(500), ok()]
+    assert made.run().response.status == 200
+    assert made.responses[before].closed
+
+
+# Heads whose body does not come.
+
+
+@pytest.mark.parametrize("broken", [reset, too_slow])
+def test_an_errors_status_decides_though_its_body_is_cut(broken: Callable[[], Any]) -> None:
+    made = world()
+    made.script["a/1"] = [lambda: ScriptedResponse(401, [], broken())]
+    assert made.run().target.provider == "a"
+    assert made.sent == ["a/1", "a/2"]
+    assert made.reasons() == ["auth", None]
+    assert made.responses[0].closed
+
+
+# Azure.
+
+
+def test_a_rate_limit_of_azure_is_one_of_all_keys() -> None:
+    made = World(
+        catalog(
+            provider("a", "azure", key_strategy="priority"),
+            provider("b"),
+            *[key("a", number) for number in "12"],
+            key("b", "1"),
+            mapping("m", "a/ma"),
+            mapping("m", "b/mb", 1),
+            mapping("other", "a/mo"),
+        )
+    )
+    made.script["a"] = [lambda: failing(429, retry_after="30")]
+    assert made.run().target.provider == "b"
+    assert made.run().target.provider == "b"
+    assert made.sent == ["a/1", "b/1", "b/1"]
+    made.script["a"] = [ok]
+    assert made.run("other").target.provider == "a", "another deployment has its own quota"
+    made.script["a/1"] = [lambda: failing(401)]
+    assert made.run("other").response.status == 200
+    assert made.sent[-2:] == ["a/1", "a/2"], "a key's own fault is no limit of the deployment"
+
+
+# What a name that nothing else knows may do to the others.
+
+
+@pytest.mark.parametrize("status", [403, 429])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_model_of_the_clients_own_choice_cools_no_key_for_others(
+    status: int, pinned: bool
+) -> None:
+    made = World(catalog(provider("a", is_default=True), key("a", "1")))
+    made.script["a"] = [lambda: failing(status)]
+    with contextlib.suppress(ProxyError):
+        made.run("not-for-you", pinned=pinned)
+    with contextlib.suppress(ProxyError):
+        made.run(None, pinned=True)  # `GET /v1/files`, which the key may not read
+    made.script["a"] = [ok]
+    assert made.run("model").response.status == 200
+    with pytest.raises(ProxyError):
+        made.run("not-for-you", pinned=pinned)
+    with pytest.raises(ProxyError):
+        made.run(None, pinned=True)
+
+
+# Superseded attempts.
+
+
+def test_what_the_client_gets_is_not_superseded() -> None:
+    made = world(max_retries=0)
+    made.script["a"] = [lambda: failing(504)]
+    assert made.run().response.status == 504
+    assert made.superseded == []
+    made.script["a"] = [lambda: stream(START, error_event(code="server_error"))]
+    made.script["b"] = [lambda: failing(500)]
+    routed = made.run(streams=True)
+    assert b"server_error" in body_of(routed.response)
+    assert made.superseded == []
+
+
+def test_usage_that_came_before_the_limit_of_time_is_not_lost() -> None:
+    made = world()
+    made.script["a"] = [lambda: stream(START, too_slow())]
+    with pytest.raises(UpstreamError):
+        made.run(streams=True)
+    assert [held for _, held in made.superseded] == [START]
+
+
+def test_a_superseded_attempt_is_reported_though_the_client_leaves() -> None:
+    made = world()
+    made.script["a"] = [lambda: stream(START, error_event(code="server_error"))]
+    made.script["b"] = [Left]
+    with pytest.raises(Left):
+        made.run(streams=True)
+    assert len(made.superseded) == 2
+    assert all(each.closed for each in made.responses)
+
+
+# What SDKs are told.
+
+
+@pytest.mark.parametrize(
+    ("wait", "told"), [("30", None), ("60", None), ("61", "false"), (None, "false")]
+)
+def test_sdks_may_retry_when_a_short_wait_is_named(wait: str | None, told: str | None) -> None:
+    made = only()
+    more = {} if wait is None else {"retry_after": wait}
+    made.script["a"] = [refused(), failing(503, **more)]
+    headers = dict(made.run().response.headers)
+    assert made.sent == ["a/1", "a/1"]
+    assert headers.get("x-should-retry") == told
+    assert headers.get("retry-after") == wait
+
+
+def test_a_429_beside_a_refused_key_names_the_wait() -> None:
+    made = World(
+        catalog(
+            provider("a", key_strategy="priority"),
+            key("a", "1"),
+            key("a", "2"),
+            mapping("m", "a/ma"),
+        )
+    )
+    made.script["a/1"] = [lambda: failing(429, retry_after_ms="20000")]
+    made.script["a/2"] = [lambda: failing(401)]
+    headers = dict(made.run().response.headers)
+    assert headers["Retry-After"] == "20"
+    assert "x-should-retry" not in headers
+
+
+# Streams that the request does not tell.
+
+
+def test_an_event_stream_has_no_limit_of_time_as_a_whole() -> None:
+    made = only(timeout=50)
+    made.script["a"] = [lambda: stream(START, None, OUTPUT, DONE)]
+    routed = made.run()
+    assert routed.response.read() == START
+    made.now += 60
+    assert body_of(routed.response) == OUTPUT + DONE
+
+
+# A configuration that changes under a request.
+
+
+def test_a_catalog_that_is_replaced_meanwhile() -> None:
+    made = world()
+
+    def replaced() -> ScriptedResponse:
+        made.states.replace(catalog(provider("c"), key("c", "1"), mapping("m", "c/mc")))
+        return failing(429, retry_after="30")
+
+    made.script["a/1"] = [replaced]
+    assert made.run().response.status == 200
+    assert made.sent == ["a/1", "a/2"]
+    made.states.replace(made.catalog)
+    health = made.states.pools()[0]
+    assert [each.state.in_flight for each in health._keys.values()] == [0, 0]
+
+
 # Whatever happens.
 
 OUTCOMES: list[Callable[[], Any]] = [

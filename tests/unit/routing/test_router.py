@@ -49,16 +49,16 @@ HOUSE = catalog(
     ("model", "expected"),
     [
         ("gpt", ["a/gpt-4", "b/gpt-4-b"]),
-        ("GPT", ["a/"]),
+        ("GPT", ["a/GPT"]),
         ("a/any/model", ["a/any/model"]),
         ("b/alias", ["a/of-b"]),
         ("meta-llama/Llama-3", ["meta-llama/Llama-3"]),
         ("claude-3", ["b/claude-any"]),
         ("claude-opus-4", ["a/opus"]),
-        ("nobody/model", ["a/"]),
-        ("a/", ["a/"]),
+        ("nobody/model", ["a/nobody/model"]),
+        ("a/", ["a/a/"]),
         ("mini-7", ["a/small-7-x"]),
-        ("unknown", ["a/"]),
+        ("unknown", ["a/unknown"]),
         ("", ["a/"]),
         (None, ["a/"]),
     ],
@@ -91,12 +91,12 @@ def test_a_default_alias_comes_before_the_default_provider() -> None:
     assert names(router(house).route(ALL, "unknown", has_own_key=False)) == ["b/model"]
     assert names(router(house).route(ALL, None, has_own_key=False)) == ["a/"]
     only_a = RoutingAccess(frozenset({"a"}))
-    assert names(router(house).route(only_a, "unknown", has_own_key=False)) == ["a/"]
+    assert names(router(house).route(only_a, "unknown", has_own_key=False)) == ["a/unknown"]
 
 
 def test_the_setting_names_the_default_provider() -> None:
     house = catalog(provider("a", is_default=True), provider("b"), default="b")
-    assert names(router(house).route(ALL, "unknown", has_own_key=False)) == ["b/"]
+    assert names(router(house).route(ALL, "unknown", has_own_key=False)) == ["b/unknown"]
 
 
 def test_targets_of_other_providers_are_skipped() -> None:
@@ -125,7 +125,7 @@ def test_an_alias_without_targets_falls_to_no_other_rule() -> None:
     with_alias = catalog(
         provider("a", is_default=True), provider("b", is_active=False), mapping("x", "b/m")
     )
-    assert names(router(house).route(ALL, "x", has_own_key=False)) == ["a/"]
+    assert names(router(house).route(ALL, "x", has_own_key=False)) == ["a/x"]
     with pytest.raises(ClientError, match="'x'"):
         router(with_alias).route(ALL, "x", has_own_key=True)
 
