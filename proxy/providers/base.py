@@ -88,9 +88,13 @@ class Translation:
     error_status: Callable[[bytes], int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PreparedCall:
-    """The request that the transport sends, and its URL, which begins with the target's origin."""
+    """The request that the transport sends, and its URL, which begins with the target's origin.
+
+    It is not changed once it is made. It is not frozen, since one is made for every request, and a
+    frozen one costs a call per field.
+    """
 
     url: str
     request: OutboundRequest = field(repr=False)
