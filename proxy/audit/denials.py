@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final
 
+from proxy.core.usage_event import UsageEvent
 from proxy.store.audit import Action, PendingEntry
 
 #: Refused requests on `/v1` from one address within a window that make an entry. A wrong
@@ -29,18 +30,6 @@ _MAX_NAMED: Final = 5
 
 #: Action, actor, where, address.
 _Key = tuple[Action, str, str, str]
-
-
-class Finished(Protocol):
-    """The fields of a usage event that show what was refused."""
-
-    status_code: int | None
-    outcome: str
-    error_code: str | None
-    client_ip: str
-    request_id: str
-    project_id: str | None
-    token_id: str | None
 
 
 class _Window:
@@ -78,7 +67,7 @@ class DenialAggregator:
         self._clock = clock
         self._windows: dict[_Key, _Window] = {}
 
-    def events(self, events: Iterable[Finished]) -> None:
+    def events(self, events: Iterable[UsageEvent]) -> None:
         """Count the refused credentials among usage events, off the path of the requests."""
         for event in events:
             if event.status_code == 401 and event.outcome == "rejected":

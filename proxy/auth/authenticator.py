@@ -17,7 +17,7 @@ from proxy.auth.principal import Principal, TokenRefused, principal_of
 from proxy.core.errors import CipherError, ClientError, KeyUnreadable, QuotaExceeded, StoreError
 from proxy.crypto import tokens
 from proxy.policy.accounts import Account
-from proxy.quota.budgets import Full
+from proxy.quota.holds import Full
 from proxy.store.records import Grant
 
 _log = logging.getLogger(__name__)

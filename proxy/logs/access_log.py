@@ -7,26 +7,11 @@ Note: a client chooses the path, and the path goes into a line of text.
 
 import logging
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
+
+from proxy.core.usage_event import UsageEvent
 
 _log = logging.getLogger(__name__)
-
-
-class Finished(Protocol):
-    """The fields used of a usage event."""
-
-    request_id: str
-    method: str
-    endpoint: str
-    status_code: int | None
-    outcome: str
-    error_code: str | None
-    duration_ms: float | None
-    bytes_in: int | None
-    bytes_out: int | None
-    client_ip: str
-    project_id: str | None
-    token_id: str | None
 
 
 class AccessLog:
@@ -35,7 +20,7 @@ class AccessLog:
     def __init__(self, log: logging.Logger = _log) -> None:
         self._log = log
 
-    def events(self, events: Iterable[Finished]) -> None:
+    def events(self, events: Iterable[UsageEvent]) -> None:
         """Log requests on ``/v1``. Never waits and never raises.
 
         A superseded attempt is part of a request that has its own line.

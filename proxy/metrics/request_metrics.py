@@ -10,10 +10,10 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final
 
 from proxy.core.errors import CUT_CODES, STATUS_BY_CODE
-from proxy.core.usage_event import RoutingFacts
+from proxy.core.usage_event import UsageEvent
 from proxy.metrics.samples import Samples
 from proxy.metrics.target_labels import OTHER, OWN_KEY, TargetLabels, attempts_of, status_of
 
@@ -115,30 +115,6 @@ _KINDS: Final[Mapping[str, str]] = {
 _LIMITS: Final = frozenset({"rate_limit_exceeded", "quota_exceeded", "overloaded"})
 
 
-class Finished(Protocol):
-    """The fields used of a usage event. Times are milliseconds, or None for what did not happen."""
-
-    endpoint: str
-    method: str
-    status_code: int | None
-    outcome: str
-    error_code: str | None
-    project_id: str | None
-    token_id: str | None
-    token: str | None
-    duration_ms: float | None
-    queue_ms: float | None
-    upstream_ms: float | None
-    ttfb_ms: float | None
-    bytes_in: int | None
-    bytes_out: int | None
-    metadata: Mapping[str, object]
-    routing: RoutingFacts | None
-
-    @property
-    def is_read(self) -> bool: ...
-
-
 class RequestMetrics:
     """One per worker."""
 
@@ -153,7 +129,7 @@ class RequestMetrics:
         for code in sorted(CUT_CODES):
             samples.count("proxy_requests_cut_total", (code,), 0)
 
-    def observe(self, events: Iterable[Finished]) -> None:
+    def observe(self, events: Iterable[UsageEvent]) -> None:
         """Count `events`. Never raises, because the caller still has to deliver them."""
         for event in events:
             try:
@@ -172,7 +148,7 @@ class RequestMetrics:
         key = (route, method_label(method), status_label(status), outcome)
         self._samples.count("proxy_requests_total", key)
 
-    def _observe(self, event: Finished) -> None:
+    def _observe(self, event: UsageEvent) -> None:
         if event.outcome == "superseded":
             # An attempt of a request that has its own event, with this attempt in it.
             self.tokens(event)
@@ -215,7 +191,7 @@ class RequestMetrics:
         if event.method != "GET" or not event.is_read:
             self.tokens(event)
 
-    def _attempts(self, event: Finished) -> None:
+    def _attempts(self, event: UsageEvent) -> None:
         samples, routing = self._samples, event.routing
         name = "proxy_provider_requests_total"
         if routing is None:
@@ -231,7 +207,7 @@ class RequestMetrics:
         for reason in routing.moves:
             samples.count("proxy_fallbacks_total", (self._targets.alias(routing.alias), reason))
 
-    def tokens(self, event: Finished) -> None:
+    def tokens(self, event: UsageEvent) -> None:
         """Count the LLM tokens of a generation, or of a read that the ledger has counted."""
         metadata = event.metadata
         if "prompt_tokens" not in metadata and "completion_tokens" not in metadata:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from proxy.core.errors import StoreError
+from proxy.quota.holds import Full
 
 _log = logging.getLogger(__name__)
 
@@ -31,19 +32,6 @@ class UsedTokens(Protocol):
     """Returns the used LLM tokens of access tokens, over all nodes. Raises StoreError."""
 
     def tokens_used(self, token_ids: Collection[str]) -> Mapping[str, int]: ...
-
-
-class Full(Protocol):
-    """The first total that is reached, at index `at` of those wanted.
-
-    `in_flight`: something may be left when requests in flight have settled.
-    """
-
-    @property
-    def at(self) -> int: ...
-
-    @property
-    def in_flight(self) -> bool: ...
 
 
 class Holds(Protocol):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from proxy.tools.verify.raw_client import Headers, RawResponse
+from proxy.tools.verify.raw_client import Headers, WireResponse
 
 PROXIED: Headers = (
     ("X-Proxy-Request-ID", "1"),
@@ -10,7 +10,7 @@ PROXIED: Headers = (
 )
 
 
-def answer(body: bytes = b"", headers: Headers = (), **fields: Any) -> RawResponse:
+def answer(body: bytes = b"", headers: Headers = (), **fields: Any) -> WireResponse:
     """200 with a length, in one piece."""
     made: dict[str, Any] = {
         "version": "HTTP/1.1",
@@ -23,8 +23,8 @@ def answer(body: bytes = b"", headers: Headers = (), **fields: Any) -> RawRespon
         "head_after": 0.1,
         "pieces": ((0.0, len(body)),) if body else (),
     }
-    return RawResponse(**made | fields)
+    return WireResponse(**made | fields)
 
 
-def proxied(body: bytes = b"", headers: Headers = (), **fields: Any) -> RawResponse:
+def proxied(body: bytes = b"", headers: Headers = (), **fields: Any) -> WireResponse:
     return answer(body, (*headers, *PROXIED), **fields)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 
-from proxy.tools.verify.raw_client import RawResponse
+from proxy.tools.verify.raw_client import WireResponse
 
 Headers = Sequence[tuple[str, str]]
 
@@ -331,7 +331,12 @@ class Comparison:
 
 
 def compare(
-    direct: RawResponse, proxied: RawResponse, *, generative: bool, exact: bool, cors: bool = False
+    direct: WireResponse,
+    proxied: WireResponse,
+    *,
+    generative: bool,
+    exact: bool,
+    cors: bool = False,
 ) -> Comparison:
     """Compares two responses.
 
@@ -359,7 +364,7 @@ def compare(
     return found
 
 
-def timing(response: RawResponse) -> dict[str, float | int]:
+def timing(response: WireResponse) -> dict[str, float | int]:
     """Returns times in milliseconds. ``bursts`` counts pieces within 2 ms of each other as one."""
     times = [at for at, _ in response.pieces]
     return {
@@ -374,14 +379,14 @@ def timing(response: RawResponse) -> dict[str, float | int]:
     }
 
 
-def made_by_proxy(response: RawResponse) -> bool:
+def made_by_proxy(response: WireResponse) -> bool:
     """Whether the response is the proxy's own: it marks every response of an upstream."""
     return bool(response.values("x-proxy-request-id")) and not response.values(
         "x-upstream-request-start"
     )
 
 
-def _compare_status(found: Comparison, direct: RawResponse, proxied: RawResponse) -> None:
+def _compare_status(found: Comparison, direct: WireResponse, proxied: WireResponse) -> None:
     if direct.version != proxied.version:
         found.named.append(f"HTTP version: {direct.version}, the proxy's {proxied.version}")
     if direct.status != proxied.status:
@@ -392,7 +397,7 @@ def _compare_status(found: Comparison, direct: RawResponse, proxied: RawResponse
         found.differences.append(Finding("status", "reason", text))
 
 
-def _described(response: RawResponse) -> str:
+def _described(response: WireResponse) -> str:
     """Returns status and reason, and an error's own description."""
     text = f"{response.status} {response.reason}".rstrip()
     try:
@@ -402,7 +407,7 @@ def _described(response: RawResponse) -> str:
         return text
 
 
-def _compare_framing(found: Comparison, direct: RawResponse, proxied: RawResponse) -> bool:
+def _compare_framing(found: Comparison, direct: WireResponse, proxied: WireResponse) -> bool:
     """Returns False if the lengths cannot be compared because only one response has one."""
     if direct.clean != proxied.clean:
         text = "ends as it should → cut short" if direct.clean else "cut short → looks complete"
@@ -421,7 +426,7 @@ def _compare_framing(found: Comparison, direct: RawResponse, proxied: RawRespons
 
 
 def _compare_body(
-    found: Comparison, direct: RawResponse, proxied: RawResponse, *, may_vary: bool
+    found: Comparison, direct: WireResponse, proxied: WireResponse, *, may_vary: bool
 ) -> None:
     if direct.body == proxied.body:
         return
@@ -437,14 +442,14 @@ def _compare_body(
         found.differences.append(Finding("body", "structure", text))
 
 
-def _shape(response: RawResponse) -> str | None:
+def _shape(response: WireResponse) -> str | None:
     plain = decoded(response.body, ", ".join(response.values("content-encoding")))
     if plain is None:
         return None
     return body_shape(plain, ", ".join(response.values("content-type")))
 
 
-def _both_opaque(direct: RawResponse, proxied: RawResponse) -> bool:
+def _both_opaque(direct: WireResponse, proxied: WireResponse) -> bool:
     """Whether neither body has a known structure, such as speech or an unsupported coding."""
     return _shape(direct) is None and _shape(proxied) is None
 
@@ -477,7 +482,7 @@ def _cut(text: str, other: str) -> str:
     return f"{'…' if start else ''}{text[start : place + 40]}{'…' if text[place + 40 :] else ''}"
 
 
-def _compare_timing(found: Comparison, direct: RawResponse, proxied: RawResponse) -> None:
+def _compare_timing(found: Comparison, direct: WireResponse, proxied: WireResponse) -> None:
     ours, its = timing(direct), timing(proxied)
     held = (
         ours["bursts"] >= _MIN_BURSTS

@@ -59,7 +59,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class RawResponse:
+class WireResponse:
     """One response. ``body`` is without its framing, but still compressed if it was sent so.
 
     ``framing`` is ``length``, ``chunked``, ``close`` (until the connection's end) or ``none`` (no
@@ -86,7 +86,7 @@ class RawResponse:
 
 def call(
     endpoint: Endpoint, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes
-) -> RawResponse:
+) -> WireResponse:
     """Sends the request on a connection of its own and reads the response to its end.
 
     Adds ``Host`` and, with a body, ``Content-Length``. Raises :class:`Unreachable` and
@@ -108,7 +108,7 @@ def call(
         return _read(sock, method, began)
 
 
-def _read(sock: socket.socket, method: str, began: float) -> RawResponse:
+def _read(sock: socket.socket, method: str, began: float) -> WireResponse:
     reader = ResponseReader(method)
     head_at = began
     body = bytearray()
@@ -130,7 +130,7 @@ def _read(sock: socket.socket, method: str, began: float) -> RawResponse:
     head = reader.head
     if head is None:
         raise NoResponse(reader.problem)
-    return RawResponse(
+    return WireResponse(
         version=head.version,
         status=head.status,
         reason=head.reason,

@@ -9,7 +9,7 @@ from typing import Final
 
 from proxy.tools.verify.compare import Comparison, Finding, compare, made_by_proxy
 from proxy.tools.verify.probes import Probe
-from proxy.tools.verify.raw_client import Endpoint, NoResponse, RawResponse, Unreachable, call
+from proxy.tools.verify.raw_client import Endpoint, NoResponse, Unreachable, WireResponse, call
 
 #: Findings that the proxy's CORS settings may explain.
 _CORS: Final = ("access-control-", "order", "vary")
@@ -22,7 +22,7 @@ class Side:
     endpoint: Endpoint
     bearer: str
 
-    def ask(self, probe: Probe) -> RawResponse:
+    def ask(self, probe: Probe) -> WireResponse:
         """Sends ``probe``. Raises Unreachable and NoResponse, with the address in the message."""
         headers = [("Authorization", f"Bearer {self.bearer}"), *probe.headers]
         try:
@@ -37,8 +37,8 @@ class Row:
 
     probe: Probe
     found: Comparison
-    direct: RawResponse | None = None
-    proxied: RawResponse | None = None
+    direct: WireResponse | None = None
+    proxied: WireResponse | None = None
 
 
 class Pair:
@@ -65,7 +65,7 @@ class Pair:
             row.found = Comparison([Finding("status", "none", str(error))], complete=False)
         return row
 
-    def _judge(self, probe: Probe, direct: RawResponse, proxied: RawResponse) -> Comparison:
+    def _judge(self, probe: Probe, direct: WireResponse, proxied: WireResponse) -> Comparison:
         if probe.asks_for_cors and proxied.status == 204 and made_by_proxy(proxied):
             named = ["CORS is configured: the proxy responds to preflights itself"]
             return Comparison(named=named, complete=False)
@@ -80,7 +80,7 @@ class Pair:
         return found
 
     def _ask_again(
-        self, probe: Probe, direct: RawResponse, proxied: RawResponse, found: Comparison
+        self, probe: Probe, direct: WireResponse, proxied: WireResponse, found: Comparison
     ) -> None:
         """Removes differences that the upstream alone shows, too."""
         again = self.direct.ask(probe)
@@ -95,7 +95,7 @@ class Pair:
             found.forgive({("timing", "pieces")} - shown)
 
     def _compare(
-        self, probe: Probe, direct: RawResponse, proxied: RawResponse, cors: bool = False
+        self, probe: Probe, direct: WireResponse, proxied: WireResponse, cors: bool = False
     ) -> Comparison:
         return compare(direct, proxied, generative=probe.generative, exact=self._exact, cors=cors)
 

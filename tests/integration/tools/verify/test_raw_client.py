@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.server import StreamServer
 
-from proxy.tools.verify.raw_client import Endpoint, NoResponse, RawResponse, Unreachable, call
+from proxy.tools.verify.raw_client import Endpoint, NoResponse, Unreachable, WireResponse, call
 
 #: Bytes to send, or a callable to run first.
 Script = list[bytes | Callable[[], object]]
@@ -44,7 +44,7 @@ def serve(received: list[bytes]) -> Iterator[Serve]:
         server.stop(timeout=1)
 
 
-def get(endpoint: Endpoint, method: str = "GET") -> RawResponse:
+def get(endpoint: Endpoint, method: str = "GET") -> WireResponse:
     return call(endpoint, method, "/v1/a%2Fb?x=&x", [("X-A", "caf\xe9"), ("x-a", "")], b"")
 
 

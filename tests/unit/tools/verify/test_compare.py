@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from proxy.tools.verify.compare import ASPECTS, Comparison, Finding, compare, timing
-from proxy.tools.verify.raw_client import RawResponse
+from proxy.tools.verify.raw_client import WireResponse
 from tests.support.verify_responses import answer, proxied
 
 JSON = (("Content-Type", "application/json"),)
 SSE = (("Content-Type", "text/event-stream"),)
 
 
-def compared(direct: RawResponse, relayed: RawResponse, **options: Any) -> Comparison:
+def compared(direct: WireResponse, relayed: WireResponse, **options: Any) -> Comparison:
     return compare(direct, relayed, **{"generative": True, "exact": False, **options})
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.tools.verify import runner as module
 from proxy.tools.verify.probes import Probe
-from proxy.tools.verify.raw_client import Endpoint, NoResponse, RawResponse, Unreachable
+from proxy.tools.verify.raw_client import Endpoint, NoResponse, Unreachable, WireResponse
 from proxy.tools.verify.runner import Pair, Row, Side
 from tests.support.verify_responses import answer, proxied
 
@@ -24,8 +24,8 @@ class Wire:
         self.answers: dict[Endpoint, list[Any]] = {}
         monkeypatch.setattr(module, "call", self)
 
-    def __call__(self, endpoint: Endpoint, *_: object) -> RawResponse:
-        found: RawResponse | Exception = self.answers[endpoint].pop(0)
+    def __call__(self, endpoint: Endpoint, *_: object) -> WireResponse:
+        found: WireResponse | Exception = self.answers[endpoint].pop(0)
         if isinstance(found, Exception):
             raise found
         return found
