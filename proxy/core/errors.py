@@ -58,11 +58,30 @@ _TYPE_BY_STATUS: Final[Mapping[int, str]] = {
 }
 
 
+#: Anthropic's ``error.type`` by status (https://platform.claude.com/docs/en/api/errors).
+_ANTHROPIC_TYPE_BY_STATUS: Final[Mapping[int, str]] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
 def error_type(status: int) -> str:
     """The ``error.type`` that OpenAI uses for an HTTP ``status``."""
     if status >= 500:
         return "server_error"
     return _TYPE_BY_STATUS.get(status, "invalid_request_error")
+
+
+def anthropic_error_type(status: int) -> str:
+    """The ``error.type`` that Anthropic uses for an HTTP ``status``."""
+    return _ANTHROPIC_TYPE_BY_STATUS.get(status, "api_error")
 
 
 #: Every ``code`` a client may see, with its HTTP status. Part of the public API:

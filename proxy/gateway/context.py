@@ -197,8 +197,9 @@ class RequestContext:
         """
         if is_sized(self.response_headers) or not self.sent.at_event_boundary:
             return b""
-        error = ProxyError(code=cut.code)
-        return b"event: error\ndata: " + error_body(error) + b"\n\n"
+        error, inbound = ProxyError(code=cut.code), self.inbound
+        body = error_body(error, inbound.path, inbound.request_id)
+        return b"event: error\ndata: " + body + b"\n\n"
 
     def keepalive(self) -> bytes:
         """Return an SSE comment, or ``b""`` where none can stand alone."""

@@ -297,7 +297,9 @@ class RelayEndpoint:
         inbound = context.inbound
         inbound.discard_body()
         ours = [*self._routed_headers(context), *self._our_headers(context)]
-        status, headers, body = error_reply(error, ours)
+        status, headers, body = error_reply(
+            error, ours, path=inbound.path, request_id=inbound.request_id
+        )
         if inbound.method == "HEAD":
             body = b""
         context.refuse(error, len(body))

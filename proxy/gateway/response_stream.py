@@ -19,8 +19,9 @@ from proxy.gateway.inflight import Cancelled
 from proxy.runtime.yielding import STEP, in_turns
 from proxy.upstream.timing import Timing
 
-#: The last event of a streamed chat.
+#: The last event of a streamed chat, and the name of the one of Anthropic's stream.
 _DONE: Final = b"data: [DONE]"
+_MESSAGE_STOP: Final = b"event: message_stop"
 
 
 class Outcome(StrEnum):
@@ -162,7 +163,7 @@ class ResponseStream:
         if not self.ended:
             self._timing.mark_upstream_done()
         left = self.outcome is Outcome.CLIENT_GONE and not isinstance(error, OSError)
-        if left and self._sent.rstrip().endswith(_DONE):
+        if left and _is_last_event(self._sent):
             # The last event has been written. Clients leave then, without waiting for the end of
             # the framing.
             self.outcome = Outcome.COMPLETED
@@ -248,3 +249,12 @@ class ResponseStream:
     def _steps(self, chunk: bytes) -> Iterator[None]:
         for observer in self._observers:
             yield from observer.steps(chunk)
+
+
+def _is_last_event(chunk: bytes) -> bool:
+    """Return whether a chunk of an event stream ends with its last event."""
+    text = chunk.rstrip()
+    if text.endswith(_DONE):
+        return True
+    last = text[max(text.rfind(b"\n\n"), text.rfind(b"\r\n\r\n"), 0) :].lstrip()
+    return last.startswith(_MESSAGE_STOP) and chunk.endswith((b"\n\n", b"\r\n\r\n"))

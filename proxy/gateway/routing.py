@@ -15,7 +15,7 @@ from proxy.gateway.context import RequestContext
 from proxy.gateway.generating_endpoints import generating
 from proxy.gateway.model_listing import ModelListing
 from proxy.gateway.outbound import asking_for_usage
-from proxy.gateway.responses import Headers
+from proxy.gateway.responses import Headers, speaks_anthropic
 from proxy.gateway.routed_request import RoutedRequest
 from proxy.policy.policy import Policy
 from proxy.providers.base import EditableBody, OutboundRequest
@@ -25,6 +25,7 @@ from proxy.routing.access import RoutingAccess
 from proxy.routing.attempt_loop import Attempt, Routed, RoutedCall
 from proxy.routing.dispatcher import RouteDispatcher
 from proxy.routing.held_response import Response
+from proxy.routing.native import native_route
 from proxy.routing.router import Route, Router
 from proxy.upstream.headers import content_of
 from proxy.upstream.transport import UpstreamResponse
@@ -110,6 +111,9 @@ class RoutedRequests:
                 affinity = (principal.project_id or "").encode()
             elif body is not None and isinstance(key := body.value("prompt_cache_key"), str):
                 affinity = key.encode()
+            if speaks_anthropic(inbound.path):
+                text = request.body if isinstance(request.body, bytes) else b""
+                route = native_route(route, inbound.path, body, text)
             route = _allowed(route, context)
             streams = body is not None and body.value("stream") is True
 

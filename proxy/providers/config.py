@@ -60,6 +60,8 @@ class ProviderConfig:
     #: Anthropic.
     anthropic_version: str = ""
     max_tokens: int | None = None
+    #: Custom: whether it has Anthropic's `/v1/messages`, too.
+    messages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ _PROVIDER: Final[Mapping[str, tuple[str, Read, tuple[str, ...]]]] = {
     "auth": ("auth", word("api-key", "bearer"), ("azure",)),
     "anthropic_version": ("anthropic_version", _version, ("anthropic",)),
     "max_tokens": ("max_tokens", count(1, 10_000_000), ("anthropic",)),
+    "messages": ("messages", truth, ("custom",)),
 }
 
 _ROUTING: Final[Mapping[str, Read]] = {

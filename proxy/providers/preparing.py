@@ -13,7 +13,14 @@ from proxy.providers.request_target import with_query_model
 #: Lines, in lower case, of a client that say whose account pays. A shared provider's key decides
 #: that. Sent on, they would let one client make a key look refused to all others.
 _OF_THE_ACCOUNT: Final = frozenset(
-    {"authorization", "api-key", "x-goog-api-key", "openai-organization", "openai-project"}
+    {
+        "authorization",
+        "api-key",
+        "x-api-key",
+        "x-goog-api-key",
+        "openai-organization",
+        "openai-project",
+    }
 )
 _NOTHING: Final[Mapping[str, Any]] = {}
 

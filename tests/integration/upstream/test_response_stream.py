@@ -121,12 +121,21 @@ def test_an_upstream_that_breaks_off(error: UpstreamError, code: str) -> None:
     assert seen.ends == [(Outcome.ABORTED, code, 1)]
 
 
+_STOP = b'event: message_stop\ndata: {"type":"message_stop" }\n\n'
+
+
 @pytest.mark.parametrize(
     ("last", "error", "outcome"),
     [
         (b"data: {}\n\ndata: [DONE]\n\n", None, Outcome.COMPLETED),
         (b"data: [DONE]\r\n\r\n", ClientDisconnected(), Outcome.COMPLETED),
         (b"data: {}\n\n", ClientDisconnected(), Outcome.CLIENT_GONE),
+        # Anthropic's stream.
+        (_STOP, ClientDisconnected(), Outcome.COMPLETED),
+        (b"event: ping\ndata: {}\n\n" + _STOP, ClientDisconnected(), Outcome.COMPLETED),
+        (_STOP.replace(b"\n", b"\r\n"), ClientDisconnected(), Outcome.COMPLETED),
+        (_STOP[:-1], ClientDisconnected(), Outcome.CLIENT_GONE),
+        (_STOP + b"event: x\ndata: {}\n\n", ClientDisconnected(), Outcome.CLIENT_GONE),
         # The write itself has failed: the client does not have it.
         (b"data: [DONE]\n\n", BrokenPipeError(), Outcome.CLIENT_GONE),
     ],

@@ -225,6 +225,19 @@ def test_a_closing_event_stands_alone() -> None:
     assert exchange.closing_event(ShuttingDown()) == b""
 
 
+def test_a_closing_event_for_clients_of_anthropic() -> None:
+    exchange = make(Events(), target="/v1/messages?beta=true")
+    exchange.sent = UsageMeter(SSE[0][1])
+    words = exchange.closing_event(ShuttingDown())
+    assert words.startswith(b"event: error\ndata: {")
+    assert words.endswith(b"}\n\n")
+    error = json.loads(words.split(b"data: ")[1])
+    assert error["type"] == "error"
+    assert error["error"]["type"] == "overloaded_error"
+    assert error["error"]["code"] == "draining"
+    assert error["request_id"] == exchange.inbound.request_id
+
+
 class FakeSocket:
     def __init__(self, error: OSError | None = None) -> None:
         self.options: list[tuple[int, int, bytes]] = []

@@ -692,3 +692,24 @@ def test_browsers_can_read_refusals(kwargs: dict[str, Any]) -> None:
     assert result.code >= 400
     assert result.one("Access-Control-Allow-Origin") == "https://a.test"
     assert result.one("Access-Control-Expose-Headers") == "*"
+
+
+@pytest.mark.parametrize("target", ["/v1/messages?beta=true", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (ClientError(code="token_expired"), 401, "authentication_error"),
+        (ConnectFailed("no way"), 502, "api_error"),
+        (StoreError(), 503, "overloaded_error"),
+        (ValueError("a defect"), 500, "api_error"),
+        (ShuttingDown(), 503, "overloaded_error"),
+    ],
+)
+def test_refusals_of_anthropics_endpoints_have_its_shape(
+    target: str, error: BaseException, status: int, kind: str
+) -> None:
+    result = failing(error).ask("POST", target, **sized(b"{}"))
+    body = json.loads(result.body)
+    assert (result.code, body["type"], body["error"]["type"]) == (status, "error", kind)
+    assert body["request_id"] == result.one("request-id") == result.one("X-Proxy-Request-ID")
+    assert "defect" not in body["error"]["message"]

@@ -74,6 +74,7 @@ def test_the_account_is_the_providers(kind: str) -> None:
         ("Openai-Organization", "org-1"),
         ("Openai-Project", "proj-1"),
         ("Api-Key", "1"),
+        ("X-Api-Key", "3"),
         ("X-Goog-Api-Key", "2"),
         ("Openai-Beta", "assistants=v2"),
     ]
