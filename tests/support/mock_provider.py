@@ -1,8 +1,9 @@
 """A provider by script: one of four dialects on a real socket, and every way in which it can fail.
 
 It speaks as `openai`, `azure`, `ollama` or `gemini` do, with their paths, credentials, errors and
-odd streams. Failures are queued for the next requests, or set for a key or a model until they are
-taken back. It can be killed and revived on the same port.
+odd streams; :mod:`tests.support.mock_anthropic` speaks as `anthropic`. Failures are queued for the
+next requests, or set for a key or a model until they are taken back. It can be killed and revived
+on the same port.
 
     with MockProvider("azure", keys={"k1", "k2"}) as azure:
         azure.next(status(429, retry_after=2), error_event())
@@ -85,7 +86,7 @@ def error_event(code: int = 503, *, after: int = 0) -> Failure:
 
     def fail(provider: "MockProvider", talk: Conversation) -> None:
         provider.begin(talk, after)
-        talk.chunk(sse(provider.error(code)))
+        talk.chunk(provider.error_frame(code))
         talk.end_chunks()
 
     return fail
@@ -124,7 +125,7 @@ class MockProvider(Upstream):
 
     def __init__(self, dialect: str = "openai", keys: set[str] | None = None) -> None:
         """`keys`: those that it accepts; None: any, and none at all for Ollama."""
-        assert dialect in DIALECTS
+        assert dialect in (*DIALECTS, "anthropic")
         super().__init__(free_port())
         self.dialect = dialect
         self.keys = keys
@@ -252,6 +253,10 @@ class MockProvider(Upstream):
         kind = _TYPES.get(code, "server_error")
         return {"error": {"message": message, "type": kind, "param": None, "code": error_code}}
 
+    def error_frame(self, code: int) -> bytes:
+        """An error as an event of a stream."""
+        return sse(self.error(code))
+
     def _respond(self, talk: Conversation) -> None:
         endpoint, body = self.endpoint(talk), _json(talk)
         if endpoint == "models":
@@ -351,7 +356,7 @@ def key_of(request: Received) -> str | None:
     """The key of a request, in whichever line it came."""
     for value in request.values("Authorization"):
         return value.removeprefix("Bearer ")
-    return next(iter(request.values("api-key")), None)
+    return next(iter([*request.values("api-key"), *request.values("x-api-key")]), None)
 
 
 def reply(talk: Conversation, body: Any, code: int = 200, extra: Headers | None = None) -> None:
