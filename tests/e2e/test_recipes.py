@@ -41,6 +41,31 @@ KEYS = {
 }
 
 
+def run(
+    script: str, proxy: ProxyServer, upstreams: dict[str, MockProvider], environ: dict[str, str]
+) -> str:
+    """Run a block in a shell, as a reader does who pastes it; it must succeed."""
+
+    def stand_in(found: re.Match[str]) -> str:
+        return f"{found[1]} --url {upstreams[found[2]].base_url} --allow-private"
+
+    script = re.sub(r"(--name (\w+) --type \w+) --url \S+(?: --allow-private)?", stand_in, script)
+    script = script.replace("python manage.py", f"{sys.executable} {ROOT / 'manage.py'}")
+    script = script.replace("http://127.0.0.1:8080", proxy.url)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=proxy.folder,
+        env={**proxy.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not any(key in done.stdout + done.stderr for key in KEYS.values())
+    return done.stdout
+
+
 class Recipe:
     """One page that has been followed, up to the access token, on a server of its own."""
 
@@ -77,25 +102,8 @@ class Recipe:
         return file
 
     def run(self, script: str) -> str:
-        """Run a block in a shell, as a reader does who pastes it; it must succeed."""
-        script = script.replace("python manage.py", f"{sys.executable} {ROOT / 'manage.py'}")
-        script = script.replace("http://127.0.0.1:8080", self.proxy.url)
-        for name, upstream in self.upstreams.items():
-            address = f"--url {SERVICES[name][1]}"
-            script = script.replace(f"{address} --allow-private", address)
-            script = script.replace(address, f"--url {upstream.base_url} --allow-private")
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=self.folder,
-            env={**self.proxy.environ, **KEYS, "PROXY_TOKEN": self.token},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert not any(key in done.stdout + done.stderr for key in KEYS.values())
-        return done.stdout
+        environ = {**KEYS, "PROXY_TOKEN": self.token}
+        return run(script, self.proxy, self.upstreams, environ)
 
     def send(self, **members: object) -> requests.Response:
         """Send the page's own request, with these members in place of its own."""
@@ -196,3 +204,29 @@ def test_every_recipe_is_followed_and_listed() -> None:
     tested = set(re.findall(r'^@follows\("(.*)"\)', Path(__file__).read_text(), re.MULTILINE))
     assert pages == tested
     assert pages == set(re.findall(r"\]\(([\w-]+\.md)\)", (RECIPES / "README.md").read_text()))
+
+
+def test_the_example_of_the_readme(tmp_path: Path, session_upstream: Upstream) -> None:
+    section = (ROOT / "README.md").read_text().partition("## Many providers\n")[2]
+    (example,) = re.findall(r"```sh\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    proxy = ProxyServer(tmp_path, session_upstream.url, REVOCATION_INTERVAL="0.2").start()
+    with MockProvider(keys={KEYS["OPENAI_KEY"]}) as first, MockProvider("ollama") as second:
+        try:
+            run(example, proxy, {"openai": first, "home": second}, KEYS)
+            (project,) = proxy.manage("GET", "/projects").json()
+            token = proxy.mint(project["id"])["token"]
+
+            def served_by() -> str | None:
+                response = requests.post(
+                    f"{proxy.url}/v1/chat/completions",
+                    headers={"Authorization": f"Bearer {token}"},
+                    json={"model": "chat", "messages": []},
+                    timeout=30,
+                )
+                return response.headers.get("X-Proxy-Provider")
+
+            wait_until(lambda: all(served_by() == "openai" for _ in range(8)))
+            first.kill()
+            assert served_by() == "home"
+        finally:
+            proxy.stop()
