@@ -12,7 +12,7 @@ _TAIL: Final = 64
 
 
 @dataclass
-class Answer:
+class Response:
     """Of one request. Seconds; ``complete`` says that its framing came to its end."""
 
     status: int = 0
@@ -30,8 +30,8 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.closed = False
         self._transport: asyncio.Transport | None = None
-        self._waiting: asyncio.Future[Answer] | None = None
-        self._answer = Answer()
+        self._waiting: asyncio.Future[Response] | None = None
+        self._response = Response()
         self._started = 0.0
         self._reader = ResponseReader()
         self._tail = b""
@@ -39,10 +39,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
-    def ask(self, request: bytes) -> "asyncio.Future[Answer]":
-        """Sends it; the future always gets an answer, a broken one when the connection ends."""
+    def ask(self, request: bytes) -> "asyncio.Future[Response]":
+        """Sends it; the future always gets a response, a broken one when the connection ends."""
         waiting = self._waiting = asyncio.get_running_loop().create_future()
-        self._answer = Answer()
+        self._response = Response()
         self._reader, self._tail = ResponseReader(), b""
         self._started = time.perf_counter()
         if self.closed or not self._transport:
@@ -53,29 +53,29 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
-        answer, reader = self._answer, self._reader
+        response, reader = self._response, self._reader
         in_body = reader.head is not None
         body = reader.read(data)
         if body:
-            if not answer.first_byte:
-                answer.first_byte = now - self._started
-            answer.events += body.count(b"\n\n")
+            if not response.first_byte:
+                response.first_byte = now - self._started
+            response.events += body.count(b"\n\n")
             self._tail = body if len(body) > _TAIL else (self._tail + body)[-_TAIL:]
         if body or in_body:
-            answer.reads += 1  # one that brings the last chunk alone counts too
+            response.reads += 1  # one that brings the last chunk alone counts too
         if reader.ended or reader.problem:
             self._finish()
 
     def _finish(self) -> None:
-        answer, reader, waiting = self._answer, self._reader, self._waiting
-        answer.total = time.perf_counter() - self._started
-        answer.complete = reader.ended and not reader.unread
+        response, reader, waiting = self._response, self._reader, self._waiting
+        response.total = time.perf_counter() - self._started
+        response.complete = reader.ended and not reader.unread
         if reader.head:
-            answer.status = reader.head.status
-        answer.done_seen = b"[DONE]" in self._tail
+            response.status = reader.head.status
+        response.done_seen = b"[DONE]" in self._tail
         self._waiting = None
         if waiting and not waiting.done():
-            waiting.set_result(answer)
+            waiting.set_result(response)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True

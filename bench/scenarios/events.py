@@ -11,7 +11,7 @@ from bench import upstreams
 from bench.columns import Column
 from bench.contenders.base import Contender
 from bench.figures import Figures, percentile
-from bench.load.connection import Answer, connect
+from bench.load.connection import Response, connect
 from bench.load.wrk import LoadFailed
 from bench.scenarios.base import Bench, direct_request, request_for
 
@@ -62,8 +62,8 @@ class Events:
         finally:
             upstream.stop()
         sent = STREAMS * each * events
-        first = [answer.first_byte * 1e3 for answer in proxied]
-        first_direct = [answer.first_byte * 1e3 for answer in direct]
+        first = [response.first_byte * 1e3 for response in proxied]
+        first_direct = [response.first_byte * 1e3 for response in direct]
         return {
             "cpu_us_per_event": used / sent * 1e6,
             "added_ttfb_p50_ms": percentile(first, 0.5) - percentile(first_direct, 0.5),
@@ -71,27 +71,27 @@ class Events:
             "direct_ttfb_p50_ms": percentile(first_direct, 0.5),
             # 1: every event came by itself; below it, several came in one read.
             "events_lost": lost,
-            "reads_per_event": sum(answer.reads for answer in proxied) / sent,
+            "reads_per_event": sum(response.reads for response in proxied) / sent,
         }
 
 
-async def _streams(port: int, request: bytes, *, each: int, spread: float) -> list[Answer]:
+async def _streams(port: int, request: bytes, *, each: int, spread: float) -> list[Response]:
     """``each`` streams one after the other on each connection, starts over ``spread`` seconds."""
 
-    async def one(number: int) -> list[Answer]:
+    async def one(number: int) -> list[Response]:
         await asyncio.sleep(number * spread / STREAMS)
-        answers = []
+        responses = []
         connection = await connect(port)
         for _ in range(each):
             if connection.closed:
                 connection = await connect(port)
-            answers.append(await connection.ask(request))
+            responses.append(await connection.ask(request))
         connection.close()
-        return answers
+        return responses
 
     per_connection = await asyncio.gather(*(one(number) for number in range(STREAMS)))
-    answers = [answer for some in per_connection for answer in some]
-    broken = sum(not (a.complete and a.done_seen and a.status == 200) for a in answers)
+    responses = [response for some in per_connection for response in some]
+    broken = sum(not (a.complete and a.done_seen and a.status == 200) for a in responses)
     if broken:
-        raise LoadFailed(f"{broken} of {len(answers)} streams did not come to their end")
-    return answers
+        raise LoadFailed(f"{broken} of {len(responses)} streams did not come to their end")
+    return responses

@@ -12,7 +12,7 @@ from bench import upstreams
 from bench.columns import Column
 from bench.contenders.base import Contender, Running
 from bench.figures import Figures, percentile
-from bench.load.connection import Answer, connect
+from bench.load.connection import Response, connect
 from bench.load.steady import steadily
 from bench.scenarios.base import Bench, request_for
 
@@ -74,13 +74,13 @@ async def _measure(running: Running, streams: int, opening: float) -> Figures:
     )
     await asyncio.sleep(opening + HOLD * 0.75)
     full = running.rss_bytes()
-    answers = await asyncio.gather(*opened)
+    responses = await asyncio.gather(*opened)
     beside = await buffered
-    whole = [answer for answer in answers if answer.complete and answer.done_seen]
-    first = [answer.first_byte * 1e3 for answer in whole]
+    whole = [response for response in responses if response.complete and response.done_seen]
+    first = [response.first_byte * 1e3 for response in whole]
     return {
-        "streams": len(answers),
-        "dropped": len(answers) - len(whole),
+        "streams": len(responses),
+        "dropped": len(responses) - len(whole),
         "ttfb_p50_ms": percentile(first, 0.5),
         "ttfb_p99_ms": percentile(first, 0.99),
         "buffered_p50_ms": beside.p50_ms,
@@ -91,15 +91,15 @@ async def _measure(running: Running, streams: int, opening: float) -> Figures:
     }
 
 
-async def _stream(port: int, request: bytes, after: float) -> Answer:
+async def _stream(port: int, request: bytes, after: float) -> Response:
     await asyncio.sleep(after)
     try:
         connection = await connect(port)
     except OSError:
-        return Answer()
+        return Response()
     try:
         return await asyncio.wait_for(connection.ask(request), 120)
     except TimeoutError:
-        return Answer()
+        return Response()
     finally:
         connection.close()

@@ -8,7 +8,7 @@ import pytest
 from gevent.server import StreamServer
 
 from bench.load.blocking import BlockingClient
-from bench.load.connection import Answer, connect
+from bench.load.connection import Response, connect
 from bench.load.message import chat, chat_body
 from bench.load.steady import steadily
 from bench.load.wrk import LoadFailed, parse
@@ -30,7 +30,7 @@ def test_the_request_is_that_of_an_sdk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "problem"),
+    ("response", "problem"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", None),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab", "cut off"),
@@ -40,11 +40,11 @@ def test_the_request_is_that_of_an_sdk() -> None:
         (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "not 200"),
     ],
 )
-def test_a_latency_is_that_of_a_whole_answer(answer: bytes, problem: str | None) -> None:
+def test_a_latency_is_that_of_a_whole_answer(response: bytes, problem: str | None) -> None:
     def send(connection: socket.socket, _: object) -> None:
         connection.recv(65536)
-        for at in range(0, len(answer), 7):
-            connection.sendall(answer[at : at + 7])
+        for at in range(0, len(response), 7):
+            connection.sendall(response[at : at + 7])
         connection.close()
 
     server = StreamServer(("127.0.0.1", 0), send)
@@ -77,7 +77,7 @@ def test_a_run_with_failures_does_not_count(output: str) -> None:
         parse(output)
 
 
-async def _beside_upstream(events: int, request_count: int, *, stream: bool) -> list[Answer]:
+async def _beside_upstream(events: int, request_count: int, *, stream: bool) -> list[Response]:
     """Answers to requests on one connection."""
     port = free_port()
     server = asyncio.create_task(serve(port, events, 0.005))
@@ -89,23 +89,23 @@ async def _beside_upstream(events: int, request_count: int, *, stream: bool) -> 
             except OSError:
                 await asyncio.sleep(0.01)
         request = chat(port, "sk-x", {}, stream=stream)
-        answers = [await connection.ask(request) for _ in range(request_count)]
+        responses = [await connection.ask(request) for _ in range(request_count)]
         connection.close()
-        return answers
+        return responses
     finally:
         server.cancel()
 
 
 def test_a_stream_has_all_its_events_each_by_itself_and_an_end() -> None:
-    for answer in asyncio.run(_beside_upstream(7, 2, stream=True)):
-        assert (answer.status, answer.events, answer.complete) == (200, 7, True)
-        assert answer.done_seen
-        assert answer.first_byte < answer.total
+    for response in asyncio.run(_beside_upstream(7, 2, stream=True)):
+        assert (response.status, response.events, response.complete) == (200, 7, True)
+        assert response.done_seen
+        assert response.first_byte < response.total
 
 
 def test_a_chat_without_a_stream_is_answered_at_once() -> None:
-    for answer in asyncio.run(_beside_upstream(7, 2, stream=False)):
-        assert (answer.status, answer.complete, answer.done_seen) == (200, True, False)
+    for response in asyncio.run(_beside_upstream(7, 2, stream=False)):
+        assert (response.status, response.complete, response.done_seen) == (200, True, False)
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut"])
@@ -115,7 +115,7 @@ def test_a_cut_answer_is_not_complete(sent: bytes) -> None:
         writer.write(sent)
         writer.close()
 
-    async def ask() -> Answer:
+    async def ask() -> Response:
         server = await asyncio.start_server(cut, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]

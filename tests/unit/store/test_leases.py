@@ -1,4 +1,4 @@
-"""A lost race for a lease; more is in ``tests/contract/test_housekeeping.py``."""
+"""A lost race for a lease; more is in ``tests/contract/test_maintenance.py``."""
 
 from typing import Any
 

@@ -20,7 +20,7 @@ from tests.support.wait import wait_until
 PAST = datetime.now(UTC) - timedelta(days=3)
 
 
-class Keepers:
+class Nodes:
     """Four processes on one database, and what each of them has done."""
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -61,18 +61,18 @@ def test_one_at_a_time_and_another_when_it_dies(
     project = store.project()
     for _ in range(9):
         store.token(project, expires_at=PAST)
-    keepers = Keepers(database_url, tmp_path)
+    nodes = Nodes(database_url, tmp_path)
     try:
-        wait_until(lambda: len(keepers.turns()) > 20)
-        first = keepers.holder()
+        wait_until(lambda: len(nodes.turns()) > 20)
+        first = nodes.holder()
         assert first is not None
-        keepers.kill(first)
-        before = len(keepers.turns())
+        nodes.kill(first)
+        before = len(nodes.turns())
         store.token(project, expires_at=PAST)
-        wait_until(lambda: len(keepers.turns()) > before + 6)
-        turns = keepers.turns()
+        wait_until(lambda: len(nodes.turns()) > before + 6)
+        turns = nodes.turns()
     finally:
-        keepers.close()
+        nodes.close()
     assert {pid for _, pid in turns[:before]} == {first}
     assert first not in {pid for _, pid in turns[before:]}
     # The one that was killed may have been in the middle of it.
