@@ -1,5 +1,6 @@
 """A proxy with many providers: aliases whose targets are scripted upstreams, and one project."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,7 +24,6 @@ class RoutedHouse:
         self.client = openai.OpenAI(
             base_url=f"{proxy.url}/v1", api_key=self.token, max_retries=0, timeout=30
         )
-        self._events: list[dict[str, Any]] = []
 
     def make(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
         response = self.proxy.manage("POST", f"/{kind}", body)
@@ -89,8 +89,8 @@ class RoutedHouse:
         """All events of one request: those of superseded attempts, and its own, which is last."""
 
         def found() -> list[dict[str, Any]]:
-            self._events += self.proxy.events_so_far()
-            return [each for each in self._events if each["request_id"] == request_id]
+            lines = [line for line in self.proxy._fresh_events() if request_id in line]
+            return [json.loads(line) for line in lines]
 
         wait_until(lambda: any(each["outcome"] != "superseded" for each in found()))
         return sorted(found(), key=lambda event: event["outcome"] != "superseded")
