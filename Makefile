@@ -52,7 +52,7 @@ shape: ## modules over 600 or under 50 lines: each wants a reason
 lint: $(DEV) ## ruff: rules and format; codespell
 	$(PY) -m ruff check --quiet .
 	$(PY) -m ruff format --check --quiet .
-	$(VENV)/bin/codespell
+	$(PY) -m codespell_lib
 
 type: $(DEV) ## mypy --strict
 	$(PY) -m mypy

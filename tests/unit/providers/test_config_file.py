@@ -125,7 +125,7 @@ def test_the_name_of_an_api_may_be_its_type(tmp_path: Path) -> None:
         ("name: blue", "name: main", "providers[1]: another provider has the name 'main'"),
         ("provider_type: azure, ", "", "providers[1]: `provider_type` is required"),
         ("timeout: 60", "timeout: 0", "providers[0]: `config.timeout` must be"),
-        ("timeout: 60", "tiemout: 60", "providers[0]: Unknown field: 'config.tiemout'"),
+        ("timeout: 60", "timeuot: 60", "providers[0]: Unknown field: 'config.timeuot'"),
         ("https://x.openai.azure.com", "http://10.0.0.1", "providers[1]: `base_url` leads to a pr"),
         ("https://x.openai.azure.com", "nonsense", "providers[1]: `base_url` must be http"),
         ("provider: blue", "provider: green", "mappings[0].provider: expected the name of a pro"),

@@ -80,7 +80,7 @@ def test_makes_one_and_shows_it(api: Management) -> None:
         ({"base_url": "http://127.0.0.1:11434"}, "base_url"),
         ({"base_url": "http://169.254.169.254"}, "base_url"),
         ({"config": []}, "config"),
-        ({"config": {"tiemout": 1}}, "config"),
+        ({"config": {"timeuot": 1}}, "config"),
         ({"config": {"timeout": 0}}, "config.timeout"),
         ({"config": {"api_version": "v1"}}, "config.api_version"),
         ({"config": {"models": ["x" * 300]}}, "config.models"),
