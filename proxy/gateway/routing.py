@@ -7,6 +7,7 @@ Projects with only their own key, and nothing set about routing, pass none of th
 from dataclasses import replace
 from functools import partial
 from typing import Final, cast
+from urllib.parse import quote
 
 from proxy.core.errors import ClientError
 from proxy.core.usage_event import RoutingFacts
@@ -20,7 +21,7 @@ from proxy.gateway.routed_request import RoutedRequest
 from proxy.policy.policy import Policy
 from proxy.providers.base import EditableBody, OutboundRequest
 from proxy.providers.body import scan
-from proxy.providers.request_target import query_model
+from proxy.providers.request_target import query_model, without_account
 from proxy.routing.access import RoutingAccess
 from proxy.routing.attempt_loop import Attempt, Routed, RoutedCall
 from proxy.routing.dispatcher import RouteDispatcher
@@ -48,6 +49,8 @@ _STATELESS: Final = frozenset(
 )
 #: Members of a body that refer to what an upstream keeps.
 _STATE: Final = ("previous_response_id", "conversation")
+#: All visible ASCII, and the blank.
+_VISIBLE: Final = "".join(map(chr, range(0x20, 0x7F)))
 
 
 class RoutedRequests:
@@ -109,13 +112,14 @@ class RoutedRequests:
             )
             if pinned:
                 affinity = (principal.project_id or "").encode()
-            elif body is not None and isinstance(key := body.value("prompt_cache_key"), str):
+            elif body is not None and isinstance(key := body.short("prompt_cache_key"), str):
                 affinity = key.encode()
             if speaks_anthropic(inbound.path):
                 text = request.body if isinstance(request.body, bytes) else b""
                 route = native_route(route, inbound.path, body, text)
             route = _allowed(route, context)
-            streams = body is not None and body.value("stream") is True
+            request = _for_route(route, request)
+            streams = body is not None and body.short("stream") is True
 
         call = RoutedCall(
             request=request,
@@ -139,6 +143,7 @@ class RoutedRequests:
                 access, query_model(request.target), has_own_key=bool(principal.upstream_key)
             )
             route = _allowed(route, context)
+            request = _for_route(route, request)
         else:
             route = self._router.own_route(access)
         call = RoutedCall(
@@ -174,12 +179,28 @@ class RoutedRequests:
             if expose:
                 headers.append(("X-Proxy-Provider", routed.target.provider))
                 if routed.target.model is not None:
-                    headers.append(("X-Proxy-Model", routed.target.model))
+                    headers.append(("X-Proxy-Model", _as_value(routed.target.model)))
         if request.call.attempts:
             headers.append(("X-Proxy-Attempts", str(len(request.call.attempts))))
         if routed is not None and routed.dropped:
-            headers.append(("X-Proxy-Dropped-Params", ", ".join(routed.dropped)))
+            headers.append(("X-Proxy-Dropped-Params", _as_value(", ".join(routed.dropped))))
         return headers
+
+
+def _for_route(route: Route, request: OutboundRequest) -> OutboundRequest:
+    """Return the request for the targets of the route, which are shared or the project's own."""
+    target = request.target
+    if route.targets[0].provider is not None:
+        target = without_account(target)
+    return request if target is request.target else replace(request, target=target)
+
+
+def _as_value(text: str) -> str:
+    """Return text as the value of a header: visible ASCII as it is, all else as UTF-8 in escapes.
+
+    Clients choose models' names, and a header cannot carry each character (RFC 9110 §5.5).
+    """
+    return text if text.isascii() else quote(text, safe=_VISIBLE)
 
 
 def _allowed(route: Route, context: RequestContext) -> Route:
@@ -230,7 +251,7 @@ def is_pinned(method: str, path: str, body: EditableBody | None) -> bool:
         return True
     if body is None:
         return False
-    return any(body.value(name) is not None for name in _STATE) or body.value("background") is True
+    return any(map(body.is_set, _STATE)) or body.short("background") is True
 
 
 def _publish_superseded(

@@ -52,7 +52,8 @@ class AzureProvider:
     ) -> PreparedCall:
         """Return the call under Azure's path, with one credential and never two.
 
-        Raises ClientError: `invalid_request` without a model where it names the deployment.
+        Raises ClientError: `invalid_request` without a model where it names the deployment, or
+        with one that is no segment of a path.
         """
         version = target.config.api_version
         if version in _NEW:
@@ -100,6 +101,9 @@ def _dated_path(
         deployment = target.model or (body.model if body is not None else None)
         if not deployment:
             raise ClientError("`model` is missing: it names the deployment.", param="model")
+        if deployment in (".", ".."):
+            # Escapes do not help: servers resolve `%2E%2E` too (WHATWG URL §4.4).
+            raise ClientError("`model` must be the name of a deployment.", param="model")
         rest = b"deployments/" + quote(deployment, safe="").encode() + b"/" + rest
     elif rest == b"realtime":
         query = with_query_model(query, target.model, name="deployment")

@@ -113,7 +113,18 @@ class EditableBody(Protocol):
         ...
 
     def value(self, name: str) -> Any:
-        """The value of a top-level member; None when it is absent."""
+        """The value of a top-level member; None when it is absent.
+
+        Note: it is parsed at once. A value of many MiB holds the event loop.
+        """
+        ...
+
+    def is_set(self, name: str) -> bool:
+        """Whether the value of a top-level member is there, and not null. Reads nothing of it."""
+        ...
+
+    def short(self, name: str) -> Any:
+        """As :meth:`value`, but None for one of more than some KiB."""
         ...
 
     def edited(

@@ -28,6 +28,8 @@ from proxy.usage.splice import Splice, spliced
 MAX_MEMBERS: Final = 1000
 #: Brackets of a body, those that close included. Each takes half a microsecond.
 MAX_BRACKETS: Final = 1024 * 1024
+#: The longest value that :meth:`EditableJSON.short` reads, in bytes of its text.
+MAX_SHORT_BYTES: Final = 16 * 1024
 #: The longest name of a model, in characters.
 MAX_MODEL_LENGTH: Final = 1024
 # A body of so many bytes and brackets is read at once, which takes some two milliseconds. Larger
@@ -147,6 +149,19 @@ class EditableJSON:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ClientError(f"`{name[:100]}` cannot be read.", param=name[:100]) from error
+
+    def is_set(self, name: str) -> bool:
+        """Whether the value of a top-level member is there, and not null."""
+        member = self._members.get(name)
+        # Of all values, only null begins with this letter.
+        return member is not None and not self._text.startswith(b"n", member.value_start)
+
+    def short(self, name: str) -> Any:
+        """As :meth:`value`, but None for one of more than :data:`MAX_SHORT_BYTES`."""
+        member = self._members.get(name)
+        if member is None or member.end - member.value_start > MAX_SHORT_BYTES:
+            return None
+        return self.value(name)
 
     def edited(
         self,

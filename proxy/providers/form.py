@@ -56,6 +56,14 @@ class EditableForm:
             return None
         return text_of(self._body, parts[0])
 
+    def is_set(self, name: str) -> bool:
+        """Whether a field is there, once, and is no file."""
+        return self.value(name) is not None
+
+    def short(self, name: str) -> Any:
+        """As :meth:`value`: longer fields are refused."""
+        return self.value(name)
+
     def edited(
         self,
         *,

@@ -155,7 +155,7 @@ class _Repair:
 
 def _check_state(body: EditableBody) -> None:
     for name in _STATE:
-        if body.value(name) is not None:
+        if body.is_set(name):
             raise ClientError(
                 f"The provider of this model keeps no responses: leave out `{name}`, and send the"
                 " whole conversation.",

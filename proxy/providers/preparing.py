@@ -9,6 +9,7 @@ from typing import Any, Final
 from proxy.core.errors import ClientError
 from proxy.providers.base import EditableBody, HeaderList, OutboundRequest, Target
 from proxy.providers.request_target import with_query_model
+from proxy.usage.large import LargeValue
 
 #: Lines, in lower case, of a client that say whose account pays. A shared provider's key decides
 #: that. Sent on, they would let one client make a key look refused to all others.
@@ -17,22 +18,29 @@ _OF_THE_ACCOUNT: Final = frozenset(
         "authorization",
         "api-key",
         "x-api-key",
-        "x-goog-api-key",
+        "ocp-apim-subscription-key",
         "openai-organization",
         "openai-project",
+        "x-goog-api-key",
+        "x-goog-user-project",
     }
 )
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
 def effective(body: EditableBody, target: Target, name: str) -> Any:
-    """Return the value of a parameter after the mapping's edits; None when it is absent."""
+    """Return the value of a parameter after the mapping's edits; None when it is absent.
+
+    A value of many KiB is a :class:`LargeValue`.
+    """
     edits = target.edits
     if name in edits.override:
         return edits.override[name]
     if name in edits.drop:
         return None
-    value = body.value(name)
+    value = body.short(name)
+    if value is None and body.is_set(name):
+        return LargeValue(0)
     return edits.defaults.get(name) if value is None else value
 
 
@@ -64,9 +72,9 @@ def edited(
     edits = target.edits
     lacking = [name for name in lacking if name not in edits.override]
     for name in lacking if target.config.strict else ():
-        if body.value(name) is not None:
+        if body.is_set(name):
             raise ClientError(f"The provider of this model does not take `{name}`.", param=name)
-    lost = [name for name in sorted(edits.drop) if body.value(name) is not None]
+    lost = [name for name in sorted(edits.drop) if body.is_set(name)]
     text = body.edited(
         model=target.model,
         defaults=edits.defaults,
@@ -95,7 +103,7 @@ def headers_for(
 ) -> HeaderList:
     """Return the lines for a shared provider: Host first (RFC 9110 §7.2), `credential` last.
 
-    The client's own credentials, and its OpenAI organisation and project, are left out. `plain`
+    The client's own credentials, its organisation and its projects are left out. `plain`
     asks for a response that is not compressed, because it may have to be changed.
     """
     found = [("Host", target.host)]

@@ -9,6 +9,20 @@ from urllib.parse import quote, unquote_to_bytes
 
 from proxy.core.errors import ClientError
 
+#: Parameters, in lower case, that are a credential or say whose account pays, to Google and Azure.
+_OF_THE_ACCOUNT: Final = frozenset(
+    {
+        b"key",
+        b"access_token",
+        b"oauth_token",
+        b"userproject",
+        b"$userproject",
+        b"api-key",
+        b"subscription-key",
+    }
+)
+#: How many times an escape may have been escaped.
+_MAX_DECODINGS: Final = 4
 #: The longest name of a model in a target, in bytes.
 _MAX_BYTES: Final = 1024
 
@@ -56,6 +70,33 @@ def with_query_value(target: bytes, name: str, value: str) -> bytes:
     ]
     pairs = [*(kept if question else []), f"{name}={quote(value, safe='')}".encode()]
     return path + b"?" + b"&".join(pair for pair in pairs if pair)
+
+
+def without_account(target: bytes) -> bytes:
+    """Return `target` without parameters that say whose account pays, for a shared provider.
+
+    Its key decides that. Sent on, they would let one client make a key look refused to all others.
+    """
+    if b"?" not in target:
+        return target
+    kept, at = bytearray(), 0
+    for start, equals, end in _pairs(target):
+        if _names_account(target[start:equals]):
+            kept += target[at:start]
+            at = min(end + 1, len(target))
+    if not at:
+        return target
+    return bytes(kept + target[at:]).rstrip(b"&;?")
+
+
+def _names_account(name: bytes) -> bool:
+    for _ in range(_MAX_DECODINGS):
+        if name.replace(b"+", b" ").strip().lower() in _OF_THE_ACCOUNT:
+            return True
+        if b"%" not in name:
+            return False
+        name = unquote_to_bytes(name)
+    return name.strip().lower() in _OF_THE_ACCOUNT
 
 
 def _span(target: bytes) -> tuple[int, int] | None:

@@ -172,6 +172,21 @@ def test_a_provider_may_be_named(house: House) -> None:
     assert response.headers["x-proxy-model"] == "any-model"
 
 
+def test_a_models_name_may_be_in_any_script(house: House) -> None:
+    house.fresh()
+    response = chat(house.client, "second/模型")
+    assert response.headers["x-proxy-model"] == "%E6%A8%A1%E5%9E%8B"
+
+
+def test_a_client_does_not_say_whose_account_pays(house: House) -> None:
+    house.fresh()
+    account = {"x-api-key": "sk-theirs", "x-goog-user-project": "theirs"}
+    query = {"key": "theirs", "a": "1"}
+    chat(house.client, "second/any", extra_headers=account, extra_query=query)
+    (received,) = house.second.received
+    assert "theirs" not in repr(received)
+
+
 def test_a_superseded_attempt_is_an_event_and_no_request(house: House) -> None:
     house.fresh()
     house.first.always(error_event(529))

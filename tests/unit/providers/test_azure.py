@@ -117,3 +117,11 @@ def test_a_choice_without_a_delta_is_metered() -> None:
     meter.finish(True)
     assert meter.reading.usage is not None
     assert meter.reading.usage.prompt_tokens == 9
+
+
+@pytest.mark.parametrize("model", [".", ".."])
+def test_a_deployment_is_no_dot_segment(model: str) -> None:
+    where = target("azure", "https://r", api_version=DATED)
+    assert refused(where, body=f'{{"model":"{model}"}}') == ("invalid_request", "model")
+    mapped = target("azure", "https://r", model, api_version=DATED)
+    assert refused(mapped, body=CHAT) == ("invalid_request", "model")

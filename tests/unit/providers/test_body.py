@@ -387,3 +387,17 @@ def test_one_value_replaced_is_all_that_differs(body: tuple[str, dict[str, str]]
     value = start + len(written) - len(old) - 2
     edited = scanned(text).edited(model="gpt-x").decode()
     assert edited == text[:value] + '"gpt-x"' + text[value + len(old) + 2 :]
+
+
+@pytest.mark.parametrize("value", ["null", "false", "0", '""', "[]", "{}", '"null"'])
+def test_what_is_set(value: str) -> None:
+    body = scanned(f'{{"a": {value}}}')
+    assert body.is_set("a") == (value != "null")
+    assert not body.is_set("b")
+
+
+def test_short_values_alone_are_read() -> None:
+    body = scanned(f'{{"a": "{"x" * 1000}", "b": "{"x" * 20_000}", "c": null}}')
+    assert body.short("a") == "x" * 1000
+    assert [body.short(name) for name in "bcd"] == [None] * 3
+    assert body.is_set("b")

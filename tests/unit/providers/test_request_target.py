@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import ClientError
-from proxy.providers.request_target import query_model, with_query_model
+from proxy.providers.request_target import query_model, with_query_model, without_account
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,20 @@ def test_any_model_comes_back(model: str, before: bytes, behind: bytes) -> None:
     assert query_model(replaced) == model
     assert replaced.startswith(b"/v1/x?" + before + b"&model=")
     assert replaced.endswith(b"&" + behind)
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        (b"?key=AIza", b""),
+        (b"?a=1&key=AIza&b=2", b"?a=1&b=2"),
+        (b"?a=1&KEY=x;%6bey=y&%256bey=z", b"?a=1"),
+        (b"?api-key=x&access_token=y&$userProject=z&%24userproject=z", b""),
+        (b"?subscription-key", b""),
+        (b"?monkey=1&keys=2&&a=%41+;", b"?monkey=1&keys=2&&a=%41+;"),
+        (b"?", b"?"),
+        (b"", b""),
+    ],
+)
+def test_a_query_does_not_say_whose_account_pays(query: bytes, left: bytes) -> None:
+    assert without_account(b"/v1/realtime" + query) == b"/v1/realtime" + left
