@@ -248,7 +248,12 @@ class AttemptLoop:
         routed = self._with_keys(target, state, has_next=has_next, early=early)
         if routed is None and state.pool is not None:
             affinity = self._call.affinity if self._route.pinned else None
-            self._exhausted.note_keys(state.waits(pinned=affinity))
+            wait = state.waits(pinned=affinity)
+            if wait is not None and self._route.pinned and not self._call.attempts:
+                # Its one key rests: nothing was refused, and nothing else may be tried.
+                self._exhausted.waits(wait.seconds, rate=False)
+            else:
+                self._exhausted.note_keys(wait)
         return routed
 
     def _with_keys(

@@ -648,6 +648,17 @@ def test_a_pinned_key_at_its_limit_is_waited_for_by_the_client() -> None:
     made.run(None, pinned=True, affinity=b"project")
     with pytest.raises(ProxyError) as caught:
         made.run(None, pinned=True, affinity=b"project")
+    assert (caught.value.code, caught.value.retry_after) == ("upstream_unavailable", 30)
+    assert len(made.sent) == 1
+
+
+def test_a_pinned_key_that_was_refused_rests() -> None:
+    made = World(catalog(provider("a", is_default=True), key("a", "1"), key("a", "2")))
+    made.script["a"] = [lambda: failing(401)]
+    for code in ("upstream_auth_failed", "upstream_unavailable"):
+        with pytest.raises(ProxyError) as caught:
+            made.run(None, pinned=True, affinity=b"project")
+        assert caught.value.code == code
     assert caught.value.retry_after
     assert len(made.sent) == 1
 
