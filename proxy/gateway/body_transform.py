@@ -10,6 +10,7 @@ response. Such a chunk is metered at once, since no chunk to the client correspo
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from proxy.core.errors import UpstreamError
 from proxy.gateway.response_stream import BodyObserver, Source
 from proxy.providers.base import BodyTransform
 from proxy.runtime.yielding import STEP, turn_if_due
@@ -29,12 +30,14 @@ class TransformedBody:
     transformed, sent and metered a few KiB at a time.
     """
 
-    __slots__ = ("_observer", "_ready", "_rest", "_seen", "_source", "_transform")
+    __slots__ = ("_failure", "_observer", "_ready", "_rest", "_seen", "_source", "_transform")
 
     def __init__(self, source: Source, transform: BodyTransform, observer: BodyObserver) -> None:
         self._source = source
         self._transform = transform
         self._observer = observer
+        # Why the response breaks off once what is ready has gone out.
+        self._failure: UpstreamError | None = None
         # What was read and is not transformed yet.
         self._rest = b""
         # What may go out, already read by `ready`.
@@ -44,16 +47,19 @@ class TransformedBody:
 
     @property
     def complete(self) -> bool:
-        return self._source.complete and not self._rest
+        return self._source.complete and not self._rest and self._failure is None
 
     @property
     def ready(self) -> bool:
         """Whether :meth:`read` would return without waiting."""
-        while not self._ready and (self._rest or self._source.ready):
-            self._ready = self._transformed(self._next(self._source.read) or b"")
+        while not self._ready and self._failure is None and (self._rest or self._source.ready):
+            try:
+                self._ready = self._transformed(self._next(self._source.read) or b"")
+            except UpstreamError as error:
+                self._failure = error
             if self.complete:
                 return True
-        return bool(self._ready)
+        return bool(self._ready) or self._failure is not None
 
     def read(self) -> bytes:
         """Return what may go out now, or ``b""`` at the end. Raises as the source does."""
@@ -81,6 +87,8 @@ class TransformedBody:
         if self._ready:
             out, self._ready = self._ready, b""
             return out
+        if self._failure is not None:
+            raise self._failure
         while chunk := self._next(read):
             out = self._transformed(chunk)
             if out or self.complete:
@@ -103,7 +111,13 @@ class TransformedBody:
         """Return what goes out for `chunk`, with the held rest if it is the last one."""
         out = self._transform.feed(chunk)
         if self.complete:
-            out += self._transform.end()
+            try:
+                out += self._transform.end()
+            except UpstreamError as error:
+                if not out:
+                    self._observer.feed(chunk)
+                    raise
+                self._failure = error
         if out:
             self._seen = chunk
         else:

@@ -249,7 +249,8 @@ class RelayEndpoint:
         if routed is not None:
             translated = routed.transform
             if translated is not None:
-                source = observer = TransformedBody(source, translated.body, observer)
+                sent = translated.body
+                source = observer = TransformedBody(source, sent, observer)
                 headers = without_length(downstream_headers(translated.headers))
                 if translated.status is not None:
                     context.status = status = translated.status

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from proxy.providers.anthropic.provider import AnthropicProvider
 from proxy.providers.azure import AzureProvider
 from proxy.providers.base import Provider
 from proxy.providers.custom import CustomProvider
@@ -12,6 +13,7 @@ from proxy.providers.openai import OpenAIProvider
 
 PROVIDERS: Final[Mapping[str, Callable[[], Provider]]] = {
     "openai": OpenAIProvider,
+    "anthropic": AnthropicProvider,
     "azure": AzureProvider,
     "custom": CustomProvider,
     "gemini": GeminiProvider,

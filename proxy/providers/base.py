@@ -58,6 +58,9 @@ class Target:
     #: Whether it is a configured provider with keys of its own, and not the upstream of projects
     #: with a key of theirs.
     shared: bool = False
+    #: Whether another provider was tried before for the request. Signed thinking in its history is
+    #: that one's, and cannot be read here.
+    foreign: bool = False
 
     @classmethod
     def from_url(cls, base_url: str) -> "Target":
@@ -127,6 +130,14 @@ class EditableBody(Protocol):
         """As :meth:`value`, but None for one of more than some KiB."""
         ...
 
+    def document(self) -> Mapping[str, Any]:
+        """The decoded body, the same object for each attempt: it must not be changed.
+
+        Lets other greenlets run if the body is large. Raises ClientError: it is no JSON, or cannot
+        be held.
+        """
+        ...
+
     def edited(
         self,
         *,
@@ -141,7 +152,15 @@ class EditableBody(Protocol):
 
 
 class BodyTransform(Protocol):
-    """Transforms a body: bytes in, bytes out, perhaps later or fewer."""
+    """Transforms a body: bytes in, bytes out, perhaps later or fewer.
+
+    Both methods raise UpstreamError for a body that cannot be transformed: the response breaks off.
+    """
+
+    @property
+    def at_event_boundary(self) -> bool:
+        """Whether an event of the proxy, sent now, would stand alone."""
+        ...
 
     def feed(self, chunk: bytes) -> bytes: ...
 

@@ -7,6 +7,7 @@ cost.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Set
@@ -20,6 +21,7 @@ from proxy.providers.edits import plan
 from proxy.providers.form import EditableForm
 from proxy.runtime.yielding import turn_if_due
 from proxy.usage.json_grammar import members_by_grammar
+from proxy.usage.json_slices import AT_ONCE, decoded_in_turns
 from proxy.usage.json_spans import Member, top_members
 from proxy.usage.large import LargeObject
 from proxy.usage.splice import Splice, spliced
@@ -96,12 +98,13 @@ def in_utf8(content_type: str) -> bool:
 class EditableJSON:
     """The text of a JSON object that is known to be valid, with the spans of its members."""
 
-    __slots__ = ("_members", "_spans", "_text", "model")
+    __slots__ = ("_document", "_members", "_spans", "_text", "model")
 
     def __init__(self, text: bytes, spans: list[Member]) -> None:
         """Raises ClientError: see :func:`scan`."""
         self._text = text
         self._spans = spans
+        self._document: Mapping[str, Any] | None = None
         self._members: dict[str, Member] = {}
         folded: set[str] = set()
         for member in spans:
@@ -161,6 +164,23 @@ class EditableJSON:
         member = self._members.get(name)
         if member is None or member.end - member.value_start > MAX_SHORT_BYTES:
             return None
+        return self.value(name)
+
+    def document(self) -> Mapping[str, Any]:
+        """The decoded body, the same object each time: it must not be changed.
+
+        Lets other greenlets run if the body is large. Raises ClientError: see :meth:`value`.
+        """
+        if self._document is None:
+            self._document = {name: self._decoded(name) for name in self._members}
+        return self._document
+
+    def _decoded(self, name: str) -> Any:
+        turn_if_due()
+        member = self._members[name]
+        if member.end - member.value_start > AT_ONCE:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                return decoded_in_turns(self._text, member.value_start, member.end)
         return self.value(name)
 
     def edited(

@@ -18,7 +18,7 @@ and gives back what the attempt holds.
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -333,7 +333,7 @@ class AttemptLoop:
         call = self._call
         try:
             prepared = provider_of(self._providers, target.target).prepare(
-                call.request, target.target, key.value, call.body
+                call.request, self._seen_from(target), key.value, call.body
             )
         except BaseException as error:
             state.abandoned(key, permit)
@@ -396,6 +396,13 @@ class AttemptLoop:
         )
         self._exhausted.add(rejection)
         return rejection
+
+    def _seen_from(self, target: RouteTarget) -> Target:
+        """The target as its provider prepares for it."""
+        attempts = self._call.attempts
+        if attempts and attempts[0].provider != target.target.provider:
+            return replace(target.target, foreign=True)
+        return target.target
 
     def _round_trip(
         self,

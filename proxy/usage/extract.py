@@ -56,7 +56,8 @@ def read_response(response: object) -> Usage:
     of_prompt, of_completion = side_details(usage, PROMPT), side_details(usage, COMPLETION)
     reasoning = whole(of_completion.get("reasoning_tokens"))
     if reasoning is None:
-        reasoning = whole(usage.get("reasoning_tokens"))
+        # Beside the counts: Perplexity. Anthropic calls it thinking.
+        reasoning = whole(usage.get("reasoning_tokens", of_completion.get("thinking_tokens")))
     return Usage(
         model,
         response_id,

@@ -1,7 +1,8 @@
 """A chat completion request as a request for Anthropic's Messages API.
 
-Pure: a decoded request in, a decoded request out. The original is not changed. Fields that cannot
-be kept are refused where the response would mislead, and dropped and reported where it would not.
+A decoded request in, a decoded request out, without I/O; other greenlets run between the parts of a
+long one. The original is not changed. Fields that cannot be kept are refused where the response
+would mislead, and dropped and reported where it would not.
 
 Sources: https://platform.claude.com/docs/en/api/messages, Anthropic's Python SDK (`types/`), and
 OpenAI's API specification.
@@ -19,6 +20,7 @@ import orjson
 
 from proxy.core.errors import ClientError
 from proxy.providers.anthropic.schema import structured_schema
+from proxy.runtime.yielding import turn_if_due
 
 Block = dict[str, Any]
 
@@ -29,6 +31,10 @@ MAX_STREAMED_TOKENS: Final = 32_000
 MAX_BUFFERED_TOKENS: Final = 16_384
 
 _IMAGES: Final = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_EFFORT_LEVELS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_THINKING_TYPES: Final = ("enabled", "disabled", "adaptive", "between_tools")
+#: Parameters whose zero says nothing.
+_PENALTIES: Final = frozenset({"frequency_penalty", "presence_penalty"})
 _NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9_-]")
 _DATA_URL: Final = re.compile(r"data:([^,]*),(.*)", re.DOTALL | re.IGNORECASE)
 #: Parameters with a meaning of their own here. All others are dropped.
@@ -61,13 +67,13 @@ _KNOWN: Final = frozenset(
         "cache_control",
     }
 )
-_EFFORTS: Final[Mapping[str, str]] = {"minimal": "low", "xhigh": "max"}
+_EFFORTS: Final[Mapping[str, str]] = {"minimal": "low"}
 _BUDGETS: Final[Mapping[str, int]] = {
     "minimal": 1024,
-    "low": 2048,
-    "medium": 4096,
-    "high": 8192,
-    "xhigh": 16_384,
+    "low": 1024,
+    "medium": 2048,
+    "high": 4096,
+    "xhigh": 8192,
     "max": 16_384,
 }
 _MIN_BUDGET: Final = 1024
@@ -107,6 +113,15 @@ def messages_request(
     Raises ClientError `invalid_request` whose `param` is the path of what cannot be translated.
     """
     return _Translation(chat, options).run()
+
+
+def _has_text(block: Mapping[str, Any], *names: str) -> bool:
+    """Whether the members are strings, of which the last is not empty."""
+    return all(isinstance(block.get(name), str) for name in names) and bool(block[names[-1]])
+
+
+def _is_thinking(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") in ("thinking", "redacted_thinking")
 
 
 class _Conversation:
@@ -161,13 +176,12 @@ class _Translation:
         if chat.get("stream") is True:
             made["stream"] = True
         self._account(made)
-        if chat.get("cache_control") is not None:
-            made["cache_control"] = chat["cache_control"]
+        _cached(made, chat, "cache_control")
         if self._system:
             made["system"] = self._system
         made["messages"] = messages
         for name, value in chat.items():
-            if name not in _KNOWN and value is not None:
+            if name not in _KNOWN and not _says_nothing(name, value):
                 self._drop(name)
         return made, tuple(dict.fromkeys(self._dropped))
 
@@ -213,6 +227,7 @@ class _Translation:
             raise _wrong("messages", "must be a list")
         conversation = _Conversation()
         for index, message in enumerate(given):
+            turn_if_due()
             path = f"messages[{index}]"
             if not isinstance(message, dict):
                 raise _wrong(path, "must be an object")
@@ -242,6 +257,7 @@ class _Translation:
             raise _wrong(path, "must be a string or a list of parts")
         found = []
         for index, part in enumerate(content):
+            turn_if_due()
             block = self._text(part, f"{path}[{index}]")
             if block is not None:
                 found.append(block)
@@ -253,7 +269,7 @@ class _Translation:
         text = part.get(part["type"])
         if not isinstance(text, str):
             raise _wrong(f"{path}.{part['type']}", "must be a string")
-        return _cached({"type": "text", "text": text}, part) if text.strip() else None
+        return _cached({"type": "text", "text": text}, part, path) if text.strip() else None
 
     def _blocks(self, content: Any, path: str) -> list[Block]:
         """A user's content."""
@@ -263,6 +279,7 @@ class _Translation:
             raise _wrong(path, "must be a string or a list of parts")
         found = []
         for index, part in enumerate(content):
+            turn_if_due()
             block = self._part(part, f"{path}[{index}]")
             if block is not None:
                 found.append(block)
@@ -273,9 +290,9 @@ class _Translation:
         if kind == "text":
             return self._text(part, path)
         if kind == "image_url":
-            return _cached(_image(part.get("image_url"), f"{path}.image_url"), part)
+            return _cached(_image(part.get("image_url"), f"{path}.image_url"), part, path)
         if kind == "file":
-            return _cached(_file(part.get("file"), f"{path}.file"), part)
+            return _cached(_file(part.get("file"), f"{path}.file"), part, path)
         if kind == "input_audio":
             raise _wrong(path, "must not be audio: this model hears none")
         if kind in ("document", "search_result", "image"):  # as Anthropic writes them
@@ -291,7 +308,7 @@ class _Translation:
         if content:
             plain = isinstance(message.get("content"), str)
             block["content"] = message["content"] if plain else content
-        return _cached(block, message)
+        return _cached(block, message, path)
 
     def _assistant(self, message: Mapping[str, Any], path: str) -> list[Block]:
         blocks = self._signed_thinking(message)
@@ -304,7 +321,9 @@ class _Translation:
             raise _wrong(f"{path}.tool_calls", "must be a list")
         for index, call in enumerate(calls or ()):
             blocks.append(_tool_use(call, f"{path}.tool_calls[{index}]"))
-        return _cached_last(blocks, message)
+        if blocks and not _is_thinking(blocks[-1]):
+            _cached(blocks[-1], message, path)
+        return blocks
 
     def _signed_thinking(self, message: Mapping[str, Any]) -> list[Block]:
         """Thinking that has its signature. Unsigned or foreign thinking is refused upstream."""
@@ -316,8 +335,8 @@ class _Translation:
             for block in given
             if isinstance(block, dict)
             and (
-                (block.get("type") == "thinking" and block.get("signature"))
-                or (block.get("type") == "redacted_thinking" and block.get("data"))
+                (block.get("type") == "thinking" and _has_text(block, "thinking", "signature"))
+                or (block.get("type") == "redacted_thinking" and _has_text(block, "data"))
             )
         ]
 
@@ -349,9 +368,9 @@ class _Translation:
             if isinstance(function.get("description"), str):
                 made["description"] = function["description"]
             made["input_schema"] = schema if "type" in schema else {"type": "object", **schema}
-            if function.get("strict") is not None:
+            if isinstance(function.get("strict"), bool):
                 made["strict"] = function["strict"]
-            found.append(_cached(_cached(made, tool), function))
+            found.append(_cached(_cached(made, tool, path), function, path))
         return found
 
     def _allowed_tools(self) -> frozenset[str] | None:
@@ -426,7 +445,12 @@ class _Translation:
 
     def _thinking(self, made: dict[str, Any], messages: Sequence[Mapping[str, Any]]) -> None:
         given = self._chat.get("thinking")
-        if isinstance(given, dict):
+        if given is not None:
+            kind = given.get("type") if isinstance(given, dict) else None
+            if kind not in _THINKING_TYPES:
+                raise _wrong("thinking.type", f"must be one of: {', '.join(_THINKING_TYPES)}")
+            if kind == "enabled" and type(given.get("budget_tokens")) is not int:
+                raise _wrong("thinking.budget_tokens", "must be an integer")
             if given.get("type") == "disabled" or not self._thinking_refused(made, messages):
                 made["thinking"] = given
             else:
@@ -435,8 +459,8 @@ class _Translation:
         effort = self._chat.get("reasoning_effort")
         if effort is None:
             return
-        if not isinstance(effort, str):
-            raise _wrong("reasoning_effort", "must be a string")
+        if effort not in _EFFORT_LEVELS:
+            raise _wrong("reasoning_effort", f"must be one of: {', '.join(_EFFORT_LEVELS)}")
         facts = self._options.facts
         if effort == "none":
             if facts.thinking is not None and "disabled" in facts.thinking:
@@ -454,7 +478,7 @@ class _Translation:
         self, effort: str, made: dict[str, Any], messages: Sequence[Mapping[str, Any]]
     ) -> None:
         """Thinking by a budget, for models that take no effort."""
-        budget = min(_BUDGETS.get(effort, 0), made["max_tokens"] - 1)
+        budget = min(_BUDGETS[effort], made["max_tokens"] - 1)
         if budget < _MIN_BUDGET or self._thinking_refused(made, messages):
             self._drop("reasoning_effort")
         else:
@@ -478,6 +502,8 @@ class _Translation:
                 continue
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise _wrong(name, "must be a number")
+            if name == "top_k" and not isinstance(value, int):
+                raise _wrong(name, "must be an integer")
             if name in self._options.refused:
                 self._drop(name)
             else:
@@ -509,17 +535,19 @@ def _wrong(path: str, what: str) -> ClientError:
     return ClientError(f"`{path}` {what}.", param=path)
 
 
-def _cached(block: Block, source: Mapping[str, Any]) -> Block:
+def _says_nothing(name: str, value: Any) -> bool:
+    """Whether a parameter means the same as none."""
+    return value is None or value is False or (name in _PENALTIES and value == 0)
+
+
+def _cached(block: Block, source: Mapping[str, Any], path: str) -> Block:
     """Keep `cache_control` of what a block was made from."""
-    if source.get("cache_control") is not None:
-        block["cache_control"] = source["cache_control"]
+    given = source.get("cache_control")
+    if given is not None:
+        if not isinstance(given, dict) or given.get("type") != "ephemeral":
+            raise _wrong(f"{path}.cache_control", "must be an object of the type ephemeral")
+        block["cache_control"] = given
     return block
-
-
-def _cached_last(blocks: list[Block], source: Mapping[str, Any]) -> list[Block]:
-    if blocks and blocks[-1]["type"] != "thinking":
-        _cached(blocks[-1], source)
-    return blocks
 
 
 def _tool_id(given: Any, path: str) -> str:
@@ -561,7 +589,9 @@ def _image(given: Any, path: str) -> Block:
     if url[:5].lower() == "data:":
         media_type, data = _data_url(url, f"{path}.url")
         if media_type == "application/pdf":
-            return _document(media_type, data)
+            return _document(media_type, data, f"{path}.url")
+        if media_type == "image/jpg":  # no such type, and often sent
+            media_type = "image/jpeg"
         if media_type not in _IMAGES:
             raise _wrong(f"{path}.url", "must be a JPEG, PNG, GIF or WebP image, or a PDF")
         source = {"type": "base64", "media_type": media_type, "data": data}
@@ -587,18 +617,18 @@ def _file(given: Any, path: str) -> Block:
         media_type = "application/pdf"
     if media_type not in ("application/pdf", "text/plain"):
         raise _wrong(f"{path}.file_data", "must be a PDF or plain text")
-    block = _document(media_type, data)
+    block = _document(media_type, data, f"{path}.file_data")
     if isinstance(given.get("filename"), str):
         block["title"] = given["filename"]
     return block
 
 
-def _document(media_type: str, data: str) -> Block:
+def _document(media_type: str, data: str, path: str) -> Block:
     if media_type == "text/plain":
         try:
             text = base64.b64decode(data, validate=True).decode()
         except (binascii.Error, ValueError) as error:
-            raise ClientError("A file of plain text must be UTF-8.") from error
+            raise _wrong(path, "must be plain text in UTF-8, as base64") from error
         return {
             "type": "document",
             "source": {"type": "text", "media_type": media_type, "data": text},
@@ -615,7 +645,9 @@ def _data_url(url: str, path: str) -> tuple[str, str]:
     head, data = found[1], found[2]
     media_type, *parameters = [part.strip().lower() for part in head.split(";")]
     if "base64" in parameters:
-        return media_type or "text/plain", "".join(data.split()) if "%" not in data else (
-            unquote_to_bytes(data).decode("latin-1")
-        )
+        if "%" in data:
+            data = unquote_to_bytes(data).decode("latin-1")
+        if any(blank in data for blank in " \t\r\n"):
+            data = "".join(data.split())
+        return media_type or "text/plain", data
     return media_type or "text/plain", base64.b64encode(unquote_to_bytes(data)).decode()

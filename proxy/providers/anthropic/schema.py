@@ -5,68 +5,115 @@ description, where the model still reads it. Source: `lib/_parse/_transform.py` 
 Python SDK.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
 
-#: Keywords that pass. Others become a part of the description.
-_KEPT: Final = frozenset(
-    {
-        "$ref",
-        "type",
-        "title",
-        "description",
-        "enum",
-        "const",
-        "default",
-        "required",
-    }
-)
-#: Keywords whose members are schemas by name.
-_NAMED: Final = frozenset({"properties", "$defs", "definitions"})
-#: Keywords with a list of schemas, and what they become.
-_CHOICES: Final = {"anyOf": "anyOf", "oneOf": "anyOf", "allOf": "allOf"}
 _FORMATS: Final = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
 )
+_NAMES: Final = ("description", "title")
+_TYPES: Final = ("object", "array", "string", "integer", "number", "boolean", "null")
+#: Keywords that hold schemas by name, for `$ref`.
+_DEFINITIONS: Final = ("$defs", "definitions")
+#: Keywords with a list of schemas, and what they become. The first one found counts.
+_CHOICES: Final = {"anyOf": "anyOf", "oneOf": "anyOf", "allOf": "allOf"}
+#: Keywords that are said in another way, or say nothing to a model.
+_SILENT: Final = frozenset({"$schema", "$id", "$comment"})
 #: Schemas nest; a deeper one is refused before it exhausts the stack.
 MAX_DEPTH: Final = 100
 
 
-def structured_schema(schema: Any, depth: int = 0) -> Any:
-    """Return `schema` as Anthropic takes it. Raises ValueError for one that nests too deep."""
+def structured_schema(schema: Any, depth: int = 0) -> dict[str, Any]:
+    """Return `schema` as Anthropic takes it. It is not changed.
+
+    Raises ValueError for one that nests too deep, or says nothing of the type of a value.
+    """
     if depth > MAX_DEPTH:
         raise ValueError(f"it nests more than {MAX_DEPTH} levels deep")
     if not isinstance(schema, dict):
-        return schema
+        raise ValueError("a schema in it is no object")  # noqa: TRY004  (of the client's schema)
+    rest = {name: value for name, value in schema.items() if name not in _SILENT}
     found: dict[str, Any] = {}
-    noted: dict[str, Any] = {}
-    for name, value in schema.items():
-        if name in _NAMED and isinstance(value, dict):
-            found[name] = {each: structured_schema(one, depth + 1) for each, one in value.items()}
-        elif name in _CHOICES and isinstance(value, list):
-            kept = _CHOICES[name]
-            choices = [structured_schema(one, depth + 1) for one in value]
-            found[kept] = [*found.get(kept, []), *choices]
-        elif name == "items":
-            found[name] = structured_schema(value, depth + 1)
-        elif _is_kept(name, value):
-            found[name] = value
-        elif name != "additionalProperties" and not name.startswith("$"):
-            noted[name] = value
-    if found.get("type") == "object" or "properties" in found:
-        found["additionalProperties"] = False
-    if noted:
-        words = ", ".join(f"{name}: {orjson.dumps(each).decode()}" for name, each in noted.items())
+    for name in _DEFINITIONS:
+        if isinstance(named := rest.pop(name, None), dict):
+            found[name] = _by_name(named, depth)
+    if isinstance(reference := rest.pop("$ref", None), str):
+        return {**found, "$ref": reference}
+    kind = _type(rest, found, depth)
+    for name in _NAMES:
+        if isinstance(rest.get(name), str):
+            found[name] = rest.pop(name)
+    _members(kind, rest, found, depth)
+    if rest:
+        words = ", ".join(f"{name}: {orjson.dumps(each).decode()}" for name, each in rest.items())
         before = found.get("description")
         note = f"{{{words}}}"
-        found["description"] = f"{before}\n\n{note}" if isinstance(before, str) else note
+        found["description"] = note if before is None else f"{before}\n\n{note}"
     return found
 
 
-def _is_kept(name: str, value: Any) -> bool:
-    if name == "format":
-        return value in _FORMATS
-    if name == "minItems":
-        return value in (0, 1)
-    return name in _KEPT
+def _type(rest: dict[str, Any], found: dict[str, Any], depth: int) -> str | None:
+    """Move what says which values there may be. Returns the one type, where there is one."""
+    kind = rest.pop("type", None)
+    if _literals(rest, found):
+        return None
+    if isinstance(kind, list):
+        variants = [{**_of_type(rest, each), "type": each} for each in kind]
+        for name in set(rest).difference(_NAMES):
+            del rest[name]
+        rest["anyOf"], kind = variants, None
+    chosen = next((name for name in _CHOICES if isinstance(rest.get(name), list)), None)
+    if chosen is not None:
+        choices = rest.pop(chosen)
+        found[_CHOICES[chosen]] = [structured_schema(one, depth + 1) for one in choices]
+    elif kind in _TYPES:
+        found["type"] = kind
+    else:
+        raise ValueError("a schema in it has no `type`, choices, `enum` or `const`")
+    return kind if isinstance(kind, str) else None
+
+
+def _members(kind: Any, rest: dict[str, Any], found: dict[str, Any], depth: int) -> None:
+    """Move the keywords of a type from `rest` to `found`."""
+    if kind == "object":
+        properties = rest.pop("properties", None)
+        found["properties"] = _by_name(properties if isinstance(properties, dict) else {}, depth)
+        rest.pop("additionalProperties", None)
+        found["additionalProperties"] = False
+        if (required := rest.pop("required", None)) is not None:
+            found["required"] = required
+    elif kind == "string":
+        if isinstance(rest.get("format"), str) and rest["format"] in _FORMATS:
+            found["format"] = rest.pop("format")
+    elif kind == "array":
+        if (items := rest.pop("items", None)) is not None:
+            found["items"] = structured_schema(items, depth + 1)
+        if rest.get("minItems") in (0, 1):
+            found["minItems"] = rest.pop("minItems")
+
+
+def _literals(rest: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Move `enum` and `const`, which make a type superfluous."""
+    enum = rest.get("enum")
+    if isinstance(enum, list) and enum and all(map(_is_primitive, enum)):
+        found["enum"] = rest.pop("enum")
+    if "const" in rest and _is_primitive(rest["const"]):
+        found["const"] = rest.pop("const")
+    return "enum" in found or "const" in found
+
+
+def _of_type(rest: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """What of a schema with several types concerns one of them."""
+    if kind == "null":
+        return {}
+    return {name: value for name, value in rest.items() if name not in _NAMES}
+
+
+def _by_name(named: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    return {name: structured_schema(one, depth + 1) for name, one in named.items()}
+
+
+def _is_primitive(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)

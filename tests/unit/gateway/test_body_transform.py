@@ -226,3 +226,41 @@ def test_filtering_leaves_others_their_turn() -> None:
         stream.close()
 
     assert served_while(relay) >= 3
+
+
+class Unfinished(Upper):
+    """Breaks off at the end, as a translation does without the upstream's last event."""
+
+    def end(self) -> bytes:
+        raise ResponseBroken("it ended early")
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("chunks", [[b"A.", b"B."], [b"A.", b"B.", b"x"]])
+def test_a_transform_that_breaks_off_at_the_end(known: bool, chunks: list[bytes]) -> None:
+    upstream, seen = Script(*chunks, known=known), Seen()
+    response = TransformedBody(upstream, Unfinished(), seen)
+    stream = ResponseStream(
+        response, Timing(), [response], closing_event=no_event, on_close=seen.closing(upstream)
+    )
+    out: list[bytes] = []
+    with pytest.raises(ConnectionResetError):
+        out.extend(stream)
+    stream.close()
+    # All that was transformed has gone out before.
+    assert out == [b"", b"A.", b"B."]
+    assert seen.chunks == chunks
+    assert seen.ends == [(Outcome.ABORTED, "upstream_broken", 4)]
+
+
+class Unreadable(Upper):
+    def feed(self, chunk: bytes) -> bytes:
+        raise ResponseBroken("it cannot be read")
+
+
+def test_a_transform_that_fails_on_what_came_with_the_head() -> None:
+    response = TransformedBody(Ready(1, b"A."), Unreadable(), Seen())
+    assert response.ready
+    assert not response.complete
+    with pytest.raises(ResponseBroken):
+        response.read()

@@ -401,3 +401,24 @@ def test_short_values_alone_are_read() -> None:
     assert body.short("a") == "x" * 1000
     assert [body.short(name) for name in "bcd"] == [None] * 3
     assert body.is_set("b")
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_document_is_decoded_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.providers.body.AT_ONCE", size)
+    monkeypatch.setattr("proxy.usage.json_slices.AT_ONCE", size)
+    text = b'{"model":"m", "messages":[{"role":"user","content":"\\u00e9"},{}],"n":NaN,"x":[NaN]}'
+    text = text.replace(b"NaN", b"1e999") if size == 1 else text.replace(b"NaN", b"1")
+    body = scan(text, "application/json")
+    assert body is not None
+    document = body.document()
+    assert document == json.loads(text)
+    assert body.document() is document
+
+
+def test_a_form_has_no_document() -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--x--\r\n'
+    body = scan(form, "multipart/form-data; boundary=x")
+    assert body is not None
+    with pytest.raises(ClientError):
+        body.document()
