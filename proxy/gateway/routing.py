@@ -21,7 +21,7 @@ from proxy.gateway.routed_request import RoutedRequest
 from proxy.policy.policy import Policy
 from proxy.providers.base import EditableBody, OutboundRequest
 from proxy.providers.body import scan
-from proxy.providers.request_target import query_model, without_account
+from proxy.providers.request_target import query_model, without_account, without_deployment
 from proxy.routing.access import RoutingAccess
 from proxy.routing.attempt_loop import Attempt, Routed, RoutedCall
 from proxy.routing.dispatcher import RouteDispatcher
@@ -124,7 +124,7 @@ class RoutedRequests:
         call = RoutedCall(
             request=request,
             body=body,
-            path=inbound.path,
+            path=request.target.partition(b"?")[0].decode("latin-1"),
             streams=streams,
             affinity=affinity,
             own_key=principal.upstream_key,
@@ -191,7 +191,7 @@ def _for_route(route: Route, request: OutboundRequest) -> OutboundRequest:
     """Return the request for the targets of the route, which are shared or the project's own."""
     target = request.target
     if route.targets[0].provider is not None:
-        target = without_account(target)
+        target = without_deployment(without_account(target))
     return request if target is request.target else replace(request, target=target)
 
 

@@ -3,6 +3,7 @@
 Note: only its value is replaced. All other bytes of the query stay as the client wrote them.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
@@ -25,6 +26,8 @@ _OF_THE_ACCOUNT: Final = frozenset(
 _MAX_DECODINGS: Final = 4
 #: The longest name of a model in a target, in bytes.
 _MAX_BYTES: Final = 1024
+#: One segment stands for the model.
+_DEPLOYMENT: Final = re.compile(rb"/v1/deployments/[^/?#]+/")
 
 
 def query_model(target: bytes) -> str | None:
@@ -87,6 +90,22 @@ def without_account(target: bytes) -> bytes:
     if not at:
         return target
     return bytes(kept + target[at:]).rstrip(b"&;?")
+
+
+def without_deployment(target: bytes) -> bytes:
+    """Return `/v1/{endpoint}` for `/v1/deployments/{model}/{endpoint}?api-version=…`, as Azure's
+    clients write it: a shared provider has the model from the body and a version of its own.
+    """
+    found = _DEPLOYMENT.match(target)
+    if found is None:
+        return target
+    target = b"/v1/" + target[found.end() :]
+    kept, at = bytearray(), 0
+    for start, equals, end in _pairs(target):
+        if target[start:equals].lower() == b"api-version":
+            kept += target[at:start]
+            at = min(end + 1, len(target))
+    return bytes(kept + target[at:]).rstrip(b"&;?") if at else target
 
 
 def _names_account(name: bytes) -> bool:

@@ -83,7 +83,7 @@ class House:
         return True
 
     def fresh(self) -> None:
-        """Forget what upstreams received, and end cooldowns."""
+        """Forget what the upstreams received, and how they fail."""
         self.first.reset()
         self.second.reset()
 
@@ -227,3 +227,20 @@ def test_a_superseded_attempt_is_an_event_and_no_request(house: House) -> None:
 def requests_total(proxy: ProxyServer) -> int:
     stats = requests.get(f"{proxy.url}/stats", timeout=30).json()
     return int(stats["requests"]["total"])
+
+
+def test_azures_client_reaches_every_provider(house: House) -> None:
+    house.fresh()
+    with openai.AzureOpenAI(
+        base_url=f"{house.proxy.url}/v1",
+        api_key=house.token,
+        api_version="2024-10-21",
+        max_retries=0,
+    ) as client:
+        response = client.chat.completions.with_raw_response.create(
+            model="second/any-model", messages=[{"role": "user", "content": "Hi"}]
+        )
+    assert response.headers["x-proxy-provider"] == "second"
+    (received,) = house.second.received
+    assert received.target == "/v1/chat/completions"
+    assert house.token.encode() not in repr(received).encode()

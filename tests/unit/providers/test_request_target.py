@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import ClientError
-from proxy.providers.request_target import query_model, with_query_model, without_account
+from proxy.providers.request_target import (
+    query_model,
+    with_query_model,
+    without_account,
+    without_deployment,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +89,21 @@ def test_any_model_comes_back(model: str, before: bytes, behind: bytes) -> None:
 )
 def test_a_query_does_not_say_whose_account_pays(query: bytes, left: bytes) -> None:
     assert without_account(b"/v1/realtime" + query) == b"/v1/realtime" + left
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (
+            b"/v1/deployments/gpt-4/chat/completions?api-version=2024-10-21",
+            b"/v1/chat/completions",
+        ),
+        (b"/v1/deployments/a%2Fb/embeddings?a=1&API-Version=x&b=2", b"/v1/embeddings?a=1&b=2"),
+        (b"/v1/deployments/m/chat/completions", b"/v1/chat/completions"),
+        (b"/v1/chat/completions?api-version=1", b"/v1/chat/completions?api-version=1"),
+        (b"/v1/deployments/m", b"/v1/deployments/m"),
+        (b"/v1/files/deployments/m/x", b"/v1/files/deployments/m/x"),
+    ],
+)
+def test_the_form_of_azures_clients(written: bytes, expected: bytes) -> None:
+    assert without_deployment(written) == expected
