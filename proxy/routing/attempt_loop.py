@@ -9,6 +9,7 @@ Bounds:
 
 - ``max_attempts`` of all targets together; a key that was turned away (401, 402, 403, 429) is no
   attempt of these, but at most :data:`MAX_KEYS` keys of a target are tried
+- :data:`MAX_SENT` requests to upstreams, whatever they come to
 - ``retry_deadline`` seconds, in which the last attempt must begin
 - a target's ``max_retries``, and the retry budget of its provider
 
@@ -51,6 +52,8 @@ from proxy.upstream.timing import Timing
 
 #: Keys of one target that are tried for one request.
 MAX_KEYS: Final = 10
+#: Requests to upstreams for one of a client's, handshakes too.
+MAX_SENT: Final = 20
 #: Failures of attempts that the upstream may have worked on, and billed.
 _BILLED: Final = frozenset(
     {
@@ -422,7 +425,7 @@ class AttemptLoop:
                 response = self._transport.handle(prepared, self._call.timing)
                 attempt.status = response.status
                 if response.status >= 400:
-                    held_error, body = hold_error(response)
+                    held_error, body = hold_error(response, self._waiting.clock)
                     failure = failure_of_response(
                         response.status, response.headers, body, provider_type
                     )
@@ -516,7 +519,7 @@ class AttemptLoop:
         """Whether another attempt may begin: the first always may."""
         if not self._call.attempts:
             return True
-        if self._counted >= self._options.max_attempts:
+        if self._counted >= self._options.max_attempts or len(self._call.attempts) >= MAX_SENT:
             return False
         return self._waiting.clock() - self._started <= self._options.retry_deadline
 

@@ -1,6 +1,6 @@
 """From a request to an upstream's response: one attempt at one upstream, or a route of targets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +9,7 @@ from proxy.providers.base import OutboundRequest, PreparedCall, Provider, Target
 from proxy.providers.request_target import with_query_model
 from proxy.routing.attempt_loop import (
     MAX_KEYS,
+    MAX_SENT,
     Attempt,
     AttemptLoop,
     Routed,
@@ -133,7 +134,7 @@ class RouteDispatcher:
         if causes is None:
             causes = self._options.fallback_on
         turned_away: set[str] = set()
-        while len(turned_away) < MAX_KEYS:
+        while len(turned_away) < MAX_KEYS and len(call.attempts) < MAX_SENT:
             key = state.choose(call.affinity, turned_away)
             if key is None:
                 return True
@@ -156,7 +157,7 @@ class RouteDispatcher:
                     response = opened
                 else:
                     attempt.status = opened.status
-                    response, body = _held(opened)
+                    response, body = _held(opened, self._waiting.clock)
                     failure = failure_of_response(
                         opened.status, opened.headers, body, target.target.provider_type
                     )
@@ -189,7 +190,7 @@ class RouteDispatcher:
             if not RULES[failure].other_key:
                 return RULES[failure].falls_back(causes)
             turned_away.add(key.id)
-        return True
+        return len(call.attempts) < MAX_SENT
 
     def _handshake(self, call: RoutedCall, target: RouteTarget, key: ChosenKey) -> PreparedCall:
         request = call.request
@@ -200,12 +201,12 @@ class RouteDispatcher:
         return provider.prepare(request, target.target, key.value)
 
 
-def _held(response: UpstreamResponse) -> tuple[HeldResponse, bytes]:
+def _held(response: UpstreamResponse, clock: Callable[[], float]) -> tuple[HeldResponse, bytes]:
     """Read the body of an error, and close the response if that fails."""
     if response.status < 400:
         return HeldResponse(response, []), b""
     try:
-        return hold_error(response)
+        return hold_error(response, clock)
     except BaseException:
         response.close()
         raise

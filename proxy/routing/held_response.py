@@ -14,6 +14,8 @@ Headers = list[tuple[str, str]]
 
 #: A body of an error that is larger is not read whole; its beginning is enough to judge it by.
 MAX_ERROR_BYTES: Final = 64 * 1024
+#: Seconds for which the body of an error is read before it is judged by what has come.
+MAX_ERROR_SECONDS: Final = 5.0
 #: Lines of a stream's head that do not hold for an error in its place.
 _OF_THE_STREAM: Final = frozenset({"content-type", "content-length", "content-encoding"})
 
@@ -131,16 +133,18 @@ class ErrorResponse:
         self._rest.close()
 
 
-def hold_error(response: Response) -> tuple[HeldResponse, bytes]:
-    """Read the body of an error, at most about :data:`MAX_ERROR_BYTES`, so that it can be judged.
+def hold_error(response: Response, clock: Callable[[], float]) -> tuple[HeldResponse, bytes]:
+    """Read the body of an error, at most about :data:`MAX_ERROR_BYTES` and not for longer than
+    :data:`MAX_ERROR_SECONDS` by `clock`, so that it can be judged.
 
     Returns the response with it, and what was read. A body that is read to its end has given its
     connection back. Raises UpstreamError.
     """
     chunks: list[bytes] = []
     size = 0
-    while not response.complete and size < MAX_ERROR_BYTES:
-        chunk = response.read()
+    until = clock() + MAX_ERROR_SECONDS
+    while not response.complete and size < MAX_ERROR_BYTES and (left := until - clock()) > 0:
+        chunk = response.read_within(left)
         if not chunk:
             break
         chunks.append(chunk)

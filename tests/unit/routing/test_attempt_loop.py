@@ -22,8 +22,10 @@ from proxy.providers.base import (
 from proxy.providers.openai import OpenAIProvider
 from proxy.providers.transforms import WholeBody, transformed
 from proxy.routing.access import RoutingAccess
-from proxy.routing.attempt_loop import RoutingOptions
+from proxy.routing.attempt_loop import MAX_SENT, RoutingOptions
 from proxy.routing.circuit_breaker import State
+from proxy.routing.held_response import MAX_ERROR_SECONDS
+from proxy.routing.key_pool import TRUSTED_SECONDS
 from tests.support.attempts import (
     DONE,
     OUTPUT,
@@ -1003,3 +1005,92 @@ def test_any_order_of_outcomes_keeps_the_bounds(
     for name in "abc":
         made.script[name] = [ok]
     assert made.run().response.status == 200
+
+
+# What one client's requests may do to the keys of others, and how many requests they become.
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_refusal_is_the_requests_fault_while_the_key_works_for_others(status: int) -> None:
+    made = only()
+    assert made.run().response.status == 200
+    made.script["a"] = [lambda: failing(status)]
+    with pytest.raises(ProxyError):
+        made.run()
+    made.script["a"] = [ok]
+    assert made.run().response.status == 200
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_key_that_was_refused_and_has_not_worked_for_a_minute_rests(status: int) -> None:
+    made = only()
+    assert made.run().response.status == 200
+    made.now += TRUSTED_SECONDS
+    made.script["a"] = [lambda: failing(status)]
+    for _ in range(2):
+        with pytest.raises(ProxyError):
+            made.run()
+    assert made.sent == ["a/1"] * 2
+
+
+def test_a_403_of_a_model_that_the_key_never_served_is_believed() -> None:
+    made = World(catalog(provider("a"), key("a", "1")))
+    assert made.run("a/good").response.status == 200
+    made.script["a"] = [lambda: failing(403)]
+    for _ in range(2):
+        with pytest.raises(ProxyError):
+            made.run("a/other")
+    assert made.sent == ["a/1"] * 2
+
+
+def test_an_exhausted_quota_is_believed_although_the_key_worked() -> None:
+    made = only()
+    assert made.run().response.status == 200
+    made.script["a"] = [lambda: failing(429, code="insufficient_quota")]
+    for _ in range(2):
+        with pytest.raises(ProxyError):
+            made.run()
+    assert made.sent == ["a/1"] * 2
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_request_without_a_model_cools_no_key_for_those_with_one(status: int) -> None:
+    made = World(catalog(provider("a", is_default=True), key("a", "1")))
+    made.script["a"] = [lambda: failing(status)]
+    with pytest.raises(ProxyError):
+        made.run(None, pinned=True)
+    made.script["a"] = [ok]
+    assert made.run("model").response.status == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"retry_after": "0"}])
+def test_one_request_becomes_a_bounded_number(headers: dict[str, str]) -> None:
+    names = [f"p{number}" for number in range(20)]
+    made = World(
+        catalog(
+            *(provider(name, max_retries=10) for name in names),
+            *(key(name, str(number)) for name in names for number in range(10)),
+            *(mapping("m", f"{name}/m", place) for place, name in enumerate(names)),
+        )
+    )
+    for name in names:
+        made.script[name] = [lambda: failing(429, **headers)]
+    assert made.run().response.status == 429
+    assert len(made.sent) == MAX_SENT
+
+
+def test_an_error_that_drips_is_judged_by_what_has_come_and_relayed_as_it_comes() -> None:
+    made = only(max_retries=0)
+    response = ScriptedResponse(400, [], *[b"x"] * 100)
+    took = response.read_within
+
+    def slowly(seconds: float) -> bytes | None:
+        made.now += 1.0
+        return took(seconds)
+
+    response.read_within = slowly  # type: ignore[method-assign]
+    made.script["a"] = [response]
+    began = made.now
+    routed = made.run()
+    assert made.now - began <= MAX_ERROR_SECONDS
+    assert body_of(routed.response) == b"x" * 100

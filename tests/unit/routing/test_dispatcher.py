@@ -8,8 +8,10 @@ import pytest
 from proxy.core.errors import ConnectFailed, ProxyError, UpstreamError
 from proxy.providers.base import OutboundRequest, PreparedCall, Target
 from proxy.providers.openai import OpenAIProvider
-from proxy.routing.attempt_loop import Routed, Waiting
+from proxy.routing.attempt_loop import MAX_SENT, Routed, Waiting
+from proxy.routing.catalog import Catalog
 from proxy.routing.dispatcher import Dispatcher, RouteDispatcher
+from proxy.routing.held_response import MAX_ERROR_SECONDS
 from proxy.upstream.timing import Timing
 from proxy.upstream.transport import UpstreamResponse
 from proxy.upstream.websocket import UpgradeResponse
@@ -53,11 +55,14 @@ def test_a_failure_passes() -> None:
 # WebSockets.
 
 
-def upgrading(*outcomes: Any) -> tuple[World, list[str], Callable[[], Routed]]:
+def upgrading(
+    *outcomes: Any, records: Catalog | None = None
+) -> tuple[World, list[str], Callable[[], Routed]]:
     """A world in which a handshake at the targets `a` (two keys) and `b` comes to these outcomes,
-    in order; where each was sent; and what sends one."""
+    in order; where each was sent; and what sends one. `records`: other targets."""
     made = World(
-        catalog(
+        records
+        or catalog(
             provider("a", key_strategy="priority"),
             provider("b"),
             *[key("a", number) for number in "12"],
@@ -159,3 +164,32 @@ def test_a_handshake_is_not_sent_again_when_its_outcome_is_not_known() -> None:
     with pytest.raises(UpstreamError):
         run()
     assert len(sent) == 1
+
+
+def test_a_handshake_becomes_a_bounded_number() -> None:
+    names = [f"p{number}" for number in range(20)]
+    records = catalog(
+        *(provider(name) for name in names),
+        *(key(name, str(number)) for name in names for number in range(10)),
+        *(mapping("m", f"{name}/m", place) for place, name in enumerate(names)),
+    )
+    made, sent, run = upgrading(*(failing(429) for _ in range(200)), records=records)
+    assert run().response.status == 429
+    assert len(sent) == MAX_SENT
+    assert sum(not each.closed for each in made.responses) == 1
+
+
+def test_a_refusal_of_a_handshake_that_drips_is_judged_by_what_has_come() -> None:
+    response = ScriptedResponse(500, [], *[b" "] * 1000)
+    made, sent, run = upgrading(response, switched())
+    took = response.read_within
+
+    def slowly(seconds: float) -> bytes | None:
+        made.now += 1.0
+        return took(seconds)
+
+    response.read_within = slowly  # type: ignore[method-assign]
+    began = made.now
+    assert isinstance(run().response, UpgradeResponse)
+    assert made.now - began <= MAX_ERROR_SECONDS
+    assert places(sent) == ["a/1", "b/1"]
