@@ -1,0 +1,123 @@
+"""A proxy in front of two accounts at Anthropic and one at OpenAI, for clients of either dialect.
+
+| alias | targets |
+|---|---|
+| `smart` | `claude`, with two keys |
+| `moving` | `claude`, then `eu`, with `native_fallback` |
+| `staying` | `claude`, then `eu` |
+| `steady` | `openai`, then `claude` |
+| `clever` | `claude`, then `openai` |
+"""
+
+from types import TracebackType
+from typing import Any, Self
+
+import anthropic
+import openai
+import requests
+
+from tests.support.mock_anthropic import MockAnthropic
+from tests.support.mock_provider import MockProvider
+from tests.support.server import ProxyServer
+from tests.support.wait import wait_until
+
+CLAUDE_KEYS = ("sk-ant-upstream-1", "sk-ant-upstream-2")
+_ALIASES = {
+    "smart": ("claude",),
+    "moving": ("claude", "eu"),
+    "staying": ("claude", "eu"),
+    "steady": ("openai", "claude"),
+    "clever": ("claude", "openai"),
+}
+
+
+class ClaudeHouse:
+    """The proxy is given, and is not ended here."""
+
+    def __init__(self, proxy: ProxyServer) -> None:
+        self.proxy = proxy
+        self.claude = MockAnthropic(set(CLAUDE_KEYS))
+        self.eu = MockAnthropic({"sk-ant-upstream-3"}, signature="b3RoZXI=")
+        self.openai = MockProvider("openai", {"sk-upstream-4"})
+        self.upstreams: dict[str, MockProvider] = {
+            "claude": self.claude,
+            "eu": self.eu,
+            "openai": self.openai,
+        }
+        self.key_ids: list[str] = []
+        for name, upstream in self.upstreams.items():
+            kind = "openai" if name == "openai" else "anthropic"
+            body = {"name": name, "provider_type": kind, "base_url": upstream.base_url}
+            config = {"allow_private": True, "key_strategy": "priority"}
+            self.make("providers", {**body, "config": config})
+            for key in sorted(upstream.keys or ()):
+                made = self.make("keys", {"provider": name, "name": f"k{key[-1]}", "value": key})
+                self.key_ids.append(made["id"])
+        for alias, targets in _ALIASES.items():
+            routing = {"routing": {"native_fallback": alias == "moving"}}
+            for index, name in enumerate(targets):
+                target = {"provider": name, "provider_model_name": f"{name}-large"}
+                row = {"alias_name": alias, "order_index": index, "config": routing, **target}
+                self.make("mappings", row)
+        self.project_id = self.make("projects", {"name": "claude", "providers": ["*"]})["id"]
+        self.token = self.mint()
+        wait_until(self._serves)
+        self.fresh()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for upstream in self.upstreams.values():
+            upstream.stop()
+
+    def make(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        response = self.proxy.manage("POST", f"/{kind}", body)
+        assert response.status_code == 201, response.text
+        made: dict[str, Any] = response.json()
+        return made
+
+    def mint(self, **fields: Any) -> str:
+        return str(self.proxy.mint(self.project_id, **fields)["token"])
+
+    def anthropic(self, token: str = "", **more: Any) -> anthropic.Anthropic:
+        """The official client, as Anthropic documents it."""
+        credential = more or {"api_key": token or self.token}
+        return anthropic.Anthropic(base_url=self.proxy.url, max_retries=0, timeout=30, **credential)
+
+    def openai_client(self, token: str = "") -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"{self.proxy.url}/v1",
+            api_key=token or self.token,
+            max_retries=0,
+            timeout=30,
+        )
+
+    def post(self, path: str, body: bytes, **headers: str) -> requests.Response:
+        """Send these bytes, with the access token where Anthropic's older SDKs put it."""
+        lines = {"x-api-key": self.token, "Content-Type": "application/json"}
+        lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return requests.post(f"{self.proxy.url}{path}", data=body, headers=lines, timeout=30)
+
+    def fresh(self) -> None:
+        """Forget what was received, what was to fail, which keys rest, and events so far."""
+        for upstream in self.upstreams.values():
+            upstream.reset()
+        for key_id in self.key_ids:
+            assert self.proxy.manage("POST", f"/keys/{key_id}/reset").status_code == 200
+        self.proxy.events_so_far()
+
+    def event(self) -> dict[str, Any]:
+        """The next event."""
+        (event,) = self.proxy.events(1)
+        return event
+
+    def _serves(self) -> bool:
+        """Whether both workers know everything: ten requests, each on a new connection."""
+        body = b'{"model":"smart","max_tokens":9,"messages":[{"role":"user","content":"Hi"}]}'
+        return all(self.post("/v1/messages", body).status_code == 200 for _ in range(10))
