@@ -1,12 +1,16 @@
-"""A proxy in front of two accounts at Anthropic and one at OpenAI, for clients of either dialect.
+"""A proxy in front of accounts at Anthropic and one at OpenAI, for clients of either dialect.
 
 | alias | targets |
 |---|---|
 | `smart` | `claude`, with two keys |
-| `moving` | `claude`, then `eu`, with `native_fallback` |
-| `staying` | `claude`, then `eu` |
-| `steady` | `openai`, then `claude` |
-| `clever` | `claude`, then `openai` |
+| `moving-*` | `claude`, then `eu`, with `native_fallback` |
+| `staying-*` | `claude`, then `eu` |
+| `steady-*` | `openai`, then `claude` |
+| `clever-*` | `claude`, then `openai` |
+| `dead` | `dead`, which takes no key |
+
+The `*` is the end of the model, too: `steady-a` is `openai-a`, then `claude-a`. A test with
+failures writes names of its own, since a model that fails is left alone for a while.
 """
 
 from types import TracebackType
@@ -24,11 +28,17 @@ from tests.support.wait import wait_until
 CLAUDE_KEYS = ("sk-ant-upstream-1", "sk-ant-upstream-2")
 _ALIASES = {
     "smart": ("claude",),
-    "moving": ("claude", "eu"),
-    "staying": ("claude", "eu"),
-    "steady": ("openai", "claude"),
-    "clever": ("claude", "openai"),
+    "moving-*": ("claude", "eu"),
+    "staying-*": ("claude", "eu"),
+    "steady-*": ("openai", "claude"),
+    "clever-*": ("claude", "openai"),
+    "dead": ("dead",),
 }
+
+
+def named(name: str) -> dict[str, Any]:
+    """Arguments of either client's calls: the identifier of the request."""
+    return {"extra_headers": {"X-Request-ID": name}}
 
 
 class ClaudeHouse:
@@ -39,27 +49,29 @@ class ClaudeHouse:
         self.claude = MockAnthropic(set(CLAUDE_KEYS))
         self.eu = MockAnthropic({"sk-ant-upstream-3"}, signature="b3RoZXI=")
         self.openai = MockProvider("openai", {"sk-upstream-4"})
+        self.dead = MockAnthropic({"sk-ant-upstream-5"})
         self.upstreams: dict[str, MockProvider] = {
             "claude": self.claude,
             "eu": self.eu,
             "openai": self.openai,
+            "dead": self.dead,
         }
-        self.key_ids: list[str] = []
         for name, upstream in self.upstreams.items():
             kind = "openai" if name == "openai" else "anthropic"
             body = {"name": name, "provider_type": kind, "base_url": upstream.base_url}
             config = {"allow_private": True, "key_strategy": "priority"}
             self.make("providers", {**body, "config": config})
             for key in sorted(upstream.keys or ()):
-                made = self.make("keys", {"provider": name, "name": f"k{key[-1]}", "value": key})
-                self.key_ids.append(made["id"])
+                self.make("keys", {"provider": name, "name": f"k{key[-1]}", "value": key})
         for alias, targets in _ALIASES.items():
-            routing = {"routing": {"native_fallback": alias == "moving"}}
+            end = "*" if alias.endswith("*") else "large"
+            routing = {"routing": {"native_fallback": alias == "moving-*"}}
             for index, name in enumerate(targets):
-                target = {"provider": name, "provider_model_name": f"{name}-large"}
+                target = {"provider": name, "provider_model_name": f"{name}-{end}"}
                 row = {"alias_name": alias, "order_index": index, "config": routing, **target}
                 self.make("mappings", row)
         self.project_id = self.make("projects", {"name": "claude", "providers": ["*"]})["id"]
+        self.dead.keys = set()
         self.token = self.mint()
         wait_until(self._serves)
         self.fresh()
@@ -105,17 +117,20 @@ class ClaudeHouse:
         return requests.post(f"{self.proxy.url}{path}", data=body, headers=lines, timeout=30)
 
     def fresh(self) -> None:
-        """Forget what was received, what was to fail, which keys rest, and events so far."""
+        """Forget what was received, and what was to fail."""
         for upstream in self.upstreams.values():
             upstream.reset()
-        for key_id in self.key_ids:
-            assert self.proxy.manage("POST", f"/keys/{key_id}/reset").status_code == 200
-        self.proxy.events_so_far()
 
-    def event(self) -> dict[str, Any]:
-        """The next event."""
-        (event,) = self.proxy.events(1)
-        return event
+    def event(self, name: str) -> dict[str, Any]:
+        """The event of the request that was sent :func:`named` so; waits for it."""
+        found: list[dict[str, Any]] = []
+
+        def arrived() -> bool:
+            found.extend(self.proxy.events_so_far())
+            return any(event["request_id"] == name for event in found)
+
+        wait_until(arrived)
+        return next(event for event in found if event["request_id"] == name)
 
     def _serves(self) -> bool:
         """Whether both workers know everything: ten requests, each on a new connection."""
