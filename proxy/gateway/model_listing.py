@@ -1,8 +1,12 @@
 """`GET /v1/models` and `GET /v1/models/{id}` of a project with providers: the proxy's own response.
 
 Such a project has no one upstream to ask. Other methods of these paths go upstream.
+
+Anthropic's SDKs ask at the same paths. They send `anthropic-version`, and get the list as Anthropic
+writes it (https://platform.claude.com/docs/en/api/models-list), in one page.
 """
 
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
@@ -18,6 +22,8 @@ _LIST: Final = "/v1/models"
 _ONE: Final = "/v1/models/"
 #: How many times an escape may have been escaped.
 _MAX_DECODINGS: Final = 4
+#: Of the year 9999, behind which there are no dates.
+_LAST_SECOND: Final = 253_402_300_799
 
 
 class ModelListing:
@@ -50,10 +56,13 @@ class ModelListing:
         access = cast(RoutingAccess, principal.routing)
         allowed, own_key = principal.policy.allows_model, principal.upstream_key
         # The shape that the client expects is chosen here, and only here.
+        anthropic = context.inbound.header("ANTHROPIC-VERSION") is not None
+        shape = _as_anthropic if anthropic else _as_openai
         name = unquote(path.removeprefix(_LIST).removeprefix("/"))
         if not name:
             listed = self._models.models(access, own_key, allowed)
-            return orjson.dumps({"object": "list", "data": [_as_openai(each) for each in listed]})
+            data = [shape(each) for each in listed]
+            return orjson.dumps(_page(data) if anthropic else {"object": "list", "data": data})
         found = self._models.find(access, own_key, allowed, name)
         if found is None:
             raise ClientError(
@@ -62,7 +71,7 @@ class ModelListing:
                 code="model_not_found",
                 param="model",
             )
-        return orjson.dumps(_as_openai(found))
+        return orjson.dumps(shape(found))
 
 
 def _as_openai(model: ListedModel) -> dict[str, Any]:
@@ -72,6 +81,23 @@ def _as_openai(model: ListedModel) -> dict[str, Any]:
         "created": model.created,
         "owned_by": model.owned_by,
     }
+
+
+def _as_anthropic(model: ListedModel) -> dict[str, Any]:
+    # A time that is not known is the epoch, as in Anthropic's own list.
+    created = datetime.fromtimestamp(min(max(model.created, 0), _LAST_SECOND), UTC)
+    return {
+        "type": "model",
+        "id": model.id,
+        "display_name": model.id,
+        "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _page(data: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the only page of Anthropic's list."""
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+    return {"data": data, "has_more": False, "first_id": None, "last_id": None, **ends}
 
 
 def _reads_as_models(path: str) -> bool:

@@ -162,6 +162,15 @@ def test_signed_thoughts_come_back(house: ClaudeHouse, client: anthropic.Anthrop
     assert sent["messages"][1]["content"][0]["signature"] == house.claude.signature
 
 
+def test_models(house: ClaudeHouse, client: anthropic.Anthropic) -> None:
+    listed = [model.id for model in client.models.list()]
+    assert "smart" in listed
+    assert "claude/claude-small" in listed
+    assert client.models.retrieve("moving-9").display_name == "moving-9"
+    with pytest.raises(anthropic.NotFoundError):
+        client.models.retrieve("no-such-model")
+
+
 def test_counting_tokens_costs_none(house: ClaudeHouse) -> None:
     limited = house.mint(max_tokens_total=100_000)
     with house.anthropic(limited) as client:

@@ -65,6 +65,51 @@ def test_the_list() -> None:
     assert len(made.in_flight) == 0
 
 
+def test_the_list_for_clients_of_anthropic() -> None:
+    made, line = world(), [("anthropic-version", "2023-06-01")]
+    models = [
+        {
+            "type": "model",
+            "id": "smart",
+            "display_name": "smart",
+            "created_at": "1970-01-01T00:00:00Z",
+        },
+        {
+            "type": "model",
+            "id": "a/x y",
+            "display_name": "a/x y",
+            "created_at": "1970-01-01T00:00:05Z",
+        },
+    ]
+    assert json.loads(made.ask("GET", "/v1/models?limit=1", headers=line).body) == {
+        "data": models,
+        "has_more": False,
+        "first_id": "smart",
+        "last_id": "a/x y",
+    }
+    found = made.ask("GET", "/v1/models/a%2Fx%20y", headers=line)
+    assert json.loads(found.body) == models[1]
+
+
+@pytest.mark.parametrize("created", [-1, 10**18])
+def test_odd_times_are_bounded(monkeypatch: pytest.MonkeyPatch, created: int) -> None:
+    monkeypatch.setattr(Models, "models", lambda *_: [ListedModel("a", created, "a")])
+    found = world().ask("GET", "/v1/models", headers=[("anthropic-version", "2023-06-01")])
+    shown = json.loads(found.body)["data"][0]["created_at"]
+    assert shown in ("1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
+
+
+def test_no_models_for_clients_of_anthropic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Models, "models", lambda *_: [])
+    found = world().ask("GET", "/v1/models", headers=[("anthropic-version", "2023-06-01")])
+    assert json.loads(found.body) == {
+        "data": [],
+        "has_more": False,
+        "first_id": None,
+        "last_id": None,
+    }
+
+
 def test_its_event() -> None:
     made = world()
     result = made.ask("GET", "/v1/models")
