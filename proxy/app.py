@@ -24,9 +24,9 @@ from proxy.gateway.responses import Reply, error_reply
 from proxy.logs import sanitizer
 from proxy.providers import PROVIDERS
 from proxy.providers.base import PUBLIC_ONLY, Target
-from proxy.providers.config_file import ConfigFile
 from proxy.quota.stored_reads import Reads
 from proxy.routing.dispatcher import Dispatcher
+from proxy.routing.key_test import KeyTester
 from proxy.settings.settings import Settings, UpstreamSettings
 from proxy.store.audit import AuditLog
 from proxy.store.usage import UsageLedger
@@ -50,8 +50,8 @@ from proxy.web.guards import LoginLimiter, ManagementGuard, MetricsGuard
 from proxy.wiring.accounts import AccountServices
 from proxy.wiring.events import event_pump, event_queue
 from proxy.wiring.ratelimit import RateLimiting
-from proxy.wiring.routes import WorkerRouting
-from proxy.wiring.routing import RoutingServices
+from proxy.wiring.routing import WorkerRouting
+from proxy.wiring.routing_management import RoutingManagement
 from proxy.wiring.telemetry import Telemetry, stats_facts
 
 _NOTHING_TO_MANAGE: Final = (
@@ -63,19 +63,20 @@ _NOTHING_TO_MANAGE: Final = (
 def management(
     settings: Settings,
     accounts: AccountServices,
-    routing: RoutingServices,
+    routing: RoutingManagement | None,
     trail: AuditTrail,
     logins: LoginLimiter,
 ) -> list[Mount]:
     """Everything below `/manage`, behind one guard. What several gateways call alike is also below
     `/admin`.
 
+    `routing`: None where clients bring keys of their own, and nothing is kept.
     `logins` and `trail` record refused logins; `trail` also records every call that changes data.
     """
     guard = ManagementGuard(
         settings.auth.management_token, logins, settings.server.trusted_proxies, trail.refused_login
     )
-    if settings.auth.passthrough:
+    if routing is None:
         return [
             Mount(
                 blueprints.create_disabled_blueprint("absent", _NOTHING_TO_MANAGE), "/manage", guard
@@ -107,7 +108,7 @@ def management(
 def _routing_mounts(
     prefix: str,
     label: str,
-    routing: RoutingServices,
+    routing: RoutingManagement,
     trail: AuditTrail,
     announce: Callable[[str], None],
     guard: ManagementGuard,
@@ -192,7 +193,8 @@ class Application:
         self._in_flight = InFlightRequests(server.max_concurrent_requests, server.fair_share)
         self._rate_limits = RateLimiting(settings)
         self._accounts = accounts = AccountServices(settings, self._in_flight, self._queue)
-        # Set where clients bring upstream keys of their own: then nothing uses the database.
+        # Set where clients bring upstream keys of their own: then nothing uses the database, and
+        # nothing routes.
         passthrough = settings.auth.passthrough
         self._passthrough = PassThrough(settings.data_dir.absolute()) if passthrough else None
         admission = Admission(
@@ -203,16 +205,11 @@ class Application:
         cors = Cors(settings.gateway.cors_allowed_origins)
         adapter = upstream_adapter(settings.upstream)
         self._transport = session_transport(settings.upstream, adapter)
-        self._routing: WorkerRouting | None = None
-        if not passthrough:
-            self._routing = WorkerRouting(
-                settings, accounts.routing_tables, accounts.key_health, self._transport
-            )
-            accounts.listeners.append(self._routing.changed)
+        self._routing = routing = None if passthrough else self._worker_routing()
         self._endpoint = RelayEndpoint(
             admission,
             Dispatcher(
-                PROVIDERS["openai"](),
+                PROVIDERS["openai"],
                 Target.from_url(settings.upstream.base_url),
                 self._transport,
             ),
@@ -220,14 +217,14 @@ class Application:
             self._in_flight,
             cors,
             relay_options(settings),
-            None if self._routing is None else self._routing.requests,
+            None if routing is None else routing.requests,
         )
         self._stored_reads = Reads(
             accounts.counted_ids, self._count_read, each=not settings.retention.counted_ids_days
         )
         self._telemetry = Telemetry(
             settings,
-            dict if self._routing is None else self._routing.configured_models,
+            dict if routing is None else routing.configured_models,
             [accounts.recorder.denials.events, self._stored_reads.events],
             in_flight=self._in_flight,
             cache=accounts.authenticator.cache,
@@ -240,21 +237,9 @@ class Application:
             audit_dropped=lambda: accounts.recorder.dropped,
             tasks=accounts.maintenance.rows,
             limits=self._rate_limits,
-            routing=None if self._routing is None else self._routing.states,
+            routing=None if routing is None else routing.states,
         )
-        file = settings.routing.config_file or ConfigFile()
-        routing = RoutingServices(
-            accounts.database,
-            accounts.cipher,
-            self._transport,
-            database_state=lambda: self.database_state,
-            redis_state=self._redis_state,
-            file=lambda: file.records,
-            breakers=None if self._routing is None else self._routing.states,
-            models_error=(
-                (lambda _: None) if self._routing is None else self._routing.known_models.error
-            ),
-        )
+        pages = None if routing is None else self._routing_management(routing)
         trail = AuditTrail(accounts.recorder, server.trusted_proxies)
         self._minting = MintingEndpoint(
             admission,
@@ -269,7 +254,7 @@ class Application:
             [
                 Mount(blueprints.create_blueprint(self._endpoint), "/v1", None),
                 Mount(blueprints.create_minting_blueprint(self._minting), minting.PATH, None),
-                *management(settings, accounts, routing, trail, self._rate_limits.throttle),
+                *management(settings, accounts, pages, trail, self._rate_limits.throttle),
                 Mount(status.create_blueprint(self), None, None),
                 Mount(
                     metrics.create_blueprint(self._telemetry.read, stats_facts(settings)),
@@ -369,6 +354,29 @@ class Application:
         self._telemetry.close()
         self._transport.close()
         self._accounts.close()
+
+    def _worker_routing(self) -> WorkerRouting:
+        accounts = self._accounts
+        routing = WorkerRouting(
+            self._settings, accounts.routing_tables, accounts.key_health, self._transport
+        )
+        accounts.listeners.append(routing.changed)
+        return routing
+
+    def _routing_management(self, routing: WorkerRouting) -> RoutingManagement:
+        accounts = self._accounts
+        return RoutingManagement(
+            accounts.database,
+            accounts.cipher,
+            accounts.routing_tables,
+            accounts.key_health,
+            KeyTester(PROVIDERS, self._transport),
+            database_state=lambda: self.database_state,
+            redis_state=self._redis_state,
+            breakers=routing.states,
+            models_error=routing.known_models.error,
+            file=routing.file,
+        )
 
     def _count_read(self, read: UsageEvent) -> None:
         self._rate_limits.counted(read)

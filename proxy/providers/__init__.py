@@ -1,6 +1,6 @@
-"""Kinds of upstream, by name."""
+"""Kinds of upstream, by name. They keep no state, so all requests of a worker share them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from proxy.providers.anthropic.provider import AnthropicProvider
@@ -11,11 +11,11 @@ from proxy.providers.gemini import GeminiProvider
 from proxy.providers.ollama import OllamaProvider
 from proxy.providers.openai import OpenAIProvider
 
-PROVIDERS: Final[Mapping[str, Callable[[], Provider]]] = {
-    "openai": OpenAIProvider,
-    "anthropic": AnthropicProvider,
-    "azure": AzureProvider,
-    "custom": CustomProvider,
-    "gemini": GeminiProvider,
-    "ollama": OllamaProvider,
+PROVIDERS: Final[Mapping[str, Provider]] = {
+    "openai": OpenAIProvider(),
+    "anthropic": AnthropicProvider(),
+    "azure": AzureProvider(),
+    "custom": CustomProvider(),
+    "gemini": GeminiProvider(),
+    "ollama": OllamaProvider(),
 }

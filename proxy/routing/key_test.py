@@ -1,7 +1,7 @@
 """A test of a provider's keys: each asks the upstream once for its models, which costs nothing."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import gevent
@@ -11,8 +11,8 @@ from proxy.core.errors import BY_CODE, ProxyError
 from proxy.logs import sanitizer
 from proxy.providers.base import Provider
 from proxy.providers.config import MappingConfig, provider_config
-from proxy.providers.health import KeyTest
 from proxy.providers.records import ProviderKeySecret, ProviderRecord
+from proxy.providers.status import KeyTest
 from proxy.providers.targets import target_for
 from proxy.routing.models_request import ask_for_models
 from proxy.upstream.transport import Transport
@@ -28,7 +28,7 @@ class KeyTester:
 
     def __init__(
         self,
-        providers: Mapping[str, Callable[[], Provider]],
+        providers: Mapping[str, Provider],
         transport: Transport,
         *,
         timeout: float = _TIMEOUT,
@@ -77,5 +77,5 @@ class KeyTester:
             )
         config = provider_config(provider.config, provider.provider_type)
         target = target_for(provider, None, MappingConfig(), config)
-        found = ask_for_models(known(), self._transport, target, upstream_key)
+        found = ask_for_models(known, self._transport, target, upstream_key)
         return found.status, None if found.models is None else len(found.models), found.error

@@ -11,8 +11,8 @@ from typing import Final, Literal
 from cachetools import LRUCache
 
 from proxy.providers.base import Target
-from proxy.providers.health import ProviderStatus
 from proxy.providers.records import ProviderKeySecret
+from proxy.providers.status import ProviderStatus
 from proxy.routing.access import RoutingAccess
 from proxy.routing.catalog import Catalog, CatalogProvider
 from proxy.routing.circuit_breaker import CircuitBreaker, Permit, State, Verdict

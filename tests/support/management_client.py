@@ -12,8 +12,8 @@ from proxy.audit.denials import DenialAggregator
 from proxy.audit.writer import AuditWriter
 from proxy.core.errors import ProxyError
 from proxy.crypto.cipher import Cipher
-from proxy.providers.health import KeyTest, ProviderStatus
 from proxy.providers.records import RoutingRecords
+from proxy.providers.status import KeyTest, ProviderStatus
 from proxy.store.audit import AuditEntry, AuditLog
 from proxy.store.database import Database
 from proxy.store.grants import Grants

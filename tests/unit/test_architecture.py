@@ -78,7 +78,7 @@ FENCES: dict[str, set[str]] = {
     "rich": {"tools", "cli"},
     "prometheus_client": {"metrics.exposition"},
     "gevent": {
-        "wiring.routes",
+        "wiring.routing",
         "server.worker",
         "runtime.yielding",
         "runtime.periodic",

@@ -12,8 +12,8 @@ import flask
 from proxy.core.errors import ClientError
 from proxy.crypto.tokens import mask_upstream_key
 from proxy.providers.fields import KEY_FIELDS, read_key, required
-from proxy.providers.health import KeyStatus
 from proxy.providers.records import ROUTING_REVISION, ProviderKeyRecord
+from proxy.providers.status import KeyStatus
 from proxy.store.audit import PendingEntry
 from proxy.store.key_health import KeyHealth
 from proxy.web.api import fields, listing

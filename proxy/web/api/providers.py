@@ -11,8 +11,8 @@ import flask
 
 from proxy.core.errors import ClientError
 from proxy.providers.fields import PROVIDER_FIELDS, read_provider, required
-from proxy.providers.health import Breakers, KeyTest
 from proxy.providers.records import ROUTING_REVISION, ProviderRecord
+from proxy.providers.status import Breakers, KeyTest
 from proxy.store.audit import PendingEntry
 from proxy.web.api import fields, listing
 from proxy.web.api.routing_catalog import RoutingCatalog

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 import flask
 
 from proxy.core.errors import StoreError
-from proxy.providers.health import Breakers, KeyStatus
 from proxy.providers.records import ProviderKeyRecord
+from proxy.providers.status import Breakers, KeyStatus
 from proxy.store.key_health import KeyHealth, KeyHealthRecord
 from proxy.web.api import fields
 from proxy.web.api.routing_catalog import RoutingCatalog

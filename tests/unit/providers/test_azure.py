@@ -106,7 +106,7 @@ def test_filter_results_pass() -> None:
         '{"error":{"code":"content_filter","innererror":{"code":"ResponsibleAIPolicyViolation"}}}'
     )
     head = [("Content-Type", "application/json")]
-    assert PROVIDERS["azure"]().transform(target("azure"), "/v1/x", 400, head) is None
+    assert PROVIDERS["azure"].transform(target("azure"), "/v1/x", 400, head) is None
     assert answered(target("azure"), blocked, status=400) == blocked
 
 

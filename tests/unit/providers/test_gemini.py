@@ -246,4 +246,4 @@ def test_models_lose_their_prefix() -> None:
     ],
 )  # fmt: skip
 def test_what_passes(path: str, status: int, head: list[tuple[str, str]]) -> None:
-    assert PROVIDERS["gemini"]().transform(GEMINI, path, status, head) is None
+    assert PROVIDERS["gemini"].transform(GEMINI, path, status, head) is None

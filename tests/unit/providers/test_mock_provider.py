@@ -53,7 +53,7 @@ def sent(
     )
     lines = list(response.headers.items())
     plain = path.partition("?")[0]
-    found = PROVIDERS[mock.dialect]().transform(where, plain, response.status_code, lines)
+    found = PROVIDERS[mock.dialect].transform(where, plain, response.status_code, lines)
     if found is None:
         return response.status_code, response.text
     return response.status_code, (found.body.feed(response.content) + found.body.end()).decode()

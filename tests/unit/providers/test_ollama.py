@@ -168,4 +168,4 @@ def test_an_error_that_is_no_event() -> None:
     ],
 )
 def test_what_passes(path: str, status: int, head: tuple[str, str]) -> None:
-    assert PROVIDERS["ollama"]().transform(OLLAMA, path, status, [head]) is None
+    assert PROVIDERS["ollama"].transform(OLLAMA, path, status, [head]) is None

@@ -31,7 +31,7 @@ def test_without_changes_the_body_is_the_same_object(kind: str) -> None:
     request = OutboundRequest("POST", b"/v1/x", [], body)
     for model in (None, "a"):
         where = target(kind, model=model)
-        prepared = PROVIDERS[kind]().prepare(request, where, "k", scan(body, "application/json"))
+        prepared = PROVIDERS[kind].prepare(request, where, "k", scan(body, "application/json"))
         assert prepared.request.body is body
 
 
@@ -90,11 +90,11 @@ def test_the_account_is_the_providers(kind: str) -> None:
 def test_the_default_upstream_gets_all_lines() -> None:
     lines = [("Authorization", "Bearer sk-client"), ("Openai-Organization", "org-1")]
     request = OutboundRequest("GET", b"/v1/models", lines, None)
-    prepared = PROVIDERS["openai"]().prepare(request, Target.from_url("https://h"), None)
+    prepared = PROVIDERS["openai"].prepare(request, Target.from_url("https://h"), None)
     assert prepared.request.headers == [("Host", "h"), *lines]
 
 
 def test_responses_pass(kind: str) -> None:
-    provider = PROVIDERS[kind]()
+    provider = PROVIDERS[kind]
     head = [("Content-Type", "text/event-stream")]
     assert provider.transform(target(kind), "/v1/chat/completions", 200, head) is None

@@ -47,8 +47,9 @@ class Known(KnownModels):
         self.upstreams = Upstreams()
         self.clock = Clock()
         self.renewed = 0
-        dialects = {name: make() for name, make in PROVIDERS.items()}
-        super().__init__(dialects, self.upstreams, self.clock, changed=self._count, timeout=timeout)
+        super().__init__(
+            PROVIDERS, self.upstreams, self.clock, changed=self._count, timeout=timeout
+        )
 
     def _count(self) -> None:
         self.renewed += 1

@@ -1,106 +1,69 @@
-"""The test of a provider's keys reaches those that are in use, wherever they stand."""
+"""The catalog of a worker: entries of the file and of the database."""
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from proxy.crypto.cipher import Cipher
-from proxy.providers.records import (
-    ProviderKeyRecord,
-    ProviderKeySecret,
-    ProviderRecord,
-    RoutingRecords,
-)
-from proxy.store.database import Database
-from proxy.store.migrate import Migrator
-from proxy.wiring.routing import RoutingServices
-from tests.support.relay_factories import FakeResponse, FakeTransport
+from proxy.providers.records import RoutingRecords
+from proxy.wiring.routing import WorkerRouting
+from tests.support.installation import settings
+from tests.support.routing_records import mapping, provider
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-FILE_PROVIDER = ProviderRecord(
-    "11111111-1111-4111-8111-111111111111",
-    "file",
-    "openai",
-    "https://f.example",
-    {},
-    True,
-    False,
-    NOW,
-    NOW,
-    "file",
-)
+FILE = """
+default_api: a
+providers:
+  - {name: a, provider_type: openai, base_url: "https://a.example"}
+  - {name: b, provider_type: openai, base_url: "https://b.example", is_default: true}
+mappings: [{alias_name: smart, provider: a, provider_model_name: one}]
+"""
 
 
-@pytest.fixture
-def database(sqlite_url: str) -> Iterator[Database]:
-    made = Database.from_url(sqlite_url)
-    Migrator(made).migrate()
-    yield made
-    made.close()
+class Tables:
+    """The database's records. Nothing else of it is used without keys."""
+
+    def __init__(self, *records: Any) -> None:
+        providers = tuple(each for each in records if hasattr(each, "base_url"))
+        mappings = tuple(each for each in records if hasattr(each, "alias_name"))
+        self._records = RoutingRecords(providers=providers, mappings=mappings)
+
+    def read(self) -> RoutingRecords:
+        return self._records
 
 
-def services(
-    database: Database, transport: FakeTransport, file: RoutingRecords | None = None, key: int = 1
-) -> RoutingServices:
-    return RoutingServices(
-        database,
-        Cipher(bytes([key]) * 32),
-        transport,
-        database_state=lambda: "ok",
-        redis_state=lambda: "not used",
-        file=lambda: file or RoutingRecords(),
-    )
+def routing(folder: Path, *stored: Any, file: str = FILE, **more: str) -> WorkerRouting:
+    path = folder / "providers.yaml"
+    path.write_text(file)
+    made = settings(folder, API_CONFIG_PATH=str(path), **more)
+    unused: Any = None
+    tables: Any = Tables(*stored)
+    found = WorkerRouting(made, tables, unused, unused)
+    found.load()
+    return found
 
 
-def authorizations(transport: FakeTransport) -> list[str]:
-    return [dict(call.request.headers)["Authorization"] for call in transport.calls]
+def test_the_setting_wins_over_the_file_and_that_over_the_mark(tmp_path: Path) -> None:
+    assert routing(tmp_path).router.catalog.default_provider == "a"
+    chosen = routing(tmp_path, provider("c"), DEFAULT_API_PROVIDER="c")
+    assert chosen.router.catalog.default_provider == "c"
+    marked = routing(tmp_path, file=FILE.replace("default_api: a", ""))
+    assert marked.router.catalog.default_provider == "b"
 
 
-def listed() -> FakeResponse:
-    return FakeResponse([b'{"data": [{"id": "a"}]}'])
+def test_entries_of_both_places_are_used(tmp_path: Path) -> None:
+    catalog = routing(tmp_path, provider("c"), mapping("fast", "c/x")).router.catalog
+    assert set(catalog.providers) == {"a", "b", "c"}
+    assert set(catalog.aliases) == {"smart", "fast"}
 
 
-def test_active_keys_of_this_provider(database: Database) -> None:
-    transport = FakeTransport(listed)
-    routing = services(database, transport)
-    first = routing.catalog.stored_providers.create("a", "openai", "https://a.example")
-    other = routing.catalog.stored_providers.create("b", "openai", "https://b.example")
-    keys = routing.catalog.stored_keys
-    keys.create(first.id, "k1", "sk-one", "mask")
-    keys.create(first.id, "k2", "sk-two", "mask", is_active=False)
-    keys.create(other.id, "k3", "sk-three", "mask")
-    (result,) = routing.test(first)
-    assert (result.name, result.ok, result.models_count) == ("k1", True, 1)
-    assert authorizations(transport) == ["Bearer sk-one"]
-
-
-def test_a_key_that_cannot_be_decrypted(database: Database) -> None:
-    before = services(database, FakeTransport(listed))
-    provider = before.catalog.stored_providers.create("a", "openai", "https://a.example")
-    before.catalog.stored_keys.create(provider.id, "k1", "sk-one", "mask")
-    transport = FakeTransport(listed)
-    (result,) = services(database, transport, key=2).test(provider)
-    assert (result.name, result.ok, result.status) == ("k1", False, None)
-    assert "ENCRYPTION_KEYS_PREVIOUS" in (result.error or "")
-    assert transport.calls == []
-
-
-def test_keys_of_the_configuration_file(database: Database) -> None:
-    record = ProviderKeyRecord(
-        "22222222-2222-4222-8222-222222222222",
-        FILE_PROVIDER.id,
-        "k1",
-        "mask",
-        1,
-        (),
-        True,
-        NOW,
-        NOW,
-        "file",
-    )
-    file = RoutingRecords((FILE_PROVIDER,), (ProviderKeySecret(record, "sk-file"),))
-    transport = FakeTransport(listed)
-    (result,) = services(database, transport, file).test(FILE_PROVIDER)
-    assert (result.key_id, result.ok) == (record.id, True)
-    assert authorizations(transport) == ["Bearer sk-file"]
+def test_a_name_in_both_places_is_logged_once_and_the_file_s_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = routing(tmp_path, provider("a", base_url="https://stored.example"))
+    found.load()
+    assert found.router.catalog.providers["a"].record.base_url == "https://a.example"
+    logged = [each.message for each in caplog.records]
+    assert logged == [
+        "routing: the provider 'a' is in the file and in the database: rename or delete one of"
+        " them; the file's entry is used"
+    ]

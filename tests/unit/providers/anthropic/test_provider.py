@@ -197,7 +197,7 @@ def test_the_decoded_request_is_made_once() -> None:
     body = scan(data, "application/json")
     assert body is not None
     request = OutboundRequest("POST", b"/v1/chat/completions", [], data)
-    provider = PROVIDERS["anthropic"]()
+    provider = PROVIDERS["anthropic"]
     first = provider.prepare(request, CLAUDE, "k", body)
     document = body.document()
     assert document == json.loads(CHAT)
@@ -214,7 +214,7 @@ JSON = ("Content-Type", "application/json")
 
 def transform(status: int, *headers: tuple[str, str], where: Target = CLAUDE) -> ResponseTransform:
     lines: HeaderList = [*headers, ("Content-Length", "9"), ("request-id", "req_1")]
-    found = PROVIDERS["anthropic"]().transform(
+    found = PROVIDERS["anthropic"].transform(
         where, "/v1/chat/completions", status, lines, TRANSLATION
     )
     assert found is not None
@@ -232,7 +232,7 @@ def out(found: ResponseTransform, data: bytes, step: int = 3) -> bytes:
 @pytest.mark.parametrize("status", [200, 400, 529])
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/models"])
 def test_native_responses_pass(path: str, status: int) -> None:
-    assert PROVIDERS["anthropic"]().transform(CLAUDE, path, status, [JSON], None) is None
+    assert PROVIDERS["anthropic"].transform(CLAUDE, path, status, [JSON], None) is None
 
 
 def test_a_message() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from proxy.providers.health import KeyTest, ProviderStatus
 from proxy.providers.records import MappingRecord, ProviderRecord, RoutingRecords
+from proxy.providers.status import KeyTest, ProviderStatus
 from tests.support.management_client import ABSENT, Management
 
 FIELDS = [

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.core.errors import StoreError
-from proxy.providers.health import ProviderStatus
+from proxy.providers.status import ProviderStatus
 from proxy.store.key_health import KeyReport
 from tests.support.management_client import Management
 

@@ -36,13 +36,6 @@ class Breakers(Protocol):
     def provider(self, provider_id: str) -> ProviderStatus: ...
 
 
-class AllClosed:
-    """Breakers where nothing is routed."""
-
-    def provider(self, provider_id: str) -> ProviderStatus:
-        return ProviderStatus()
-
-
 @dataclass(frozen=True, slots=True)
 class KeyTest:
     """What came of asking an upstream for its models with one key."""
