@@ -43,6 +43,7 @@ from proxy.routing.retry import (
     failure_of_error,
     failure_of_event,
     failure_of_response,
+    is_beyond_limit,
     retry_after,
 )
 from proxy.routing.router import Route, RouteTarget
@@ -348,7 +349,7 @@ class AttemptLoop:
         call.attempts.append(attempt)
         began = self._waiting.clock()
         try:
-            trip = self._round_trip(target, state, prepared, attempt, has_next, turned_away)
+            trip = self._round_trip(target, state, key, prepared, attempt, has_next, turned_away)
         except BaseException:
             attempt.milliseconds = (self._waiting.clock() - began) * 1e3
             attempt.reason = Failure.ABANDONED.value
@@ -378,7 +379,8 @@ class AttemptLoop:
         wait = None
         if response is not None:
             wait = retry_after(response.headers, self._waiting.wall())
-        state.rejected(key, permit, failure, attempt.status, wait)
+        spared = response is not None and is_beyond_limit(response.headers)
+        state.rejected(key, permit, failure, attempt.status, wait, spared=spared)
         self._states.failed(attempt.provider, _described(attempt, trip.error))
         superseded: Callable[[], None] | None = None
         if failure in _BILLED:
@@ -411,6 +413,7 @@ class AttemptLoop:
         self,
         target: RouteTarget,
         state: TargetState,
+        key: ChosenKey,
         prepared: PreparedCall,
         attempt: Attempt,
         has_next: bool,
@@ -425,7 +428,11 @@ class AttemptLoop:
                 response = self._transport.handle(prepared, self._call.timing)
                 attempt.status = response.status
                 if response.status >= 400:
-                    held_error, body = hold_error(response, self._waiting.clock)
+                    held_error, body = hold_error(
+                        response,
+                        self._waiting.clock,
+                        None if target.provider is None else key.value,
+                    )
                     failure = failure_of_response(
                         response.status, response.headers, body, provider_type
                     )

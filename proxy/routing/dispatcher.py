@@ -157,7 +157,9 @@ class RouteDispatcher:
                     response = opened
                 else:
                     attempt.status = opened.status
-                    response, body = _held(opened, self._waiting.clock)
+                    response, body = _held(
+                        opened, self._waiting.clock, None if target.provider is None else key.value
+                    )
                     failure = failure_of_response(
                         opened.status, opened.headers, body, target.target.provider_type
                     )
@@ -201,12 +203,14 @@ class RouteDispatcher:
         return provider.prepare(request, target.target, key.value)
 
 
-def _held(response: UpstreamResponse, clock: Callable[[], float]) -> tuple[HeldResponse, bytes]:
+def _held(
+    response: UpstreamResponse, clock: Callable[[], float], shared_key: str | None
+) -> tuple[HeldResponse, bytes]:
     """Read the body of an error, and close the response if that fails."""
     if response.status < 400:
         return HeldResponse(response, []), b""
     try:
-        return hold_error(response, clock)
+        return hold_error(response, clock, shared_key)
     except BaseException:
         response.close()
         raise

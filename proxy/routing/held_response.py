@@ -133,12 +133,15 @@ class ErrorResponse:
         self._rest.close()
 
 
-def hold_error(response: Response, clock: Callable[[], float]) -> tuple[HeldResponse, bytes]:
+def hold_error(
+    response: Response, clock: Callable[[], float], shared_key: str | None = None
+) -> tuple[HeldResponse, bytes]:
     """Read the body of an error, at most about :data:`MAX_ERROR_BYTES` and not for longer than
     :data:`MAX_ERROR_SECONDS` by `clock`, so that it can be judged.
 
-    Returns the response with it, and what was read. A body that is read to its end has given its
-    connection back. Raises UpstreamError.
+    Returns the response with it, and what was read. `shared_key`, the upstream key of a shared
+    provider, is masked where the body repeats it: no client may see that. The length stays. A body
+    that is read to its end has given its connection back. Raises UpstreamError.
     """
     chunks: list[bytes] = []
     size = 0
@@ -149,4 +152,8 @@ def hold_error(response: Response, clock: Callable[[], float]) -> tuple[HeldResp
             break
         chunks.append(chunk)
         size += len(chunk)
-    return HeldResponse(response, chunks), b"".join(chunks)
+    body = b"".join(chunks)
+    if shared_key and (secret := shared_key.encode()) in body:
+        body = body.replace(secret, b"*" * len(secret))
+        chunks = [body]
+    return HeldResponse(response, chunks), body

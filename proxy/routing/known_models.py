@@ -143,17 +143,27 @@ class KnownModels:
 
     def of(self, provider: CatalogProvider) -> tuple[KnownModel, ...]:
         """Return the models of a provider that one of its keys serves, as far as they are known."""
+        found = self._listed(provider)
+        served = _served(provider)
+        if served is None:
+            return found
+        return tuple(model for model in found if served.match(model.name))
+
+    def _listed(self, provider: CatalogProvider) -> tuple[KnownModel, ...]:
         if not _is_listed(provider):
             return ()
         if provider.config.models:
-            found = tuple(KnownModel(name) for name in provider.config.models if "*" not in name)
-        else:
-            known = self._providers.get(provider.record.id)
-            found = () if known is None else known[1].models
-        if not provider.keys or any(not key.record.models for key in provider.keys):
-            return found
-        served = Globs(name for key in provider.keys for name in key.record.models)
-        return tuple(model for model in found if served.match(model.name))
+            return tuple(KnownModel(name) for name in provider.config.models if "*" not in name)
+        known = self._providers.get(provider.record.id)
+        return () if known is None else known[1].models
+
+    def _has(self, provider: CatalogProvider, name: str) -> bool:
+        """Whether :meth:`of` has a model of this name."""
+        # The name first: clients choose it, and to match each of 5000 models takes milliseconds.
+        if not any(model.name == name for model in self._listed(provider)):
+            return False
+        served = _served(provider)
+        return served is None or served.match(name)
 
     def of_own(self, target: Target, upstream_key: str) -> tuple[KnownModel, ...]:
         """Return the models of a project's own upstream, as far as they are known."""
@@ -166,8 +176,7 @@ class KnownModels:
         having = [
             provider
             for provider in catalog.providers.values()
-            if access.allows(provider.name)
-            and any(name == model.name for model in self.of(provider))
+            if access.allows(provider.name) and self._has(provider, name)
         ]
         return having[0] if len(having) == 1 else None
 
@@ -301,6 +310,13 @@ def _is_listed(provider: CatalogProvider) -> bool:
     """Whether its models are listed. Without a key that it needs, none can be used."""
     usable = bool(provider.keys) or provider.record.provider_type in KEYLESS
     return provider.config.list_models and usable
+
+
+def _served(provider: CatalogProvider) -> Globs | None:
+    """Return which models the keys of a provider serve; None: all."""
+    if not provider.keys or any(not key.record.models for key in provider.keys):
+        return None
+    return Globs(name for key in provider.keys for name in key.record.models)
 
 
 def _place(provider: CatalogProvider) -> tuple[str, str]:

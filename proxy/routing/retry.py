@@ -33,6 +33,7 @@ _MAX_BACKOFF: Final = 4.0
 #: Error bodies are short. A longer one is judged by its status alone.
 _MAX_BODY_BYTES: Final = 64 * 1024
 _SECONDS: Final = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{0,18})?", re.ASCII)
+_COUNT: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class Failure(StrEnum):
@@ -339,6 +340,24 @@ def retry_after(headers: Iterable[tuple[str, str]], now: float) -> float | None:
         return _bounded((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
     except (ValueError, OverflowError):
         return None
+
+
+def is_beyond_limit(headers: Iterable[tuple[str, str]]) -> bool:
+    """Whether a 429 says that at least half of the limit is left, of requests and of tokens.
+
+    Then it was refused for its own size ("Request too large"), and smaller ones pass. Reads
+    OpenAI's `x-ratelimit-limit-…` and `x-ratelimit-remaining-…`; without those of tokens, no.
+    """
+    found = {name.lower(): value.strip() for name, value in headers}
+
+    def is_free(kind: str) -> bool | None:
+        numbers = [found.get(f"x-ratelimit-{part}-{kind}", "") for part in ("limit", "remaining")]
+        if not all(_COUNT.fullmatch(number) for number in numbers):
+            return None
+        limit, remaining = map(int, numbers)
+        return remaining > 0 and 2 * remaining >= limit
+
+    return is_free("tokens") is True and is_free("requests") is not False
 
 
 def backoff(retries: int, random: Callable[[], float]) -> float:

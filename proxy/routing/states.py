@@ -137,8 +137,11 @@ class TargetState:
         failure: Failure,
         status: int | None,
         retry_after: float | None,
+        *,
+        spared: bool = False,
     ) -> None:
-        """The attempt has failed."""
+        """The attempt has failed. `spared`: a rate limit is none of the key, since the request is
+        larger than the whole limit."""
         rule = RULES[failure]
         if self.breaker is not None:
             wait = retry_after if status in (503, 529) else None
@@ -146,7 +149,9 @@ class TargetState:
         if self.pool is None or key.secret is None:
             return
         self.pool.release(key.secret)
-        if rule.cooldown_status == 429 and self.one_quota:
+        if rule.cooldown_status == 429 and spared:
+            pass
+        elif rule.cooldown_status == 429 and self.one_quota:
             self.pool.cool_all(self.model, retry_after, 429)
         elif rule.cooldown_status is not None:
             self._cool(self.pool, key.id, rule, status, retry_after)

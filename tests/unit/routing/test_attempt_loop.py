@@ -1094,3 +1094,47 @@ def test_an_error_that_drips_is_judged_by_what_has_come_and_relayed_as_it_comes(
     routed = made.run()
     assert made.now - began <= MAX_ERROR_SECONDS
     assert body_of(routed.response) == b"x" * 100
+
+
+@pytest.mark.parametrize(
+    ("limits", "rests"),
+    [
+        ({"tokens": (30_000, 29_000), "requests": (500, 499)}, False),
+        ({"tokens": (30_000, 15_000)}, False),
+        ({"tokens": (30_000, 29_000), "requests": (500, 0)}, True),
+        ({"tokens": (30_000, 100), "requests": (500, 499)}, True),
+        ({"requests": (500, 499)}, True),
+        ({"tokens": ("", "x")}, True),
+        ({}, True),
+    ],
+)
+def test_a_request_that_is_larger_than_the_limit_cools_no_key(
+    limits: dict[str, tuple[Any, Any]], rests: bool
+) -> None:
+    made = only(max_retries=0)
+    headers = {
+        f"x_ratelimit_{part}_{kind}": str(value)
+        for kind, pair in limits.items()
+        for part, value in zip(("limit", "remaining"), pair, strict=True)
+    }
+    made.script["a"] = [lambda: failing(429, **headers)]
+    assert made.run().response.status == 429
+    made.script["a"] = [ok]
+    if rests:
+        with pytest.raises(ProxyError):
+            made.run()
+    else:
+        assert made.run().response.status == 200
+
+
+def test_an_error_that_repeats_the_shared_key_does_not_show_it() -> None:
+    made = only(max_retries=0)
+    repeats = b'{"error":{"message":"Authorization: Bearer secret-1"}}'
+    made.script["a"] = [ScriptedResponse(400, [], repeats[:40], repeats[40:])]
+    assert body_of(made.run().response) == repeats.replace(b"secret-1", b"********")
+
+
+def test_the_error_of_a_projects_own_key_is_relayed_as_it_is() -> None:
+    made = only()
+    made.script["own"] = [ScriptedResponse(400, [], b"Bearer own")]
+    assert body_of(made.run_own().response) == b"Bearer own"

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from proxy.core.errors import ConnectFailed
+from proxy.policy.globs import Globs
 from proxy.providers import PROVIDERS
 from proxy.providers.base import PreparedCall, Target
 from proxy.routing.access import RoutingAccess
@@ -241,6 +242,17 @@ def test_the_only_provider_with_a_model(known: Known) -> None:
     only_b = RoutingAccess(providers=frozenset({"b"}))
     assert known.sole_provider(made, only_b, "common") is made.providers["b"]
     assert known.sole_provider(made, only_b, "a-1") is None
+
+
+def test_a_name_that_nothing_lists_is_compared_and_not_matched(
+    known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = catalog(provider("a"), key("a", "one", models=("a-*",)))
+    known.load(made)
+    assert known.sole_provider(made, ALL, "a-1") is made.providers["a"]
+    assert known.sole_provider(made, ALL, "common") is None, "no key serves it"
+    monkeypatch.setattr(Globs, "match", lambda *_: pytest.fail("a pattern is matched"))
+    assert known.sole_provider(made, ALL, "nothing") is None
 
 
 def test_lists_are_read_with_care() -> None:
