@@ -18,9 +18,14 @@ _INNER_NAMES: Final = frozenset(
 #: What `is_global` takes for public: the IETF's block (RFC 6890), where Oracle's metadata is, in
 #: which Python releases differ; and the public address of Azure's metadata and DNS.
 _INNER: Final = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "168.63.129.16")))
-#: IPv6 that stands for an IPv4 address in its last 32 bits: NAT64 (RFC 6052, RFC 8215), and the
-#: deprecated "IPv4-compatible" form (RFC 4291 §2.5.5.1).
-_EMBEDDING: Final = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+#: IPv6 that stands for an IPv4 address in its last 32 bits: NAT64 (RFC 6052, RFC 8215),
+#: "IPv4-translated" (RFC 2765 §2.1), and the deprecated "IPv4-compatible" form (RFC 4291 §2.5.5.1).
+_EMBEDDING: Final = tuple(
+    map(
+        ipaddress.IPv6Network,
+        ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96"),
+    )
+)
 
 
 def is_public(address: str) -> bool:

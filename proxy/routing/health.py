@@ -41,6 +41,10 @@ _COUNTS_INTERVAL: Final = 10.0
 _MAX_MODEL_LENGTH: Final = 256
 #: Reports that may wait. Clients may choose the models' names.
 _MAX_PENDING: Final = 1000
+#: Models of one key, or provider, that are reported within `_MODELS_INTERVAL` seconds. Each has a
+#: row in the table, and a client may write a new name with every request.
+_MAX_MODELS: Final = 256
+_MODELS_INTERVAL: Final = 3600.0
 
 
 class HealthStore(Protocol):
@@ -88,6 +92,9 @@ class HealthBoard:
         self._keys: frozenset[str] = frozenset()
         # Key id, or `_BREAKER` and a provider's id, and a model, or "" for all.
         self._pending: dict[tuple[str, str], _Pending] = {}
+        # Key id, or `_BREAKER` and a provider's id → models reported since `_models_since`.
+        self._models: dict[str, set[str]] = {}
+        self._models_since = clock()
         # Key id → the counts of successes and failures that were reported.
         self._reported: dict[str, tuple[int, int]] = {}
         self._counted_at = clock()
@@ -167,11 +174,25 @@ class HealthBoard:
 
     def _report(self, key_id: str, model: str, seconds: float, status: int | None) -> None:
         cell = (key_id, model)
-        if not self._pools or len(model) > _MAX_MODEL_LENGTH:
+        if not self._pools or len(model) > _MAX_MODEL_LENGTH or not self._has_row(key_id, model):
             return
         if cell in self._pending or len(self._pending) < _MAX_PENDING:
             self._keep(cell, _Pending(self._clock() + seconds, status))
             self._task.wake()
+
+    def _has_row(self, key_id: str, model: str) -> bool:
+        """Whether a key may have a row for this model, one more than it has."""
+        if not model:
+            return True
+        now = self._clock()
+        if now - self._models_since >= _MODELS_INTERVAL:
+            self._models.clear()
+            self._models_since = now
+        models = self._models.setdefault(key_id, set())
+        if model not in models and len(models) >= _MAX_MODELS:
+            return False
+        models.add(model)
+        return True
 
     def _keep(self, cell: tuple[str, str], pending: _Pending) -> None:
         other = self._pending.get(cell)

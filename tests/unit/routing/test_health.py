@@ -420,14 +420,41 @@ def test_nothing_is_lost_while_the_database_is_away(
 def test_names_without_room_and_too_many_reports_stay_here(cluster: Cluster) -> None:
     cluster.one.pool.cool("a", "m" * 257, None, 403)
     for number in range(1500):
-        cluster.one.board.cooled("a", f"m{number}", 60.0, 403)
+        cluster.one.board.cooled(f"a{number % 10}", f"m{number}", 60.0, 403)
     for seconds in (90.0, 30.0):
-        cluster.one.board.cooled("a", "m7", seconds, 403)
+        cluster.one.board.cooled("a7", "m7", seconds, 403)
     cluster.one.board.exchange()
     [reports] = cluster.table.written
     assert len(reports) == 1000
     assert max(report.cooling or 0.0 for report in reports) == pytest.approx(90.0)
     assert all(len(report.model) <= 256 for report in reports)
+
+
+@pytest.mark.parametrize("what", ["cooled", "opened"])
+def test_models_of_the_clients_own_choice_fill_no_table(cluster: Cluster, what: str) -> None:
+    board = cluster.one.board
+
+    def report(model: str) -> None:
+        if what == "cooled":
+            board.cooled("a", model, 60.0, 403)
+        else:
+            board.opened("p", model, 60.0)
+
+    for number in range(2000):
+        report(f"m{number}")
+        if not number % 100:
+            board.exchange()
+    report("m7")
+    if what == "cooled":
+        board.cooled("a", None, 60.0, 401)
+    board.exchange()
+    models = {model for _, model in cluster.table.rows}
+    assert models - {""} == {f"m{number}" for number in range(256)}
+    assert ("" in models) == (what == "cooled")
+    cluster.wait(3600.0)
+    report("another")
+    board.exchange()
+    assert "another" in {model for _, model in cluster.table.rows}
 
 
 def test_nothing_runs_without_pools() -> None:
