@@ -121,6 +121,8 @@ class Exhausted:
         if shown is not None and shown.error is not None:
             if retried:
                 shown.error.headers = (*shown.error.headers, ("x-should-retry", "false"))
+            if shown.target.provider is not None:
+                _hide_host(shown.error, shown.target.target.host)
             raise shown.error
         raise self._refusal()
 
@@ -164,3 +166,11 @@ def _drop(rejection: Rejection) -> None:
         rejection.response.close()
     if rejection.superseded is not None:
         rejection.superseded()
+
+
+def _hide_host(error: UpstreamError, host: str) -> None:
+    """Leave the address of a shared provider out of an error that its certificate has caused."""
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    text = str(error).replace(name.strip("[]"), "the provider")
+    if text != str(error):
+        error.args = (text, *error.args[1:])

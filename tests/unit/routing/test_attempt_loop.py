@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.core.errors import ClientError, ProxyError, UpstreamError
+from proxy.core.errors import ClientError, ConnectFailed, ProxyError, UpstreamError
 from proxy.providers.base import (
     HeaderList,
     PreparedCall,
@@ -1138,3 +1138,15 @@ def test_the_error_of_a_projects_own_key_is_relayed_as_it_is() -> None:
     made = only()
     made.script["own"] = [ScriptedResponse(400, [], b"Bearer own")]
     assert body_of(made.run_own().response) == b"Bearer own"
+
+
+def test_an_error_of_a_certificate_does_not_name_the_shared_providers_host() -> None:
+    made = only(max_retries=0)
+    host = made.catalog.providers["a"].target(None).host
+    text = f"TLS: Hostname mismatch, certificate is not valid for '{host}'."
+    made.script["a"] = [ConnectFailed(text)]
+    with pytest.raises(ConnectFailed) as caught:
+        made.run()
+    assert host not in str(caught.value)
+    assert "Hostname mismatch" in str(caught.value)
+    assert made.states.last_errors == {"a": text}, "the operator sees it"
