@@ -59,7 +59,7 @@ class Health(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyHealth:
+class KeyView:
     """What one worker knows of a key. Times are durations in seconds."""
 
     key_id: str
@@ -69,8 +69,6 @@ class KeyHealth:
     cooling_for: float | None
     #: The status of the latest response, as it was recorded; None before the first.
     last_status: int | None
-    #: Since the latest response.
-    last_used_ago: float | None
     success_count: int
     failure_count: int
 
@@ -103,7 +101,6 @@ class _KeyState:
     scopes: dict[str | None, _Scope] = field(default_factory=dict)
     in_flight: int = 0
     last_status: int | None = None
-    last_used_at: float | None = None
     #: Model, or NO_MODEL → when the key last served it. The latest is last.
     served_at: dict[str, float] = field(default_factory=dict)
     success_count: int = 0
@@ -190,7 +187,7 @@ class KeyPool:
             tried: Ids of keys that are not to be taken again.
 
         Returns:
-            None when no key is left: see :meth:`available_in`.
+            None when no key is left: see :meth:`waits`.
         """
         now = self._clock()
         free = [
@@ -299,12 +296,6 @@ class KeyPool:
         if known is not None:
             self._rest(known.state, model, seconds, status)
 
-    def available_in(self, model: str | None) -> float | None:
-        """Return the seconds until the first key for `model` may be taken; None: there is none."""
-        now = self._clock()
-        waits = [key.state.cools_until(model, now) - now for key in self._serving(model)]
-        return max(0.0, min(waits)) if waits else None
-
     def record(self, key_id: str, status: int, model: str | None) -> None:
         """Count a response to a request with this key.
 
@@ -316,18 +307,18 @@ class KeyPool:
             return
         state = known.state
         state.last_status = status
-        state.last_used_at = self._clock()
+        now = self._clock()
         if status < 400:
             state.success_count += 1
-            _note_served(state.served_at, model or NO_MODEL, state.last_used_at)
+            _note_served(state.served_at, model or NO_MODEL, now)
             for name in (None, model or NO_MODEL):
                 scope = state.scopes.get(name)
-                if scope is not None and scope.until <= state.last_used_at:
+                if scope is not None and scope.until <= now:
                     del state.scopes[name]
         elif status in COOLDOWNS or status >= 500:
             state.failure_count += 1
 
-    def health(self) -> list[KeyHealth]:
+    def health(self) -> list[KeyView]:
         """Return the health of each key, in order."""
         now = self._clock()
         return [_health(key_id, key.state, now) for key_id, key in self._keys.items()]
@@ -379,7 +370,6 @@ def _state_of(secret: ProviderKeySecret, before: KeyPool | None) -> _KeyState:
     state = old.state
     return _KeyState(
         last_status=state.last_status,
-        last_used_at=state.last_used_at,
         success_count=state.success_count,
         failure_count=state.failure_count,
     )
@@ -424,18 +414,17 @@ def _make_room(scopes: dict[str | None, _Scope], now: float) -> None:
         ]
 
 
-def _health(key_id: str, state: _KeyState, now: float) -> KeyHealth:
+def _health(key_id: str, state: _KeyState, now: float) -> KeyView:
     running = [scope for scope in state.scopes.values() if scope.until > now]
     health = Health.HEALTHY
     if running:
         limited = all(scope.status == _RATE_LIMITED for scope in running)
         health = Health.COOLING if limited else Health.FAILED
-    return KeyHealth(
+    return KeyView(
         key_id,
         health,
         max(scope.until for scope in running) - now if running else None,
         state.last_status,
-        None if state.last_used_at is None else now - state.last_used_at,
         state.success_count,
         state.failure_count,
     )

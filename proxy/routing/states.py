@@ -16,7 +16,7 @@ from proxy.providers.status import ProviderStatus
 from proxy.routing.access import RoutingAccess
 from proxy.routing.catalog import Catalog, CatalogProvider
 from proxy.routing.circuit_breaker import CircuitBreaker, Permit, State, Verdict
-from proxy.routing.key_pool import NO_MODEL, KeyHealth, KeyPool, KeyWait
+from proxy.routing.key_pool import NO_MODEL, KeyPool, KeyView, KeyWait
 from proxy.routing.retry import RULES, Against, Failure, Rule
 from proxy.routing.retry_budget import RetryBudget
 from proxy.routing.router import RouteTarget
@@ -270,7 +270,7 @@ class RoutingStates:
         """Return the names of all providers."""
         return list(self._names.values())
 
-    def key_health(self) -> list[tuple[str, KeyHealth]]:
+    def key_health(self) -> list[tuple[str, KeyView]]:
         """Return the health of all keys, each with its provider's name."""
         return [
             (self._names[identifier], health)

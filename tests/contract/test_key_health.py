@@ -10,6 +10,7 @@ from proxy.routing.key_pool import KeyPool
 from proxy.store.key_health import KeyHealth
 from proxy.store.routing_tables import RoutingTables
 from tests.support.clock import Clock
+from tests.support.routing_records import available_in
 from tests.support.stored_records import Store
 
 
@@ -39,9 +40,9 @@ def test_cooldowns_counts_and_resets_reach_the_other_worker(store: Store) -> Non
     pools[0].cool(key_id, "gpt-☃", 600.0, 429)
     for board in boards:
         board.exchange()
-    waits = [pool.available_in("gpt-☃") or 0.0 for pool in pools]
+    waits = [available_in(pool, "gpt-☃") or 0.0 for pool in pools]
     assert all(590.0 < wait <= 600.001 for wait in waits)
-    assert pools[1].available_in("gpt-5") == 0.0
+    assert available_in(pools[1], "gpt-5") == 0.0
     assert {(row.model, row.failure_count) for row in health.list(key_id)} == {
         ("gpt-☃", 0),
         ("", 1),
@@ -49,4 +50,4 @@ def test_cooldowns_counts_and_resets_reach_the_other_worker(store: Store) -> Non
     health.reset(key_id)
     for board, _ in itertools.product(boards, range(2)):
         board.exchange()
-    assert [pool.available_in("gpt-☃") for pool in pools] == [0.0, 0.0]
+    assert [available_in(pool, "gpt-☃") for pool in pools] == [0.0, 0.0]

@@ -10,6 +10,7 @@ from proxy.providers.records import (
     ProviderRecord,
 )
 from proxy.routing.catalog import Catalog, compile_catalog
+from proxy.routing.key_pool import KeyPool
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -91,3 +92,9 @@ def catalog(
     )
     assert not problems, problems
     return made
+
+
+def available_in(pool: KeyPool, model: str | None) -> float | None:
+    """Seconds until the first key for `model` may be taken; None: there is none."""
+    wait = pool.waits(model)
+    return None if wait is None else wait.seconds

@@ -15,6 +15,7 @@ from proxy.routing.key_pool import Health, KeyPool
 from proxy.store.key_health import HealthChanges, KeyHealthRecord, KeyReport
 from proxy.store.rows import from_micros, to_micros
 from tests.support.clock import Clock
+from tests.support.routing_records import available_in
 
 MODEL = "gpt-5"
 START = 1_800_000_000.0
@@ -155,7 +156,7 @@ def cluster() -> Iterator[Cluster]:
 def test_a_cooldown_holds_in_all_workers(cluster: Cluster) -> None:
     cluster.one.pool.cool("a", MODEL, 30.0, 429)
     cluster.exchange()
-    assert cluster.two.pool.available_in(MODEL) == 0.0
+    assert available_in(cluster.two.pool, MODEL) == 0.0
     assert cluster.two.free == "b"
     [health, _] = cluster.two.pool.health()
     assert health.health is Health.COOLING

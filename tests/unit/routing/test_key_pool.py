@@ -11,6 +11,7 @@ from proxy.providers.config import KEY_STRATEGIES
 from proxy.providers.records import ProviderKeyRecord, ProviderKeySecret
 from proxy.routing.key_pool import COOLDOWNS, MAX_COOLDOWN_SECONDS, Health, KeyPool
 from tests.support.clock import Clock
+from tests.support.routing_records import available_in
 
 MODEL = "gpt-5"
 
@@ -69,7 +70,7 @@ class World:
 def test_an_empty_pool() -> None:
     world = World()
     assert world.choose() is None
-    assert world.pool.available_in(MODEL) is None
+    assert available_in(world.pool, MODEL) is None
     assert world.pool.health() == []
 
 
@@ -154,7 +155,7 @@ def test_a_key_may_be_limited_to_models_and_inactive_ones_are_never_taken() -> N
     assert world.taken(3) == "aaa"
     assert world.take(model="o3") == "b"
     assert world.take(model="claude") is None
-    assert world.pool.available_in("claude") is None
+    assert available_in(world.pool, "claude") is None
     assert world.take(model=None) in ("a", "b")
 
 
@@ -187,9 +188,9 @@ def test_growth_of_cooldowns(status: int, lengths: list[float]) -> None:
     world = World(key("a"))
     for seconds in lengths:
         world.pool.cool("a", MODEL, None, status)
-        assert world.pool.available_in(MODEL) == seconds
+        assert available_in(world.pool, MODEL) == seconds
         world.clock.now += seconds
-        assert world.pool.available_in(MODEL) == 0.0
+        assert available_in(world.pool, MODEL) == 0.0
     assert [cooled[2] for cooled in world.cooled] == lengths
 
 
@@ -197,14 +198,14 @@ def test_a_success_ends_the_growth() -> None:
     world = World(key("a"))
     for _ in range(3):
         world.pool.cool("a", MODEL, None, 429)
-        world.clock.now += world.pool.available_in(MODEL) or 0.0
+        world.clock.now += available_in(world.pool, MODEL) or 0.0
     world.pool.record("a", 200, "another")
     world.pool.cool("a", MODEL, None, 429)
-    assert world.pool.available_in(MODEL) == 40.0
+    assert available_in(world.pool, MODEL) == 40.0
     world.clock.now += 40.0
     world.pool.record("a", 200, MODEL)
     world.pool.cool("a", MODEL, None, 429)
-    assert world.pool.available_in(MODEL) == 5.0
+    assert available_in(world.pool, MODEL) == 5.0
 
 
 def test_a_success_does_not_end_a_cooldown_that_runs() -> None:
@@ -218,7 +219,7 @@ def test_failures_in_flight_together_are_one_event() -> None:
     world = World(key("a"))
     for _ in range(20):
         world.pool.cool("a", MODEL, None, 429)
-    assert world.pool.available_in(MODEL) == 5.0
+    assert available_in(world.pool, MODEL) == 5.0
     assert len(world.cooled) == 1
 
 
@@ -227,38 +228,38 @@ def test_the_longer_cooldown_holds() -> None:
     world = World(key("a"))
     world.pool.cool("a", MODEL, 1.0, 429)
     world.pool.cool("a", MODEL, None, 429)
-    assert world.pool.available_in(MODEL) == 5.0
+    assert available_in(world.pool, MODEL) == 5.0
     world.pool.cool("a", MODEL, 1.0, 429)
-    assert world.pool.available_in(MODEL) == 5.0
+    assert available_in(world.pool, MODEL) == 5.0
     assert world.cooled == [("a", MODEL, 1.0, 429), ("a", MODEL, 5.0, 429)]
 
 
 def test_what_the_upstream_asks_for_is_bounded() -> None:
     world = World(key("a"))
     world.pool.cool("a", MODEL, 1e12, 429)
-    assert world.pool.available_in(MODEL) == MAX_COOLDOWN_SECONDS
+    assert available_in(world.pool, MODEL) == MAX_COOLDOWN_SECONDS
     world.pool.reset("a")
     world.pool.cool("a", MODEL, -5.0, 429)
-    assert world.pool.available_in(MODEL) == 0.0
+    assert available_in(world.pool, MODEL) == 0.0
 
 
 def test_the_first_key_back_decides_the_wait() -> None:
     world = World(key("a"), key("b"), key("c", models=("o3",)))
     world.pool.cool("a", MODEL, 30.0, 429)
-    assert world.pool.available_in(MODEL) == 0.0
+    assert available_in(world.pool, MODEL) == 0.0
     world.pool.cool("b", None, 12.0, 401)
-    assert world.pool.available_in(MODEL) == 12.0
+    assert available_in(world.pool, MODEL) == 12.0
     assert world.choose() is None
-    assert world.pool.available_in("o3") == 0.0
+    assert available_in(world.pool, "o3") == 0.0
 
 
 def test_whole_key_and_model_both_count() -> None:
     world = World(key("a"))
     world.pool.cool("a", None, 10.0, 401)
     world.pool.cool("a", MODEL, 30.0, 429)
-    assert world.pool.available_in("other") == 10.0
-    assert world.pool.available_in(None) == 10.0
-    assert world.pool.available_in(MODEL) == 30.0
+    assert available_in(world.pool, "other") == 10.0
+    assert available_in(world.pool, None) == 10.0
+    assert available_in(world.pool, MODEL) == 30.0
     world.clock.now += 10.0
     assert world.take() is None
     assert world.take(model="other") == "a"
@@ -271,7 +272,7 @@ def test_a_reset_ends_everything() -> None:
     world.pool.reset("a")
     assert world.choose() == "a"
     world.pool.cool("a", None, None, 401)
-    assert world.pool.available_in(MODEL) == 300.0
+    assert available_in(world.pool, MODEL) == 300.0
 
 
 def test_unknown_keys_are_ignored() -> None:
@@ -288,7 +289,7 @@ def test_another_worker_is_heard_and_not_repeated() -> None:
     world = World(key("a"))
     world.pool.hear("a", MODEL, 20.0, 429)
     world.pool.hear("a", MODEL, 5.0, 429)
-    assert world.pool.available_in(MODEL) == 20.0
+    assert available_in(world.pool, MODEL) == 20.0
     assert world.cooled == []
 
 
@@ -296,14 +297,14 @@ def test_health_is_that_of_the_worst_model() -> None:
     world = World(key("a"))
     [health] = world.pool.health()
     assert (health.health, health.cooling_for, health.last_status) == (Health.HEALTHY, None, None)
-    assert (health.last_used_ago, health.success_count, health.failure_count) == (None, 0, 0)
+    assert (health.success_count, health.failure_count) == (0, 0)
     for status in (200, 200, 429, 500, 400):
         world.pool.record("a", status, MODEL)
     world.clock.now += 3.0
     world.pool.cool("a", MODEL, 60.0, 429)
     [health] = world.pool.health()
     assert (health.health, health.cooling_for, health.last_status) == (Health.COOLING, 60.0, 400)
-    assert (health.last_used_ago, health.success_count, health.failure_count) == (3.0, 2, 2)
+    assert (health.success_count, health.failure_count) == (2, 2)
     world.pool.cool("a", "other", 20.0, 403)
     [health] = world.pool.health()
     assert (health.health, health.cooling_for) == (Health.FAILED, 60.0)
@@ -322,7 +323,7 @@ def test_a_rebuilt_pool_knows_what_the_old_one_knew() -> None:
     in_flight = world.pool.choose(MODEL, b"", set())
     old = world.pool
     world.pool = world.rebuilt(key("a", 7), key("b", models=("gpt-*",)), key("c"), before=old)
-    assert world.pool.available_in("o3") == 0.0
+    assert available_in(world.pool, "o3") == 0.0
     assert world.take("c") == "b"
     assert world.take() == "c"  # `b` has one in flight
     assert in_flight is not None
@@ -460,7 +461,7 @@ class Checked(World):
 
     def check(self) -> None:
         for model in MODELS:
-            wait = self.pool.available_in(model)
+            wait = available_in(self.pool, model)
             assert wait is not None
             assert 0.0 <= wait <= MAX_COOLDOWN_SECONDS
             assert (wait == 0.0) is bool(self.free(model))
