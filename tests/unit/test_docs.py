@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*
 #: Not settings: variables of boto3, the SDKs, the bench and an example, and names of the C library
 #: and of SQL.
 FOREIGN: Final = re.compile(
-    r"AWS_\w+|BENCH_\w+|OPENAI_BASE_URL|RUN_ID|CLOCK_BOOTTIME|FROM_UNIXTIME"
+    r"ANTHROPIC_\w+|AWS_\w+|BENCH_\w+|OPENAI_BASE_URL|RUN_ID|CLOCK_BOOTTIME|FROM_UNIXTIME"
 )
 #: Of `make bench`.
 BENCH: Final = "--quick"
