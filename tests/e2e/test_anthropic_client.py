@@ -41,9 +41,9 @@ COUNTS = {
 def made(
     tmp_path_factory: pytest.TempPathFactory, session_upstream: Upstream
 ) -> Iterator[ClaudeHouse]:
-    proxy = ProxyServer(
-        tmp_path_factory.mktemp("claude"), session_upstream.url, REVOCATION_INTERVAL="0.2"
-    ).start()
+    settings = {"REVOCATION_INTERVAL": "0.2", "ALLOW_PRIVATE_UPSTREAMS": "on"}
+    folder = tmp_path_factory.mktemp("claude")
+    proxy = ProxyServer(folder, session_upstream.url, **settings).start()
     with ClaudeHouse(proxy) as house:
         yield house
     assert proxy.stop() == 0, proxy.log_text()
@@ -423,3 +423,28 @@ def test_a_stream_that_is_cut_says_why(house: ClaudeHouse) -> None:
     body: Any = caught.value.body
     assert body["error"]["type"] == "authentication_error"
     assert house.event("cut")["error_code"] == "token_inactive"
+
+
+# A project with a key of its own.
+
+
+def test_a_projects_own_key_is_relayed(house: ClaudeHouse) -> None:
+    own = {"name": "own", "api_key": CLAUDE_KEYS[1], "base_url": house.claude.base_url}
+    token = house.proxy.mint(house.make("projects", own)["id"])["token"]
+    body = body_of(model="claude-own")
+    with house.anthropic(token) as client:
+        assert client.messages.create(**{**ASK, "model": "claude-own"}).content[0].text == TEXT
+        house.claude.next(status(529))
+        with pytest.raises(anthropic.OverloadedError) as overloaded:
+            client.messages.create(**ASK)
+        assert overloaded.value.body == house.claude.error(529)
+    found = house.post("/v1/messages?beta=true", body, x_api_key=token, anthropic_version="x-1")
+    assert found.status_code == 200
+    sent = house.claude.received[-1]
+    assert (sent.target, sent.body) == ("/v1/messages?beta=true", body)
+    assert sent.values("anthropic-version") == ["x-1"]
+    assert house.claude.keys_used == [CLAUDE_KEYS[1]] * 3
+    with house.anthropic("sk-" + "B" * 22) as client:
+        with pytest.raises(anthropic.AuthenticationError) as refused:
+            client.messages.create(**ASK)
+        assert code_of(refused.value) == "token_not_found"
