@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_recipes import run
 from tests.support import canaries
 from tests.support.fake_upstream import Upstream
 from tests.support.mock_anthropic import MockAnthropic
+from tests.support.pasted_commands import run_pasted
 from tests.support.paths import ROOT
 from tests.support.server import ProxyServer
 from tests.support.wait import wait_until
@@ -32,7 +32,9 @@ def environ(
         proxy = ProxyServer(folder, session_upstream.url, REVOCATION_INTERVAL="0.2").start()
         (setup,) = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
         script = setup + 'printf %s "$PROXY_TOKEN" > token\n'
-        run(script, proxy, {"claude": claude}, {"ANTHROPIC_KEY": KEY})
+        done = run_pasted(script, proxy, {"claude": claude}, {"ANTHROPIC_KEY": KEY})
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert KEY not in done.stdout + done.stderr
         token = (folder / "token").read_text()
         canaries.register(token)
         made = {

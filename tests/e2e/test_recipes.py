@@ -6,8 +6,6 @@ The stand-ins have other addresses than the real services: those are replaced, a
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +16,7 @@ import requests
 from tests.support import canaries
 from tests.support.fake_upstream import Upstream
 from tests.support.mock_provider import MockProvider, status
+from tests.support.pasted_commands import run_pasted
 from tests.support.paths import ROOT
 from tests.support.server import ProxyServer
 from tests.support.wait import wait_until
@@ -44,23 +43,8 @@ KEYS = {
 def run(
     script: str, proxy: ProxyServer, upstreams: dict[str, MockProvider], environ: dict[str, str]
 ) -> str:
-    """Run a block in a shell, as a reader does who pastes it; it must succeed."""
-
-    def stand_in(found: re.Match[str]) -> str:
-        return f"{found[1]} --url {upstreams[found[2]].base_url} --allow-private"
-
-    script = re.sub(r"(--name (\w+) --type \w+) --url \S+(?: --allow-private)?", stand_in, script)
-    script = script.replace("python manage.py", f"{sys.executable} {ROOT / 'manage.py'}")
-    script = script.replace("http://127.0.0.1:8080", proxy.url)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=proxy.folder,
-        env={**proxy.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    """Run a block in a shell; it must succeed, and print no key."""
+    done = run_pasted(script, proxy, upstreams, environ)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not any(key in done.stdout + done.stderr for key in KEYS.values())
     return done.stdout

@@ -169,3 +169,12 @@ def test_an_error_that_is_no_event() -> None:
 )
 def test_what_passes(path: str, status: int, head: tuple[str, str]) -> None:
     assert PROVIDERS["ollama"].transform(OLLAMA, path, status, [head]) is None
+
+
+def test_messages_of_anthropics_clients_pass() -> None:
+    body = '{"model":"a","max_tokens":9,"messages":[],"tool_choice":{"type":"none"},"tools":[]}'
+    prepared = call(target("ollama", model="llama"), "/v1/messages?beta=true", body)
+    assert prepared.url == "https://h/v1/messages?beta=true"
+    assert sent(prepared) == body.replace('"a"', '"llama"')
+    head = [("Content-Type", "text/event-stream")]
+    assert PROVIDERS["ollama"].transform(target("ollama"), "/v1/messages", 200, head) is None
