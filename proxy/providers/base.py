@@ -89,6 +89,9 @@ class Translation:
     #: The HTTP status that an error event stands for while there was no output yet. It takes the
     #: event's data.
     error_status: Callable[[bytes], int]
+    #: Called with the body of a 400. Returns whether it says that the model does not take one of
+    #: the parameters: prepared again, the call goes out without it.
+    learn: Callable[[bytes], bool] = lambda _: False
 
 
 @dataclass(slots=True)

@@ -336,9 +336,7 @@ class AttemptLoop:
         since the target does not have the endpoint."""
         call = self._call
         try:
-            prepared = provider_of(self._providers, target.target).prepare(
-                call.request, self._seen_from(target), key.value, call.body
-            )
+            prepared = self._prepared(target, key)
         except BaseException as error:
             state.abandoned(key, permit)
             if not isinstance(error, ClientError) or error.code != "endpoint_not_supported":
@@ -350,6 +348,11 @@ class AttemptLoop:
         began = self._waiting.clock()
         try:
             trip = self._round_trip(target, state, key, prepared, attempt, has_next, turned_away)
+            if trip.response is not None and _may_do_without(trip, trip.response, prepared):
+                prepared = self._prepared(target, key)
+                trip = self._round_trip(
+                    target, state, key, prepared, attempt, has_next, turned_away
+                )
         except BaseException:
             attempt.milliseconds = (self._waiting.clock() - began) * 1e3
             attempt.reason = Failure.ABANDONED.value
@@ -402,12 +405,13 @@ class AttemptLoop:
         self._exhausted.add(rejection)
         return rejection
 
-    def _seen_from(self, target: RouteTarget) -> Target:
-        """The target as its provider prepares for it."""
-        attempts = self._call.attempts
-        if attempts and attempts[0].provider != target.target.provider:
-            return replace(target.target, foreign=True)
-        return target.target
+    def _prepared(self, target: RouteTarget, key: ChosenKey) -> PreparedCall:
+        """Return the call for one attempt. Raises ClientError."""
+        call, where = self._call, target.target
+        if call.attempts and call.attempts[0].provider != where.provider:
+            where = replace(where, foreign=True)
+        provider = provider_of(self._providers, where)
+        return provider.prepare(call.request, where, key.value, call.body)
 
     def _round_trip(
         self,
@@ -584,6 +588,21 @@ class _Trip:
     error: UpstreamError | None = None
     #: The stream that `held` is of, where `response` is made of an error in it.
     begun: Response | None = None
+
+
+def _may_do_without(trip: _Trip, response: Response, prepared: PreparedCall) -> bool:
+    """Whether the model refuses a parameter of a translated call, which may go again without it.
+
+    Nothing was billed, and the client wrote the parameter for another model. The response is closed
+    then.
+    """
+    translation = prepared.translation
+    if translation is None or trip.failure is not Failure.CLIENT or response.status != 400:
+        return False
+    if not translation.learn(trip.held):
+        return False
+    response.close()
+    return True
 
 
 def _is_event_stream(response: Response) -> bool:

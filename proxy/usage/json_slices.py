@@ -19,10 +19,18 @@ from proxy.runtime.yielding import turn_if_due
 AT_ONCE: Final = 64 * 1024
 #: Levels that are cut. Whatever is nested deeper is decoded at once.
 _MAX_LEVELS: Final = 8
-_MARKS: Final = 512  # between two looks at the clock
-_MARK: Final = re.compile(rb'["\[\]{},]')
-_NAME: Final = re.compile(rb'\s*+"(?:[^"\\]++|\\.)*+"\s*+:\s*+', re.DOTALL)
-_QUOTE, _COMMA, _BACKSLASH = b'",\\'
+# Brackets or commas between two looks at the clock, and bytes that a pattern reads at once.
+_MARKS: Final = 256
+_WINDOW: Final = 64 * 1024
+# All quantifiers are possessive: this runs over hostile text, and must not backtrack.
+_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
+_PLAIN: Final = rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+"
+_RUN: Final = re.compile(_PLAIN, re.DOTALL)
+_TO_BRACKET: Final = re.compile(_PLAIN + rb"[\[\]{}]", re.DOTALL)
+_TO_MARK: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING + rb")*+[\[\]{},]", re.DOTALL)
+_IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_NAME: Final = re.compile(rb"\s*+" + _STRING + rb"\s*+:\s*+", re.DOTALL)
+_QUOTE, _COMMA = b'",'
 _BLANK: Final = b" \t\r\n"
 
 
@@ -82,29 +90,35 @@ def _batches(text: bytes, begin: int, end: int) -> Iterator[tuple[int, int]]:
 def _item_ends(text: bytes, at: int, end: int) -> Iterator[int]:
     """Yield where each item ends: the places of the commas, and `end`."""
     depth = marks = 0
-    while mark := _MARK.search(text, at, end):
+    while at < end:
         marks += 1
         if not marks % _MARKS:
             turn_if_due()
-        at = mark.end()
+        pattern = _TO_BRACKET if depth else _TO_MARK
+        found = pattern.match(text, at, min(end, at + _WINDOW))
+        if found is None:
+            at = _past_long(text, at, end)
+            continue
+        at = found.end()
         byte = text[at - 1]
-        if byte == _QUOTE:
-            at = _string_end(text, at)
-        elif byte == _COMMA:
-            if not depth:
-                yield at - 1
-        else:
+        if byte != _COMMA:
             depth += 1 if byte in b"[{" else -1
+        elif not depth:
+            yield at - 1
     yield end
 
 
-def _string_end(text: bytes, at: int) -> int:
-    """Return the end of the string whose first character is at `at`."""
-    while True:
-        quote = text.index(b'"', at)
-        before = quote
-        while text[before - 1] == _BACKSLASH and before > at:
-            before -= 1
-        at = quote + 1
-        if not (quote - before) % 2:
-            return at
+def _past_long(text: bytes, at: int, end: int) -> int:
+    """Pass a long string, or a long run of other values, which has no bracket."""
+    run = _RUN.match(text, at, min(end, at + _WINDOW)) if text[at] != _QUOTE else None
+    at = at if run is None else run.end()
+    if at == end or text[at] != _QUOTE:
+        return at
+    at += 1
+    quote = text.index(b'"', at)
+    if text.find(b"\\", at, quote) < 0:
+        return quote + 1
+    while text[at] != _QUOTE:
+        turn_if_due()
+        at = _IN_STRING.match(text, at, at + _WINDOW).end()  # type: ignore[union-attr]
+    return at + 1

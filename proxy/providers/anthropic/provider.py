@@ -11,6 +11,7 @@ It has no other endpoint of OpenAI's.
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -18,6 +19,7 @@ import orjson
 from proxy.core.errors import ClientError, ResponseBroken
 from proxy.providers.anthropic.errors import client_status, event_status, openai_error
 from proxy.providers.anthropic.headers import chat_headers, request_headers
+from proxy.providers.anthropic.refused import RefusedParameters, sent_parameters
 from proxy.providers.anthropic.request import TranslationOptions, messages_request
 from proxy.providers.anthropic.response import chat_completion
 from proxy.providers.anthropic.stream import ChatStream
@@ -34,7 +36,7 @@ from proxy.providers.base import (
 from proxy.providers.edits import plan
 from proxy.providers.preparing import edited, not_supported
 from proxy.providers.transforms import header, transformed
-from proxy.runtime.yielding import turn_if_due
+from proxy.runtime.yielding import joined, turn_if_due
 from proxy.usage.decompress import ENCODINGS, Inflater
 
 _CHAT: Final = b"/v1/chat/completions"
@@ -45,12 +47,20 @@ _MODELS: Final = b"/v1/models"
 MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
 #: The largest message that is translated. No model writes as much.
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
+#: Bytes that are copied in half a millisecond.
+_JOINED_AT_ONCE: Final = 2 * 1024 * 1024
 _NOT_OF_JSON: Final = frozenset({"content-type", "content-encoding"})
 _JSON: Final = ("Content-Type", "application/json")
 
 
 class AnthropicProvider:
-    """Sends the key as `x-api-key`; a token of OAuth as a bearer."""
+    """Sends the key as `x-api-key`; a token of OAuth as a bearer.
+
+    Remembers which parameters a model has refused.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._refused = RefusedParameters(clock)
 
     def prepare(
         self,
@@ -66,7 +76,7 @@ class AnthropicProvider:
         """
         path = request.target.partition(b"?")[0]
         if request.method == "POST" and path == _CHAT:
-            return _translated(request, target, upstream_key, body)
+            return _translated(request, target, upstream_key, body, self._refused)
         if request.method == "POST" and path in _NATIVE:
             request, dropped = edited(request, target, body)
         elif request.method in ("GET", "HEAD") and (
@@ -116,7 +126,11 @@ class AnthropicProvider:
 
 
 def _translated(
-    request: OutboundRequest, target: Target, upstream_key: str | None, body: EditableBody | None
+    request: OutboundRequest,
+    target: Target,
+    upstream_key: str | None,
+    body: EditableBody | None,
+    refused: RefusedParameters,
 ) -> PreparedCall:
     if body is None:
         raise ClientError("The body of this request must be a JSON object.")
@@ -136,8 +150,10 @@ def _translated(
             max_tokens=target.config.max_tokens,
             strict=target.config.strict,
             keep_thinking=not target.foreign,
+            refused=refused.of(target.provider, model),
         ),
     )
+    sent = sent_parameters(made)
     data = _dumped(made)
     headers = [
         line
@@ -156,18 +172,22 @@ def _translated(
         Translation(
             include_usage=isinstance(options, dict) and options.get("include_usage") is True,
             error_status=event_status,
+            learn=partial(refused.learn, target.provider, model, sent),
         ),
     )
 
 
 def _dumped(made: dict[str, Any]) -> bytes:
     """Encode a request, one message at a time."""
-    messages = []
-    for message in made.pop("messages"):
+    messages = made.pop("messages")
+    pieces = [orjson.dumps(made)[:-1] + b',"messages":[']
+    size = 0
+    for message in messages:
         turn_if_due()
-        messages.append(orjson.dumps(message))
-    head = orjson.dumps(made)[:-1] + b',"messages":['
-    return b"".join([head, b",".join(messages), b"]}"])
+        pieces += (orjson.dumps(message), b",")
+        size += len(pieces[-2])
+    pieces[-1] = b"]}"
+    return b"".join(pieces) if size <= _JOINED_AT_ONCE else joined(pieces)
 
 
 def _with_edits(

@@ -21,6 +21,8 @@ import orjson
 from proxy.core.errors import ClientError
 from proxy.providers.anthropic.schema import structured_schema
 from proxy.runtime.yielding import turn_if_due
+from proxy.usage.json_slices import AT_ONCE, decoded_in_turns
+from proxy.usage.large import LargeObject
 
 Block = dict[str, Any]
 
@@ -36,7 +38,9 @@ _THINKING_TYPES: Final = ("enabled", "disabled", "adaptive", "between_tools")
 #: Parameters whose zero says nothing.
 _PENALTIES: Final = frozenset({"frequency_penalty", "presence_penalty"})
 _NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9_-]")
-_DATA_URL: Final = re.compile(r"data:([^,]*),(.*)", re.DOTALL | re.IGNORECASE)
+#: Of the arguments of one call; brackets that close included.
+MAX_MEMBERS: Final = 10_000
+MAX_BRACKETS: Final = 1024 * 1024
 #: Parameters with a meaning of their own here. All others are dropped.
 _KNOWN: Final = frozenset(
     {
@@ -569,9 +573,9 @@ def _tool_use(call: Any, path: str) -> Block:
     if not isinstance(arguments, str):
         raise _wrong(where, "must be a string")
     try:
-        value = orjson.loads(arguments) if arguments.strip() else {}
-    except orjson.JSONDecodeError as error:
-        raise _wrong(where, f"must be valid JSON: {error.msg}") from error
+        value = _decoded(arguments) if arguments.strip() else {}
+    except ValueError as error:
+        raise _wrong(where, f"must be a valid JSON object: {error}") from error
     if not isinstance(value, dict):
         raise _wrong(where, "must be a JSON object")
     return {
@@ -580,6 +584,17 @@ def _tool_use(call: Any, path: str) -> Block:
         "name": name,
         "input": value,
     }
+
+
+def _decoded(text: str) -> Any:
+    """Decode JSON; a large object in turns. Raises ValueError."""
+    if len(text) <= AT_ONCE:
+        return orjson.loads(text)
+    data = text.strip().encode()
+    checked = LargeObject(data, MAX_MEMBERS, MAX_BRACKETS)
+    for _ in checked.steps():
+        turn_if_due()
+    return decoded_in_turns(data, 0, len(data))
 
 
 def _image(given: Any, path: str) -> Block:
@@ -639,10 +654,9 @@ def _document(media_type: str, data: str, path: str) -> Block:
 
 def _data_url(url: str, path: str) -> tuple[str, str]:
     """Return the media type and the base64 of a data URL (RFC 2397), whatever its parameters."""
-    found = _DATA_URL.fullmatch(url)
-    if found is None:
+    head, comma, data = url[5:].partition(",")
+    if not comma:
         raise _wrong(path, "must be a complete data URL")
-    head, data = found[1], found[2]
     media_type, *parameters = [part.strip().lower() for part in head.split(";")]
     if "base64" in parameters:
         if "%" in data:

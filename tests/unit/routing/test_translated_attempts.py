@@ -164,3 +164,29 @@ def test_signed_thinking_goes_to_the_first_provider_alone() -> None:
     request = OutboundRequest("POST", b"/v1/chat/completions", [], data)
     made.run(request=request, body=scan(data, "application/json"))
     assert [b'"signature"' in each.body for each in made.requests] == [True, True, False, False]  # type: ignore[operator]
+
+
+def test_a_parameter_that_the_model_refuses_is_left_out_once_and_remembered() -> None:
+    data = b'{"model":"m","temperature":0.2,"messages":[{"role":"user","content":"Hi"}]}'
+    made = world("a", max_retries=0)
+    refusal = json.dumps(
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "message": "`temperature` is deprecated for this model.",
+            },
+        }
+    ).encode()
+    json_line = [("Content-Type", "application/json")]
+    message = ScriptedResponse(200, json_line, b'{"content":[]}')
+    made.script["a"] = [ScriptedResponse(400, json_line, refusal), message, message]
+    for sent in ([True, False], [False]):
+        made.requests.clear()
+        request = OutboundRequest("POST", b"/v1/chat/completions", [], data)
+        routed = made.run(request=request, body=scan(data, "application/json"))
+        assert routed.response.status == 200
+        assert routed.dropped == ("temperature",)
+        assert [b'"temperature"' in each.body for each in made.requests] == sent  # type: ignore[operator]
+        assert made.reasons() == [None]
+    assert made.responses[0].closed

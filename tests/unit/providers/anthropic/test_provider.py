@@ -201,7 +201,7 @@ def test_the_decoded_request_is_made_once() -> None:
     first = provider.prepare(request, CLAUDE, "k", body)
     document = body.document()
     assert document == json.loads(CHAT)
-    assert provider.prepare(request, CLAUDE, "k", body) == first
+    assert provider.prepare(request, CLAUDE, "k", body).request == first.request
     assert body.document() is document
     assert document == json.loads(CHAT)
 

@@ -1,0 +1,90 @@
+"""Parameters that a model refuses, as its errors say.
+
+Newer models take no sampling parameters, some no effort, and no list of them stays true. So they
+are sent as the client gave them; a 400 that names exactly one of them is believed for an hour.
+
+Note: a prompt cannot put words into this error. It is about the request's form, and it is believed
+only for parameters that were sent.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Set
+from typing import Any, Final
+
+import orjson
+
+#: Seconds for which a refusal is remembered.
+REMEMBERED: Final = 3600.0
+#: Models whose refusals are remembered.
+MAX_MODELS: Final = 1000
+#: A longer message is no refusal of a parameter.
+_MAX_MESSAGE: Final = 1000
+_NOTHING: Final[frozenset[str]] = frozenset()
+_REFUSES: Final = re.compile(
+    r"deprecated|not supported|unsupported|not support|not permitted|not allowed|not available",
+    re.IGNORECASE,
+)
+#: As its errors name it → the client's parameter.
+_NAMES: Final[Mapping[str, str]] = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "effort": "reasoning_effort",
+}
+
+
+def sent_parameters(request: Mapping[str, Any]) -> frozenset[str]:
+    """Return which of the client's parameters that a model may refuse are in a request."""
+    found = {name for name in _NAMES.values() if name in request}
+    if "effort" in request.get("output_config", {}):
+        found.add("reasoning_effort")
+    return frozenset(found)
+
+
+class RefusedParameters:
+    """What is known of the models of all providers, in one worker."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` returns monotonic seconds."""
+        self._clock = clock
+        self._until: dict[tuple[str, str], dict[str, float]] = {}
+
+    def of(self, provider: str, model: str) -> frozenset[str]:
+        """Return the parameters that the model is known to refuse."""
+        known = self._until.get((provider, model))
+        if known is None:
+            return _NOTHING
+        now = self._clock()
+        return frozenset(name for name, until in known.items() if until > now)
+
+    def learn(self, provider: str, model: str, sent: Set[str], body: bytes) -> bool:
+        """Read the `body` of a 400. Returns whether it refuses exactly one parameter of `sent`."""
+        refused = _refused(body)
+        if refused is None or refused not in sent:
+            return False
+        known = self._until.pop((provider, model), {})
+        known[refused] = self._clock() + REMEMBERED
+        self._until[provider, model] = known
+        if len(self._until) > MAX_MODELS:
+            del self._until[next(iter(self._until))]
+        return True
+
+
+def _refused(body: bytes) -> str | None:
+    """Return the one parameter that an error says the model does not take; None: it says no such
+    thing.
+    """
+    try:
+        decoded = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    error = decoded.get("error") if isinstance(decoded, dict) else None
+    if not isinstance(error, dict) or error.get("type") != "invalid_request_error":
+        return None
+    message = error.get("message")
+    if not isinstance(message, str) or len(message) > _MAX_MESSAGE:
+        return None
+    named = [name for name in _NAMES if re.search(rf"\b{name}\b", message)]
+    if len(named) != 1 or not _REFUSES.search(message):
+        return None
+    return _NAMES[named[0]]
