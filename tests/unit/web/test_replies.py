@@ -58,7 +58,9 @@ def test_clients_of_anthropic_are_told_the_parameter() -> None:
     assert b"secret" not in error_body(ProxyError("secret"), "/v1/messages")
 
 
-@pytest.mark.parametrize("path", ["", "/v1/messagesx", "/v1/threads/1/messages", "/v1/Messages"])
+@pytest.mark.parametrize(
+    "path", ["", "/v1/messagesx", "/v1/messages-1", "/v1/threads/1/messages", "/v1/Messages"]
+)
 def test_other_paths_have_openais_shape(path: str) -> None:
     reply = error_reply(ProxyError(code="conflict"), path=path, request_id="id-1")
     assert reply == error_reply(ProxyError(code="conflict"))
