@@ -42,10 +42,6 @@ COOLDOWNS: Final[Mapping[int, Cooldown]] = {
 }
 #: What other statuses cause, if they cause any.
 _OTHER: Final = Cooldown(5.0, 60.0)
-#: Seconds after a success in which the upstream's refusal is the fault of the request, not of the
-#: key: a prompt that is turned away with 403, a 402 for a `max_tokens` beyond the credit, a 401 for
-#: an endpoint that is not in the key's scope. By them, one client could take the key from others.
-TRUSTED_SECONDS: Final = 60.0
 #: The status that is no fault of the key.
 _RATE_LIMITED: Final = 429
 
@@ -101,8 +97,6 @@ class _KeyState:
     scopes: dict[str | None, _Scope] = field(default_factory=dict)
     in_flight: int = 0
     last_status: int | None = None
-    #: Model, or NO_MODEL → when the key last served it. The latest is last.
-    served_at: dict[str, float] = field(default_factory=dict)
     success_count: int = 0
     failure_count: int = 0
 
@@ -272,18 +266,6 @@ class KeyPool:
         if scope.until > before:
             self._cooled(key_id, model, scope.until - now, status)
 
-    def works(self, key_id: str, model: str | None) -> bool:
-        """Return whether the key has served a request a short while ago: one for this model, or
-        with None any."""
-        known = self._keys.get(key_id)
-        if known is None:
-            return False
-        served_at = known.state.served_at
-        name = next(reversed(served_at), None) if model is None else model
-        if name is None or name not in served_at:
-            return False
-        return self._clock() - served_at[name] < TRUSTED_SECONDS
-
     def cool_all(self, model: str | None, seconds: float | None, status: int) -> None:
         """As :meth:`cool`, for all keys that serve `model`: they share one quota. With None, they
         rest for requests that name no model."""
@@ -310,7 +292,6 @@ class KeyPool:
         now = self._clock()
         if status < 400:
             state.success_count += 1
-            _note_served(state.served_at, model or NO_MODEL, now)
             for name in (None, model or NO_MODEL):
                 scope = state.scopes.get(name)
                 if scope is not None and scope.until <= now:
@@ -395,13 +376,6 @@ def _rendezvous(key: _PoolKey, affinity: bytes) -> float:
     # Between 0 and 1, without either: 52 bits and a half are exact in a float.
     fraction = ((int.from_bytes(digest, "big") >> 12) + 0.5) / 2.0**52
     return -(key.share or 1) / math.log(fraction)
-
-
-def _note_served(served_at: dict[str, float], model: str, now: float) -> None:
-    served_at.pop(model, None)
-    if len(served_at) >= _MAX_SCOPES:
-        del served_at[next(iter(served_at))]
-    served_at[model] = now
 
 
 def _make_room(scopes: dict[str | None, _Scope], now: float) -> None:

@@ -154,20 +154,15 @@ class TargetState:
         elif rule.cooldown_status == 429 and self.one_quota:
             self.pool.cool_all(self.model, retry_after, 429)
         elif rule.cooldown_status is not None:
-            self._cool(self.pool, key.id, rule, status, retry_after)
+            self._cool(self.pool, key.id, rule, retry_after)
         if status is not None:
             self.pool.record(key.id, rule.cooldown_status or status, self.model)
 
-    def _cool(
-        self, pool: KeyPool, key_id: str, rule: Rule, status: int | None, retry_after: float | None
-    ) -> None:
+    def _cool(self, pool: KeyPool, key_id: str, rule: Rule, retry_after: float | None) -> None:
         cooldown = rule.cooldown_status or 0
         # A request that names no model, such as one for files, says nothing of those that do.
         whole = rule.against is Against.KEY and self.model is not None
         model = None if whole else self.model or NO_MODEL
-        # A rate limit, and a 429 that says that the account has no quota, are facts in any case.
-        if 429 not in (status, cooldown) and pool.works(key_id, model):
-            return
         pool.cool(key_id, model, retry_after if cooldown == 429 else None, cooldown)
 
     def abandoned(self, key: ChosenKey | None, permit: Permit | None) -> None:
