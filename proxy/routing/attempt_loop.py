@@ -176,6 +176,34 @@ class Routed:
     broke_off: Callable[[], None] = lambda: None
 
 
+@dataclass(slots=True, kw_only=True)
+class _Visit:
+    """One target while it is tried, with one key after the other."""
+
+    target: RouteTarget
+    state: TargetState
+    #: Whether the route has a target after this one.
+    has_next: bool
+    #: Whether all targets are open, so that the probe of this one need not wait for its time.
+    early: bool
+    #: The ids of keys that were turned away since the last retry.
+    turned_away: set[str] = field(default_factory=set)
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Trip:
+    """What came of one round trip. Without a failure there is a response."""
+
+    response: Response | None
+    failure: Failure | None = None
+    #: What was read of the response.
+    held: bytes = b""
+    error: UpstreamError | None = None
+    #: The stream that `held` is of, where `response` is made of an error in it.
+    begun: Response | None = None
+
+
 class AttemptLoop:
     """One request. :meth:`run` is called once."""
 
@@ -243,13 +271,11 @@ class AttemptLoop:
         return None
 
     def _at(self, target: RouteTarget, *, has_next: bool, early: bool = False) -> Routed | None:
-        """Try one target with its keys. Returns None when it cannot serve the request.
-
-        `early`: all targets are open, so the probe of this one need not wait for its time.
-        """
+        """Try one target with its keys. Returns None when it cannot serve the request."""
         state = self._states.of(target, self._route.access, self._call.own_key)
         state.budget.note_request()
-        routed = self._with_keys(target, state, has_next=has_next, early=early)
+        visit = _Visit(target=target, state=state, has_next=has_next, early=early)
+        routed = self._with_keys(visit)
         if routed is None and state.pool is not None:
             affinity = self._call.affinity if self._route.pinned else None
             wait = state.waits(pinned=affinity)
@@ -260,81 +286,68 @@ class AttemptLoop:
                 self._exhausted.note_keys(wait)
         return routed
 
-    def _with_keys(
-        self, target: RouteTarget, state: TargetState, *, has_next: bool, early: bool
-    ) -> Routed | None:
-        turned_away: set[str] = set()
-        retries = 0
+    def _with_keys(self, visit: _Visit) -> Routed | None:
+        state = visit.state
         while self._may_attempt():
-            key = self._choose_key(state, turned_away)
+            key = self._choose_key(visit)
             if key is None:
                 return None
-            permit = state.permit(lone=len(self._route.targets) == 1, early=early)
+            permit = state.permit(lone=len(self._route.targets) == 1, early=visit.early)
             if permit is None:
                 state.release(key)
                 opens_in = state.opens_in
                 self._exhausted.waits(opens_in, rate=False)
                 if self._next_open is None or opens_in < self._next_open[0]:
-                    self._next_open = opens_in, self._place, target
+                    self._next_open = opens_in, self._place, visit.target
                 return None
-            outcome = self._attempt(target, state, key, permit, has_next, turned_away)
-            if isinstance(outcome, Routed):
+            outcome = self._attempt(visit, key, permit)
+            if not isinstance(outcome, Rejection):
                 return outcome
-            if outcome is None:
-                return None
-            if self._keys_left(outcome, state, key, turned_away):
+            if self._keys_left(visit, outcome, key):
                 continue
-            if not self._retries(outcome, target, state, retries):
+            if not self._retries(visit, outcome):
                 return None
-            retries += 1
+            visit.retries += 1
             # The wait was for them; keys that are to rest for longer are at rest in the pool.
-            turned_away.clear()
+            visit.turned_away.clear()
         return None
 
-    def _keys_left(
-        self, rejection: Rejection, state: TargetState, key: ChosenKey, turned_away: set[str]
-    ) -> bool:
+    def _keys_left(self, visit: _Visit, rejection: Rejection, key: ChosenKey) -> bool:
         """Whether another key of the target is tried at once, since this one was turned away."""
         if not RULES[rejection.failure].other_key or self._route.pinned:
             return False
+        turned_away = visit.turned_away
         turned_away.add(key.id)
-        return self._call.repeatable and len(turned_away) < MAX_KEYS and state.has_key(turned_away)
+        if not self._call.repeatable or len(turned_away) >= MAX_KEYS:
+            return False
+        return visit.state.has_key(turned_away)
 
-    def _retries(
-        self, rejection: Rejection, target: RouteTarget, state: TargetState, retries: int
-    ) -> bool:
+    def _retries(self, visit: _Visit, rejection: Rejection) -> bool:
         """Whether the same target is tried again. Waits until then."""
         rule = RULES[rejection.failure]
         if not (self._call.repeatable or (rule.unsent and self._call.untouched())):
             self._final = True
             return False
+        target, retries = visit.target, visit.retries
         self._final = not rule.falls_back(self._fallback_on(target))
         pause = rule.pause(retries, rejection.retry_after, self._waiting.random)
         if pause is None or retries >= self._max_retries(target) or not self._may_attempt():
             return False
-        if not state.budget.take():
+        if not visit.state.budget.take():
             self._states.budget_exhausted(target.target.provider)
             return False
         self._waiting.sleep(pause)
         return True
 
-    def _choose_key(self, state: TargetState, turned_away: set[str]) -> ChosenKey | None:
+    def _choose_key(self, visit: _Visit) -> ChosenKey | None:
         if self._route.pinned:
-            return state.pinned(self._call.affinity)
-        return state.choose(self._call.affinity, turned_away)
+            return visit.state.pinned(self._call.affinity)
+        return visit.state.choose(self._call.affinity, visit.turned_away)
 
-    def _attempt(
-        self,
-        target: RouteTarget,
-        state: TargetState,
-        key: ChosenKey,
-        permit: Permit,
-        has_next: bool,
-        turned_away: set[str],
-    ) -> Routed | Rejection | None:
+    def _attempt(self, visit: _Visit, key: ChosenKey, permit: Permit) -> Routed | Rejection | None:
         """One round trip. Returns its response, or why it was rejected; None: nothing was sent,
         since the target does not have the endpoint."""
-        call = self._call
+        call, target, state = self._call, visit.target, visit.state
         try:
             prepared = self._prepared(target, key)
         except BaseException as error:
@@ -347,34 +360,56 @@ class AttemptLoop:
         call.attempts.append(attempt)
         began = self._waiting.clock()
         try:
-            trip = self._round_trip(target, state, key, prepared, attempt, has_next, turned_away)
+            trip = self._round_trip(visit, key, prepared, attempt)
             if trip.response is not None and _may_do_without(trip, trip.response, prepared):
                 prepared = self._prepared(target, key)
-                trip = self._round_trip(
-                    target, state, key, prepared, attempt, has_next, turned_away
-                )
+                trip = self._round_trip(visit, key, prepared, attempt)
         except BaseException:
             attempt.milliseconds = (self._waiting.clock() - began) * 1e3
             attempt.reason = Failure.ABANDONED.value
             state.abandoned(key, permit)
             raise
         attempt.milliseconds = (self._waiting.clock() - began) * 1e3
-        response, failure = trip.response, trip.failure
-        if failure is None and response is not None:
-            self._counted += 1
-            state.served(key, permit, response.status)
-            if target.provider is not None and not (call.streams or _is_event_stream(response)):
-                deadline = began + self._timeout(target)
-                response = HeldResponse(response, [], clock=self._waiting.clock, deadline=deadline)
-            try:
-                routed = self._routed(target, response, prepared)
-            except BaseException:
-                state.release(key)
-                raise
-            routed.release = partial(state.release, key)
-            routed.broke_off = state.broke_off
-            return routed
-        failure = failure or Failure.RESET
+        if trip.failure is None and trip.response is not None:
+            return self._accepted(visit, key, permit, prepared, trip.response, began)
+        return self._rejected(visit, key, permit, prepared, attempt, trip)
+
+    def _accepted(
+        self,
+        visit: _Visit,
+        key: ChosenKey,
+        permit: Permit,
+        prepared: PreparedCall,
+        response: Response,
+        began: float,
+    ) -> Routed:
+        """Return the response for the client. The key stays in flight until it has ended."""
+        target, state = visit.target, visit.state
+        self._counted += 1
+        state.served(key, permit, response.status)
+        if target.provider is not None and not (self._call.streams or _is_event_stream(response)):
+            deadline = began + self._timeout(target)
+            response = HeldResponse(response, [], clock=self._waiting.clock, deadline=deadline)
+        try:
+            routed = self._routed(target, response, prepared)
+        except BaseException:
+            state.release(key)
+            raise
+        routed.release = partial(state.release, key)
+        routed.broke_off = state.broke_off
+        return routed
+
+    def _rejected(
+        self,
+        visit: _Visit,
+        key: ChosenKey,
+        permit: Permit,
+        prepared: PreparedCall,
+        attempt: Attempt,
+        trip: _Trip,
+    ) -> Rejection:
+        """Count the failure against what it is the fault of, and keep it for the client."""
+        response, failure = trip.response, trip.failure or Failure.RESET
         rule = RULES[failure]
         attempt.reason = failure.value
         if not rule.other_key:
@@ -383,18 +418,18 @@ class AttemptLoop:
         if response is not None:
             wait = retry_after(response.headers, self._waiting.wall())
         spared = response is not None and is_beyond_limit(response.headers)
-        state.rejected(key, permit, failure, attempt.status, wait, spared=spared)
+        visit.state.rejected(key, permit, failure, attempt.status, wait, spared=spared)
         self._states.failed(attempt.provider, _described(attempt, trip.error))
         superseded: Callable[[], None] | None = None
         if failure in _BILLED:
-            superseded = partial(call.superseded, attempt, trip.begun or response, trip.held)
+            superseded = partial(self._call.superseded, attempt, trip.begun or response, trip.held)
         if trip.error is not None and response is not None:
             # It broke off before the client got anything, so the client gets the error instead.
             response.close()
             response = None
         rejection = Rejection(
             failure,
-            target,
+            visit.target,
             response,
             trip.error,
             prepared,
@@ -414,16 +449,10 @@ class AttemptLoop:
         return provider.prepare(call.request, where, key.value, call.body)
 
     def _round_trip(
-        self,
-        target: RouteTarget,
-        state: TargetState,
-        key: ChosenKey,
-        prepared: PreparedCall,
-        attempt: Attempt,
-        has_next: bool,
-        turned_away: set[str],
-    ) -> "_Trip":
+        self, visit: _Visit, key: ChosenKey, prepared: PreparedCall, attempt: Attempt
+    ) -> _Trip:
         """Send the request, and read the response until it is known to be good or bad."""
+        target = visit.target
         provider_type = target.target.provider_type
         response: Response | None = None
         held: list[bytes] = []
@@ -443,8 +472,8 @@ class AttemptLoop:
                     return _Trip(held_error, failure, body)
                 holds = (
                     prepared.translation is not None
-                    or has_next
-                    or state.has_key(turned_away | {attempt.key_id or ""})
+                    or visit.has_next
+                    or visit.state.has_key(visit.turned_away | {attempt.key_id or ""})
                 )
                 if not (holds and self._holds(target, response)):
                     return _Trip(response)
@@ -473,7 +502,7 @@ class AttemptLoop:
         response: Response,
         held: list[bytes],
         translation: Translation | None,
-    ) -> "_Trip":
+    ) -> _Trip:
         """Read a stream until its first output, an error, its end, or a bound.
 
         A translated stream that begins with an error becomes the response that the error stands
@@ -575,19 +604,6 @@ def provider_of(providers: Mapping[str, Provider], target: Target) -> Provider:
             code="endpoint_not_supported",
         )
     return provider
-
-
-@dataclass(frozen=True, slots=True)
-class _Trip:
-    """What came of one round trip. Without a failure there is a response."""
-
-    response: Response | None
-    failure: Failure | None = None
-    #: What was read of the response.
-    held: bytes = b""
-    error: UpstreamError | None = None
-    #: The stream that `held` is of, where `response` is made of an error in it.
-    begun: Response | None = None
 
 
 def _may_do_without(trip: _Trip, response: Response, prepared: PreparedCall) -> bool:
