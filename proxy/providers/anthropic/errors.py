@@ -1,4 +1,4 @@
-"""Anthropic's errors in OpenAI's shape, and errors of the proxy in Anthropic's.
+"""Anthropic's errors in OpenAI's shape.
 
 Source: https://platform.claude.com/docs/en/api/errors, and `types/shared` of Anthropic's Python
 SDK. Its `message` is for people; `type` and `details.error_code` are for programs.
@@ -31,18 +31,6 @@ _STATUS_BY_TYPE: Final[Mapping[str, int]] = {
 _CODE_BY_TYPE: Final[Mapping[str, str]] = {
     "not_found_error": "model_not_found",
     "overloaded_error": "overloaded",
-}
-#: Status of the proxy's own errors → Anthropic's `type`. All others are `api_error`.
-_TYPE_BY_STATUS: Final[Mapping[int, str]] = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-    OVERLOADED: "overloaded_error",
 }
 _UNREADABLE: Final = "The upstream sent an error that cannot be read."
 
@@ -78,20 +66,6 @@ def openai_error(data: bytes, status: int | None = None) -> bytes:
         "code": code or "upstream_broken",
     }
     return orjson.dumps({"error": shaped})
-
-
-def anthropic_error(status: int, message: str, request_id: str | None = None) -> bytes:
-    """Return an error of the proxy as Anthropic's clients read it, as JSON."""
-    error = {"type": _TYPE_BY_STATUS.get(status, "api_error"), "message": message}
-    shaped: dict[str, Any] = {"type": "error", "error": error}
-    if request_id is not None:
-        shaped["request_id"] = request_id
-    return orjson.dumps(shaped)
-
-
-def anthropic_error_event(status: int, message: str) -> bytes:
-    """Return an error of the proxy as an event for a stream of Anthropic's."""
-    return b"event: error\ndata: " + anthropic_error(status, message) + b"\n\n"
 
 
 def _decoded(data: bytes) -> Any:

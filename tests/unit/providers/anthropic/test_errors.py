@@ -1,4 +1,4 @@
-"""Errors in both directions."""
+"""Errors: the table, and what is no error of Anthropic's."""
 
 import json
 from typing import Any
@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 
 from proxy.providers.anthropic.errors import (
-    anthropic_error,
-    anthropic_error_event,
     client_status,
     event_status,
     openai_error,
@@ -59,30 +57,3 @@ def test_what_is_no_error_of_its_own_is_not_quoted(text: bytes) -> None:
     assert (found["type"], found["code"]) == ("server_error", "upstream_broken")
     assert "secret" not in found["message"]
     assert event_status(text) == 500
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (400, "invalid_request_error"),
-        (401, "authentication_error"),
-        (403, "permission_error"),
-        (404, "not_found_error"),
-        (405, "api_error"),
-        (413, "request_too_large"),
-        (429, "rate_limit_error"),
-        (500, "api_error"),
-        (502, "api_error"),
-        (503, "overloaded_error"),
-        (504, "timeout_error"),
-        (529, "overloaded_error"),
-    ],
-)
-def test_errors_of_the_proxy(status: int, kind: str) -> None:
-    wanted = {"type": "error", "error": {"type": kind, "message": "No."}}
-    assert json.loads(anthropic_error(status, "No.")) == wanted
-    assert json.loads(anthropic_error(status, "No.", "r1")) == {**wanted, "request_id": "r1"}
-    name, data = anthropic_error_event(status, "No.").decode().split("\n", 1)
-    assert name == "event: error"
-    assert data.endswith("\n\n")
-    assert json.loads(data.removeprefix("data: ")) == wanted
