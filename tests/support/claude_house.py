@@ -46,6 +46,7 @@ class ClaudeHouse:
 
     def __init__(self, proxy: ProxyServer) -> None:
         self.proxy = proxy
+        self._events: dict[str, dict[str, Any]] = {}
         self.claude = MockAnthropic(set(CLAUDE_KEYS))
         self.eu = MockAnthropic({"sk-ant-upstream-3"}, signature="b3RoZXI=")
         self.openai = MockProvider("openai", {"sk-upstream-4"})
@@ -123,14 +124,14 @@ class ClaudeHouse:
 
     def event(self, name: str) -> dict[str, Any]:
         """The event of the request that was sent :func:`named` so; waits for it."""
-        found: list[dict[str, Any]] = []
 
         def arrived() -> bool:
-            found.extend(self.proxy.events_so_far())
-            return any(event["request_id"] == name for event in found)
+            # Those of other requests may be asked for later.
+            self._events.update({each["request_id"]: each for each in self.proxy.events_so_far()})
+            return name in self._events
 
         wait_until(arrived)
-        return next(event for event in found if event["request_id"] == name)
+        return self._events[name]
 
     def _serves(self) -> bool:
         """Whether both workers know everything: ten requests, each on a new connection."""

@@ -281,7 +281,7 @@ class MockProvider(Upstream):
     def _whole(self, talk: Conversation, body: dict[str, Any]) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": "".join(WORDS)}
         finish = "stop"
-        if body.get("tools"):
+        if _wants_call(body):
             message = {"role": "assistant", "content": None, "tool_calls": [self._call(0)]}
             finish = "stop" if self.dialect in ("gemini", "ollama") else "tool_calls"
         return {
@@ -329,7 +329,7 @@ class MockProvider(Upstream):
             talk.chunk(self._chunk(talk, {"content": word}))
 
     def _stream(self, talk: Conversation, body: dict[str, Any]) -> None:
-        calls = bool(body.get("tools"))
+        calls = _wants_call(body)
         self.begin(talk, 0 if calls else len(WORDS))
         if not calls:
             talk.chunk(self._chunk(talk, {}, "stop"))
@@ -376,6 +376,12 @@ def _json(talk: Conversation) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _wants_call(body: dict[str, Any]) -> bool:
+    """Whether a tool is offered, and its result is not there yet."""
+    last = (body.get("messages") or [{}])[-1]
+    return bool(body.get("tools")) and last.get("role") != "tool"
 
 
 def _below(path: str, prefix: str) -> str:
