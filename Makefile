@@ -82,7 +82,8 @@ lock: ## requirements*.txt again from the .in files (needs uv)
 	done
 
 clean: ## remove .venv and what the tools leave; never .env or data/
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov \
+	    tests/e2e/typescript/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):
