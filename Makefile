@@ -38,7 +38,7 @@ test: $(DEV) ## the whole suite at once; ARGS='-k name' picks, one test after th
 	$(PYTEST) $(ARGS)
 
 quick: lint ## lint and the unit tests that are not slow: under a minute
-	@$(PY) -m pytest --quiet -m "not slow" $(ARGS) tests/unit
+	@$(PY) -m pytest --quiet -m "not slow" $(ARGS:auto=logical) tests/unit
 
 check: lint type ## what CI runs: lint, types, architecture, tests with coverage, demo
 	$(PY) -m pytest -q tests/unit/test_architecture.py

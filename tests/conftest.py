@@ -117,9 +117,11 @@ def pytest_configure(config: pytest.Config) -> None:
         measuring.stop()
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: much of the suite waits."""
-    return min(len(os.sched_getaffinity(0)) + 1, 8)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`auto`: one more than there are processors, since much of the suite waits. `logical`: as many
+    as there are, for the unit tests: they compute, and each process costs seconds of imports."""
+    waits = config.getoption("numprocesses") == "auto"
+    return min(len(os.sched_getaffinity(0)) + waits, 8)
 
 
 #: Fixtures that start a database, Redis, Prometheus or AWS's stand-in.

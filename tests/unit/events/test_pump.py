@@ -313,6 +313,7 @@ def test_close_gives_up_on_a_sink_that_still_fails(caplog: pytest.LogCaptureFixt
     assert "3 usage events could not be written" in caplog.text
 
 
+@pytest.mark.slow
 def test_close_returns_in_time_although_a_sink_hangs(caplog: pytest.LogCaptureFixture) -> None:
     bad, good = Sink(lambda: block(0.8)), Sink()
     line = Line(bad, good)
@@ -401,6 +402,7 @@ def test_spooled_events_release_their_slots(tmp_path: Path) -> None:
     assert spooled(tmp_path, LOCAL) == []
 
 
+@pytest.mark.slow
 def test_the_local_offset_follows_the_slowest_sink(tmp_path: Path) -> None:
     fast, slow = Sink(), Sink(fail)
     line = SpooledLine(tmp_path, fast, slow)

@@ -167,6 +167,7 @@ def test_cancelled_work_does_not_commit(sqlite_url: str) -> None:
     assert count(patient) == 0
 
 
+@pytest.mark.slow
 def test_waiting_for_the_thread_is_bounded(sqlite_url: str) -> None:
     database = Database.from_url(sqlite_url, wait_timeout=0.1, statement_timeout=1.0)
     table(database)
@@ -229,6 +230,7 @@ Database.from_url(sys.argv[1]).check()
 """
 
 
+@pytest.mark.slow
 def test_a_new_file_may_be_opened_by_several_at_once(sqlite_url: str) -> None:
     run = [sys.executable, "-c", OPENER, sqlite_url, str(time.time() + 1.5)]
     openers = [subprocess.Popen(run, cwd=ROOT) for _ in range(4)]

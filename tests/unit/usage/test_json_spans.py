@@ -12,6 +12,7 @@ from proxy.usage.json_spans import top_members
 from tests.support.json_values import VALUES
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(

@@ -193,6 +193,7 @@ def test_text_is_measured_though_it_is_not_kept() -> None:
             assert 0 <= large_value.text - text_bytes(value[name]) <= 2000
 
 
+@pytest.mark.slow
 def test_a_step_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     for body in (b"[]," * 500_000, b'"' + b"x" * 1_500_000 + b'",', b"1," * 750_000):

@@ -194,6 +194,7 @@ _OPTIONS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 @given(_CHAT, _OPTIONS)
 def test_any_chat_is_refused_or_taken_by_the_sdk(chat: Any, given: dict[str, Any]) -> None:

@@ -109,6 +109,7 @@ def test_one_that_is_done_may_be_closed_while_others_wait(
     assert len(looks) < 20  # the closed one is not reported again and again
 
 
+@pytest.mark.slow
 def test_silence_ends(serve: Serve, load: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SILENCE_SECONDS", 0.05)
     monkeypatch.setattr(module, "_TICK_SECONDS", 0.01)
@@ -122,6 +123,7 @@ def test_silence_ends(serve: Serve, load: Make, monkeypatch: pytest.MonkeyPatch)
     assert [sample.problem for sample in one.samples] == ["timed out", ""]
 
 
+@pytest.mark.slow
 def test_what_was_measured_until_an_interruption_counts(serve: Serve, load: Make) -> None:
     one = load(serve([OK], [OK], [Event().wait]), 1)
 
