@@ -72,7 +72,7 @@ class Management:
         self.grants = Grants(database, cipher)
         self.ledger = UsageLedger(database)
         self.audit = AuditLog(database)
-        #: Entries as they were told to the event sinks.
+        #: Entries as the event sinks got them.
         self.told: list[AuditEntry] = []
         self.recorder = AuditWriter(self.audit, DenialAggregator(), self.told.append)
         trail = self.trail = AuditTrail(self.recorder, trusted_proxies=1)
@@ -81,7 +81,7 @@ class Management:
         app.url_rule_class = LazyRule
         app.url_map.strict_slashes = False
         now: Callable[[], datetime] = lambda: self.clock  # noqa: E731
-        #: The ids of which the others would have been told.
+        #: The ids that would have been announced to the others.
         self.announced: list[str] = []
         announce = self.announced.append
         app.register_blueprint(

@@ -181,7 +181,7 @@ def test_one_that_was_never_there(
 
 
 def test_one_that_lets_in_and_throws_out(own_redis: RedisServer, start: Start) -> None:
-    """It is asked less and less often, and the log does not tell of it ten times a second."""
+    """It is asked less and less often, and the log does not report it ten times a second."""
     channel, heard = start(own_redis.url)
     with own_redis.client() as client:
         for length in (3, 5, 7):
@@ -228,7 +228,7 @@ def test_what_cannot_be_acted_upon_does_not_end_it(
 
 
 def test_an_announcer_follows_a_failover(start: Start, own_redis: RedisServer) -> None:
-    """A replica takes a PUBLISH, and whoever listens at the new primary would not hear it."""
+    """A replica takes a PUBLISH, and a listener at the new primary would not hear it."""
     with RedisServer() as new:
         address = Middleman(own_redis.port)
         try:
@@ -248,7 +248,7 @@ def test_an_announcer_follows_a_failover(start: Start, own_redis: RedisServer) -
 def test_a_subscription_is_made_anew_now_and_then(
     start: Start, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that was replaced is silent, and nothing else would tell."""
+    """A server that was replaced is silent, and nothing else would show it."""
     monkeypatch.setattr(redis_module, "_RESUBSCRIBE_AFTER", 0.2)
     with RedisServer() as new:
         address = Middleman(own_redis.port)

@@ -1,4 +1,4 @@
-"""proxy/cli/verify.py: the real proxy passes, and whoever tampers on the way is named."""
+"""proxy/cli/verify.py: the real proxy passes, and a component that tampers on the way is named."""
 
 import contextlib
 import socket
@@ -185,7 +185,7 @@ def test_an_error_and_an_upload_from_files(verify: Verify, tmp_path: Path) -> No
     ]
 
 
-# Whoever is not faithful.
+# Proxies that are not faithful.
 
 
 @pytest.mark.parametrize(

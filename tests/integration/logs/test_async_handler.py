@@ -1,4 +1,4 @@
-"""The log of a worker waits for nobody, loses nothing silently and ends with its process."""
+"""The log of a worker never waits, loses nothing silently and ends with its process."""
 
 import errno
 import json
@@ -89,7 +89,7 @@ def test_a_stall_drops_and_counts_and_holds_up_nobody(output: Slow) -> None:
     assert (lines[-1]["level"], lines[-1]["logger"]) == ("warning", "proxy.logs.async_handler")
     log.warning("later")
     flush(log)
-    assert output.messages[11:] == ["later"], "told once"
+    assert output.messages[11:] == ["later"], "reported once"
 
 
 def test_long_lines_are_bounded_by_their_bytes(output: Slow) -> None:

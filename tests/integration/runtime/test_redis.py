@@ -63,7 +63,7 @@ class Replies:
         replies = self._connections[self.served]
         self.served += 1
         while said := connection.recv(4096):
-            # What the library tells of itself first.
+            # What the library reports of itself first.
             connection.sendall(b"+OK\r\n" * said.count(b"SETINFO"))
             if b"$3\r\nSET\r\n" in said:
                 connection.sendall(replies.pop(0))

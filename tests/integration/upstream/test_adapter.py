@@ -1,4 +1,4 @@
-"""One round trip: what goes out, which connection it takes, and what no connection is told as."""
+"""One round trip: what goes out, which connection it takes, and the error when none is made."""
 
 import base64
 import ssl

@@ -109,7 +109,7 @@ def test_the_secret_itself_is_never_asked_for() -> None:
         ({"expires_at": PAST}, 401, "token_expired"),
         ({"expires_at": START}, 401, "token_expired"),
         ({"project_active": False}, 403, "project_inactive"),
-        # The first of several reasons is told.
+        # The first of several reasons is reported.
         ({"is_active": False, "revoked_at": PAST, "expires_at": PAST}, 401, "token_inactive"),
         # Deactivated by nobody but the housekeeping.
         ({"is_active": False, "expires_at": PAST, "project_active": False}, 401, "token_expired"),
@@ -400,7 +400,7 @@ def test_nothing_is_cut_by_a_total_that_may_have_changed() -> None:
     assert spent == []
     authenticator.authenticate(f"Bearer {SECRET}")
     authenticator.settle(principal, 1)
-    assert spent == [], "nothing is under way any more"
+    assert spent == [], "nothing is in flight any more"
     for _ in range(2):
         assert budgets.hold([("token-1", 100)], 1) is None
     authenticator.settle(principal, 1)

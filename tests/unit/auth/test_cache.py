@@ -325,7 +325,7 @@ class TestWhatOthersKnow:
         waiting = gevent.spawn(cache.get, "not theirs")
         assert time.monotonic() - began < 20
         gevent.sleep(0.1)
-        assert not waiting.ready(), "one that nobody knows waits for the store"
+        assert not waiting.ready(), "an unknown one waits for the store"
         source.open.set()
         assert waiting.get(timeout=20) == "one"
         clock.now += 1

@@ -246,7 +246,7 @@ class TestWhatIsKept:
         assert world.look(0) == [{"a"}]
         assert world.source.asked == [9_000 * SECOND - _OVERLAP_MICROSECONDS]
         assert kept.given == [(10_000, ["a"])]
-        assert world.revocation.lag is None, "nobody was there to feel it"
+        assert world.revocation.lag is None, "no request was there to feel it"
 
     def test_a_database_that_is_away_confirms_nothing(self) -> None:
         world, kept = keeping(9_000 * SECOND)

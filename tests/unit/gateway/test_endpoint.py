@@ -190,7 +190,7 @@ def test_a_request_is_noted_before_the_upstream_is_asked() -> None:
 
 
 def test_order_of_checks() -> None:
-    """Each request is wrong in several ways; the first check that fails is told."""
+    """Each request is wrong in several ways; the first check that fails is reported."""
     bad_path = "/v1/../x"
     large = sized(b"x" * 2000)
     quota = ClientError(code="quota_exceeded", headers=[("x-should-retry", "false")])

@@ -440,4 +440,4 @@ def test_cutting_many_leaves_the_others_their_turn() -> None:
     gevent.joinall([*greenlets, other], timeout=20)
     assert len(served.cut) == 300
     steps = [after - before for before, after in zip([0, *turns], turns, strict=False)]
-    assert max(steps) <= 12, "cut between two turns of somebody else"
+    assert max(steps) <= 12, "cut between two turns of another greenlet"

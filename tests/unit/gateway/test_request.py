@@ -243,7 +243,7 @@ def test_pieces_of_a_known_length() -> None:
     source.check_length(5)
     pieces = iter(source)
     assert (next(pieces), source.finished, finished) == (b"ab", False, [])
-    # The last piece is known to be the last: nobody asks for another.
+    # The last piece is known to be the last: no other is asked for.
     assert (next(pieces), source.finished, finished) == (b"cde", True, [5])
     assert list(pieces) == []
     assert source._source.read == 2

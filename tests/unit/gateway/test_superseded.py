@@ -1,4 +1,4 @@
-"""Attempts whose responses nobody got: their events, and what they cost."""
+"""Attempts whose responses no client got: their events, and what they cost."""
 
 import contextlib
 from collections.abc import Callable

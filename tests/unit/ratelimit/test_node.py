@@ -61,7 +61,7 @@ def test_a_glance_sees_what_others_took_and_what_came_back(place: Path, clock: C
     clock.now += 10
     assert two.peek(bucket) == 30
     clock.now -= 10.001
-    assert two.peek(bucket) == 20, "read just before somebody took from it"
+    assert two.peek(bucket) == 20, "read just before permits were taken"
 
 
 def test_a_first_glance_sees_what_others_took(place: Path, clock: Clock) -> None:

@@ -261,7 +261,7 @@ def test_who_has_not_paid_yet_counts_and_is_forgotten_once_it_has() -> None:
     passages[2].end()
     assert limited.near.levels[Bucket(f"ip:{ADDRESS}", 3)] == 0
     limited.near.levels[Bucket(f"ip:{ADDRESS}", 3)] = 3
-    assert [limited.throttle.check_client(ADDRESS) for _ in range(3)], "nobody owes any more"
+    assert [limited.throttle.check_client(ADDRESS) for _ in range(3)], "no debt is left"
 
 
 def test_a_flood_from_an_address_keeps_no_login_out() -> None:

@@ -342,7 +342,7 @@ def test_counts_are_reported_every_ten_seconds(cluster: Cluster) -> None:
     cluster.wait(10.0)
     cluster.exchange()
     assert len(cluster.table.written) == 2
-    assert cluster.one.announced == 0  # nobody has to hurry
+    assert cluster.one.announced == 0  # there is no hurry
     cluster.one.pool.record("a", 200, MODEL)
     cluster.wait(10.0)
     cluster.exchange()

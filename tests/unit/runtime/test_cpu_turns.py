@@ -18,5 +18,5 @@ def test_the_core_is_offered_every_few_items(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_yield", lambda: pytest.fail("nobody needs it"))
+    monkeypatch.setattr(os, "sched_yield", lambda: pytest.fail("no other thread needs it"))
     assert list(yield_cpu_every([])) == []

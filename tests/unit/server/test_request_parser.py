@@ -104,7 +104,7 @@ def gunicorn_s(data: bytes) -> tuple[object, ...]:
 def ours(data: bytes) -> tuple[object, ...]:
     def parse() -> RequestHead:
         request = connection([data]).parse_next(5)
-        # The body tells the client to go on itself, once somebody reads it.
+        # The body tells the client to go on itself, once it is read.
         request._expected_100_continue = request.body._continue_due
         return request
 

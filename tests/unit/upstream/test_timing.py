@@ -1,4 +1,4 @@
-"""Marks and what is told of them; nothing here depends on how long anything takes."""
+"""Marks and what is reported of them; nothing here depends on how long anything takes."""
 
 import re
 import time

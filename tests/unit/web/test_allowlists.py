@@ -1,4 +1,4 @@
-"""Policies on the way of a request: what is refused never reaches the upstream, and is told."""
+"""Policies on the way of a request: what is refused never reaches the upstream, and is reported."""
 
 import json
 from dataclasses import replace

@@ -30,7 +30,7 @@ def test_changes_are(
 ) -> None:
     project = api.project()
     token = api.token(project["id"])
-    assert api.announced == [], "nobody knows yet what is new"
+    assert api.announced == [], "the change is not announced yet"
     names = {"project": project["id"], "token": token["id"], "secret": token["token"]}
     filled = body and {
         name: value.format(**names) if isinstance(value, str) else value

@@ -232,7 +232,7 @@ def test_no_deeper_than_can_be_read(world: World) -> None:
     last = world.mint(secret)
     principal = world.access.authenticate(f"Bearer {last['token']}")
     assert len(principal.accounts) == MAX_ANCESTORS + 2
-    # A row that somebody has changed by hand.
+    # A row that was changed by hand.
     world.tokens.update(last["id"], {"policy": {"can_mint": True}})
     world.access.forget(None)
     world.refused(404, "endpoint_not_found", FIVE, secret=last["token"])
@@ -274,7 +274,7 @@ def test_a_preflight_counts_for_its_address(sqlite_url: str) -> None:
 
 
 class Peek:
-    """A piece of a body that looks whose requests are under way when it is read."""
+    """A piece of a body that looks whose requests are in flight when it is read."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -427,7 +427,7 @@ def test_both_entrances_respond_alike(world: World) -> None:
         assert (front.status, front.headers, front.body) == (
             *(behind.status, behind.headers, behind.body),
         )
-    assert len(world.answered) == 8, "each is told once"
+    assert len(world.answered) == 8, "each is reported once"
     made = world.ask(FIVE, door=world.flask.wsgi_app)
     assert made.code == 201
 
