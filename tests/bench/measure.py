@@ -23,6 +23,22 @@ from tests.bench.warm import EVENT, STREAM_HEAD, WarmWorker, chunk
 from tests.support.wait import wait_until
 
 _EVENTS = 20
+#: The same word in a stream of either dialect, as each writes it.
+OPENAI_EVENT = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1677652288,'
+    b'"model":"gpt-4.1","choices":[{"index":0,"delta":{"content":"word"},"logprobs":null,'
+    b'"finish_reason":null}]}\n\n'
+)
+ANTHROPIC_EVENT = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+    b'"delta":{"type":"text_delta","text":"word"}}\n\n'
+)
+ANTHROPIC_START = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1",'
+    b'"model":"gpt-4.1","usage":{"input_tokens":9,"output_tokens":1}}}\n\n'
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
+    b'"content_block":{"type":"text","text":""}}\n\n'
+)
 #: Three that are not reached.
 _LIMITS = dict.fromkeys(
     ("RATE_LIMIT_PER_IP_RPM", "RATE_LIMIT_PER_TOKEN_RPM", "RATE_LIMIT_PER_PROJECT_RPM"), "1000000"
@@ -47,6 +63,10 @@ def main() -> None:
         for _ in range(50):
             warm.ask()
         figures["limited"] = _request(warm)
+    for dialect, event in (("openai", OPENAI_EVENT), ("anthropic", ANTHROPIC_EVENT)):
+        with tempfile.TemporaryDirectory() as folder, WarmWorker(Path(folder)) as warm:
+            warm.serve(dialect)
+            figures[f"opcodes_{dialect}"], figures[f"event_{dialect}"] = _routed_event(warm, event)
     print(json.dumps(figures))
 
 
@@ -78,6 +98,27 @@ def _switches(warm: WarmWorker) -> int:
             warm.settle()
         counted.append(found[0])
     return statistics.mode(counted)
+
+
+def _routed_event(warm: WarmWorker, event: bytes) -> tuple[float, Counter[str]]:
+    """Opcodes and calls of the serving greenlet for one stream's events, all together."""
+    rounds = 3 * _EVENTS
+    begin = ANTHROPIC_START if event is ANTHROPIC_EVENT else b""
+    warm.pieces = [STREAM_HEAD + (chunk(begin) if begin else b""), *[chunk(event)] * rounds]
+    warm.client.sendall(warm.request())
+
+    def send() -> None:
+        for _ in range(_EVENTS):
+            warm.go.set()
+            warm.read(b"word")
+            warm.read(b"\n\n")
+
+    send()
+    with warm.counting() as calls:
+        send()
+    with warm.counting_opcodes() as found:
+        send()
+    return found[0], calls
 
 
 def _event(warm: WarmWorker) -> Counter[str]:

@@ -29,6 +29,9 @@ SWITCHES = 2
 CALLS_OF_LIMITS = 40
 #: The same for one event of a stream, from the upstream's bytes to the next wait for them.
 CALLS_OF_AN_EVENT = 35
+#: An event of Anthropic's that is translated, against one of OpenAI's that is relayed: at most so
+#: many times the calls, and the opcodes. On 2026-11-28: 1.8 and 1.6.
+TRANSLATED_TO_RELAYED = 2
 #: With its line made and put into its slot.
 CALLS_TO_PUBLISH = 24
 
@@ -93,6 +96,22 @@ def test_calls_of_an_event(measured: Any) -> None:
     calls = measured["event"]
     assert calls["C:send"] == calls["C:recv"] == 20
     assert sum(calls.values()) / 20 <= CALLS_OF_AN_EVENT, report(calls)
+
+
+def test_a_translated_event_takes_at_most_twice_a_relayed_one(measured: Any) -> None:
+    relayed, translated = measured["event_openai"], measured["event_anthropic"]
+    for calls in (relayed, translated):
+        assert calls["C:send"] == calls["C:recv"] == 20
+    assert translated["stream.py:_block_delta"] == 20
+    assert "stream.py:_block_delta" not in relayed
+    most = TRANSLATED_TO_RELAYED * sum(relayed.values())
+    assert sum(translated.values()) <= most, report(translated)
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="opcodes are those of CPython 3.11")
+def test_opcodes_of_a_translated_event(measured: Any) -> None:
+    most = TRANSLATED_TO_RELAYED * measured["opcodes_openai"]
+    assert 0 < measured["opcodes_anthropic"] <= most
 
 
 def test_nothing_stays_of_a_request(measured: Any) -> None:

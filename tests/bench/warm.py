@@ -3,6 +3,7 @@
 Counts what happens in the greenlet that serves, so that a figure is the same on any machine.
 """
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -74,6 +75,7 @@ class WarmWorker:
         #: What the upstream sends for a request, piece by piece; a piece waits for `go`.
         self.pieces = [BUFFERED]
         self.go = Event()
+        self.body = b'{"model":"gpt-4.1","messages":[{"role":"user","content":"Hi"}]}'
         settings = Settings.load(
             {
                 "MANAGEMENT_TOKEN": MANAGEMENT,
@@ -110,8 +112,46 @@ class WarmWorker:
         self.app.close(1)
         self.upstream.stop()
 
+    def serve(self, dialect: str) -> None:
+        """Send what is asked for from now on to a provider of this dialect, the upstream here."""
+        origin = f"http://127.0.0.1:{self.upstream.server_port}"
+        rows: list[tuple[str, dict[str, Any]]] = [
+            (
+                "providers",
+                {
+                    "name": dialect,
+                    "provider_type": dialect,
+                    "base_url": origin,
+                    "config": {"allow_private": True},
+                },
+            ),
+            ("keys", {"provider": dialect, "name": "k", "value": f"sk-upstream-{dialect}-0123"}),
+            (
+                "mappings",
+                {
+                    "alias_name": dialect,
+                    "provider": dialect,
+                    "provider_model_name": "gpt-4.1",
+                    "order_index": 0,
+                },
+            ),
+        ]
+        for kind, row in rows:
+            self._manage(f"/manage/{kind}", json.dumps(row).encode())
+        project = self._manage(
+            "/manage/projects", json.dumps({"name": dialect, "providers": [dialect]}).encode()
+        )
+        made = self._manage(
+            "/manage/tokens", b'{"project_id":"%s","duration_minutes":60}' % _field(project, b"id")
+        )
+        self.token = _field(made, b"token")
+        self.body = (
+            b'{"model":"%b","stream":true,"messages":[{"role":"user","content":"Hi"}]}'
+            % dialect.encode()
+        )
+
     def request(self) -> bytes:
-        body = b'{"model":"gpt-4.1","messages":[{"role":"user","content":"Hi"}]}'
+        body = self.body
         return (
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"
             b"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\n"

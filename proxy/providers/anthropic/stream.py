@@ -18,6 +18,7 @@ Unknown events and blocks, those of tools that run at Anthropic's among them, ar
 Source: https://platform.claude.com/docs/en/build-with-claude/streaming.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -27,12 +28,17 @@ import orjson
 from proxy.core.errors import ResponseBroken
 from proxy.providers.anthropic.errors import openai_error
 from proxy.providers.anthropic.response import chat_usage, finish_reason, refusal_of
-from proxy.usage.sse import SseDecoder, SseEvent
+from proxy.usage.sse import SseDecoder
 
 #: The largest event. None is nearly as large.
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
 _DONE: Final = b"data: [DONE]\n\n"
 _PING: Final = b": ping\n\n"
+#: A chunk that is one event, as Anthropic writes and flushes it. The size is far below the largest.
+_ONE_EVENT: Final = re.compile(rb"event: \w+\ndata: (\{[^\r\n]{,65536})\n\n")
+#: What follows the text in a chunk: :meth:`ChatStream._text_chunk`.
+_BEHIND_TEXT: Final = b'},"logprobs":null,"finish_reason":null}]}\n\n'
+_BEHIND_TEXT_WITH_USAGE: Final = b'},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
 
 
 @dataclass(slots=True)
@@ -56,6 +62,8 @@ class ChatStream:
     """A body transform: `feed` each chunk, `end` when the response has ended."""
 
     __slots__ = (
+        "_before_text",
+        "_behind_text",
         "_blocks",
         "_counts",
         "_decoder",
@@ -81,6 +89,8 @@ class ChatStream:
             "created": created,
             "model": "",
         }
+        self._before_text = self._head_of_text()
+        self._behind_text = _BEHIND_TEXT_WITH_USAGE if include_usage else _BEHIND_TEXT
         self._started = self._finished = self._ended = self._failed = False
         #: Anthropic's index of a block → what it is. The index counts blocks of all kinds.
         self._blocks: dict[Any, _Tool | _Thinking] = {}
@@ -94,9 +104,16 @@ class ChatStream:
         """
         if self._ended or self._failed:
             return b""
+        # Most chunks are one event, and the decoder takes longer than all the rest. It has seen
+        # the beginning of the stream by then, where a byte order mark may be.
+        if self._started and (whole := _ONE_EVENT.fullmatch(chunk)) and self._decoder.at_boundary:
+            return self._translated(whole[1])
         out: list[bytes] = []
         for event in self._decoder.feed(chunk):
-            out.append(self._translated(event))
+            if event.members is not None:
+                raise ResponseBroken("an event of the upstream is too large to be translated")
+            if event.data:
+                out.append(self._translated(event.data))
             if self._ended or self._failed:
                 break
         return b"".join(out)
@@ -107,20 +124,17 @@ class ChatStream:
             raise ResponseBroken("the upstream's stream ended before its message did")
         return b""
 
-    def _translated(self, event: SseEvent) -> bytes:
-        if event.members is not None:
-            raise ResponseBroken("an event of the upstream is too large to be translated")
-        if not event.data:
-            return b""
+    def _translated(self, text: bytes) -> bytes:
+        """Return what the event with this data becomes."""
         try:
-            data = orjson.loads(event.data)
+            data = orjson.loads(text)
         except orjson.JSONDecodeError as error:
             raise ResponseBroken("an event of the upstream is no JSON") from error
         # What it is stands in the data; the `event:` line repeats it.
         kind = data.get("type") if isinstance(data, dict) else None
         if kind == "error":
             self._failed = True
-            return b"data: " + openai_error(event.data) + b"\n\n"
+            return b"data: " + openai_error(text) + b"\n\n"
         match kind:
             case "content_block_delta":
                 return self._block_delta(data)
@@ -146,6 +160,7 @@ class ChatStream:
         self._started = True
         self._head["id"] = _text(message, "id")
         self._head["model"] = _text(message, "model")
+        self._before_text = self._head_of_text()
         return self._chunk({"role": "assistant", "content": ""})
 
     def _block_start(self, event: Mapping[str, Any]) -> bytes:
@@ -153,7 +168,7 @@ class ChatStream:
         kind, index = block.get("type"), _index(event)
         if kind == "text":
             text = _text(block, "text")
-            return self._chunk({"content": text}) if text else b""
+            return self._text_chunk(text) if text else b""
         if kind == "thinking":
             self._blocks[index] = thinking = _Thinking()
             if signature := _text(block, "signature"):
@@ -175,7 +190,7 @@ class ChatStream:
         kind = delta.get("type")
         if kind == "text_delta":
             text = _text(delta, "text")
-            return self._chunk({"content": text}) if text else b""
+            return self._text_chunk(text) if text else b""
         block = self._blocks.get(_index(event))
         if kind == "input_json_delta" and isinstance(block, _Tool):
             return self._arguments(block, _text(delta, "partial_json"))
@@ -232,6 +247,14 @@ class ChatStream:
         """Take the counts of an event: they are cumulative, and absent is not zero."""
         counts = _object(holder, "usage")
         self._counts.update({name: count for name, count in counts.items() if count is not None})
+
+    def _head_of_text(self) -> bytes:
+        head = orjson.dumps(self._head)[:-1]
+        return b"data: " + head + b',"choices":[{"index":0,"delta":{"content":'
+
+    def _text_chunk(self, text: str) -> bytes:
+        """Return the same as `_chunk` of a content, which nearly all chunks are."""
+        return self._before_text + orjson.dumps(text) + self._behind_text
 
     def _chunk(self, delta: Mapping[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,6 +57,43 @@ def test_any_cut_gives_the_same(name: str, data: st.DataObject, end: str) -> Non
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     wanted = run([raw(case["events"])], include_usage=case["include_usage"])
     assert run(pieces, include_usage=case["include_usage"]) == wanted
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("usage", [True, False])
+def test_event_by_event_gives_the_same_bytes(name: str, usage: bool) -> None:
+    """A chunk that is one event is read without the decoder."""
+    events = CASES[name]["events"]
+    output, complete = run([raw([event]) for event in events], include_usage=usage)
+    assert (output, complete) == run([raw(events)], include_usage=usage)
+    for frame in output.split("\n\n")[:-1]:
+        if frame.startswith("data: {"):  # as one encoder writes it, and no other
+            assert orjson.dumps(orjson.loads(frame[6:])).decode() == frame[6:]
+
+
+def test_chunks_of_text_have_the_members_of_all_others() -> None:
+    for usage in (True, False):
+        output, _ = run([raw(CASES["text"]["events"])], include_usage=usage)
+        role, content, *_ = [chunk for chunk in frames(output) if isinstance(chunk, dict)]
+        assert list(content) == list(role)
+        assert list(content["choices"][0]) == list(role["choices"][0])
+        assert (content["id"], content["model"]) == (role["id"], role["model"])
+
+
+@pytest.mark.parametrize("before", [b"event: x\n", b"data: [", b"data: 1\n", b"id"])
+def test_a_chunk_behind_half_an_event_is_read_as_its_rest(before: bytes) -> None:
+    start, rest = CASES["text"]["events"][:1], CASES["text"]["events"][2:3]
+    made, wanted = (ChatStream(7, include_usage=False) for _ in range(2))
+
+    def outcome(stream: ChatStream, *pieces: bytes) -> object:
+        stream.feed(raw(start))
+        try:
+            return b"".join(map(stream.feed, pieces))
+        except ResponseBroken as error:
+            return str(error)
+
+    text = raw(rest)
+    assert outcome(made, before, text) == outcome(wanted, before + text)
 
 
 def test_byte_by_byte() -> None:
