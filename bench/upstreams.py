@@ -37,11 +37,13 @@ def at_once(folder: Path, cores: set[int]) -> Upstream:
     return Upstream(port, process, config.parent)
 
 
-def streaming(folder: Path, cores: set[int], *, events: int, interval: float) -> Upstream:
-    """Server-sent events, ``interval`` seconds apart."""
+def streaming(
+    folder: Path, cores: set[int], *, events: int, interval: float, server: str = "sse"
+) -> Upstream:
+    """Server-sent events, ``interval`` seconds apart. ``server``: its module in `bench.servers`."""
     port = free_port()
     process = start_python(
-        ["-m", "bench.servers.sse", str(port), str(events), str(interval)],
+        ["-m", f"bench.servers.{server}", str(port), str(events), str(interval)],
         folder=folder,
         cores=cores,
     )

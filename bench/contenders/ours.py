@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.contenders.base import Running, Site
 from bench.eventlog import EventLog
+from bench.load.message import MODEL
 from bench.processes import ROOT, NotStarted, free_port
 
 MANAGEMENT_TOKEN = "management-token-of-the-race"  # noqa: S105
@@ -56,6 +57,23 @@ class Ours:
             process.stop()
             raise
         return Running(port, token, process, events=events)
+
+
+def claude_token(port: int, upstream_port: int) -> str:
+    """Make a project whose only model is one of Anthropic's, there. Returns a token of it."""
+    upstream = {
+        "name": "claude",
+        "provider_type": "anthropic",
+        "base_url": f"http://127.0.0.1:{upstream_port}",
+        "config": {"allow_private": True},
+    }
+    _manage(port, "/providers", upstream)
+    _manage(port, "/keys", {"provider": "claude", "name": "k", "value": "sk-ant-upstream-0123"})
+    target = {"provider": "claude", "provider_model_name": MODEL, "order_index": 0}
+    _manage(port, "/mappings", {"alias_name": MODEL, **target})
+    project = _manage(port, "/projects", {"name": "claude", "providers": ["claude"]})
+    made = _manage(port, "/tokens", {"project_id": project["id"], "duration_minutes": 600})
+    return str(made["token"])
 
 
 def _token(port: int) -> str:

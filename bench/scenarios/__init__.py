@@ -8,12 +8,14 @@ from bench.scenarios.events import Events
 from bench.scenarios.greedy import Greedy
 from bench.scenarios.latency import Latency
 from bench.scenarios.many import Many
+from bench.scenarios.translated import Translated
 from bench.scenarios.workers import Workers
 
 _ALL: Final[tuple[Scenario, ...]] = (
     Buffered(),
     Latency(),
     Events(),
+    Translated(),
     Many(),
     Greedy(),
     Workers(),

@@ -43,16 +43,16 @@ class Events:
         try:
             with bench.running(upstream.port) as running:
                 request = request_for(running, stream=True)
-                asyncio.run(_streams(running.port, request, each=1, spread=0.5))
+                asyncio.run(streams(running.port, request, each=1, spread=0.5))
                 running.settle()
                 before, recorded = running.cpu_seconds(), running.recorded()
                 proxied = asyncio.run(
-                    _streams(running.port, request, each=each, spread=events * INTERVAL)
+                    streams(running.port, request, each=each, spread=events * INTERVAL)
                 )
                 lost = running.missing_events(recorded, len(proxied))
                 used = running.cpu_seconds() - before
             direct = asyncio.run(
-                _streams(
+                streams(
                     upstream.port,
                     direct_request(upstream.port, stream=True),
                     each=each,
@@ -75,7 +75,7 @@ class Events:
         }
 
 
-async def _streams(port: int, request: bytes, *, each: int, spread: float) -> list[Response]:
+async def streams(port: int, request: bytes, *, each: int, spread: float) -> list[Response]:
     """``each`` streams one after the other on each connection, starts over ``spread`` seconds."""
 
     async def one(number: int) -> list[Response]:

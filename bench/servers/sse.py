@@ -7,7 +7,7 @@ answered at once, as JSON. The pace is kept from the start of the stream: late t
 import asyncio
 import json
 import sys
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bench.load.message import MODEL
 from bench.servers.chat import ANSWER, ANSWER_HEADERS
@@ -21,9 +21,25 @@ _EVENT: Final = {
 }
 
 
-def _chunk(data: str) -> bytes:
-    event = f"data: {data}\n\n".encode()
+class Frames(NamedTuple):
+    """What a stream is made of, each as a chunk of HTTP: the words, which repeat, between the rest.
+
+    `begin` goes out with the head.
+    """
+
+    begin: bytes
+    words: list[bytes]
+    usage: bytes
+    end: bytes
+
+
+def chunk(event: bytes) -> bytes:
+    """Return an event as a chunk of HTTP."""
     return b"%x\r\n%s\r\n" % (len(event), event)
+
+
+def _chunk(data: str) -> bytes:
+    return chunk(f"data: {data}\n\n".encode())
 
 
 def _delta(text: str) -> bytes:
@@ -31,7 +47,7 @@ def _delta(text: str) -> bytes:
     return _chunk(json.dumps({**_EVENT, "choices": [choice], "usage": None}))
 
 
-_WORDS: Final = [_delta(f" word{number}") for number in range(10)]
+WORDS: Final = [f" word{number}" for number in range(10)]
 _USAGE: Final = _chunk(
     json.dumps(
         {
@@ -41,7 +57,8 @@ _USAGE: Final = _chunk(
         }
     )
 )
-_END: Final = _chunk("[DONE]") + b"0\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+OPENAI: Final = Frames(b"", [_delta(word) for word in WORDS], _USAGE, _chunk("[DONE]") + LAST_CHUNK)
 _HEAD: Final = (
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
     + ANSWER_HEADERS
@@ -64,7 +81,8 @@ def _whole(head: bytes, body: bytes) -> bool:
 class Upstream(asyncio.Protocol):
     """One connection; requests come one after the other."""
 
-    def __init__(self, events: int, interval: float) -> None:
+    def __init__(self, events: int, interval: float, frames: Frames) -> None:
+        self._frames = frames
         self._events = events
         self._interval = interval
         self._loop = asyncio.get_running_loop()
@@ -86,7 +104,7 @@ class Upstream(asyncio.Protocol):
             return
         self._buffer = b""
         if b'"stream":true' in body or b'"stream": true' in body:
-            self._transport.write(_HEAD)
+            self._transport.write(_HEAD + self._frames.begin)
             self._send(0, self._loop.time())
         else:
             self._transport.write(_JSON)
@@ -96,18 +114,19 @@ class Upstream(asyncio.Protocol):
         left = self._events - number
         if left == 1:
             self._timer = None
-            self._transport.write(_END)
+            self._transport.write(self._frames.end)
             return
-        self._transport.write(_USAGE if left == 2 else _WORDS[number % len(_WORDS)])
+        words = self._frames.words
+        self._transport.write(self._frames.usage if left == 2 else words[number % len(words)])
         self._timer = self._loop.call_at(
             started + (number + 1) * self._interval, self._send, number + 1, started
         )
 
 
-async def serve(port: int, events: int, interval: float) -> None:
+async def serve(port: int, events: int, interval: float, frames: Frames = OPENAI) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Upstream(events, interval), "127.0.0.1", port, backlog=4096
+        lambda: Upstream(events, interval, frames), "127.0.0.1", port, backlog=4096
     )
     await server.serve_forever()
 

@@ -659,9 +659,11 @@ def _data_url(url: str, path: str) -> tuple[str, str]:
         raise _wrong(path, "must be a complete data URL")
     media_type, *parameters = [part.strip().lower() for part in head.split(";")]
     if "base64" in parameters:
+        turn_if_due()  # each step copies or reads many MiB, if they are so many
         if "%" in data:
             data = unquote_to_bytes(data).decode("latin-1")
         if any(blank in data for blank in " \t\r\n"):
             data = "".join(data.split())
+        turn_if_due()
         return media_type or "text/plain", data
     return media_type or "text/plain", base64.b64encode(unquote_to_bytes(data)).decode()
