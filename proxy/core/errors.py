@@ -173,7 +173,7 @@ class ClientError(ProxyError):
 
 
 class QuotaExceeded(ClientError):
-    """A quota is used up. Waiting does not help, so SDKs that retry a 429 are told not to."""
+    """A quota is used up. Waiting does not help, so SDKs that retry a 429 are asked not to."""
 
     code = "quota_exceeded"
 

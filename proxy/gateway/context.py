@@ -318,7 +318,7 @@ class RequestContext:
     def publish_superseded(
         self, facts: RoutingFacts, status: int | None, duration_ms: float, reading: Reading | None
     ) -> int:
-        """Publish the event of an attempt whose response nobody got, although it may be billed.
+        """Publish the event of an attempt whose response no client got, although it may be billed.
 
         Returns the LLM tokens that it cost.
         """

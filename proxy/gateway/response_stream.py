@@ -31,7 +31,7 @@ class Outcome(StrEnum):
     CLIENT_GONE = "client_gone"
     ABORTED = "aborted"
     REJECTED = "rejected"
-    #: An attempt whose response nobody got, but that may be billed.
+    #: An attempt whose response no client got, but that may be billed.
     SUPERSEDED = "superseded"
 
 

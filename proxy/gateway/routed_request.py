@@ -22,7 +22,7 @@ class RoutedRequest:
     usage_injected: bool
     #: The one that serves the client. None: none has, so far.
     routed: Routed | None = None
-    #: The LLM tokens of attempts whose responses nobody got.
+    #: The LLM tokens of attempts whose responses no client got.
     superseded_tokens: int = 0
 
     def broke_off(self, error_code: str | None) -> None:

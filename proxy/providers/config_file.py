@@ -312,7 +312,7 @@ class _Reader:
         if kind == "env" and _VARIABLE.fullmatch(where):
             value = self._environ.get(where, "").strip()
             if not value:
-                # A name in small letters may be a secret that somebody put there.
+                # A name in small letters may be a secret that was put there.
                 shown = where if where.isupper() else "the variable that it names"
                 self._problem(place, f"expected {shown} in the environment, but it is not set")
                 return None

@@ -13,7 +13,7 @@ Bounds:
 - ``retry_deadline`` seconds, in which the last attempt must begin
 - a target's ``max_retries``, and the retry budget of its provider
 
-Note: the client may leave at any wait. That exception passes through here, counts against nobody,
+Note: the client may leave at any wait. That exception passes through here, counts against none,
 and gives back what the attempt holds.
 """
 

@@ -48,7 +48,7 @@ class Rejection:
     call: PreparedCall
     #: Seconds, as the upstream asked for.
     retry_after: float | None = None
-    #: Reports that nobody gets the response, although it may be billed. None: it is not billed.
+    #: Reports that no client gets the response, although it may be billed. None: it is not billed.
     superseded: Callable[[], None] | None = None
     #: Whether the event of the client's request says all that is known of the attempt, if the
     #: client gets its response or error.

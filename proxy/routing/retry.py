@@ -171,7 +171,7 @@ RULES: Final[Mapping[Failure, Rule]] = {
     Failure.STREAM_AUTH: replace(_AUTH, next_target="stream_error"),
     Failure.STREAM_FORBIDDEN: replace(_FORBIDDEN, next_target="stream_error"),
     Failure.STREAM_PAYMENT: replace(_PAYMENT, next_target="stream_error"),
-    # As for a reset: nobody knows whether it was billed.
+    # As for a reset: it is unknown whether it was billed.
     Failure.STREAM_CUT: Rule(False, Again.NEVER, "reset", Against.TARGET),
     Failure.MODEL_NOT_FOUND: Rule(False, Again.NEVER, ALWAYS, Against.NOBODY),
     Failure.CONTEXT: Rule(False, Again.NEVER, "context", Against.NOBODY),

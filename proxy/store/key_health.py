@@ -51,7 +51,7 @@ class KeyHealthRecord:
     last_used_at: datetime | None
     success_count: int
     failure_count: int
-    #: When somebody ended all cooldowns of the key: those from before this time are over.
+    #: When an operator ended all cooldowns of the key: those from before this time are over.
     reset_at: datetime | None
     updated_at: datetime
 

@@ -41,7 +41,7 @@ _MAX_ID_CHARS: Final = 32
 _MAX_COUNT: Final = 2**31 - 1
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _FAILED: Final = frozenset({"aborted", "rejected", "unknown"})
-#: The outcome of an attempt whose response nobody got: what it used counts, and no request.
+#: The outcome of an attempt whose response no client got: what it used counts, and no request.
 _SUPERSEDED: Final = "superseded"
 
 
