@@ -1,6 +1,7 @@
 """Many providers behind one endpoint, on the real server with two workers: each way to fail, each
 dialect, and what crosses workers."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import requests
 from wsproto.events import AcceptConnection
 
 from tests.support.fake_upstream import Conversation, Upstream
+from tests.support.mock_anthropic import MockAnthropic
 from tests.support.mock_provider import (
     Failure,
     MockProvider,
@@ -54,6 +56,8 @@ class House(RoutedHouse):
     def __init__(self, proxy: ProxyServer, mocks: dict[str, MockProvider]) -> None:
         super().__init__(proxy)
         self.mocks = mocks
+        #: Aliases of the tests of chains, the last of which is the running test's.
+        self.chains: list[str] = []
         first, second = mocks["first"], mocks["second"]
         self.provider("second", second, ["sk-upstream-second"], is_default=True)
         for row, failure, _, routing, _ in ROWS:
@@ -410,3 +414,149 @@ def test_providers_that_die_and_come_back_under_streams(house: House) -> None:
             else:
                 assert event["outcome"] in ("aborted", "rejected")
         assert len(reached) == len([name for name in reached if name in {r[0] for r in results}])
+
+
+# Chains over dialects.
+
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
+#: The identifier of the call that each provider makes.
+CALLS = {"one": "call_0", "claude": "toolu_1", "two": "call_0"}
+
+
+@pytest.fixture
+def chain(house: House) -> Iterator[dict[str, MockProvider]]:
+    """OpenAI's dialect, then Anthropic's, then OpenAI's, with records of this test's own."""
+    upstreams = {"one": MockProvider(), "claude": MockAnthropic(), "two": MockProvider()}
+    for name, upstream in upstreams.items():
+        where = f"chain-{len(house.chains)}-{name}"
+        house.provider(where, upstream, [f"sk-upstream-{where}"], max_retries=0)
+    alias = f"chain-{len(house.chains)}"
+    house.alias(alias, *(f"{alias}-{name}/model-of-{name}" for name in upstreams))
+    house.chains.append(alias)
+    house.alias(f"behind-{alias}", "second/m")
+    house.ready(f"behind-{alias}")  # who knows this one knows all targets of the other
+    for upstream in upstreams.values():
+        upstream.reset()
+    yield upstreams
+    for upstream in upstreams.values():
+        upstream.stop()
+
+
+def ask_chain(house: House, **more: Any) -> requests.Response:
+    return house.post(
+        house.chains[-1],
+        stream=True,
+        stream_options={"include_usage": True},
+        tools=[TOOL],
+        seed=7,
+        **more,
+    )
+
+
+def assert_of_one_dialect(text: str, name: str) -> list[Any]:
+    """All frames are OpenAI's, and of the provider `name` alone. Returns them."""
+    assert text.endswith("data: [DONE]\n\n")
+    lines = [line for line in text.split("\n\n")[:-2] if not line.startswith(":")]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines]
+    assert all(chunk["object"] == "chat.completion.chunk" for chunk in chunks)
+    assert {chunk["model"] for chunk in chunks} == {f"model-of-{name}"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert "event:" not in text
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    assert [delta["role"] for delta in deltas if "role" in delta] == ["assistant"]
+    calls = [call for delta in deltas for call in delta.get("tool_calls") or ()]
+    assert [call["id"] for call in calls if "id" in call] == [CALLS[name]]
+    arguments = "".join(call["function"].get("arguments", "") for call in calls)
+    assert json.loads(arguments) == {"city": "Oslo"}
+    ends = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]]
+    assert [end for end in ends if end] == ["tool_calls"]
+    return chunks
+
+
+@pytest.mark.parametrize(
+    ("one", "claude", "served", "reasons"),
+    [
+        (error_event(503), None, "claude", ["stream_error"]),
+        (status(500), error_event(529), "two", ["server", "stream_error"]),
+        (error_event(503), error_event(503), "two", ["stream_error", "stream_error"]),
+    ],
+)
+def test_a_chain_over_dialects_leaves_nothing_of_one_in_another(
+    house: House,
+    chain: dict[str, MockProvider],
+    one: Failure,
+    claude: Failure | None,
+    served: str,
+    reasons: list[str],
+) -> None:
+    chain["one"].always(one)
+    chain["claude"].always(claude)
+    response = ask_chain(house)
+    assert response.status_code == 200, response.text
+    assert_no_secrets(response)
+    chunks = assert_of_one_dialect(response.text, served)
+    counts = {"claude": (29, 12, 41), "two": (9, 3, 12)}[served]
+    usage = chunks[-1]["usage"]
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    assert tuple(usage[name] for name in names) == counts
+    dropped = "seed" if served == "claude" else None
+    assert response.headers.get("X-Proxy-Dropped-Params") == dropped
+    *superseded, event = house.events(response.headers["X-Proxy-Request-ID"])
+    assert [each["reason"] for each in event["attempts"]] == [*reasons, None]
+    assert event["metadata"]["total_tokens"] == counts[2]
+    assert event["outcome"] == "completed"
+    begun = [reason for reason in reasons if reason == "stream_error"]
+    assert [each["attempts"][0]["reason"] for each in superseded] == begun
+    # What Anthropic counted before it failed is in its own event: 29 of input, and 1 of output.
+    billed = {each["provider"]: each["metadata"].get("total_tokens") for each in superseded}
+    if served == "two":
+        assert billed[f"{house.chains[-1]}-claude"] == 30
+    for name, upstream in chain.items():
+        for received in upstream.received:
+            body = json.loads(received.body)
+            assert ("seed" in body, "max_tokens" in body) == (
+                (False, True) if name == "claude" else (True, False)
+            )
+            assert ("input_schema" in body["tools"][0]) is (name == "claude")
+
+
+@pytest.mark.slow
+def test_a_chain_over_dialects_whose_members_die_and_come_back(
+    house: House, chain: dict[str, MockProvider]
+) -> None:
+    results: list[tuple[str, requests.Response]] = []
+    until = gevent.get_hub().loop.now() + 4
+
+    def ask() -> None:
+        while gevent.get_hub().loop.now() < until:
+            with contextlib.suppress(requests.exceptions.RequestException):  # it broke off
+                response = ask_chain(house)
+                if response.status_code != 200:
+                    assert response.json()["error"]["code"]
+                    continue
+                served = response.headers["X-Proxy-Provider"].rpartition("-")[2]
+                assert_of_one_dialect(response.text, served)
+                dropped = response.headers.get("X-Proxy-Dropped-Params")
+                assert dropped == ("seed" if served == "claude" else None)
+                results.append((served, response))
+            gevent.sleep(0.1)
+
+    clients = [gevent.spawn(ask) for _ in range(20)]
+    for victims in (["one"], ["one", "claude"], ["two", "claude"], ["one"]):
+        gevent.sleep(0.3)
+        for name in victims:
+            chain[name].kill()
+        gevent.sleep(0.4)
+        for name in victims:
+            chain[name].revive()
+    gevent.joinall(clients, timeout=60, raise_error=True)
+    assert all(client.dead for client in clients)
+    assert {served for served, _ in results} == {"one", "claude", "two"}
+    for served, response in results[::10]:
+        *superseded, event = house.events(response.headers["X-Proxy-Request-ID"])
+        assert all(each["outcome"] == "superseded" for each in superseded)
+        assert event["outcome"] == "completed"
+        assert event["metadata"]["total_tokens"] == (41 if served == "claude" else 12)
