@@ -64,6 +64,7 @@ def test_keys_of_others_pass(call: Call) -> None:
     sent = call.last()
     assert sent.target == "/v1/models?key=AIza&x=%2f;y"
     assert [sent.values(name) for name, _ in lines] == [[value] for _, value in lines]
+    call.proxy.events(1)
 
 
 def test_two_that_differ(proxy: ProxyServer, upstream: Upstream, access: Access) -> None:
@@ -80,6 +81,8 @@ def test_two_that_differ(proxy: ProxyServer, upstream: Upstream, access: Access)
         assert (refused.status, error_of(refused)) == (400, "invalid_request")
         assert other.encode() not in refused.body
     assert not upstream.received
+    # Minting makes no event.
+    assert {event["error_code"] for event in proxy.events(3)} == {"invalid_request"}
 
 
 @pytest.mark.parametrize("name", ["x_api_key", "API_KEY", "x_goog-api_key", "authorization_"])
@@ -89,6 +92,7 @@ def test_a_twin_with_underscores(proxy: ProxyServer, access: Access, name: str) 
         refused = client.read_response()
     expected = 401 if name == "authorization_" else 400  # that one is the twin of no name
     assert refused.status == expected
+    proxy.events(1 if expected == 401 else 0)  # the parser's refusals make none
 
 
 def test_a_token_is_minted_with_any_of_them(proxy: ProxyServer, access: Access) -> None:
