@@ -17,7 +17,7 @@ def _event(kind: str, **members: Any) -> bytes:
     return chunk(f"event: {kind}\ndata: {data}\n\n".encode())
 
 
-_MESSAGE: Final = {
+_MESSAGE: Final[dict[str, Any]] = {
     "id": "msg_bench0123456789abcdef",
     "type": "message",
     "role": "assistant",
