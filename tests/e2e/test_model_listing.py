@@ -7,6 +7,7 @@ import openai
 import pytest
 import requests
 
+from tests.support.all_workers import all_workers
 from tests.support.fake_upstream import Upstream
 from tests.support.mock_provider import MockProvider
 from tests.support.server import ProxyServer
@@ -39,7 +40,7 @@ class House:
         project = self.make("projects", {"name": "listed", "providers": ["google", "declared"]})
         self.project = project["id"]
         self.token = proxy.mint(self.project)["token"]
-        wait_until(lambda: all(self.ids(self.token) == LISTED for _ in range(10)))
+        wait_until(lambda: all_workers(lambda: self.ids(self.token) == LISTED))
 
     def make(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
         response = self.proxy.manage("POST", f"/{kind}", body)

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from tests.support import canaries
+from tests.support.all_workers import all_workers
 from tests.support.fake_upstream import Upstream
 from tests.support.mock_provider import MockProvider, status
 from tests.support.pasted_commands import run_pasted
@@ -105,7 +106,7 @@ class Recipe:
 
     def follow(self) -> str:
         """Wait until every worker knows the providers, then paste the page's request."""
-        wait_until(lambda: all(self.served_by() for _ in range(8)))
+        wait_until(lambda: all_workers(lambda: bool(self.served_by())))
         return self.run(self.ask)
 
 
@@ -209,7 +210,7 @@ def test_the_example_of_the_readme(tmp_path: Path, session_upstream: Upstream) -
                 )
                 return response.headers.get("X-Proxy-Provider")
 
-            wait_until(lambda: all(served_by() == "openai" for _ in range(8)))
+            wait_until(lambda: all_workers(lambda: served_by() == "openai"))
             first.kill()
             assert served_by() == "home"
         finally:

@@ -20,6 +20,7 @@ import anthropic
 import openai
 import requests
 
+from tests.support.all_workers import all_workers
 from tests.support.mock_anthropic import MockAnthropic
 from tests.support.mock_provider import MockProvider
 from tests.support.server import ProxyServer
@@ -134,6 +135,5 @@ class ClaudeHouse:
         return self._events[name]
 
     def _serves(self) -> bool:
-        """Whether both workers know everything: ten requests, each on a new connection."""
         body = b'{"model":"smart","max_tokens":9,"messages":[{"role":"user","content":"Hi"}]}'
-        return all(self.post("/v1/messages", body).status_code == 200 for _ in range(10))
+        return all_workers(lambda: self.post("/v1/messages", body).status_code == 200)

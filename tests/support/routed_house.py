@@ -8,6 +8,7 @@ import openai
 import requests
 
 from tests.support import canaries
+from tests.support.all_workers import all_workers
 from tests.support.mock_provider import MockProvider
 from tests.support.server import ProxyServer
 from tests.support.wait import wait_until
@@ -73,8 +74,15 @@ class RoutedHouse:
             self.make("mappings", body)
 
     def ready(self, model: str) -> None:
-        """Wait until both workers know `model`."""
-        wait_until(lambda: all(self.post(model).status_code == 200 for _ in range(12)))
+        """Wait until both workers know the alias `model`, whose target has another model."""
+
+        def knows() -> bool:
+            # A worker that does not know the alias sends it to the default provider, under the
+            # name that the client wrote.
+            response = self.post(model)
+            return response.status_code == 200 and response.headers.get("X-Proxy-Model") != model
+
+        wait_until(lambda: all_workers(knows))
 
     def post(self, model: str, *, token: str = "", **more: Any) -> requests.Response:
         """Ask for a chat on a new connection."""
