@@ -404,8 +404,8 @@ def test_any_order_of_outcomes(steps: list[tuple[str, object, object]], chance: 
         else:
             breaker.hint(first)  # type: ignore[arg-type]
         assert 0.0 <= breaker.error_ratio <= 1.0
-        assert 0.0 <= breaker.opens_in <= 600.0
-        assert all(8.0 - 1e-6 <= seconds <= 600.0 for seconds in world.openings)
+        assert 0.0 <= breaker.opens_in <= 600.0 + 1e-6  # the sum of floats may exceed it
+        assert all(8.0 - 1e-6 <= seconds <= 600.0 + 1e-6 for seconds in world.openings)
     # It comes back by itself, whatever has been lost.
     for _ in range(2):
         clock.now += breaker.opens_in + 0.001  # the sum of floats may fall short
