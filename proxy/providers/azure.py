@@ -20,7 +20,7 @@ from proxy.providers.base import (
     Target,
     Translation,
 )
-from proxy.providers.preparing import bearer, below_v1, edited, headers_for
+from proxy.providers.preparing import bearer, below_v1, call_to, edited, headers_for
 from proxy.providers.request_target import with_query_model, with_query_value
 
 #: Versions below `/openai/v1`. All others are dates, with the deployment in the path.
@@ -65,21 +65,11 @@ class AzureProvider:
         else:
             path = _dated_path(request, target, body, version)
             request, dropped = edited(request, target, body)
-        path = target.prefix.encode("latin-1") + path
         credential = bearer(upstream_key)
         if upstream_key is not None and target.config.auth != "bearer":
             credential = ("api-key", upstream_key)
-        return PreparedCall(
-            url=target.origin + path.decode("latin-1"),
-            request=OutboundRequest(
-                request.method,
-                path,
-                headers_for(target, request.headers, credential),
-                request.body,
-                chunked=request.chunked,
-            ),
-            dropped=dropped,
-        )
+        headers = headers_for(target, request.headers, credential)
+        return call_to(target, request, path, headers, dropped=dropped)
 
     def transform(
         self,

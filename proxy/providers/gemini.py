@@ -20,7 +20,7 @@ from proxy.providers.base import (
     Target,
     Translation,
 )
-from proxy.providers.preparing import bearer, below_v1, edited, headers_for
+from proxy.providers.preparing import bearer, below_v1, call_to, edited, headers_for
 from proxy.providers.transforms import (
     ToolCalls,
     WholeBody,
@@ -65,18 +65,8 @@ class GeminiProvider:
         """
         request, dropped = edited(request, target, body)
         rest, query = below_v1(request.target)
-        path = target.prefix.encode("latin-1") + b"/" + rest + query
-        return PreparedCall(
-            url=target.origin + path.decode("latin-1"),
-            request=OutboundRequest(
-                request.method,
-                path,
-                headers_for(target, request.headers, bearer(upstream_key), plain=True),
-                request.body,
-                chunked=request.chunked,
-            ),
-            dropped=dropped,
-        )
+        headers = headers_for(target, request.headers, bearer(upstream_key), plain=True)
+        return call_to(target, request, b"/" + rest + query, headers, dropped=dropped)
 
     def transform(
         self,

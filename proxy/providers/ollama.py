@@ -22,6 +22,7 @@ from proxy.providers.base import (
 from proxy.providers.preparing import (
     bearer,
     below_v1,
+    call_to,
     edited,
     effective,
     headers_for,
@@ -104,18 +105,8 @@ class OllamaProvider:
             override=override,
             rename=_RENAME if chat else {},
         )
-        path = target.prefix.encode("latin-1") + request.target
-        return PreparedCall(
-            url=target.origin + path.decode("latin-1"),
-            request=OutboundRequest(
-                request.method,
-                path,
-                headers_for(target, request.headers, bearer(upstream_key), plain=chat),
-                request.body,
-                chunked=request.chunked,
-            ),
-            dropped=dropped,
-        )
+        headers = headers_for(target, request.headers, bearer(upstream_key), plain=chat)
+        return call_to(target, request, request.target, headers, dropped=dropped)
 
     def transform(
         self,

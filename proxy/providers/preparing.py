@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 from proxy.core.errors import ClientError
-from proxy.providers.base import EditableBody, HeaderList, OutboundRequest, Target
+from proxy.providers.base import (
+    EditableBody,
+    HeaderList,
+    OutboundRequest,
+    PreparedCall,
+    Target,
+    Translation,
+)
 from proxy.providers.request_target import with_query_model
 from proxy.usage.large import LargeValue
 
@@ -117,6 +124,28 @@ def headers_for(
     if credential is not None:
         found.append(credential)
     return found
+
+
+def call_to(
+    target: Target,
+    request: OutboundRequest,
+    where: bytes,
+    headers: HeaderList,
+    *,
+    dropped: tuple[str, ...] = (),
+    translation: Translation | None = None,
+) -> PreparedCall:
+    """Return the call that sends `request` with these header lines to `where`: path and query below
+    the prefix of `target`."""
+    path = target.prefix.encode("latin-1") + where
+    return PreparedCall(
+        url=target.origin + path.decode("latin-1"),
+        request=OutboundRequest(
+            request.method, path, headers, request.body, chunked=request.chunked
+        ),
+        dropped=dropped,
+        translation=translation,
+    )
 
 
 def bearer(upstream_key: str | None) -> tuple[str, str] | None:

@@ -34,7 +34,7 @@ from proxy.providers.base import (
     Translation,
 )
 from proxy.providers.edits import plan
-from proxy.providers.preparing import edited, not_supported
+from proxy.providers.preparing import call_to, edited, not_supported
 from proxy.providers.transforms import header, transformed
 from proxy.runtime.yielding import joined, turn_if_due
 from proxy.usage.decompress import ENCODINGS, Inflater
@@ -86,7 +86,7 @@ class AnthropicProvider:
         else:
             raise not_supported(path)
         headers = request_headers(target, request.headers, upstream_key, translated=False)
-        return _call(request, target, request.target, headers, request.body, dropped)
+        return call_to(target, request, request.target, headers, dropped=dropped)
 
     def transform(
         self,
@@ -162,14 +162,13 @@ def _translated(
     ]
     headers += [_JSON, ("Content-Length", str(len(data)))]
     options = chat.get("stream_options")
-    return _call(
-        OutboundRequest("POST", request.target, headers, data),
+    return call_to(
         target,
+        OutboundRequest("POST", request.target, headers, data),
         _MESSAGES,
         headers,
-        data,
-        tuple(dict.fromkeys([*lost, *dropped])),
-        Translation(
+        dropped=tuple(dict.fromkeys([*lost, *dropped])),
+        translation=Translation(
             include_usage=isinstance(options, dict) and options.get("include_usage") is True,
             error_status=event_status,
             learn=partial(refused.learn, target.provider, model, sent),
@@ -203,24 +202,6 @@ def _with_edits(
     }
     chat.update(changes.added)
     return chat, tuple(name for name in sorted(edits.drop) if document.get(name) is not None)
-
-
-def _call(
-    request: OutboundRequest,
-    target: Target,
-    where: bytes,
-    headers: HeaderList,
-    body: Any,
-    dropped: tuple[str, ...],
-    translation: Translation | None = None,
-) -> PreparedCall:
-    path = target.prefix.encode("latin-1") + where
-    return PreparedCall(
-        url=target.origin + path.decode("latin-1"),
-        request=OutboundRequest(request.method, path, headers, body, chunked=request.chunked),
-        dropped=dropped,
-        translation=translation,
-    )
 
 
 def _completion(text: bytes, created: int) -> bytes:
