@@ -18,6 +18,7 @@ from proxy.store.audit import PendingEntry, append, record_routing, shown_fields
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.providers import require_provider
 from proxy.store.revisions import bump
+from proxy.store.routing_rows import clear_default, stored, update_row
 from proxy.store.rows import assignments, from_micros, to_json
 
 #: The columns that :func:`mapping_from` reads.
@@ -114,7 +115,7 @@ class Mappings:
         def work(session: Session) -> MappingRecord:
             now = bump(session, ROUTING_REVISION)
             self._require(session, provider_id)
-            more = _clear_default(session, mapping_id, now) if is_default else {}
+            more = clear_default(session, "mappings", mapping_id, now) if is_default else {}
             session.execute(_INSERT, _row(mapping_id, alias_name, target, now))
             made = _read(session, mapping_id)
             record_routing(session, audit, None, made, **more)
@@ -140,23 +141,19 @@ class Mappings:
         def work(session: Session) -> MappingRecord:
             now = bump(session, ROUTING_REVISION)
             before = _read(session, mapping_id)
-            columns: dict[str, Value] = {
-                name: int(value) if isinstance(value, bool) else value
-                for name, value in changes.items()
-                if name != "config"
-            }
+            columns = stored(changes)
             if "config" in changes:
                 config = merge_patch(before.config, changes["config"])
                 mapping_config(config)
                 columns["config"] = to_json(config)
             if "provider_id" in changes:
                 self._require(session, changes["provider_id"])
-            more = _clear_default(session, mapping_id, now) if changes.get("is_default") else {}
-            columns["updated_at"] = now
-            session.execute(
-                f"UPDATE mappings SET {assignments(columns)} WHERE id = ?",  # noqa: S608 - fixed names
-                (*columns.values(), mapping_id),
+            more = (
+                clear_default(session, "mappings", mapping_id, now)
+                if changes.get("is_default")
+                else {}
             )
+            update_row(session, "mappings", mapping_id, columns, now)
             after = _read(session, mapping_id)
             record_routing(session, audit, before, after, **more)
             return after
@@ -201,7 +198,7 @@ class Mappings:
                 mapping_id = ids.get(_pair(target)) or str(uuid.uuid4())
                 kept.add(mapping_id)
                 if target.is_default:
-                    more = _clear_default(session, mapping_id, now)
+                    more = clear_default(session, "mappings", mapping_id, now)
                 row = _row(mapping_id, alias_name, target, now)
                 if _pair(target) in ids:
                     fields = dict(zip(MAPPING_COLUMNS.split(", "), row, strict=True))
@@ -292,16 +289,6 @@ def _row(mapping_id: str, alias_name: str, target: MappingTarget, now: int) -> t
         now,
         now,
     )
-
-
-def _clear_default(session: Session, mapping_id: str, now: int) -> dict[str, Any]:
-    """Takes `is_default` from any other mapping. Returns what the audit entry says about it."""
-    query = "SELECT id FROM mappings WHERE is_default = 1 AND id <> ?"
-    others = [str(row[0]) for row in session.all(query, (mapping_id,))]
-    for other in others:
-        sql = "UPDATE mappings SET is_default = 0, updated_at = ? WHERE id = ?"
-        session.execute(sql, (now, other))
-    return {"no_longer_default": others} if others else {}
 
 
 def _of_alias(session: Session, alias_name: str) -> list[MappingRecord]:

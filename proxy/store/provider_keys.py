@@ -16,7 +16,8 @@ from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.key_health import end_cooldowns
 from proxy.store.providers import require_provider
 from proxy.store.revisions import bump
-from proxy.store.rows import assignments, from_micros
+from proxy.store.routing_rows import stored, update_row
+from proxy.store.rows import from_micros
 
 #: The columns that :func:`provider_key_from` reads.
 PROVIDER_KEY_COLUMNS: Final = (
@@ -116,22 +117,16 @@ class ProviderKeys:
             raise ValueError(f"not a field of a provider key: {sorted(unknown)}")
         if ("value" in changes) != ("mask" in changes):
             raise ValueError("a provider key and its mask change together")
-        columns: dict[str, Value] = dict(changes)
+        columns = stored(changes)
         if "value" in changes:
             columns["value"] = self._cipher.encrypt(changes["value"], **value_cell(key_id))
         if "models" in changes:
             columns["models"] = _models(changes["models"])
-        if "is_active" in changes:
-            columns["is_active"] = int(changes["is_active"])
 
         def work(session: Session) -> ProviderKeyRecord:
             now = bump(session, ROUTING_REVISION)
             before = _read(session, key_id)
-            changed = {**columns, "updated_at": now}
-            session.execute(
-                f"UPDATE provider_keys SET {assignments(changed)} WHERE id = ?",  # noqa: S608 - fixed names
-                (*changed.values(), key_id),
-            )
+            update_row(session, "provider_keys", key_id, columns, now)
             if "value" in changes:
                 end_cooldowns(session, key_id)  # they were those of the old value
             after = _read(session, key_id)

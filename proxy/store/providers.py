@@ -15,7 +15,8 @@ from proxy.providers.records import ROUTING_REVISION, ProviderRecord
 from proxy.store.audit import PendingEntry, record_routing, shown_fields
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.revisions import bump
-from proxy.store.rows import assignments, from_micros, to_json
+from proxy.store.routing_rows import clear_default, stored, update_row
+from proxy.store.rows import from_micros, to_json
 
 #: The columns that :func:`provider_from` reads.
 PROVIDER_COLUMNS: Final = (
@@ -74,7 +75,7 @@ class Providers:
 
         def work(session: Session) -> ProviderRecord:
             now = bump(session, ROUTING_REVISION)
-            more = _clear_default(session, provider_id, now) if is_default else {}
+            more = clear_default(session, "providers", provider_id, now) if is_default else {}
             session.execute(
                 f"INSERT INTO providers ({PROVIDER_COLUMNS}) "  # noqa: S608 - a constant
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -114,22 +115,18 @@ class Providers:
         def work(session: Session) -> ProviderRecord:
             now = bump(session, ROUTING_REVISION)
             before = _read(session, provider_id)
-            columns: dict[str, Value] = {
-                name: int(value) if isinstance(value, bool) else value
-                for name, value in changes.items()
-                if name != "config"
-            }
+            columns = stored(changes)
             config = before.config
             if "config" in changes:
                 config = merge_patch(config, changes["config"])
                 columns["config"] = to_json(config)
             check_provider({**shown_fields(before), **changes, "config": config})
-            more = _clear_default(session, provider_id, now) if changes.get("is_default") else {}
-            columns["updated_at"] = now
-            session.execute(
-                f"UPDATE providers SET {assignments(columns)} WHERE id = ?",  # noqa: S608 - fixed names
-                (*columns.values(), provider_id),
+            more = (
+                clear_default(session, "providers", provider_id, now)
+                if changes.get("is_default")
+                else {}
             )
+            update_row(session, "providers", provider_id, columns, now)
             after = _read(session, provider_id)
             record_routing(session, audit, before, after, **more)
             return after
@@ -209,16 +206,6 @@ def require_provider(session: Session, provider_id: str) -> None:
     """Raises ClientError ``invalid_request`` when there is no such provider."""
     if session.one("SELECT 1 FROM providers WHERE id = ?", (provider_id,)) is None:
         raise ClientError("There is no provider with this id.", param="provider_id")
-
-
-def _clear_default(session: Session, provider_id: str, now: int) -> dict[str, Any]:
-    """Takes `is_default` from any other provider. Returns what the audit entry says about it."""
-    query = "SELECT id FROM providers WHERE is_default = 1 AND id <> ?"
-    others = [str(row[0]) for row in session.all(query, (provider_id,))]
-    for other in others:
-        sql = "UPDATE providers SET is_default = 0, updated_at = ? WHERE id = ?"
-        session.execute(sql, (now, other))
-    return {"no_longer_default": others} if others else {}
 
 
 def _read(session: Session, provider_id: str) -> ProviderRecord:
