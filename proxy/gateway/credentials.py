@@ -15,11 +15,10 @@ once. A parameter counts if one of these ways makes it the token.
 """
 
 import re
-from collections.abc import Iterator
 from typing import Final
-from urllib.parse import unquote
 
 from proxy.auth.authenticator import bearer
+from proxy.core.escapes import readings
 from proxy.crypto import tokens
 
 Headers = list[tuple[str, str]]
@@ -29,8 +28,6 @@ _PROTOCOLS: Final = "SEC-WEBSOCKET-PROTOCOL"
 HEADERS: Final = frozenset({"X-API-KEY", "API-KEY", "X-GOOG-API-KEY", _PROTOCOLS})
 _PARAMETER: Final = "key"
 _SEPARATORS: Final = re.compile("([&;])")
-#: How many times an escape may have been escaped.
-_MAX_DECODINGS: Final = 4
 
 
 def tokens_in_headers(headers: Headers, *, upgrades: bool) -> set[str]:
@@ -69,8 +66,8 @@ def tokens_in_query(query: str) -> set[str]:
         return found
     for parameter in _SEPARATORS.split(query)[::2]:
         name, _, value = parameter.partition("=")
-        if any(reading.strip().lower() == _PARAMETER for reading in _readings(name)):
-            for reading in _readings(value):
+        if any(reading.strip().lower() == _PARAMETER for reading in readings(name)):
+            for reading in readings(value):
                 found.update(tokens.find_all(reading))
     return found
 
@@ -83,19 +80,9 @@ def query_without_token(query: str, token: str) -> str:
     kept: list[str] = []
     parts = ["", *_SEPARATORS.split(query)]
     for separator, parameter in zip(parts[::2], parts[1::2], strict=True):
-        if any(token in reading for reading in _readings(parameter)):
+        if any(token in reading for reading in readings(parameter)):
             continue
         if kept:
             kept.append(separator)
         kept.append(parameter)
     return "".join(kept)
-
-
-def _readings(text: str) -> Iterator[str]:
-    """Yield the text as it is written, then decoded once, twice, and so on."""
-    yield text
-    for _ in range(_MAX_DECODINGS):
-        if "%" not in text:
-            return
-        text = unquote(text, "latin-1")
-        yield text

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import orjson
 
 from proxy.core.errors import ClientError
+from proxy.core.escapes import readings
 from proxy.gateway.context import RequestContext
 from proxy.policy.endpoints import ambiguous
 from proxy.routing.access import RoutingAccess
@@ -20,8 +21,6 @@ from proxy.routing.model_list import ListedModel, ModelList
 
 _LIST: Final = "/v1/models"
 _ONE: Final = "/v1/models/"
-#: How many times an escape may have been escaped.
-_MAX_DECODINGS: Final = 4
 #: Of the year 9999, behind which there are no dates.
 _LAST_SECOND: Final = 253_402_300_799
 
@@ -102,8 +101,7 @@ def _page(data: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _reads_as_models(path: str) -> bool:
     """Whether a lenient server reads the path as the list of models, or one of them."""
-    for _ in range(_MAX_DECODINGS):
-        path = unquote(path, "latin-1")
+    *_, path = readings(path)
     segments: list[str] = []
     for segment in path.replace("\\", "/").split("/"):
         plain = segment.partition(";")[0].partition("?")[0].partition("#")[0].strip().lower()

@@ -8,10 +8,12 @@ path. So the server's worker passes the parsed lines on ``wsgi.input``, and the 
 import os
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import unquote
 
 from proxy.core.errors import ClientError
+from proxy.core.escapes import MAX_DECODINGS, readings
 from proxy.gateway import credentials
 from proxy.logs import sanitizer
 from proxy.policy.addresses import usual_spelling
@@ -31,8 +33,6 @@ _MAX_PLAIN_JOIN_BYTES: Final = 4 * 1024 * 1024
 #: The first segment below `/v1` that is the proxy's own. Followed by a character of a name it is
 #: another segment; followed by anything else, some server reads it as this one.
 _RESERVED: Final = re.compile(r"proxy(?![\w~.-])", re.ASCII)
-#: How many times an escape may have been escaped.
-_MAX_DECODINGS: Final = 4
 _BLANKS: Final = "".join(map(chr, range(0x21)))
 #: Longer than any address with a zone and a port.
 _MAX_ADDRESS_CHARS: Final = 100
@@ -286,9 +286,9 @@ def check_path(path: str) -> None:
 
 def _is_reserved(path: str) -> bool:
     """Return whether any reading of the path is below ``/v1/proxy``."""
-    for _ in range(_MAX_DECODINGS):
+    for reading in islice(readings(path), MAX_DECODINGS):
         found: list[str] = []
-        for segment in path.lower().replace("\\", "/").split("/"):
+        for segment in reading.lower().replace("\\", "/").split("/"):
             name = segment.strip(_BLANKS)
             plain = name.partition(";")[0]
             if plain == "..":
@@ -297,10 +297,6 @@ def _is_reserved(path: str) -> bool:
                 found.append(name)
         if len(found) > 1 and _RESERVED.match(found[1]):
             return True
-        decoded = unquote(path, "latin-1")
-        if decoded == path:
-            return False
-        path = decoded
     return False
 
 

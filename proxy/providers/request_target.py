@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from proxy.core.errors import ClientError
+from proxy.core.escapes import readings
 
 #: Parameters, in lower case, that are a credential or say whose account pays, to Google and Azure.
 _OF_THE_ACCOUNT: Final = frozenset(
@@ -22,8 +23,6 @@ _OF_THE_ACCOUNT: Final = frozenset(
         b"subscription-key",
     }
 )
-#: How many times an escape may have been escaped.
-_MAX_DECODINGS: Final = 4
 #: The longest name of a model in a target, in bytes.
 _MAX_BYTES: Final = 1024
 #: One segment stands for the model.
@@ -109,13 +108,8 @@ def without_deployment(target: bytes) -> bytes:
 
 
 def _names_account(name: bytes) -> bool:
-    for _ in range(_MAX_DECODINGS):
-        if name.replace(b"+", b" ").strip().lower() in _OF_THE_ACCOUNT:
-            return True
-        if b"%" not in name:
-            return False
-        name = unquote_to_bytes(name)
-    return name.strip().lower() in _OF_THE_ACCOUNT
+    decoded = (each.encode("latin-1") for each in readings(name.decode("latin-1")))
+    return any(each.replace(b"+", b" ").strip().lower() in _OF_THE_ACCOUNT for each in decoded)
 
 
 def _span(target: bytes) -> tuple[int, int] | None:
