@@ -205,17 +205,20 @@ class RelayEndpoint:
         request = outbound_upgrade(
             context.inbound, principal.policy, keep_authorization=key is None
         )
-        if principal.routing is None or self._routing is None:
-            for step in self.before_upstream:
-                step(context)
+        routing = None if principal.routing is None else self._routing
+        if routing is not None:
+            routing.find_upgrade_route(context, request)
+        for step in self.before_upstream:
+            step(context)
+        routed: Routed | None = None
+        opened: UpgradeResponse | UpstreamResponse
+        if routing is None:
             opened = self._dispatcher.upgrade(request, key, context.timing)
         else:
-            self._routing.find_upgrade_route(context, request)
-            for step in self.before_upstream:
-                step(context)
-            opened = self._routing.upgrade(context)
+            routed = routing.send(context)
+            opened = routed.response
         if not isinstance(opened, UpgradeResponse):
-            return self._respond(context, opened, start_response)
+            return self._respond(context, opened, start_response, routed=routed)
         context.on_finish(opened.sock.close)
         context.tunnel(opened, self._our_headers(context))
         # For gunicorn: there is nothing more to write or read on this connection.

@@ -29,8 +29,6 @@ from proxy.routing.held_response import Response
 from proxy.routing.native import native_route
 from proxy.routing.router import Route, Router
 from proxy.upstream.headers import content_of
-from proxy.upstream.transport import UpstreamResponse
-from proxy.upstream.websocket import UpgradeResponse
 from proxy.usage.meter import UsageMeter
 
 #: Endpoints below `/v1/` that keep no state, so that any target may serve them.
@@ -152,19 +150,12 @@ class RoutedRequests:
             affinity=principal.token_hash.encode(),
             own_key=principal.upstream_key,
             timing=context.timing,
+            upgrades=True,
         )
         context.routed = RoutedRequest(route, call, usage_injected=False)
 
-    def upgrade(self, context: RequestContext) -> UpgradeResponse | UpstreamResponse:
-        """Send the handshake to the first target that can be reached. Raises ProxyError."""
-        request = cast(RoutedRequest, context.routed)
-        request.routed = routed = self._dispatcher.upgrade(request.call, request.route)
-        context.on_finish(routed.release)
-        opened: UpgradeResponse | UpstreamResponse = routed.response
-        return opened
-
     def send(self, context: RequestContext) -> Routed:
-        """Send the request until a target serves it. Raises ProxyError."""
+        """Send the request until a target serves it, or opens the WebSocket. Raises ProxyError."""
         request = cast(RoutedRequest, context.routed)
         request.routed = routed = self._dispatcher.send(request.call, request.route)
         context.on_finish(routed.release)

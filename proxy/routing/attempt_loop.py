@@ -50,7 +50,10 @@ from proxy.routing.router import Route, RouteTarget
 from proxy.routing.states import ChosenKey, RoutingStates, TargetState
 from proxy.upstream.headers import content_of
 from proxy.upstream.timing import Timing
+from proxy.upstream.websocket import UpgradeResponse
 
+#: The status of an upstream that agrees to a WebSocket (RFC 9110 §15.2.2).
+_SWITCHED: Final = 101
 #: Keys of one target that are tried for one request.
 MAX_KEYS: Final = 10
 #: Requests to upstreams for one of a client's, handshakes too.
@@ -71,6 +74,8 @@ class Transport(Protocol):
     """Sends one prepared call to an upstream."""
 
     def handle(self, call: PreparedCall, timing: Timing) -> Any: ...
+
+    def upgrade(self, call: PreparedCall, timing: Timing) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +145,8 @@ class RoutedCall:
     path: str
     #: Whether the client asked for a stream.
     streams: bool = False
+    #: Whether it is a WebSocket's handshake. No target gets it twice with the same key.
+    upgrades: bool = False
     #: Requests with the same value prefer the same key, where the provider's strategy says so.
     affinity: bytes = b""
     #: The project's own key.
@@ -202,6 +209,8 @@ class _Trip:
     error: UpstreamError | None = None
     #: The stream that `held` is of, where `response` is made of an error in it.
     begun: Response | None = None
+    #: The WebSocket that the upstream agreed to, in place of a response.
+    opened: UpgradeResponse | None = None
 
 
 class AttemptLoop:
@@ -370,6 +379,10 @@ class AttemptLoop:
             state.abandoned(key, permit)
             raise
         attempt.milliseconds = (self._waiting.clock() - began) * 1e3
+        if trip.opened is not None:
+            state.served(key, permit, _SWITCHED)
+            release = partial(state.release, key)
+            return Routed(response=trip.opened, target=target.target, release=release)
         if trip.failure is None and trip.response is not None:
             return self._accepted(visit, key, permit, prepared, trip.response, began)
         return self._rejected(visit, key, permit, prepared, attempt, trip)
@@ -458,7 +471,12 @@ class AttemptLoop:
         held: list[bytes] = []
         try:
             with self._limit(target):
-                response = self._transport.handle(prepared, self._call.timing)
+                send = self._transport.upgrade if self._call.upgrades else self._transport.handle
+                sent: Response | UpgradeResponse = send(prepared, self._call.timing)
+                if isinstance(sent, UpgradeResponse):
+                    attempt.status = _SWITCHED
+                    return _Trip(None, opened=sent)
+                response = sent
                 attempt.status = response.status
                 if response.status >= 400:
                     held_error, body = hold_error(
@@ -564,6 +582,8 @@ class AttemptLoop:
         return self._waiting.clock() - self._started <= self._options.retry_deadline
 
     def _max_retries(self, target: RouteTarget) -> int:
+        if self._call.upgrades:
+            return 0
         if target.provider is None:
             return self._route.access.max_retries
         chosen = target.options.max_retries

@@ -99,9 +99,9 @@ def upgrading(
 
     def run() -> Routed:
         request = OutboundRequest("GET", b"/v1/realtime?model=m", [], None)
-        made.last = made.call(request=request, path="/v1/realtime")
+        made.last = made.call(request=request, path="/v1/realtime", upgrades=True)
         route = made.router.route(made.access, "m", has_own_key=False)
-        return dispatcher.upgrade(made.last, route)
+        return dispatcher.send(made.last, route)
 
     return made, sent, run
 
@@ -149,6 +149,26 @@ def test_what_an_upstream_says_of_a_key_is_not_for_the_client() -> None:
     with pytest.raises(ProxyError):
         run()
     assert len(sent) == 3, "the keys rest"
+
+
+def test_a_handshake_follows_the_causes_and_the_bounds_of_other_requests() -> None:
+    records = catalog(
+        *(provider(name, key_strategy="priority") for name in "abcdef"),
+        *(key(name, "1") for name in "abcdef"),
+        mapping("m", "a/m", routing={"fallback_on": ["rate"]}),
+        *(mapping("m", f"{name}/m", place) for place, name in enumerate("bcdef", 1)),
+    )
+    _, sent, run = upgrading(failing(401), records=records)
+    with pytest.raises(ProxyError):
+        run()
+    assert places(sent) == ["a/1"]
+    made, sent, run = upgrading(
+        *(failing(status) for status in (429, 500, 500, 500, 500)), records=records
+    )
+    assert run().response.status == 429
+    assert places(sent) == ["a/1", "b/1", "c/1", "d/1", "e/1"]
+    assert made.options.max_attempts == 4, "the key that was turned away is none of these"
+    assert made.states.last_errors["e"] == "server (status 500)"
 
 
 def test_a_handshake_that_the_client_got_wrong_passes() -> None:
