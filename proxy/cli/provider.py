@@ -26,6 +26,10 @@ _TEST_COLUMNS: Final = {
     "models_count": "Models",
     "error": "Error",
 }
+_NO_KEYS: Final = (
+    "It has no active keys to test: `provider-key create` adds one. The types ollama and custom"
+    " need none."
+)
 #: Seconds to wait for a test: each of many keys may take ten.
 _TEST_PATIENCE: Final = 600
 _TYPE: Final = click.Choice(PROVIDER_TYPES)
@@ -135,7 +139,7 @@ def test(api: Api, which: str, json_wanted: bool) -> None:
         rows = [{**each, "ms": round(each["duration_ms"])} for each in results["results"]]
         output.table(rows, _TEST_COLUMNS)
     else:
-        click.echo("It has no active keys: `provider-key create` adds one.", err=True)
+        click.echo(_NO_KEYS, err=True)
     if not all(result["ok"] for result in results["results"]):
         raise click.exceptions.Exit(1)
 
