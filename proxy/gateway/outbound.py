@@ -9,6 +9,7 @@ its upstream still understands.
 
 from urllib.parse import unquote
 
+from proxy.core.media_type import is_json
 from proxy.gateway.generating_endpoints import generating
 from proxy.gateway.held_bodies import HeldBodies
 from proxy.gateway.methods import one_hop_less
@@ -111,8 +112,3 @@ def _forwarded(headers: Headers, policy: Policy) -> Headers:
     if not policy.forwarded:
         return headers
     return [line for line in headers if policy.forwards(line[0])]
-
-
-def is_json(content_type: str | None) -> bool:
-    media_type = (content_type or "").partition(";")[0].strip().lower()
-    return media_type == "application/json" or media_type.endswith("+json")

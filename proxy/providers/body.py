@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.core.errors import ClientError
+from proxy.core.media_type import is_json
 from proxy.providers.base import EditableBody
 from proxy.providers.edits import plan
 from proxy.providers.form import EditableForm
@@ -83,11 +84,6 @@ def scan(
     if body[:_AT_ONCE].lstrip(_BLANK).startswith(_OTHER_JSON):
         return None
     return EditableJSON(body, _members(body))
-
-
-def is_json(media_type: str) -> bool:
-    """Whether a media type, in lower case and without parameters, is JSON's (RFC 6839 §3.1)."""
-    return media_type == "application/json" or media_type.endswith("+json")
 
 
 def in_utf8(content_type: str) -> bool:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import orjson
 
+from proxy.core.media_type import is_event_stream, is_json
 from proxy.providers.base import BodyTransform, HeaderList, ResponseTransform
 from proxy.usage.event_filter import DATA_LINE, EventFilter, event_data
 
@@ -79,10 +80,10 @@ def kind_of(headers: HeaderList) -> str:
     """Return `json` or `events`; empty for a body that cannot be changed, or is compressed."""
     if header(headers, "content-encoding").strip().lower() not in ("", "identity"):
         return ""
-    media_type = header(headers, "content-type").partition(";")[0].strip().lower()
-    if media_type == "text/event-stream":
+    content_type = header(headers, "content-type")
+    if is_event_stream(content_type):
         return "events"
-    return "json" if media_type == "application/json" or media_type.endswith("+json") else ""
+    return "json" if is_json(content_type) else ""
 
 
 class ToolCalls:

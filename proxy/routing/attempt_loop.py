@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from proxy.core.errors import ClientError, UpstreamError, UpstreamTimeout
+from proxy.core.media_type import is_event_stream
 from proxy.providers.base import (
     EditableBody,
     OutboundRequest,
@@ -643,7 +644,7 @@ def _may_do_without(trip: _Trip, response: Response, prepared: PreparedCall) -> 
 
 def _is_event_stream(response: Response) -> bool:
     content_type, _ = content_of(response.headers)
-    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+    return is_event_stream(content_type)
 
 
 def _by_status(response: Response | None, provider_type: str) -> Failure | None:

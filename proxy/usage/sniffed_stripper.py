@@ -6,6 +6,7 @@ arrive.
 
 from __future__ import annotations
 
+from proxy.core.media_type import is_event_stream, is_json
 from proxy.usage.sniff import kind_of, without_space
 from proxy.usage.strip_usage import UsageStripper
 
@@ -56,9 +57,8 @@ def unasked_filter(content_type: str, *, sized: bool) -> UsageStripper | Sniffed
 
     Returns None for JSON of a known length, which is a response that is not streamed.
     """
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type == "text/event-stream":
+    if is_event_stream(content_type):
         return UsageStripper()
-    if sized and (media_type == "application/json" or media_type.endswith("+json")):
+    if sized and is_json(content_type):
         return None
     return SniffedStripper()

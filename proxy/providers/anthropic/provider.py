@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.core.errors import ClientError, ResponseBroken
+from proxy.core.media_type import is_event_stream, is_json
 from proxy.providers.anthropic.errors import client_status, event_status, openai_error
 from proxy.providers.anthropic.headers import chat_headers, request_headers
 from proxy.providers.anthropic.refused import RefusedParameters, sent_parameters
@@ -102,11 +103,10 @@ class AnthropicProvider:
         now = time.time()
         lines = chat_headers(headers, now)
         encoding = header(headers, "content-encoding").strip().lower()
-        media_type = header(headers, "content-type").partition(";")[0].strip().lower()
-        is_json = media_type == "application/json" or media_type.endswith("+json")
-        is_events = media_type == "text/event-stream"
+        content_type = header(headers, "content-type")
+        whole = is_json(content_type)
         if encoding not in ("", "identity", *ENCODINGS) or not (
-            is_json or (is_events and status < 400)
+            whole or (is_event_stream(content_type) and status < 400)
         ):
             # A page of a server between the two. A rate limit stays one, whoever sets it.
             status = status if status == 429 else 502
@@ -117,7 +117,7 @@ class AnthropicProvider:
             shown = client_status(status)
             body = _Whole(lambda text: openai_error(text, shown))
             return _as_json(lines, _plain(body, encoding), shown)
-        if is_json:
+        if whole:
             body = _Whole(lambda text: _completion(text, created))
             return _as_json(lines, _plain(body, encoding), status)
         body = ChatStream(created, include_usage=translation.include_usage)

@@ -8,29 +8,13 @@ import pytest
 from proxy.core.errors import ClientError
 from proxy.gateway import outbound
 from proxy.gateway.held_bodies import HeldBodies
-from proxy.gateway.outbound import asking_for_usage, is_json, outbound_upgrade
+from proxy.gateway.outbound import asking_for_usage, outbound_upgrade
 from proxy.gateway.request import ClientRequest
 from proxy.policy.policy import Policy
 from proxy.providers.base import OutboundRequest
 from tests.support.relay_factories import environ
 
 outbound_request = partial(outbound.outbound_request, bodies=HeldBodies(1000))
-
-
-@pytest.mark.parametrize(
-    ("content_type", "expected"),
-    [
-        ("application/json", True),
-        ("Application/JSON ; charset=utf-8", True),
-        ("application/vnd.api+json", True),
-        ("text/plain", False),
-        ("application/jsonl", False),
-        ("", False),
-        (None, False),
-    ],
-)
-def test_what_is_json(content_type: str | None, expected: bool) -> None:
-    assert is_json(content_type) is expected
 
 
 def inbound(lines: list[tuple[str, str]], body: bytes = b"", method: str = "POST") -> ClientRequest:
