@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import requests
 
 from tests.support.fake_upstream import Upstream
 from tests.support.proxy_access import Access, ProxyFactory
@@ -109,8 +110,11 @@ def test_held_bodies_are_bounded_together(
         WEB_CONCURRENCY="1", HELD_BODIES_MAX_BYTES="2MiB", MAX_JSON_BYTES="1MiB"
     )
     size = 1000_000
+    assert _answer(server, access, 1000).status == 200, "the token is known from now on"
     held = upload(clients, server, access, "application/json", size)
     held.send(b"1" * (size - 1))
+    # Before it is there, another one would take the room, and it would be refused itself.
+    wait_until(lambda: _in_flight(server) == 1)
     wait_until(lambda: _answer(server, access, size).status == 503)
     answer = _answer(server, access, size)
     assert error_of(answer) == "overloaded"
@@ -121,6 +125,11 @@ def test_held_bodies_are_bounded_together(
     held.send(b"1")
     assert held.read_response().status == 200
     assert _answer(server, access, size).status == 200
+
+
+def _in_flight(server: ProxyServer) -> int:
+    found: int = requests.get(f"{server.url}/stats", timeout=10).json()["requests"]["in_flight"]
+    return found
 
 
 def _answer(server: ProxyServer, access: Access, size: int) -> RawResponse:
