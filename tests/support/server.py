@@ -175,14 +175,18 @@ class ProxyServer:
         deadline = time.monotonic() + timeout
         while len(fresh := self._fresh_events()) < count and time.monotonic() <= deadline:
             gevent.sleep(0.02)
-        self._events_read += len(fresh)
-        events = [json.loads(line) for line in fresh]
+        events = self._consume(fresh)
         assert len(events) == count, [(e["endpoint"], e["status_code"]) for e in events]
-        return sorted(events, key=lambda event: str(event["timestamp"]))
+        return events
 
     def events_so_far(self) -> list[dict[str, Any]]:
         """Those since the last call that are there."""
-        return self.events(len(self._fresh_events()))
+        return self._consume(self._fresh_events())
+
+    def _consume(self, fresh: list[str]) -> list[dict[str, Any]]:
+        self._events_read += len(fresh)
+        events = [json.loads(line) for line in fresh]
+        return sorted(events, key=lambda event: str(event["timestamp"]))
 
     def _fresh_events(self) -> list[str]:
         text = self.event_log.read_text() if self.event_log.exists() else ""
