@@ -7,6 +7,7 @@ checked on every request.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from proxy.cache.access import CacheAccess, cache_access
 from proxy.core.errors import ClientError
 from proxy.policy.accounts import Account, account_of
 from proxy.policy.policy import Policy
@@ -41,6 +42,8 @@ class Principal:
     read_at: float = field(default=0.0, compare=False)
     #: Its project's ways to other upstreams. None: its own key and the default upstream alone.
     routing: RoutingAccess | None = None
+    #: What it asks of the response cache. None: nothing, so its requests pay nothing for it.
+    caching: CacheAccess | None = None
     #: Whether any of its accounts has a rate or concurrency limit; read on every request.
     throttled: bool = field(init=False, compare=False)
     #: Whether the LLM tokens of any of its accounts are limited.
@@ -92,6 +95,13 @@ def principal_of(grant: Grant, token_hash: str, read_at: float, now: float) -> P
         token_hash=token_hash,
         read_at=read_at,
         routing=routing_access(project.policy),
+        caching=cache_access(
+            project.policy,
+            [each.policy for each in chain],
+            project_id=project.id,
+            token_id=token.id,
+            epoch=project.cache_epoch,
+        ),
     )
 
 

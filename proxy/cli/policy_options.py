@@ -131,9 +131,9 @@ SPELLINGS: Final[Mapping[str, Spelling]] = {
     "can_mint": _flag("--can-mint", "Whether it may mint tokens of its own: `token derive`."),
     "on_disconnect": _word(
         "--on-disconnect",
-        "cancel|drain",
-        "When a client leaves early: cancel the upstream's work (the default), or drain its"
-        " response, so that the usage is known.",
+        "cancel|drain|hold",
+        "When a client leaves early: cancel the upstream's work (the default), drain its response,"
+        " so that the usage is known, or hold it for a moment, so that a retry takes it over.",
     ),
     "on_revoke": _word(
         "--on-revoke",
@@ -168,6 +168,23 @@ SPELLINGS: Final[Mapping[str, Spelling]] = {
     ),
     "breaker": _word(
         "--breaker", "off|on", "Whether its own upstream has a circuit breaker, which is off."
+    ),
+    "cache": _word(
+        "--cache",
+        "off|opt_in|on",
+        "Whether responses are stored and replayed: never, for requests that ask for it, or for"
+        " all. A token can only narrow its project's.",
+    ),
+    "cache_scope": _word(
+        "--cache-scope",
+        "project|token",
+        "Who may get a stored response: all tokens of the project (the default), or its own alone.",
+    ),
+    "coalesce": _word(
+        "--coalesce", "off|on", "Whether identical requests at the same time share one response."
+    ),
+    "idempotency": _word(
+        "--idempotency", "off|on", "Whether a request with an `Idempotency-Key` is paid for once."
     ),
 }
 

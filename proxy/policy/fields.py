@@ -9,8 +9,8 @@ is no limit, all three mean none.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, get_args
 
 from proxy.core.errors import ClientError
 from proxy.policy.addresses import address_range
@@ -31,6 +31,10 @@ MAX_PER_MINUTE: Final = 1_000_000_000
 MAX_CONCURRENT: Final = 1_000_000
 MAX_TOKENS_TOTAL: Final = 2**63 - 1
 
+CacheMode = Literal["off", "opt_in", "on"]
+#: The values of `cache`, the narrowest first.
+CACHE_MODES: Final[tuple[CacheMode, ...]] = get_args(CacheMode)
+
 #: As the only entry of `providers`: all providers, also those that are added later.
 ALL_PROVIDERS: Final = "*"
 
@@ -48,6 +52,8 @@ class Field:
     scopes: tuple[Scope, ...]
     _read: _Reader
     default: Any = None
+    #: Whether a token that does not set it has its project's. A response then shows null.
+    inherited: bool = False
 
     def read(self, name: str, value: Any) -> Any:
         """Return ``value`` in its stored spelling. Raises ClientError with the valid values."""
@@ -190,7 +196,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "max_concurrent": Field(_BOTH, _integer_to(MAX_CONCURRENT)),
     "max_tokens_total": Field(_TOKEN, _integer_to(MAX_TOKENS_TOTAL)),
     "can_mint": Field(_TOKEN, _boolean, False),
-    "on_disconnect": Field(_PROJECT, _choice("cancel", "drain"), "cancel"),
+    "on_disconnect": Field(_PROJECT, _choice("cancel", "drain", "hold"), "cancel"),
     "on_revoke": Field(_PROJECT, _choice("cut", "finish"), "cut"),
     "cut_in_flight": Field(_PROJECT, _boolean, False),
     "stream_usage": Field(_PROJECT, _choice("off", "inject"), "off"),
@@ -198,11 +204,21 @@ FIELDS: Final[Mapping[str, Field]] = {
     "providers": Field(_PROJECT, _providers, []),
     "max_retries": Field(_PROJECT, _retries, 0),
     "breaker": Field(_PROJECT, _choice("off", "on"), "off"),
+    "cache": Field(_BOTH, _choice(*CACHE_MODES), "off", inherited=True),
+    "cache_scope": Field(_PROJECT, _choice("project", "token"), "project"),
+    "coalesce": Field(_PROJECT, _choice("off", "on"), "off"),
+    "idempotency": Field(_PROJECT, _choice("off", "on"), "off"),
 }
 
 
+def _in_scope(field: Field, scope: Scope) -> Field:
+    return replace(field, default=None) if scope == "token" and field.inherited else field
+
+
 _BY_SCOPE: Final[Mapping[Scope, Mapping[str, Field]]] = {
-    scope: {name: field for name, field in FIELDS.items() if scope in field.scopes}
+    scope: {
+        name: _in_scope(field, scope) for name, field in FIELDS.items() if scope in field.scopes
+    }
     for scope in _BOTH
 }
 
@@ -218,6 +234,16 @@ def read_fields(document: Mapping[str, Any], scope: Scope) -> dict[str, Any]:
     return {
         name: known[name].read(name, value) for name, value in document.items() if value is not None
     }
+
+
+def check_together(document: Mapping[str, Any]) -> None:
+    """Check a project's fields that depend on each other. Raises ClientError."""
+    if document.get("coalesce") == "on" and document.get("cache", "off") == "off":
+        raise ClientError(
+            "`coalesce: on` shares the responses that the cache may store: it needs `cache`, "
+            "`opt_in` or `on`.",
+            param="coalesce",
+        )
 
 
 def read_document(document: Any, scope: Scope) -> dict[str, Any]:

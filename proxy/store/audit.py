@@ -120,7 +120,7 @@ _INSERT: Final = (
 #: Fields of a record that change without an actor, or follow from the others.
 _UNAUDITED: Final = frozenset(
     {"id", "project_id", "policy", "deactivated_at", "revoked_at", "created_at", "updated_at"}
-    | {"source"}
+    | {"source", "cache_epoch"}
     | {"request_count", "cache_hit_count", "tokens_used", "last_used_at"}
 )
 

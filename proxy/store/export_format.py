@@ -197,6 +197,7 @@ PROJECT: Final = Kind(
         Field("deactivated_at", _optional(_moment)),
         Field("created_at", _moment),
         Field("updated_at", _moment),
+        Field("cache_epoch", _small, since=9, absent=0),
     ),
 )
 TOKEN: Final = Kind(

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from proxy.core.errors import ClientError
 from proxy.crypto.cipher import Cipher
+from proxy.policy.fields import check_together
 from proxy.store.audit import PendingEntry, record
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.records import Project
@@ -50,9 +51,11 @@ class Projects:
         """Creates an active project. A ``policy`` field that is None counts as not set.
 
         Without an upstream key it must have ``providers``. Raises ClientError ``invalid_request``
-        when it has neither, and ``conflict`` when the name is taken.
+        when it has neither, or the policy fields contradict each other, and ``conflict`` when the
+        name is taken.
         """
         _require_upstream(upstream_key, policy or {}, "api_key")
+        check_together(merged_policy({}, policy or {}))
         project_id = str(uuid.uuid4())
         sealed = self._seal(upstream_key, project_id)
         document = to_json(metadata)
@@ -121,7 +124,10 @@ class Projects:
 
         ``revoke_tokens`` revokes all tokens of the project in the same transaction. Raises
         ClientError ``not_found``, ``invalid_request`` when the project would have neither a key
-        nor providers, and ``conflict`` when the name is taken.
+        nor providers, or its policy fields contradict each other, and ``conflict`` when the name is
+        taken.
+
+        With an ``upstream_key`` the responses that are stored for the project become unreadable.
         """
         if unknown := changes.keys() - _EDITABLE:
             raise ValueError(f"not a field of a project: {sorted(unknown)}")
@@ -140,9 +146,12 @@ class Projects:
             before = _read(session, project_id, session.dialect.for_update)
             now = session.now()
             columns = dict(values)
+            if "upstream_key" in changes:
+                columns["cache_epoch"] = before.cache_epoch + 1
             if "policy" in changes:
                 # Merged under the row's lock, so that two changes of different fields both persist.
                 columns["policy"] = changed_policy(before.policy, changes["policy"])
+                check_together(merged_policy(before.policy, changes["policy"]))
             if "policy" in changes or "upstream_key" in changes:
                 _require_upstream(
                     changes.get("upstream_key", before.api_key),
@@ -172,6 +181,23 @@ class Projects:
         Raises ClientError ``not_found``.
         """
         return self.update(project_id, {"is_active": False}, revoke_tokens=True, audit=audit)
+
+    def purge_responses(self, project_id: str, audit: PendingEntry | None = None) -> Project:
+        """Makes all responses that are stored for a project unreadable, by a new cache epoch.
+
+        Workers learn of it as of every change of the project, which the caller announces. The
+        details of ``audit`` stay as they are. Raises ClientError ``not_found``.
+        """
+
+        def work(session: Session) -> Project:
+            before = _read(session, project_id, session.dialect.for_update)
+            session.execute(
+                "UPDATE projects SET cache_epoch = ?, updated_at = ? WHERE id = ?",
+                (before.cache_epoch + 1, session.now(), project_id),
+            )
+            return record(session, audit, before, _read(session, project_id))
+
+        return self._database.run(work)
 
     def _seal(self, upstream_key: str, project_id: str) -> str:
         return self._cipher.encrypt(

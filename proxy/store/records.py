@@ -26,6 +26,8 @@ class Project:
     deactivated_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    #: Part of the keys of its stored responses. A higher number makes them unreadable.
+    cache_epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 #: The columns that :func:`project_from` reads. The ``p.`` allows a join.
 PROJECT_COLUMNS: Final = (
     "p.id, p.name, p.description, p.metadata, p.policy, p.upstream_key_mask, p.is_active, "
-    "p.deactivated_at, p.created_at, p.updated_at"
+    "p.deactivated_at, p.created_at, p.updated_at, p.cache_epoch"
 )
-PROJECT_WIDTH: Final = 10
+PROJECT_WIDTH: Final = 11
 
 #: The columns that :func:`token_from` reads.
 TOKEN_COLUMNS: Final = (
@@ -86,6 +86,7 @@ def project_from(row: Sequence[Any]) -> Project:
         deactivated_at=_optional(row[7]),
         created_at=from_micros(row[8]),
         updated_at=from_micros(row[9]),
+        cache_epoch=row[10],
     )
 
 

@@ -101,6 +101,53 @@ class TestProjects:
         assert grant is not None
         assert (grant.upstream_key, grant.token) == ("k" * 4096, token)
 
+    def test_stored_responses_are_of_one_epoch(self, store: Store) -> None:
+        made, other = store.project(), store.project("other")
+        store.token(made)
+        assert (made.cache_epoch, other.cache_epoch) == (0, 0)
+        purged = store.projects.purge_responses(made.id)
+        assert (purged.cache_epoch, purged.updated_at > made.updated_at) == (1, True)
+        assert purged == store.projects.get(made.id)
+        grant = store.grants.find(f"{1:064x}")
+        assert grant is not None
+        assert grant.project == purged
+        assert store.projects.get(other.id).cache_epoch == 0
+        refused("not_found", lambda: store.projects.purge_responses(ABSENT))
+
+    def test_a_new_upstream_key_begins_an_epoch(self, store: Store) -> None:
+        made = store.project(policy={"providers": ["*"]})
+        for number, upstream_key in enumerate(("sk-new", "sk-newer", "")):
+            mask = upstream_key and "********"
+            changes = {"upstream_key": upstream_key, "upstream_key_mask": mask}
+            assert store.projects.update(made.id, changes).cache_epoch == number + 1
+        changed = store.projects.update(made.id, {"name": "b", "policy": {"cache": "on"}})
+        assert changed.cache_epoch == 3
+
+    def test_epochs_are_not_lost_among_changes(self, store: Store) -> None:
+        made = store.project()
+        purges = [gevent.spawn(store.projects.purge_responses, made.id) for _ in range(8)]
+        gevent.joinall(purges, timeout=30, raise_error=True)
+        assert store.projects.get(made.id).cache_epoch == 8
+
+    def test_fields_that_need_each_other(self, store: Store) -> None:
+        def create(**policy: str) -> Any:
+            return store.project(policy=policy)
+
+        assert refused("invalid_request", lambda: create(coalesce="on")).param == "coalesce"
+        refused("invalid_request", lambda: create(coalesce="on", cache="off"))
+        made = create(coalesce="on", cache="opt_in")
+        for value in (None, "off"):
+            change = {"policy": {"cache": value}}
+            refused("invalid_request", lambda change=change: store.projects.update(made.id, change))
+        assert store.projects.get(made.id) == made
+        both = {"policy": {"cache": None, "coalesce": None}}
+        assert store.projects.update(made.id, both).policy == {}
+        alone = {"policy": {"coalesce": "on"}}
+        refused("invalid_request", lambda: store.projects.update(made.id, alone))
+        store.projects.update(made.id, {"policy": {"cache": "on"}})
+        changed = store.projects.update(made.id, alone)
+        assert changed.policy == {"cache": "on", "coalesce": "on"}
+
     def test_a_project_without_an_upstream_key(self, store: Store) -> None:
         made = store.projects.create("Acme", policy={"providers": ["*"]})
         store.token(made)

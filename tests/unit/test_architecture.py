@@ -28,7 +28,7 @@ ROWS: list[set[str]] = [
     {"gateway"},
     {"ratelimit"},
     {"auth", "audit"},
-    {"quota", "routing", "store", "metrics", "events"},
+    {"quota", "routing", "cache", "store", "metrics", "events"},
     {"settings", "logs", "upstream", "providers", "policy", "crypto", "runtime", "maintenance"}
     | {"usage"},
     {"tools"},

@@ -65,6 +65,7 @@ def fill(database: Database) -> Database:
     tokens = Tokens(database)
     first = old.create("Acme 100% ☃ ' ?", "sk-1", "sk-1...", "two\nlines \x7f", metadata)
     new.update(first.id, {"policy": {"on_disconnect": "drain"}})
+    new.purge_responses(first.id)
     second = new.create("acme", "sk-2", "sk-2...")
     third = new.create("Gone ", "sk-3", "sk-3...", "")
     for number, project in enumerate((first, second, third, first, second)):

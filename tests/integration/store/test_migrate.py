@@ -234,6 +234,7 @@ def test_schema_sql_and_the_migrations_make_the_same(mysql_url: str, mariadb: Ma
         "mappings",
         "provider_key_health",
         "revisions",
+        "installation_secrets",
     }
     check_schema(database)
     assert Migrator(database).migrate() == []

@@ -72,6 +72,7 @@ def check(database: Database) -> None:
     assert (grant.token, grant.project) == (tokens.get(TOKEN_ID), projects.get(PROJECT_ID))
     assert grant.upstream_key == "sk-real"
     assert (grant.token.policy, grant.project.policy) == ({}, {})
+    assert grant.project.cache_epoch == 0
     assert (grant.project.name, grant.project.metadata) == ("Acme ☃", {"a": 1})
     assert (grant.token.max_requests, grant.token.request_count) == (5, 3)
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,6 +80,7 @@ def check(database: Database) -> None:
     assert grant.token.expires_at == epoch + timedelta(microseconds=EXPIRES)
     changed = projects.update(PROJECT_ID, {"policy": {"on_disconnect": "drain"}})
     assert changed.policy == {"on_disconnect": "drain"}
+    assert projects.purge_responses(PROJECT_ID).cache_epoch == 1
 
 
 def test_from_0001(database_url: str) -> None:
@@ -152,7 +154,7 @@ class TestCutOff:
     ("before", "point"),
     [
         (before, point)
-        for before in (2, 4, 6)
+        for before in (2, 4, 6, 8)
         for point in range(len(load("mysql")[before].statements) + 1)
     ],
 )

@@ -139,7 +139,13 @@ def test_booleans(name: str) -> None:
     assert FIELDS[name].read(name, False) is False
 
 
-@pytest.mark.parametrize("name", ["on_disconnect", "on_revoke", "stream_usage", "breaker"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("on_disconnect", "on_revoke", "stream_usage", "breaker"),
+        *("cache", "cache_scope", "coalesce", "idempotency"),
+    ],
+)
 def test_choices(name: str) -> None:
     for value in ("", "Cut", True, None, ["cut"]):
         refusal(name, value)

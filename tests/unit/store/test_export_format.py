@@ -12,7 +12,7 @@ from proxy.store.migrate import Migrator
 
 PROJECT_ID = "f27373a6-371c-4dd1-bfdb-4128e1c4d854"
 SEALED = Cipher(b"k" * 32).encrypt("sk", table="t", column="c", row_id=PROJECT_ID)
-PROJECT_ROW = [PROJECT_ID, "Acme ☃", None, '{"b":1.0,"a":2}', None, SEALED, "m", 1, None, 7, 8]
+PROJECT_ROW = [PROJECT_ID, "Acme ☃", None, '{"b":1.0,"a":2}', None, SEALED, "m", 1, None, 7, 8, 9]
 TOKEN_ROW = [
     *("01a1fcad-83dd-735c-b3be-932b2d9c521a", "a" * 64, "mask", None, PROJECT_ID, 2**50, 0, 9),
     *(None, '{"c":[]}', 3, 0, None, 10, 11, "01a1fcad-83dd-735c-b3be-932b2d9c521b", 2**40),
@@ -27,7 +27,7 @@ ROWS = {
     "provider_key": PROVIDER_KEY_ROW,
     "mapping": MAPPING_ROW,
 }
-SCHEMA = 8
+SCHEMA = 9
 MISSING = object()
 
 
@@ -61,7 +61,8 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
     )
     found = database.run(lambda session: session.all(sql, ("table", "schema_migrations")))
     ours = {(kind.table, column) for kind in KINDS for column in kind.columns}
-    # Usage, audit entries and leases stay with their installation, as the events do.
+    # Usage, audit entries and leases stay with their installation, as the events do. So do the
+    # secrets: another installation makes its own, and then finds nothing in the cache of this one.
     stays = {
         "usage_hourly",
         "usage_positions",
@@ -71,6 +72,7 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
         "counted_ids",
         "provider_key_health",
         "revisions",
+        "installation_secrets",
     }
     assert {(table, column) for table, column in found if table not in stays} == ours
     assert {kind.columns[0] for kind in KINDS} == {"id"}
@@ -100,6 +102,8 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
         (PROJECT, "created_at", 1.0),
         (PROJECT, "created_at", 2**62),
         (PROJECT, "deactivated_at", -(2**62)),
+        (PROJECT, "cache_epoch", -1),
+        (PROJECT, "cache_epoch", MISSING),
         (TOKEN, "token_hash", "A" * 64),
         (TOKEN, "token_hash", "a" * 63),
         (TOKEN, "request_count", -1),
@@ -147,3 +151,5 @@ def test_a_column_missing_in_an_older_export_is_null() -> None:
 def test_a_count_missing_in_an_older_export_is_zero() -> None:
     row = TOKEN.to_row(line(TOKEN, parent_id=MISSING, tokens_used=MISSING), 3)
     assert row == [*TOKEN_ROW[:-2], None, 0]
+    row = PROJECT.to_row(line(PROJECT, cache_epoch=MISSING), 8)
+    assert row == [*PROJECT_ROW[:-1], 0]

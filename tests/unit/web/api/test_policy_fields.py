@@ -30,6 +30,10 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "providers": (["*"], ["*"]),
     "max_retries": (2, 2),
     "breaker": ("on", "on"),
+    "cache": ("opt_in", "opt_in"),
+    "cache_scope": ("token", "token"),
+    "coalesce": ("on", "on"),
+    "idempotency": ("on", "on"),
 }
 
 

@@ -1,0 +1,1 @@
+"""The response cache: stored responses, responses that several clients share, idempotency."""
