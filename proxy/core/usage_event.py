@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -54,6 +54,41 @@ class RoutingFacts:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class CacheFacts:
+    """How a request was served without an upstream response of its own, and what that saved.
+
+    Its event has the outcome `cached`, the `usage_source` `cached`, and :meth:`metadata`.
+    """
+
+    #: `hit`: a stored response. `collapsed`: the response to another request, which was in flight.
+    #: `replayed`: the first result of an idempotency key. `stale`: stored and expired, since the
+    #: upstream failed.
+    how: Literal["hit", "collapsed", "replayed", "stale"]
+    #: The LLM tokens of the response that was paid for once. None: it reported none.
+    saved_prompt_tokens: int | None = None
+    saved_completion_tokens: int | None = None
+
+    def members(self) -> dict[str, object]:
+        """The members of the event's line."""
+        found: dict[str, object] = {"cache": self.how}
+        if self.saved_prompt_tokens is not None:
+            found["saved_prompt_tokens"] = self.saved_prompt_tokens
+        if self.saved_completion_tokens is not None:
+            found["saved_completion_tokens"] = self.saved_completion_tokens
+        return found
+
+    def metadata(self, model: str | None) -> dict[str, object]:
+        """The event's `metadata`: the model, and counts of 0, since nothing was generated.
+
+        It has no `response_id`: the ledger would take the hit for that response's generation.
+        """
+        found: dict[str, object] = {} if model is None else {"model": model}
+        if self.saved_prompt_tokens is not None or self.saved_completion_tokens is not None:
+            found.update(prompt_tokens=0, completion_tokens=0, total_tokens=0)
+        return found
+
+
 @dataclass(slots=True)
 class UsageEvent:
     """Durations are in milliseconds, sizes in bytes, `started` in unix seconds."""
@@ -88,6 +123,8 @@ class UsageEvent:
     slot: int = -1
     #: None: the project's own key, and one attempt.
     routing: RoutingFacts | None = None
+    #: None: the response came from an upstream, or there was none.
+    cache: CacheFacts | None = None
 
     @property
     def is_read(self) -> bool:
@@ -128,6 +165,8 @@ class UsageEvent:
         }
         if self.routing is not None:
             members.update(self.routing.members())
+        if self.cache is not None:
+            members.update(self.cache.members())
         return orjson.dumps(members, option=orjson.OPT_APPEND_NEWLINE)
 
 

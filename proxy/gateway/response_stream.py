@@ -33,6 +33,8 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     #: An attempt whose response no client got, but that may be billed.
     SUPERSEDED = "superseded"
+    #: Served from a stored response, or from one that another request had asked for.
+    CACHED = "cached"
 
 
 class BodyObserver(Protocol):

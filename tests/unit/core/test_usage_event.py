@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from proxy.core.usage_event import RoutingFacts
+from proxy.core.usage_event import CacheFacts, RoutingFacts
 from tests.support.event_samples import event
 
 
@@ -53,6 +53,35 @@ def test_the_line_of_a_routed_request() -> None:
     own_key = json.loads(event(routing=RoutingFacts(None, None, "", ())).line())
     assert own_key["provider"] is None
     assert "attempts" not in own_key
+
+
+def test_the_line_of_a_cached_request() -> None:
+    facts = CacheFacts("hit", 9, 12)
+    line = event(
+        outcome="cached",
+        usage_source="cached",
+        event_id="e1",
+        metadata=facts.metadata("gpt-4"),
+        cache=facts,
+    ).line()
+    assert line.endswith(
+        b'"usage_source":"cached","metadata":{"model":"gpt-4","prompt_tokens":0,'
+        b'"completion_tokens":0,"total_tokens":0},"provider":null,"cache":"hit",'
+        b'"saved_prompt_tokens":9,"saved_completion_tokens":12}\n'
+    )
+
+
+def test_a_cached_response_without_usage_saves_nothing_that_is_known() -> None:
+    facts = CacheFacts("collapsed")
+    line = json.loads(event(metadata=facts.metadata(None), cache=facts).line())
+    assert (line["cache"], line["metadata"]) == ("collapsed", {})
+    assert not {"saved_prompt_tokens", "saved_completion_tokens"} & line.keys()
+
+
+def test_one_side_saved() -> None:
+    facts = CacheFacts("replayed", saved_prompt_tokens=0)
+    assert facts.members() == {"cache": "replayed", "saved_prompt_tokens": 0}
+    assert facts.metadata(None)["total_tokens"] == 0
 
 
 def test_what_is_not_known_is_null() -> None:
