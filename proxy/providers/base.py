@@ -32,6 +32,20 @@ class OutboundRequest:
 #: Before the scheme of an origin: a connection goes to public addresses only.
 PUBLIC_ONLY: Final = "public+"
 
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What an upstream says of a model. None: it says nothing."""
+
+    #: The most that its `max_tokens` may be.
+    max_tokens: int | None = None
+    #: The levels of effort that it takes. Empty: it takes no effort.
+    efforts: frozenset[str] | None = None
+    #: The `type`s of `thinking` that it takes.
+    thinking: frozenset[str] | None = None
+
+
+NO_FACTS: Final = ModelFacts()
 _NO_EDITS: Final = MappingConfig()
 _DEFAULT_CONFIG: Final = ProviderConfig()
 
@@ -61,6 +75,7 @@ class Target:
     #: Whether another provider was tried before for the request. Signed thinking in its history is
     #: that one's, and cannot be read here.
     foreign: bool = False
+    facts: ModelFacts = NO_FACTS
 
     @classmethod
     def from_url(cls, base_url: str) -> "Target":

@@ -4,15 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from proxy.providers.base import Target
+from proxy.providers.base import NO_FACTS, ModelFacts, Target
 from proxy.providers.config import MappingConfig, ProviderConfig
 from proxy.providers.records import ProviderRecord
 
 
 def target_for(
-    provider: ProviderRecord, model: str | None, edits: MappingConfig, config: ProviderConfig
+    provider: ProviderRecord,
+    model: str | None,
+    edits: MappingConfig,
+    config: ProviderConfig,
+    facts: ModelFacts = NO_FACTS,
 ) -> Target:
-    """Return one model at `provider` as a target. `config` is the provider's, compiled.
+    """Return one model at `provider` as a target. `config` is the provider's, compiled; `facts` are
+    what is known of the model.
 
     The base URL may end with a slash, and may have its version or not:
 
@@ -33,6 +38,7 @@ def target_for(
         edits=edits,
         config=config,
         shared=True,
+        facts=facts,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from proxy.core.errors import ClientError
 from proxy.policy.globs import Globs
 from proxy.policy.policy import Policy
-from proxy.providers.base import Target
+from proxy.providers.base import NO_FACTS, ModelFacts, Target
 from proxy.providers.config import MappingConfig, ProviderConfig, mapping_config, provider_config
 from proxy.providers.records import MappingRecord, ProviderKeySecret, ProviderRecord
 from proxy.providers.targets import target_for
@@ -31,9 +31,14 @@ class CatalogProvider:
     def name(self) -> str:
         return self.record.name
 
-    def target(self, model: str | None, edits: MappingConfig | None = None) -> Target:
+    def target(
+        self,
+        model: str | None,
+        edits: MappingConfig | None = None,
+        facts: ModelFacts = NO_FACTS,
+    ) -> Target:
         """Return this provider's target for `model`, its own name of the model."""
-        return target_for(self.record, model, edits or _NO_EDITS, self.config)
+        return target_for(self.record, model, edits or _NO_EDITS, self.config, facts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,5 +77,5 @@ class KeyTester:
             )
         config = provider_config(provider.config, provider.provider_type)
         target = target_for(provider, None, MappingConfig(), config)
-        found = ask_for_models(known, self._transport, target, upstream_key)
+        found = ask_for_models(known, self._transport, target, upstream_key, max_pages=1)
         return found.status, None if found.models is None else len(found.models), found.error

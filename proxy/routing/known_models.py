@@ -5,11 +5,13 @@ project's own upstream is asked when the project first lists its models. An upst
 asked again after a minute, and keeps the list that it gave last.
 """
 
+import contextlib
 import hashlib
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import gevent
@@ -20,12 +22,14 @@ from cachetools import LRUCache
 from proxy.core.errors import BY_CODE, ProxyError
 from proxy.logs import sanitizer
 from proxy.policy.globs import Globs
-from proxy.providers.base import Provider, Target
+from proxy.providers.anthropic.models import facts_by_name, model_facts
+from proxy.providers.base import NO_FACTS, ModelFacts, Provider, Target
 from proxy.routing.access import RoutingAccess
 from proxy.routing.catalog import Catalog, CatalogProvider
 from proxy.routing.models_request import ask_for_models
 from proxy.routing.states import KEYLESS
 from proxy.runtime.periodic import PeriodicTask
+from proxy.runtime.yielding import turn_if_due
 from proxy.upstream.transport import Transport
 
 #: Seconds until an upstream that has given its list is asked again, and one that has not.
@@ -57,6 +61,7 @@ class KnownModel:
     created: int = 0
     #: As the upstream says. Empty: it says nothing.
     owned_by: str = ""
+    facts: ModelFacts = NO_FACTS
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +74,8 @@ class _List:
     #: Monotonic seconds. Infinite while it is asked.
     due: float
     models: tuple[KnownModel, ...] = ()
+    #: What is known of some of them, by all their names.
+    facts: Mapping[str, ModelFacts] = field(default_factory=dict)
     #: Why it could not be asked last time, without secrets.
     error: str | None = None
     #: Set when it has been asked once, whatever came of it.
@@ -124,7 +131,7 @@ class KnownModels:
                 keys = tuple(key.value for key in ordered[:_MAX_KEYS])
             made = _List(provider.target(None), keys, self._clock())
             if known is not None and _place(known[0]) == _place(provider):
-                made.models = known[1].models
+                made.models, made.facts = known[1].models, known[1].facts
                 if known[1].settled.is_set():
                     made.settled.set()
             self._providers[identifier] = provider, made
@@ -168,6 +175,11 @@ class KnownModels:
     def of_own(self, target: Target, upstream_key: str) -> tuple[KnownModel, ...]:
         """Return the models of a project's own upstream, as far as they are known."""
         return self._own_list(target, upstream_key).models
+
+    def facts(self, provider: CatalogProvider, model: str) -> ModelFacts:
+        """Return what the provider says of a model, as far as it was asked."""
+        known = self._providers.get(provider.record.id)
+        return NO_FACTS if known is None else known[1].facts.get(model, NO_FACTS)
 
     def sole_provider(
         self, catalog: Catalog, access: RoutingAccess, name: str
@@ -248,6 +260,7 @@ class KnownModels:
             each.due = self._clock() + (RETRY if models is None else INTERVAL)
             if models is not None and each.models != models:
                 each.models = tuple(models)
+                each.facts = facts_by_name((model.name, model.facts) for model in models)
                 self.changed()
             each.settled.set()
             self._task.wake()
@@ -263,7 +276,8 @@ class KnownModels:
                 for key in each.keys:
                     found = ask_for_models(dialect, self._transport, each.target, key)
                     if found.models is not None:
-                        return models_in(found.models), None
+                        says = each.target.provider_type == "anthropic"
+                        return models_in(found.models, model_facts if says else _no_facts), None
                     error = found.error
                     if found.status not in (401, 402, 403, 429):
                         break
@@ -277,39 +291,64 @@ class KnownModels:
         return None, error
 
 
-def models_in(items: Iterable[Any]) -> tuple[KnownModel, ...]:
-    """Return the models of an upstream's list, each once.
+def _no_facts(item: Mapping[str, Any]) -> ModelFacts:
+    return NO_FACTS
+
+
+def models_in(
+    items: Iterable[Any], facts: Callable[[Mapping[str, Any]], ModelFacts] = _no_facts
+) -> tuple[KnownModel, ...]:
+    """Return the models of an upstream's list, each once. `facts` reads what an item says.
 
     Left out is what is no name of a model: patterns such as `openai/*`, and what cannot be printed.
     """
     found: dict[str, KnownModel] = {}
     for item in items:
+        turn_if_due()
         name = item.get("id") if isinstance(item, dict) else None
         if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARS:
             continue
         if not name.isprintable() or "*" in name or name in found:
             continue
-        created = item.get("created")
         owner = item.get("owned_by")
         found[name] = KnownModel(
             name,
-            created if type(created) is int and 0 <= created < 2**53 else 0,
+            _created(item),
             owner[:_MAX_NAME_CHARS] if isinstance(owner, str) else "",
+            facts(item),
         )
         if len(found) == _MAX_MODELS:
             break
     return tuple(found.values())
 
 
+def _created(item: Mapping[str, Any]) -> int:
+    """Return the Unix seconds of OpenAI's `created`, or Anthropic's `created_at`. 0: not known."""
+    created, moment = item.get("created"), item.get("created_at")
+    if created is None and isinstance(moment, str):
+        with contextlib.suppress(ValueError, OverflowError):
+            read = datetime.fromisoformat(moment)
+            created = int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp())
+    return created if type(created) is int and 0 <= created < 2**53 else 0
+
+
 def is_asked(provider: CatalogProvider) -> bool:
-    """Return whether the provider is asked for its models."""
-    return _is_listed(provider) and not provider.config.models
+    """Return whether the provider is asked for its models.
+
+    One of Anthropic's is asked though its models are not listed: it says what they take.
+    """
+    config = provider.config
+    wanted = config.list_models or provider.record.provider_type == "anthropic"
+    return wanted and not config.models and _is_usable(provider)
 
 
 def _is_listed(provider: CatalogProvider) -> bool:
-    """Whether its models are listed. Without a key that it needs, none can be used."""
-    usable = bool(provider.keys) or provider.record.provider_type in KEYLESS
-    return provider.config.list_models and usable
+    return provider.config.list_models and _is_usable(provider)
+
+
+def _is_usable(provider: CatalogProvider) -> bool:
+    """Whether it has the key that it needs."""
+    return bool(provider.keys) or provider.record.provider_type in KEYLESS
 
 
 def _served(provider: CatalogProvider) -> Globs | None:

@@ -1,4 +1,7 @@
-"""One request to an upstream for its models, which costs nothing: `GET /v1/models`."""
+"""A request to an upstream for its models, which costs nothing: `GET /v1/models`.
+
+Anthropic's list comes in pages; those of others are whole.
+"""
 
 import re
 from dataclasses import dataclass
@@ -8,12 +11,15 @@ import orjson
 
 from proxy import __version__
 from proxy.logs import sanitizer
+from proxy.providers.anthropic import models as anthropic_models
 from proxy.providers.base import OutboundRequest, Provider, Target
 from proxy.upstream.timing import Timing
 from proxy.upstream.transport import Transport, UpstreamResponse
 
 _PATH: Final = "/v1/models"
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+#: Pages of one list. A server may give fewer models a page than it is asked for.
+MAX_PAGES: Final = 50
 _HEADERS: Final = (
     ("Accept", "application/json"),
     ("Accept-Encoding", "identity"),
@@ -35,10 +41,40 @@ class ModelsResponse:
 
 
 def ask_for_models(
-    dialect: Provider, transport: Transport, target: Target, upstream_key: str | None
+    dialect: Provider,
+    transport: Transport,
+    target: Target,
+    upstream_key: str | None,
+    *,
+    max_pages: int = MAX_PAGES,
 ) -> ModelsResponse:
-    """Ask once. Waits; the caller bounds the time. Raises ProxyError when there is no response."""
-    request = OutboundRequest("GET", _PATH.encode(), list(_HEADERS), None)
+    """Ask for the list, and for its further pages. Waits; the caller bounds the time.
+
+    A page that fails fails the list: the models behind it would seem to be gone. Raises ProxyError
+    when there is no response.
+    """
+    paged = target.provider_type == "anthropic"
+    path: str | None = anthropic_models.FIRST_PAGE if paged else _PATH
+    status, models = 0, []
+    asked: set[str] = set()
+    while path is not None and path not in asked and len(asked) < max_pages:
+        asked.add(path)
+        status, document = _page(dialect, transport, target, upstream_key, path)
+        if not 200 <= status < 300:
+            return ModelsResponse(status, error=_refusal(status, document))
+        listed = document.get("data") if isinstance(document, dict) else None
+        if not isinstance(listed, list):
+            return ModelsResponse(status, error="the response is not a list of models")
+        models += listed
+        path = anthropic_models.next_page(document) if paged and listed else None
+    return ModelsResponse(status, models)
+
+
+def _page(
+    dialect: Provider, transport: Transport, target: Target, upstream_key: str | None, path: str
+) -> tuple[int, Any]:
+    """Return the status and the decoded body of one response; None: the body is no JSON."""
+    request = OutboundRequest("GET", path.encode(), list(_HEADERS), None)
     call = dialect.prepare(request, target, upstream_key)
     response = transport.handle(call, Timing())
     try:
@@ -48,13 +84,7 @@ def ask_for_models(
     changed = dialect.transform(target, _PATH, response.status, response.headers)
     if changed is not None:
         body = changed.body.feed(body) + changed.body.end()
-    document = _decoded(body)
-    if not 200 <= response.status < 300:
-        return ModelsResponse(response.status, error=_refusal(response.status, document))
-    listed = document.get("data") if isinstance(document, dict) else None
-    if not isinstance(listed, list):
-        return ModelsResponse(response.status, error="the response is not a list of models")
-    return ModelsResponse(response.status, listed)
+    return response.status, _decoded(body)
 
 
 def _read(response: UpstreamResponse) -> bytes:

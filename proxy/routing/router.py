@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from proxy.core.errors import ClientError
-from proxy.providers.base import Target
-from proxy.providers.config import RouteOptions
+from proxy.providers.base import NO_FACTS, ModelFacts, Target
+from proxy.providers.config import MappingConfig, RouteOptions
 from proxy.routing.access import RoutingAccess
 from proxy.routing.catalog import AliasTarget, Catalog, CatalogProvider
 
@@ -73,6 +73,8 @@ class Router:
         self.sole_provider: Callable[[Catalog, RoutingAccess, str], CatalogProvider | None] = (
             lambda *_: None
         )
+        #: Returns what is known of a provider's model.
+        self.facts: Callable[[CatalogProvider, str], ModelFacts] = lambda *_: NO_FACTS
 
     @property
     def catalog(self) -> Catalog:
@@ -132,7 +134,7 @@ class Router:
             if slash and rest and access.allows(prefix):
                 provider = catalog.providers.get(prefix)
                 if provider is not None:
-                    target = RouteTarget(provider.target(rest), provider)
+                    target = RouteTarget(self._target(provider, rest), provider)
                     return Route((target,), provider.name, access=access)
             alias = catalog.alias_of(model)
             if alias is not None:
@@ -149,8 +151,14 @@ class Router:
         if provider is None:
             raise _not_found(model)
         # The name goes on as it is: the provider knows its own models.
-        target = RouteTarget(provider.target(model or None), provider)
+        target = RouteTarget(self._target(provider, model or None), provider)
         return Route((target,), provider.name, access=access)
+
+    def _target(
+        self, provider: CatalogProvider, model: str | None, edits: MappingConfig | None = None
+    ) -> Target:
+        facts = self.facts(provider, model) if model else NO_FACTS
+        return provider.target(model, edits, facts)
 
     def _aliased(self, access: RoutingAccess, alias: str, name: str, same_model: bool) -> Route:
         targets = self._targets(access, alias, name, same_model)
@@ -169,7 +177,9 @@ class Router:
             model = each.model_for(alias, name)
             chosen.append(
                 RouteTarget(
-                    each.provider.target(model, each.config), each.provider, each.config.routing
+                    self._target(each.provider, model, each.config),
+                    each.provider,
+                    each.config.routing,
                 )
             )
         if same_model and chosen:
@@ -209,10 +219,10 @@ class Router:
             alias = self.catalog.alias_of(model)
             for each in self.catalog.aliases.get(alias or "", ()):
                 if each.provider.record.id == provider.record.id:
-                    return provider.target(each.model_for(alias or "", model), each.config)
+                    return self._target(provider, each.model_for(alias or "", model), each.config)
             if model.startswith(f"{provider.name}/"):
-                return provider.target(model.removeprefix(f"{provider.name}/"))
-        return provider.target(model or None)
+                return self._target(provider, model.removeprefix(f"{provider.name}/"))
+        return self._target(provider, model or None)
 
     def _default_provider(self, access: RoutingAccess) -> CatalogProvider | None:
         """The default provider, if the project may use it."""

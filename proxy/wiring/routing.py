@@ -83,6 +83,7 @@ class WorkerRouting:
         )
         self.known_models = KnownModels(PROVIDERS, transport, time.monotonic)
         self.router.sole_provider = self.known_models.sole_provider
+        self.router.facts = self.known_models.facts
         self.requests = RoutedRequests(
             self.router,
             RouteDispatcher(

@@ -242,6 +242,54 @@ def test_what_is_dropped_is_named(house: ClaudeHouse, client: openai.OpenAI) -> 
     assert caught.value.param == "n"
 
 
+@pytest.mark.parametrize(
+    ("model", "effort", "expected"),
+    [
+        ("claude/claude-large", "high", ({"effort": "high"}, None)),
+        ("claude/claude-large", "xhigh", ({"effort": "high"}, None)),
+        ("claude/claude-large", "none", (None, {"type": "disabled"})),
+        ("claude/claude-small", "medium", (None, {"type": "enabled", "budget_tokens": 2048})),
+        ("claude/claude-small", "max", (None, {"type": "enabled", "budget_tokens": 4095})),
+    ],
+)
+def test_effort_goes_as_the_model_takes_it(
+    house: ClaudeHouse, client: openai.OpenAI, model: str, effort: Any, expected: Any
+) -> None:
+    response = raw(client, model=model, reasoning_effort=effort, temperature=1)
+    assert "x-proxy-dropped-params" not in response.headers
+    thinks = expected[1] is not None and expected[1]["type"] == "enabled"
+    message = response.parse().choices[0].message
+    assert getattr(message, "reasoning_content", None) == (THOUGHT if thinks else None)
+    sent = json.loads(house.claude.received[-1].body)
+    assert (sent.get("output_config"), sent.get("thinking")) == expected
+
+
+def test_effort_of_a_model_that_nothing_is_known_of(
+    house: ClaudeHouse, client: openai.OpenAI
+) -> None:
+    response = raw(client, model="claude/another", reasoning_effort="high")
+    assert response.headers["x-proxy-dropped-params"] == "reasoning_effort"
+    assert json.loads(house.claude.received[-1].body)["max_tokens"] == 8192
+
+
+@pytest.mark.parametrize(
+    ("model", "streamed", "most"),
+    [
+        ("claude-small", False, 4096),
+        ("claude-small", True, 4096),
+        ("claude-large", False, 16_384),
+        ("claude-large", True, 32_000),
+    ],
+)
+def test_a_chat_without_a_bound_has_the_models(
+    house: ClaudeHouse, client: openai.OpenAI, model: str, streamed: bool, most: int
+) -> None:
+    found = chat(client, model=f"claude/{model}", stream=streamed)
+    text = joined(found) if streamed else found.choices[0].message.content
+    assert text == TEXT
+    assert json.loads(house.claude.received[-1].body)["max_tokens"] == most
+
+
 @pytest.mark.parametrize("path", ["embeddings", "responses"])
 def test_endpoints_that_claude_lacks(house: ClaudeHouse, client: openai.OpenAI, path: str) -> None:
     asked: Any = client.embeddings if path == "embeddings" else client.responses

@@ -49,6 +49,7 @@ class ClaudeHouse:
         self.proxy = proxy
         self._events: dict[str, dict[str, Any]] = {}
         self.claude = MockAnthropic(set(CLAUDE_KEYS))
+        self.claude.page_size = 1
         self.eu = MockAnthropic({"sk-ant-upstream-3"}, signature="b3RoZXI=")
         self.openai = MockProvider("openai", {"sk-upstream-4"})
         self.dead = MockAnthropic({"sk-ant-upstream-5"})
@@ -135,5 +136,11 @@ class ClaudeHouse:
         return self._events[name]
 
     def _serves(self) -> bool:
-        body = b'{"model":"smart","max_tokens":9,"messages":[{"role":"user","content":"Hi"}]}'
-        return all_workers(lambda: self.post("/v1/messages", body).status_code == 200)
+        """Whether all workers have the aliases, and know what Claude's models take."""
+        body = b'{"model":"smart","messages":[{"role":"user","content":"Hi"}],"reasoning_effort":'
+
+        def serves() -> bool:
+            response = self.post("/v1/chat/completions", body + b'"low"}')
+            return response.ok and "x-proxy-dropped-params" not in response.headers
+
+        return all_workers(serves)

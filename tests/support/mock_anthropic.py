@@ -2,15 +2,17 @@
 
 It responds with text, with a call of the first tool that it is offered, and with a signed thought
 before either where `thinking` is on. It refuses what Anthropic refuses: a missing `max_tokens`, a
-foreign signature, a missing `anthropic-version`. Failures are those of
-:mod:`tests.support.mock_provider`.
+foreign signature, a missing `anthropic-version`, and of the models that it lists, what they do not
+take. Failures are those of :mod:`tests.support.mock_provider`.
 
-Source: https://platform.claude.com/docs/en/api/messages, and `build-with-claude/streaming` and
-`api/errors` there.
+Source: https://platform.claude.com/docs/en/api/messages, and `build-with-claude/streaming`,
+`api/errors` and `api/models/list` there; `types/model_info.py` of Anthropic's Python SDK.
 """
 
 import json
+from collections.abc import Collection
 from typing import Any
+from urllib.parse import parse_qs
 
 from tests.support.fake_upstream import Conversation, sse
 from tests.support.mock_provider import WORDS, MockProvider, reply
@@ -41,12 +43,74 @@ _RATE_LIMITS = {
 }
 
 
+_CAPABILITIES = (
+    "batch",
+    "citations",
+    "code_execution",
+    "image_input",
+    "pdf_input",
+    "structured_outputs",
+)
+
+
+def model_info(
+    name: str, max_tokens: int, *, efforts: Collection[str] = (), thinking: Collection[str] = ()
+) -> dict[str, Any]:
+    """An item of the list of models, with all members. `efforts` and `thinking` are those that the
+    model takes."""
+    types = ("adaptive", "between_tools", "disabled", "enabled")
+    levels = ("high", "low", "max", "medium", "xhigh")
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": "2026-01-01T00:00:00Z",
+        "lifecycle": "active",
+        "deprecated_at": None,
+        "retires_at": None,
+        "line": None,
+        "max_input_tokens": 200_000,
+        "max_tokens": max_tokens,
+        "capabilities": {
+            **{each: {"supported": True} for each in _CAPABILITIES},
+            "context_management": {"supported": True, "compact_20260112": {"supported": True}},
+            "server_tools": {
+                "supported": True,
+                "code_execution": {"supported": True},
+                "web_search": {"supported": True},
+            },
+            "effort": {
+                "supported": bool(efforts),
+                **{level: {"supported": level in efforts} for level in levels},
+            },
+            "thinking": {
+                "supported": bool({"adaptive", "enabled"}.intersection(thinking)),
+                "types": {each: {"supported": each in thinking} for each in types},
+            },
+        },
+    }
+
+
+#: The small one thinks by a budget; the large one takes effort.
+MODELS = (
+    model_info("claude-small", 4096, thinking=("enabled", "disabled")),
+    model_info(
+        "claude-large",
+        64_000,
+        efforts=("low", "medium", "high", "max"),
+        thinking=("adaptive", "enabled", "disabled"),
+    ),
+)
+
+
 class MockAnthropic(MockProvider):
-    """One account. `signature` is what it signs thoughts with, and the only one it takes."""
+    """One account. `signature` is what it signs thoughts with, and the only one it takes.
+    `page_size`: the most models of one page."""
 
     def __init__(self, keys: set[str] | None = None, signature: str = "c2lnbmVk") -> None:
         super().__init__("anthropic", keys)
         self.signature = signature
+        self.page_size = 1000
 
     def endpoint(self, talk: Conversation) -> str:
         return talk.request.target.partition("?")[0].removeprefix("/v1/")
@@ -78,13 +142,7 @@ class MockAnthropic(MockProvider):
     def _respond(self, talk: Conversation) -> None:
         endpoint, method = self.endpoint(talk), talk.request.method
         if endpoint == "models":
-            names = ("claude-small", "claude-large")
-            models = [
-                {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01"}
-                for name in names
-            ]
-            ends = {"first_id": names[0], "last_id": names[-1], "has_more": False}
-            reply(talk, {"data": models, **ends})
+            reply(talk, self._page(talk.request.target.partition("?")[2]))
         elif method != "POST" or endpoint not in ("messages", "messages/count_tokens"):
             reply(talk, self.error(404, "Not found"), 404)
         elif endpoint == "messages/count_tokens":
@@ -100,6 +158,20 @@ class MockAnthropic(MockProvider):
                 extra = [("request-id", "req_mock"), *_RATE_LIMITS.items()]
                 reply(talk, self._message(body), 200, extra)
 
+    def _page(self, query: str) -> dict[str, Any]:
+        asked = parse_qs(query)
+        after, limit = asked.get("after_id", [""])[0], int(asked.get("limit", ["20"])[0])
+        names = [model["id"] for model in MODELS]
+        start = names.index(after) + 1 if after else 0
+        stop = start + min(limit, self.page_size)
+        page = MODELS[start:stop]
+        return {
+            "data": page,
+            "has_more": stop < len(MODELS),
+            "first_id": page[0]["id"] if page else None,
+            "last_id": page[-1]["id"] if page else None,
+        }
+
     def _wrong(self, body: dict[str, Any]) -> str:
         if not isinstance(body.get("max_tokens"), int):
             return "max_tokens: Field required"
@@ -107,6 +179,9 @@ class MockAnthropic(MockProvider):
             return "messages: at least one message is required"
         if {"role", "content"} - set(body["messages"][0]) or "functions" in body:
             return "messages.0: Field required"
+        known = next((model for model in MODELS if model["id"] == body["model"]), None)
+        if known is not None and (wrong := _not_taken(body, known)):
+            return wrong
         for number, message in enumerate(body["messages"]):
             for block in message["content"] if isinstance(message["content"], list) else ():
                 if block["type"] == "thinking" and block.get("signature") != self.signature:
@@ -169,6 +244,28 @@ class MockAnthropic(MockProvider):
             _send(talk, "content_block_delta", index=index, delta=delta)
         if ends:
             _send(talk, "content_block_stop", index=index)
+
+
+def _not_taken(body: dict[str, Any], model: dict[str, Any]) -> str:
+    """What of a request the model does not take, in Anthropic's words; empty: it takes all."""
+    capabilities = model["capabilities"]
+    if body["max_tokens"] > model["max_tokens"]:
+        return (
+            f"max_tokens: {body['max_tokens']} > {model['max_tokens']}, which is the maximum "
+            f"allowed number of output tokens for {model['id']}"
+        )
+    effort = (body.get("output_config") or {}).get("effort")
+    if effort is not None and not capabilities["effort"][effort]["supported"]:
+        return "This model does not support the effort parameter."
+    kind = (body.get("thinking") or {}).get("type")
+    if kind is not None and not capabilities["thinking"]["types"][kind]["supported"]:
+        return f"thinking.type: {kind} is not supported for this model"
+    if kind == "enabled":
+        if not 1024 <= body["thinking"]["budget_tokens"] < body["max_tokens"]:
+            return "`max_tokens` must be greater than `thinking.budget_tokens`"
+        if body.get("temperature", 1) != 1:
+            return "`temperature` may only be set to 1 when thinking is enabled"
+    return ""
 
 
 def _split(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

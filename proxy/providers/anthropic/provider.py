@@ -150,6 +150,7 @@ def _translated(
             max_tokens=target.config.max_tokens,
             strict=target.config.strict,
             keep_thinking=not target.foreign,
+            facts=target.facts,
             refused=refused.of(target.provider, model),
         ),
     )

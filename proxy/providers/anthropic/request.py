@@ -11,7 +11,7 @@ OpenAI's API specification.
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -20,6 +20,7 @@ import orjson
 
 from proxy.core.errors import ClientError
 from proxy.providers.anthropic.schema import structured_schema
+from proxy.providers.base import NO_FACTS, ModelFacts
 from proxy.runtime.yielding import turn_if_due
 from proxy.usage.json_slices import AT_ONCE, decoded_in_turns
 from proxy.usage.large import LargeObject
@@ -83,17 +84,6 @@ _BUDGETS: Final[Mapping[str, int]] = {
 _MIN_BUDGET: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What is known of a model. None: it is not known."""
-
-    max_tokens: int | None = None
-    #: Whether it takes `output_config.effort`.
-    effort: bool | None = None
-    #: The `type`s of `thinking` that it takes.
-    thinking: frozenset[str] | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranslationOptions:
     #: The upstream's name of the model.
@@ -104,7 +94,7 @@ class TranslationOptions:
     strict: bool = False
     #: Whether signed thinking in the history may be sent: it must be this provider's own.
     keep_thinking: bool = True
-    facts: ModelFacts = ModelFacts()
+    facts: ModelFacts = NO_FACTS
     #: Parameters that the model is known to refuse.
     refused: frozenset[str] = frozenset()
 
@@ -160,6 +150,8 @@ class _Translation:
         self._options = options
         self._dropped: list[str] = []
         self._system: list[Block] = []
+        # Whether an effort has become thinking, which the client did not ask for by its name.
+        self._with_budget = False
 
     def run(self) -> tuple[dict[str, Any], tuple[str, ...]]:
         chat = self._chat
@@ -215,9 +207,10 @@ class _Translation:
                 if not isinstance(given, int) or isinstance(given, bool) or given < 1:
                     raise _wrong(name, "must be a positive integer")
                 return given
-        if self._options.max_tokens is not None:
-            return self._options.max_tokens
-        most = self._options.facts.max_tokens
+        default, most = self._options.max_tokens, self._options.facts.max_tokens
+        if default is not None:
+            # It is for all models of the provider, of which some may write less.
+            return default if most is None else min(default, most)
         if most is None:
             return DEFAULT_MAX_TOKENS
         streamed = self._chat.get("stream") is True
@@ -471,10 +464,10 @@ class _Translation:
                 made["thinking"] = {"type": "disabled"}
             else:
                 self._drop("reasoning_effort")
-        elif "reasoning_effort" in self._options.refused or facts.effort is None:
+        elif "reasoning_effort" in self._options.refused or facts.efforts is None:
             self._drop("reasoning_effort")
-        elif facts.effort:
-            made.setdefault("output_config", {})["effort"] = _EFFORTS.get(effort, effort)
+        elif facts.efforts:
+            made.setdefault("output_config", {})["effort"] = self._level(effort, facts.efforts)
         else:
             self._budget(effort, made, messages)
 
@@ -483,10 +476,29 @@ class _Translation:
     ) -> None:
         """Thinking by a budget, for models that take no effort."""
         budget = min(_BUDGETS[effort], made["max_tokens"] - 1)
-        if budget < _MIN_BUDGET or self._thinking_refused(made, messages):
+        if (
+            "enabled" not in (self._options.facts.thinking or ())
+            or budget < _MIN_BUDGET
+            or self._thinking_refused(made, messages)
+        ):
             self._drop("reasoning_effort")
         else:
             made["thinking"] = {"type": "enabled", "budget_tokens": budget}
+            self._with_budget = True
+
+    def _level(self, effort: str, efforts: Set[str]) -> str:
+        """Return the level of Anthropic's for one of OpenAI's: the next lower one that the model
+        takes, else its lowest.
+        """
+        level = _EFFORTS.get(effort, effort)
+        if level not in efforts and self._options.strict:
+            raise ClientError(
+                f"The model does not take the `reasoning_effort` {effort!r}.",
+                param="reasoning_effort",
+            )
+        place = _EFFORT_LEVELS.index(level)
+        lower = [each for each in _EFFORT_LEVELS[: place + 1] if each in efforts]
+        return lower[-1] if lower else next(each for each in _EFFORT_LEVELS if each in efforts)
 
     @staticmethod
     def _thinking_refused(made: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -508,7 +520,11 @@ class _Translation:
                 raise _wrong(name, "must be a number")
             if name == "top_k" and not isinstance(value, int):
                 raise _wrong(name, "must be an integer")
-            if name in self._options.refused:
+            # Beside thinking, Anthropic takes no temperature but 1, and no choice of tokens
+            # (https://platform.claude.com/docs/en/build-with-claude/extended-thinking).
+            if name in self._options.refused or (
+                self._with_budget and not _is_default(name, value)
+            ):
                 self._drop(name)
             else:
                 made[name] = value if name == "top_k" else min(value, 1)
@@ -542,6 +558,10 @@ def _wrong(path: str, what: str) -> ClientError:
 def _says_nothing(name: str, value: Any) -> bool:
     """Whether a parameter means the same as none."""
     return value is None or value is False or (name in _PENALTIES and value == 0)
+
+
+def _is_default(name: str, value: float) -> bool:
+    return name != "top_k" and value >= 1
 
 
 def _cached(block: Block, source: Mapping[str, Any], path: str) -> Block:

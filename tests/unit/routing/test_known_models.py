@@ -10,12 +10,14 @@ import pytest
 from proxy.core.errors import ConnectFailed
 from proxy.policy.globs import Globs
 from proxy.providers import PROVIDERS
-from proxy.providers.base import PreparedCall, Target
+from proxy.providers.base import NO_FACTS, ModelFacts, PreparedCall, Target
 from proxy.routing.access import RoutingAccess
 from proxy.routing.catalog import Catalog
 from proxy.routing.known_models import INTERVAL, RETRY, KnownModels, models_in
+from proxy.routing.models_request import MAX_PAGES
 from proxy.upstream.timing import Timing
 from tests.support.clock import Clock
+from tests.support.mock_anthropic import model_info
 from tests.support.relay_factories import FakeResponse
 from tests.support.routing_records import catalog, key, mapping, provider
 from tests.support.wait import wait_until
@@ -165,6 +167,20 @@ def test_a_provider_that_is_not_to_be_listed(known: Known) -> None:
     assert known.upstreams.calls == []
 
 
+def test_anthropic_is_asked_what_models_take_that_are_not_listed(known: Known) -> None:
+    known.upstreams.respond["c"] = Pages(1)
+    made = catalog(
+        provider("c", "anthropic", list_models=False),
+        provider("d", "anthropic", models=["x"]),
+        key("c", "one"),
+        key("d", "two"),
+    )
+    known.load(made)
+    assert (known.names("c"), known.names("d")) == ([], ["x"])
+    assert known.facts(made.providers["c"], "claude-0").max_tokens == 1000
+    assert len(known.upstreams.calls) == 1
+
+
 def test_a_provider_that_needs_no_key(known: Known) -> None:
     known.load(catalog(provider("a", "ollama")))
     assert known.names("a") == ["a-1", "common"]
@@ -194,6 +210,99 @@ def test_googles_prefix_is_cut(known: Known) -> None:
     known.upstreams.respond["g"] = lambda _: response
     known.load(catalog(provider("g", "gemini"), key("g", "one")))
     assert known.names("g") == ["gemini-2.5-pro"]
+
+
+class Pages:
+    """Anthropic's list, two models a page."""
+
+    def __init__(self, count: int) -> None:
+        self.models = [model_info(f"claude-{number}", 1000 + number) for number in range(count)]
+        self.asked: list[str] = []
+
+    def __call__(self, call: PreparedCall) -> FakeResponse:
+        target = call.request.target.decode()
+        self.asked.append(target)
+        after = target.partition("&after_id=claude-")[2]
+        start = int(after) + 1 if after else 0
+        page = self.models[start : start + 2]
+        more = {"has_more": start + 2 < len(self.models), "last_id": page[-1]["id"]}
+        return FakeResponse([orjson.dumps({"data": page, **more})])
+
+
+def test_anthropics_list_is_read_page_by_page(known: Known) -> None:
+    pages = known.upstreams.respond["c"] = Pages(5)
+    made = catalog(provider("c", "anthropic"), key("c", "one"))
+    known.load(made)
+    assert known.names("c") == [f"claude-{number}" for number in range(5)]
+    assert pages.asked == [
+        "/v1/models?limit=1000",
+        "/v1/models?limit=1000&after_id=claude-1",
+        "/v1/models?limit=1000&after_id=claude-3",
+    ]
+    assert {model.created for model in known.of(made.providers["c"])} == {1767225600}
+
+
+def test_a_list_that_does_not_end(known: Known) -> None:
+    known.upstreams.respond["c"] = Pages(1000)
+    known.load(catalog(provider("c", "anthropic"), key("c", "one")))
+    assert len(known.upstreams.calls) == MAX_PAGES
+    assert len(known.names("c")) == 2 * MAX_PAGES
+
+
+def test_a_page_that_comes_again_is_the_last(known: Known) -> None:
+    page = orjson.dumps({"data": [{"id": "a"}], "has_more": True, "last_id": "a"})
+    known.upstreams.respond["c"] = lambda _: FakeResponse([page])
+    known.load(catalog(provider("c", "anthropic"), key("c", "one")))
+    assert known.names("c") == ["a"]
+    assert len(known.upstreams.calls) == 2
+
+
+def test_a_page_that_fails_keeps_the_last_list(known: Known) -> None:
+    pages = Pages(4)
+    known.upstreams.respond["c"] = pages
+    known.load(catalog(provider("c", "anthropic"), key("c", "one")))
+
+    def fails(call: PreparedCall) -> FakeResponse:
+        if b"after_id" in call.request.target:
+            return FakeResponse([b"{}"], status=500)
+        return pages(call)
+
+    known.upstreams.respond["c"] = fails
+    known.later(INTERVAL + 1)
+    wait_until(lambda: known.error("id-c") == "HTTP 500")
+    assert len(known.names("c")) == 4
+
+
+def test_other_lists_have_one_page(known: Known) -> None:
+    page = orjson.dumps({"data": [{"id": "a"}], "has_more": True, "last_id": "a"})
+    known.upstreams.respond["a"] = lambda _: FakeResponse([page])
+    known.load(catalog(provider("a"), key("a", "one")))
+    assert len(known.upstreams.calls) == 1
+
+
+def test_what_anthropic_says_of_its_models(known: Known) -> None:
+    def says(*models: dict[str, Any]) -> FakeResponse:
+        return FakeResponse([orjson.dumps({"data": models, "has_more": False})])
+
+    told = model_info("claude-a-20260101", 900, efforts=("low",), thinking=("disabled",))
+    known.upstreams.respond["c"] = known.upstreams.respond["o"] = lambda _: says(told)
+    made = catalog(provider("c", "anthropic"), provider("o"), key("c", "one"), key("o", "two"))
+    known.load(made)
+    facts = ModelFacts(900, frozenset({"low"}), frozenset({"disabled"}))
+    claude = made.providers["c"]
+    assert known.facts(claude, "claude-a-20260101") == facts
+    assert known.facts(claude, "claude-a") == facts
+    assert known.facts(claude, "claude-b") is NO_FACTS
+    assert known.facts(made.providers["o"], "claude-a-20260101") is NO_FACTS, "another dialect"
+    # A model that says something else is another list.
+    known.upstreams.respond["c"] = lambda _: says({**told, "max_tokens": 901})
+    known.later(INTERVAL + 1)
+    wait_until(lambda: known.facts(claude, "claude-a").max_tokens == 901)
+    # New keys do not make it forgotten meanwhile.
+    known.upstreams.respond["c"] = lambda _: FakeResponse([b"{}"], status=500)
+    known.load(catalog(provider("c", "anthropic"), key("c", "new")))
+    wait_until(lambda: known.error("id-c") is not None)
+    assert known.facts(claude, "claude-a").max_tokens == 901
 
 
 def test_the_first_wait_is_bounded_and_upstreams_are_asked_at_once() -> None:
@@ -261,6 +370,9 @@ def test_lists_are_read_with_care() -> None:
         {"id": "a", "created": 6},
         {"id": "b", "created": True, "owned_by": 7},
         {"id": "c", "created": -1},
+        {"id": "d", "created_at": "1970-01-01T00:00:01"},
+        {"id": "e", "created_at": "yesterday"},
+        {"id": "f", "created_at": "1969-01-01T00:00:00Z"},
         {"id": "openai/*"},
         {"id": "line\nbreak"},
         {"id": ""},
@@ -274,5 +386,8 @@ def test_lists_are_read_with_care() -> None:
         ("a", 5, "x"),
         ("b", 0, ""),
         ("c", 0, ""),
+        ("d", 1, ""),
+        ("e", 0, ""),
+        ("f", 0, ""),
     ]
     assert len(models_in({"id": f"m-{number}"} for number in range(6000))) == 5000

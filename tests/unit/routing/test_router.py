@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import ClientError
-from proxy.providers.base import Target
+from proxy.providers.base import NO_FACTS, ModelFacts, Target
 from proxy.routing.access import RoutingAccess, routing_access
-from proxy.routing.catalog import Catalog
+from proxy.routing.catalog import Catalog, CatalogProvider
 from proxy.routing.router import Route, Router
 from tests.support.routing_records import catalog, key, mapping, provider
 
@@ -206,3 +206,37 @@ def test_configured_models_are_those_of_mappings_and_declared_lists() -> None:
         mapping("claude-*", "b/fixed"),
     )
     assert made.configured_models() == {"a": {"declared", "ma"}, "b": {"mb", "fixed"}}
+
+
+@pytest.mark.parametrize(
+    ("model", "pinned", "expected"),
+    [
+        ("gpt", False, ["a gpt-4", "b gpt-4-b"]),
+        ("b/x", False, ["b x"]),
+        ("claude-3", False, ["b claude-any"]),
+        ("anything", False, ["a anything"]),
+        ("gpt", True, ["a gpt-4"]),
+        ("a/x", True, ["a x"]),
+        ("anything", True, ["a anything"]),
+        (None, True, [None]),
+    ],
+)
+def test_a_target_has_what_is_known_of_its_model(
+    model: str | None, pinned: bool, expected: list[str | None]
+) -> None:
+    known: dict[str | None, ModelFacts] = {None: NO_FACTS}
+
+    def facts(provider: CatalogProvider, name: str) -> ModelFacts:
+        return known.setdefault(f"{provider.name} {name}", ModelFacts(len(known)))
+
+    made = router(HOUSE)
+    made.facts = facts
+    route = made.route(ALL, model, has_own_key=False, pinned=pinned)
+    assert [each.target.facts for each in route.targets] == [known[name] for name in expected]
+
+
+def test_nothing_is_asked_of_the_models_of_an_own_key() -> None:
+    made = router(HOUSE)
+    made.facts = lambda *_: pytest.fail("a fact is asked for")
+    assert made.route(ALL, "unknown", has_own_key=True).targets[0].target.facts is NO_FACTS
+    assert made.own_route(ALL).targets[0].target.facts is NO_FACTS

@@ -10,7 +10,14 @@ import pytest
 from proxy.core.errors import ResponseBroken
 from proxy.providers import PROVIDERS
 from proxy.providers.anthropic.provider import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
-from proxy.providers.base import HeaderList, OutboundRequest, ResponseTransform, Target, Translation
+from proxy.providers.base import (
+    HeaderList,
+    ModelFacts,
+    OutboundRequest,
+    ResponseTransform,
+    Target,
+    Translation,
+)
 from proxy.providers.body import scan
 from tests.support.provider_dialects import LINES, call, refused, sent, target
 from tests.unit.providers.anthropic.golden import cases, raw
@@ -39,6 +46,14 @@ def test_a_chat_is_translated() -> None:
     assert prepared.translation is not None
     assert prepared.translation.include_usage is False
     assert prepared.translation.error_status(b'{"error":{"type":"overloaded_error"}}') == 529
+
+
+def test_what_is_known_of_the_model_counts() -> None:
+    known = dataclasses.replace(CLAUDE, facts=ModelFacts(500, frozenset({"low"}), frozenset()))
+    prepared = call(known, body=CHAT[:-1] + ',"reasoning_effort":"low"}')
+    body = json.loads(sent(prepared))
+    assert (body["max_tokens"], body["output_config"]) == (500, {"effort": "low"})
+    assert prepared.dropped == ()
 
 
 def test_the_request_to_report_usage_is_remembered() -> None:

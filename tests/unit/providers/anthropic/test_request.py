@@ -14,11 +14,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from proxy.core.errors import ClientError
-from proxy.providers.anthropic.request import (
-    ModelFacts,
-    TranslationOptions,
-    messages_request,
-)
+from proxy.providers.anthropic.request import TranslationOptions, messages_request
+from proxy.providers.base import ModelFacts
 from tests.unit.providers.anthropic.golden import cases
 
 CASES = cases("requests")
@@ -29,8 +26,8 @@ _STREAMED: TypeAdapter[Any] = TypeAdapter(MessageCreateParamsStreaming)
 
 def options(**given: Any) -> TranslationOptions:
     facts = dict(given.pop("facts", {}))
-    if "thinking" in facts:
-        facts["thinking"] = frozenset(facts["thinking"])
+    for name in {"efforts", "thinking"}.intersection(facts):
+        facts[name] = frozenset(facts[name])
     if "refused" in given:
         given["refused"] = frozenset(given["refused"])
     return TranslationOptions(model="claude", facts=ModelFacts(**facts), **given)
@@ -185,8 +182,8 @@ _OPTIONS = st.fixed_dictionaries(
         "facts": st.fixed_dictionaries(
             {},
             optional={
-                "effort": st.booleans(),
-                "thinking": st.just(["enabled", "disabled"]),
+                "efforts": st.sampled_from([[], ["low", "high"], ["medium"]]),
+                "thinking": st.sampled_from([["enabled", "disabled"], ["adaptive"], []]),
                 "max_tokens": st.integers(1, 99_000),
             },
         ),
