@@ -196,7 +196,11 @@ class Application:
         # Set where clients bring upstream keys of their own: then nothing uses the database, and
         # nothing routes.
         passthrough = settings.auth.passthrough
-        self._passthrough = PassThrough(settings.data_dir.absolute()) if passthrough else None
+        self._passthrough = (
+            PassThrough(settings.data_dir.absolute(), caches=settings.cache.passthrough)
+            if passthrough
+            else None
+        )
         admission = Admission(
             self._passthrough or accounts.authenticator,
             self._rate_limits.throttle,

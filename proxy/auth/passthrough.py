@@ -11,6 +11,7 @@ from typing import Final
 
 from proxy.auth.authenticator import bearer
 from proxy.auth.principal import Principal
+from proxy.cache.access import CacheAccess
 from proxy.crypto.fingerprints import Fingerprinter
 from proxy.policy.policy import Policy
 
@@ -23,8 +24,10 @@ class PassThrough:
     #: The client's credentials are the upstream's, wherever they stand, and go there as they came.
     relays_credentials = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, caches: bool = False) -> None:
+        """`caches`: whether the responses of all clients are stored, each key's apart."""
         self._folder = folder
+        self._caches = caches
         self._fingerprints: Fingerprinter | None = None
 
     def start(self) -> None:
@@ -47,7 +50,14 @@ class PassThrough:
             policy=_POLICY,
             accounts=(),
             token_hash="",
+            caching=self._caching(client_key) if self._caches else None,
         )
+
+    def _caching(self, client_key: str | None) -> CacheAccess | None:
+        """Without a key there is no client to tell from others, and nothing is stored."""
+        if not client_key or self._fingerprints is None:
+            return None
+        return CacheAccess(mode="on", scope=self._fingerprints.scope(client_key), project_id="")
 
     def admit(self, principal: Principal, held: int = 0) -> None:
         """Do nothing: there is no quota."""

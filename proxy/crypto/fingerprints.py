@@ -5,24 +5,26 @@ is keyed with a secret of this installation that has no other use. If it were de
 ``MANAGEMENT_TOKEN``, a log and one known key would be enough to guess that token offline.
 """
 
-import contextlib
 import hashlib
 import logging
 import os
 from pathlib import Path
 from typing import Final
 
+from proxy.crypto.secret_file import SECRET_BYTES, secret_in
+
 _log = logging.getLogger(__name__)
 
 #: The secret's file in ``DATA_DIR``. Nodes that must give a key the same name have copies of it.
 FILE: Final = "fingerprint.key"
-_SECRET_BYTES: Final = 32
 #: 64 bits: among a million keys, the chance that any two collide is one in forty million.
 _NAME_BYTES: Final = 8
+#: Two keys with the same scope would read each other's responses, so this one must not collide.
+_SCOPE_BYTES: Final = 32
 
 
 class Fingerprinter:
-    """Names keys by a keyed hash. ``secret`` has :data:`_SECRET_BYTES` bytes."""
+    """Names keys by a keyed hash. ``secret`` has :data:`SECRET_BYTES` bytes."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -35,7 +37,7 @@ class Fingerprinter:
         start, and the log says so.
         """
         try:
-            return cls(_secret_in(folder / FILE))
+            return cls(secret_in(folder / FILE))
         except (OSError, ValueError) as error:
             _log.error(
                 "%s cannot be used: until the next start this worker names keys in its events by"
@@ -43,36 +45,16 @@ class Fingerprinter:
                 folder / FILE,
                 error,
             )
-            return cls(os.urandom(_SECRET_BYTES))
+            return cls(os.urandom(SECRET_BYTES))
 
     def fingerprint(self, key: str) -> str:
         """Returns ``key-`` and 16 hex digits. ``key`` is text as it came in a header (latin-1)."""
         hashed = hashlib.blake2b(key.encode("latin-1"), key=self._secret, digest_size=_NAME_BYTES)
         return f"key-{hashed.hexdigest()}"
 
-
-def _secret_in(path: Path) -> bytes:
-    """Reads or creates the secret. Raises OSError, or ValueError for a file of another length."""
-    try:
-        secret = path.read_bytes()
-    except FileNotFoundError:
-        secret = _create_secret(path)
-    if len(secret) != _SECRET_BYTES:
-        raise ValueError(f"{len(secret)} bytes, expected {_SECRET_BYTES}")
-    return secret
-
-
-def _create_secret(path: Path) -> bytes:
-    """All workers start at once: the first whole file stays, and every worker uses that one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(_SECRET_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()
-    return path.read_bytes()
+    def scope(self, key: str) -> str:
+        """Returns 64 hex digits that stand for `key` in the response cache."""
+        hashed = hashlib.blake2b(
+            key.encode("latin-1"), key=self._secret, digest_size=_SCOPE_BYTES, person=b"cache scope"
+        )
+        return hashed.hexdigest()

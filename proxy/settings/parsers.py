@@ -18,6 +18,8 @@ Parser = Callable[[str], T]
 
 _UNITS: Final = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 _YEAR_SECONDS: Final = 31_536_000
+_DURATIONS: Final = {"": 1, "S": 1, "M": 60, "H": 3600, "D": 86_400}
+_MAX_MEGABYTES: Final = 1024**2
 #: Scheme → the form of its URL. The store checks the details.
 _DATABASE_SCHEMES: Final = {
     "sqlite": "sqlite:///relative or sqlite:////absolute",
@@ -77,6 +79,31 @@ def seconds(low: float) -> Parser[float]:
         return number
 
     return parse
+
+
+def duration(value: str) -> float:
+    """Seconds: `300`, `0.5`, `90s`, `5m`, `24h`, `7d`."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{0,9})?)\s*([A-Za-z]?)", value)
+    unit = _DURATIONS.get(match[2].upper()) if match else None
+    number = float(match[1]) * unit if match and unit else -1.0
+    if not 0 <= number <= _YEAR_SECONDS:
+        raise ValueError("expected a duration of at most a year: seconds, or such as 5m, 24h, 7d")
+    return number
+
+
+def megabytes(value: str) -> int:
+    """Bytes. A number alone is MiB: `100`, `512MiB`, `1GiB`."""
+    alone = re.fullmatch(r"[0-9]{1,15}", value)
+    try:
+        found = size(f"{value}MiB" if alone else value, min_bytes=1024**2)
+    except ValueError:
+        found = 0
+    # Such a number was meant as bytes.
+    if not 0 < found <= _MAX_MEGABYTES * 1024**2:
+        raise ValueError(
+            f"expected a size in MiB, from 1 to {_MAX_MEGABYTES}, or with a unit, such as 512MiB"
+        )
+    return found
 
 
 def size(value: str, min_bytes: int = 1) -> int:

@@ -207,6 +207,28 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """Stored responses, and results of requests with an `Idempotency-Key`."""
+
+    #: Seconds for which a response is stored at most; 0: none is.
+    ttl: float = _setting("CACHE_TTL", parse.duration, 0.0)
+    #: Bytes of the node for stored responses.
+    max_bytes: int = _setting("MAX_CACHE_SIZE", parse.megabytes, 100 * _MIB)
+    #: Bytes of one stored response at most.
+    max_entry_bytes: int = _setting(
+        "CACHE_MAX_ENTRY", partial(parse.size, min_bytes=_KIB), 4 * _MIB
+    )
+    #: A Redis for all nodes, never `REDIS_URL`: bodies go only where they were sent on purpose.
+    url: str = _setting("CACHE_URL", parse.redis_url, "", secret=True)
+    #: Seconds after its end in which a stored response may stand in for an upstream that fails.
+    stale_if_error: float = _setting("CACHE_STALE_IF_ERROR", parse.duration, 0.0)
+    #: Seconds for which the result of an `Idempotency-Key` is kept; 0: the header is only relayed.
+    idempotency_ttl: float = _setting("IDEMPOTENCY_TTL", parse.duration, 86_400.0)
+    #: Whether all clients of pass-through mode use the cache. Elsewhere projects say so.
+    passthrough: bool = _setting("CACHE", parse.switch, False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventSettings:
     """Usage events on this node: the local log, the queue, the spool, the shipper."""
 
@@ -272,6 +294,7 @@ class Settings:
     routing: RoutingSettings
     gateway: GatewaySettings
     limits: LimitSettings
+    cache: CacheSettings
     #: Shared by the rate limits, the change bus and the event stream.
     redis_url: str = _setting("REDIS_URL", parse.redis_url, "", secret=True)
     events: EventSettings
@@ -349,7 +372,7 @@ class Settings:
     def known_secrets(self) -> list[str]:
         """Every secret among the settings, in every form it may be written, for the sanitizer."""
         keys = (self.encryption.key, *self.encryption.previous_keys)
-        urls = (self.database.url, self.upstream.proxy_url, self.redis_url)
+        urls = (self.database.url, self.upstream.proxy_url, self.redis_url, self.cache.url)
         passwords = [urlsplit(url).password or "" for url in urls]
         file = self.routing.config_file
         return [

@@ -67,6 +67,27 @@ def conflicting_settings(
             " away",
         ),
         (
+            {"CACHE_MAX_ENTRY", "MAX_CACHE_SIZE"},
+            value("CACHE_MAX_ENTRY") > value("MAX_CACHE_SIZE"),
+            "CACHE_MAX_ENTRY: must not be larger than MAX_CACHE_SIZE",
+        ),
+        (
+            {"CACHE_STALE_IF_ERROR", "CACHE_TTL"},
+            value("CACHE_STALE_IF_ERROR") and not value("CACHE_TTL"),
+            "CACHE_STALE_IF_ERROR: needs CACHE_TTL; without it no response is stored",
+        ),
+        (
+            {"CACHE", "CACHE_TTL"},
+            value("CACHE") and not value("CACHE_TTL"),
+            "CACHE: on needs CACHE_TTL, the time for which responses are stored",
+        ),
+        (
+            {"CACHE", "AUTH_MODE"},
+            value("CACHE") and value("AUTH_MODE") != "passthrough",
+            "CACHE: on is for AUTH_MODE=passthrough; elsewhere the field `cache` of a project"
+            " turns its cache on",
+        ),
+        (
             {"LOGGING_URL"},
             value("LOGGING_TOKEN") and not value("LOGGING_URL"),
             "LOGGING_TOKEN: needs LOGGING_URL, where it is sent",

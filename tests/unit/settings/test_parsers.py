@@ -24,6 +24,8 @@ ALL: dict[str, Callable[[str], Any]] = {
     "seconds": parse.seconds(0.1),
     "size": parse.size,
     "size_or_zero": partial(parse.size, min_bytes=0),
+    "duration": parse.duration,
+    "megabytes": parse.megabytes,
     "choice": parse.choice("a", "b"),
     "secrets": parse.secrets(16, max_count=2),
     "switch": parse.switch,
@@ -67,6 +69,18 @@ GOOD: list[tuple[str, str, Any]] = [
     ("size", "512 MiB", 512 * 1024**2),
     ("size", "1gib", 1024**3),
     ("size", "7B", 7),
+    ("duration", "0", 0.0),
+    ("duration", "300", 300.0),
+    ("duration", "0.5", 0.5),
+    ("duration", "90s", 90.0),
+    ("duration", "5m", 300.0),
+    ("duration", "1.5 H", 5400.0),
+    ("duration", "365d", 31_536_000.0),
+    ("megabytes", "1", 1024**2),
+    ("megabytes", "100", 100 * 1024**2),
+    ("megabytes", "512MiB", 512 * 1024**2),
+    ("megabytes", "2097152B", 2 * 1024**2),
+    ("megabytes", "1 GiB", 1024**3),
     ("size_or_zero", "0", 0),
     ("size_or_zero", "1KiB", 1024),
     ("choice", "A", "a"),
@@ -109,6 +123,14 @@ BAD: list[tuple[str, str]] = [
     *(("integer", value) for value in ("0", "11", "-1", "+1", "1.0", "1_0", "x", "٣", "1" * 5000)),
     *(("seconds", value) for value in ("0", "0.09", "-1", "nan", "inf", "1e3", "x", "31536001")),
     *(("size", value) for value in ("0", "-1", "1.5MiB", "64KB", "1TiB", "x", "٣", "1 MiB x")),
+    *(
+        ("duration", value)
+        for value in ("-1", "m", "5 min", "1h30m", "366d", "1e3", "nan", "٣", "5w")
+    ),
+    *(
+        ("megabytes", value)
+        for value in ("0", "-1", "104857600", "1.5", "100MB", "1023KiB", "٣", "x")
+    ),
     *(("choice", value) for value in ("c", "ab")),
     ("secrets", "x" * 15),
     ("secrets", f"{'x' * 16},"),

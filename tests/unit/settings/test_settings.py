@@ -52,6 +52,32 @@ def test_defaults() -> None:
     assert path_from_url(settings.database.url) == Path("data/proxy.db").absolute()
 
 
+def test_nothing_is_cached_unless_it_is_asked_for() -> None:
+    cache = Settings.load({**NEEDED, "REDIS_URL": "redis://h"}).cache
+    assert (cache.ttl, cache.stale_if_error, cache.passthrough, cache.url) == (0.0, 0.0, False, "")
+    assert (cache.max_bytes, cache.max_entry_bytes) == (100 * 2**20, 4 * 2**20)
+    assert cache.idempotency_ttl == 86_400.0
+    for value in ("", " ", "0", "0s"):
+        assert Settings.load({**NEEDED, "CACHE_TTL": value}).cache.ttl == 0.0
+
+
+def test_the_response_cache() -> None:
+    cache = Settings.load(
+        {
+            **NEEDED,
+            "CACHE_TTL": "5m",
+            "MAX_CACHE_SIZE": "512MiB",
+            "CACHE_MAX_ENTRY": "1MiB",
+            "CACHE_URL": "rediss://h/1",
+            "CACHE_STALE_IF_ERROR": "60",
+            "IDEMPOTENCY_TTL": "0",
+        }
+    ).cache
+    assert (cache.ttl, cache.stale_if_error, cache.idempotency_ttl) == (300.0, 60.0, 0.0)
+    assert (cache.max_bytes, cache.max_entry_bytes) == (512 * 2**20, 2**20)
+    assert cache.url == "rediss://h/1"
+
+
 def test_the_default_database_survives_a_folder_with_signs_of_a_url() -> None:
     settings = Settings.load({**NEEDED, "DATA_DIR": "/srv/100%20 ?#/x"})
     assert path_from_url(settings.database.url) == Path("/srv/100%20 ?#/x/proxy.db")
@@ -280,9 +306,10 @@ def test_secrets_of_sinks_are_told_to_the_log() -> None:
             "LOGGING_URL": "https://h/in?key=canary-1",
             "LOGGING_TOKEN": "canary-2",
             "REDIS_URL": "redis://:canary-3@h",
+            "CACHE_URL": "redis://:canary-4@h",
         }
     )
-    assert {"key=canary-1", "canary-2", "canary-3"} <= set(settings.known_secrets())
+    assert {"key=canary-1", "canary-2", "canary-3", "canary-4"} <= set(settings.known_secrets())
     assert "canary" not in repr(settings)
 
 

@@ -20,6 +20,11 @@ DEFAULTS: dict[str, Any] = {
     "AUTH_MODE": "tokens",
     "RATE_LIMIT_PER_TOKEN_RPM": 0,
     "RATE_LIMIT_PER_PROJECT_RPM": 0,
+    "CACHE": False,
+    "CACHE_TTL": 0.0,
+    "CACHE_STALE_IF_ERROR": 0.0,
+    "CACHE_MAX_ENTRY": 4,
+    "MAX_CACHE_SIZE": 10,
 }
 
 NAMES = {
@@ -55,6 +60,31 @@ def test_nothing_more_is_said_of_a_setting_that_is_a_problem_already() -> None:
     wrong = {"WORKER_CONNECTIONS": 1, "EVENT_STREAM": "events"}
     assert len(conflicting_settings(wrong, DEFAULTS, set())) == 2
     assert len(conflicting_settings(wrong, DEFAULTS, {"MAX_CONCURRENT_REQUESTS", "REDIS_URL"})) == 0
+
+
+def names(chosen: dict[str, Any]) -> list[str]:
+    found = conflicting_settings(chosen, DEFAULTS, set())
+    return [problem.partition(":")[0] for problem in found]
+
+
+def test_one_response_must_fit_into_the_cache() -> None:
+    assert names({"CACHE_MAX_ENTRY": 10}) == []
+    assert names({"CACHE_MAX_ENTRY": 11}) == ["CACHE_MAX_ENTRY"]
+    assert names({"MAX_CACHE_SIZE": 3}) == ["CACHE_MAX_ENTRY"]
+
+
+def test_what_needs_a_cache_is_refused_without_one() -> None:
+    assert names({"CACHE_STALE_IF_ERROR": 5.0}) == ["CACHE_STALE_IF_ERROR"]
+    assert names({"CACHE_STALE_IF_ERROR": 5.0, "CACHE_TTL": 1.0}) == []
+    passing = {"AUTH_MODE": "passthrough", "CACHE": True}
+    assert names(passing) == ["CACHE"]
+    assert names({**passing, "CACHE_TTL": 1.0}) == []
+
+
+def test_where_there_are_projects_they_say_what_is_cached() -> None:
+    assert names({"CACHE": True, "CACHE_TTL": 1.0}) == ["CACHE"]
+    assert names({"CACHE": True}) == ["CACHE", "CACHE"]
+    assert names({"CACHE_TTL": 1.0}) == []
 
 
 def test_a_limiter_that_cannot_be_away() -> None:
