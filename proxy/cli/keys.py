@@ -57,6 +57,8 @@ def rotate(json_wanted: bool) -> None:
             what = f"Project {row.project_id}"
             if row.provider_key_id:
                 what = f"Provider key {row.provider_key_id}"
+            elif row.secret_id:
+                what = f"Secret {row.secret_id}"
             click.echo(f"{what} ({row.name}): {row.problem}", err=True)
     sys.exit(1 if failed else 0)
 

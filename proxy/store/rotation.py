@@ -1,6 +1,7 @@
 """Rotation of the encryption key: re-encrypts every stored upstream key, beside live traffic.
 
-These are the keys of projects and those of providers.
+These are the keys of projects and those of providers. The secrets of the installation, which are
+encrypted in the same way, are rotated with them.
 
 A row is rewritten only if it still holds the ciphertext that was read, so an upstream key that is
 changed meanwhile is never overwritten with the older one. ``updated_at`` stays: the upstream key in
@@ -28,16 +29,18 @@ _IDS_SHOWN: Final = 5
 
 
 class _Column(NamedTuple):
-    """A column of ciphertexts. ``id_name``: what an id of its table is called elsewhere."""
+    """A column of ciphertexts. ``id_name``: what an id of its table is called elsewhere. ``label``:
+    the column that names a row for people."""
 
     table: str
     name: str
     id_name: str
+    label: str = "name"
 
     @property
     def page_query(self) -> str:
         return (
-            f"SELECT id, name, {self.name} FROM {self.table} "  # noqa: S608 - constants
+            f"SELECT id, {self.label}, {self.name} FROM {self.table} "  # noqa: S608 - constants
             "WHERE id > ? ORDER BY id LIMIT ?"
         )
 
@@ -51,6 +54,7 @@ class _Column(NamedTuple):
 _COLUMNS: Final = (
     _Column("projects", "upstream_key", "project_id"),
     _Column("provider_keys", "value", "provider_key_id"),
+    _Column("installation_secrets", "value", "secret_id", label="id"),
 )
 
 
@@ -64,13 +68,14 @@ class KeyCount(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A row that was left unchanged: a project, or a provider key. ``problem`` never shows its
-    content."""
+    """A row that was left unchanged: a project, a provider key, or a secret of the installation.
+    ``problem`` never shows its content."""
 
     name: str
     problem: str
     project_id: str | None = None
     provider_key_id: str | None = None
+    secret_id: str | None = None
 
 
 @dataclass(slots=True)

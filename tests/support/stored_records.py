@@ -9,6 +9,7 @@ from proxy.providers.records import MappingRecord, ProviderKeyRecord, ProviderRe
 from proxy.store.counters import Counters
 from proxy.store.database import Database
 from proxy.store.grants import Grants
+from proxy.store.installation_secrets import InstallationSecrets
 from proxy.store.mappings import Mappings
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
@@ -31,6 +32,7 @@ class Store:
         self.tokens = Tokens(self.database)
         self.counters = Counters(self.database)
         self.grants = Grants(self.database, self.cipher)
+        self.secrets = InstallationSecrets(self.database, self.cipher)
         self.providers = Providers(self.database)
         self.provider_keys = ProviderKeys(self.database, self.cipher)
         self.mappings = Mappings(self.database)

@@ -15,6 +15,7 @@ from proxy.store import rotation
 from proxy.store.audit import PendingEntry
 from proxy.store.database import Database
 from proxy.store.grants import Grants
+from proxy.store.installation_secrets import RESPONSE_CACHE, InstallationSecrets
 from proxy.store.migrate import Migrator
 from proxy.store.projects import Projects
 from proxy.store.provider_keys import ProviderKeys
@@ -172,6 +173,35 @@ class TestProviderKeys:
         assert failed.name == "lost"
         assert self.values(database) == ["sk-good-0"]
         assert unreadable(database, BETWEEN).startswith("1 of 2 rows cannot be read: ")
+
+
+class TestInstallationSecrets:
+    def test_they_are_rewritten_too(self, database: Database) -> None:
+        made = InstallationSecrets(database, BEFORE).get(RESPONSE_CACHE)
+        drafts: list[PendingEntry] = []
+
+        def draft() -> PendingEntry:
+            drafts.append(PendingEntry("keys.rotate", "cli"))
+            return drafts[-1]
+
+        assert rotate(database, BETWEEN, draft) == Rotated(rotated=1)
+        assert InstallationSecrets(database, AFTER).get(RESPONSE_CACHE) == made
+        assert counts(database, AFTER) == [("current", 1), ("plaintext", 0)]
+        (entry,) = [each.entry for each in drafts if each.entry is not None]
+        assert (entry.project_id, entry.details["secret_id"]) == (None, RESPONSE_CACHE)
+
+    def test_one_that_cannot_be_read_is_reported(self, database: Database) -> None:
+        InstallationSecrets(database, Cipher(LOST)).get(RESPONSE_CACHE)
+        (failed,) = rotate(database, BETWEEN).failed
+        assert (failed.secret_id, failed.name) == (RESPONSE_CACHE, RESPONSE_CACHE)
+        assert (failed.project_id, failed.provider_key_id) == (None, None)
+        assert unreadable(database, BETWEEN).startswith("1 of 1 rows cannot be read: ")
+
+    def test_a_project_keeps_its_epoch(self, database: Database) -> None:
+        """Its key in clear is the same, so what was stored with it stays readable."""
+        made = project(database, "p")
+        assert rotate(database, BETWEEN) == Rotated(rotated=1)
+        assert Projects(database, AFTER).get(made.id).cache_epoch == made.cache_epoch
 
 
 class Meddling(Cipher):
