@@ -93,6 +93,7 @@ def management(
                 announce=announce,
                 provider_names=lambda: set(routing.catalog.provider_names().values()),
                 allow_private=settings.upstream.allow_private,
+                caches=settings.cache.ttl > 0,
             ),
             "/manage/projects",
             guard,

@@ -61,7 +61,12 @@ class Management:
     """The API over a test client, and the store behind it. ``clock`` is what the views see."""
 
     def __init__(
-        self, url: str, prices: PriceList | None = None, *, allow_private: bool = False
+        self,
+        url: str,
+        prices: PriceList | None = None,
+        *,
+        allow_private: bool = False,
+        caches: bool = True,
     ) -> None:
         database = self.database = Database.from_url(url)
         Migrator(database).migrate()
@@ -92,6 +97,7 @@ class Management:
                 announce=announce,
                 provider_names=lambda: [provider.name for provider in self.providers.list()],
                 allow_private=allow_private,
+                caches=caches,
             ),
             url_prefix="/manage/projects",
         )

@@ -42,18 +42,21 @@ def create_blueprint(
     announce: Callable[[str], None] = lambda _: None,
     provider_names: Callable[[], Collection[str]] = tuple,
     allow_private: bool = False,
+    caches: bool = True,
 ) -> flask.Blueprint:
     """Makes the blueprint for ``/manage/projects``, which belongs behind the management guard.
 
     ``provider_names`` returns the names of all providers. ``allow_private``: whether a ``base_url``
-    may lead to a private address.
+    may lead to a private address. ``caches``: whether this node stores responses.
     ``announce`` is called with the id of a project that was changed, or whose tokens were.
     """
     blueprint = flask.Blueprint("projects", __name__)
 
     def changes_in(body: dict[str, Any]) -> dict[str, Any]:
         changes = _changes(body)
-        _check_upstreams(changes.get("policy", {}), provider_names, allow_private)
+        policy = changes.get("policy", {})
+        _check_upstreams(policy, provider_names, allow_private)
+        _check_cache(policy, caches)
         return changes
 
     def changed(project_id: str, body: dict[str, Any], audit: PendingEntry) -> flask.Response:
@@ -196,6 +199,15 @@ def _check_upstreams(
     if named := set(policy.get("providers") or ()) - {ALL_PROVIDERS}:
         for unknown in sorted(named.difference(provider_names())):
             raise ClientError(f"There is no provider with the name {unknown!r}.", param="providers")
+
+
+def _check_cache(policy: Mapping[str, Any], caches: bool) -> None:
+    if not caches and policy.get("cache") not in (None, "off"):
+        raise ClientError(
+            "`cache` needs CACHE_TTL, the time for which responses are stored, and this node has "
+            "none: set it, such as CACHE_TTL=5m, or leave `cache` off.",
+            param="cache",
+        )
 
 
 def _id_from(body: dict[str, Any]) -> str:

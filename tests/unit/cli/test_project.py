@@ -138,6 +138,12 @@ def test_an_empty_key_is_not_sent(run: Run, api: responses.RequestsMock) -> None
         (["--description", ""], {"description": ""}),
         (["--on-disconnect", "cancel"], {"on_disconnect": "cancel"}),
         (["--stream-usage", "off"], {"stream_usage": "off"}),
+        (["--on-disconnect", "hold"], {"on_disconnect": "hold"}),
+        (
+            ["--cache", "opt_in", "--cache-scope", "token", "--coalesce", "on"],
+            {"cache": "opt_in", "cache_scope": "token", "coalesce": "on"},
+        ),
+        (["--idempotency", "on", "--unset", "cache"], {"idempotency": "on", "cache": None}),
         (["--no-cut-in-flight"], {"cut_in_flight": False}),
         (
             ["--unset", "rpm", "--unset", "allowed_ips"],

@@ -289,3 +289,67 @@ class TestUpstreams:
         details = shared.audit.find({"action": "project.update"}, 1, 0)[0][0].details
         assert details["before"]["api_key"] == "sk-proj-...cdef"
         assert details["after"]["api_key"] == ""
+
+
+def test_what_a_new_project_asks_of_the_cache(api: Management) -> None:
+    made = api.project("a")
+    shown = [made[name] for name in ("cache", "cache_scope", "coalesce", "idempotency")]
+    assert shown == ["off", "project", "off", "off"]
+    assert "cache_epoch" not in made
+
+
+def test_sharing_needs_a_cache(api: Management) -> None:
+    base = {"name": "a", "api_key": UPSTREAM_KEY}
+    for more in ({}, {"cache": "off"}, {"cache": None}):
+        api.refused("POST", "/projects", {**base, "coalesce": "on", **more}, 400, "coalesce")
+    made = api.project("a", coalesce="on", cache="on")
+    path = f"/projects/{made['id']}"
+    for value in ("off", None):
+        error = api.refused("PATCH", path, {"cache": value}, 400, "coalesce")
+        assert "`cache`" in error["message"]
+    assert api.call("GET", path)["cache"] == "on"
+    both = api.call("PATCH", path, {"cache": "off", "coalesce": "off"})
+    assert (both["cache"], both["coalesce"]) == ("off", "off")
+    api.refused("PATCH", path, {"coalesce": "on"}, 400, "coalesce")
+
+
+class TestWithoutACache:
+    """On a node without CACHE_TTL."""
+
+    @pytest.fixture
+    def bare(self, sqlite_url: str) -> Management:
+        return Management(sqlite_url, caches=False)
+
+    @pytest.mark.parametrize("mode", ["on", "opt_in"])
+    def test_no_project_can_ask_for_it(self, bare: Management, mode: str) -> None:
+        base = {"name": "a", "api_key": UPSTREAM_KEY}
+        error = bare.refused("POST", "/projects", {**base, "cache": mode}, 400, "cache")
+        assert "CACHE_TTL" in error["message"]
+        made = bare.project("b", cache="off")
+        bare.refused("PATCH", f"/projects/{made['id']}", {"cache": mode}, 400, "cache")
+        assert bare.call("GET", f"/projects/{made['id']}")["cache"] == "off"
+
+    def test_one_that_asks_for_it_already_can_be_changed(
+        self, bare: Management, sqlite_url: str
+    ) -> None:
+        made = Management(sqlite_url).project("a", cache="on")
+        path = f"/projects/{made['id']}"
+        assert bare.call("PATCH", path, {"rate_limit_rpm": 5})["cache"] == "on"
+        assert bare.call("PATCH", path, {"cache": None})["cache"] == "off"
+
+    def test_all_else_works(self, bare: Management) -> None:
+        made = bare.project("a", idempotency="on", on_disconnect="hold", cache_scope="token")
+        assert (made["idempotency"], made["on_disconnect"]) == ("on", "hold")
+        token = bare.token(made["id"], cache="opt_in")
+        assert token["cache"] == "opt_in"
+
+
+def test_a_new_upstream_key_makes_stored_responses_unreadable(api: Management) -> None:
+    made = api.project("a")
+    path = f"/projects/{made['id']}"
+    assert api.projects.get(made["id"]).cache_epoch == 0
+    api.call("PATCH", path, {"api_key": f"{UPSTREAM_KEY}-new"})
+    assert api.projects.get(made["id"]).cache_epoch == 1
+    assert api.announced == [made["id"]]
+    api.call("PATCH", path, {"name": "b", "cache": "on"})
+    assert api.projects.get(made["id"]).cache_epoch == 1
