@@ -19,12 +19,15 @@ from proxy.settings.settings import Settings
 from proxy.store.database import Database
 from proxy.store.mappings import Mappings
 from proxy.store.migrate import check_schema
+from proxy.store.projects import names_of_caching_projects
 from proxy.store.providers import Providers
 
 #: Longer than the shipper's own time limit. A stop takes at most GRACEFUL_TIMEOUT and this.
 _SHIPPER_TIMEOUT_SECONDS: Final = 7
 #: A heartbeat, not a time limit for requests: it ends a worker whose event loop is blocked.
 _HEARTBEAT_SECONDS: Final = 60
+#: Names of projects in one line of the log.
+_NAMES_SHOWN: Final = 5
 
 
 def configuration() -> dict[str, Any]:
@@ -44,9 +47,8 @@ def configuration() -> dict[str, Any]:
         _exit(*error.problems)
     # Pass-through mode uses no database.
     checked = not reloading and not settings.auth.passthrough
-    if checked and (problem := _schema_problem(settings.database.url)):
-        _exit(problem)
-    return {**_served(settings), **_hooks(settings, _raise_file_limit())}
+    warning = _check_database(settings) if checked else ""
+    return {**_served(settings), **_hooks(settings, _raise_file_limit(), warning)}
 
 
 def _served(settings: Settings) -> dict[str, Any]:
@@ -85,8 +87,8 @@ def _served(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _hooks(settings: Settings, file_limit: int) -> dict[str, Any]:
-    """The hooks that gunicorn calls in the master."""
+def _hooks(settings: Settings, file_limit: int, warning: str) -> dict[str, Any]:
+    """The hooks that gunicorn calls in the master. `warning`, if any, is logged at the start."""
 
     def when_ready(server: Any) -> None:
         # Imported objects stay: workers share their memory, and garbage collection skips them.
@@ -96,6 +98,8 @@ def _hooks(settings: Settings, file_limit: int) -> dict[str, Any]:
             Path(server.pidfile.fname).chmod(0o600)  # gunicorn makes it readable for all
         supervisor.shipper.apply(settings)
         _log_mode(server, settings)
+        if warning:
+            server.log.warning("%s", warning)
         if settings.events.shipper == "off":
             server.log.info(
                 "EVENT_SHIPPER=off: run `manage.py events ship` beside this server; without it"
@@ -134,24 +138,34 @@ def _exit(*problems: str) -> NoReturn:
     sys.exit(2)
 
 
-def _schema_problem(database_url: str) -> str | None:
-    """The problem of the database's schema, or None.
+def _check_database(settings: Settings) -> str:
+    """Exit when the schema of the database is another version's.
 
-    An old schema is a problem. An unreachable database is none: it only keeps the workers unready.
+    An unreachable database is no problem: it only keeps the workers unready.
+    Returns what its content and the settings have against each other, or "".
     """
     try:
-        database = Database.from_url(database_url, pool_size=1)
+        database = Database.from_url(settings.database.url, pool_size=1)
     except ValueError as error:
-        return f"DATABASE_URL: {error}"
+        _exit(f"DATABASE_URL: {error}")
     try:
         check_schema(database)
+        waiting = [] if settings.cache.ttl else names_of_caching_projects(database)
     except SchemaOutdated as error:
-        return str(error)
+        _exit(str(error))
     except ProxyError:
-        return None
+        return ""
     finally:
         database.close()
-    return None
+    if not waiting:
+        return ""
+    shown = ", ".join(map(repr, waiting[:_NAMES_SHOWN])) + (
+        ", …" if len(waiting) > _NAMES_SHOWN else ""
+    )
+    return (
+        f"CACHE_TTL is not set, so nothing is cached for the {len(waiting)} project(s) with `cache`"
+        f" on or opt_in: {shown}"
+    )
 
 
 def _config_file_problems(settings: Settings) -> list[str]:

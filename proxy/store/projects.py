@@ -19,6 +19,7 @@ from proxy.store.rows import (
     assignments,
     changed_policy,
     merged_policy,
+    policy_from,
     project_from,
     to_json,
 )
@@ -212,6 +213,15 @@ class Projects:
                 f"There is a project with the name {name!r} already.", code="conflict", param="name"
             ) from error
         return project
+
+
+def names_of_caching_projects(database: Database) -> list[str]:
+    """Returns the names of the active projects with a ``cache``, in order. Raises StoreError."""
+    # The pattern finds all that may have the field, whatever wrote the document.
+    query = "SELECT name, policy FROM projects WHERE is_active = 1 AND policy LIKE ? ORDER BY name"
+    rows = database.run(lambda session: session.all(query, ('%"cache"%',)), readonly=True)
+    documents = [(name, policy_from(policy)) for name, policy in rows]
+    return [name for name, document in documents if document.get("cache") in ("opt_in", "on")]
 
 
 def _require_upstream(upstream_key: str, policy: Mapping[str, Any], param: str) -> None:

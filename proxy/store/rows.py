@@ -64,7 +64,8 @@ def changed_policy(policy: Mapping[str, Any], changes: Mapping[str, Any]) -> str
     return policy_to_json(merged_policy(policy, changes))
 
 
-def _policy_from(stored: str | None) -> dict[str, Any]:
+def policy_from(stored: str | None) -> dict[str, Any]:
+    """The inverse of :func:`policy_to_json`."""
     policy: dict[str, Any] = {} if stored is None else json.loads(stored)
     return policy
 
@@ -80,7 +81,7 @@ def project_from(row: Sequence[Any]) -> Project:
         name=row[1],
         description=row[2],
         metadata=json.loads(row[3]),
-        policy=_policy_from(row[4]),
+        policy=policy_from(row[4]),
         api_key=row[5],
         is_active=bool(row[6]),
         deactivated_at=_optional(row[7]),
@@ -100,7 +101,7 @@ def token_from(row: Sequence[Any]) -> AccessToken:
         is_active=bool(row[5]),
         revoked_at=_optional(row[6]),
         max_requests=row[7],
-        policy=_policy_from(row[8]),
+        policy=policy_from(row[8]),
         request_count=row[9],
         cache_hit_count=row[10],
         last_used_at=_optional(row[11]),

@@ -10,11 +10,13 @@ import pytest
 from proxy.core.errors import CipherError, ClientError
 from proxy.crypto.cipher import Cipher
 from proxy.store import tokens as tokens_module
+from proxy.store.changes import Changes
 from proxy.store.counters import MAX_LEASED, ONE_BY_ONE
 from proxy.store.database import Conflict
 from proxy.store.grants import MAX_ANCESTORS
-from proxy.store.projects import Projects
+from proxy.store.projects import Projects, names_of_caching_projects
 from proxy.store.records import AccessToken
+from proxy.store.rows import to_micros
 from tests.support.stored_records import ABSENT, LATER, NOW, Store
 
 
@@ -122,6 +124,23 @@ class TestProjects:
             assert store.projects.update(made.id, changes).cache_epoch == number + 1
         changed = store.projects.update(made.id, {"name": "b", "policy": {"cache": "on"}})
         assert changed.cache_epoch == 3
+
+    def test_workers_learn_of_an_epoch_as_of_any_change(self, store: Store) -> None:
+        made, _ = store.project(), store.project("other")
+        changes = Changes(store.database)
+        before = changes.now()
+        purged = store.projects.purge_responses(made.id)
+        found = changes.since(before).changes
+        assert [(each.id, each.updated_at) for each in found] == [
+            (made.id, to_micros(purged.updated_at))
+        ]
+
+    def test_who_asks_for_a_cache(self, store: Store) -> None:
+        for name, cache in (("b", "on"), ("a", "opt_in"), ("c", "off"), ("d", None)):
+            store.project(name, policy={"cache": cache, "allowed_models": ['"cache"']})
+        gone = store.project("gone", policy={"cache": "on"})
+        store.projects.deactivate(gone.id)
+        assert names_of_caching_projects(store.database) == ["a", "b"]
 
     def test_epochs_are_not_lost_among_changes(self, store: Store) -> None:
         made = store.project()

@@ -205,6 +205,25 @@ def test_no_slow_client_keeps_the_last_events_from_being_written(
     assert "Traceback" not in server.log_text()
 
 
+def test_projects_that_wait_for_a_cache_are_told_once(own_proxy: ProxyFactory) -> None:
+    server = own_proxy(CACHE_TTL="5m").start()
+    for number in range(6):
+        body = {"name": f"p{number}", "api_key": "sk-upstream-canary-cache", "cache": "on"}
+        assert server.manage("POST", "/projects", body).status_code == 201
+    assert "CACHE_TTL" not in server.log_text()
+    assert server.stop() == 0
+    del server.environ["CACHE_TTL"]
+    server.spawn()
+    server.wait_ready()
+    said = [line for line in server.log_text().splitlines() if "CACHE_TTL is not set" in line]
+    assert len(said) == 1
+    assert "the 6 project(s)" in said[0]
+    assert "'p4', …" in said[0]
+    refused = server.manage("POST", "/projects", body | {"name": "another"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "cache")
+    assert server.stop() == 0
+
+
 def test_a_file_limit_that_is_too_low_is_told(own_proxy: ProxyFactory) -> None:
     server = own_proxy(WEB_CONCURRENCY="1", WORKER_CONNECTIONS="500", MAX_CONCURRENT_REQUESTS="9")
     server.migrate()
