@@ -1,0 +1,1 @@
+"""Where cached responses are kept: a process's memory, a file of the node, Redis behind it."""

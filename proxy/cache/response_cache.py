@@ -1,0 +1,233 @@
+"""The cache of upstream responses: what a request asks, before and after the upstream.
+
+Two tiers. The first is shared by the workers of the node and is asked in microseconds. The second,
+a Redis, is there only where `CACHE_URL` names one. It is asked after a miss in the first, and what
+it has is then kept in the first, too.
+
+A failure of a tier is a miss, and is counted. Whatever a tier returns is checked: an entry of
+another scope, or one that is no longer fresh, is never returned.
+"""
+
+import dataclasses
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from proxy.cache.entry import CachedResponse, EntryUnreadable
+from proxy.cache.key import CacheKey
+
+from proxy.cache.backends.base import EntryFacts, Item, Selection, Store, StoreFigures
+
+#: Entries expire up to this part of their time to live early, so that what came as a burst does not
+#: expire as a burst. Never late: the upstream or the client may have set the time.
+_JITTER: Final = 0.05
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFigures:
+    """The figures of the cache, for the management API. Without content.
+
+    `items` to `most_hit` are those of the node's store, of all its workers. `errors` are this
+    worker's: failures by tier and kind, each of which was a miss or a response that was not kept.
+    """
+
+    items: int
+    bytes: int
+    limit: int
+    hits: int
+    misses: int
+    evictions: dict[str, int]
+    rejected: dict[str, int]
+    largest: list[EntryFacts]
+    most_hit: list[EntryFacts]
+    shared: StoreFigures | None
+    errors: dict[str, int]
+
+
+class ResponseCache:
+    """The cache of one worker.
+
+    Args:
+        store: The first tier.
+        shared: The second tier, or None.
+        max_entry: Bytes of the largest response that is kept.
+        stale: Seconds for which an expired response is kept, to be served while the upstream fails.
+        jitter: Returns a number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        shared: Store | None = None,
+        *,
+        max_entry: int,
+        stale: float = 0.0,
+        clock: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._shared = shared
+        # The records must be seen by all nodes where there is a store that all nodes share.
+        self._records = store if shared is None else shared
+        self._max_entry = max_entry
+        self._stale = stale
+        self._clock = clock
+        self._jitter = jitter
+        #: Responses that were not kept, by reason; and failures, by tier and kind.
+        self.rejected: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Open the stores. Called after the fork."""
+        for store in self._tiers():
+            store.start()
+
+    def close(self, deadline: float) -> None:
+        """Write what waits, for at most `deadline` seconds."""
+        for store in self._tiers():
+            store.close(deadline / 2)
+
+    def get(self, key: CacheKey, *, allow_stale: bool = False) -> CachedResponse | None:
+        """Return the response that is kept under `key`, or None.
+
+        With `allow_stale` it may have expired, by no more seconds than `CACHE_STALE_IF_ERROR`; the
+        caller sees by `expires_at`. Waits only for the second tier, for some 50 ms at most. Does
+        not raise.
+        """
+        found = self._read(self._store, key, allow_stale)
+        if found is not None or self._shared is None:
+            return found
+        found = self._read(self._shared, key, allow_stale)
+        if found is not None:
+            self._store.put(Item(key, found, found.expires_at + self._stale))
+        return found
+
+    def put(self, key: CacheKey, response: CachedResponse) -> None:
+        """Keep a response. Returns at once; a thread writes it.
+
+        The time at which it expires is jittered here.
+        """
+        lifetime = response.expires_at - response.stored_at
+        if lifetime <= 0:
+            self.reject("expired")
+            return
+        if response.size > self._max_entry:
+            self.reject("too_large")
+            return
+        expires_at = response.stored_at + lifetime * (1 - _JITTER * self._jitter())
+        response = dataclasses.replace(response, expires_at=expires_at)
+        item = Item(key, response, expires_at + self._stale)
+        for store in self._tiers():
+            store.put(item)
+
+    def reject(self, reason: str) -> None:
+        """Count a response that is not kept."""
+        self.rejected[reason] += 1
+
+    def forget(self, scope: str, target: str) -> None:
+        """Delete what GET requests for `target` have brought, since it was changed. Does not wait.
+
+        Where scopes are access tokens, those of the whole project are meant: the change shows in
+        the responses to all of them.
+        """
+        for store in self._tiers():
+            store.forget(scope.partition(":")[0], target)
+
+    def purge(
+        self,
+        scope: str | None = None,
+        *,
+        method: str | None = None,
+        target: str | None = None,
+        prefix: str | None = None,
+        key: str | None = None,
+    ) -> int:
+        """Delete the entries that match all that is given, in both tiers.
+
+        Args:
+            scope: A scope, or a project with all scopes in it. None: every scope.
+            target: The whole request target, with its query.
+            prefix: What the target begins with.
+            key: The first hexadecimal digits of the key, as in `X-Cache-Key`.
+
+        Returns the number of entries that can no longer be hit. Waits. Raises PurgeIncomplete when
+        a tier does not respond; the other tier has been purged then.
+        """
+        selection = Selection(scope=scope, method=method, target=target, prefix=prefix, name=key)
+        deleted: set[bytes] = set()
+        for store in self._tiers():
+            deleted |= store.purge(selection)
+        return len(deleted)
+
+    def flush(self, seconds: float = 5.0) -> bool:
+        """Wait until what was put before is kept, for at most `seconds` a tier.
+
+        Returns whether it is kept.
+        """
+        return all(store.flush(seconds) for store in self._tiers())
+
+    def figures(self) -> CacheFigures:
+        """Return the figures, for people. Takes milliseconds."""
+        first = self._store.figures()
+        shared = None if self._shared is None else self._shared.figures()
+        errors = Counter(self.errors)
+        for tier, store in zip(("store", "shared"), self._tiers(), strict=False):
+            for kind, count in store.counts.errors.items():
+                errors[f"{tier}_{kind}"] += count
+        return CacheFigures(
+            items=first.items,
+            bytes=first.bytes,
+            limit=first.limit,
+            hits=first.hits,
+            misses=first.misses,
+            evictions=first.evictions,
+            rejected=dict(Counter(first.rejected) + self.rejected),
+            largest=first.largest,
+            most_hit=first.most_hit,
+            shared=shared,
+            errors=dict(errors),
+        )
+
+    # Records: see `proxy.cache.backends.base.Records`.
+
+    def claim(self, name: str, value: bytes, ttl: float) -> bytes | None:
+        return self._records.claim(name, value, ttl)
+
+    def get_record(self, name: str) -> bytes | None:
+        return self._records.get_record(name)
+
+    def put_record(
+        self,
+        name: str,
+        value: bytes,
+        ttl: float,
+        *,
+        expected: bytes | None = None,
+        pinned: bool = False,
+    ) -> bool:
+        return self._records.put_record(name, value, ttl, expected=expected, pinned=pinned)
+
+    def delete_record(self, name: str, *, expected: bytes | None = None) -> bool:
+        return self._records.delete_record(name, expected=expected)
+
+    def _tiers(self) -> tuple[Store, ...]:
+        return (self._store,) if self._shared is None else (self._store, self._shared)
+
+    def _read(self, store: Store, key: CacheKey, stale: bool) -> CachedResponse | None:
+        data = store.get(key, stale=stale)
+        if data is None:
+            return None
+        try:
+            found = CachedResponse.decode(data)
+        except EntryUnreadable:
+            self.errors["unreadable"] += 1
+            store.delete(key)
+            return None
+        if found.scope != key.scope:
+            self.errors["wrong_scope"] += 1
+            store.delete(key)
+            return None
+        end = found.expires_at + (self._stale if stale else 0.0)
+        return found if end > self._clock() else None
