@@ -15,10 +15,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from proxy.cache.backends.base import EntryFacts, Item, Selection, Store, StoreFigures
 from proxy.cache.entry import CachedResponse, EntryUnreadable
 from proxy.cache.key import CacheKey
-
-from proxy.cache.backends.base import EntryFacts, Item, Selection, Store, StoreFigures
 
 #: Entries expire up to this part of their time to live early, so that what came as a burst does not
 #: expire as a burst. Never late: the upstream or the client may have set the time.

@@ -58,7 +58,7 @@ class Sealer:
         nonce = os.urandom(_NONCE_BYTES)
         return b"".join((day, nonce, self._key(day).encrypt(nonce, plain, place)))
 
-    def open(self, sealed: bytes, place: bytes) -> bytes:
+    def open(self, sealed: bytes | memoryview, place: bytes) -> bytes:
         """Return what was sealed for `place`.
 
         Raises CipherError for a value that was changed, cut, sealed for another place, or sealed

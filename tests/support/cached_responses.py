@@ -23,7 +23,7 @@ def cached_response(body: bytes = b"{}", *, ttl: float = 300.0, **changes: Any) 
         "reason": "OK",
         "headers": [("Content-Type", "application/json")],
         "body": body,
-        "chunk_sizes": (len(body),) if body else (),
+        "chunk_sizes": tuple(len(body[at : at + 65536]) for at in range(0, len(body), 65536)),
         "stored_at": NOW,
         "provider": None,
         "model": None,

@@ -16,7 +16,6 @@ from typing import Final, Protocol
 
 from proxy.cache.entry import CachedResponse
 from proxy.cache.key import CacheKey
-
 from proxy.core.errors import BackendError
 
 #: The part of a store that pinned records may take.

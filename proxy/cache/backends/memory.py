@@ -10,7 +10,6 @@ from heapq import nlargest
 from typing import Any, Final, cast
 
 from cachetools import LRUCache
-from proxy.cache.key import CacheKey
 
 from proxy.cache.backends.base import (
     PINNED_SHARE,
@@ -21,6 +20,7 @@ from proxy.cache.backends.base import (
     StoreFigures,
     records_full,
 )
+from proxy.cache.key import CacheKey
 
 #: Bytes of a record beside its name and value.
 _RECORD_OVERHEAD: Final = 256

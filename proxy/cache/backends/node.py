@@ -31,7 +31,6 @@ from typing import Any, Final
 
 import lmdb
 import orjson
-from proxy.cache.key import CacheKey
 
 from proxy.cache.backends.base import (
     Counts,
@@ -56,6 +55,7 @@ from proxy.cache.backends.node_tables import (
     select,
 )
 from proxy.cache.backends.writer_thread import Job, WriterThread
+from proxy.cache.key import CacheKey
 from proxy.core.errors import CipherError
 from proxy.crypto.sealer import Sealer
 from proxy.runtime import filelock
@@ -66,6 +66,8 @@ _log = logging.getLogger(__name__)
 
 #: Changes with the layout: during an upgrade both versions run.
 _FORMAT: Final = "v1"
+#: LMDB's name for it.
+_FILE: Final = "data.mdb"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 #: The part of the file that entries may fill. The rest is for tables, for free pages that are not
 #: in a row, and for pages that the last two transactions have freed.
@@ -165,11 +167,11 @@ class NodeStore:
     def get(self, key: CacheKey, *, stale: bool = False) -> bytes | None:
         found = self._read(key.digest)
         if found is not None:
-            head = found[: HEAD.size]
-            expires_at, kept_until = HEAD.unpack(head)
+            expires_at, kept_until = HEAD.unpack_from(found)
             if (kept_until if stale else expires_at) > self._clock():
+                place = _entry_place(key, found[: HEAD.size])
                 try:
-                    plain = self._sealer.open(found[HEAD.size :], _entry_place(key, head))
+                    plain = self._sealer.open(memoryview(found)[HEAD.size :], place)
                 except CipherError:
                     self.counts.errors["unreadable"] += 1
                 else:
@@ -185,7 +187,7 @@ class NodeStore:
             self._reject("too_large")
         elif self._environment is None:
             self._reject("store_unavailable")
-        elif not self._thread.offer(Job(_Put(self, item), size)):
+        elif not self._thread.offer(Job(_Put(self._sealed_entry, item), size)):
             self._reject("queue_full")
 
     def delete(self, key: CacheKey) -> None:
@@ -355,9 +357,8 @@ class NodeStore:
         self._ticks += 1
         if self._ticks % _EXPIRE_EVERY == 0 and self._something_expired():
             self._thread.offer(Job(lambda tables: tables.expire(_PURGE_BATCH)))
-        if self._ticks % _CHECK_EVERY == 0 and self._environment is not None:
-            # Frees the slots of readers that were killed: they would keep old pages from reuse.
-            self._environment.reader_check()
+        if self._ticks % _CHECK_EVERY == 0:
+            self._thread.offer(Job(self._check_readers))
 
     def _something_expired(self) -> bool:
         environment = self._environment
@@ -402,7 +403,7 @@ class NodeStore:
             self._failures.worked()
 
     def _open_locked(self) -> None:
-        place = self._folder / f"{_FORMAT}-{_boot_id()}-{self._size}"
+        place = self._place()
         for other in self._folder.iterdir():
             if other.is_dir() and other != place:
                 shutil.rmtree(other, ignore_errors=True)
@@ -433,17 +434,19 @@ class NodeStore:
         except lmdb.Error:
             environment.close()
             raise
-        self._inode = (place / "data.mdb").stat()
+        self._inode = (place / _FILE).stat()
         self._environment = environment
 
     def _is_current(self) -> bool:
         """Return whether the open file is still the one at its path."""
-        assert self._inode is not None
-        place = self._folder / f"{_FORMAT}-{_boot_id()}-{self._size}"
         try:
-            return os.path.samestat((place / "data.mdb").stat(), self._inode)
+            found = (self._place() / _FILE).stat()
         except OSError:
             return False
+        return self._inode is not None and os.path.samestat(found, self._inode)
+
+    def _place(self) -> Path:
+        return self._folder / f"{_FORMAT}-{_boot_id()}-{self._size}"
 
     def _reopen(self) -> None:
         """Leave a file that was deleted or replaced, and use the one at the path."""
@@ -511,6 +514,11 @@ class NodeStore:
                 self._commit([])
         job.error = full
         self.counts.rejected["map_full"] += 1
+
+    def _check_readers(self, _: TableWriter) -> None:
+        """Free the slots of readers that were killed: they would keep old pages from reuse."""
+        if self._environment is not None:
+            self._environment.reader_check()
 
     def _selected(self, selection: Selection) -> list[tuple[bytes, bytes]]:
         """Return (key in `labels`, digest) of the selected entries."""
@@ -599,17 +607,17 @@ class NodeStore:
 class _Put:
     """Puts an item. It is encoded and sealed before the transaction, which locks others out."""
 
-    def __init__(self, store: NodeStore, item: Item) -> None:
-        self._store = store
+    def __init__(self, seal: Callable[[Item], Sealed], item: Item) -> None:
+        self._seal = seal
         self._item = item
         self._sealed: Sealed | None = None
 
     def prepare(self) -> None:
-        self._sealed = self._store._sealed_entry(self._item)  # noqa: SLF001  (of one module)
+        self._sealed = self._seal(self._item)
 
     def __call__(self, tables: TableWriter) -> None:
-        assert self._sealed is not None
-        tables.put(self._sealed)
+        if self._sealed is not None:
+            tables.put(self._sealed)
 
 
 def _entry_place(key: CacheKey, head: bytes) -> bytes:

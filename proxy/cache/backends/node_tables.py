@@ -11,15 +11,15 @@ Unlike LRU, a hit moves nothing: it is a number, written later and by the batch.
 
 Tables (all integers are big-endian, so that their order is that of the keys)::
 
-    values        digest                                → f64 expires · f64 kept until · sealed value
-    meta          digest                                → see `_META`
-    probation     u64 number                            → digest, in the order of arrival
-    main          u64 number                            → digest
-    expiry        u64 kept until, microseconds · digest → nothing
-    labels        tags (24 bytes) · digest              → sealed scope, method and target
-    ghosts        8 bytes of a digest                   → u64 number
-    ghost_order   u64 number                            → 8 bytes of a digest
-    facts         "facts"                               → JSON of :class:`Facts`
+    values       digest                           → f64 expires, f64 kept until, sealed value
+    meta         digest                           → see `_META`
+    probation    u64 number                       → digest, in the order of arrival
+    main         u64 number                       → digest
+    expiry       u64 kept until (µs), digest      → nothing
+    labels       tags (24 bytes), digest          → sealed scope, method and target
+    ghosts       8 bytes of a digest              → u64 number
+    ghost_order  u64 number                       → 8 bytes of a digest
+    facts        "facts"                          → JSON of :class:`Facts`
 """
 
 import struct
@@ -402,7 +402,7 @@ def select(
 
     `matches` is called with the key in `labels`, the label and the digest.
     """
-    found = []
+    found: list[tuple[bytes, bytes]] = []
     with transaction.cursor(db=tables["labels"]) as cursor:
         if not cursor.set_range(tags or b"\0"):
             return found

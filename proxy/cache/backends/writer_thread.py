@@ -18,16 +18,18 @@ _MAX_BATCH: Final = 64
 class Job:
     """Work for the thread, and what came of it.
 
-    `size` is the memory in bytes that the job holds while it waits. `waited` is whether a greenlet
-    waits for it.
+    `size` is the memory in bytes that the job holds while it waits; `done` is set afterwards, if a
+    greenlet waits for it.
     """
 
     __slots__ = ("done", "error", "size", "value", "work")
 
-    def __init__(self, work: Callable[[Any], Any], size: int = 0, *, waited: bool = False) -> None:
+    def __init__(
+        self, work: Callable[[Any], Any], size: int = 0, done: Event | None = None
+    ) -> None:
         self.work = work
         self.size = size
-        self.done = Event() if waited else None
+        self.done = done
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -77,11 +79,11 @@ class WriterThread:
         Raises its error, or TimeoutError when it has not run after `seconds` or cannot be queued.
         It may still run then.
         """
-        job = Job(work, size, waited=True)
+        done = Event()
+        job = Job(work, size, done)
         if not self.offer(job):
             raise TimeoutError("the queue of the writer is full")
-        assert job.done is not None
-        if not job.done.wait(seconds):
+        if not done.wait(seconds):
             raise TimeoutError("the writer does not get on")
         if job.error is not None:
             raise job.error
