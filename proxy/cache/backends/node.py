@@ -53,6 +53,7 @@ from proxy.cache.backends.node_tables import (
     TableWriter,
     metas,
     select,
+    used_bytes,
 )
 from proxy.cache.backends.writer_thread import Job, WriterThread
 from proxy.cache.key import CacheKey
@@ -69,11 +70,20 @@ _FORMAT: Final = "v1"
 #: LMDB's name for it.
 _FILE: Final = "data.mdb"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-#: The part of the file that entries may fill. The rest is for tables, for free pages that are not
-#: in a row, and for pages that the last two transactions have freed.
-_FILL: Final = 0.85
+#: The part of the file that may be in use. The rest is for free pages that are not in a row, and for
+#: what the last transactions have freed: the second transaction after one can use its pages.
+_FILL: Final = 0.88
+#: Bytes that are free besides, which matter in a small file.
+_RESERVE: Final = 384 * 1024
+#: Bytes of pages that a put copies and frees, with the eviction that makes room for it.
+_COPIED_BYTES: Final = 3 * 12 * 4096
+#: The part of the file that one batch may copy.
+_COPIED: Final = 0.12
+_MAX_BATCH: Final = 64
+#: How often a write is tried that finds the file full.
+_FULL_TRIES: Final = 8
 #: Entries of which more than so many fill the store are refused.
-_MIN_ENTRIES: Final = 8
+_MIN_ENTRIES: Final = 16
 _MIN_SIZE: Final = 1024 * 1024
 _MAX_READERS: Final = 1024
 _MAX_JOBS: Final = 1024
@@ -109,7 +119,7 @@ class NodeStore:
     ) -> None:
         # In whole pages; less would not hold the tables.
         self._size = max(size, _MIN_SIZE) // 65_536 * 65_536
-        self._capacity = int(self._size * _FILL)
+        self._capacity = int(self._size * _FILL) - _RESERVE
         self._max_value = self._capacity // _MIN_ENTRIES
         self._folder = folder
         self._clock = clock
@@ -128,7 +138,8 @@ class NodeStore:
             self._run,
             max_jobs=_MAX_JOBS,
             max_bytes=min(_MAX_WAITING_BYTES, self._size // 4),
-            batch_bytes=_BATCH_BYTES,
+            max_batch=max(1, min(_MAX_BATCH, int(self._size * _COPIED / _COPIED_BYTES))),
+            batch_bytes=min(_BATCH_BYTES, self._size // 32),
         )
         self._failures = FailureLog(
             _log.log,
@@ -210,15 +221,17 @@ class NodeStore:
         self._thread.offer(Job(forget))
 
     def figures(self) -> StoreFigures:
-        facts = Facts()
+        facts, used = Facts(), 0
         largest: list[EntryFacts] = []
         most_hit: list[EntryFacts] = []
         with contextlib.suppress(lmdb.Error, TimeoutError):
             self._write_counts()
-            facts, largest, most_hit = self._thread.call(lambda _: self._shown(), _RECORD_TIMEOUT)
+            facts, used, largest, most_hit = self._thread.call(
+                lambda _: self._shown(), _RECORD_TIMEOUT
+            )
         return StoreFigures(
             items=facts.items,
-            bytes=facts.bytes,
+            bytes=used,
             limit=self._size,
             hits=facts.hits,
             misses=facts.misses,
@@ -498,8 +511,7 @@ class NodeStore:
 
     def _commit_alone(self, job: Job) -> None:
         """Run one job in a transaction of its own, and again after evictions for want of pages."""
-        wanted = max(4 * job.size, self._capacity // 16)
-        for _ in range(3):
+        for _ in range(_FULL_TRIES):
             try:
                 self._commit([job])
                 return
@@ -508,9 +520,9 @@ class NodeStore:
             except Exception as error:  # noqa: BLE001  (reported to the job)
                 self._batch_failed([job], error)
                 return
-            with contextlib.suppress(lmdb.Error):
+            with contextlib.suppress(lmdb.MapFullError):
                 # Pages that a transaction frees can be used by the second transaction after it.
-                self._commit([Job(lambda tables: tables.make_room(wanted=wanted))])
+                self._commit([Job(lambda tables: tables.give_way(2 * job.size))])
                 self._commit([])
         job.error = full
         self.counts.rejected["map_full"] += 1
@@ -545,12 +557,13 @@ class NodeStore:
         with environment.begin() as transaction:
             return select(transaction, self._tables, tags, matches)
 
-    def _shown(self) -> tuple[Facts, list[EntryFacts], list[EntryFacts]]:
+    def _shown(self) -> tuple[Facts, int, list[EntryFacts], list[EntryFacts]]:
         environment = self._environment
         if environment is None:
             raise lmdb.Error("the file is not open")
         with environment.begin() as transaction:
             facts = Facts.decode(transaction.get(b"facts", db=self._tables["facts"]))
+            used = used_bytes(transaction, self._tables)
             entries = [each for each in metas(transaction, self._tables) if each[1].tags != NO_TAGS]
             largest = nlargest(_SHOWN, entries, lambda each: each[1].size)
             hit = nlargest(_SHOWN, entries, lambda each: each[1].hits)
@@ -558,7 +571,7 @@ class NodeStore:
             def show(chosen: list[tuple[bytes, Meta]]) -> list[EntryFacts]:
                 return [self._facts_of(transaction, *each) for each in chosen]
 
-            return facts, show(largest), show([each for each in hit if each[1].hits])
+            return facts, used, show(largest), show([each for each in hit if each[1].hits])
 
     def _facts_of(self, transaction: Any, digest: bytes, meta: Meta) -> EntryFacts:
         key = meta.tags + digest

@@ -64,6 +64,8 @@ _MAX_RECENT_HITS: Final = 3
 _MAX_ROUNDS: Final = 64
 #: Expired entries that one transaction deletes.
 _EXPIRED_BATCH: Final = 64
+#: Entries that give way in one transaction. Few, since each makes copies of pages.
+_GIVE_WAY_ENTRIES: Final = 8
 #: Ghosts per entry, and at least.
 _GHOST_SHARE: Final = 1.0
 _MIN_GHOSTS: Final = 1000
@@ -155,7 +157,8 @@ class TableWriter:
     Args:
         transaction: An open write transaction of LMDB.
         tables: Name → handle.
-        capacity: Bytes of all entries, as :func:`bytes_in_file` counts them.
+        capacity: Bytes of the file that may be in use. What a queue has of them is estimated, see
+            :func:`bytes_in_file`; how many there are in all is known, see :func:`used_bytes`.
     """
 
     def __init__(self, transaction: Any, tables: dict[str, Any], capacity: int, now: float) -> None:
@@ -240,17 +243,31 @@ class TableWriter:
             self._evict(digest, "expired")
         return len(due)
 
-    def make_room(self, *, spared: bytes = b"", wanted: int = 0) -> None:
-        """Evict until everything fits, with `wanted` bytes to spare. `spared` stays if it can."""
-        limit = self._capacity - wanted
-        while self.facts.bytes > limit and self.expire():
+    def make_room(self, *, spared: bytes = b"") -> None:
+        """Evict until everything fits. `spared` is the last to go."""
+        while self._is_over() and self.expire():
             pass
-        while self.facts.bytes > limit and (self.facts.probation or self.facts.main):
-            over = self.facts.probation > self._capacity * _PROBATION_SHARE
-            if self.facts.probation and (over or not self.facts.main):
-                self._leave_probation(spared)
-            else:
-                self._leave_main()
+        while self._is_over() and (self.facts.probation or self.facts.main):
+            self._evict_next(spared)
+
+    def give_way(self, wanted: int) -> None:
+        """Evict a few entries, of about `wanted` bytes, although everything fits."""
+        until = self.facts.bytes - wanted
+        for _ in range(_GIVE_WAY_ENTRIES):
+            if self.facts.bytes <= until or not (self.facts.probation or self.facts.main):
+                return
+            self._evict_next(b"")
+
+    def _is_over(self) -> bool:
+        return used_bytes(self._txn, self._tables) > self._capacity
+
+    def _evict_next(self, spared: bytes) -> None:
+        evictable = self.facts.probation + self.facts.main
+        over = self.facts.probation > evictable * _PROBATION_SHARE
+        if self.facts.probation and (over or not self.facts.main):
+            self._leave_probation(spared)
+        else:
+            self._leave_main()
 
     def _leave_probation(self, spared: bytes) -> None:
         digest = next(self._digests("probation"), None)
@@ -390,6 +407,15 @@ class TableWriter:
     def _digests(self, table: str) -> Iterator[bytes]:
         with self._txn.cursor(db=self._tables[table]) as cursor:
             yield from cursor.iternext(keys=False, values=True)
+
+
+def used_bytes(transaction: Any, tables: dict[str, Any]) -> int:
+    """Return the bytes of all pages that the tables take."""
+    pages = 0
+    for table in tables.values():
+        stat = transaction.stat(db=table)
+        pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+    return pages * _PAGE_BYTES
 
 
 def select(

@@ -6,13 +6,11 @@ state belongs to the event loop's thread; the native thread sees one batch at a 
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import gevent
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
-
-_MAX_BATCH: Final = 64
 
 
 class Job:
@@ -41,7 +39,7 @@ class WriterThread:
         run: Runs one batch, on the thread. It sets `value` or `error` of each job, and must not
             raise.
         max_jobs: Jobs that may wait; `max_bytes` in all.
-        batch_bytes: A batch ends with the job that exceeds this.
+        max_batch: Jobs of one batch. It also ends with the job by which it exceeds `batch_bytes`.
     """
 
     def __init__(
@@ -50,11 +48,13 @@ class WriterThread:
         *,
         max_jobs: int,
         max_bytes: int,
+        max_batch: int,
         batch_bytes: int,
     ) -> None:
         self._run = run
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
+        self._max_batch = max_batch
         self._batch_bytes = batch_bytes
         self._waiting: deque[Job] = deque()
         self._waiting_bytes = 0
@@ -103,7 +103,7 @@ class WriterThread:
 
     def _start_batch(self) -> None:
         size = 0
-        while self._waiting and len(self._batch) < _MAX_BATCH and size < self._batch_bytes:
+        while self._waiting and len(self._batch) < self._max_batch and size < self._batch_bytes:
             job = self._waiting.popleft()
             size += job.size
             self._batch.append(job)
