@@ -70,8 +70,8 @@ _FORMAT: Final = "v1"
 #: LMDB's name for it.
 _FILE: Final = "data.mdb"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-#: The part of the file that may be in use. The rest is for free pages that are not in a row, and for
-#: what the last transactions have freed: the second transaction after one can use its pages.
+#: The part of the file that may be in use. The rest is for free pages that are not in a row, and
+#: for what the last transactions have freed: the second one after them can use it.
 _FILL: Final = 0.88
 #: Bytes that are free besides, which matter in a small file.
 _RESERVE: Final = 384 * 1024

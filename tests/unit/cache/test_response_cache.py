@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from proxy.cache.key import CacheKey
 
 from proxy.cache.backends.base import Item
 from proxy.cache.backends.memory import MemoryStore
+from proxy.cache.key import CacheKey
 from proxy.cache.response_cache import ResponseCache
 from tests.support.cached_responses import NOW, cache_key, cached_response
 from tests.support.clock import Clock
