@@ -12,7 +12,7 @@ from proxy.cache.backends.node import NodeStore
 from tests.support.cached_responses import NOW, cache_key, cached_response
 from tests.support.clock import Clock
 
-SIZE = 4 * 1024 * 1024
+SIZE = 8 * 1024 * 1024
 SECRET = bytes(range(32))
 
 
