@@ -168,6 +168,14 @@ class Authenticator:
             if account.max_requests is None:
                 self._counter.add(account.id)
 
+    def count_hit(self, principal: Principal) -> None:
+        """Count a response from the cache, for the token and all its ancestors. Does not wait.
+
+        It costs no quota, and is no request of theirs: :meth:`admit` is not called for it.
+        """
+        for account in principal.accounts[1:]:
+            self._counter.hit(account.id)
+
     def settle(self, principal: Principal, tokens: int, held: int = 0) -> None:
         """End an admitted request that cost `tokens` LLM tokens. Does not wait."""
         budgeted = []

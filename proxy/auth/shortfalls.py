@@ -88,13 +88,15 @@ class Shortfalls:
         else:
             tokens = max(0, now.tokens_accounted - now.tokens_used)
             requests = max(0, now.requests_accounted - now.requests)
-            missing = tokens + requests > 0
+            hits = max(0, now.hits_accounted - now.hits)
+            missing = tokens + requests + hits > 0
             if not missing or self._store.make_good(token_id, now):
                 del self._suspects[token_id]
                 if missing:
                     _log.warning(
-                        "shortfalls: %d requests and %d LLM tokens of a killed worker are now"
-                        " counted",
+                        "shortfalls: %d requests, %d cache hits and %d LLM tokens of a killed"
+                        " worker are now counted",
                         requests,
+                        hits,
                         tokens,
                     )

@@ -127,7 +127,10 @@ def list_tokens(api: Api, active: bool, json_wanted: bool, **chosen: str | None)
     if json_wanted:
         output.as_json(found)
     else:
-        output.table([{**item, "requests": _requests(item)} for item in found], _COLUMNS)
+        columns = dict(_COLUMNS)
+        if any(item.get("cache_hit_count") for item in found):
+            columns["cache_hit_count"] = "Cache hits"
+        output.table([{**item, "requests": _requests(item)} for item in found], columns)
 
 
 @token.command()

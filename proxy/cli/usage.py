@@ -29,6 +29,12 @@ _COUNTS: Final[Mapping[str, str]] = {
     "completion_tokens": "Completion",
     "reasoning_tokens": "Reasoning",
 }
+#: Shown in the table only where the response cache has served something.
+_SAVED: Final[Mapping[str, str]] = {
+    "cache_hits": "Cache hits",
+    "saved_prompt_tokens": "Saved prompt",
+    "saved_completion_tokens": "Saved completion",
+}
 
 
 @click.command()
@@ -65,6 +71,10 @@ def _show(report: Mapping[str, Any]) -> None:
     columns = {**{name: name.capitalize() for name in report["group_by"]}, **_COUNTS}
     if currency:
         columns["cost"] = f"Cost ({currency})"
+    if totals.get("cache_hits"):
+        columns |= _SAVED
+        if currency:
+            columns["saved_cost"] = f"Saved ({currency})"
     rows = [
         {
             **row,
@@ -85,7 +95,7 @@ def _show(report: Mapping[str, Any]) -> None:
 
 def _write_csv(report: Mapping[str, Any]) -> None:
     names = [name for group in report["group_by"] for name in _KEYS[group]]
-    names += [*_COUNTS, "cost", "unpriced_tokens"]
+    names += [*_COUNTS, "cost", "unpriced_tokens", *_SAVED, "saved_cost"]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

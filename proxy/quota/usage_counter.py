@@ -1,8 +1,8 @@
 """The use of access tokens: added up in memory, written in batches off the request's path.
 
 Requests of tokens without `max_requests` are counted here. Those of a token with that limit are
-counted exactly, where the limit is kept (:mod:`proxy.quota.permits`). LLM tokens are always counted
-here.
+counted exactly, where the limit is kept (:mod:`proxy.quota.permits`). LLM tokens and hits of the
+response cache are always counted here; a hit is no request of the token's.
 
 Note: more uses come in while a batch is being written. A flush that went on until nothing is left
 would not end on a busy worker, and would make a transaction of every request.
@@ -29,18 +29,18 @@ _BATCH: Final = 500
 
 
 class CountsStore(Protocol):
-    """Adds requests, LLM tokens and the last use to the counts of access tokens."""
+    """Adds requests, LLM tokens, cache hits and the last use to the counts of access tokens."""
 
-    def add_counts(self, entries: Sequence[tuple[str, int, int, datetime]]) -> None: ...
+    def add_counts(self, entries: Sequence[tuple[str, int, int, int, datetime]]) -> None: ...
 
 
 class _Used:
     """The use of one token since its last flush; `at`: Unix seconds of the last use."""
 
-    __slots__ = ("at", "requests", "tokens")
+    __slots__ = ("at", "hits", "requests", "tokens")
 
     def __init__(self) -> None:
-        self.requests = self.tokens = 0
+        self.requests = self.tokens = self.hits = 0
         self.at = time()
 
 
@@ -66,6 +66,12 @@ class UsageCounter:
         """Count one request."""
         used = self._used(token_id)
         used.requests += 1
+        used.at = time()
+
+    def hit(self, token_id: str) -> None:
+        """Count one response from the cache."""
+        used = self._used(token_id)
+        used.hits += 1
         used.at = time()
 
     def touch(self, token_id: str) -> None:
@@ -135,7 +141,9 @@ class UsageCounter:
             if used is not old:
                 used.requests += old.requests
                 used.tokens += old.tokens
+                used.hits += old.hits
 
 
-def _entry(token_id: str, used: _Used) -> tuple[str, int, int, datetime]:
-    return token_id, used.requests, used.tokens, datetime.fromtimestamp(used.at, UTC)
+def _entry(token_id: str, used: _Used) -> tuple[str, int, int, int, datetime]:
+    at = datetime.fromtimestamp(used.at, UTC)
+    return token_id, used.requests, used.tokens, used.hits, at

@@ -1,4 +1,4 @@
-"""Counters of access tokens: permits, requests and LLM tokens.
+"""Counters of access tokens: permits, requests, LLM tokens and hits of the response cache.
 
 Nothing here touches ``updated_at``: the poll for revocations and changes reads that column, and
 counting would flood it.
@@ -30,13 +30,16 @@ class Account(NamedTuple):
 
     `tokens_accounted` holds what the tokens minted from it have used as well. `requests_accounted`
     is 0 for a token with `max_requests`, whose requests are counted before they are sent; else
-    errors are left out, since a refusal is no request of the token's.
+    errors and cache hits are left out, since neither a refusal nor a hit is a request of the
+    token's. An error from the cache is left out twice: the count may stay too low, never too high.
     """
 
     tokens_used: int
     tokens_accounted: int
     requests: int
     requests_accounted: int
+    hits: int = 0
+    hits_accounted: int = 0
 
 
 class Counters:
@@ -87,24 +90,25 @@ class Counters:
 
         self._database.run(work)
 
-    def add_counts(self, entries: Sequence[tuple[str, int, int, datetime]]) -> None:
-        """Adds (token id, requests, LLM tokens, last used at) in one transaction. Unknown ids are
-        ignored."""
-        sums: dict[str, tuple[int, int, int]] = {}
-        for token_id, requests, tokens, last_used_at in entries:
-            known, spent, latest = sums.get(token_id, (0, 0, 0))
+    def add_counts(self, entries: Sequence[tuple[str, int, int, int, datetime]]) -> None:
+        """Adds (token id, requests, LLM tokens, cache hits, last used at) in one transaction.
+        Unknown ids are ignored."""
+        sums: dict[str, tuple[int, int, int, int]] = {}
+        for token_id, requests, tokens, hits, last_used_at in entries:
+            known, spent, hit, latest = sums.get(token_id, (0, 0, 0, 0))
             moment = max(latest, to_micros(last_used_at))
-            sums[token_id] = (known + requests, spent + tokens, moment)
+            sums[token_id] = (known + requests, spent + tokens, hit + hits, moment)
         if not sums:
             return
 
         def work(session: Session) -> None:
             # The same order everywhere: two nodes that flush the same tokens must not deadlock.
-            for token_id, (requests, tokens, used) in sorted(sums.items()):
+            for token_id, (requests, tokens, hits, used) in sorted(sums.items()):
                 session.execute(
                     "UPDATE tokens SET request_count = request_count + ?, "  # noqa: S608
-                    f"tokens_used = tokens_used + ?, {_USED} WHERE id = ?",
-                    (requests, tokens, used, used, token_id),
+                    "tokens_used = tokens_used + ?, cache_hit_count = cache_hit_count + ?, "
+                    f"{_USED} WHERE id = ?",
+                    (requests, tokens, hits, used, used, token_id),
                 )
 
         self._database.run(work)
@@ -135,11 +139,11 @@ class Counters:
 
         def work(session: Session) -> dict[str, Account]:
             ledger = {
-                str(row[0]): (int(row[1]), int(row[2]))
+                str(row[0]): (int(row[1]), int(row[2]), int(row[3]))
                 for row in session.all(
                     "SELECT t.id, SUM(u.prompt_tokens + u.completion_tokens "  # noqa: S608
                     "+ u.estimated_prompt_tokens + u.estimated_completion_tokens), "
-                    "SUM(u.requests - u.errors) FROM tokens t "
+                    "SUM(u.requests - u.errors - u.cache_hits), SUM(u.cache_hits) FROM tokens t "
                     "JOIN usage_hourly u ON u.project_id = t.project_id AND u.token_id = t.id "
                     f"WHERE t.id IN ({marks}) GROUP BY t.id",
                     ids,
@@ -153,18 +157,20 @@ class Counters:
                 )
             )
             rows = session.all(
-                "SELECT id, tokens_used, request_count, max_requests "  # noqa: S608
-                f"FROM tokens WHERE id IN ({marks})",
+                "SELECT id, tokens_used, request_count, cache_hit_count, "  # noqa: S608
+                f"max_requests FROM tokens WHERE id IN ({marks})",
                 ids,
             )
             found = {}
-            for token_id, used, requests, max_requests in rows:
-                tokens, served = ledger.get(token_id, (0, 0))
+            for token_id, used, requests, hits, max_requests in rows:
+                tokens, served, hit = ledger.get(token_id, (0, 0, 0))
                 found[str(token_id)] = Account(
                     tokens_used=int(used),
                     tokens_accounted=tokens + int(children.get(token_id, 0)),
                     requests=int(requests),
                     requests_accounted=served if max_requests is None else 0,
+                    hits=int(hits),
+                    hits_accounted=hit,
                 )
             return found
 
@@ -178,12 +184,17 @@ class Counters:
         """
         missing = max(0, account.tokens_accounted - account.tokens_used)
         requests = max(account.requests, account.requests_accounted)
+        hits = max(account.hits, account.hits_accounted)
 
         def work(session: Session) -> bool:
             changed = session.execute(
-                "UPDATE tokens SET tokens_used = tokens_used + ?, request_count = ? "
-                "WHERE id = ? AND tokens_used = ? AND request_count = ?",
-                (missing, requests, token_id, account.tokens_used, account.requests),
+                "UPDATE tokens SET tokens_used = tokens_used + ?, request_count = ?, "
+                "cache_hit_count = ? WHERE id = ? AND tokens_used = ? AND request_count = ? "
+                "AND cache_hit_count = ?",
+                (
+                    *(missing, requests, hits, token_id),
+                    *(account.tokens_used, account.requests, account.hits),
+                ),
             )
             if changed != 1:
                 return False

@@ -27,8 +27,9 @@ from proxy.store.rows import from_micros, to_micros
 #: Segment number and byte offset in it, compared as a tuple.
 Position = tuple[int, int]
 #: The start of the hour (UTC), project id, token id, model; requests, errors, prompt tokens,
-#: completion tokens, cached tokens, reasoning tokens, estimated prompt and completion tokens.
-Entry = tuple[datetime, str, str, str, int, int, int, int, int, int, int, int]
+#: completion tokens, cached tokens, reasoning tokens, estimated prompt and completion tokens, cache
+#: hits, saved prompt and completion tokens.
+Entry = tuple[datetime, str, str, str, int, int, int, int, int, int, int, int, int, int, int]
 
 _KEYS: Final = ("hour", "project_id", "token_id", "model")
 _SUMS: Final = (
@@ -40,10 +41,13 @@ _SUMS: Final = (
     "reasoning_tokens",
     "estimated_prompt_tokens",
     "estimated_completion_tokens",
+    "cache_hits",
+    "saved_prompt_tokens",
+    "saved_completion_tokens",
 )
 _WIDTH: Final = len(_KEYS) + len(_SUMS)
-#: Rows in one INSERT: fewer parameters than the 999 that an old SQLite takes.
-_ROWS: Final = 80
+#: Rows in one INSERT: no more parameters than the 999 that an old SQLite takes.
+_ROWS: Final = 999 // _WIDTH
 #: A source that was silent for so long is gone with its spool: its position may be deleted.
 _FORGOTTEN_AFTER: Final = timedelta(days=90)
 _FORGOTTEN_AT_ONCE: Final = 100
@@ -74,6 +78,11 @@ class UsageSums:
     #: Estimates for responses that reported no usage; in none of the counts above.
     estimated_prompt_tokens: int
     estimated_completion_tokens: int
+    #: Requests served from the response cache, and what their responses had cost once; in none of
+    #: the counts of LLM tokens above.
+    cache_hits: int
+    saved_prompt_tokens: int
+    saved_completion_tokens: int
 
 
 class UsageLedger:

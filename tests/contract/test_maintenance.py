@@ -119,7 +119,7 @@ class TestExpiredTokens:
     def test_deactivating_and_counting_at_once_do_not_block_each_other(self, store: Store) -> None:
         project = store.project()
         tokens = [store.token(project, expires_at=PAST) for _ in range(20)]
-        entries = [(token.id, 1, 0, PAST) for token in tokens]
+        entries = [(token.id, 1, 0, 0, PAST) for token in tokens]
         jobs = [gevent.spawn(store.counters.add_counts, entries) for _ in range(5)]
         jobs += [gevent.spawn(ExpiredTokens(store.database).deactivate, 4) for _ in range(5)]
         gevent.joinall(jobs, raise_error=True)
@@ -173,7 +173,7 @@ def hours(store: Store, count: int, per_hour: int = 1) -> UsageLedger:
     """Rows of the last ``count`` hours."""
     ledger = UsageLedger(store.database)
     entries = [
-        (HOUR - timedelta(hours=n), "p", f"t{m}", "m", 1, 0, 1, 1, 0, 0, 0, 0)
+        (HOUR - timedelta(hours=n), "p", f"t{m}", "m", 1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0)
         for n in range(count)
         for m in range(per_hour)
     ]

@@ -463,14 +463,15 @@ class TestCounting:
     def test_counts_add_up_and_the_latest_use_stays(self, store: Store) -> None:
         project = store.project()
         one, two = store.token(project), store.token(project)
-        entries = [(one.id, 2, 30, LATER), (two.id, 1, 0, NOW), (one.id, 3, 2**40, NOW)]
+        entries = [(one.id, 2, 30, 0, LATER), (two.id, 1, 0, 4, NOW), (one.id, 3, 2**40, 1, NOW)]
         store.counters.add_counts(entries)
-        store.counters.add_counts([(one.id, 1, 5, NOW), (ABSENT, 1, 1, NOW)])
+        store.counters.add_counts([(one.id, 1, 5, 2, NOW), (ABSENT, 1, 1, 1, NOW)])
         store.counters.add_counts([])
         first, second = store.tokens.get(one.id), store.tokens.get(two.id)
         assert (first.request_count, first.last_used_at) == (6, LATER)
         assert (second.request_count, second.last_used_at) == (1, NOW)
         assert first.updated_at == one.updated_at
+        assert (first.cache_hit_count, second.cache_hit_count) == (3, 4)
         assert (first.tokens_used, second.tokens_used) == (2**40 + 35, 0)
         used = store.counters.tokens_used([one.id, ABSENT, two.id])
         assert used == {one.id: 2**40 + 35, two.id: 0}
@@ -479,7 +480,7 @@ class TestCounting:
     def test_many_flushes_of_the_same_tokens_do_not_deadlock(self, store: Store) -> None:
         project = store.project()
         made = [store.token(project) for _ in range(5)]
-        entries = [(token.id, 1, 7, NOW) for token in made]
+        entries = [(token.id, 1, 7, 2, NOW) for token in made]
         jobs = [
             gevent.spawn(store.counters.add_counts, entries if turn % 2 else entries[::-1])
             for turn in range(20)
@@ -487,6 +488,7 @@ class TestCounting:
         gevent.joinall(jobs, raise_error=True)
         found = [store.tokens.get(token.id) for token in made]
         assert {(token.request_count, token.tokens_used) for token in found} == {(20, 140)}
+        assert {token.cache_hit_count for token in found} == {40}
 
     def test_no_token_slips_through_a_deactivation(self, store: Store) -> None:
         project = store.project()

@@ -105,7 +105,7 @@ def test_two_nodes_of_two_workers_do_everything_once(
         store.token(project, expires_at=PAST)
     hour = PAST.replace(minute=0, second=0, microsecond=0)
     entries = [
-        (hour + timedelta(days=days), project.id, f"t{n}", "m", 1, 0, 1, 1, 0, 0, 0, 0)
+        (hour + timedelta(days=days), project.id, f"t{n}", "m", 1, 0, 1, 1, *[0] * 7)
         for n in range(20)
         for days in (0, 2)
     ]

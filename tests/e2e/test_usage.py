@@ -73,8 +73,12 @@ def test_what_was_used_and_what_it_cost(own_proxy: ProxyFactory, tmp_path: Path)
         "reasoning_tokens": row["reasoning_tokens"],
         "estimated_prompt_tokens": 0,
         "estimated_completion_tokens": 0,
+        "cache_hits": 0,
+        "saved_prompt_tokens": 0,
+        "saved_completion_tokens": 0,
         "cost": row["cost"],
         "unpriced_tokens": 0,
+        "saved_cost": "0",
     }
     assert round(float(row["cost"]) * 1e6) == 2 * (PROMPT + 10 * COMPLETION)
     table = server.command("usage", "--group-by", "token,model")

@@ -173,7 +173,7 @@ def test_usage_is_priced_by_the_file_of_the_settings(tmp_path: Path, closing: No
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     project_id = "00000000-0000-4000-8000-000000000001"
     UsageLedger(database).apply(
-        "w", None, (1, 1), [(hour, project_id, project_id, "m", 1, 0, 10, 1, 0, 0, 0, 0)]
+        "w", None, (1, 1), [(hour, project_id, project_id, "m", 1, 0, 10, 1, *[0] * 7)]
     )
     found = json.loads(ask(create_app(made), target="/manage/usage", headers=BEARER).body)
     assert (found["currency"], found["rows"][0]["cost"]) == ("EUR", "0.000012")

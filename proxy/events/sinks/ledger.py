@@ -26,8 +26,9 @@ _log = logging.getLogger(__name__)
 #: Segment number and byte offset in it. They compare as tuples do.
 Position = tuple[int, int]
 #: The beginning of the hour (UTC), project id, token id, model; requests, errors, prompt tokens,
-#: completion tokens, cached tokens, reasoning tokens, estimated prompt and completion tokens.
-Entry = tuple[datetime, str, str, str, int, int, int, int, int, int, int, int]
+#: completion tokens, cached tokens, reasoning tokens, estimated prompt and completion tokens, cache
+#: hits, saved prompt and completion tokens.
+Entry = tuple[datetime, str, str, str, int, int, int, int, int, int, int, int, int, int, int]
 
 #: The event's id, the id of its response (None where it names none or reports no usage), whether
 #: it only reads a stored response, its end in microseconds since 1970, its LLM tokens.
@@ -154,21 +155,24 @@ def entry_from(event: Any) -> Entry | None:
     refused = type(status) is int and status >= 400  # null: unknown, the worker was killed
     # An upstream's refusal may repeat what the client called the model: any number of names.
     model = "" if refused else _model(metadata.get("model"))
-    tokens = (
+    counts = (
         _count(metadata.get("prompt_tokens")),
         _count(metadata.get("completion_tokens")),
         _count(metadata.get("cached_tokens")),
         _count(metadata.get("reasoning_tokens")),
         _count(metadata.get("estimated_prompt_tokens")),
         _count(metadata.get("estimated_completion_tokens")),
+        int("cache" in event),
+        _count(event.get("saved_prompt_tokens")),
+        _count(event.get("saved_completion_tokens")),
     )
-    if not model and not refused and any(tokens):
+    if not model and not refused and any(counts):
         # The response does not name its model, so the name that the request went out with counts.
         model = _model(event.get("upstream_model"))
     if outcome == _SUPERSEDED:
-        return (hour, project_id, token_id, model, 0, 0, *tokens) if any(tokens) else None
+        return (hour, project_id, token_id, model, 0, 0, *counts) if any(counts) else None
     failed = outcome in _FAILED or (outcome != "client_gone" and refused)
-    return (hour, project_id, token_id, model, 1, int(failed), *tokens)
+    return (hour, project_id, token_id, model, 1, int(failed), *counts)
 
 
 def mark_of(event: Any) -> Mark:

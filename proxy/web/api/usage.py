@@ -33,6 +33,9 @@ _COUNTS: Final = (
     "reasoning_tokens",
     "estimated_prompt_tokens",
     "estimated_completion_tokens",
+    "cache_hits",
+    "saved_prompt_tokens",
+    "saved_completion_tokens",
 )
 #: Group → the fields that it adds to a row.
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -97,6 +100,8 @@ class _Row:
     counts: list[int] = field(default_factory=lambda: [0] * len(_COUNTS))
     cost: Decimal | None = None
     unpriced_tokens: int = 0
+    saved_cost: Decimal | None = None
+    unpriced_saved: int = 0
 
     def add(self, sums: UsageSums, price: Price | None) -> None:
         for index, name in enumerate(_COUNTS):
@@ -104,8 +109,12 @@ class _Row:
         if price is not None:
             cost = price.cost(sums.prompt_tokens, sums.cached_tokens, sums.completion_tokens)
             self.cost = cost + (self.cost or 0)
+            # What was saved at the provider's own prompt cache is not known: none is assumed.
+            saved = price.cost(sums.saved_prompt_tokens, 0, sums.saved_completion_tokens)
+            self.saved_cost = saved + (self.saved_cost or 0)
         else:
             self.unpriced_tokens += sums.prompt_tokens + sums.completion_tokens
+            self.unpriced_saved += sums.saved_prompt_tokens + sums.saved_completion_tokens
 
     def as_json(self, prices: PriceList | None) -> dict[str, Any]:
         shown: dict[str, Any] = dict(zip(_COUNTS, self.counts, strict=True))
@@ -114,6 +123,10 @@ class _Row:
             cost = Decimal(0)  # nothing was used
         shown["cost"] = None if cost is None else _plain(cost)
         shown["unpriced_tokens"] = self.unpriced_tokens
+        saved = self.saved_cost
+        if prices is not None and saved is None and not self.unpriced_saved:
+            saved = Decimal(0)
+        shown["saved_cost"] = None if saved is None else _plain(saved)
         return shown
 
 

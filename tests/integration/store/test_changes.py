@@ -38,7 +38,7 @@ def test_changes_and_only_changes(database: Database, monkeypatch: pytest.Monkey
     after = max(change.updated_at for change in found.changes)
     assert changes.since(after).changes == []
     counters = Counters(database)
-    counters.add_counts([(token.id, 3, 9, datetime.now(UTC))])
+    counters.add_counts([(token.id, 3, 9, 1, datetime.now(UTC))])
     counters.lease_permits(token.id, datetime.now(UTC))
     assert changes.since(after).changes == [], "counting is no change"
     tokens.revoke(token.id)

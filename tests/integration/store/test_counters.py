@@ -20,7 +20,7 @@ def test_times_without_a_zone_are_refused(sqlite_url: str) -> None:
     with pytest.raises(ValueError, match="zone"):
         counters.lease_permits("id", naive)
     with pytest.raises(ValueError, match="zone"):
-        counters.add_counts([("id", 1, 0, naive)])
+        counters.add_counts([("id", 1, 0, 0, naive)])
 
 
 def test_counts_that_a_killed_worker_lost_are_added_from_the_ledger(migrated_url: str) -> None:
@@ -42,24 +42,28 @@ def test_counts_that_a_killed_worker_lost_are_added_from_the_ledger(migrated_url
         )
     parent, child, limited = made.values()
     hour = datetime(2026, 5, 20, 10, tzinfo=UTC)
-    sums = (4, 1, 10, 5, 9, 2, 3, 1)
+    sums = (6, 1, 10, 5, 9, 2, 3, 1, 2, 70, 80)
     entries = [(hour, project.id, token_id, "m", *sums) for token_id in made.values()]
     UsageLedger(database).apply("w", None, (1, 1), entries)
-    counters.add_counts([(child, 1, 12, hour), (parent, 1, 31, hour)])
+    counters.add_counts([(child, 1, 12, 0, hour), (parent, 1, 31, 5, hour)])
 
     found = counters.accounted([parent, child, new_token_id()])
-    assert found == {parent: (31, 19 + 12, 1, 3), child: (12, 19, 1, 3)}
+    assert found == {
+        parent: (31, 19 + 12, 1, 3, 5, 2),
+        child: (12, 19, 1, 3, 0, 2),
+    }
     assert not counters.make_good(child, found[child]._replace(tokens_used=11)), "changed since"
     assert not counters.make_good(child, found[child]._replace(requests=0)), "changed since"
+    assert not counters.make_good(child, found[child]._replace(hits=1)), "changed since"
     assert counters.make_good(child, found[child])
     again = counters.accounted([parent, child, limited])
     assert again == {
-        parent: (38, 19 + 19, 1, 3),
-        child: (19, 19, 3, 3),
-        limited: (0, 19, 0, 0),  # its requests are counted before they are sent
+        parent: (38, 19 + 19, 1, 3, 5, 2),
+        child: (19, 19, 3, 3, 2, 2),
+        limited: (0, 19, 0, 0, 0, 2),  # its requests are counted before they are sent
     }
     # Only a count that is too low is changed.
     assert counters.make_good(parent, again[parent])
-    assert counters.accounted([parent]) == {parent: (38, 38, 3, 3)}
+    assert counters.accounted([parent]) == {parent: (38, 38, 3, 3, 5, 2)}
     assert counters.accounted([]) == {}
     database.close()

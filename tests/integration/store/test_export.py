@@ -75,7 +75,7 @@ def fill(database: Database) -> Database:
             token_id, project.id, hash_token(str(number)), f"m{number}", LATER, lineage=lineage
         )
         if number % 2:
-            used = (token_id, number, 2**50, LATER - timedelta(days=1))
+            used = (token_id, number, 2**50, 0, LATER - timedelta(days=1))
             Counters(database).add_counts([used])
             tokens.update(token_id, {"name": f"ci {number}", "max_requests": 2**63 - 1})
     policy = "UPDATE tokens SET policy = ?, cache_hit_count = ? WHERE name IS NOT NULL"

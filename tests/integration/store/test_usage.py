@@ -30,8 +30,9 @@ def entry(
     model: str = "gpt-4",
     counts: tuple[int, int, int, int, int, int] = (1, 0, 9, 12, 4, 2),
     estimated: tuple[int, int] = (0, 0),
+    saved: tuple[int, int, int] = (0, 0, 0),
 ) -> Entry:
-    return (hour, project, token, model, *counts, *estimated)
+    return (hour, project, token, model, *counts, *estimated, *saved)
 
 
 class Books:
@@ -79,8 +80,8 @@ class TestApply:
         assert books.ledger.apply("w", (1, 100), (2, 50), [entry(), entry(model="m")])
         assert books.ledger.position("w") == (2, 50)
         assert [row[3:] for row in books.rows()] == [
-            ("gpt-4", 2, 0, 18, 24, 8, 4, 0, 0),
-            ("m", 1, 0, 9, 12, 4, 2, 0, 0),
+            ("gpt-4", 2, 0, 18, 24, 8, 4, 0, 0, 0, 0, 0),
+            ("m", 1, 0, 9, 12, 4, 2, 0, 0, 0, 0, 0),
         ]
 
     def test_estimates_have_their_own_sums(self, books: Books) -> None:
@@ -89,6 +90,14 @@ class TestApply:
         (row,) = books.sums()
         assert counts(row) == (3, 0, 9, 12, 4, 2)
         assert (row.estimated_prompt_tokens, row.estimated_completion_tokens) == (60, 80)
+
+    def test_what_the_cache_saved_has_its_own_sums(self, books: Books) -> None:
+        hit = entry(counts=(1, 0, 0, 0, 0, 0), saved=(1, 9, 12))
+        books.ledger.apply("w", None, (1, 1), [entry(), hit, hit])
+        (row,) = books.sums()
+        assert counts(row) == (3, 0, 9, 12, 4, 2)
+        saved = (row.cache_hits, row.saved_prompt_tokens, row.saved_completion_tokens)
+        assert saved == (2, 18, 24)
 
     @pytest.mark.parametrize("after", [None, (1, 99), (0, 100), (1, 200)])
     def test_an_outdated_position_adds_nothing(
@@ -112,7 +121,7 @@ class TestApply:
 
     def test_a_batch_may_have_a_row_twice(self, books: Books) -> None:
         books.ledger.apply("w", None, (1, 1), [entry(), entry(counts=(2, 1, 0, 0, 0, 0)), entry()])
-        assert [row[4:] for row in books.rows()] == [(4, 1, 18, 24, 8, 4, 0, 0)]
+        assert [row[4:] for row in books.rows()] == [(4, 1, 18, 24, 8, 4, 0, 0, 0, 0, 0)]
 
     def test_a_batch_without_entries_moves_the_position(self, books: Books) -> None:
         assert books.ledger.apply("w", None, (3, 0), [])

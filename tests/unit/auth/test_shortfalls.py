@@ -13,11 +13,12 @@ from tests.support.wait import wait_until
 
 
 class Accounts:
-    """`tokens`: token id → LLM tokens counted, and in the ledger; `requests` likewise."""
+    """`tokens`: token id → LLM tokens counted, and in the ledger. `requests`, `hits`: likewise."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, tuple[int, int]] = {}
         self.requests: dict[str, tuple[int, int]] = {}
+        self.hits: dict[str, tuple[int, int]] = {}
         self.asked: list[list[str]] = []
         self.error: Exception | None = None
         self.made_good: list[tuple[str, int, int]] = []
@@ -29,7 +30,8 @@ class Accounts:
         return {name: self._account(name) for name in token_ids if name in self.tokens}
 
     def _account(self, name: str) -> Account:
-        return Account(*self.tokens[name], *self.requests.get(name, (0, 0)))
+        requests, hits = self.requests.get(name, (0, 0)), self.hits.get(name, (0, 0))
+        return Account(*self.tokens[name], *requests, *hits)
 
     def make_good(self, token_id: str, account: Account) -> bool:
         if self._account(token_id) != account:
@@ -79,7 +81,23 @@ def test_requests_are_made_good_like_llm_tokens(
     shortfalls.look()
     shortfalls.look()
     assert accounts.made_good == [("a", 9, 0)]
-    assert "2 requests and 0 LLM tokens of a killed worker are now counted" in caplog.text
+    assert (
+        "2 requests, 0 cache hits and 0 LLM tokens of a killed worker are now counted"
+        in caplog.text
+    )
+    shortfalls.close()
+
+
+def test_cache_hits_are_made_good_like_requests(
+    shortfalls: Shortfalls, accounts: Accounts, caplog: pytest.LogCaptureFixture
+) -> None:
+    accounts.tokens = {"a": (9, 9), "b": (9, 9)}
+    accounts.hits = {"a": (3, 5), "b": (5, 3)}
+    shortfalls.killed([*accounts.tokens])
+    shortfalls.look()
+    shortfalls.look()
+    assert accounts.made_good == [("a", 9, 0)]
+    assert "0 requests, 2 cache hits and 0 LLM tokens of a killed worker" in caplog.text
     shortfalls.close()
 
 

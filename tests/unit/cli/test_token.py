@@ -92,6 +92,14 @@ def test_list(
     assert json.loads(run("token", "list", *arguments, "--json").output) == [TOKEN, unlimited]
 
 
+def test_cache_hits_are_listed_where_there_are_any(run: Run, api: responses.RequestsMock) -> None:
+    api.get(URL, json=[TOKEN | {"cache_hit_count": 7}, TOKEN | {"cache_hit_count": 0}])
+    head, first, second = run("token", "list").output.splitlines()
+    assert head.endswith("Cache hits")
+    assert first.split()[-2:] == ["3/100", "7"]
+    assert second.split()[-2:] == ["3/100", "0"]
+
+
 CHILD_URL = f"{BASE}/v1/proxy/tokens"
 
 

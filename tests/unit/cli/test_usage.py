@@ -19,13 +19,16 @@ COUNTS = {
     "cached_tokens": 6,
     "reasoning_tokens": 7,
 }
+NOTHING_SAVED = {"cache_hits": 0, "saved_prompt_tokens": 0, "saved_completion_tokens": 0}
 ROW = {
     "project_id": "0b3a7c5e-0000-4000-8000-000000000001",
     "project_name": 'Acme, "Inc"',
     "model": None,
     **COUNTS,
+    **NOTHING_SAVED,
     "cost": "0.00012",
     "unpriced_tokens": 0,
+    "saved_cost": "0",
 }
 UNKNOWN = ROW | {"project_name": None, "model": "gpt-4", "cost": None, "unpriced_tokens": 90}
 REPORT: dict[str, Any] = {
@@ -34,7 +37,14 @@ REPORT: dict[str, Any] = {
     "group_by": ["project", "model"],
     "currency": "EUR",
     "rows": [ROW, UNKNOWN],
-    "totals": {**COUNTS, "requests": 6, "cost": "0.00012", "unpriced_tokens": 90},
+    "totals": {
+        **COUNTS,
+        **NOTHING_SAVED,
+        "requests": 6,
+        "cost": "0.00012",
+        "unpriced_tokens": 90,
+        "saved_cost": "0",
+    },
 }
 
 
@@ -85,6 +95,25 @@ def test_estimates_are_a_line_of_their_own(run: Run, api: responses.RequestsMock
     assert "42 tokens were estimated" in run("usage").stderr
 
 
+def test_what_the_cache_saved_is_shown_where_it_served(
+    run: Run, api: responses.RequestsMock
+) -> None:
+    saved = {
+        "cache_hits": 2,
+        "saved_prompt_tokens": 30,
+        "saved_completion_tokens": 31,
+        "saved_cost": "0.5",
+    }
+    report = {**REPORT, "rows": [ROW | saved], "totals": REPORT["totals"] | saved}
+    api.get(URL, json=report)
+    head, row, total = run("usage").stdout.splitlines()
+    assert head.endswith("Cost (EUR)  Cache hits  Saved prompt  Saved completion  Saved (EUR)")
+    assert row.split()[-5:] == ["0.00012", "2", "30", "31", "0.5"]
+    assert total.split()[-5:] == ["0.00012", "2", "30", "31", "0.5"]
+    api.get(URL, json=report | {"currency": None})
+    assert run("usage").stdout.splitlines()[0].endswith("Saved prompt  Saved completion")
+
+
 def test_without_prices_there_are_no_costs(run: Run, api: responses.RequestsMock) -> None:
     api.get(URL, json=REPORT | {"currency": None, "rows": []})
     result = run("usage")
@@ -95,9 +124,7 @@ def test_without_prices_there_are_no_costs(run: Run, api: responses.RequestsMock
 def test_csv(run: Run, api: responses.RequestsMock) -> None:
     api.get(URL, json=REPORT)
     known, unknown = csv.DictReader(run("usage", "--csv").stdout.splitlines())
-    assert known == {name: str(value or "") for name, value in ROW.items()} | {
-        "unpriced_tokens": "0"
-    }
+    assert known == {name: "" if value is None else str(value) for name, value in ROW.items()}
     assert (unknown["cost"], unknown["unpriced_tokens"]) == ("", "90")
 
 

@@ -19,15 +19,16 @@ class Store:
     """Adds up; ``failing`` is raised instead, ``gate`` is waited for before anything is kept."""
 
     def __init__(self) -> None:
-        self.batches: list[list[tuple[str, int, int, datetime]]] = []
+        self.batches: list[list[tuple[str, int, int, int, datetime]]] = []
         self.sums: Counter[str] = Counter()
         self.spent: Counter[str] = Counter()
+        self.hits: Counter[str] = Counter()
         self.last: dict[str, datetime] = {}
         self.failing: BaseException | None = None
         self.gate: Event | None = None
         self.entered = Event()
 
-    def add_counts(self, entries: Sequence[tuple[str, int, int, datetime]]) -> None:
+    def add_counts(self, entries: Sequence[tuple[str, int, int, int, datetime]]) -> None:
         self.entered.set()
         if self.failing is not None:
             raise self.failing
@@ -39,16 +40,17 @@ class Store:
             return
         self._keep(batch)
 
-    def _keep_later(self, batch: list[tuple[str, int, int, datetime]]) -> None:
+    def _keep_later(self, batch: list[tuple[str, int, int, int, datetime]]) -> None:
         assert self.gate is not None
         self.gate.wait()
         self._keep(batch)
 
-    def _keep(self, batch: list[tuple[str, int, int, datetime]]) -> None:
+    def _keep(self, batch: list[tuple[str, int, int, int, datetime]]) -> None:
         self.batches.append(batch)
-        for token, count, tokens, at in batch:
+        for token, count, tokens, hits, at in batch:
             self.sums[token] += count
             self.spent[token] += tokens
+            self.hits[token] += hits
             self.last[token] = max(at, self.last.get(token, at))
 
 
@@ -97,7 +99,7 @@ def test_what_comes_in_meanwhile_waits_for_the_next_time(
     # A busy worker: each transaction takes as long as a few requests.
     keep = store.add_counts
 
-    def add_counts(entries: Sequence[tuple[str, int, int, datetime]]) -> None:
+    def add_counts(entries: Sequence[tuple[str, int, int, int, datetime]]) -> None:
         assert len(store.batches) < 9, "it never ends"
         for token in ("a", "b"):
             counts.add(token)
@@ -225,6 +227,22 @@ def test_llm_tokens_are_added_up_and_kept_while_the_store_fails(
     counts.flush()
     assert counts.unwritten("a") == 0
     assert (store.sums, store.spent) == ({"a": 1, "b": 0}, {"a": 42, "b": 5})
+
+
+def test_cache_hits_are_no_requests_and_kept_while_the_store_fails(
+    store: Store, counts: UsageCounter
+) -> None:
+    before = datetime.now(UTC)
+    counts.add("a")
+    counts.hit("a")
+    counts.hit("b")
+    store.failing = StoreError()
+    counts.flush()
+    counts.hit("a")
+    store.failing = None
+    counts.flush()
+    assert (store.sums, store.hits) == ({"a": 1, "b": 0}, {"a": 2, "b": 1})
+    assert store.last["b"] >= before
 
 
 def test_what_comes_after_a_flush_comes_only_when_all_is_written(

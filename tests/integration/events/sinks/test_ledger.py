@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from proxy.core.errors import StoreError
-from proxy.core.usage_event import RoutingFacts, UsageEvent
+from proxy.core.usage_event import CacheFacts, RoutingFacts, UsageEvent
 from proxy.events.sinks import ledger as module
 from proxy.events.sinks.ledger import Entry, LedgerSink, Mark, Position, entry_from, mark_of
 from proxy.store.database import Database
@@ -47,18 +47,36 @@ def entry(**fields: Any) -> Entry | None:
 class TestEntry:
     def test_the_entry_of_a_response(self) -> None:
         hour = datetime(2026, 5, 20, 10, tzinfo=UTC)
-        assert entry() == (hour, PROJECT, TOKEN, "gpt-4", 1, 0, 9, 12, 4, 2, 0, 0)
+        assert entry() == (hour, PROJECT, TOKEN, "gpt-4", 1, 0, 9, 12, 4, 2, 0, 0, 0, 0, 0)
 
     def test_estimates_are_kept_apart_from_reported_usage(self) -> None:
         estimate = {"estimated_prompt_tokens": 30, "estimated_completion_tokens": 40}
         found = entry(usage_source="estimated", estimate_method="bytes", metadata=estimate)
         assert found is not None
-        assert found[4:] == (1, 0, 0, 0, 0, 0, 30, 40)
+        assert found[4:] == (1, 0, 0, 0, 0, 0, 30, 40, 0, 0, 0)
+
+    @pytest.mark.parametrize(("status", "errors"), [(200, 0), (400, 1)])
+    def test_a_hit_is_a_request_that_used_nothing(self, status: int, errors: int) -> None:
+        facts = CacheFacts("hit", 9, 12)
+        found = entry(
+            outcome="cached",
+            status_code=status,
+            usage_source="cached",
+            metadata=facts.metadata("gpt-4"),
+            cache=facts,
+        )
+        assert found is not None
+        assert found[4:] == (1, errors, 0, 0, 0, 0, 0, 0, 1, 9, 12)
+
+    def test_a_hit_without_usage_saved_nothing_that_is_known(self) -> None:
+        found = entry(outcome="cached", metadata={}, cache=CacheFacts("collapsed"))
+        assert found is not None
+        assert found[4:] == (1, *[0] * 7, 1, 0, 0)
 
     def test_a_superseded_attempt_adds_tokens_and_no_request(self) -> None:
         found = entry(outcome="superseded", status_code=200)
         assert found is not None
-        assert found[3:] == ("gpt-4", 0, 0, 9, 12, 4, 2, 0, 0)
+        assert found[3:] == ("gpt-4", 0, 0, 9, 12, 4, 2, 0, 0, 0, 0, 0)
 
     @pytest.mark.parametrize("status", [None, 200, 504])
     def test_a_superseded_attempt_without_usage_has_no_entry(self, status: int | None) -> None:
@@ -127,7 +145,7 @@ class TestEntry:
     def test_invalid_counts_are_zero(self, count: object) -> None:
         found = entry(metadata={**COUNTS, "prompt_tokens": count})
         assert found is not None
-        assert found[6:] == (0, 12, 4, 2, 0, 0)
+        assert found[6:] == (0, 12, 4, 2, 0, 0, 0, 0, 0)
 
 
 class TestMark:

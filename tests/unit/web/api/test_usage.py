@@ -29,9 +29,14 @@ COUNTS = {
     "reasoning_tokens": 5,
     "estimated_prompt_tokens": 7,
     "estimated_completion_tokens": 8,
+    "cache_hits": 1,
+    "saved_prompt_tokens": 20,
+    "saved_completion_tokens": 30,
 }
 #: 60 uncached, 40 cached and 10 output tokens.
 COST = "0.000018"
+#: 20 input and 30 output tokens.
+SAVED = "0.000021"
 NOTHING = dict.fromkeys(COUNTS, 0)
 
 
@@ -42,7 +47,7 @@ def api(sqlite_url: str) -> Management:
 
 def fill(api: Management, *rows: tuple[str, str, str, datetime]) -> None:
     """Adds :data:`COUNTS` to each (project, token, model, hour)."""
-    counts = (2, 1, 100, 10, 40, 5, 7, 8)
+    counts = (2, 1, 100, 10, 40, 5, 7, 8, 1, 20, 30)
     entries = [(hour, project, token, model, *counts) for project, token, model, hour in rows]
     after = api.ledger.position("test")
     assert api.ledger.apply("test", after, (1, (after or (0, 0))[1] + 1), entries)
@@ -60,7 +65,7 @@ def test_nothing_yet(api: Management) -> None:
         "group_by": ["project"],
         "currency": "EUR",
         "rows": [],
-        "totals": {**NOTHING, "cost": "0", "unpriced_tokens": 0},
+        "totals": {**NOTHING, "cost": "0", "unpriced_tokens": 0, "saved_cost": "0"},
     }
 
 
@@ -74,7 +79,7 @@ def test_the_last_day_by_project(api: Management) -> None:
         (project["id"], T1, "gpt-4", day_ago - timedelta(hours=1)),
     )
     twice = {name: 2 * count for name, count in COUNTS.items()}
-    sums = {**twice, "cost": "0.000036", "unpriced_tokens": 0}
+    sums = {**twice, "cost": "0.000036", "unpriced_tokens": 0, "saved_cost": "0.000042"}
     found = get(api)
     assert found["rows"] == [{"project_id": project["id"], "project_name": "Acme", **sums}]
     assert found["totals"] == sums
@@ -157,9 +162,16 @@ class TestCost:
             assert (sums["cost"], sums["unpriced_tokens"]) == (COST, 110)
 
     def test_what_used_nothing_costs_nothing(self, api: Management) -> None:
-        assert api.ledger.apply("w", None, (1, 1), [(LAST, ABSENT, T1, "", 3, 3, 0, 0, 0, 0, 0, 0)])
+        assert api.ledger.apply("w", None, (1, 1), [(LAST, ABSENT, T1, "", 3, 3, *[0] * 9)])
         (row,) = get(api)["rows"]
-        assert (row["cost"], row["unpriced_tokens"]) == ("0", 0)
+        assert (row["cost"], row["unpriced_tokens"], row["saved_cost"]) == ("0", 0, "0")
+
+    def test_what_was_saved_costs_what_it_would_have_cost(self, api: Management) -> None:
+        fill(api, (ABSENT, T1, "gpt-4", LAST), (ABSENT, T1, "o3", LAST))
+        rows = {row["model"]: row["saved_cost"] for row in get(api, group_by="model")["rows"]}
+        assert rows == {"gpt-4": SAVED, "o3": None}
+        totals = get(api)["totals"]
+        assert (totals["saved_cost"], totals["cost"]) == (SAVED, COST)
 
     def test_without_a_price_list(self, sqlite_url: str) -> None:
         api = Management(sqlite_url)
@@ -167,6 +179,7 @@ class TestCost:
         found = get(api)
         assert found["currency"] is None
         assert (found["totals"]["cost"], found["totals"]["unpriced_tokens"]) == (None, 110)
+        assert found["totals"]["saved_cost"] is None
 
     def test_large_and_small_costs_are_plain_numbers(self, sqlite_url: str) -> None:
         million = Price(Decimal(1_000_000), Decimal(0), Decimal("0.000001"))
