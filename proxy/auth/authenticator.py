@@ -38,9 +38,12 @@ class Permits(Protocol):
 
 
 class UseCounter(Protocol):
-    """Counts requests of tokens without a limit, and LLM tokens, off the request's path."""
+    """Counts requests of tokens without a limit, cache hits and LLM tokens, off the request's
+    path."""
 
     def add(self, token_id: str) -> None: ...
+
+    def hit(self, token_id: str) -> None: ...
 
     def spend(self, token_id: str, tokens: int) -> None: ...
 

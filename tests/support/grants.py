@@ -44,6 +44,7 @@ class Store:
         self.put_back_: list[str] = []
         self.limits: dict[str, int] = {}
         self.spent: dict[str, int] = {}
+        self.hits: list[str] = []
         self.put(**changes)
 
     def put(
@@ -79,6 +80,9 @@ class Store:
 
     def add(self, token_id: str) -> None:
         self.counted.append(token_id)
+
+    def hit(self, token_id: str) -> None:
+        self.hits.append(token_id)
 
     def spend(self, token_id: str, tokens: int) -> None:
         self.spent[token_id] = self.spent.get(token_id, 0) + tokens

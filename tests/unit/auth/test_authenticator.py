@@ -355,6 +355,14 @@ def test_requests_are_counted_of_all() -> None:
     assert (store.taken, store.counted) == (["token-1"], ["parent", "root"])
 
 
+def test_a_cache_hit_is_counted_of_all_and_takes_no_quota() -> None:
+    store = family(max_requests=3)
+    authenticator = make(store)
+    authenticator.count_hit(authenticator.authenticate(f"Bearer {SECRET}"))
+    assert store.hits == ["token-1", "parent", "root"]
+    assert (store.taken, store.counted, store.spent) == ([], [], {})
+
+
 def test_llm_tokens_are_spent_by_all_and_the_smallest_total_ends_it() -> None:
     ancestors = (replace(PARENT, policy={"max_tokens_total": 30}, tokens_used=9), ROOT)
     store = family(ancestors=ancestors)
