@@ -105,6 +105,8 @@ FENCES: dict[str, set[str]] = {
         "upstream.transport",
         "upstream.websocket",
         "gateway.inflight",
+        "cache.flight",
+        "cache.flights",
         "ratelimit.redis",
         "events.gate",
         "events.queue",

@@ -1,0 +1,67 @@
+"""What a flight gets when its request is sent: the head, the body, and who else sees the body."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class Observer(Protocol):
+    """As :class:`proxy.gateway.response_stream.BodyObserver`."""
+
+    def feed(self, chunk: bytes) -> None: ...
+
+    def steps(self, chunk: bytes) -> Iterator[None]: ...
+
+    def finish(self, complete: bool) -> None: ...
+
+
+class Source(Protocol):
+    """As :class:`proxy.gateway.response_stream.Source`; a
+    :class:`proxy.cache.flight.FlightReader` is one."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+    def read(self) -> bytes: ...
+
+    def read_within(self, seconds: float) -> bytes | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlightHead:
+    """The head of the response, and what the proxy knows of it."""
+
+    status: int
+    reason: str
+    headers: list[tuple[str, str]]
+    #: Whether readers that only joined may have it.
+    shareable: bool
+    #: Whether a retry of the client that has left may take it over.
+    adoptable: bool = True
+    #: Who responded, for a project that routes.
+    provider: str | None = None
+    model: str | None = None
+
+
+def nothing() -> None:
+    """Release nothing."""
+
+
+class Fetched(NamedTuple):
+    """What ``fetch`` returns: the head, the body, and who else sees the body."""
+
+    head: FlightHead
+    source: Source
+    #: Fed by the pump after the readers.
+    observers: Sequence[Observer] = ()
+    #: Releases the upstream's connection: called once, when nothing more is read.
+    close: Callable[[], object] = nothing
+    #: Whether the observers have more work than the size of a chunk suggests.
+    inflated: bool = False
+
+
+class NoResponse(Exception):
+    """Raised by ``fetch``: there is no response here, and the readers go their own way."""

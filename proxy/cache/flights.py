@@ -1,0 +1,219 @@
+"""The flights of one worker, by their cache key.
+
+A request that may share its response joins the flight of its key, or begins it. A request that may
+not begins a flight of its own, which nobody joins: it still outlives its client where the client's
+retry may take it over.
+
+A response that proved to be private, by its head, leaves a marker at its key. Requests that come
+while the marker is there do not wait for a head that they may not have: without it they would be
+served one after the other.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import gevent
+
+from proxy.cache.fetched import Fetched
+from proxy.cache.flight import Abandoned, Flight, FlightReader, FlightRoom
+from proxy.cache.key import CacheKey
+from proxy.core.errors import ProxyError
+
+#: What the flights of a worker keep together, in bytes.
+ROOM_BYTES: Final = 64 * 1024 * 1024
+#: Seconds for which an abandoned flight waits for its client's retry.
+HOLD_SECONDS: Final = 10.0
+#: Seconds for which the requests of a key do not wait, after its response was private.
+PRIVATE_SECONDS: Final = 30.0
+#: Markers of private responses. The oldest goes first.
+_MAX_MARKERS: Final = 8192
+
+#: A held flight is found by its key and by the access token whose client has left.
+_Holder = tuple[CacheKey, str]
+
+
+@dataclass(frozen=True, slots=True)
+class FlightFigures:
+    """What the flights of a worker are at one moment."""
+
+    flights: int
+    readers: int
+    #: Bytes that are kept for readers.
+    size: int
+
+
+class Flights:
+    """The flights of one worker."""
+
+    def __init__(
+        self,
+        *,
+        entry_bytes: int,
+        room_bytes: int = ROOM_BYTES,
+        hold_seconds: float = HOLD_SECONDS,
+        private_seconds: float = PRIVATE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Create the table.
+
+        Args:
+            entry_bytes: What one flight keeps for its readers, in bytes.
+            room_bytes: What all flights of the worker keep.
+            hold_seconds: How long a held flight waits for a retry.
+            private_seconds: How long the marker of a private response stays.
+            clock: Seconds, for the markers.
+        """
+        self._entry_bytes = entry_bytes
+        self._hold_seconds = hold_seconds
+        self._private_seconds = private_seconds
+        self._clock = clock
+        self._room = FlightRoom(room_bytes)
+        self._shared: dict[CacheKey, Flight] = {}
+        # The held flights, the oldest first, each with the timer that ends the hold.
+        self._held: dict[_Holder, dict[Flight, Any]] = {}
+        # Key → the moment until which its responses count as private; in order of that moment.
+        self._private: dict[CacheKey, float] = {}
+        self._is_stopping = False
+
+    def join(self, key: CacheKey) -> FlightReader | None:
+        """Return a reader of the flight of this key, or None where there is none to join."""
+        flight = self._shared.get(key)
+        if flight is None or not flight.joinable:
+            return None
+        return flight.join()
+
+    def join_or_begin(
+        self,
+        key: CacheKey,
+        fetch: Callable[[], Fetched],
+        *,
+        shared: bool = True,
+        marked: bool = True,
+        holder: str = "",
+        on_end: Sequence[Callable[[Flight], object]] = (),
+        on_abandoned: Callable[[Flight], Abandoned] = lambda _: Abandoned.CANCEL,
+    ) -> FlightReader:
+        """Return a reader of the flight of this key, or of a new one, which the reader owns.
+
+        It does not wait.
+
+        Args:
+            key: The cache key.
+            fetch: Sends the request. Called in the pump of a new flight, and not otherwise.
+            shared: Whether others may join, and whether this request may join others.
+            marked: Whether the marker of a private response holds for this key.
+            holder: The access token whose retry may take the flight over; "": no retry may.
+            on_end: Called in the pump after the end, in this order. They may wait. Until they have
+                returned the flight can be joined.
+            on_abandoned: Decides what happens when the last reader has left.
+        """
+        if shared and marked and self.is_private(key):
+            shared = False
+        if shared and (reader := self.join(key)) is not None:
+            return reader
+
+        def fetch_and_mark() -> Fetched:
+            fetched = fetch()
+            if shared and marked and not fetched.head.shareable:
+                self.mark_private(key)
+            return fetched
+
+        def decide(flight: Flight) -> Abandoned:
+            if self._is_stopping:
+                return Abandoned.CANCEL
+            choice = on_abandoned(flight)
+            if choice is Abandoned.HOLD and flight.can_be_adopted:
+                self._hold((key, holder), flight)
+            return choice
+
+        def forget(flight: Flight) -> None:
+            if self._shared.get(key) is flight:
+                del self._shared[key]
+
+        flight = Flight(
+            fetch_and_mark,
+            self._room,
+            limit=self._entry_bytes,
+            shared=shared,
+            adoptable=bool(holder),
+            on_end=(*on_end, forget),
+            on_abandoned=decide,
+        )
+        if shared:
+            self._shared[key] = flight
+        return flight.begin()
+
+    def adopt(self, key: CacheKey, holder: str) -> FlightReader | None:
+        """Take over the oldest held flight of this key and access token, from its first byte.
+
+        Returns None where there is none. Each flight is taken over once.
+        """
+        for flight in list(self._held.get((key, holder), ())):
+            self._let_go((key, holder), flight)
+            if flight.can_be_adopted:
+                return flight.adopt()
+        return None
+
+    def is_private(self, key: CacheKey) -> bool:
+        """Return whether the last response of this key could not be shared."""
+        until = self._private.get(key)
+        return until is not None and until > self._clock()
+
+    def mark_private(self, key: CacheKey) -> None:
+        """Let the next requests of this key go their own way."""
+        now = self._clock()
+        self._private.pop(key, None)
+        self._private[key] = now + self._private_seconds
+        while True:
+            oldest = next(iter(self._private))
+            if self._private[oldest] > now and len(self._private) <= _MAX_MARKERS:
+                return
+            del self._private[oldest]
+
+    def figures(self) -> FlightFigures:
+        flights = self._room.flights
+        return FlightFigures(
+            len(flights), sum(flight.readers for flight in flights), self._room.used
+        )
+
+    def stop(self, error: ProxyError | None = None, *, seconds: float = 5.0) -> None:
+        """Stop all flights, and wait until each has called its `on_end`, at most so long.
+
+        `error` is what readers get that are still there. Flights that begin later are stopped when
+        their last reader leaves.
+        """
+        self._is_stopping = True
+        for holder, flights in list(self._held.items()):
+            for flight in list(flights):
+                self._let_go(holder, flight)
+                flight.give_up()
+        flights_left = self._room.flights
+        for flight in flights_left:
+            flight.stop(error)
+        with gevent.Timeout(seconds, False):  # type: ignore[arg-type]  # False: it ends silently
+            for flight in flights_left:
+                flight.wait_until_over()
+
+    def _hold(self, holder: _Holder, flight: Flight) -> None:
+        self._let_go(holder, flight)
+        timer = gevent.get_hub().loop.timer(self._hold_seconds)
+        self._held.setdefault(holder, {})[flight] = timer
+        timer.start(self._expire, holder, flight)
+
+    def _expire(self, holder: _Holder, flight: Flight) -> None:
+        """Runs in the hub; it does not wait."""
+        self._let_go(holder, flight)
+        if flight.can_be_adopted:
+            flight.give_up()
+
+    def _let_go(self, holder: _Holder, flight: Flight) -> None:
+        """Hold a flight no longer."""
+        flights = self._held.get(holder, {})
+        timer = flights.pop(flight, None)
+        if timer is not None:
+            timer.stop()
+            timer.close()
+        if not flights:
+            self._held.pop(holder, None)
