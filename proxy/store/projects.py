@@ -11,7 +11,7 @@ from typing import Any, Final
 from proxy.core.errors import ClientError
 from proxy.crypto.cipher import Cipher
 from proxy.policy.fields import check_together
-from proxy.store.audit import PendingEntry, record
+from proxy.store.audit import PendingEntry, note, record
 from proxy.store.database import Conflict, Database, Session, Value
 from proxy.store.records import Project
 from proxy.store.rows import (
@@ -186,17 +186,19 @@ class Projects:
     def purge_responses(self, project_id: str, audit: PendingEntry | None = None) -> Project:
         """Makes all responses that are stored for a project unreadable, by a new cache epoch.
 
-        Workers learn of it as of every change of the project, which the caller announces. The
-        details of ``audit`` stay as they are. Raises ClientError ``not_found``.
+        Workers learn of it as of every change of the project, which the caller announces.
+        ``audit`` is written with the details that it has. Raises ClientError ``not_found``.
         """
 
         def work(session: Session) -> Project:
-            before = _read(session, project_id, session.dialect.for_update)
+            epoch = _read(session, project_id, session.dialect.for_update).cache_epoch + 1
             session.execute(
                 "UPDATE projects SET cache_epoch = ?, updated_at = ? WHERE id = ?",
-                (before.cache_epoch + 1, session.now(), project_id),
+                (epoch, session.now(), project_id),
             )
-            return record(session, audit, before, _read(session, project_id))
+            after = _read(session, project_id)
+            note(session, audit, project_id, {})
+            return after
 
         return self._database.run(work)
 

@@ -10,6 +10,7 @@ import pytest
 from proxy.core.errors import CipherError, ClientError
 from proxy.crypto.cipher import Cipher
 from proxy.store import tokens as tokens_module
+from proxy.store.audit import PendingEntry
 from proxy.store.changes import Changes
 from proxy.store.counters import MAX_LEASED, ONE_BY_ONE
 from proxy.store.database import Conflict
@@ -134,6 +135,16 @@ class TestProjects:
         assert [(each.id, each.updated_at) for each in found] == [
             (made.id, to_micros(purged.updated_at))
         ]
+
+    def test_a_purge_is_audited_as_its_caller_says(self, store: Store) -> None:
+        made = store.project()
+        audit = PendingEntry("project.update", "management", details={"deleted": 3})
+        store.projects.purge_responses(made.id, audit)
+        assert audit.entry is not None
+        assert (audit.entry.project_id, audit.entry.details) == (made.id, {"deleted": 3})
+        lost = PendingEntry("project.update", "management")
+        refused("not_found", lambda: store.projects.purge_responses(ABSENT, lost))
+        assert lost.entry is None
 
     def test_who_asks_for_a_cache(self, store: Store) -> None:
         for name, cache in (("b", "on"), ("a", "opt_in"), ("c", "off"), ("d", None)):

@@ -159,6 +159,7 @@ def test_derive_uses_the_given_address(run: Run, monkeypatch: pytest.MonkeyPatch
         (["--expires-at", "2027-01-01T00:00:00Z"], {"expires_at": "2027-01-01T00:00:00Z"}),
         (["--inactive"], {"is_active": False}),
         (["--no-can-mint", "--rpm", "5"], {"can_mint": False, "rate_limit_rpm": 5}),
+        (["--cache", "off"], {"cache": "off"}),
         (
             ["--allowed-ip", "10.0.0.0/8", "--unset", "allowed-model"],
             {"allowed_ips": ["10.0.0.0/8"], "allowed_models": None},

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.core.errors import ClientError
-from proxy.policy.fields import FIELDS, fields_of, read_document
+from proxy.policy.fields import FIELDS, check_together, fields_of, read_document
 from tests.support.paths import ROOT
 
 
@@ -198,6 +198,21 @@ def test_retries() -> None:
 def test_places() -> None:
     assert set(fields_of("project")) | set(fields_of("token")) == set(FIELDS)
     assert set(fields_of("token")) - set(fields_of("project")) == {"max_tokens_total", "can_mint"}
+
+
+def test_a_token_without_a_cache_of_its_own_has_its_project_s() -> None:
+    assert fields_of("project")["cache"].default == "off"
+    assert fields_of("token")["cache"].default is None
+    assert fields_of("token")["can_mint"].default is False
+
+
+def test_sharing_needs_a_cache() -> None:
+    for good in ({}, {"coalesce": "off"}, {"coalesce": "on", "cache": "opt_in"}):
+        check_together(good)
+    for bad in ({"coalesce": "on"}, {"coalesce": "on", "cache": "off", "idempotency": "on"}):
+        with pytest.raises(ClientError) as caught:
+            check_together(bad)
+        assert (caught.value.status, caught.value.param) == (400, "coalesce")
 
 
 def test_every_field_is_documented() -> None:

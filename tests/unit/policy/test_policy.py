@@ -57,7 +57,12 @@ def refusal(policy: Policy, **changes: Any) -> ProxyError:
 
 @pytest.mark.parametrize(
     ("project", "drains"),
-    [({}, False), ({"on_disconnect": "cancel"}, False), ({"on_disconnect": "drain"}, True)],
+    [
+        ({}, False),
+        ({"on_disconnect": "cancel"}, False),
+        ({"on_disconnect": "hold"}, False),
+        ({"on_disconnect": "drain"}, True),
+    ],
 )
 def test_the_project_decides_what_happens_when_a_client_leaves(
     project: dict[str, object], drains: bool

@@ -135,6 +135,7 @@ FIVE = {"duration_minutes": 5}
 
 def test_a_child_is_shown_once_and_stored_as_a_hash(world: World) -> None:
     fields = {"allowed_models": ["gpt-4.1-mini"], "max_requests": 3, "name": " browser "}
+    fields |= {"cache": "off"}
     result = world.ask({**FIVE, **fields}, headers=[("X-Request-ID", "r1")])
     made = json.loads(result.body)
     assert (result.code, result.one("Content-Type")) == (201, "application/json")
@@ -148,7 +149,7 @@ def test_a_child_is_shown_once_and_stored_as_a_hash(world: World) -> None:
     stored = world.tokens.get(made["id"])
     assert stored.token == tokens.mask_token(made["token"])
     assert stored.expires_at == world.now + timedelta(minutes=5)
-    assert stored.policy == {"allowed_models": ["gpt-4.1-mini"]}
+    assert stored.policy == {"allowed_models": ["gpt-4.1-mini"], "cache": "off"}
     principal = world.access.authenticate(f"Bearer {made['token']}")
     assert principal.token_id == made["id"]
     (told,) = world.answered
