@@ -7,7 +7,6 @@ cost.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Mapping, Set
@@ -22,7 +21,7 @@ from proxy.providers.edits import plan
 from proxy.providers.form import EditableForm
 from proxy.runtime.yielding import turn_if_due
 from proxy.usage.json_grammar import members_by_grammar
-from proxy.usage.json_slices import AT_ONCE, decoded_in_turns
+from proxy.usage.json_slices import decoded_in_turns
 from proxy.usage.json_spans import Member, top_members
 from proxy.usage.large import LargeObject
 from proxy.usage.splice import Splice, spliced
@@ -94,13 +93,13 @@ def in_utf8(content_type: str) -> bool:
 class EditableJSON:
     """The text of a JSON object that is known to be valid, with the spans of its members."""
 
-    __slots__ = ("_document", "_members", "_spans", "_text", "model")
+    __slots__ = ("_documents", "_members", "_spans", "_text", "model")
 
     def __init__(self, text: bytes, spans: list[Member]) -> None:
         """Raises ClientError: see :func:`scan`."""
         self._text = text
         self._spans = spans
-        self._document: Mapping[str, Any] | None = None
+        self._documents: dict[bool, Mapping[str, Any]] = {}
         self._members: dict[str, Member] = {}
         folded: set[str] = set()
         for member in spans:
@@ -162,22 +161,27 @@ class EditableJSON:
             return None
         return self.value(name)
 
-    def document(self) -> Mapping[str, Any]:
+    def document(self, *, long_strings: bool = False) -> Mapping[str, Any]:
         """The decoded body, the same object each time: it must not be changed.
 
-        Lets other greenlets run if the body is large. Raises ClientError: see :meth:`value`.
+        With `long_strings`, strings of many KiB are a :class:`LongString`. Lets other greenlets run
+        if the body is large. Raises ClientError for what cannot be held, or not be written again.
         """
-        if self._document is None:
-            self._document = {name: self._decoded(name) for name in self._members}
-        return self._document
+        known = self._documents.get(long_strings)
+        if known is None:
+            known = {name: self._decoded(name, long_strings) for name in self._members}
+            self._documents[long_strings] = known
+        return known
 
-    def _decoded(self, name: str) -> Any:
-        turn_if_due()
+    def _decoded(self, name: str, long_strings: bool) -> Any:
         member = self._members[name]
-        if member.end - member.value_start > AT_ONCE:
-            with contextlib.suppress(orjson.JSONDecodeError):
-                return decoded_in_turns(self._text, member.value_start, member.end)
-        return self.value(name)
+        try:
+            return decoded_in_turns(
+                self._text, member.value_start, member.end, long_strings=long_strings
+            )
+        except ValueError as error:
+            param = name[:100]
+            raise ClientError(f"`{param}` cannot be read: {error}.", param=param) from error
 
     def edited(
         self,

@@ -2,7 +2,7 @@
 
 The text must be known to be valid: nothing is checked. A container is cut at the commas between its
 items, small items are decoded together, and a large one is cut in its turn. A string is one step,
-which is fast at any size that a request may have.
+unless long ones are to stay text.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from typing import Any, Final
 import orjson
 
 from proxy.runtime.yielding import turn_if_due
+from proxy.usage.json_text import LargeDict, LargeList, LongString
 
 #: Bytes that are decoded at once: about a millisecond where all of them are brackets.
 AT_ONCE: Final = 64 * 1024
-#: Levels that are cut. Whatever is nested deeper is decoded at once.
+#: Levels that are cut. Whatever is nested deeper is decoded at once, up to this size.
 _MAX_LEVELS: Final = 8
+MAX_NESTED_BYTES: Final = 1024 * 1024
+MAX_NAME_BYTES: Final = 64 * 1024
 # Brackets or commas between two looks at the clock, and bytes that a pattern reads at once.
 _MARKS: Final = 256
 _WINDOW: Final = 64 * 1024
+# Bytes in which a byte is searched at once.
+_SEARCHED: Final = 1024 * 1024
 # All quantifiers are possessive: this runs over hostile text, and must not backtrack.
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _PLAIN: Final = rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+"
@@ -34,42 +39,60 @@ _QUOTE, _COMMA = b'",'
 _BLANK: Final = b" \t\r\n"
 
 
-def decoded_in_turns(text: bytes, begin: int, end: int, level: int = 0) -> Any:
+def decoded_in_turns(
+    text: bytes, begin: int, end: int, level: int = 0, *, long_strings: bool = False
+) -> Any:
     """Return the decoded value in `text` from `begin` to `end`, where it has no blanks around it.
 
-    Raises orjson.JSONDecodeError for what that parser does not take, although it is valid.
+    Lists and objects of more than :data:`AT_ONCE` bytes are a :class:`LargeList` and a
+    :class:`LargeDict`. With `long_strings`, strings of as many are a :class:`LongString`.
+
+    Raises orjson.JSONDecodeError for what that parser does not take, although it is valid, and
+    ValueError for what is large and nested too deep, and for a name as long.
     """
     first = text[begin : begin + 1]
-    if end - begin <= AT_ONCE or level == _MAX_LEVELS or first not in (b"[", b"{"):
+    if end - begin <= AT_ONCE or first not in (b"[", b"{", b'"'):
+        turn_if_due()
+        return orjson.loads(memoryview(text)[begin:end])
+    if first == b'"':
+        if long_strings:
+            return LongString(text, begin + 1, end - 1)
+        turn_if_due()
+        return orjson.loads(memoryview(text)[begin:end])
+    if level == _MAX_LEVELS:
+        if end - begin > MAX_NESTED_BYTES:
+            raise ValueError(f"a value of many MiB is nested more than {_MAX_LEVELS} levels deep")
         turn_if_due()
         return orjson.loads(memoryview(text)[begin:end])
     if first == b"[":
-        items: list[Any] = []
+        items = LargeList()
         for start, stop in _batches(text, begin + 1, end - 1):
             if stop - start <= AT_ONCE:
                 turn_if_due()
                 items += orjson.loads(b"[" + text[start:stop] + b"]")
             else:
-                items.append(_large(text, start, stop, level))
+                items.append(_large(text, start, stop, level, long_strings))
         return items
-    members: dict[str, Any] = {}
+    members = LargeDict()
     for start, stop in _batches(text, begin + 1, end - 1):
         name = _NAME.match(text, start, stop)
         if stop - start <= AT_ONCE or name is None:
             turn_if_due()
             members.update(orjson.loads(b"{" + text[start:stop] + b"}"))
         else:
+            if name.end() - start > MAX_NAME_BYTES:
+                raise ValueError("a name is too long")
             (key,) = orjson.loads(b"{" + text[start : name.end()] + b"0}")
-            members[key] = _large(text, name.end(), stop, level)
+            members[key] = _large(text, name.end(), stop, level, long_strings)
     return members
 
 
-def _large(text: bytes, start: int, stop: int, level: int) -> Any:
+def _large(text: bytes, start: int, stop: int, level: int, long_strings: bool) -> Any:
     while text[start] in _BLANK:
         start += 1
     while text[stop - 1] in _BLANK:
         stop -= 1
-    return decoded_in_turns(text, start, stop, level + 1)
+    return decoded_in_turns(text, start, stop, level + 1, long_strings=long_strings)
 
 
 def _batches(text: bytes, begin: int, end: int) -> Iterator[tuple[int, int]]:
@@ -90,10 +113,12 @@ def _batches(text: bytes, begin: int, end: int) -> Iterator[tuple[int, int]]:
 def _item_ends(text: bytes, at: int, end: int) -> Iterator[int]:
     """Yield where each item ends: the places of the commas, and `end`."""
     depth = marks = 0
+    looked = at
     while at < end:
         marks += 1
-        if not marks % _MARKS:
+        if not marks % _MARKS or at - looked > _WINDOW:
             turn_if_due()
+            looked = at
         pattern = _TO_BRACKET if depth else _TO_MARK
         found = pattern.match(text, at, min(end, at + _WINDOW))
         if found is None:
@@ -115,10 +140,12 @@ def _past_long(text: bytes, at: int, end: int) -> int:
     if at == end or text[at] != _QUOTE:
         return at
     at += 1
-    quote = text.index(b'"', at)
-    if text.find(b"\\", at, quote) < 0:
-        return quote + 1
     while text[at] != _QUOTE:
         turn_if_due()
-        at = _IN_STRING.match(text, at, at + _WINDOW).end()  # type: ignore[union-attr]
+        quote = text.find(b'"', at, at + _SEARCHED)
+        plain = at + _SEARCHED if quote < 0 else quote
+        if text.find(b"\\", at, plain) < 0:
+            at = plain
+        else:
+            at = _IN_STRING.match(text, at, at + _WINDOW).end()  # type: ignore[union-attr]
     return at + 1

@@ -39,8 +39,8 @@ _PLAIN = rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+"
 _RUN = re.compile(_PLAIN, re.DOTALL)
 _BRACKET = re.compile(_PLAIN + rb"[\[\]{}]", re.DOTALL)
 _COMMA = re.compile(rb'(?:(?:[^"\[\]{},]++|' + _STRING + rb")*+,)++", re.DOTALL)
-# What a string may be made of (RFC 8259 §7), surrogates in pairs only; UTF-8 as RFC 3629 has it.
-_UNITS = re.compile(
+#: What a string may be made of (RFC 8259 §7), surrogates in pairs only; UTF-8 as RFC 3629 has it.
+UNITS = re.compile(
     rb"(?:[ !#-\[\]-\x7f]++|\\[\"\\/bfnrt]"
     rb"|\\u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}"
     rb"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
@@ -200,7 +200,7 @@ class LargeObject:
         """Return the end of the string that begins with the quote at `quote`."""
         text, at, size, coded = self._text, quote + 1, 0, True
         while text[at : at + 1] != b'"':
-            units = _UNITS.match(text, at, at + SLICE)
+            units = UNITS.match(text, at, at + SLICE)
             if units is None or units.end() == at:
                 raise ValueError("a string is not valid")
             piece = text[at : units.end()]

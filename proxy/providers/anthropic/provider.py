@@ -37,8 +37,10 @@ from proxy.providers.base import (
 from proxy.providers.edits import plan
 from proxy.providers.preparing import call_to, edited, not_supported
 from proxy.providers.transforms import header, transformed
-from proxy.runtime.yielding import joined, turn_if_due
+from proxy.runtime.yielding import joined
 from proxy.usage.decompress import ENCODINGS, Inflater
+from proxy.usage.json_slices import AT_ONCE
+from proxy.usage.json_text import LargeDict, encoded_in_turns
 
 _CHAT: Final = b"/v1/chat/completions"
 _MESSAGES: Final = b"/v1/messages"
@@ -139,7 +141,7 @@ def _translated(
             f"The provider of this model takes at most {MAX_REQUEST_BYTES // 1024**2} MiB.",
             code="request_too_large",
         )
-    chat, lost = _with_edits(body.document(), target)
+    chat, lost = _with_edits(body.document(long_strings=True), target)
     model = target.model or chat.get("model")
     if not isinstance(model, str) or not model:
         raise ClientError("`model` is missing.", param="model")
@@ -155,7 +157,7 @@ def _translated(
         ),
     )
     sent = sent_parameters(made)
-    data = _dumped(made)
+    data = _dumped(made, large=_is_large(request.body))
     headers = [
         line
         for line in request_headers(target, request.headers, upstream_key, translated=True)
@@ -177,16 +179,19 @@ def _translated(
     )
 
 
-def _dumped(made: dict[str, Any]) -> bytes:
-    """Encode a request, one message at a time."""
-    messages = made.pop("messages")
-    pieces = [orjson.dumps(made)[:-1] + b',"messages":[']
-    size = 0
-    for message in messages:
-        turn_if_due()
-        pieces += (orjson.dumps(message), b",")
-        size += len(pieces[-2])
-    pieces[-1] = b"]}"
+def _is_large(body: Any) -> bool:
+    return isinstance(body, bytes) and len(body) > AT_ONCE
+
+
+def _dumped(made: dict[str, Any], *, large: bool) -> bytes:
+    """Encode a request. `large`: in turns."""
+    try:
+        if not large:
+            return orjson.dumps(made)
+        pieces = encoded_in_turns(LargeDict(made))
+    except (TypeError, RecursionError) as error:
+        raise ClientError("The body of this request nests too deep.") from error
+    size = sum(map(len, pieces))
     return b"".join(pieces) if size <= _JOINED_AT_ONCE else joined(pieces)
 
 

@@ -8,21 +8,20 @@ Sources: https://platform.claude.com/docs/en/api/messages, Anthropic's Python SD
 OpenAI's API specification.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Final
-from urllib.parse import unquote_to_bytes
+from typing import Any, Final, TypeGuard
 
 import orjson
 
 from proxy.core.errors import ClientError
+from proxy.providers.anthropic import data_url
 from proxy.providers.anthropic.schema import structured_schema
 from proxy.providers.base import NO_FACTS, ModelFacts
-from proxy.runtime.yielding import turn_if_due
-from proxy.usage.json_slices import AT_ONCE, decoded_in_turns
+from proxy.runtime.yielding import joined, turn_if_due
+from proxy.usage.json_slices import AT_ONCE
+from proxy.usage.json_text import JSONText, LargeDict, LargeList, LongString
 from proxy.usage.large import LargeObject
 
 Block = dict[str, Any]
@@ -42,6 +41,8 @@ _NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9_-]")
 #: Of the arguments of one call; brackets that close included.
 MAX_MEMBERS: Final = 10_000
 MAX_BRACKETS: Final = 1024 * 1024
+#: Sequences at which a model stops.
+MAX_STOPS: Final = 1000
 #: Parameters with a meaning of their own here. All others are dropped.
 _KNOWN: Final = frozenset(
     {
@@ -111,7 +112,7 @@ def messages_request(
 
 def _has_text(block: Mapping[str, Any], *names: str) -> bool:
     """Whether the members are strings, of which the last is not empty."""
-    return all(isinstance(block.get(name), str) for name in names) and bool(block[names[-1]])
+    return all(_is_text(block.get(name)) for name in names) and bool(block[names[-1]])
 
 
 def _is_thinking(block: Any) -> bool:
@@ -140,7 +141,8 @@ class _Conversation:
         if self._results:
             self.messages[-1]["content"].append(block)
         else:
-            self.messages.append({"role": "user", "content": [block]})
+            # Results of many calls may stand here, which are large together.
+            self.messages.append({"role": "user", "content": LargeList([block])})
         self._results = True
 
 
@@ -162,7 +164,7 @@ class _Translation:
         tools = self._tools()
         choice = self._tool_choice(tools)
         if tools:
-            made["tools"] = tools
+            made["tools"] = LargeList(tools)
         if choice is not None:
             made["tool_choice"] = choice
         self._thinking(made, messages)
@@ -174,8 +176,8 @@ class _Translation:
         self._account(made)
         _cached(made, chat, "cache_control")
         if self._system:
-            made["system"] = self._system
-        made["messages"] = messages
+            made["system"] = LargeList(self._system)
+        made["messages"] = LargeList(messages)
         for name, value in chat.items():
             if name not in _KNOWN and not _says_nothing(name, value):
                 self._drop(name)
@@ -235,9 +237,10 @@ class _Translation:
             elif role == "tool":
                 conversation.add_result(self._tool_result(message, path))
             elif role == "user":
-                conversation.add("user", self._blocks(content, f"{path}.content"))
+                blocks = self._blocks(content, f"{path}.content")
+                conversation.add("user", _marked(blocks, message))
             elif role == "assistant":
-                conversation.add("assistant", self._assistant(message, path))
+                conversation.add("assistant", _marked(self._assistant(message, path), message))
             else:
                 raise _wrong(f"{path}.role", "must be system, developer, user, assistant or tool")
         if not conversation.messages:
@@ -248,8 +251,8 @@ class _Translation:
         """The text blocks of a content: Anthropic takes no blank ones."""
         if content is None:
             return []
-        if isinstance(content, str):
-            return [{"type": "text", "text": content}] if content.strip() else []
+        if _is_text(content):
+            return [] if _is_blank(content) else [{"type": "text", "text": content}]
         if not isinstance(content, list):
             raise _wrong(path, "must be a string or a list of parts")
         found = []
@@ -264,13 +267,13 @@ class _Translation:
         if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
             raise _wrong(path, "must be a text part")
         text = part.get(part["type"])
-        if not isinstance(text, str):
+        if not _is_text(text):
             raise _wrong(f"{path}.{part['type']}", "must be a string")
-        return _cached({"type": "text", "text": text}, part, path) if text.strip() else None
+        return None if _is_blank(text) else _cached({"type": "text", "text": text}, part, path)
 
     def _blocks(self, content: Any, path: str) -> list[Block]:
         """A user's content."""
-        if content is None or isinstance(content, str):
+        if content is None or _is_text(content):
             return self._texts(content, path)
         if not isinstance(content, list):
             raise _wrong(path, "must be a string or a list of parts")
@@ -293,7 +296,7 @@ class _Translation:
         if kind == "input_audio":
             raise _wrong(path, "must not be audio: this model hears none")
         if kind in ("document", "search_result", "image"):  # as Anthropic writes them
-            return dict(part)
+            return _copied(part)
         raise _wrong(f"{path}.type", "must be text, image_url or file")
 
     def _tool_result(self, message: Mapping[str, Any], path: str) -> Block:
@@ -303,20 +306,21 @@ class _Translation:
         }
         content = self._blocks(message.get("content"), f"{path}.content")
         if content:
-            plain = isinstance(message.get("content"), str)
-            block["content"] = message["content"] if plain else content
+            plain = _is_text(message.get("content"))
+            block["content"] = message["content"] if plain else _marked(content, message)
         return _cached(block, message, path)
 
     def _assistant(self, message: Mapping[str, Any], path: str) -> list[Block]:
         blocks = self._signed_thinking(message)
         blocks += self._texts(message.get("content"), f"{path}.content")
         refusal = message.get("refusal")
-        if isinstance(refusal, str) and refusal.strip():
+        if _is_text(refusal) and not _is_blank(refusal):
             blocks.append({"type": "text", "text": refusal})
         calls = message.get("tool_calls")
         if calls is not None and not isinstance(calls, list):
             raise _wrong(f"{path}.tool_calls", "must be a list")
         for index, call in enumerate(calls or ()):
+            turn_if_due()
             blocks.append(_tool_use(call, f"{path}.tool_calls[{index}]"))
         if blocks and not _is_thinking(blocks[-1]):
             _cached(blocks[-1], message, path)
@@ -328,7 +332,7 @@ class _Translation:
         if not isinstance(given, list) or not self._options.keep_thinking:
             return []
         return [
-            dict(block)
+            _copied(block)
             for block in given
             if isinstance(block, dict)
             and (
@@ -348,6 +352,7 @@ class _Translation:
         allowed = self._allowed_tools()
         found = []
         for index, tool in enumerate(given):
+            turn_if_due()
             path = f"tools[{index}]"
             if not isinstance(tool, dict) or tool.get("type", "function") != "function":
                 raise _wrong(f"{path}.type", "must be function for this model")
@@ -362,9 +367,9 @@ class _Translation:
             if not isinstance(schema, dict):
                 raise _wrong(f"{path}.function.parameters", "must be an object")
             made = {"name": function["name"]}
-            if isinstance(function.get("description"), str):
+            if _is_text(function.get("description")):
                 made["description"] = function["description"]
-            made["input_schema"] = schema if "type" in schema else {"type": "object", **schema}
+            made["input_schema"] = schema if "type" in schema else _object_of(schema)
             if isinstance(function.get("strict"), bool):
                 made["strict"] = function["strict"]
             found.append(_cached(_cached(made, tool, path), function, path))
@@ -379,6 +384,7 @@ class _Translation:
         names = set()
         tools = allowed.get("tools") if isinstance(allowed, dict) else None
         for tool in tools if isinstance(tools, list) else ():
+            turn_if_due()
             function = tool.get("function", tool) if isinstance(tool, dict) else None
             if isinstance(function, dict) and isinstance(function.get("name"), str):
                 names.add(function["name"])
@@ -505,11 +511,12 @@ class _Translation:
         """Whether thinking is refused beside a forced tool, or behind unsigned tool calls."""
         if made.get("tool_choice", {}).get("type") in ("any", "tool"):
             return True
-        turns = [each["content"] for each in messages if each["role"] == "assistant"]
-        if not turns:
-            return False
-        kinds = [block["type"] for block in turns[-1]]
-        return "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking")
+        for message in reversed(messages):
+            if message["role"] == "assistant":
+                turn = message["content"]
+                calls = any(block["type"] == "tool_use" for block in turn)
+                return calls and not _is_thinking(turn[0])
+        return False
 
     def _sampling(self, made: dict[str, Any]) -> None:
         for name in ("temperature", "top_p", "top_k"):
@@ -534,6 +541,8 @@ class _Translation:
         stops = [given] if isinstance(given, str) else given
         if stops is None:
             return []
+        if isinstance(stops, list) and len(stops) > MAX_STOPS:
+            raise _wrong("stop", f"must be a list of at most {MAX_STOPS} strings")
         if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
             raise _wrong("stop", "must be a string or a list of strings")
         return [stop for stop in stops if stop.strip()]
@@ -590,13 +599,13 @@ def _tool_use(call: Any, path: str) -> Block:
         raise _wrong(f"{path}.function.name", "must be a string")
     arguments = function.get("arguments", "")
     where = f"{path}.function.arguments"
-    if not isinstance(arguments, str):
+    if not _is_text(arguments):
         raise _wrong(where, "must be a string")
     try:
-        value = _decoded(arguments) if arguments.strip() else {}
+        value = {} if _is_blank(arguments) else _decoded(arguments)
     except ValueError as error:
         raise _wrong(where, f"must be a valid JSON object: {error}") from error
-    if not isinstance(value, dict):
+    if not isinstance(value, dict | JSONText):
         raise _wrong(where, "must be a JSON object")
     return {
         "type": "tool_use",
@@ -606,22 +615,35 @@ def _tool_use(call: Any, path: str) -> Block:
     }
 
 
-def _decoded(text: str) -> Any:
-    """Decode JSON; a large object in turns. Raises ValueError."""
-    if len(text) <= AT_ONCE:
-        return orjson.loads(text)
-    data = text.strip().encode()
-    checked = LargeObject(data, MAX_MEMBERS, MAX_BRACKETS)
-    for _ in checked.steps():
+def _decoded(text: str | LongString) -> Any:
+    """Decode JSON; a large object is checked, and stays text. Raises ValueError."""
+    if isinstance(text, str):
+        if len(text) <= AT_ONCE:
+            return orjson.loads(text)
+        data = text.encode()
+    else:
+        data = joined([piece.encode() for piece in text.decoded()])
+    data = data.strip(b" \t\r\n")
+    for _ in LargeObject(data, MAX_MEMBERS, MAX_BRACKETS).steps():
         turn_if_due()
-    return decoded_in_turns(data, 0, len(data))
+    return JSONText(data)
+
+
+def _copied(block: Block) -> Block:
+    return LargeDict(block) if isinstance(block, LargeDict) else dict(block)
+
+
+def _object_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema without a type as that of an object."""
+    made = {"type": "object", **schema}
+    return LargeDict(made) if isinstance(schema, LargeDict) else made
 
 
 def _image(given: Any, path: str) -> Block:
     url = given.get("url") if isinstance(given, dict) else given
-    if not isinstance(url, str):
+    if not _is_text(url):
         raise _wrong(f"{path}.url", "must be a string")
-    if url[:5].lower() == "data:":
+    if _beginning(url)[:5].lower() == "data:":
         media_type, data = _data_url(url, f"{path}.url")
         if media_type == "application/pdf":
             return _document(media_type, data, f"{path}.url")
@@ -631,6 +653,8 @@ def _image(given: Any, path: str) -> Block:
             raise _wrong(f"{path}.url", "must be a JPEG, PNG, GIF or WebP image, or a PDF")
         source = {"type": "base64", "media_type": media_type, "data": data}
         return {"type": "image", "source": source}
+    if not isinstance(url, str):
+        raise _wrong(f"{path}.url", "must be a data URL, where it is so long")
     if not url.lower().startswith(("https://", "http://")):
         raise _wrong(f"{path}.url", "must be an https or a data URL")
     pdf = url.partition("?")[0].partition("#")[0].lower().endswith(".pdf")
@@ -644,9 +668,9 @@ def _file(given: Any, path: str) -> Block:
     if given.get("file_id") is not None:
         raise _wrong(f"{path}.file_id", "names a file of another provider: send `file_data`")
     data = given.get("file_data")
-    if not isinstance(data, str):
+    if not _is_text(data):
         raise _wrong(f"{path}.file_data", "must be a string")
-    if data[:5].lower() == "data:":
+    if _beginning(data)[:5].lower() == "data:":
         media_type, data = _data_url(data, f"{path}.file_data")
     else:
         media_type = "application/pdf"
@@ -658,11 +682,11 @@ def _file(given: Any, path: str) -> Block:
     return block
 
 
-def _document(media_type: str, data: str, path: str) -> Block:
+def _document(media_type: str, data: str | LongString, path: str) -> Block:
     if media_type == "text/plain":
         try:
-            text = base64.b64decode(data, validate=True).decode()
-        except (binascii.Error, ValueError) as error:
+            text = data_url.text_of(data)
+        except ValueError as error:
             raise _wrong(path, "must be plain text in UTF-8, as base64") from error
         return {
             "type": "document",
@@ -672,18 +696,25 @@ def _document(media_type: str, data: str, path: str) -> Block:
     return {"type": "document", "source": source}
 
 
-def _data_url(url: str, path: str) -> tuple[str, str]:
-    """Return the media type and the base64 of a data URL (RFC 2397), whatever its parameters."""
-    head, comma, data = url[5:].partition(",")
-    if not comma:
-        raise _wrong(path, "must be a complete data URL")
-    media_type, *parameters = [part.strip().lower() for part in head.split(";")]
-    if "base64" in parameters:
-        turn_if_due()  # each step copies or reads many MiB, if they are so many
-        if "%" in data:
-            data = unquote_to_bytes(data).decode("latin-1")
-        if any(blank in data for blank in " \t\r\n"):
-            data = "".join(data.split())
-        turn_if_due()
-        return media_type or "text/plain", data
-    return media_type or "text/plain", base64.b64encode(unquote_to_bytes(data)).decode()
+def _data_url(url: str | LongString, path: str) -> tuple[str, str | LongString]:
+    try:
+        return data_url.read(url)
+    except ValueError as error:
+        raise _wrong(path, str(error)) from error
+
+
+def _is_text(value: Any) -> TypeGuard[str | LongString]:
+    return isinstance(value, str | LongString)
+
+
+def _is_blank(text: str | LongString) -> bool:
+    return text.is_blank() if isinstance(text, LongString) else not text.strip()
+
+
+def _beginning(text: str | LongString) -> str:
+    return text.head if isinstance(text, LongString) else text
+
+
+def _marked(items: list[Any], source: Any) -> list[Any]:
+    """Return the list as one that is encoded item by item, if what it was made from is large."""
+    return LargeList(items) if isinstance(source, LargeDict | LargeList) else items

@@ -10,6 +10,9 @@ from typing import Any, Final
 
 import orjson
 
+from proxy.runtime.yielding import turn_if_due
+from proxy.usage.json_text import LargeDict, LargeList
+
 _FORMATS: Final = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
 )
@@ -23,6 +26,8 @@ _CHOICES: Final = {"anyOf": "anyOf", "oneOf": "anyOf", "allOf": "allOf"}
 _SILENT: Final = frozenset({"$schema", "$id", "$comment"})
 #: Schemas nest; a deeper one is refused before it exhausts the stack.
 MAX_DEPTH: Final = 100
+#: Values of one `enum`. No model is held to more.
+MAX_LITERALS: Final = 10_000
 
 
 def structured_schema(schema: Any, depth: int = 0) -> dict[str, Any]:
@@ -34,20 +39,22 @@ def structured_schema(schema: Any, depth: int = 0) -> dict[str, Any]:
         raise ValueError(f"it nests more than {MAX_DEPTH} levels deep")
     if not isinstance(schema, dict):
         raise ValueError("a schema in it is no object")  # noqa: TRY004  (of the client's schema)
+    turn_if_due()
     rest = {name: value for name, value in schema.items() if name not in _SILENT}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = LargeDict() if isinstance(schema, LargeDict) else {}
     for name in _DEFINITIONS:
         if isinstance(named := rest.pop(name, None), dict):
             found[name] = _by_name(named, depth)
     if isinstance(reference := rest.pop("$ref", None), str):
-        return {**found, "$ref": reference}
+        found["$ref"] = reference
+        return found
     kind = _type(rest, found, depth)
     for name in _NAMES:
         if isinstance(rest.get(name), str):
             found[name] = rest.pop(name)
     _members(kind, rest, found, depth)
     if rest:
-        words = ", ".join(f"{name}: {orjson.dumps(each).decode()}" for name, each in rest.items())
+        words = ", ".join(f"{name}: {_written(each)}" for name, each in rest.items())
         before = found.get("description")
         note = f"{{{words}}}"
         found["description"] = note if before is None else f"{before}\n\n{note}"
@@ -60,6 +67,8 @@ def _type(rest: dict[str, Any], found: dict[str, Any], depth: int) -> str | None
     if _literals(rest, found):
         return None
     if isinstance(kind, list):
+        if len(kind) > len(_TYPES):
+            raise ValueError("a schema in it has too many types")
         variants = [{**_of_type(rest, each), "type": each} for each in kind]
         for name in set(rest).difference(_NAMES):
             del rest[name]
@@ -67,7 +76,8 @@ def _type(rest: dict[str, Any], found: dict[str, Any], depth: int) -> str | None
     chosen = next((name for name in _CHOICES if isinstance(rest.get(name), list)), None)
     if chosen is not None:
         choices = rest.pop(chosen)
-        found[_CHOICES[chosen]] = [structured_schema(one, depth + 1) for one in choices]
+        made = [structured_schema(one, depth + 1) for one in choices]
+        found[_CHOICES[chosen]] = LargeList(made) if isinstance(choices, LargeList) else made
     elif kind in _TYPES:
         found["type"] = kind
     else:
@@ -97,6 +107,8 @@ def _members(kind: Any, rest: dict[str, Any], found: dict[str, Any], depth: int)
 def _literals(rest: dict[str, Any], found: dict[str, Any]) -> bool:
     """Move `enum` and `const`, which make a type superfluous."""
     enum = rest.get("enum")
+    if isinstance(enum, list) and len(enum) > MAX_LITERALS:
+        raise ValueError(f"an `enum` in it has more than {MAX_LITERALS} values")
     if isinstance(enum, list) and enum and all(map(_is_primitive, enum)):
         found["enum"] = rest.pop("enum")
     if "const" in rest and _is_primitive(rest["const"]):
@@ -112,7 +124,16 @@ def _of_type(rest: Mapping[str, Any], kind: Any) -> dict[str, Any]:
 
 
 def _by_name(named: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    return {name: structured_schema(one, depth + 1) for name, one in named.items()}
+    made = {name: structured_schema(one, depth + 1) for name, one in named.items()}
+    return LargeDict(made) if isinstance(named, LargeDict) else made
+
+
+def _written(value: Any) -> str:
+    """Return a keyword's value as text. Raises ValueError for one of many KiB."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
+    except TypeError as error:
+        raise ValueError("a keyword in it is too long for the description") from error
 
 
 def _is_primitive(value: Any) -> bool:

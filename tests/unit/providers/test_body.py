@@ -13,6 +13,7 @@ from proxy.providers import body as module
 from proxy.providers.base import EditableBody
 from proxy.providers.body import scan
 from proxy.usage import large
+from proxy.usage.json_text import LongString
 from tests.support.loop_probe import served_while
 
 JSON = "application/json"
@@ -405,15 +406,37 @@ def test_short_values_alone_are_read() -> None:
 
 @pytest.mark.parametrize("size", [1, 1_000_000])
 def test_a_document_is_decoded_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.providers.body.AT_ONCE", size)
     monkeypatch.setattr("proxy.usage.json_slices.AT_ONCE", size)
-    text = b'{"model":"m", "messages":[{"role":"user","content":"\\u00e9"},{}],"n":NaN,"x":[NaN]}'
-    text = text.replace(b"NaN", b"1e999") if size == 1 else text.replace(b"NaN", b"1")
+    text = b'{"model":"m", "messages":[{"role":"user","content":"\\u00e9"},{}],"n":1,"x":[1]}'
     body = scan(text, "application/json")
     assert body is not None
     document = body.document()
     assert document == json.loads(text)
     assert body.document() is document
+
+
+@pytest.mark.parametrize("long_strings", [False, True])
+def test_long_strings_stay_text_where_that_is_asked_for(long_strings: bool) -> None:
+    word = "x" * 100_000
+    body = scanned(json.dumps({"model": "m", "a": word, "b": [word, "y"]}))
+    document = body.document(long_strings=long_strings)
+    assert body.document(long_strings=long_strings) is document
+    kind = LongString if long_strings else str
+    assert (type(document["a"]), type(document["b"][0])) == (kind, kind)
+    assert document["b"][1] == "y"
+    assert body.document(long_strings=not long_strings) is not document
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+@pytest.mark.parametrize("value", ["1e999", r'"\ud800"', r'["\udc00"]', "[-1e999]"])
+def test_what_cannot_be_written_again_has_no_document(
+    value: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.usage.json_slices.AT_ONCE", size)
+    body = scanned(f'{{"model":"m","x":{value}}}')
+    with pytest.raises(ClientError, match="`x` cannot be read") as caught:
+        body.document()
+    assert caught.value.param == "x"
 
 
 def test_a_form_has_no_document() -> None:

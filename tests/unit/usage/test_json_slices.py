@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.usage import json_slices
-from proxy.usage.json_slices import decoded_in_turns
+from proxy.usage.json_slices import MAX_NAME_BYTES, MAX_NESTED_BYTES, decoded_in_turns
+from proxy.usage.json_text import LargeDict, LargeList, LongString
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 500) | st.text(max_size=12),
@@ -20,8 +21,18 @@ _VALUES = st.recursive(
 )
 
 
-def decoded(text: bytes) -> Any:
-    return decoded_in_turns(b"##" + text + b"##", 2, 2 + len(text))
+def decoded(text: bytes, *, long_strings: bool = False) -> Any:
+    around = b"##" + text + b"##"
+    return decoded_in_turns(around, 2, 2 + len(text), long_strings=long_strings)
+
+
+def resolved(value: Any) -> Any:
+    """The value with its long strings read."""
+    if isinstance(value, LongString):
+        return "".join(value.decoded())
+    if isinstance(value, dict):
+        return {name: resolved(each) for name, each in value.items()}
+    return [resolved(each) for each in value] if isinstance(value, list) else value
 
 
 @settings(deadline=None, max_examples=300)
@@ -31,6 +42,7 @@ def test_as_at_once(value: Any, indent: int | None, plain: bool, size: int) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_slices, "AT_ONCE", size)
         assert decoded(text) == value
+        assert resolved(decoded(text, long_strings=True)) == value
 
 
 @pytest.mark.parametrize(
@@ -68,3 +80,37 @@ def test_what_is_nested_without_end_is_decoded_at_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(json_slices, "AT_ONCE", 4)
     depth = 500
     assert json.dumps(decoded(b"[" * depth + b"]" * depth)) == "[" * depth + "]" * depth
+
+
+def test_what_is_large_is_marked() -> None:
+    word = "x" * 100_000
+    found = decoded(json.dumps({"a": [word, {}], "b": {"c": 1}, "d": word}).encode())
+    assert (type(found), type(found["a"]), type(found["b"])) == (LargeDict, LargeList, dict)
+    found = decoded(json.dumps([word, "y"]).encode(), long_strings=True)
+    assert list(map(type, found)) == [LongString, str]
+
+
+@pytest.mark.parametrize("size", [MAX_NESTED_BYTES // 2, MAX_NESTED_BYTES * 2])
+def test_what_is_large_and_nested_deep(size: int) -> None:
+    text = b"[" * 9 + b"[0]," * (size // 4) + b"[0]" + b"]" * 9
+    if size < MAX_NESTED_BYTES:
+        assert decoded(text) == json.loads(text)
+        return
+    with pytest.raises(ValueError, match="nested"):
+        decoded(text)
+    inner = b'"' + b"x" * size + b'"'  # a string is none, where it stays text
+    assert isinstance(decoded(b"[" * 8 + inner + b"]" * 8, long_strings=True), list)
+
+
+def test_a_long_name() -> None:
+    with pytest.raises(ValueError, match="name"):
+        decoded(b'{"%b":1}' % (b"x" * (MAX_NAME_BYTES + 1)))
+
+
+def test_long_items_without_brackets_have_turns_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[None] = []
+    monkeypatch.setattr(json_slices, "turn_if_due", lambda: turns.append(None))
+    text = json.dumps(["x" * 60_000] * 200).encode()
+    for _ in json_slices._item_ends(text, 1, len(text) - 1):
+        pass
+    assert len(turns) >= 90
