@@ -232,7 +232,7 @@ class Application:
             dict if routing is None else routing.configured_models,
             [accounts.recorder.denials.events, self._stored_reads.events],
             in_flight=self._in_flight,
-            cache=accounts.authenticator.cache,
+            token_cache=accounts.authenticator.cache,
             pools=adapter.pools.values,
             queue=self._queue,
             pump=lambda: self._pump,

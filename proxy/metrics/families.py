@@ -110,6 +110,11 @@ _ALL: Final = (
         "Tokens that upstreams reported. Prompt contains cached, completion contains reasoning.",
         *("kind", "project", "model"),
     ),
+    _counter(
+        "proxy_saved_tokens_total",
+        "Tokens of responses that the response cache served; upstreams reported them once.",
+        "kind",
+    ),
     _counter("proxy_body_bytes_total", "Bytes of request and response bodies.", "direction"),
     _gauge(
         "proxy_requests_in_flight", "Requests in flight: waiting for a response, or relaying it."
@@ -117,6 +122,23 @@ _ALL: Final = (
     _gauge("proxy_requests_in_flight_limit", "MAX_CONCURRENT_REQUESTS of all workers."),
     _counter("proxy_token_cache_lookups_total", "Access tokens looked up.", "result"),
     _gauge("proxy_token_cache_entries", "Access tokens remembered."),
+    _counter(
+        "proxy_cache_requests_total",
+        "Requests of projects with a response cache, by what it did for them.",
+        "result",
+    ),
+    _gauge("proxy_cache_entries", "Responses that the node stores.", merge=max),
+    _gauge("proxy_cache_bytes", "Bytes of the responses that the node stores.", merge=max),
+    _gauge("proxy_cache_limit_bytes", "MAX_CACHE_SIZE.", merge=max),
+    _counter("proxy_cache_evictions_total", "Stored responses that were dropped.", "cause"),
+    _counter("proxy_cache_rejected_total", "Responses that were not stored.", "reason"),
+    _gauge("proxy_flights", "Upstream responses in flight that may have several readers."),
+    _gauge("proxy_flight_readers", "Requests that read one of these."),
+    _counter(
+        "proxy_idempotent_total",
+        "Requests with an idempotency key, by what came of the key.",
+        "state",
+    ),
     _gauge("proxy_upstream_idle_connections", "Connections to upstreams that are kept for reuse."),
     _counter(
         "proxy_upstream_connections_total",

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Final
 
 from proxy.core.errors import CUT_CODES, STATUS_BY_CODE
-from proxy.core.usage_event import UsageEvent
+from proxy.core.usage_event import CacheFacts, UsageEvent
 from proxy.metrics.samples import Samples
 from proxy.metrics.target_labels import OTHER, OWN_KEY, TargetLabels, attempts_of, status_of
 
@@ -175,7 +175,10 @@ class RequestMetrics:
             if event.outcome == "completed":
                 own = duration - upstream - (event.queue_ms or 0.0) / 1e3
                 samples.observe("proxy_overhead_seconds", max(0.0, own), by_route)
-        self._attempts(event)
+        if event.cache is None:
+            self._attempts(event)
+        else:
+            self._saved(event.cache)
         code = event.error_code
         if code is not None:
             known = code if code in STATUS_BY_CODE else OTHER
@@ -190,6 +193,16 @@ class RequestMetrics:
             samples.count("proxy_body_bytes_total", ("out",), event.bytes_out)
         if event.method != "GET" or not event.is_read:
             self.tokens(event)
+
+    def _saved(self, facts: CacheFacts) -> None:
+        samples = self._samples
+        samples.count("proxy_cache_requests_total", (facts.how,))
+        for kind, tokens in (
+            ("prompt", facts.saved_prompt_tokens),
+            ("completion", facts.saved_completion_tokens),
+        ):
+            if tokens:
+                samples.count("proxy_saved_tokens_total", (kind,), tokens)
 
     def _attempts(self, event: UsageEvent) -> None:
         samples, routing = self._samples, event.routing

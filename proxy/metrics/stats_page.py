@@ -46,7 +46,22 @@ def summarise(samples: Samples) -> dict[str, Any]:
         "fallbacks": _by(0, series("proxy_fallbacks_total")),
         "tokens": _by(0, series("proxy_tokens_total")),
         "bytes": _by(0, series("proxy_body_bytes_total")),
-        "token_cache": _by(0, series("proxy_token_cache_lookups_total")),
+        "token_cache": {
+            "item_count": total("proxy_token_cache_entries") or 0,
+            **_by(0, series("proxy_token_cache_lookups_total")),
+        },
+        "cache": {
+            "item_count": total("proxy_cache_entries") or 0,
+            "bytes": total("proxy_cache_bytes") or 0,
+            "limit_bytes": total("proxy_cache_limit_bytes") or 0,
+            "requests": _by(0, series("proxy_cache_requests_total")),
+            "saved_tokens": _by(0, series("proxy_saved_tokens_total")),
+            "evictions": _by(0, series("proxy_cache_evictions_total")),
+            "rejected": _by(0, series("proxy_cache_rejected_total")),
+            "flights": total("proxy_flights") or 0,
+            "flight_readers": total("proxy_flight_readers") or 0,
+            "idempotent": _by(0, series("proxy_idempotent_total")),
+        },
         "upstream_connections": {
             "idle": total("proxy_upstream_idle_connections"),
             **_by(0, series("proxy_upstream_connections_total")),

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from proxy.metrics import process
+from proxy.metrics import cache_counts, process
+from proxy.metrics.cache_counts import CacheCounts
 from proxy.metrics.samples import Labels, Samples
 from proxy.metrics.target_labels import TargetLabels
 
 
-class Cache(Protocol):
-    """The token cache: its entries, and its lookups by result."""
+class TokenCache(Protocol):
+    """Its entries, and its lookups by result."""
 
     hits: int
     refreshes: int
@@ -160,7 +161,7 @@ class Parts:
 
     in_flight: Sized
     in_flight_limit: int
-    cache: Cache
+    token_cache: TokenCache
     pools: Callable[[], Iterable[Pool]]
     queue: EventQueue
     queue_limit: int
@@ -175,6 +176,8 @@ class Parts:
     limits: Limits
     #: None in pass-through mode.
     routing: Routing | None
+    #: None where no response is stored or shared.
+    response_cache: Callable[[], CacheCounts] | None = None
     targets: TargetLabels
     data_dir: Path
     workers_expected: int
@@ -207,7 +210,9 @@ class WorkerCollector:
         samples.set("proxy_limiter_up", float(parts.limits.is_up))
         for limit, count in parts.limits.throttle.refused.items():
             samples.set("proxy_limit_refusals_total", count, (limit,))
-        self._cache(samples)
+        self._token_cache(samples)
+        if parts.response_cache is not None:
+            cache_counts.measure(samples, parts.response_cache())
         self._connections(samples)
         self._events(samples)
         self._revocation(samples)
@@ -222,8 +227,8 @@ class WorkerCollector:
             return None
         return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
 
-    def _cache(self, samples: Samples) -> None:
-        cache = self._parts.cache
+    def _token_cache(self, samples: Samples) -> None:
+        cache = self._parts.token_cache
         samples.set("proxy_token_cache_entries", len(cache))
         name = "proxy_token_cache_lookups_total"
         samples.set(name, cache.hits, ("hit",))

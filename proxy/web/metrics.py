@@ -29,15 +29,10 @@ def create_blueprint(read: Read, facts: Mapping[str, Any]) -> flask.Blueprint:
         return flask.Response(page, content_type=content_type)
 
     def stats() -> flask.Response:
-        summary, entries = read(_summary)
-        cache = {"item_count": entries, **facts["cache"], **summary.pop("token_cache")}
-        return json_reply({**facts, "cache": cache, **summary})
+        summary = read(summarise)
+        caches = {name: {**facts[name], **summary[name]} for name in ("token_cache", "cache")}
+        return json_reply({**facts, **summary, **caches})
 
     blueprint.add_url_rule("/metrics", "metrics", metrics)
     blueprint.add_url_rule("/stats", "stats", stats)
     return blueprint
-
-
-def _summary(samples: Samples) -> tuple[dict[str, Any], float]:
-    """Returns the summary, and the number of cached tokens."""
-    return summarise(samples), sum(samples.values.get("proxy_token_cache_entries", {}).values())

@@ -116,5 +116,6 @@ def stats_facts(settings: Settings) -> dict[str, Any]:
             "on_error": settings.limits.on_error,
             "shared": bool(settings.redis_url),
         },
-        "cache": {"ttl": settings.auth.cache_ttl},
+        "token_cache": {"ttl": settings.auth.cache_ttl},
+        "cache": {"ttl": settings.cache.ttl},
     }

@@ -28,8 +28,20 @@ RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "openai-proxy.json"
 TOKEN = "metrics-token-canary-0123456789"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-#: Of the shipper, which is off here: declared, but without series.
-EMPTY = {"proxy_sink_delivered_total"}
+#: Of the shipper and the response cache, which are off here: declared, but without series.
+EMPTY = {
+    "proxy_sink_delivered_total",
+    "proxy_cache_bytes",
+    "proxy_cache_entries",
+    "proxy_cache_evictions_total",
+    "proxy_cache_limit_bytes",
+    "proxy_cache_rejected_total",
+    "proxy_cache_requests_total",
+    "proxy_flight_readers",
+    "proxy_flights",
+    "proxy_idempotent_total",
+    "proxy_saved_tokens_total",
+}
 
 
 def panels() -> dict[str, list[str]]:

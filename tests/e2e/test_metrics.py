@@ -82,6 +82,7 @@ def test_any_worker_tells_of_all_and_nothing_goes_backwards(own_proxy: ProxyFact
     assert value(samples, "proxy_data_dir_size_bytes") > 0
     stats = requests.get(f"{server.url}/stats", timeout=30).json()
     assert stats["requests"]["by_route"]["chat"] == 60
+    assert (stats["token_cache"]["item_count"] > 0, stats["cache"]["item_count"]) == (True, 0)
     assert stats["workers"] == {"alive": 4, "expected": 4, "started": 4}
     assert 0 < stats["latency_ms"]["overhead"]["p50"] <= stats["latency_ms"]["total"]["p99"]
 

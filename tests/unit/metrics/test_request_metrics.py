@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.usage_event import RoutingFacts
+from proxy.core.usage_event import CacheFacts, RoutingFacts
 from proxy.metrics.request_metrics import RequestMetrics
 from proxy.metrics.samples import Samples
 from proxy.metrics.target_labels import TargetLabels
@@ -54,6 +54,25 @@ def test_a_completed_request() -> None:
     }
     assert values["proxy_body_bytes_total"] == {("in",): 120, ("out",): 730}
     assert "proxy_errors_total" not in values
+
+
+@pytest.mark.parametrize("how", ["hit", "collapsed", "replayed", "stale"])
+def test_a_cached_request_has_saved_tokens_and_asked_no_upstream(how: Any) -> None:
+    facts = CacheFacts(how, 9, None)
+    values = counted(
+        event(
+            outcome="cached",
+            usage_source="cached",
+            upstream_ms=5.0 if how == "collapsed" else None,
+            metadata=facts.metadata("gpt-4.1"),
+            cache=facts,
+        )
+    )
+    assert values["proxy_requests_total"] == {("chat", "POST", "200", "cached"): 1}
+    assert values["proxy_cache_requests_total"] == {(how,): 1}
+    assert values["proxy_saved_tokens_total"] == {("prompt",): 9}
+    assert "proxy_provider_requests_total" not in values
+    assert "proxy_tokens_total" not in values
 
 
 def test_a_refusal_counts_no_upstream_request() -> None:

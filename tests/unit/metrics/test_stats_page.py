@@ -45,6 +45,40 @@ def test_sums() -> None:
     assert summary["events"]["sinks"] == {"jsonlines": sink}
 
 
+def test_caches() -> None:
+    samples = Samples()
+    assert summarise(samples)["cache"]["item_count"] == 0
+    samples.set("proxy_token_cache_entries", 4)
+    samples.set("proxy_token_cache_lookups_total", 9, ("hit",))
+    samples.set("proxy_cache_entries", 3)
+    samples.set("proxy_cache_bytes", 300)
+    samples.set("proxy_cache_limit_bytes", 1000)
+    samples.set("proxy_flights", 1)
+    samples.set("proxy_flight_readers", 2)
+    for name, label in (
+        ("proxy_cache_requests_total", "hit"),
+        ("proxy_saved_tokens_total", "prompt"),
+        ("proxy_cache_evictions_total", "expired"),
+        ("proxy_cache_rejected_total", "status"),
+        ("proxy_idempotent_total", "new"),
+    ):
+        samples.set(name, 5, (label,))
+    summary = summarise(samples)
+    assert summary["token_cache"] == {"item_count": 4, "hit": 9}
+    assert summary["cache"] == {
+        "item_count": 3,
+        "bytes": 300,
+        "limit_bytes": 1000,
+        "requests": {"hit": 5},
+        "saved_tokens": {"prompt": 5},
+        "evictions": {"expired": 5},
+        "rejected": {"status": 5},
+        "flights": 1,
+        "flight_readers": 2,
+        "idempotent": {"new": 5},
+    }
+
+
 def test_providers() -> None:
     samples = Samples()
     name = "proxy_provider_requests_total"

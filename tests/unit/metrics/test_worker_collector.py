@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.metrics import worker_collector as vitals_module
+from proxy.metrics.cache_counts import CacheCounts
 from proxy.metrics.samples import Samples, merge
 from proxy.metrics.target_labels import TargetLabels
 from proxy.metrics.worker_collector import Parts, WorkerCollector
@@ -37,7 +38,7 @@ def parts(**changes: Any) -> Parts:
     made: dict[str, Any] = {
         "in_flight": [1, 2, 3],
         "in_flight_limit": 3000,
-        "cache": Counted(length=4, hits=10, refreshes=1, refusals=2, misses=3),
+        "token_cache": Counted(length=4, hits=10, refreshes=1, refusals=2, misses=3),
         "pools": lambda: [
             SimpleNamespace(made=1, reused=2, idle_count=3),
             SimpleNamespace(made=10, reused=20, idle_count=30),
@@ -113,6 +114,44 @@ def test_all_parts_are_measured() -> None:
         "sink_errors_total{jsonlines}": 1,
         "sink_lag_seconds{jsonlines}": 0,
     }
+
+
+def test_the_response_cache_of_several_workers() -> None:
+    """What the node stores is not added up; what each worker has counted is."""
+    samples = []
+    for misses in (4, 5):
+        counts = CacheCounts(
+            entries=7,
+            bytes=700,
+            limit_bytes=1000,
+            results={"miss": misses, "bypass": 1},
+            evictions={"expired": 2},
+            rejected={"incomplete": 3},
+            flights=1,
+            readers=2,
+            idempotent={"replayed": 1},
+        )
+        worker = Samples()
+        WorkerCollector(parts(response_cache=lambda counts=counts: counts)).measure(worker)
+        worker.count("proxy_cache_requests_total", ("hit",), 10)
+        WorkerCollector(parts(response_cache=lambda counts=counts: counts)).measure(worker)
+        samples.append(worker)
+    values = merge(samples).values
+    for name, value in (("entries", 7), ("bytes", 700), ("limit_bytes", 1000)):
+        assert values[f"proxy_cache_{name}"] == {(): value}
+    assert values["proxy_cache_requests_total"] == {
+        ("hit",): 20,
+        ("stale",): 0,
+        ("collapsed",): 0,
+        ("replayed",): 0,
+        ("miss",): 9,
+        ("bypass",): 2,
+    }
+    assert values["proxy_saved_tokens_total"] == {("prompt",): 0, ("completion",): 0}
+    assert values["proxy_cache_evictions_total"] == {("expired",): 4}
+    assert values["proxy_cache_rejected_total"] == {("incomplete",): 6}
+    assert values["proxy_idempotent_total"] == {("replayed",): 2}
+    assert (values["proxy_flights"], values["proxy_flight_readers"]) == ({(): 2}, {(): 4})
 
 
 def test_before_the_start_and_without_a_database() -> None:

@@ -11,7 +11,12 @@ from proxy.web import AccessRecord, Mount, create_flask_app, metrics
 from proxy.web.guards import MetricsGuard
 
 TOKEN = "metrics-token-of-the-tests"
-FACTS = {"service": "openai-proxy", "cache": {"ttl": 30.0}, "proxy_url": None}
+FACTS = {
+    "service": "openai-proxy",
+    "token_cache": {"ttl": 30.0},
+    "cache": {"ttl": 60.0},
+    "proxy_url": None,
+}
 
 
 def client(*tokens: str, read: Any = None, seen: list[AccessRecord] | None = None) -> FlaskClient:
@@ -35,7 +40,9 @@ def test_open_without_a_token() -> None:
 
 def test_stats() -> None:
     stats: Any = client().get("/stats").json
-    assert stats["cache"] == {"item_count": 4, "ttl": 30.0, "hit": 9}
+    assert stats["token_cache"] == {"item_count": 4, "ttl": 30.0, "hit": 9}
+    cache = stats["cache"]
+    assert (cache["item_count"], cache["ttl"], cache["bytes"]) == (0, 60.0, 0)
     assert stats["service"] == "openai-proxy"
     assert stats["proxy_url"] is None
     assert stats["requests"]["total"] == 0

@@ -11,7 +11,7 @@ def test_facts_hold_no_secret(tmp_path: Path) -> None:
     told = stats_facts(made)
     assert told["proxy_url"] == "http://proxy.test:3128"
     assert told["openai_url"] == "http://127.0.0.1:9"
-    assert told["cache"] == {"ttl": 30.0}
+    assert (told["token_cache"], told["cache"]) == ({"ttl": 30.0}, {"ttl": 0.0})
     assert (told["rate_limit"]["per_ip_rpm"], told["rate_limit"]["shared"]) == (0, False)
     assert "ss" not in str(told["proxy_url"])
     assert stats_facts(settings(tmp_path))["proxy_url"] is None
