@@ -47,6 +47,11 @@ class Inflater:
         self._max_rate = max_rate
         self._max_total = max_total
 
+    @property
+    def complete(self) -> bool:
+        """Whether the compressed data has ended, its checksum included."""
+        return self._done or (self._inflate is not None and self._inflate.eof)
+
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Yield what the chunk inflates to. Feed the next chunk only after the last piece."""
         if self._inflate is None:
