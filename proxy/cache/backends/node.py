@@ -21,6 +21,7 @@ import contextlib
 import logging
 import os
 import shutil
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -128,6 +129,7 @@ class NodeStore:
         self.counts = Counts()
         self._environment: lmdb.Environment | None = None
         self._tables: dict[str, Any] = {}
+        self._values: Any = None
         self._inode: os.stat_result | None = None
         # What is not written yet: hits per entry, and look-ups without one.
         self._touched: Counter[bytes] = Counter()
@@ -176,21 +178,30 @@ class NodeStore:
     # Entries.
 
     def get(self, key: CacheKey, *, stale: bool = False) -> bytes | None:
-        found = self._read(key.digest)
-        if found is not None:
-            expires_at, kept_until = HEAD.unpack_from(found)
-            if (kept_until if stale else expires_at) > self._clock():
-                place = _entry_place(key, found[: HEAD.size])
-                try:
-                    plain = self._sealer.open(memoryview(found)[HEAD.size :], place)
-                except CipherError:
-                    self.counts.errors["unreadable"] += 1
-                else:
-                    if len(self._touched) < _MAX_TOUCHED or key.digest in self._touched:
-                        self._touched[key.digest] += 1
-                    return plain
-        self._misses += 1
-        return None
+        # Nothing in here switches to another greenlet: a transaction belongs to its moment.
+        plain = None
+        try:
+            if self._environment is not None:
+                with self._environment.begin(db=self._values, buffers=True) as transaction:
+                    found = transaction.get(key.digest)
+                    if found is not None:
+                        plain = self._opened(key, found, stale)
+        except lmdb.Error as error:
+            self._failed(error)
+        except (CipherError, struct.error):
+            self.counts.errors["unreadable"] += 1
+        if plain is None:
+            self._misses += 1
+        elif len(self._touched) < _MAX_TOUCHED or key.digest in self._touched:
+            self._touched[key.digest] += 1
+        return plain
+
+    def _opened(self, key: CacheKey, found: memoryview, stale: bool) -> bytes | None:
+        """Decrypt a value straight out of the file, unless its time is over."""
+        expires_at, kept_until = HEAD.unpack_from(found)
+        if (kept_until if stale else expires_at) <= self._clock():
+            return None
+        return self._sealer.open(found[HEAD.size :], _entry_place(key, bytes(found[: HEAD.size])))
 
     def put(self, item: Item) -> None:
         size = len(item.response.body)
@@ -331,9 +342,8 @@ class NodeStore:
         if environment is None:
             return None
         try:
-            with environment.begin(db=self._tables["values"], buffers=True) as transaction:
-                found = transaction.get(digest)
-                return None if found is None else bytes(found)
+            with environment.begin(db=self._values) as transaction:
+                return transaction.get(digest)
         except lmdb.Error as error:
             self._failed(error)
             return None
@@ -447,6 +457,7 @@ class NodeStore:
         except lmdb.Error:
             environment.close()
             raise
+        self._values = self._tables["values"]
         self._inode = (place / _FILE).stat()
         self._environment = environment
 
