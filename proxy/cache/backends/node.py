@@ -104,6 +104,14 @@ _PURGE_BATCH: Final = 256
 #: Seconds for which the lock of the folder is waited for.
 _OPEN_TIMEOUT: Final = 5.0
 _SHOWN: Final = 10
+#: Errors after which a file is not used any more.
+_DAMAGE: Final = (
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.VersionMismatchError,
+)
 
 
 class NodeStore:
@@ -135,6 +143,8 @@ class NodeStore:
         self._touched: Counter[bytes] = Counter()
         self._misses = 0
         self._rejected: Counter[str] = Counter()
+        #: Whether the file is to be replaced.
+        self._damaged = False
         self._ticks = 0
         self._thread = WriterThread(
             self._run,
@@ -146,7 +156,7 @@ class NodeStore:
         self._failures = FailureLog(
             _log.log,
             "response cache",
-            f"the file in {folder} cannot be used, nothing is cached meanwhile",
+            f"the file in {folder} cannot be used, and nothing is stored meanwhile",
             "the file can be used again",
             level=logging.ERROR,
         )
@@ -354,6 +364,7 @@ class NodeStore:
 
     def _failed(self, error: BaseException) -> None:
         self.counts.errors[type(error).__name__] += 1
+        self._damaged = self._damaged or isinstance(error, _DAMAGE)
         self._failures.failed(error)
 
     def _write_counts(self) -> None:
@@ -372,7 +383,7 @@ class NodeStore:
         self._thread.offer(Job(write))
 
     def _maintain(self) -> None:
-        if self._environment is not None and not self._is_current():
+        if self._environment is not None and (self._damaged or not self._is_current()):
             self._reopen()
         elif self._environment is None:
             self._open()
@@ -473,13 +484,17 @@ class NodeStore:
         return self._folder / f"{_FORMAT}-{_boot_id()}-{self._size}"
 
     def _reopen(self) -> None:
-        """Leave a file that was deleted or replaced, and use the one at the path."""
+        """Leave a file that was deleted, replaced or damaged, and use the one at the path."""
         environment, self._environment = self._environment, None
         if not self._thread.flush(_OPEN_TIMEOUT):
             self._environment = environment
             return
         if environment is not None:
+            if self._damaged and self._is_current():
+                # The other workers find out that it is gone, and make another one together.
+                shutil.rmtree(self._place(), ignore_errors=True)
             environment.close()
+        self._damaged = False
         self._open()
 
     # The methods below run on the thread.
@@ -519,6 +534,7 @@ class NodeStore:
                     job.error = error
             tables.finish()
         self.counts.evictions.update(tables.evicted)
+        self._failures.worked()
 
     def _commit_alone(self, job: Job) -> None:
         """Run one job in a transaction of its own, and again after evictions for want of pages."""

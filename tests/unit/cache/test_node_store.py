@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 from proxy.cache.backends import node
@@ -167,6 +168,18 @@ def test_a_deleted_file_is_made_anew(make: Maker, folder: Path) -> None:
     assert store.get(key) is None
     kept(store, "b")
     assert data_file(folder).exists()
+
+
+def test_a_file_that_proves_to_be_damaged_is_replaced(make: Maker, folder: Path) -> None:
+    store = make()
+    key = kept(store, "a")
+    before = data_file(folder).stat().st_ino
+    store._failed(lmdb.CorruptedError("a page is not what it was"))
+    store._maintain()
+    assert store.get(key) is None
+    assert data_file(folder).stat().st_ino != before
+    kept(store, "b")
+    assert not store._damaged
 
 
 # What cannot be trusted.
@@ -433,7 +446,7 @@ def test_without_its_folder_everything_is_a_miss(
         with pytest.raises(RecordsUnavailable, match="Nothing was sent"):
             call()
     assert [record.message for record in caplog.records] == [
-        f"response cache: the file in {folder} cannot be used, nothing is cached meanwhile: "
+        f"response cache: the file in {folder} cannot be used, and nothing is stored meanwhile: "
         f"FileExistsError: [Errno 17] File exists: '{folder}'"
     ]
     folder.unlink()
