@@ -132,8 +132,10 @@ def test_a_purge_deletes_what_matches(store: Store, selection: Selection, gone: 
 def test_a_purge_counts_what_could_still_be_hit(store: Store, clock: Clock) -> None:
     put(store, "a", ttl=10)
     put(store, "b", ttl=20)
+    put(store, "c", ttl=10, stale=10)
     clock.now += 15
-    assert store.purge(Selection(scope="project-1")) == {cache_key("b").digest}
+    gone = {cache_key("b").digest, cache_key("c").digest}
+    assert store.purge(Selection(scope="project-1")) == gone
 
 
 def test_a_target_is_forgotten(store: Store) -> None:

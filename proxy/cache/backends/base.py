@@ -203,7 +203,8 @@ class Store(Records, Protocol):
         """Delete one entry, soon."""
 
     def purge(self, selection: Selection) -> set[bytes]:
-        """Delete the selected entries. Returns the digests of those that could still be hit.
+        """Delete the selected entries. Returns the digests of those that could still be hit, be it
+        as stale ones.
 
         Waits. Raises PurgeIncomplete.
         """

@@ -404,13 +404,11 @@ class NodeStore:
 
     def _delete_in_batches(self, digests: list[bytes]) -> set[bytes]:
         deleted: set[bytes] = set()
-        now = self._clock()
         for start in range(0, len(digests), _PURGE_BATCH):
             batch = digests[start : start + _PURGE_BATCH]
 
             def delete(tables: TableWriter, batch: list[bytes] = batch) -> set[bytes]:
-                fresh = {digest for digest in batch if tables.is_fresh(digest, now)}
-                return {digest for digest in batch if tables.delete(digest) and digest in fresh}
+                return {digest for digest in batch if tables.delete(digest)}
 
             deleted |= self._thread.call(delete, _PURGE_TIMEOUT)
         return deleted

@@ -218,10 +218,6 @@ class TableWriter:
         self._remove(digest, meta)
         return meta.kept_until > self._now
 
-    def is_fresh(self, digest: bytes, now: float) -> bool:
-        meta = self._meta(digest)
-        return meta is not None and meta.expires_at > now
-
     def touch(self, hits: dict[bytes, int]) -> None:
         """Write the hits of entries, and add them to the sum."""
         for digest, count in hits.items():
