@@ -65,3 +65,7 @@ class Fetched(NamedTuple):
 
 class NoResponse(Exception):
     """Raised by ``fetch``: there is no response here, and the readers go their own way."""
+
+
+class NotShared(NoResponse):
+    """The response cannot be shared, or not in time: nobody should wait for it again soon."""

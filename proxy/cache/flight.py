@@ -133,6 +133,11 @@ class FlightReader:
     def flight(self) -> "Flight":
         return self._flight
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether :meth:`head` would return or raise without waiting."""
+        return self._is_let_go or self._flight.head is not None or self._flight.ended
+
     def head(self) -> FlightHead | None:
         """Wait for the head of the response.
 
@@ -218,30 +223,16 @@ class FlightReader:
 class Flight:
     """One upstream response: its pump, its chunks, its readers.
 
-    ``shared`` means that others may join. ``adoptable`` means that a retry of its client may take
-    it over, after that client has left. ``limit`` is the bytes that are kept for readers.
-    ``on_end`` are called in the pump, once, with this flight, after the observers' ``finish``; they
-    may wait. ``on_abandoned`` is called when the last reader leaves before it has all of the
-    response; it does not wait.
+    ``limit`` is the bytes that are kept for readers. ``shared`` means that others may join.
     """
 
-    def __init__(
-        self,
-        fetch: Callable[[], Fetched],
-        room: FlightRoom,
-        *,
-        limit: int,
-        shared: bool = True,
-        adoptable: bool = False,
-        on_end: Sequence[Callable[["Flight"], object]] = (),
-        on_abandoned: Callable[["Flight"], Abandoned] = lambda _: Abandoned.CANCEL,
-    ) -> None:
+    def __init__(self, room: FlightRoom, *, limit: int, shared: bool = True) -> None:
         self._room = room
         self._limit = limit
         self._shared = shared
-        self._adoptable = adoptable
-        self._on_end = on_end
-        self._on_abandoned = on_abandoned
+        self._adoptable = False
+        self._on_end: Sequence[Callable[[Flight], object]] = ()
+        self._on_abandoned: Callable[[Flight], Abandoned] = lambda _: Abandoned.CANCEL
         self.head: FlightHead | None = None
         #: Whether all of the response has been read.
         self.complete = False
@@ -272,19 +263,35 @@ class Flight:
         self._is_over = False
         self._goes_on_alone = False
         self._stop: ProxyError | None = None
+        self._pump: Greenlet[[Callable[[], Fetched]], None] | None = None
+        room.enter(self)
+
+    def open(self) -> FlightReader:
+        """Return the reader of the request that begins the flight. :meth:`start` follows."""
+        return self._enter(owns=True)
+
+    def start(
+        self,
+        fetch: Callable[[], Fetched],
+        *,
+        adoptable: bool = False,
+        on_end: Sequence[Callable[["Flight"], object]] = (),
+        on_abandoned: Callable[["Flight"], Abandoned] = lambda _: Abandoned.CANCEL,
+    ) -> None:
+        """Start the pump.
+
+        ``adoptable`` means that a retry of the flight's client may take it over, after that client
+        has left. ``on_end`` are called in the pump, once, with this flight, after the observers'
+        ``finish``; they may wait. ``on_abandoned`` is called when the last reader leaves before it
+        has all of the response; it does not wait.
+        """
+        self._adoptable = adoptable
+        self._on_end = on_end
+        self._on_abandoned = on_abandoned
         self._pump = Greenlet(self._run, fetch)
         # Log lines of the pump show the request that began the flight.
         self._pump.gr_context = contextvars.copy_context()
-        room.enter(self)
-
-    def begin(self, *, owns: bool = True) -> FlightReader:
-        """Start the pump. Returns the reader of the request that begins the flight.
-
-        With ``owns`` False it has no more right to the response than a reader that joins.
-        """
-        reader = self._enter(owns)
         self._pump.start()
-        return reader
 
     @property
     def joinable(self) -> bool:
@@ -321,7 +328,8 @@ class Flight:
 
     def wait_until_over(self, seconds: float | None = None) -> bool:
         """Wait until the `on_end` callbacks have run. Returns whether they have."""
-        self._pump.join(seconds)
+        if self._pump is not None:
+            self._pump.join(seconds)
         return self._is_over
 
     @property
@@ -526,7 +534,7 @@ class Flight:
 
     def _throw_stop(self) -> None:
         """Runs in the hub, so throwing switches at once."""
-        if not self.ended:
+        if self._pump is not None and not self.ended:
             self._pump.throw(FlightStopped())
 
     def _tell(self) -> bool:

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import gevent
 
-from proxy.cache.fetched import Fetched
+from proxy.cache.claims import Claim, Claims, Elsewhere
+from proxy.cache.fetched import Fetched, NoResponse, NotShared
 from proxy.cache.flight import Abandoned, Flight, FlightReader, FlightRoom
 from proxy.cache.key import CacheKey
 from proxy.core.errors import ProxyError
@@ -54,6 +55,7 @@ class Flights:
         room_bytes: int = ROOM_BYTES,
         hold_seconds: float = HOLD_SECONDS,
         private_seconds: float = PRIVATE_SECONDS,
+        claims: Sequence[Claims] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create the table.
@@ -63,11 +65,14 @@ class Flights:
             room_bytes: What all flights of the worker keep.
             hold_seconds: How long a held flight waits for a retry.
             private_seconds: How long the marker of a private response stays.
+            claims: Where other workers are told of the flights of this one: first those of the
+                node, then those of other nodes.
             clock: Seconds, for the markers.
         """
         self._entry_bytes = entry_bytes
         self._hold_seconds = hold_seconds
         self._private_seconds = private_seconds
+        self._claims = tuple(claims)
         self._clock = clock
         self._room = FlightRoom(room_bytes)
         self._shared: dict[CacheKey, Flight] = {}
@@ -76,13 +81,30 @@ class Flights:
         # Key → the moment until which its responses count as private; in order of that moment.
         self._private: dict[CacheKey, float] = {}
         self._is_stopping = False
+        for level in self._claims:
+            level.serve(self.join_here)
 
-    def join(self, key: CacheKey) -> FlightReader | None:
-        """Return a reader of the flight of this key, or None where there is none to join."""
+    def join_here(self, key: CacheKey) -> FlightReader | None:
+        """Return a reader of this worker's flight of the key, or None. It does not wait."""
         flight = self._shared.get(key)
         if flight is None or not flight.joinable:
             return None
         return flight.join()
+
+    def join(self, key: CacheKey, *, marked: bool = True) -> FlightReader | None:
+        """Return a reader of the flight of this key, wherever it is, or None.
+
+        With other workers it may wait, but not for a response. `marked` is as in
+        :meth:`join_or_begin`.
+        """
+        reader = self.join_here(key)
+        if reader is not None or self.is_private(key):
+            return reader
+        for claims in self._claims:
+            elsewhere = claims.find(key)
+            if elsewhere is not None:
+                return self.join_here(key) or self._follow(key, elsewhere, marked)
+        return None
 
     def join_or_begin(
         self,
@@ -95,29 +117,48 @@ class Flights:
         on_end: Sequence[Callable[[Flight], object]] = (),
         on_abandoned: Callable[[Flight], Abandoned] = lambda _: Abandoned.CANCEL,
     ) -> FlightReader:
-        """Return a reader of the flight of this key, or of a new one, which the reader owns.
+        """Return a reader of the flight of this key, or of a new one, which the reader `owns`.
 
-        It does not wait.
+        With other workers it may wait, but not for a response. Where the reader's `head()` is None,
+        call this again, after a look at the cache.
 
         Args:
             key: The cache key.
             fetch: Sends the request. Called in the pump of a new flight, and not otherwise.
             shared: Whether others may join, and whether this request may join others.
-            marked: Whether the marker of a private response holds for this key.
+            marked: Whether a private response leaves a marker at this key.
             holder: The access token whose retry may take the flight over; "": no retry may.
-            on_end: Called in the pump after the end, in this order. They may wait. Until they have
-                returned the flight can be joined.
-            on_abandoned: Decides what happens when the last reader has left.
+            on_end: Called in the pump of a new flight after its end, in this order. They may wait.
+                Until they have returned the flight can be joined.
+            on_abandoned: Decides what happens when the last reader of a new flight has left.
         """
-        if shared and marked and self.is_private(key):
-            shared = False
-        if shared and (reader := self.join(key)) is not None:
+        shared = shared and not self.is_private(key)
+        if shared and (reader := self.join_here(key)) is not None:
             return reader
+        flight = Flight(self._room, limit=self._entry_bytes, shared=shared)
+        reader = flight.open()
+        held: list[Claim] = []
+        if shared:
+            # Others join it from now on, also while it is claimed.
+            self._shared[key] = flight
+            try:
+                elsewhere = self._claim(key, held)
+            except BaseException:
+                # This request is interrupted. Those that have joined meanwhile go their own way.
+                reader.close()
+                self._start(flight, key, _nowhere, held)
+                raise
+            if elsewhere is not None:
+                reader.owns = False
+                self._start(flight, key, self._followed(key, elsewhere, marked), held)
+                return reader
 
         def fetch_and_mark() -> Fetched:
             fetched = fetch()
-            if shared and marked and not fetched.head.shareable:
-                self.mark_private(key)
+            if shared and not fetched.head.shareable:
+                if marked:
+                    self.mark_private(key)
+                _release(held)
             return fetched
 
         def decide(flight: Flight) -> Abandoned:
@@ -128,22 +169,16 @@ class Flights:
                 self._hold((key, holder), flight)
             return choice
 
-        def forget(flight: Flight) -> None:
-            if self._shared.get(key) is flight:
-                del self._shared[key]
-
-        flight = Flight(
+        self._start(
+            flight,
+            key,
             fetch_and_mark,
-            self._room,
-            limit=self._entry_bytes,
-            shared=shared,
+            held,
             adoptable=bool(holder),
-            on_end=(*on_end, forget),
+            on_end=on_end,
             on_abandoned=decide,
         )
-        if shared:
-            self._shared[key] = flight
-        return flight.begin()
+        return reader
 
     def adopt(self, key: CacheKey, holder: str) -> FlightReader | None:
         """Take over the oldest held flight of this key and access token, from its first byte.
@@ -195,6 +230,54 @@ class Flights:
         with gevent.Timeout(seconds, False):  # type: ignore[arg-type]  # False: it ends silently
             for flight in flights_left:
                 flight.wait_until_over()
+        for claims in self._claims:
+            claims.close()
+
+    def _claim(self, key: CacheKey, held: list[Claim]) -> Elsewhere | None:
+        """Claim the key at each level, and collect the claims in `held`. Returns the flight of the
+        first level at which another worker has claimed it."""
+        for claims in self._claims:
+            taken = claims.take(key)
+            if isinstance(taken, Elsewhere):
+                return taken
+            if taken is not None:
+                held.append(taken)
+        return None
+
+    def _follow(self, key: CacheKey, elsewhere: Elsewhere, marked: bool) -> FlightReader:
+        """Return a reader of a new flight that follows another worker's."""
+        flight = self._shared[key] = Flight(self._room, limit=self._entry_bytes)
+        reader = flight.open()
+        reader.owns = False
+        self._start(flight, key, self._followed(key, elsewhere, marked), [])
+        return reader
+
+    def _followed(self, key: CacheKey, elsewhere: Elsewhere, marked: bool) -> Callable[[], Fetched]:
+        def fetch() -> Fetched:
+            try:
+                return elsewhere.fetch()
+            except NotShared:
+                if marked:
+                    self.mark_private(key)
+                raise
+
+        return fetch
+
+    def _start(
+        self,
+        flight: Flight,
+        key: CacheKey,
+        fetch: Callable[[], Fetched],
+        held: list[Claim],
+        on_end: Sequence[Callable[[Flight], object]] = (),
+        **options: Any,
+    ) -> None:
+        def forget(flight: Flight) -> None:
+            _release(held)
+            if self._shared.get(key) is flight:
+                del self._shared[key]
+
+        flight.start(fetch, on_end=(*on_end, forget), **options)
 
     def _hold(self, holder: _Holder, flight: Flight) -> None:
         self._let_go(holder, flight)
@@ -217,3 +300,13 @@ class Flights:
             timer.close()
         if not flights:
             self._held.pop(holder, None)
+
+
+def _nowhere() -> Fetched:
+    raise NoResponse
+
+
+def _release(held: list[Claim]) -> None:
+    """Release the claims of a flight, the widest first. Idempotent."""
+    while held:
+        held.pop().release()

@@ -107,6 +107,8 @@ FENCES: dict[str, set[str]] = {
         "gateway.inflight",
         "cache.flight",
         "cache.flights",
+        "cache.flight_claims",
+        "cache.flight_socket",
         "ratelimit.redis",
         "events.gate",
         "events.queue",

@@ -2,8 +2,9 @@
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import gevent
@@ -41,7 +42,9 @@ class Flown:
         fetch: Callable[[], Fetched] | None = None,
         shareable: bool = True,
         adoptable_head: bool = True,
-        **options: Any,
+        shared: bool = True,
+        adoptable: bool = False,
+        on_end: Sequence[Callable[[Flight], object]] = (),
     ) -> None:
         self.source = source or ScriptedSource()
         self.seen = Recorder()
@@ -49,20 +52,19 @@ class Flown:
         self.choice = choice
         self.asked = 0
         self.ends: list[bool] = []
-        options = {"on_end": [lambda flight: self.ends.append(flight.complete)], **options}
-        self.flight = Flight(
+        self.flight = Flight(self.room, limit=limit, shared=shared)
+        self.owner = self.flight.open()
+        self.flight.start(
             fetch
             or (
                 lambda: fetched(
                     self.source, self.seen, shareable=shareable, adoptable=adoptable_head
                 )
             ),
-            self.room,
-            limit=limit,
+            adoptable=adoptable,
+            on_end=on_end or [lambda flight: self.ends.append(flight.complete)],
             on_abandoned=self._abandoned,
-            **options,
         )
-        self.owner = self.flight.begin()
 
     def _abandoned(self, _: Flight) -> Abandoned:
         self.asked += 1
@@ -560,14 +562,12 @@ def test_the_flights_of_a_worker_share_a_room() -> None:
     flights = []
     for _ in range(200):
         source = ScriptedSource(*[b"x"] * 20, END)
-        flight = Flight(
-            lambda source=source: fetched(source),  # type: ignore[misc]
-            room,
-            limit=1 << 20,
-            adoptable=True,
-            on_abandoned=lambda _: Abandoned.HOLD,
+        flight = Flight(room, limit=1 << 20)
+        reader = flight.open()
+        flight.start(
+            partial(fetched, source), adoptable=True, on_abandoned=lambda _: Abandoned.HOLD
         )
-        flight.begin().close()
+        reader.close()
         flights.append(flight)
     most = 0
     for flight in flights:
@@ -582,12 +582,10 @@ def test_the_flights_of_a_worker_share_a_room() -> None:
 
 def test_a_full_room_cuts_who_is_furthest_behind() -> None:
     room = FlightRoom(12 * ONE)
-    sources = [ScriptedSource(*[b"x"] * 10, END) for _ in range(2)]
-    flights = [
-        Flight(lambda source=source: fetched(source), room, limit=1 << 20)  # type: ignore[misc]
-        for source in sources
-    ]
-    owners = [flight.begin() for flight in flights]
+    flights = [Flight(room, limit=1 << 20) for _ in range(2)]
+    owners = [flight.open() for flight in flights]
+    for flight in flights:
+        flight.start(partial(fetched, ScriptedSource(*[b"x"] * 10, END)))
     slow = [flight.join() for flight in flights]
     for number in range(9):
         for owner in owners:
