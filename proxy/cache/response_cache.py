@@ -15,7 +15,16 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from proxy.cache.backends.base import EntryFacts, Item, Selection, Store, StoreFigures
+from proxy.cache.backends.base import (
+    Counts,
+    EntryFacts,
+    FirstStore,
+    Item,
+    Selection,
+    Store,
+    StoreFigures,
+    StoreSize,
+)
 from proxy.cache.entry import CachedResponse, EntryUnreadable
 from proxy.cache.key import CacheKey
 
@@ -58,7 +67,7 @@ class ResponseCache:
 
     def __init__(
         self,
-        store: Store,
+        store: FirstStore,
         shared: Store | None = None,
         *,
         max_entry: int,
@@ -166,6 +175,17 @@ class ResponseCache:
         Returns whether it is kept.
         """
         return all(store.flush(seconds) for store in self._tiers())
+
+    def size(self) -> StoreSize:
+        """Return the size of the node's store. Takes microseconds."""
+        return self._store.size()
+
+    def counts(self) -> Counts:
+        """Return the evictions and rejections of this worker since its start."""
+        counts = Counts()
+        counts.evictions.update(self._store.counts.evictions)
+        counts.rejected.update(self._store.counts.rejected + self.rejected)
+        return counts
 
     def figures(self) -> CacheFigures:
         """Return the figures, for people. Takes milliseconds."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from proxy.cache.backends.base import Item, Selection, Store
+from proxy.cache.backends.base import FirstStore, Item, Selection, Store
 from proxy.cache.backends.memory import MemoryStore
 from proxy.cache.backends.node import NodeStore
 from tests.support.cached_responses import NOW, cache_key, cached_response
@@ -215,3 +215,14 @@ def test_figures_show_no_content(store: Store) -> None:
     figures = store.figures()
     assert "canary" not in repr(figures)
     assert figures.bytes > 0
+
+
+@pytest.mark.parametrize("store", ["memory", "node"], indirect=True)
+def test_the_size_is_there_without_the_figures(store: FirstStore) -> None:
+    before = store.size()
+    assert before.items == 0
+    put(store, "a", b"x" * 1000)
+    assert store.flush(20)
+    after = store.size()
+    assert after == (1, store.figures().bytes, store.figures().limit)
+    assert after.bytes > before.bytes

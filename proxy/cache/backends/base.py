@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from proxy.cache.entry import CachedResponse
 from proxy.cache.key import CacheKey
@@ -134,6 +134,14 @@ class StoreFigures:
     most_hit: list[EntryFacts]
 
 
+class StoreSize(NamedTuple):
+    """What a store holds now, and how much it may hold. Of all workers that share it."""
+
+    items: int
+    bytes: int
+    limit: int
+
+
 class Counts:
     """What one worker counts of a store since its start, for its metrics."""
 
@@ -216,6 +224,13 @@ class Store(Records, Protocol):
         """Wait until what was put before is kept. Returns whether it is."""
 
     def figures(self) -> StoreFigures: ...
+
+
+class FirstStore(Store, Protocol):
+    """The store of a node or a worker. It is asked within microseconds."""
+
+    def size(self) -> StoreSize:
+        """Return the size, for the metrics: does not wait, and does not raise."""
 
 
 Clock = Callable[[], float]

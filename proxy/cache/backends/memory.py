@@ -18,6 +18,7 @@ from proxy.cache.backends.base import (
     Item,
     Selection,
     StoreFigures,
+    StoreSize,
     records_full,
 )
 from proxy.cache.key import CacheKey
@@ -123,6 +124,10 @@ class MemoryStore:
 
     def flush(self, seconds: float) -> bool:
         return True
+
+    def size(self) -> StoreSize:
+        used = int(self._kept.currsize) + self._pinned_bytes()
+        return StoreSize(len(self._entries()), used, self._size)
 
     def figures(self) -> StoreFigures:
         entries = self._entries()

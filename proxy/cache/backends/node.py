@@ -40,6 +40,7 @@ from proxy.cache.backends.base import (
     RecordsFull,
     Selection,
     StoreFigures,
+    StoreSize,
     purge_incomplete,
     records_unavailable,
 )
@@ -240,6 +241,18 @@ class NodeStore:
                 tables.delete(digest)
 
         self._thread.offer(Job(forget))
+
+    def size(self) -> StoreSize:
+        environment = self._environment
+        if environment is None:
+            return StoreSize(0, 0, self._size)
+        try:
+            with environment.begin() as transaction:
+                facts = Facts.decode(transaction.get(b"facts", db=self._tables["facts"]))
+                return StoreSize(facts.items, used_bytes(transaction, self._tables), self._size)
+        except lmdb.Error as error:
+            self._failed(error)
+            return StoreSize(0, 0, self._size)
 
     def figures(self) -> StoreFigures:
         facts, used = Facts(), 0

@@ -191,6 +191,19 @@ def test_records_are_those_of_the_widest_tier(
     assert tiers.get_record("n") is None
 
 
+def test_size_and_counts_of_this_worker(cache: ResponseCache, store: MemoryStore) -> None:
+    cache.put(KEY, cached_response(b"x" * 1000))
+    assert cache.size() == store.size()
+    assert cache.size().items == 1
+    store.counts.evictions["expired"] += 2
+    store.counts.rejected["too_large"] += 1
+    cache.reject("too_large")
+    cache.reject("incomplete")
+    counts = cache.counts()
+    assert counts.evictions == {"expired": 2}
+    assert counts.rejected == {"too_large": 2, "incomplete": 1}
+
+
 def test_figures(cache: ResponseCache) -> None:
     cache.put(KEY, cached_response(b"x" * 1000, target="/v1/chat/completions?a=secret"))
     cache.put(cache_key("b"), cached_response(b"x" * 2000))
