@@ -67,6 +67,9 @@ class RelayOptions:
 _log = logging.getLogger(__name__)
 
 StartResponse = Callable[[str, Headers], Any]
+#: A response as the client gets it: reason, body, the observers of the body, content encoding. Its
+#: status and headers are the context's. A bare tuple, since one is made for every request.
+Relayed = tuple[str, Source, tuple[BodyObserver, ...], str]
 #: A check of a request, or a reservation for it.
 Step = Callable[[RequestContext], None]
 
@@ -232,7 +235,18 @@ class RelayEndpoint:
         usage_injected: bool = False,
         routed: Routed | None = None,
     ) -> Iterable[bytes]:
-        """Relay the response.
+        """Relay the response; the arguments are those of :meth:`_relayed`."""
+        relayed = self._relayed(context, upstream, usage_injected, routed)
+        return self._stream(context, relayed, start_response)
+
+    def _relayed(
+        self,
+        context: RequestContext,
+        upstream: UpstreamResponse,
+        usage_injected: bool,
+        routed: Routed | None,
+    ) -> Relayed:
+        """Return the response as the client gets it.
 
         ``usage_injected`` means that the proxy asked for the usage: the part of the response that
         reports it is not sent to the client. ``routed`` says where the response came from, for a
@@ -271,8 +285,16 @@ class RelayEndpoint:
         if context.limited is not None:
             observers += (context.limited.follow(content_type, content_encoding),)
         context.sent, context.response_headers = sent, headers
+        return reason, source, observers, content_encoding
+
+    def _stream(
+        self, context: RequestContext, relayed: Relayed, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """Send the head of the response, whose status and headers the context has."""
+        reason, source, observers, content_encoding = relayed
+        headers = context.response_headers
         idle_after = 0.0
-        if meter.is_event_stream and not is_sized(headers):
+        if context.meter.is_event_stream and not is_sized(headers):
             idle_after = self._options.sse_keepalive
         stream = ResponseStream(
             source,
@@ -286,7 +308,7 @@ class RelayEndpoint:
             on_close=context.finish_stream,
         )
         start_response(
-            f"{status} {reason}",
+            f"{context.status} {reason}",
             [
                 *self._cors.replaced(headers),
                 *self._our_headers(context),

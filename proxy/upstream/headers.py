@@ -178,6 +178,8 @@ def metered(accept_encoding: str) -> str:
     return ", ".join(kept) or "identity"
 
 
+_NONE: Final[frozenset[str]] = frozenset()
+
 # Names repeat, so the result for each is computed once.
 
 
@@ -205,5 +207,10 @@ def _named_by_connection(headers: Sequence[tuple[str, str]]) -> frozenset[str]:
     """Return the names that ``Connection`` lists, upper case, without those that never pass."""
     # Comparing the length first saves the copy.
     lines = [value for name, value in headers if len(name) == 10 and name.upper() == "CONNECTION"]
-    named = frozenset([item.strip().upper() for value in lines for item in value.split(",")])
-    return named - _HOP_BY_HOP  # mostly empty: then no name is looked up
+    # Mostly `keep-alive` alone, which names nothing.
+    return _listed(",".join(lines)) if lines else _NONE
+
+
+@lru_cache(maxsize=16)  # few, since a client may send 128 KiB
+def _listed(connection: str) -> frozenset[str]:
+    return frozenset([item.strip().upper() for item in connection.split(",")]) - _HOP_BY_HOP
