@@ -138,6 +138,23 @@ class Authenticator:
             raise TokenRefused("project_inactive", principal)
         return principal
 
+    def check_quota(self, principal: Principal, held: int = 0) -> None:
+        """Check that the quotas and budgets have room for one request. Nothing is counted.
+
+        Raises as :meth:`admit`.
+        """
+        budgeted = []
+        for account in principal.accounts[1:]:
+            if account.max_requests is not None:
+                if not self._permits.take_permit(account.id):
+                    raise _used_up("requests", principal, account)
+                self._permits.put_back(account.id)
+            if account.max_tokens_total is not None:
+                budgeted.append(account)
+        if budgeted:
+            self._hold(principal, budgeted, held)
+            self._budgets.settle([each.id for each in budgeted], held, 0)
+
     def admit(self, principal: Principal, held: int = 0) -> None:
         """Count one request, against the quotas if there are any. The last check before upstream.
 

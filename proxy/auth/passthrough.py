@@ -59,6 +59,9 @@ class PassThrough:
             return None
         return CacheAccess(mode="on", scope=self._fingerprints.scope(client_key), project_id="")
 
+    def check_quota(self, principal: Principal, held: int = 0) -> None:
+        """Do nothing: there is no quota."""
+
     def admit(self, principal: Principal, held: int = 0) -> None:
         """Do nothing: there is no quota."""
 

@@ -13,6 +13,9 @@ from typing import Final
 BY_CODE: Final[Mapping[str, str]] = {
     "invalid_request": "The request is not valid.",
     "param_not_allowed": "A parameter of this request is not allowed for this access token.",
+    "invalid_idempotency_key": (
+        "The `Idempotency-Key` is not valid: send one of 1 to 255 visible ASCII characters."
+    ),
     "origin_required": "This access token requires an Origin header.",
     "invalid_token": (
         "Missing or malformed access token: send `Authorization: Bearer sk-…` with a token "
@@ -35,7 +38,11 @@ BY_CODE: Final[Mapping[str, str]] = {
     "method_not_allowed": "This method is not allowed here.",
     "request_timeout": "The request took too long to arrive.",
     "conflict": "This conflicts with something that exists already.",
+    "idempotency_in_progress": "A request with this `Idempotency-Key` has not ended yet.",
     "request_too_large": "The request body is larger than this proxy accepts.",
+    "idempotency_key_reused": (
+        "This `Idempotency-Key` was sent with another request before: send a new one."
+    ),
     "rate_limit_exceeded": "Too many requests: slow down and try again.",
     "quota_exceeded": "This access token has used up its quota.",
     "internal_error": "The proxy made a mistake. It has been logged.",
@@ -47,6 +54,7 @@ BY_CODE: Final[Mapping[str, str]] = {
     "overloaded": "The proxy is at its limit of concurrent requests.",
     "draining": "The proxy is shutting down.",
     "upstream_timeout": "The upstream was silent for too long.",
+    "not_cached": "There is no stored response, and `only-if-cached` allows no other.",
 }
 
 #: OpenAI's ``error.type`` by status; the SDKs pick their exception class by status alone.
@@ -89,6 +97,7 @@ def anthropic_error_type(status: int) -> str:
 STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "invalid_request": 400,
     "param_not_allowed": 400,
+    "invalid_idempotency_key": 400,
     "origin_required": 400,
     "invalid_token": 401,
     "token_not_found": 401,
@@ -106,7 +115,9 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "method_not_allowed": 405,
     "request_timeout": 408,
     "conflict": 409,
+    "idempotency_in_progress": 409,
     "request_too_large": 413,
+    "idempotency_key_reused": 422,
     "rate_limit_exceeded": 429,
     "quota_exceeded": 429,
     "internal_error": 500,
@@ -118,6 +129,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "overloaded": 503,
     "draining": 503,
     "upstream_timeout": 504,
+    "not_cached": 504,
 }
 
 #: Codes with which requests in flight are cut: at a stop, or when their access token is no longer

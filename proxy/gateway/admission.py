@@ -28,6 +28,8 @@ class AccessCheck(Protocol):
 
     def authenticate(self, authorization: str | None) -> Principal: ...
 
+    def check_quota(self, principal: Principal, held: int = 0) -> None: ...
+
     def admit(self, principal: Principal, held: int = 0) -> None: ...
 
     def settle(self, principal: Principal, tokens: int, held: int = 0) -> None: ...
@@ -144,6 +146,11 @@ class Admission:
             self._limiter.take(reservation, principal, held)
             if reservation.token_buckets:
                 context.on_finish(context.spend)
+
+    def check_quota(self, context: RequestContext) -> None:
+        """Check the quotas and budgets of a request that may cost nothing. Nothing is counted."""
+        held = 0 if context.limited is None else context.limited.held
+        self._access.check_quota(context.principal, held)
 
     def take_quota(self, context: RequestContext) -> None:
         """Take one request of the quotas, and hold the estimated cost of the budgets."""

@@ -16,6 +16,7 @@ from proxy.auth.principal import Principal
 from proxy.core.errors import CUT_CODES, ProxyError, UpstreamError
 from proxy.core.usage_event import Intent, RoutingFacts, UsageEvent
 from proxy.gateway.body_transform import EventStream
+from proxy.gateway.cached_request import CachedRequest
 from proxy.gateway.inflight import Cancelled, ClientDisconnected, DisconnectWatcher
 from proxy.gateway.limited_request import LimitedRequest
 from proxy.gateway.request import ClientRequest
@@ -91,6 +92,8 @@ class RequestContext:
     tokens = 0
     #: The route of the request. None: the project's own key and the default upstream alone.
     routed: RoutedRequest | None = None
+    #: What the response cache has to do with the request. None: the project keeps no responses.
+    cached: CachedRequest | None = None
     #: Status of the upstream's response, once its head is here.
     status = 0
     meter: UsageMeter
@@ -299,7 +302,9 @@ class RequestContext:
                     event_id=self._event_id,
                     slot=self._event_slot,
                 )
-                if reading is not None:
+                if self.cached is not None and self.cached.facts is not None:
+                    self.cached.describe(event, self.cached.facts)
+                elif reading is not None:
                     event.stream = stream
                     self._count(event, reading)
                 if self.routed is not None:

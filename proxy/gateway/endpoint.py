@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import responses as HTTP_REASONS  # noqa: N812  (a constant)
-from typing import Any
+from typing import Any, cast
 
 from proxy.auth.principal import Principal
-from proxy.core.errors import ProxyError
+from proxy.core.errors import ProxyError, UpstreamError
 from proxy.core.request_id import request_id_var
 from proxy.gateway import methods
 from proxy.gateway.admission import Admission
 from proxy.gateway.body_transform import EventStream, TransformedBody
+from proxy.gateway.caching import CachedRequests
 from proxy.gateway.context import Events, RequestContext
 from proxy.gateway.cors import Cors
 from proxy.gateway.held_bodies import HeldBodies
@@ -28,9 +29,16 @@ from proxy.gateway.inflight import InFlightRequests
 from proxy.gateway.model_listing import ModelListing
 from proxy.gateway.outbound import asking_for_usage, outbound_request, outbound_upgrade
 from proxy.gateway.request import ClientRequest
-from proxy.gateway.response_stream import BodyObserver, Outcome, ResponseStream, Source
+from proxy.gateway.response_stream import (
+    BodyObserver,
+    Outcome,
+    Relayed,
+    ResponseStream,
+    Source,
+)
 from proxy.gateway.responses import Headers, error_reply
 from proxy.gateway.routing import RoutedRequests
+from proxy.providers.base import OutboundRequest
 from proxy.ratelimit.headers import rate_limit_headers
 from proxy.routing.attempt_loop import Routed
 from proxy.routing.dispatcher import Dispatcher
@@ -67,9 +75,6 @@ class RelayOptions:
 _log = logging.getLogger(__name__)
 
 StartResponse = Callable[[str, Headers], Any]
-#: A response as the client gets it: reason, body, the observers of the body, content encoding. Its
-#: status and headers are the context's. A bare tuple, since one is made for every request.
-Relayed = tuple[str, Source, tuple[BodyObserver, ...], str]
 #: A check of a request, or a reservation for it.
 Step = Callable[[RequestContext], None]
 
@@ -91,6 +96,7 @@ class RelayEndpoint:
         cors: Cors,
         options: RelayOptions,
         routing: RoutedRequests | None = None,
+        caching: CachedRequests | None = None,
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
@@ -99,6 +105,7 @@ class RelayEndpoint:
         self._cors = cors
         self._options = options
         self._routing = routing
+        self._caching = caching
         self.before_body: tuple[Step, ...] = (
             refuse_method,
             self._register_in_flight,
@@ -122,6 +129,19 @@ class RelayEndpoint:
         if routing is not None:
             first, *others = self.before_upstream
             self.before_targets = (first, routing.find_route, *others)
+        #: For projects that keep responses, :attr:`before_upstream` in two parts: a stored response
+        #: counts for the rates, and costs nothing of the quota.
+        self.before_lookup: tuple[Step, ...] = (
+            admission.check_body_policy,
+            self._find_route,
+            admission.take_rate_limits,
+            admission.check_quota,
+        )
+        self.after_miss: tuple[Step, ...] = (
+            admission.take_quota,
+            RequestContext.record_intent,
+            RequestContext.watch_client,
+        )
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         inbound = ClientRequest(environ, self._options.trusted_proxies)
@@ -161,14 +181,23 @@ class RelayEndpoint:
             keep_authorization=upstream_key is None,
             usage_limited=principal.usage_limited,
         )
+        if principal.caching is not None:
+            return self._serve_cached(context, start_response)
         for step in self.before_upstream:
             step(context)
+        return self._stream(context, self._send(context, outbound), start_response)
+
+    def _send(self, context: RequestContext, outbound: OutboundRequest) -> Relayed:
+        """Send a request with the project's own key. Returns the response as the client gets it."""
+        principal = context.principal
         if context.limited is not None:
             asking = context.limited.asking
         else:
             asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
-        upstream = self._dispatcher.send(asking or outbound, upstream_key, context.timing)
-        return self._respond(context, upstream, start_response, asking is not None)
+        upstream = self._dispatcher.send(
+            asking or outbound, principal.upstream_key, context.timing
+        )
+        return self._relayed(context, upstream, asking is not None, None)
 
     def _serve_routed(
         self, context: RequestContext, principal: Principal, start_response: StartResponse
@@ -188,17 +217,49 @@ class RelayEndpoint:
             usage_limited=principal.usage_limited,
             names_model=routing.reads_model(context),
         )
+        if principal.caching is not None:
+            return self._serve_cached(context, start_response)
         for step in self.before_targets:
             step(context)
-        routed = routing.send(context)
-        request = context.routed
-        return self._respond(
-            context,
-            routed.response,
-            start_response,
-            request is not None and request.usage_injected,
-            routed,
-        )
+        return self._stream(context, self._send_routed(context, routing), start_response)
+
+    def _send_routed(self, context: RequestContext, routing: RoutedRequests) -> Relayed:
+        """Send a request along its route. Returns the response as the client gets it."""
+        routed, request = routing.send(context), context.routed
+        injected = request is not None and request.usage_injected
+        return self._relayed(context, routed.response, injected, routed)
+
+    def _serve_cached(
+        self, context: RequestContext, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """As :meth:`_serve` goes on, for a project that keeps responses."""
+        caching = self._caching
+        if caching is None:
+            raise TypeError("the project keeps responses, and the endpoint does not")
+        for step in self.before_lookup:
+            step(context)
+        entry = caching.find(context)
+        if entry is not None:
+            return self._stream(context, caching.serve(context, entry, "hit"), start_response)
+        for step in self.after_miss:
+            step(context)
+        try:
+            relayed = self._fetch(context)
+        except UpstreamError:
+            entry = caching.stale(context)
+            if entry is None:
+                raise
+        else:
+            entry = caching.stale(context) if context.status >= 500 else None
+            if entry is None:
+                return self._stream(context, caching.recorded(context, relayed), start_response)
+        return self._stream(context, caching.serve(context, entry, "stale"), start_response)
+
+    def _fetch(self, context: RequestContext) -> Relayed:
+        """Send a request to where it goes. Returns the response as the client gets it."""
+        if context.routed is not None and self._routing is not None:
+            return self._send_routed(context, self._routing)
+        return self._send(context, cast(OutboundRequest, context.outbound))
 
     def _upgrade(
         self, context: RequestContext, principal: Principal, start_response: StartResponse
@@ -221,23 +282,12 @@ class RelayEndpoint:
             routed = routing.send(context)
             opened = routed.response
         if not isinstance(opened, UpgradeResponse):
-            return self._respond(context, opened, start_response, routed=routed)
+            relayed = self._relayed(context, opened, False, routed)
+            return self._stream(context, relayed, start_response)
         context.on_finish(opened.sock.close)
         context.tunnel(opened, self._our_headers(context))
         # For gunicorn: there is nothing more to write or read on this connection.
         raise StopIteration
-
-    def _respond(
-        self,
-        context: RequestContext,
-        upstream: UpstreamResponse,
-        start_response: StartResponse,
-        usage_injected: bool = False,
-        routed: Routed | None = None,
-    ) -> Iterable[bytes]:
-        """Relay the response; the arguments are those of :meth:`_relayed`."""
-        relayed = self._relayed(context, upstream, usage_injected, routed)
-        return self._stream(context, relayed, start_response)
 
     def _relayed(
         self,
@@ -385,12 +435,17 @@ class RelayEndpoint:
                 else rate_limit_headers(reservation.requests, reservation.tokens)
             ),
             *self._cors.response_headers(inbound.header("ORIGIN")),
+            *(() if context.cached is None else context.cached.headers),
         ]
 
     def _routed_headers(self, context: RequestContext) -> Headers:
         if self._routing is None or context.routed is None:
             return []
         return self._routing.headers(context.routed)
+
+    def _find_route(self, context: RequestContext) -> None:
+        if context.principal.routing is not None and self._routing is not None:
+            self._routing.find_route(context)
 
     def _register_in_flight(self, context: RequestContext) -> None:
         inbound = context.inbound

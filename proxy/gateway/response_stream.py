@@ -61,6 +61,11 @@ class Source(Protocol):
     def read_within(self, seconds: float) -> bytes | None: ...
 
 
+#: A response as the client gets it: reason, body, the observers of the body, content encoding. Its
+#: status and headers are the context's. A bare tuple, since one is made for every request.
+Relayed = tuple[str, Source, tuple[BodyObserver, ...], str]
+
+
 class ResponseStream:
     """The body of a relayed response.
 

@@ -141,6 +141,11 @@ class Access:
             raise ClientError(code="invalid_token")
         return self.principal
 
+    def check_quota(self, principal: Principal, held: int = 0) -> None:
+        self.steps.append("check_quota")
+        if self.quota is not None:
+            raise self.quota
+
     def admit(self, principal: Principal, held: int = 0) -> None:
         self.held.append(held)
         self.steps.append("admit")
