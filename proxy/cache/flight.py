@@ -231,7 +231,7 @@ class Flight:
         self._limit = limit
         self._shared = shared
         self._adoptable = False
-        self._on_end: Sequence[Callable[[Flight], object]] = ()
+        self._on_end: list[Callable[[Flight], object]] = []
         self._on_abandoned: Callable[[Flight], Abandoned] = lambda _: Abandoned.CANCEL
         self.head: FlightHead | None = None
         #: Whether all of the response has been read.
@@ -242,6 +242,9 @@ class Flight:
         self.error: ProxyError | None = None
         #: Whether a retry has taken it over.
         self.adopted = False
+        #: The LLM tokens that the response cost, prompt and completion, as far as it reports them.
+        #: Set by a callback at the end.
+        self.tokens: tuple[int | None, int | None] = (None, None)
         #: The bytes that have arrived, with what their chunks cost.
         self.total = 0
         #: The index behind the last chunk that has arrived.
@@ -286,7 +289,7 @@ class Flight:
         has all of the response; it does not wait.
         """
         self._adoptable = adoptable
-        self._on_end = on_end
+        self._on_end += on_end
         self._on_abandoned = on_abandoned
         self._pump = Greenlet(self._run, fetch)
         # Log lines of the pump show the request that began the flight.
@@ -331,6 +334,13 @@ class Flight:
         if self._pump is not None:
             self._pump.join(seconds)
         return self._is_over
+
+    def when_over(self, callback: Callable[[], object]) -> bool:
+        """Call `callback` after the `on_end` callbacks. Returns False if they have run already."""
+        if self._is_over:
+            return False
+        self._on_end.append(lambda _: callback())
+        return True
 
     @property
     def readers(self) -> int:
@@ -519,7 +529,7 @@ class Flight:
         for callback in self._on_end:
             self._call(callback, self)
         # They may hold much, and readers may take their time.
-        self._observers = self._on_end = ()
+        self._observers, self._on_end = (), []
         self._is_over = True
         self._shared = False
         self._free()

@@ -1,32 +1,48 @@
 """What the response cache has to do with one request, for its event and its headers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.cache.access import CacheAccess
+from proxy.cache.flight import Flight
 from proxy.cache.key import CacheKey
 from proxy.cache.policy import RequestVerdict
+from proxy.core.errors import ProxyError
 from proxy.core.usage_event import CacheFacts, UsageEvent
 from proxy.gateway.responses import Headers
 
 
 @dataclass(slots=True)
 class CachedRequest:
-    """One request of a project that keeps responses."""
+    """One request of a project that keeps or shares responses."""
 
     access: CacheAccess
     verdict: RequestVerdict
-    #: None: the request is neither looked up nor kept.
+    #: None: the cache has nothing to do with the request.
     key: CacheKey | None = None
+    #: Whether a retry of the request may take its response over once its client has left.
+    is_held: bool = False
     #: What the client is told of the cache.
     headers: Headers = field(default_factory=list)
-    #: How it was served without a call of its own. None: it went upstream.
+    #: The flight that it reads.
+    flight: Flight | None = None
+    #: Why the flight of this request has sent nothing.
+    refusal: ProxyError | None = None
+    #: How it is served without a call of its own. None: it goes upstream.
     facts: CacheFacts | None = None
     #: The model that a stored response names.
     model: str | None = None
     is_event_stream: bool = False
 
+    @property
+    def flies(self) -> bool:
+        """Whether its response may have several readers, at once or one after the other."""
+        return self.verdict.share or self.is_held
+
     def describe(self, event: UsageEvent, facts: CacheFacts) -> None:
         """Set what the event of a request says that was served without a call of its own."""
+        if self.flight is not None:
+            prompt, completion = self.flight.tokens
+            facts = replace(facts, saved_prompt_tokens=prompt, saved_completion_tokens=completion)
         event.stream = self.is_event_stream
         if event.outcome == "completed":
             event.outcome = "cached"

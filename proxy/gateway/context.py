@@ -10,9 +10,11 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 from proxy.auth.principal import Principal
+from proxy.cache.flight import Flight
 from proxy.core.errors import CUT_CODES, ProxyError, UpstreamError
 from proxy.core.usage_event import Intent, RoutingFacts, UsageEvent
 from proxy.gateway.body_transform import EventStream
@@ -96,12 +98,17 @@ class RequestContext:
     cached: CachedRequest | None = None
     #: Status of the upstream's response, once its head is here.
     status = 0
-    meter: UsageMeter
+    #: None until the response's head is here. The declared type is for what comes after that.
+    meter: UsageMeter = None  # type: ignore[assignment]
+    #: Closes the upstream's response, once its head is here.
+    close_upstream: Callable[[], object]
     #: The position in the event stream that the client has been sent so far.
     sent: EventStream
     #: Whether the response is read to its end after the client has left.
     drain_on_disconnect = False
     response_headers: Headers = []  # noqa: RUF012  (never changed)
+    #: The flight that the request reads. Its event waits for what the flight cost.
+    flight: Flight | None = None
     # The slot of the intent, which outlives a killed worker; -1 while there is none.
     _event_slot = -1
     _watcher: DisconnectWatcher | None = None
@@ -276,6 +283,31 @@ class RequestContext:
         if self._finished:
             return
         self._finished = True
+        if self.flight is not None:
+            self.shield()
+            end = partial(self._end_with_flight, status, outcome, error_code, bytes_out)
+            if self.flight.when_over(end):
+                return
+        self._end(status, outcome, error_code, bytes_out, stream, reading)
+
+    def _end_with_flight(
+        self, status: int, outcome: Outcome | None, error_code: str | None, bytes_out: int
+    ) -> None:
+        """End a request that finished before the flight that it read: now the cost is known."""
+        meter: UsageMeter | None = self.meter
+        reading = None if meter is None else meter.reading
+        stream = meter is not None and meter.is_event_stream
+        self._end(status, outcome, error_code, bytes_out, stream, reading)
+
+    def _end(
+        self,
+        status: int,
+        outcome: Outcome | None,
+        error_code: str | None,
+        bytes_out: int,
+        stream: bool,
+        reading: Reading | None,
+    ) -> None:
         try:
             if not self._shielded:
                 self.shield()

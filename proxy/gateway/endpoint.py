@@ -16,6 +16,7 @@ from http.client import responses as HTTP_REASONS  # noqa: N812  (a constant)
 from typing import Any, cast
 
 from proxy.auth.principal import Principal
+from proxy.cache.fetched import Fetched
 from proxy.core.errors import ProxyError, UpstreamError
 from proxy.core.request_id import request_id_var
 from proxy.gateway import methods
@@ -140,7 +141,6 @@ class RelayEndpoint:
         self.after_miss: tuple[Step, ...] = (
             admission.take_quota,
             RequestContext.record_intent,
-            RequestContext.watch_client,
         )
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -232,7 +232,7 @@ class RelayEndpoint:
     def _serve_cached(
         self, context: RequestContext, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """As :meth:`_serve` goes on, for a project that keeps responses."""
+        """As :meth:`_serve` goes on, for a project that keeps or shares responses."""
         caching = self._caching
         if caching is None:
             raise TypeError("the project keeps responses, and the endpoint does not")
@@ -241,19 +241,36 @@ class RelayEndpoint:
         entry = caching.find(context)
         if entry is not None:
             return self._stream(context, caching.serve(context, entry, "hit"), start_response)
-        for step in self.after_miss:
-            step(context)
         try:
-            relayed = self._fetch(context)
+            relayed = self._relayed_or_shared(context, caching)
         except UpstreamError:
             entry = caching.stale(context)
             if entry is None:
                 raise
         else:
             entry = caching.stale(context) if context.status >= 500 else None
-            if entry is None:
-                return self._stream(context, caching.recorded(context, relayed), start_response)
-        return self._stream(context, caching.serve(context, entry, "stale"), start_response)
+        if entry is not None:
+            relayed = caching.serve(context, entry, "stale")
+        return self._stream(context, relayed, start_response)
+
+    def _relayed_or_shared(self, context: RequestContext, caching: CachedRequests) -> Relayed:
+        """Return the response to a request that no stored one serves."""
+        context.watch_client()
+        if caching.flies(context):
+
+            def fetch() -> Fetched:
+                """Send the request, in the pump of its flight."""
+                with caching.refusing(context):
+                    for step in self.after_miss:
+                        step(context)
+                return caching.fetched(context, self._fetch(context))
+
+            relayed = caching.flown(context, fetch)
+            if relayed is not None:
+                return relayed
+        for step in self.after_miss:
+            step(context)
+        return caching.recorded(context, self._fetch(context))
 
     def _fetch(self, context: RequestContext) -> Relayed:
         """Send a request to where it goes. Returns the response as the client gets it."""
@@ -303,6 +320,7 @@ class RelayEndpoint:
         project that routes.
         """
         context.on_finish(upstream.close)
+        context.close_upstream = upstream.close
         # An upload that has not ended by now is not needed: the response is here.
         context.inbound.discard_body()
         content_type, content_encoding = content_of(upstream.headers)
