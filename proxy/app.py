@@ -48,6 +48,7 @@ from proxy.web.api.minting import MintingEndpoint
 from proxy.web.audit_trail import AuditTrail
 from proxy.web.guards import LoginLimiter, ManagementGuard, MetricsGuard
 from proxy.wiring.accounts import AccountServices
+from proxy.wiring.caching import WorkerCaching
 from proxy.wiring.events import event_pump, event_queue
 from proxy.wiring.ratelimit import RateLimiting
 from proxy.wiring.routing import WorkerRouting
@@ -211,6 +212,7 @@ class Application:
         adapter = upstream_adapter(settings.upstream)
         self._transport = session_transport(settings.upstream, adapter)
         self._routing = routing = None if passthrough else self._worker_routing()
+        self._caching = WorkerCaching(settings, accounts)
         self._endpoint = RelayEndpoint(
             admission,
             Dispatcher(
@@ -223,6 +225,7 @@ class Application:
             cors,
             relay_options(settings),
             None if routing is None else routing.requests,
+            self._caching.requests,
         )
         self._stored_reads = Reads(
             accounts.counted_ids, self._count_read, each=not settings.retention.counted_ids_days
@@ -350,6 +353,7 @@ class Application:
         if pump is None:
             return
         started = time.monotonic()
+        self._caching.close(deadline / 8)
         if self._routing is not None:
             self._routing.close()
         self._stored_reads.close()

@@ -27,7 +27,7 @@ class StoredBody:
         self.complete = self._position >= len(self._body)
         return bytes(self._body[begin : self._position])
 
-    def read_within(self, seconds: float) -> bytes | None:  # noqa: ARG002
+    def read_within(self, seconds: float) -> bytes | None:
         return self.read()
 
 
@@ -95,7 +95,7 @@ class EventBoundary:
         return self._is_plain_stream and self._end.endswith(_EVENT_ENDS)
 
     def feed(self, chunk: bytes) -> None:
-        self._end = (self._end + chunk)[-4:] if len(chunk) < 4 else chunk[-4:]  # noqa: PLR2004
+        self._end = (self._end + chunk)[-4:] if len(chunk) < 4 else chunk[-4:]
 
     def steps(self, chunk: bytes) -> Iterator[None]:
         self.feed(chunk)

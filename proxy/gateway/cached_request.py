@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 
+from gevent import Greenlet
+
 from proxy.cache.access import CacheAccess
 from proxy.cache.flight import Flight
 from proxy.cache.key import CacheKey
 from proxy.cache.policy import RequestVerdict
+from proxy.cache.response_cache import ResponseCache
 from proxy.core.errors import ProxyError
 from proxy.core.usage_event import CacheFacts, UsageEvent
 from proxy.gateway.responses import Headers
@@ -17,7 +20,8 @@ class CachedRequest:
 
     access: CacheAccess
     verdict: RequestVerdict
-    #: None: the cache has nothing to do with the request.
+    #: None: the cache cannot be used, or has nothing to do with the request.
+    cache: ResponseCache | None = None
     key: CacheKey | None = None
     #: Whether a retry of the request may take its response over once its client has left.
     is_held: bool = False
@@ -25,6 +29,8 @@ class CachedRequest:
     headers: Headers = field(default_factory=list)
     #: The flight that it reads.
     flight: Flight | None = None
+    #: Judges the response and stores it. None: that has happened, or will not.
+    storing: "Greenlet[..., None] | None" = None
     #: Why the flight of this request has sent nothing.
     refusal: ProxyError | None = None
     #: How it is served without a call of its own. None: it goes upstream.

@@ -6,35 +6,33 @@ Projects that ask for none of this pass nothing of it.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal, cast
+from typing import Final, Literal, NamedTuple, cast
 
 import gevent
-from gevent import get_hub
 
 from proxy.cache import conditional, status
 from proxy.cache.access import CacheAccess
+from proxy.cache.completeness import body_verdict
 from proxy.cache.entry import CachedResponse, replayable
 from proxy.cache.fetched import Fetched, FlightHead, NoResponse
 from proxy.cache.flight import Abandoned, Flight, FlightReader
 from proxy.cache.flights import Flights
 from proxy.cache.key import CacheKey, KeyMaker
-from proxy.cache.policy import HeadVerdict, body_verdict, head_verdict, read_request
+from proxy.cache.policy import HeadVerdict, head_verdict, read_request
 from proxy.cache.response_cache import ResponseCache
-from proxy.cache.secret import CacheSecret
 from proxy.core.errors import ProxyError
 from proxy.core.usage_event import CacheFacts
 from proxy.gateway.cached_body import BodyRecorder, EventBoundary, StoredBody
 from proxy.gateway.cached_request import CachedRequest
 from proxy.gateway.context import RequestContext
 from proxy.gateway.response_stream import Relayed, Source
-from proxy.gateway.responses import Headers
 from proxy.providers.base import OutboundRequest, Target
 from proxy.upstream.headers import content_of, is_plain
 from proxy.usage.meter import UsageMeter
 
-#: A larger body takes milliseconds to be judged, so a thread does it.
+#: A larger body takes milliseconds to be judged, so that happens beside the request.
 _MAX_PLAIN_JUDGE_BYTES: Final = 64 * 1024
 
 
@@ -50,13 +48,19 @@ class CachingOptions:
     max_entry_bytes: int = 4 * 1024 * 1024
 
 
+class OpenCache(NamedTuple):
+    """The cache, and the maker of its keys: both need the secret of the installation."""
+
+    cache: ResponseCache
+    keys: KeyMaker
+
+
 class CachedRequests:
     """Looks requests up, records their responses, and lets identical ones share one."""
 
     def __init__(
         self,
-        cache: ResponseCache,
-        secret: CacheSecret,
+        opened: Callable[[], OpenCache | None],
         flights: Flights,
         own_target: Target,
         options: CachingOptions,
@@ -66,17 +70,15 @@ class CachedRequests:
         """Create the part of the cache that requests pass.
 
         Args:
+            opened: Returns the cache; None while it cannot be used.
             own_target: The upstream of projects with a key of their own.
             clock: Unix seconds.
         """
-        self._cache = cache
-        self._secret = secret
+        self._opened = opened
         self._flights = flights
         self._own_upstream = _named(own_target)
         self._options = options
         self._clock = clock
-        # None until the secret is there.
-        self._keys: KeyMaker | None = None
 
     def find(self, context: RequestContext) -> CachedResponse | None:
         """Return the stored response that may serve the request, or None.
@@ -95,15 +97,18 @@ class CachedRequests:
             self._options.stale_if_error,
         )
         context.cached = cached = CachedRequest(access, verdict)
-        keys = self._key_maker()
         cached.is_held = (
             access.hold and inbound.method == "POST" and isinstance(outbound.body, bytes)
         )
         entry = None
-        if keys is not None and (verdict.lookup or verdict.store or cached.flies):
-            cached.key = key = keys.key(access, outbound, self._upstream(context))
+        needed = verdict.lookup or verdict.store or verdict.forget or cached.flies
+        opened = self._opened() if needed else None
+        if opened is not None:
+            cached.cache, keys = opened
+            if not verdict.forget:
+                cached.key = key = keys.key(access, outbound, self._upstream(context))
             if verdict.lookup:
-                entry = self._cache.get(key)
+                entry = cached.cache.get(key)
         if entry is not None and verdict.accepts(entry, self._clock()):
             return entry
         if verdict.only_if_cached:
@@ -115,10 +120,11 @@ class CachedRequests:
     def stale(self, context: RequestContext) -> CachedResponse | None:
         """Return an expired response that may serve, since the upstream has failed."""
         cached = cast(CachedRequest, context.cached)
-        if cached.key is None or not cached.verdict.lookup or not cached.verdict.stale_if_error:
+        cache, key, verdict = cached.cache, cached.key, cached.verdict
+        if cache is None or key is None or not verdict.lookup or not verdict.stale_if_error:
             return None
-        entry = self._cache.get(cached.key, allow_stale=True)
-        if entry is None or not cached.verdict.accepts_on_error(entry, self._clock()):
+        entry = cache.get(key, allow_stale=True)
+        if entry is None or not verdict.accepts_on_error(entry, self._clock()):
             return None
         return entry
 
@@ -144,16 +150,11 @@ class CachedRequests:
     def recorded(self, context: RequestContext, relayed: Relayed) -> Relayed:
         """Return the response with an observer that keeps it, where it may be kept."""
         cached = cast(CachedRequest, context.cached)
-        if cached.verdict.forget and context.status < 400:
-            self._cache.forget(cached.access.scope, context.inbound.target)
-        if cached.key is None or not cached.verdict.store:
-            return relayed
-        head = self._head_verdict(context)
-        if not head.storable:
-            self._cache.reject(head.reason)
-            return relayed
+        if cached.cache is not None and cached.verdict.forget and context.status < 400:
+            cached.cache.forget(cached.access.scope, context.inbound.target)
+        recorders = self._recorders(context, relayed, self._head_verdict(context))
         reason, source, observers, encoding = relayed
-        return reason, source, (*observers, self._recorder(context, relayed, head)), encoding
+        return reason, source, (*observers, *recorders), encoding
 
     # Responses with several readers.
 
@@ -184,7 +185,7 @@ class CachedRequests:
                 fetch,
                 shared=cached.verdict.share,
                 holder=holder,
-                on_end=(partial(_note_cost, context),),
+                on_end=(partial(_note_cost, context), partial(_wait_until_stored, cached)),
                 on_abandoned=partial(self._abandoned, context),
             )
             pays = reader.owns
@@ -213,14 +214,9 @@ class CachedRequests:
 
     def fetched(self, context: RequestContext, relayed: Relayed) -> Fetched:
         """Return what a flight reads, for the request that began it."""
-        cached = cast(CachedRequest, context.cached)
         reason, source, observers, encoding = relayed
         verdict = self._head_verdict(context)
-        if cached.verdict.store:
-            if verdict.storable:
-                observers += (self._recorder(context, relayed, verdict),)
-            else:
-                self._cache.reject(verdict.reason)
+        observers += self._recorders(context, relayed, verdict)
         head = FlightHead(
             status=context.status,
             reason=reason,
@@ -250,72 +246,69 @@ class CachedRequests:
 
     def _head_verdict(self, context: RequestContext) -> HeadVerdict:
         inbound = context.inbound
-        return head_verdict(
-            context.status, context.response_headers, inbound.method, inbound.path
-        )
+        return head_verdict(context.status, context.response_headers, inbound.method, inbound.path)
 
-    def _recorder(
+    def _recorders(
         self, context: RequestContext, relayed: Relayed, head: HeadVerdict
-    ) -> BodyRecorder:
+    ) -> tuple[BodyRecorder, ...]:
+        """Return the observer that keeps the response; none where it must not be kept."""
         cached = cast(CachedRequest, context.cached)
-        ttl = min(cached.verdict.ttl, head.ttl_cap)
+        cache, key = cached.cache, cached.key
+        if cache is None or key is None or not cached.verdict.store:
+            return ()
+        if not head.storable:
+            cache.reject(head.reason)
+            return ()
         reason, source, _, _ = relayed
-        # As they are now: a flight's reader has headers of its own.
-        headers = replayable(context.response_headers)
-        return BodyRecorder(
-            self._options.max_entry_bytes,
-            lambda: source.complete,
-            partial(self._keep, context, cast(CacheKey, cached.key), reason, headers, ttl),
-            self._cache.reject,
-        )
-
-    def _key_maker(self) -> KeyMaker | None:
-        if self._keys is None:
-            secret = self._secret.get()
-            self._keys = None if secret is None else KeyMaker(secret)
-        return self._keys
-
-    def _keep(
-        self,
-        context: RequestContext,
-        key: CacheKey,
-        reason: str,
-        headers: Headers,
-        ttl: float,
-        chunks: list[bytes],
-    ) -> None:
-        """Store a complete response if it says that it is. Does not wait."""
-        usage = context.meter.reading.usage
-        now = self._clock()
         entry = CachedResponse(
             scope=key.scope,
             method=context.inbound.method,
             target=context.inbound.target,
             status=context.status,
             reason=reason,
-            headers=headers,
+            headers=replayable(context.response_headers),
+            body=b"",
+            chunk_sizes=(),
+            stored_at=0.0,
+            expires_at=min(cached.verdict.ttl, head.ttl_cap),
+            provider=None,
+            model=None,
+            prompt_tokens=None,
+            completion_tokens=None,
+        )
+        keep = partial(self._keep, context, cache, key, entry)
+        most = self._options.max_entry_bytes
+        return (BodyRecorder(most, lambda: source.complete, keep, cache.reject),)
+
+    def _keep(
+        self,
+        context: RequestContext,
+        cache: ResponseCache,
+        key: CacheKey,
+        head: CachedResponse,
+        chunks: list[bytes],
+    ) -> None:
+        """Store a complete response if it says that it is. Does not wait.
+
+        `head` is the entry without what only the end of the response shows.
+        """
+        usage, now = context.meter.reading.usage, self._clock()
+        entry = replace(
+            head,
             body=b"".join(chunks),
             chunk_sizes=tuple(map(len, chunks)),
             stored_at=now,
-            expires_at=now + ttl,
-            provider=None,
+            expires_at=now + head.expires_at,
             model=usage.model if usage else None,
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
         )
         if len(entry.body) <= _MAX_PLAIN_JUDGE_BYTES:
-            self._store(key, entry, _judged(entry))
+            _store(cache, key, entry)
         else:
-            gevent.spawn(self._keep_large, key, entry)
-
-    def _keep_large(self, key: CacheKey, entry: CachedResponse) -> None:
-        self._store(key, entry, get_hub().threadpool.apply(_judged, (entry,)))
-
-    def _store(self, key: CacheKey, entry: CachedResponse, refused: str | None) -> None:
-        if refused is None:
-            self._cache.put(key, entry)
-        else:
-            self._cache.reject(refused)
+            # It lets other greenlets run.
+            storing = gevent.spawn(_store, cache, key, entry)
+            cast(CachedRequest, context.cached).storing = storing
 
     def _unmetered(self, context: RequestContext, reason: str, source: Source) -> Relayed:
         """Return a response that costs nothing, so that it is not metered."""
@@ -352,8 +345,19 @@ def _note_cost(context: RequestContext, flight: Flight) -> None:
         flight.tokens = usage.prompt_tokens, usage.completion_tokens
 
 
-def _judged(entry: CachedResponse) -> str | None:
-    """Return why a response must not be kept, or None."""
+def _wait_until_stored(cached: CachedRequest, _: Flight) -> None:
+    """Called at the end of a flight, which can be joined until its response is in the cache."""
+    if cached.storing is not None:
+        cached.storing.join()
+    if cached.cache is not None and cached.verdict.share:
+        cached.cache.flush()
+
+
+def _store(cache: ResponseCache, key: CacheKey, entry: CachedResponse) -> None:
     content_type, content_encoding = content_of(entry.headers)
     path = entry.target.partition("?")[0]
-    return body_verdict(entry.status, content_type, content_encoding, path, entry.body)
+    refused = body_verdict(entry.status, content_type, content_encoding, path, entry.body)
+    if refused is None:
+        cache.put(key, entry)
+    else:
+        cache.reject(refused)

@@ -194,9 +194,7 @@ class RelayEndpoint:
             asking = context.limited.asking
         else:
             asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
-        upstream = self._dispatcher.send(
-            asking or outbound, principal.upstream_key, context.timing
-        )
+        upstream = self._dispatcher.send(asking or outbound, principal.upstream_key, context.timing)
         return self._relayed(context, upstream, asking is not None, None)
 
     def _serve_routed(

@@ -85,6 +85,7 @@ FENCES: dict[str, set[str]] = {
     "rich": {"tools", "cli"},
     "prometheus_client": {"metrics.exposition"},
     "gevent": {
+        "wiring.caching",
         "wiring.routing",
         "server.worker",
         "runtime.yielding",
@@ -104,6 +105,8 @@ FENCES: dict[str, set[str]] = {
         "upstream.pool",
         "upstream.transport",
         "upstream.websocket",
+        "gateway.cached_request",
+        "gateway.caching",
         "gateway.inflight",
         "cache.flight",
         "cache.flights",

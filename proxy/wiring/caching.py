@@ -1,0 +1,76 @@
+"""The response cache of one worker, made when a request first needs it."""
+
+from typing import Final
+
+import gevent
+from gevent.lock import RLock
+
+from proxy.cache.backends.node import NodeStore
+from proxy.cache.flights import Flights
+from proxy.cache.key import KeyMaker
+from proxy.cache.response_cache import ResponseCache
+from proxy.gateway.caching import CachedRequests, CachingOptions, OpenCache
+from proxy.providers.base import Target
+from proxy.settings.settings import Settings
+from proxy.wiring.accounts import AccountServices
+from proxy.wiring.cache_secret import cache_secret
+
+#: Below `DATA_DIR`.
+FOLDER: Final = "cache"
+
+
+class WorkerCaching:
+    """What a worker has of the cache. Where no project asks for it, nothing is opened."""
+
+    def __init__(self, settings: Settings, accounts: AccountServices) -> None:
+        cache = settings.cache
+        self._settings = settings
+        self._secret = cache_secret(settings, accounts)
+        self._lock = RLock()
+        self._open: OpenCache | None = None
+        self._is_closed = False
+        self.flights = Flights(entry_bytes=cache.max_entry_bytes)
+        self.requests = CachedRequests(
+            self.open,
+            self.flights,
+            Target.from_url(settings.upstream.base_url),
+            CachingOptions(
+                ttl=cache.ttl,
+                stale_if_error=cache.stale_if_error,
+                max_entry_bytes=cache.max_entry_bytes,
+            ),
+        )
+
+    @property
+    def cache(self) -> ResponseCache | None:
+        """The cache, if any request has needed it."""
+        return None if self._open is None else self._open.cache
+
+    def open(self) -> OpenCache | None:
+        """Return the cache, or None while its secret cannot be read."""
+        if self._open is None and not self._is_closed:
+            # In a greenlet of its own: a client that leaves must not end it half way.
+            gevent.spawn(self._make).get()
+        return self._open
+
+    def close(self, deadline: float) -> None:
+        """Stop the flights and write what waits, for at most `deadline` seconds."""
+        self._is_closed = True
+        self.flights.stop(seconds=deadline / 2)
+        if self._open is not None:
+            self._open.cache.close(deadline / 2)
+
+    def _make(self) -> None:
+        with self._lock:
+            secret = None if self._open is not None else self._secret.get()
+            if secret is None:
+                return
+            options = self._settings.cache
+            store = NodeStore(
+                self._settings.data_dir.absolute() / FOLDER, secret, size=options.max_bytes
+            )
+            cache = ResponseCache(
+                store, max_entry=options.max_entry_bytes, stale=options.stale_if_error
+            )
+            cache.start()
+            self._open = OpenCache(cache, KeyMaker(secret))

@@ -1,0 +1,79 @@
+"""The response cache through the real server: what comes twice is paid once."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support.fake_upstream import Upstream
+from tests.support.server import ProxyServer
+from tests.support.wait import wait_until
+
+ASK: dict[str, Any] = {"model": "gpt-4.1", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+class House:
+    """A proxy whose projects may keep responses, in front of the suite's upstream."""
+
+    def __init__(self, proxy: ProxyServer, upstream: Upstream) -> None:
+        self.proxy = proxy
+        self.upstream = upstream
+        self._events: dict[str, dict[str, Any]] = {}
+        self._asked = 0
+
+    def token(self, **fields: Any) -> str:
+        body = {"name": "cached", "api_key": "sk-upstream-real", "cache": "on", **fields}
+        answer = self.proxy.manage("POST", "/projects", body)
+        assert answer.status_code == 201, answer.text
+        return str(self.proxy.mint(answer.json()["id"])["token"])
+
+    def ask(
+        self, token: str, body: dict[str, Any] | None = None, path: str = "/v1/chat/completions",
+        method: str = "POST", **headers: str,
+    ) -> requests.Response:
+        self._asked += 1
+        lines = {"Authorization": f"Bearer {token}", "X-Request-ID": f"cache-{self._asked}"}
+        lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return requests.request(
+            method, f"{self.proxy.url}{path}", json=body, headers=lines, timeout=30
+        )
+
+    def event(self, response: requests.Response) -> dict[str, Any]:
+        name = response.headers["X-Proxy-Request-ID"]
+
+        def arrived() -> bool:
+            for each in self.proxy.events_so_far():
+                self._events[each["request_id"]] = each
+            return name in self._events
+
+        wait_until(arrived)
+        return self._events[name]
+
+
+@pytest.fixture(scope="module")
+def house(
+    tmp_path_factory: pytest.TempPathFactory, session_upstream: Upstream
+) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("cache")
+    settings = {"REVOCATION_INTERVAL": "0.2", "CACHE_TTL": "5m"}
+    proxy = ProxyServer(folder, session_upstream.url, **settings).start()
+    yield House(proxy, session_upstream)
+    assert proxy.stop() == 0, proxy.log_text()
+    assert "Traceback" not in proxy.log_text(), proxy.log_text()
+
+
+def test_a_question_is_paid_once(house: House) -> None:
+    token = house.token()
+    first = house.ask(token, ASK)
+    assert first.headers["X-Cache"] == "MISS"
+    def hit() -> bool:
+        return house.ask(token, ASK).headers["X-Cache"] == "HIT"
+    wait_until(hit)
+    second = house.ask(token, ASK)
+    print(dict(second.headers), house.event(second))
+    assert second.content == first.content
+    event = house.event(second)
+    assert event["outcome"] == "cached"
+    assert event["cache"] == "hit"
