@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import responses as HTTP_REASONS  # noqa: N812  (a constant)
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from proxy.auth.principal import Principal
 from proxy.cache.fetched import Fetched
@@ -74,6 +74,8 @@ class RelayOptions:
 
 
 _log = logging.getLogger(__name__)
+
+_X_PROXY: Final = ("X-Proxy", "openai-proxy")
 
 StartResponse = Callable[[str, Headers], Any]
 #: A check of a request, or a reservation for it.
@@ -443,6 +445,7 @@ class RelayEndpoint:
     def _our_headers(self, context: RequestContext) -> Headers:
         inbound, reservation = context.inbound, context.reservation
         return [
+            _X_PROXY,
             ("X-Proxy-Request-ID", inbound.request_id),
             *context.timing.headers(),
             *(

@@ -8,6 +8,7 @@ be several ``Connection`` lines.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Final
 
 from proxy.upstream.private_headers import is_private
@@ -179,6 +180,7 @@ def metered(accept_encoding: str) -> str:
 
 
 _NONE: Final[frozenset[str]] = frozenset()
+_name_of = itemgetter(0)
 
 # Names repeat, so the result for each is computed once.
 
@@ -205,10 +207,14 @@ def _goes_downstream(name: str) -> bool:
 
 def _named_by_connection(headers: Sequence[tuple[str, str]]) -> frozenset[str]:
     """Return the names that ``Connection`` lists, upper case, without those that never pass."""
-    # Comparing the length first saves the copy.
-    lines = [value for name, value in headers if len(name) == 10 and name.upper() == "CONNECTION"]
-    # Mostly `keep-alive` alone, which names nothing.
-    return _listed(",".join(lines)) if lines else _NONE
+    # Without a loop of Python's, since all headers of each request and response pass here.
+    names = [*map(str.upper, map(_name_of, headers))]
+    if "CONNECTION" not in names:
+        return _NONE
+    if names.count("CONNECTION") == 1:
+        return _listed(headers[names.index("CONNECTION")][1])  # mostly `keep-alive` alone
+    lines = [value for name, value in headers if name.upper() == "CONNECTION"]
+    return _listed(",".join(lines))
 
 
 @lru_cache(maxsize=16)  # few, since a client may send 128 KiB

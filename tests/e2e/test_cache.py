@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
 import pytest
 import requests
 
@@ -77,3 +78,14 @@ def test_a_question_is_paid_once(house: House) -> None:
     event = house.event(second)
     assert event["outcome"] == "cached"
     assert event["cache"] == "hit"
+
+
+def test_identical_requests_share_one_response(house: House) -> None:
+    token = house.token(coalesce="on")
+    before = len(house.upstream.received)
+    asking = [gevent.spawn(house.ask, token, {**ASK, "user": "shared"}) for _ in range(8)]
+    gevent.joinall(asking, raise_error=True)
+    print(len(house.upstream.received) - before)
+    print([each.value.headers["Cache-Status"] for each in asking])
+    print([house.event(each.value) for each in asking][0])
+    print([house.event(each.value).get("cache") for each in asking])

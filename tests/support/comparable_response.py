@@ -6,6 +6,7 @@ from tests.support.raw_client import RawResponse
 HOP = {"server", "date", "connection", "keep-alive", "transfer-encoding", "trailer"}
 #: Headers that the proxy adds.
 OURS = {
+    "x-proxy",
     "x-proxy-request-id",
     "server-timing",
     "x-accel-buffering",

@@ -58,6 +58,7 @@ _ADDED: Final = frozenset(
         "x-proxy-ratelimit-remaining-tokens",
         "x-proxy-ratelimit-reset-requests",
         "x-proxy-ratelimit-reset-tokens",
+        "x-proxy",
         "x-proxy-request-id",
         "x-upstream-request-start",
         "x-upstream-request-stop",

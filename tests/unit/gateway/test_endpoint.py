@@ -67,6 +67,7 @@ def test_a_response_passes() -> None:
     assert (result.status, result.chunks, result.error) == ("200 OK", [b"", CHAT], None)
     assert result.headers[:3] == JSON
     assert [name for name, _ in result.headers[3:]] == [
+        "X-Proxy",
         "X-Proxy-Request-ID",
         "Server-Timing",
         "X-Upstream-Request-Start",
