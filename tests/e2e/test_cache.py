@@ -1,6 +1,5 @@
 """The response cache through the real server: what comes twice is paid once."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,17 +21,27 @@ class House:
         self.proxy = proxy
         self.upstream = upstream
         self._events: dict[str, dict[str, Any]] = {}
-        self._asked = 0
+        self._asked = self._projects = 0
 
     def token(self, **fields: Any) -> str:
-        body = {"name": "cached", "api_key": "sk-upstream-real", "cache": "on", **fields}
+        self._projects += 1
+        body = {
+            "name": f"cached-{self._projects}",
+            "api_key": "sk-upstream-real",
+            "cache": "on",
+            **fields,
+        }
         answer = self.proxy.manage("POST", "/projects", body)
         assert answer.status_code == 201, answer.text
         return str(self.proxy.mint(answer.json()["id"])["token"])
 
     def ask(
-        self, token: str, body: dict[str, Any] | None = None, path: str = "/v1/chat/completions",
-        method: str = "POST", **headers: str,
+        self,
+        token: str,
+        body: dict[str, Any] | None = None,
+        path: str = "/v1/chat/completions",
+        method: str = "POST",
+        **headers: str,
     ) -> requests.Response:
         self._asked += 1
         lines = {"Authorization": f"Bearer {token}", "X-Request-ID": f"cache-{self._asked}"}
@@ -40,6 +49,17 @@ class House:
         return requests.request(
             method, f"{self.proxy.url}{path}", json=body, headers=lines, timeout=30
         )
+
+    def hit(self, token: str, body: dict[str, Any], **more: Any) -> requests.Response:
+        """Ask until the response comes from the cache: it is stored after its last byte."""
+        found: list[requests.Response] = []
+
+        def hits() -> bool:
+            found[:] = [self.ask(token, body, **more)]
+            return found[0].headers["X-Cache"] == "HIT"
+
+        wait_until(hits)
+        return found[0]
 
     def event(self, response: requests.Response) -> dict[str, Any]:
         name = response.headers["X-Proxy-Request-ID"]
@@ -54,9 +74,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(
-    tmp_path_factory: pytest.TempPathFactory, session_upstream: Upstream
-) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory, session_upstream: Upstream) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("cache")
     settings = {"REVOCATION_INTERVAL": "0.2", "CACHE_TTL": "5m"}
     proxy = ProxyServer(folder, session_upstream.url, **settings).start()
@@ -69,23 +87,34 @@ def test_a_question_is_paid_once(house: House) -> None:
     token = house.token()
     first = house.ask(token, ASK)
     assert first.headers["X-Cache"] == "MISS"
-    def hit() -> bool:
-        return house.ask(token, ASK).headers["X-Cache"] == "HIT"
-    wait_until(hit)
-    second = house.ask(token, ASK)
-    print(dict(second.headers), house.event(second))
+    assert first.headers["Cache-Status"] == "openai-proxy; fwd=uri-miss"
+    paid = house.event(first)
+    assert (paid["outcome"], paid.get("cache")) == ("completed", None)
+    second = house.hit(token, ASK)
     assert second.content == first.content
+    assert second.headers["Content-Type"] == first.headers["Content-Type"]
+    assert second.headers["X-Request-Id"] == first.headers["X-Request-Id"]
     event = house.event(second)
-    assert event["outcome"] == "cached"
-    assert event["cache"] == "hit"
+    assert (event["outcome"], event["cache"], event["usage_source"]) == ("cached", "hit", "cached")
+    assert (event["saved_prompt_tokens"], event["saved_completion_tokens"]) == (9, 12)
+    assert event["metadata"]["total_tokens"] == 0
 
 
 def test_identical_requests_share_one_response(house: House) -> None:
     token = house.token(coalesce="on")
-    before = len(house.upstream.received)
-    asking = [gevent.spawn(house.ask, token, {**ASK, "user": "shared"}) for _ in range(8)]
+    asked = len(house.upstream.received)
+    asking = [gevent.spawn(house.ask, token, ASK) for _ in range(8)]
     gevent.joinall(asking, raise_error=True)
-    print(len(house.upstream.received) - before)
-    print([each.value.headers["Cache-Status"] for each in asking])
-    print([house.event(each.value) for each in asking][0])
-    print([house.event(each.value).get("cache") for each in asking])
+    responses = [each.value for each in asking]
+    assert len({response.content for response in responses}) == 1
+    paid = [each for each in map(house.event, responses) if "cache" not in each]
+    assert len(paid) == len(house.upstream.received) - asked
+    assert sum(event["metadata"]["total_tokens"] for event in paid) == 21 * len(paid)
+
+
+def test_a_project_that_does_not_ask_gets_none_of_it(house: House) -> None:
+    token = house.token(cache="off")
+    for _ in range(2):
+        response = house.ask(token, ASK)
+        assert "X-Cache" not in response.headers
+        assert house.event(response)["outcome"] == "completed"
