@@ -32,6 +32,8 @@ from proxy.providers.base import OutboundRequest, Target
 from proxy.upstream.headers import content_of, is_plain
 from proxy.usage.meter import UsageMeter
 
+#: How often a request joins flights, or begins one, before it goes its own way.
+_MAX_JOINS: Final = 3
 #: A larger body takes milliseconds to be judged, so that happens beside the request.
 _MAX_PLAIN_JUDGE_BYTES: Final = 64 * 1024
 
@@ -178,8 +180,9 @@ class CachedRequests:
             holder = context.principal.token_hash
             if inbound.header("X-STAINLESS-RETRY-COUNT") not in (None, "0"):
                 reader = self._flights.adopt(key, holder)
-        pays = reader is None
-        if reader is None:
+        if reader is not None:
+            return self._read(context, reader, pays=False)
+        for _ in range(_MAX_JOINS):
             reader = self._flights.join_or_begin(
                 key,
                 fetch,
@@ -188,18 +191,26 @@ class CachedRequests:
                 on_end=(partial(_note_cost, context), partial(_wait_until_stored, cached)),
                 on_abandoned=partial(self._abandoned, context),
             )
-            pays = reader.owns
+            relayed = self._read(context, reader, pays=reader.owns)
+            if relayed is not None:
+                return relayed
+            # The request that sent it is gone, or kept its response for itself.
+            if cached.refusal is not None:
+                raise cached.refusal
+        return None
+
+    def _read(self, context: RequestContext, reader: FlightReader, *, pays: bool) -> Relayed | None:
+        """Return the response of a flight, or None where it has none for this request."""
+        cached = cast(CachedRequest, context.cached)
         context.on_finish(reader.close)
-        context.flight = flight = reader.flight
+        context.flight = reader.flight
         # A failing write shows that the client has left; the flight may go on.
         context.drain_on_disconnect = False
         if not pays:
-            cached.flight, cached.facts = flight, CacheFacts("collapsed")
+            cached.flight, cached.facts = reader.flight, CacheFacts("collapsed")
         head = reader.head()
         if head is None:
             context.flight = cached.flight = cached.facts = None
-            if cached.refusal is not None:
-                raise cached.refusal
             return None
         return self._shared(context, reader, head, pays)
 

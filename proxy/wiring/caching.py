@@ -5,7 +5,7 @@ from typing import Final
 import gevent
 from gevent.lock import RLock
 
-from proxy.cache.backends.node import NodeStore
+from proxy.cache.flight_claims import NodeClaims
 from proxy.cache.flights import Flights
 from proxy.cache.key import KeyMaker
 from proxy.cache.response_cache import ResponseCache
@@ -13,10 +13,11 @@ from proxy.gateway.caching import CachedRequests, CachingOptions, OpenCache
 from proxy.providers.base import Target
 from proxy.settings.settings import Settings
 from proxy.wiring.accounts import AccountServices
+from proxy.wiring.cache import response_cache
 from proxy.wiring.cache_secret import cache_secret
 
-#: Below `DATA_DIR`.
-FOLDER: Final = "cache"
+#: Below `DATA_DIR`: where the workers of the node find each other's flights.
+FLIGHTS_FOLDER: Final = "flights"
 
 
 class WorkerCaching:
@@ -29,7 +30,8 @@ class WorkerCaching:
         self._lock = RLock()
         self._open: OpenCache | None = None
         self._is_closed = False
-        self.flights = Flights(entry_bytes=cache.max_entry_bytes)
+        self._claims = NodeClaims(settings.data_dir.absolute() / FLIGHTS_FOLDER)
+        self.flights = Flights(entry_bytes=cache.max_entry_bytes, claims=[self._claims])
         self.requests = CachedRequests(
             self.open,
             self.flights,
@@ -57,6 +59,7 @@ class WorkerCaching:
         """Stop the flights and write what waits, for at most `deadline` seconds."""
         self._is_closed = True
         self.flights.stop(seconds=deadline / 2)
+        self._claims.close()
         if self._open is not None:
             self._open.cache.close(deadline / 2)
 
@@ -65,12 +68,6 @@ class WorkerCaching:
             secret = None if self._open is not None else self._secret.get()
             if secret is None:
                 return
-            options = self._settings.cache
-            store = NodeStore(
-                self._settings.data_dir.absolute() / FOLDER, secret, size=options.max_bytes
-            )
-            cache = ResponseCache(
-                store, max_entry=options.max_entry_bytes, stale=options.stale_if_error
-            )
+            cache = response_cache(self._settings, secret)
             cache.start()
             self._open = OpenCache(cache, KeyMaker(secret))
