@@ -41,37 +41,37 @@ class SingleFlight(Generic[T]):
     def lead(self, key: str) -> T:
         """Make the call in this greenlet, for all that join it. The key has no flight."""
         flight = self._flights[key] = AsyncResult()
-        return self._fly(key, flight)
+        return self._run(key, flight)
 
     def spawn(self, key: str) -> "AsyncResult[T]":
         """Return the flight of this key, or a new one in a greenlet of its own."""
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = AsyncResult()
-            gevent.spawn(self._fly_quietly, key, flight)
+            gevent.spawn(self._run_quietly, key, flight)
         return flight
 
     def forget_all(self) -> None:
         """Let no later caller join a flight that is in progress. Its present callers still do."""
         self._flights.clear()
 
-    def _fly(self, key: str, flight: "AsyncResult[T]") -> T:
+    def _run(self, key: str, flight: "AsyncResult[T]") -> T:
         try:
             value = self._call(key)
         except BaseException as error:
-            self._land(key, flight)
+            self._finish(key, flight)
             flight.set_exception(error if isinstance(error, Exception) else self._interrupted())
             raise
-        self._land(key, flight)
+        self._finish(key, flight)
         flight.set(value)
         return value
 
-    def _fly_quietly(self, key: str, flight: "AsyncResult[T]") -> None:
+    def _run_quietly(self, key: str, flight: "AsyncResult[T]") -> None:
         """Report an exception to the waiting callers alone."""
         with contextlib.suppress(Exception):
-            self._fly(key, flight)
+            self._run(key, flight)
 
-    def _land(self, key: str, flight: "AsyncResult[T]") -> None:
+    def _finish(self, key: str, flight: "AsyncResult[T]") -> None:
         # `forget_all` may have made room for a newer flight.
         if self._flights.get(key) is flight:
             del self._flights[key]
