@@ -42,8 +42,8 @@ _MAINTAIN_INTERVAL_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
 #: Events observed before the greenlet yields, which is as long as a request may have to wait: the
 #: minimum; and the maximum of an eighth of the waiting events.
-_MIN_STRETCH: Final = 5
-_MAX_STRETCH: Final = 256
+_MIN_EVENTS_PER_TURN: Final = 5
+_MAX_EVENTS_PER_TURN: Final = 256
 #: A sleep that lets the loop poll its sockets once; after a sleep of 0 gevent would not poll.
 _YIELD_SECONDS: Final = 1e-6
 
@@ -156,9 +156,9 @@ class EventPump:
         batch = queue.take(max_events, wait)
         self._batch += batch
         self._idle.clear()
-        start, stretch = 0, _MIN_STRETCH
+        start, per_turn = 0, _MIN_EVENTS_PER_TURN
         while start < len(batch):
-            chosen = batch[start : start + stretch]
+            chosen = batch[start : start + per_turn]
             self._observe([event for _, _, event in chosen if event is not None])
             start += len(chosen)
             before = len(queue)
@@ -166,7 +166,7 @@ class EventPump:
             # One turn of a busy loop serves up to one request per connection: with a stretch
             # shorter than what came in during that turn, the pump would never catch up.
             waiting = len(queue)
-            stretch = max(_MIN_STRETCH, min(waiting // 8, _MAX_STRETCH), waiting - before)
+            per_turn = max(_MIN_EVENTS_PER_TURN, min(waiting // 8, _MAX_EVENTS_PER_TURN), waiting - before)
 
     def _forward(self, *, again: bool = False) -> None:
         if any(len(record) > MAX_LINE_BYTES for record, _, _ in self._batch):

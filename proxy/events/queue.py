@@ -66,7 +66,7 @@ class EventQueue:
 
     def publish(self, event: UsageEvent) -> None:
         """Add an event. Never blocks and never raises."""
-        if event.token is None and event.outcome == "rejected" and self.refusals.takes(event):
+        if event.token is None and event.outcome == "rejected" and self.refusals.handles(event):
             self.release(event.slot)
             self.observe([event])
             return

@@ -61,7 +61,7 @@ class RejectedSummary:
         self._sums: dict[str, _Sum] = {}
         self._over: list[bytes] = []
 
-    def takes(self, event: UsageEvent) -> bool:
+    def handles(self, event: UsageEvent) -> bool:
         """Returns whether the event is counted here, and gets no line of its own."""
         self._turn()
         if self._single < MAX_PER_MINUTE:

@@ -39,7 +39,7 @@ def test_refusals_up_to_the_rate_are_events() -> None:
     now = Now()
     summary = RejectedSummary(now)
     for _ in range(3):
-        assert [summary.takes(refused()) for _ in range(3)] == [False] * 3
+        assert [summary.handles(refused()) for _ in range(3)] == [False] * 3
         now.time += 60
     assert summary.finished(stopping=True) == []
 
@@ -48,10 +48,10 @@ def test_refusals_beyond_the_rate_are_counted_by_reason() -> None:
     now = Now()
     summary = RejectedSummary(now)
     for _ in range(3):
-        summary.takes(refused())
+        summary.handles(refused())
     for second in (1, 5, 3):
-        assert summary.takes(refused(started=START + second))
-    assert summary.takes(refused("token_expired", START + 2))
+        assert summary.handles(refused(started=START + second))
+    assert summary.handles(refused("token_expired", START + 2))
     assert summary.finished() == []
     running = read(summary.running())
     now.time += 60
@@ -80,15 +80,15 @@ def test_refusals_beyond_the_rate_are_counted_by_reason() -> None:
         },
     ]
     assert summary.finished() == summary.running() == []
-    assert not summary.takes(refused())  # a new minute
+    assert not summary.handles(refused())  # a new minute
 
 
 def test_a_stop_ends_the_summaries_and_keeps_the_rate() -> None:
     summary = RejectedSummary(Now())
     for _ in range(5):
-        summary.takes(refused())
+        summary.handles(refused())
     (line,) = read(summary.finished(stopping=True))
     assert line["count"] == 2
-    assert summary.takes(refused())
+    assert summary.handles(refused())
     (line,) = read(summary.finished(stopping=True))
     assert line["count"] == 1
