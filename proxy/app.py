@@ -181,7 +181,7 @@ class Application:
     relayed = "/v1/"
 
     def __init__(self, settings: Settings) -> None:
-        sanitizer.learn(settings.known_secrets())
+        sanitizer.set_secrets(settings.known_secrets())
         self._settings = settings
         server = settings.server
         self.client_timeout = server.client_timeout

@@ -26,7 +26,7 @@ __all__ = ["ConsoleFormatter", "JsonFormatter", "Sanitizer", "logging_config", "
 _MAX_STDERR_LINE_BYTES: Final = 4095
 _MAX_FILE_LINE_BYTES: Final = 64 * 1024
 #: Stands where a part of a text was left out.
-_GAP: Final = "\n[…]\n"
+_ELLIPSIS: Final = "\n[…]\n"
 #: Attributes that every record has; whatever else is on it came through ``extra=``.
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
     "message",
@@ -104,7 +104,7 @@ def _truncated(text: str, max_bytes: int) -> str:
         fields = {}
     exception = fields.get("exception")
     if isinstance(exception, str):
-        excess = len(line) - max_bytes + len('"truncated":true,') + len(orjson.dumps(_GAP))
+        excess = len(line) - max_bytes + len('"truncated":true,') + len(orjson.dumps(_ELLIPSIS))
         size = len(orjson.dumps(exception))
         kept = len(exception) * max(0, size - excess) // size
         fields |= {
@@ -120,8 +120,8 @@ def _without_middle(text: str, max_bytes: int) -> str:
     if len(data) <= max_bytes:
         return text
     head = max_bytes // 3
-    tail = max_bytes - head - len(_encoded(_GAP))
-    return data[:head].decode("utf-8", "ignore") + _GAP + data[-tail:].decode("utf-8", "ignore")
+    tail = max_bytes - head - len(_encoded(_ELLIPSIS))
+    return data[:head].decode("utf-8", "ignore") + _ELLIPSIS + data[-tail:].decode("utf-8", "ignore")
 
 
 def message(record: logging.LogRecord) -> str:

@@ -72,7 +72,7 @@ PATHS: Final = Paths()
 _process = Sanitizer()
 
 
-def learn(known: Iterable[str]) -> None:
+def set_secrets(known: Iterable[str]) -> None:
     """Set the secrets of this process."""
     global _process
     _process = Sanitizer(known)

@@ -10,9 +10,9 @@ from proxy.logs.sanitizer import PATHS, Sanitizer
 
 @pytest.fixture(autouse=True)
 def known() -> Iterator[None]:
-    sanitizer.learn(["a-management-token"])
+    sanitizer.set_secrets(["a-management-token"])
     yield
-    sanitizer.learn(())
+    sanitizer.set_secrets(())
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_paths(path: str, clean: str) -> None:
 
 def test_what_is_learned_holds_for_what_was_seen_before() -> None:
     assert PATHS["/v1/another-secret"] == "/v1/another-secret"
-    sanitizer.learn(["another-secret"])
+    sanitizer.set_secrets(["another-secret"])
     assert PATHS["/v1/another-secret"] == "/v1/[secret]"
     assert sanitizer.clean("my another-secret") == "my [secret]"
 
