@@ -156,7 +156,7 @@ _BREAKER_STATES: Final[Mapping[str, int]] = {"closed": 0, "half_open": 1, "open"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class WorkerParts:
     """The parts of one worker. A part that is made later, or made again, is given as a function."""
 
     in_flight: Sized
@@ -187,7 +187,7 @@ class Parts:
 class WorkerCollector:
     """Reads ``parts`` into samples."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: WorkerParts) -> None:
         self._parts = parts
         self._began = time.monotonic()
         # Sink → monotonic time at which nothing waited for it.

@@ -18,7 +18,7 @@ from proxy.metrics.reporter import Reporter
 from proxy.metrics.request_metrics import RequestMetrics
 from proxy.metrics.samples import Samples
 from proxy.metrics.target_labels import TargetLabels
-from proxy.metrics.worker_collector import Parts, WorkerCollector
+from proxy.metrics.worker_collector import WorkerParts, WorkerCollector
 from proxy.settings.settings import Settings
 from proxy.web import AccessRecord
 
@@ -39,7 +39,7 @@ class Telemetry:
 
         `watchers` receive all events, too, and neither wait nor raise.
 
-        `parts` are the fields of `Parts` that are no settings.
+        `parts` are the fields of `WorkerParts` that are no settings.
         """
         # The parent of a worker is gunicorn's master.
         master = os.getppid()
@@ -47,7 +47,7 @@ class Telemetry:
         samples = Samples()
         targets = TargetLabels(configured_models)
         collector = WorkerCollector(
-            Parts(
+            WorkerParts(
                 in_flight_limit=settings.server.max_concurrent_requests,
                 queue_limit=settings.events.queue_size,
                 data_dir=settings.data_dir,

@@ -10,7 +10,7 @@ from proxy.metrics import worker_collector as vitals_module
 from proxy.metrics.cache_counts import CacheCounts
 from proxy.metrics.samples import Samples, merge
 from proxy.metrics.target_labels import TargetLabels
-from proxy.metrics.worker_collector import Parts, WorkerCollector
+from proxy.metrics.worker_collector import WorkerParts, WorkerCollector
 
 
 class Counted(SimpleNamespace):
@@ -34,7 +34,7 @@ def pump(*sink_workers: Any) -> Any:
     )
 
 
-def parts(**changes: Any) -> Parts:
+def parts(**changes: Any) -> WorkerParts:
     made: dict[str, Any] = {
         "in_flight": [1, 2, 3],
         "in_flight_limit": 3000,
@@ -58,7 +58,7 @@ def parts(**changes: Any) -> Parts:
         "workers_expected": 2,
         "server_started": 1e9,
     }
-    return Parts(**made | changes)
+    return WorkerParts(**made | changes)
 
 
 def measured(source: WorkerCollector) -> dict[str, Any]:
