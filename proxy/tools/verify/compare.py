@@ -327,7 +327,7 @@ class Comparison:
             item for item in self.differences if (item.aspect, item.key) not in shown
         ]
 
-    def places(self) -> set[tuple[str, str]]:
+    def difference_keys(self) -> set[tuple[str, str]]:
         return {(finding.aspect, finding.key) for finding in self.differences}
 
 

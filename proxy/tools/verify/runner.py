@@ -70,7 +70,7 @@ class Pair:
             named = ["CORS is configured: the proxy responds to preflights itself"]
             return Comparison(named=named, complete=False)
         found = self._compare(probe, direct, proxied)
-        if any(key.startswith(_CORS) for _, key in found.places()) and self._has_cors():
+        if any(key.startswith(_CORS) for _, key in found.difference_keys()) and self._has_cors():
             found = self._compare(probe, direct, proxied, cors=True)
         if found.differences and found.complete:
             self._ask_again(probe, direct, proxied, found)
@@ -86,12 +86,12 @@ class Pair:
         again = self.direct.ask(probe)
         if again.status != direct.status == proxied.status:
             return  # another response than before; a limit may have been reached
-        itself = self._compare(probe, direct, again).places()
+        itself = self._compare(probe, direct, again).difference_keys()
         # For --exact: a response that varies by itself cannot be verified to the byte.
         found.forgive(itself - {("body", "bytes")} if self._exact else itself)
-        if ("timing", "pieces") in found.places():
+        if ("timing", "pieces") in found.difference_keys():
             # A stall of the network can join pieces; a proxy that holds back does so each time.
-            shown = self._compare(probe, again, self.proxied.ask(probe)).places()
+            shown = self._compare(probe, again, self.proxied.ask(probe)).difference_keys()
             found.forgive({("timing", "pieces")} - shown)
 
     def _compare(

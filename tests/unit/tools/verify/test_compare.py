@@ -143,4 +143,4 @@ def test_what_the_upstream_shows_itself_is_forgiven() -> None:
     found = Comparison([Finding("headers", "x-a", "a"), Finding("headers", "x-b", "b")])
     found.forgive({("headers", "x-a"), ("body", "x-b")})
     assert [f.key for f in found.varies] == ["x-a"]
-    assert found.places() == {("headers", "x-b")}
+    assert found.difference_keys() == {("headers", "x-b")}
