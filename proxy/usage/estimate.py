@@ -192,7 +192,7 @@ class ResponseText(BodyReader):
         return len(held) + self._more
 
     def _begin(self, chunk: bytes) -> None:
-        self._hold(chunk)
+        self._buffer(chunk)
         start = bytes(self._held[:64]).removeprefix(b"\xef\xbb\xbf").lstrip()
         if len(start) >= 8:
             if start.startswith(_SSE_FIELDS):
@@ -200,9 +200,9 @@ class ResponseText(BodyReader):
                 self._take = self._open_stream()
                 self._take(held)
             else:
-                self._take = self._hold
+                self._take = self._buffer
 
-    def _hold(self, chunk: bytes) -> None:
+    def _buffer(self, chunk: bytes) -> None:
         if self._more or len(self._held) + len(chunk) > _MAX_WHOLE:
             self._more += len(chunk)
         else:

@@ -154,7 +154,7 @@ class Skeleton:
 
     def _literal(self, text: bytes, at: int) -> int:
         end = _IN_LITERAL.match(text, at).end()  # type: ignore[union-attr]
-        self._keep(text, at, end)
+        self._append(text, at, end)
         if end < len(text):
             self._finish()
         return end
@@ -162,12 +162,12 @@ class Skeleton:
     def _within(self, text: bytes, at: int) -> int:
         """Read on in a string, object or list that is kept or skipped as a whole."""
         end = self._passing.skip(text, at)
-        self._keep(text, at, end)
+        self._append(text, at, end)
         if not self._passing.open:
             self._finish()
         return end
 
-    def _keep(self, text: bytes, begin: int, end: int) -> None:
+    def _append(self, text: bytes, begin: int, end: int) -> None:
         kept = self._kept
         if kept is not None:
             if len(kept) + end - begin > _MAX_VALUE:

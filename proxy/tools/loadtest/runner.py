@@ -98,13 +98,13 @@ class Load:
         try:
             next(steps)
         except StopIteration as end:
-            self._keep(end.value)
+            self._add_sample(end.value)
             return False
         self._running[client] = steps
         self._since[client] = time.perf_counter()
         return True
 
-    def _keep(self, sample: Sample | None) -> None:
+    def _add_sample(self, sample: Sample | None) -> None:
         if sample is not None:
             self.samples.append(sample)
 
@@ -133,7 +133,7 @@ class Load:
             steps.send(now)
         except StopIteration as end:
             del self._running[client]
-            self._keep(end.value)
+            self._add_sample(end.value)
             self._next(client, jobs)
 
     def _end_the_silent(self, now: float, jobs: Iterable[Callable[[Client], _Steps]]) -> None:
@@ -143,7 +143,7 @@ class Load:
                     steps.throw(TimeoutError("timed out"))
                 except StopIteration as end:
                     del self._running[client]
-                    self._keep(end.value)
+                    self._add_sample(end.value)
                     self._next(client, jobs)
 
 
