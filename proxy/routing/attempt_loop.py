@@ -496,7 +496,7 @@ class AttemptLoop:
                 )
                 if not (holds and self._holds(target, response)):
                     return _Trip(response)
-                return self._hold(target, response, held, prepared.translation)
+                return self._read_to_output(target, response, held, prepared.translation)
         except UpstreamError as error:
             failure = failure_of_error(error, sent=True, head=response is not None)
             failure = _by_status(response, provider_type) or failure
@@ -515,7 +515,7 @@ class AttemptLoop:
             return False
         return _is_event_stream(response)
 
-    def _hold(
+    def _read_to_output(
         self,
         target: RouteTarget,
         response: Response,
