@@ -147,7 +147,7 @@ class Dispatcher:
             self._accept(before)
             self._recovered = not before
             self._recovered_to = before[-1].id if before else self._recovered_to
-        self._group.hold([entry.id for entry in self._held])
+        self._group.renew([entry.id for entry in self._held])
         if time.monotonic() >= self._next_claim and self._room:
             claimed = self._group.claim(self._room, self._claim_idle)
             self._accept(claimed)

@@ -80,7 +80,7 @@ class ConsumerGroup:
         self.claimed += len(entries)
         return self._with_deliveries(entries)
 
-    def hold(self, ids: Sequence[str]) -> None:
+    def renew(self, ids: Sequence[str]) -> None:
         """Reset the idle time of these entries, so that no other consumer claims them."""
         if ids:
             # JUSTID: it is not another delivery.

@@ -67,7 +67,7 @@ def test_held_entries_are_not_claimed_and_not_counted(
     (entry,) = one.new(10, 0)
     with redis_server.client() as client:
         client.xclaim(stream, "g", "one", 0, [entry.id], idle=60_000, justid=True)
-        one.hold([entry.id])
+        one.renew([entry.id])
         (pending,) = client.xpending_range(stream, "g", "-", "+", 10)
     assert pending["time_since_delivered"] < 60_000
     assert pending["times_delivered"] == 1
