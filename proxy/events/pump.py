@@ -163,10 +163,12 @@ class EventPump:
             start += len(chosen)
             before = len(queue)
             gevent.sleep(_YIELD_SECONDS)
-            # One turn of a busy loop serves up to one request per connection: with a stretch
+            # One turn of a busy loop serves up to one request per connection: with a turn
             # shorter than what came in during that turn, the pump would never catch up.
             waiting = len(queue)
-            per_turn = max(_MIN_EVENTS_PER_TURN, min(waiting // 8, _MAX_EVENTS_PER_TURN), waiting - before)
+            per_turn = max(
+                _MIN_EVENTS_PER_TURN, min(waiting // 8, _MAX_EVENTS_PER_TURN), waiting - before
+            )
 
     def _forward(self, *, again: bool = False) -> None:
         if any(len(record) > MAX_LINE_BYTES for record, _, _ in self._batch):

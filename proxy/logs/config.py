@@ -121,7 +121,9 @@ def _without_middle(text: str, max_bytes: int) -> str:
         return text
     head = max_bytes // 3
     tail = max_bytes - head - len(_encoded(_ELLIPSIS))
-    return data[:head].decode("utf-8", "ignore") + _ELLIPSIS + data[-tail:].decode("utf-8", "ignore")
+    return (
+        data[:head].decode("utf-8", "ignore") + _ELLIPSIS + data[-tail:].decode("utf-8", "ignore")
+    )
 
 
 def message(record: logging.LogRecord) -> str:

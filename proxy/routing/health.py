@@ -177,7 +177,7 @@ class HealthBoard:
         if not self._pools or len(model) > _MAX_MODEL_LENGTH or not self._has_row(key_id, model):
             return
         if cell in self._pending or len(self._pending) < _MAX_PENDING:
-            self._store_later(cell, _Pending(self._clock() + seconds, status))
+            self._add_pending(cell, _Pending(self._clock() + seconds, status))
             self._task.wake()
 
     def _has_row(self, key_id: str, model: str) -> bool:
@@ -194,7 +194,7 @@ class HealthBoard:
         models.add(model)
         return True
 
-    def _store_later(self, cell: tuple[str, str], pending: _Pending) -> None:
+    def _add_pending(self, cell: tuple[str, str], pending: _Pending) -> None:
         other = self._pending.get(cell)
         if other is None or other.until < pending.until:
             self._pending[cell] = pending
@@ -269,7 +269,7 @@ class HealthBoard:
                 self._store.write(list(reports.values()))
             except StoreError:
                 for cell, one in pending.items():
-                    self._store_later(cell, one)
+                    self._add_pending(cell, one)
                 raise
         self._reported, self._counted_at = counts, now
         if wakes:

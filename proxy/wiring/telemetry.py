@@ -18,7 +18,7 @@ from proxy.metrics.reporter import Reporter
 from proxy.metrics.request_metrics import RequestMetrics
 from proxy.metrics.samples import Samples
 from proxy.metrics.target_labels import TargetLabels
-from proxy.metrics.worker_collector import WorkerParts, WorkerCollector
+from proxy.metrics.worker_collector import WorkerCollector, WorkerParts
 from proxy.settings.settings import Settings
 from proxy.web import AccessRecord
 

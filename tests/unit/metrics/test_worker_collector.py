@@ -10,7 +10,7 @@ from proxy.metrics import worker_collector as vitals_module
 from proxy.metrics.cache_counts import CacheCounts
 from proxy.metrics.samples import Samples, merge
 from proxy.metrics.target_labels import TargetLabels
-from proxy.metrics.worker_collector import WorkerParts, WorkerCollector
+from proxy.metrics.worker_collector import WorkerCollector, WorkerParts
 
 
 class Counted(SimpleNamespace):
