@@ -125,6 +125,8 @@ class _Choice:
     def __init__(self) -> None:
         self.used: set[int] = set()
         self._by_id: dict[str, int] = {}
+        #: Numbers of calls whose id has come. It may come behind other pieces.
+        self._with_id: set[int] = set()
         #: The upstream's number → the number of the call that had it last.
         self._by_given: dict[int, int] = {}
         self._last = 0
@@ -137,7 +139,11 @@ class _Choice:
         if call_id and isinstance(call_id, str):
             index = self._by_id.get(call_id)
             if index is None:
-                index = self._by_id[call_id] = self._new(given)
+                index = self._by_given.get(given) if given is not None else None
+                if index is None or index in self._with_id:
+                    index = self._new(given)
+                self._by_id[call_id] = index
+                self._with_id.add(index)
         elif given is not None and given in self._by_given:
             index = self._by_given[given]
         elif given is None and self.used and not named:

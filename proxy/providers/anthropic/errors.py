@@ -1,4 +1,4 @@
-"""Anthropic's errors in OpenAI's shape.
+"""Errors of Anthropic's in OpenAI's shape; errors of OpenAI's and of the proxy in Anthropic's.
 
 Source: https://platform.claude.com/docs/en/api/errors, and `types/shared` of Anthropic's Python
 SDK. Its `message` is for people; `type` and `details.error_code` are for programs.
@@ -31,6 +31,26 @@ _STATUS_BY_TYPE: Final[Mapping[str, int]] = {
 _CODE_BY_TYPE: Final[Mapping[str, str]] = {
     "not_found_error": "model_not_found",
     "overloaded_error": "overloaded",
+}
+#: Status of the proxy's own errors → Anthropic's `type`. All others are `api_error`.
+_TYPE_BY_STATUS: Final[Mapping[int, str]] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    OVERLOADED: "overloaded_error",
+}
+#: `code` or `type` of an error in OpenAI's dialect → its status, beside Anthropic's own words.
+_CHAT_STATUS: Final[Mapping[str, int]] = {
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "model_not_found": 404,
+    "overloaded": 503,
+    "server_overloaded": 503,
 }
 _UNREADABLE: Final = "The upstream sent an error that cannot be read."
 
@@ -66,6 +86,48 @@ def openai_error(data: bytes, status: int | None = None) -> bytes:
         "code": code or "upstream_broken",
     }
     return orjson.dumps({"error": shaped})
+
+
+def anthropic_error(status: int, message: str, request_id: str | None = None) -> bytes:
+    """Return an error of the proxy as Anthropic's clients read it, as JSON."""
+    error = {"type": _TYPE_BY_STATUS.get(status, "api_error"), "message": message}
+    shaped: dict[str, Any] = {"type": "error", "error": error}
+    if request_id is not None:
+        shaped["request_id"] = request_id
+    return orjson.dumps(shaped)
+
+
+def anthropic_error_event(status: int, message: str) -> bytes:
+    """Return an error of the proxy as an event for a stream of Anthropic's."""
+    return b"event: error\ndata: " + anthropic_error(status, message) + b"\n\n"
+
+
+def chat_event_status(data: bytes) -> int:
+    """Return the status that an error in a stream of OpenAI's stands for; 500 if unknown."""
+    error = _error_in(_decoded(data))
+    for name in ("status", "code"):  # some services write the status itself
+        found = error.get(name)
+        if isinstance(found, int) and 400 <= found < 600:
+            return found
+    for name in ("code", "type"):
+        word = _text(error, name)
+        if (known := _CHAT_STATUS.get(word) or _STATUS_BY_TYPE.get(word)) is not None:
+            return known
+    return 500
+
+
+def anthropic_error_of(data: bytes, status: int | None = None) -> bytes:
+    """Return an error in OpenAI's shape as one of Anthropic's, as JSON.
+
+    `data` is a body, or the data of an event. `status` is that of the response; None: that of an
+    event, which has none of its own. What is no error of OpenAI's, such as a page of HTML, is not
+    passed on.
+    """
+    if status is None:
+        status = chat_event_status(data)
+    decoded = _decoded(data)
+    message = _text(_error_in(decoded), "message") or _text(decoded, "error")
+    return anthropic_error(status, message or _UNREADABLE)
 
 
 def _decoded(data: bytes) -> Any:

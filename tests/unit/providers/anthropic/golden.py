@@ -1,4 +1,4 @@
-"""Golden files: one JSON document per case, in a folder per subject."""
+"""Golden files: one JSON document per case, in a folder per subject; and how types judge them."""
 
 import json
 from pathlib import Path
@@ -21,3 +21,13 @@ def raw(events: list[dict[str, Any]], end: str = "\n") -> bytes:
         for event in events
     ]
     return "".join(frames).encode()
+
+
+def read_through(value: Any) -> None:
+    """Read all of it: the types of pydantic validate a list only while it is read."""
+    if isinstance(value, dict):
+        for each in value.values():
+            read_through(each)
+    elif not isinstance(value, str | bytes | int | float | None):
+        for each in value:
+            read_through(each)

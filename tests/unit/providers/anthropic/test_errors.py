@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from proxy.providers.anthropic.errors import (
+    anthropic_error_of,
+    chat_event_status,
     client_status,
     event_status,
     openai_error,
@@ -57,3 +59,60 @@ def test_what_is_no_error_of_its_own_is_not_quoted(text: bytes) -> None:
     assert (found["type"], found["code"]) == ("server_error", "upstream_broken")
     assert "secret" not in found["message"]
     assert event_status(text) == 500
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"code": "rate_limit_exceeded", "type": "requests"}, 429),
+        ({"code": "insufficient_quota", "type": "insufficient_quota"}, 429),
+        ({"code": None, "type": "invalid_request_error"}, 400),
+        ({"code": "model_not_found", "type": "invalid_request_error"}, 404),
+        ({"code": "overloaded", "type": "server_error"}, 503),
+        ({"code": None, "type": "server_error"}, 500),
+        ({"code": 429}, 429),
+        ({"code": 7}, 500),
+        ({"status": 503, "code": "x"}, 503),
+    ],
+)
+def test_an_error_in_a_stream_of_chat_stands_for_a_status(
+    error: dict[str, Any], status: int
+) -> None:
+    assert chat_event_status(json.dumps({"error": {"message": "m", **error}}).encode()) == status
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (413, "request_too_large"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (502, "api_error"),
+        (503, "overloaded_error"),
+        (504, "timeout_error"),
+        (529, "overloaded_error"),
+    ],
+)
+def test_an_error_of_chat_in_anthropics_shape(status: int, kind: str) -> None:
+    text = json.dumps({"error": {"message": "So it is.", "type": "x", "code": "y"}}).encode()
+    assert json.loads(anthropic_error_of(text, status)) == {
+        "type": "error",
+        "error": {"type": kind, "message": "So it is."},
+    }
+
+
+def test_an_error_of_chat_may_be_a_string() -> None:
+    found = json.loads(anthropic_error_of(b'{"error":"model is loading"}', 503))
+    assert found["error"]["message"] == "model is loading"
+
+
+@pytest.mark.parametrize("text", [b"<html>secret</html>", b"", b"[]", b'{"x":"secret"}'])
+def test_what_is_no_error_of_chat_is_not_quoted(text: bytes) -> None:
+    found = json.loads(anthropic_error_of(text, 502))["error"]
+    assert found["type"] == "api_error"
+    assert "secret" not in found["message"]
+    assert chat_event_status(text) == 500

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from proxy.core.errors import ClientError
 from proxy.providers.anthropic.request import TranslationOptions, messages_request
 from proxy.providers.base import ModelFacts
-from tests.unit.providers.anthropic.golden import cases
+from tests.unit.providers.anthropic.golden import cases, read_through
 
 CASES = cases("requests")
 _SAMPLING = ("temperature", "top_p", "top_k")
@@ -42,16 +42,6 @@ def assert_taken(body: dict[str, Any]) -> None:
     copied = {name: value for name, value in body.items() if name not in _SAMPLING}
     kind = _STREAMED if body.get("stream") else _BUFFERED
     read_through(kind.validate_python(copied, extra="forbid"))
-
-
-def read_through(value: Any) -> None:
-    """Read all of it: the types validate a list only while it is read."""
-    if isinstance(value, dict):
-        for each in value.values():
-            read_through(each)
-    elif not isinstance(value, str | bytes | int | float | None):
-        for each in value:
-            read_through(each)
 
 
 @pytest.mark.parametrize("name", CASES)
