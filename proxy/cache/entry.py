@@ -192,7 +192,7 @@ def _of_head(head: Any, body: bytes, sizes: tuple[int, ...]) -> CachedResponse:
     provider, model, prompt_tokens, completion_tokens = rest
     _check(str, scope, method, target, reason)
     _check(int, status)
-    _check(float, stored_at, expires_at)
+    _check((int, float), stored_at, expires_at)
     _check((str, type(None)), provider, model)
     _check((int, type(None)), prompt_tokens, completion_tokens)
     headers = [(name, value) for name, value in lines]
