@@ -125,13 +125,14 @@ class RequestVerdict:
         left = entry.expires_at - now
         if left > 0:
             return left >= self.min_fresh
-        return -left <= self.max_stale and not self.min_fresh and _may_be_stale(entry)
+        return not self.min_fresh and _is_stale_within(self.max_stale, -left, entry)
 
     def accepts_on_error(self, entry: CachedResponse, now: float) -> bool:
         """Whether the client accepts `entry` where the upstream fails (RFC 5861 §4)."""
-        if self.accepts(entry, now):
-            return True
-        return 0 <= now - entry.expires_at <= self.stale_if_error and _may_be_stale(entry)
+        since_expiry = now - entry.expires_at
+        return self.accepts(entry, now) or (
+            since_expiry >= 0 and _is_stale_within(self.stale_if_error, since_expiry, entry)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,8 +275,13 @@ def _has_validator(headers: Sequence[tuple[str, str]]) -> bool:
     return any(name.lower() in ("etag", "last-modified") for name, _ in headers)
 
 
-def _may_be_stale(entry: CachedResponse) -> bool:
-    return not upstream_directives(entry.headers).must_revalidate
+def _is_stale_within(limit: float, since_expiry: float, entry: CachedResponse) -> bool:
+    """Whether a response that expired so many seconds ago may be served all the same."""
+    return (
+        limit > 0
+        and since_expiry <= limit
+        and not upstream_directives(entry.headers).must_revalidate
+    )
 
 
 def _uncacheable(method: str, path: str, request: OutboundRequest) -> str:

@@ -107,3 +107,14 @@ def test_thousands_of_empty_members_are_refused() -> None:
 def test_hostile_bytes_raise_nothing_but_value_error(encoding: str, chunks: list[bytes]) -> None:
     with contextlib.suppress(ValueError):
         inflate(encoding, *chunks)
+
+
+@pytest.mark.parametrize("name", ["gzip", "gzip with padding", "zlib", "zlib with padding", "raw"])
+def test_it_is_complete_once_the_compressed_data_has_ended(name: str) -> None:
+    encoding, body = FORMS[name]
+    end = len(GZIP if encoding == "gzip" else zlib.compress(TEXT) if "zlib" in name else body)
+    inflater = Inflater(encoding)
+    assert not inflater.complete
+    for at in range(len(body)):
+        list(inflater.feed(body[at : at + 1]))
+        assert inflater.complete is (at + 1 >= end)
