@@ -202,15 +202,14 @@ class CachedRequests:
     def _read(self, context: RequestContext, reader: FlightReader, *, pays: bool) -> Relayed | None:
         """Return the response of a flight, or None where it has none for this request."""
         cached = cast(CachedRequest, context.cached)
-        context.on_finish(reader.close)
-        context.flight = reader.flight
+        context.reader = reader
         # A failing write shows that the client has left; the flight may go on.
         context.drain_on_disconnect = False
         if not pays:
             cached.flight, cached.facts = reader.flight, CacheFacts("collapsed")
         head = reader.head()
         if head is None:
-            context.flight = cached.flight = cached.facts = None
+            context.reader = cached.flight = cached.facts = None
             return None
         return self._shared(context, reader, head, pays)
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from proxy.auth.principal import Principal
-from proxy.cache.flight import Flight
+from proxy.cache.flight import FlightReader
 from proxy.core.errors import CUT_CODES, ProxyError, UpstreamError
 from proxy.core.usage_event import Intent, RoutingFacts, UsageEvent
 from proxy.gateway.body_transform import EventStream
@@ -107,8 +107,8 @@ class RequestContext:
     #: Whether the response is read to its end after the client has left.
     drain_on_disconnect = False
     response_headers: Headers = []  # noqa: RUF012  (never changed)
-    #: The flight that the request reads. Its event waits for what the flight cost.
-    flight: Flight | None = None
+    #: Reads the response from a flight. The event waits for what the flight cost.
+    reader: FlightReader | None = None
     # The slot of the intent, which outlives a killed worker; -1 while there is none.
     _event_slot = -1
     _watcher: DisconnectWatcher | None = None
@@ -283,12 +283,22 @@ class RequestContext:
         if self._finished:
             return
         self._finished = True
-        if self.flight is not None:
+        reader = self.reader
+        if reader is not None:
             self.shield()
-            end = partial(self._end_with_flight, status, outcome, error_code, bytes_out)
-            if self.flight.when_over(end):
-                return
+            # First of all: what waits for the end of the flight must not keep it from ending.
+            reader.close()
+            if self._waits_for_flight(outcome):
+                end = partial(self._end_with_flight, status, outcome, error_code, bytes_out)
+                if reader.flight.when_over(end):
+                    return
         self._end(status, outcome, error_code, bytes_out, stream, reading)
+
+    def _waits_for_flight(self, outcome: Outcome | None) -> bool:
+        """Return whether the event shows what the flight cost: the request that began it pays, and
+        one that got all of the response has saved that."""
+        follows = self.cached is not None and self.cached.facts is not None
+        return outcome is Outcome.COMPLETED or not follows
 
     def _end_with_flight(
         self, status: int, outcome: Outcome | None, error_code: str | None, bytes_out: int
