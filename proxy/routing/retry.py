@@ -322,15 +322,16 @@ def failure_of_error(error: UpstreamError, sent: bool, *, head: bool = False) ->
 def retry_after(headers: Iterable[tuple[str, str]], now: float) -> float | None:
     """Return the seconds that a response asks its client to wait, from 0 to an hour, or None.
 
-    Reads `retry-after-ms`, then `retry-after` in seconds or as an HTTP date (RFC 9110 section
-    10.2.3). What cannot be read counts as absent. ``now`` is the Unix time.
+    Reads `retry-after-ms`, Azure's `x-ms-retry-after-ms`, then `retry-after` in seconds or as an
+    HTTP date (RFC 9110 section 10.2.3). What cannot be read counts as absent. ``now`` is the Unix
+    time.
     """
     found: dict[str, str] = {}
     for name, value in headers:
         found.setdefault(name.lower(), value.strip())
-    milliseconds = found.get("retry-after-ms", "")
-    if _SECONDS.fullmatch(milliseconds):
-        return _bounded(float(milliseconds) / 1000)
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        if _SECONDS.fullmatch(milliseconds := found.get(name, "")):
+            return _bounded(float(milliseconds) / 1000)
     text = found.get("retry-after", "")
     if _SECONDS.fullmatch(text):
         return _bounded(float(text))

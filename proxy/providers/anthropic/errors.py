@@ -56,8 +56,11 @@ _UNREADABLE: Final = "The upstream sent an error that cannot be read."
 
 
 def client_status(status: int) -> int:
-    """Return the status that a client of OpenAI's gets for an upstream's error."""
-    return 503 if status == OVERLOADED else status
+    """Return the status that a client of OpenAI's gets for an upstream's error.
+
+    A 500 would say that the proxy is at fault.
+    """
+    return {OVERLOADED: 503, 500: 502}.get(status, status)
 
 
 def event_status(data: bytes) -> int:

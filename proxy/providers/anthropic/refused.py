@@ -24,6 +24,9 @@ _REFUSES: Final = re.compile(
     r"deprecated|not supported|unsupported|not support|not permitted|not allowed|not available",
     re.IGNORECASE,
 )
+#: Stands for a `temperature` beside a `top_p`: some models take either, and refuse both.
+BOTH: Final = "temperature and top_p"
+_NOT_BOTH: Final = re.compile(r"\bboth\b.*\bspecified\b|\bonly one\b", re.IGNORECASE | re.DOTALL)
 #: As its errors name it → the client's parameter.
 _NAMES: Final[Mapping[str, str]] = {
     "temperature": "temperature",
@@ -33,11 +36,16 @@ _NAMES: Final[Mapping[str, str]] = {
 }
 
 
+_SAMPLING: Final = frozenset({"temperature", "top_p"})
+
+
 def sent_parameters(request: Mapping[str, Any]) -> frozenset[str]:
     """Return which of the client's parameters that a model may refuse are in a request."""
     found = {name for name in _NAMES.values() if name in request}
     if "effort" in request.get("output_config", {}):
         found.add("reasoning_effort")
+    if found.issuperset(_SAMPLING):
+        found.add(BOTH)
     return frozenset(found)
 
 
@@ -85,6 +93,8 @@ def _refused(body: bytes) -> str | None:
     if not isinstance(message, str) or len(message) > _MAX_MESSAGE:
         return None
     named = [name for name in _NAMES if re.search(rf"\b{name}\b", message)]
+    if set(named) == _SAMPLING and _NOT_BOTH.search(message):
+        return BOTH
     if len(named) != 1 or not _REFUSES.search(message):
         return None
     return _NAMES[named[0]]

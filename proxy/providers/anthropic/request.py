@@ -17,6 +17,7 @@ import orjson
 
 from proxy.core.errors import ClientError
 from proxy.providers.anthropic import data_url
+from proxy.providers.anthropic.refused import BOTH
 from proxy.providers.anthropic.schema import structured_schema
 from proxy.providers.base import NO_FACTS, ModelFacts
 from proxy.runtime.yielding import joined, turn_if_due
@@ -233,11 +234,13 @@ class _Translation:
             role = message.get("role")
             content = message.get("content")
             if role in ("system", "developer"):
-                self._system += self._texts(content, f"{path}.content")
+                self._system += _cached_at_end(
+                    self._texts(content, f"{path}.content"), message, path
+                )
             elif role == "tool":
                 conversation.add_result(self._tool_result(message, path))
             elif role == "user":
-                blocks = self._blocks(content, f"{path}.content")
+                blocks = _cached_at_end(self._blocks(content, f"{path}.content"), message, path)
                 conversation.add("user", _marked(blocks, message))
             elif role == "assistant":
                 conversation.add("assistant", _marked(self._assistant(message, path), message))
@@ -322,9 +325,7 @@ class _Translation:
         for index, call in enumerate(calls or ()):
             turn_if_due()
             blocks.append(_tool_use(call, f"{path}.tool_calls[{index}]"))
-        if blocks and not _is_thinking(blocks[-1]):
-            _cached(blocks[-1], message, path)
-        return blocks
+        return _cached_at_end(blocks, message, path)
 
     def _signed_thinking(self, message: Mapping[str, Any]) -> list[Block]:
         """Thinking that has its signature. Unsigned or foreign thinking is refused upstream."""
@@ -519,6 +520,9 @@ class _Translation:
         return False
 
     def _sampling(self, made: dict[str, Any]) -> None:
+        refused = self._options.refused
+        if BOTH in refused and self._chat.get("temperature") is not None:
+            refused = refused | {"top_p"}
         for name in ("temperature", "top_p", "top_k"):
             value = self._chat.get(name)
             if value is None:
@@ -529,9 +533,7 @@ class _Translation:
                 raise _wrong(name, "must be an integer")
             # Beside thinking, Anthropic takes no temperature but 1, and no choice of tokens
             # (https://platform.claude.com/docs/en/build-with-claude/extended-thinking).
-            if name in self._options.refused or (
-                self._with_budget and not _is_default(name, value)
-            ):
+            if name in refused or (self._with_budget and not _is_default(name, value)):
                 self._drop(name)
             else:
                 made[name] = value if name == "top_k" else min(value, 1)
@@ -552,8 +554,8 @@ class _Translation:
         if isinstance(user, str) and user:
             made["metadata"] = {"user_id": user}
         tier = self._chat.get("service_tier")
-        if tier == "auto":
-            made["service_tier"] = "auto"
+        if tier in ("auto", "standard_only"):
+            made["service_tier"] = tier
         elif tier == "default":
             made["service_tier"] = "standard_only"
         elif tier is not None:
@@ -581,6 +583,13 @@ def _cached(block: Block, source: Mapping[str, Any], path: str) -> Block:
             raise _wrong(f"{path}.cache_control", "must be an object of the type ephemeral")
         block["cache_control"] = given
     return block
+
+
+def _cached_at_end(blocks: list[Block], message: Mapping[str, Any], path: str) -> list[Block]:
+    """Keep `cache_control` of a whole message: it stands at its last block, of thinking at none."""
+    if blocks and not _is_thinking(blocks[-1]):
+        _cached(blocks[-1], message, path)
+    return blocks
 
 
 def _tool_id(given: Any, path: str) -> str:

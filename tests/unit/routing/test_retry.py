@@ -310,6 +310,8 @@ def test_failure_of_error(error: UpstreamError, sent: bool, head: bool, failure:
         ([("retry-after", "7"), ("retry-after", "9")], 7.0),
         ([("retry-after", "-3")], 0.0),
         ([("retry-after-ms", "-3")], 0.0),
+        ([("retry-after", "7"), ("X-MS-Retry-After-MS", "1500")], 1.5),
+        ([("x-ms-retry-after-ms", "1500"), ("retry-after-ms", "500")], 0.5),
         ([("retry-after", "999999999")], MAX_RETRY_AFTER_SECONDS),
         ([("retry-after", "9" * 400)], None),
         ([("retry-after", "inf")], None),
@@ -331,7 +333,7 @@ def test_retry_after(headers: list[tuple[str, str]], seconds: float | None) -> N
 
 @given(st.text(max_size=60), st.floats(0, 1e11))
 def test_any_retry_after_is_bounded(text: str, now: float) -> None:
-    for name in ("retry-after", "retry-after-ms"):
+    for name in ("retry-after", "retry-after-ms", "x-ms-retry-after-ms"):
         seconds = retry_after([(name, text)], now)
         assert seconds is None or 0.0 <= seconds <= MAX_RETRY_AFTER_SECONDS
 

@@ -103,7 +103,7 @@ def test_an_overload_before_output_falls_back_and_leaves_nothing() -> None:
     ("kind", "status", "code"),
     [
         ("overloaded_error", 503, "overloaded"),
-        ("api_error", 500, "api_error"),
+        ("api_error", 502, "api_error"),
         ("rate_limit_error", 429, "rate_limit_error"),
         ("invalid_request_error", 400, "invalid_request_error"),
         ("not_found_error", 404, "model_not_found"),

@@ -30,7 +30,7 @@ def body(kind: str, message: str = "So it is.", **details: Any) -> bytes:
         (409, "conflict_error", 409, "invalid_request_error", "conflict_error"),
         (413, "request_too_large", 413, "invalid_request_error", "request_too_large"),
         (429, "rate_limit_error", 429, "rate_limit_error", "rate_limit_error"),
-        (500, "api_error", 500, "server_error", "api_error"),
+        (500, "api_error", 502, "server_error", "api_error"),
         (504, "timeout_error", 504, "server_error", "timeout_error"),
         (529, "overloaded_error", 503, "server_error", "overloaded"),
     ],

@@ -4,9 +4,14 @@ import json
 
 import pytest
 
-from proxy.providers.anthropic.refused import MAX_MODELS, RefusedParameters, sent_parameters
+from proxy.providers.anthropic.refused import (
+    BOTH,
+    MAX_MODELS,
+    RefusedParameters,
+    sent_parameters,
+)
 
-SENT = frozenset({"temperature", "top_p", "reasoning_effort"})
+SENT = frozenset({"temperature", "top_p", "reasoning_effort", BOTH})
 
 
 def body(message: object, kind: str = "invalid_request_error") -> bytes:
@@ -20,6 +25,11 @@ def body(message: object, kind: str = "invalid_request_error") -> bytes:
         ("temperature: Extra inputs are not permitted", {"temperature"}),
         ("output_config.effort: this model does not support effort", {"reasoning_effort"}),
         ("This model does not support the effort parameter.", {"reasoning_effort"}),
+        (
+            "`temperature` and `top_p` cannot both be specified for this model. Use only one.",
+            {BOTH},
+        ),
+        ("`temperature` and `top_k` cannot both be specified for this model.", set()),
         ("temperature: range: 0..1", set()),
         ("`temperature` and `top_p` are not supported together", set()),
         ("top_k: not supported", set()),
@@ -64,5 +74,6 @@ def test_the_memory_is_bounded() -> None:
 
 def test_what_was_sent() -> None:
     assert sent_parameters({"temperature": 1, "model": "m"}) == {"temperature"}
+    assert sent_parameters({"temperature": 1, "top_p": 1}) == {"temperature", "top_p", BOTH}
     assert sent_parameters({"output_config": {"effort": "low"}}) == {"reasoning_effort"}
     assert sent_parameters({"output_config": {"format": {}}}) == set()
