@@ -74,6 +74,7 @@ def allowed(*values: str, **headers: str) -> UpstreamDirectives:
         ("max-age=60, max-age=5", {"max_age": 5}),
         ("max-age=5, max-age=60", {"max_age": 5}),
         ("min-fresh=5, min-fresh=9", {"min_fresh": 9}),
+        ("min-fresh=9, min-fresh=5", {"min_fresh": 9}),
         ("max-stale=9, max-stale", {"max_stale": 9}),
         ("stale-if-error=5, stale-if-error=9", {"stale_if_error": 5}),
     ],

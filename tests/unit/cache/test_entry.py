@@ -164,6 +164,13 @@ def test_chunks_are_the_body(sizes: tuple[int, ...]) -> None:
         CachedResponse.decode(sealed(head_of(), sizes, ENTRY.body))
 
 
+def test_nothing_follows_the_body() -> None:
+    checked = DATA[CHECKED:] + b"x"
+    longer = DATA[: CHECKED - 4] + struct.pack("<I", zlib.crc32(checked)) + checked
+    with pytest.raises(EntryUnreadable, match="bytes"):
+        CachedResponse.decode(longer)
+
+
 def test_a_chunk_has_64_kib_at_most() -> None:
     body = bytes(65537)
     with pytest.raises(EntryUnreadable, match="chunks"):
