@@ -95,8 +95,8 @@ class CachedResponse:
         method: The method of the request.
         target: The raw target of the request, with its query.
         headers: As they are replayed, see `replayable`.
-        chunk_sizes: Bytes of each chunk in which the body came, none of them empty, 64 KiB at most.
-            Their sum is the length of the body.
+        chunk_sizes: Bytes of each chunk in which the body came. Their sum is its length. Those of
+            a decoded response have 1 byte at least and 64 KiB at most.
         stored_at: Unix seconds, as `expires_at`.
         provider: Who served it, where the request was routed; as `model`.
         prompt_tokens: LLM tokens that a hit saves, as `completion_tokens`. None: unknown.
@@ -126,7 +126,7 @@ class CachedResponse:
         return len(self.body) + lines + named + chunks + _OVERHEAD_BYTES
 
     def encode(self) -> bytes:
-        """Return the binary form."""
+        """Return the binary form. Chunks of more than 64 KiB are cut, empty ones are left out."""
         head = orjson.dumps(
             [
                 self.scope,
@@ -143,7 +143,7 @@ class CachedResponse:
                 self.completion_tokens,
             ]
         )
-        sizes = self.chunk_sizes
+        sizes = _writable(self.chunk_sizes)
         packed = struct.pack(f"<{len(sizes)}I", *sizes)
         lengths = struct.pack("<IIQ", len(head), len(sizes), len(self.body))
         checksum = 0
@@ -164,6 +164,17 @@ class CachedResponse:
 def replayable(headers: Sequence[tuple[str, str]]) -> HeaderList:
     """Return the lines of a response that are kept, in their order, duplicates included."""
     return [line for line in headers if _is_replayed(line[0])]
+
+
+def _writable(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the sizes of chunks that are one write each: a transform may make larger ones."""
+    if not sizes or 0 < min(sizes) <= max(sizes) <= MAX_CHUNK_BYTES:
+        return sizes
+    return tuple(
+        min(size - begin, MAX_CHUNK_BYTES)
+        for size in sizes
+        for begin in range(0, size, MAX_CHUNK_BYTES)
+    )
 
 
 def _decoded(data: bytes) -> CachedResponse:

@@ -178,6 +178,24 @@ def test_a_chunk_has_64_kib_at_most() -> None:
     assert CachedResponse.decode(sealed(head_of(), (65536, 1), body)).body == body
 
 
+@pytest.mark.parametrize(
+    ("sizes", "written"),
+    [
+        ((0, 5, 0), (5,)),
+        ((0,), ()),
+        ((65536, 65537), (65536, 65536, 1)),
+        ((200_000, 3), (65536, 65536, 65536, 3392, 3)),
+        ((131_072,), (65536, 65536)),
+    ],
+)
+def test_chunks_become_writes(sizes: tuple[int, ...], written: tuple[int, ...]) -> None:
+    """A transform makes chunks of any size, such as a whole body at its end."""
+    entry = cached_response(bytes(sum(sizes)), chunk_sizes=sizes)
+    found = CachedResponse.decode(entry.encode())
+    assert found.chunk_sizes == written
+    assert found.body == entry.body
+
+
 def test_another_version_is_unreadable() -> None:
     with pytest.raises(EntryUnreadable, match="version 2"):
         CachedResponse.decode(sealed(head_of(), ENTRY.chunk_sizes, ENTRY.body, version=2))
