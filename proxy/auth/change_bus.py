@@ -50,11 +50,11 @@ _MAX_PAUSE: Final = 5.0
 
 
 class Listener(Protocol):
-    """Takes received ids, and whether the bus is subscribed. `heard` may wait."""
+    """Takes received ids, and whether the bus is subscribed. `on_message` may wait."""
 
-    def heard(self, ids: Collection[str]) -> None: ...
+    def on_message(self, ids: Collection[str]) -> None: ...
 
-    def listens(self, listening: bool) -> None: ...
+    def set_subscribed(self, listening: bool) -> None: ...
 
 
 class ChangeBus:
@@ -171,9 +171,9 @@ class ChangeBus:
                 self._listen(subscription)
         except (RedisError, OSError) as error:
             if self._subscribing.failed(error):
-                self._listener.listens(False)
+                self._listener.set_subscribed(False)
         except Exception:
-            self._listener.listens(False)
+            self._listener.set_subscribed(False)
             raise
         finally:
             if time.monotonic() - began > _MAX_PAUSE:
@@ -201,7 +201,7 @@ class ChangeBus:
             pinged = False
             if message["type"] == "subscribe":
                 self._subscribing.worked()
-                self._listener.listens(True)
+                self._listener.set_subscribed(True)
             elif message["type"] == "message" and len(self._heard) < _MAX_WAITING:
                 self._heard.update(ids_in(message["data"]))
                 if self._heard:
@@ -211,7 +211,7 @@ class ChangeBus:
 
     def _act(self) -> None:
         heard, self._heard = self._heard, set()
-        self._listener.heard(heard)
+        self._listener.on_message(heard)
 
 
 def ids_in(message: bytes) -> list[str]:

@@ -111,7 +111,7 @@ class ChangePoller:
         if len(self._applied) < _MAX_APPLIED:
             self._applied.update(dict.fromkeys(ids, time.monotonic()))
 
-    def heard(self, ids: Collection[str]) -> None:
+    def on_message(self, ids: Collection[str]) -> None:
         """Take an announcement of another worker, and poll soon.
 
         The announcement may be wrong; the poll returns the true changes.
@@ -119,7 +119,7 @@ class ChangePoller:
         self.announced(ids)
         self._task.wake()
 
-    def listens(self, listening: bool) -> None:
+    def set_subscribed(self, listening: bool) -> None:
         """Record whether announcements of other workers arrive, and poll soon."""
         self.listening = listening
         # The poll finds the changes that were announced in between.

@@ -155,11 +155,11 @@ class HealthBoard:
         """Report a breaker that opened here, soon. Does not wait."""
         self._report(_BREAKER + provider_id, model, seconds, None)
 
-    def heard(self, _: Collection[str]) -> None:
+    def on_message(self, _: Collection[str]) -> None:
         """Read soon: another worker has written."""
         self._task.wake()
 
-    def listens(self, _: bool) -> None:
+    def set_subscribed(self, _: bool) -> None:
         """Read soon: wake-ups may have been missed."""
         self._task.wake()
 

@@ -27,10 +27,10 @@ class Heard:
     def ids(self) -> set[str]:
         return set().union(*self.calls)
 
-    def heard(self, ids: Collection[str]) -> None:
+    def on_message(self, ids: Collection[str]) -> None:
         self.calls.append(set(ids))
 
-    def listens(self, listening: bool) -> None:
+    def set_subscribed(self, listening: bool) -> None:
         self.listening.append(listening)
 
 
@@ -213,15 +213,15 @@ def test_what_cannot_be_acted_upon_does_not_end_it(
     start: Start, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     (channel, heard) = start(redis_server.url)
-    hear = heard.heard
+    hear = heard.on_message
 
     def defect(_: Collection[str]) -> None:
         raise ZeroDivisionError
 
-    heard.heard = defect  # type: ignore[method-assign]
+    heard.on_message = defect  # type: ignore[method-assign]
     channel.publish([new_id()])
     wait_until(lambda: "could not be applied" in caplog.text)
-    heard.heard = hear  # type: ignore[method-assign]
+    heard.on_message = hear  # type: ignore[method-assign]
     id_ = new_id()
     channel.publish([id_])
     wait_until(lambda: id_ in heard.ids)

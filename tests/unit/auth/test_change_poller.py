@@ -189,10 +189,10 @@ def test_it_does_not_wait_for_its_time_when_there_is_news(how: str) -> None:
     world.source.change("a", world.source.clock + 1)
     if how == "heard":
         for _ in range(100):
-            world.revocation.heard(["b"])
+            world.revocation.on_message(["b"])
             gevent.sleep(0.002)
     else:
-        world.revocation.listens(True)
+        world.revocation.set_subscribed(True)
     wait_until(lambda: {"a"} in world.forgotten)
     assert len(world.source.asked) < 50, "however much is announced"
     assert world.revocation.listening is (None if how == "heard" else True)
@@ -262,7 +262,7 @@ class TestWhatIsKept:
     def test_gets_announcements_at_once(self) -> None:
         world, kept = keeping(None)
         world.revocation.announced(["a"])
-        world.revocation.heard(["b"])
+        world.revocation.on_message(["b"])
         assert kept.announced == [["a"], ["b"]]
 
 

@@ -464,7 +464,7 @@ def test_nothing_runs_without_pools() -> None:
     worker.board.follow([])
     assert not worker.board._task.started
     worker.pool.cool("a", None, None, 401)
-    worker.board.heard(WAKE_UP)
+    worker.board.on_message(WAKE_UP)
     gevent.sleep(0.01)
     worker.board.close()
     assert (table.reads, table.written, worker.board._pending) == ([], [], {})
@@ -497,7 +497,7 @@ def test_a_wake_up_ends_the_pause() -> None:
         while not table.reads:
             gevent.sleep(0.001)
         before = len(table.reads)
-        worker.board.heard(WAKE_UP)
+        worker.board.on_message(WAKE_UP)
         while len(table.reads) == before:
             gevent.sleep(0.001)
     worker.board.follow([])
