@@ -78,7 +78,7 @@ class ChangeBus:
         receiving = connection_options(silence, silence, url=url)
         self._receiver: Redis = Redis.from_url(url, **receiving)
         self._to_send: set[str] = set()
-        self._heard: set[str] = set()
+        self._received: set[str] = set()
         self._publishing = FailureLog(
             _log.log,
             "change bus",
@@ -202,16 +202,16 @@ class ChangeBus:
             if message["type"] == "subscribe":
                 self._subscribing.worked()
                 self._listener.set_subscribed(True)
-            elif message["type"] == "message" and len(self._heard) < _MAX_WAITING:
-                self._heard.update(ids_in(message["data"]))
-                if self._heard:
+            elif message["type"] == "message" and len(self._received) < _MAX_WAITING:
+                self._received.update(ids_in(message["data"]))
+                if self._received:
                     self._acting.wake()
             # Reading never waits while messages are always there: let other greenlets run.
             gevent.sleep(0)
 
     def _act(self) -> None:
-        heard, self._heard = self._heard, set()
-        self._listener.on_message(heard)
+        received, self._received = self._received, set()
+        self._listener.on_message(received)
 
 
 def ids_in(message: bytes) -> list[str]:

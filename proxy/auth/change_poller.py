@@ -93,7 +93,7 @@ class ChangePoller:
         #: None before the first.
         self.lag: float | None = None
         #: Monotonic time of the last poll that succeeded.
-        self.looked_at: float | None = None
+        self.polled_at: float | None = None
         #: Whether announcements of other workers arrive; None: there is no Redis.
         self.listening: bool | None = None
 
@@ -125,7 +125,7 @@ class ChangePoller:
         # The poll finds the changes that were announced in between.
         self._task.wake()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Poll once. Raises StoreError; the next poll then covers the same time."""
         resumed = False
         if self._seen_until is None:
@@ -134,7 +134,7 @@ class ChangePoller:
             if moment is None:
                 # The worker has nothing yet that could be older than this moment.
                 self._seen_until = self._source.now()
-                self._keep(self._seen_until, [])
+                self._record_seen(self._seen_until, [])
                 return
             self._seen_until = moment
         found = self._source.since(self._seen_until - _OVERLAP_MICROSECONDS)
@@ -150,9 +150,9 @@ class ChangePoller:
                     self._measure_lag(fresh, found.now)
             self._known = {change.id: change.updated_at for change in found.changes}
         self._seen_until = found.now
-        self._keep(found.now, fresh)
+        self._record_seen(found.now, fresh)
 
-    def _keep(self, moment: int, changes: list[Change] | None) -> None:
+    def _record_seen(self, moment: int, changes: list[Change] | None) -> None:
         if self._kept is not None:
             self._kept.seen(moment, changes)
 
@@ -166,14 +166,14 @@ class ChangePoller:
 
     def _run(self) -> None:
         try:
-            self.look()
+            self.poll()
         except StoreError as error:
             if self._failures.failed(error):
                 self._failed()
         else:
             self._failures.worked()
             self._backoff.reset()
-            self.looked_at = time.monotonic()
+            self.polled_at = time.monotonic()
 
     def _pause(self) -> float:
         if self._failures.failing:

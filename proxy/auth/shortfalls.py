@@ -5,7 +5,7 @@ of its last second. Its events are not lost, and the ledger adds them up. The wo
 spool compares the count with the ledger, for the tokens that the killed worker had served last.
 
 Note: the count and the ledger may each be some seconds behind the other. So a token is corrected
-only when neither has changed between two looks. A token in use is looked at again.
+only when neither has changed between two comparisons. A token in use is compared again.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from proxy.store.counters import Account
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two looks: longer than the ledger is behind.
+#: Seconds between two comparisons: longer than the ledger is behind.
 _INTERVAL: Final = 6.0
 #: Seconds after which a token that is always in use is no longer compared.
 _GIVEN_UP_AFTER_SECONDS: Final = 900.0
@@ -54,7 +54,7 @@ class Shortfalls:
         self._clock = clock
         self._suspects: dict[str, _Suspect] = {}
         self._task = PeriodicTask(
-            self.look,
+            self.compare,
             lambda: _INTERVAL if self._suspects else None,
             failure="shortfalls: a comparison failed",
             log=_log,
@@ -72,7 +72,7 @@ class Shortfalls:
     def close(self) -> None:
         self._task.kill()
 
-    def look(self) -> None:
+    def compare(self) -> None:
         """Compare once. While the store is away, this does nothing: the next call covers it."""
         with contextlib.suppress(StoreError):
             found = self._store.accounted(list(self._suspects))

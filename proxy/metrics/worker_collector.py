@@ -105,7 +105,7 @@ class EventPump(Protocol):
 class ChangePoller(Protocol):
     #: Seconds; monotonic time. None: not yet.
     lag: float | None
-    looked_at: float | None
+    polled_at: float | None
     listening: bool | None
 
 
@@ -291,7 +291,7 @@ class WorkerCollector:
             samples.set("proxy_revocation_lag_seconds", poller.lag)
         if poller.listening is not None:
             samples.set("proxy_revocation_listening", float(poller.listening))
-        seen = self._began if poller.looked_at is None else poller.looked_at
+        seen = self._began if poller.polled_at is None else poller.polled_at
         samples.set("proxy_revocation_poll_age_seconds", time.monotonic() - seen)
 
     def _routing(self, samples: Samples) -> None:

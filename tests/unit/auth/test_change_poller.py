@@ -43,43 +43,43 @@ class World:
         self.source = Source()
         self.forgotten: list[Collection[str] | None] = []
         self.revocation = ChangePoller(self.source, self.forgotten.append, interval=interval)
-        self.revocation.look()
+        self.revocation.poll()
 
-    def look(self, seconds: float = 1) -> list[Collection[str] | None]:
-        """What is forgotten by a question ``seconds`` later."""
+    def poll(self, seconds: float = 1) -> list[Collection[str] | None]:
+        """What is forgotten by a poll ``seconds`` later."""
         self.source.clock += int(seconds * SECOND)
         before = len(self.forgotten)
-        self.revocation.look()
+        self.revocation.poll()
         return self.forgotten[before:]
 
 
 def test_a_change_is_forgotten_once() -> None:
     world = World()
-    assert world.look() == []
+    assert world.poll() == []
     world.source.change("a")
-    assert world.look() == [{"a"}]
-    assert world.look() == []
+    assert world.poll() == [{"a"}]
+    assert world.poll() == []
     world.source.change("b")
     world.source.change("a")
-    assert world.look() == [{"a", "b"}]
-    assert world.look() == []
+    assert world.poll() == [{"a", "b"}]
+    assert world.poll() == []
 
 
 def test_equal_times_and_late_commits_are_seen() -> None:
     world = World()
     at = world.source.clock + SECOND
     world.source.change("a", at)
-    assert world.look() == [{"a"}]
+    assert world.poll() == [{"a"}]
     world.source.change("b", at)
-    assert world.look() == [{"b"}], "the same time as one that was seen"
+    assert world.poll() == [{"b"}], "the same time as one that was seen"
     world.source.change("c", world.source.clock - 10 * SECOND)
-    assert world.look() == [{"c"}], "committed long after its time was taken"
+    assert world.poll() == [{"c"}], "committed long after its time was taken"
 
 
 def test_it_reaches_back_by_the_database_s_clock() -> None:
     world = World()
-    world.look()
-    world.look()
+    world.poll()
+    world.poll()
     first, second = world.source.asked
     assert second - first == SECOND
     assert world.source.clock - SECOND - second == _OVERLAP_MICROSECONDS
@@ -88,7 +88,7 @@ def test_it_reaches_back_by_the_database_s_clock() -> None:
 def test_too_much_at_once_forgets_everything() -> None:
     world = World()
     world.source.truncated = True
-    assert world.look() == [None]
+    assert world.poll() == [None]
 
 
 def test_what_was_missed_while_away_is_asked_for() -> None:
@@ -96,17 +96,17 @@ def test_what_was_missed_while_away_is_asked_for() -> None:
     world.source.away = True
     for _ in range(30):
         with pytest.raises(StoreError):
-            world.look(60)
+            world.poll(60)
     world.source.change("a", world.source.clock - 900 * SECOND)
     world.source.away = False
-    assert world.look() == [{"a"}]
+    assert world.poll() == [{"a"}]
 
 
 def test_the_lag_is_measured() -> None:
     world = World()
     assert world.revocation.lag is None
     world.source.change("a")
-    world.look(0.75)
+    world.poll(0.75)
     assert world.revocation.lag == 0.75
 
 
@@ -114,7 +114,7 @@ def test_memory_is_bounded_by_the_overlap() -> None:
     world = World()
     for number in range(100):
         world.source.change(f"token-{number}")
-        world.look(1)
+        world.poll(1)
     assert len(world.revocation._known) <= _OVERLAP_MICROSECONDS // SECOND + 2
 
 
@@ -142,18 +142,18 @@ def test_it_goes_on_whatever_happens(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_it_knows_since_when_it_is_blind() -> None:
     world = World()
-    assert world.revocation.looked_at is None
+    assert world.revocation.polled_at is None
     world.revocation.start()
-    wait_until(lambda: world.revocation.looked_at is not None)
+    wait_until(lambda: world.revocation.polled_at is not None)
     world.source.away = True
     asked = len(world.source.asked)
     wait_until(lambda: len(world.source.asked) > asked)
-    looked_at = world.revocation.looked_at
+    polled_at = world.revocation.polled_at
     asked = len(world.source.asked)
     wait_until(lambda: len(world.source.asked) > asked)
-    assert world.revocation.looked_at == looked_at
+    assert world.revocation.polled_at == polled_at
     world.source.away = False
-    wait_until(lambda: world.revocation.looked_at != looked_at)
+    wait_until(lambda: world.revocation.polled_at != polled_at)
     world.revocation.close()
 
 
@@ -163,13 +163,13 @@ def test_what_is_announced_is_felt_before_it_is_found() -> None:
     assert world.forgotten == [["a"]]
     world.source.change("a")
     gevent.sleep(0.05)
-    assert world.look(0.75) == [{"a"}], (
+    assert world.poll(0.75) == [{"a"}], (
         "found all the same: the announcement may have come too soon"
     )
     assert world.revocation.lag is not None
     assert world.revocation.lag <= 0.7, "it was felt before it was found"
     world.source.change("a", world.source.clock + 1)
-    world.look(0.75)
+    world.poll(0.75)
     assert world.revocation.lag == pytest.approx(0.75, abs=0.001), "this one was not announced"
 
 
@@ -232,18 +232,18 @@ def keeping(until: int | None) -> tuple[World, Kept]:
 class TestWhatIsKept:
     def test_is_given_each_change_once_and_up_to_when_these_are_all(self) -> None:
         world, kept = keeping(None)
-        world.look(0)
+        world.poll(0)
         world.source.change("a")
-        world.look(), world.look()
+        world.poll(), world.poll()
         world.source.truncated = True
-        world.look()
+        world.poll()
         assert kept.given == [(10_000, []), (10_001, ["a"]), (10_002, []), (10_003, None)]
 
     def test_changes_from_before_the_start_are_read(self) -> None:
         world, kept = keeping(9_000 * SECOND)
         world.source.change("long ago", at=8_000 * SECOND)
         world.source.change("a", at=9_500 * SECOND)
-        assert world.look(0) == [{"a"}]
+        assert world.poll(0) == [{"a"}]
         assert world.source.asked == [9_000 * SECOND - _OVERLAP_MICROSECONDS]
         assert kept.given == [(10_000, ["a"])]
         assert world.revocation.lag is None, "no request was there to feel it"
@@ -253,11 +253,11 @@ class TestWhatIsKept:
         world.source.away = True
         for _ in range(2):
             with pytest.raises(StoreError):
-                world.look()
+                world.poll()
         assert kept.given == []
         world.source.away = False
         world.source.change("a", at=9_500 * SECOND)
-        assert world.look() == [{"a"}]
+        assert world.poll() == [{"a"}]
 
     def test_gets_announcements_at_once(self) -> None:
         world, kept = keeping(None)
@@ -271,7 +271,7 @@ def test_a_database_that_does_not_respond_is_reported_once() -> None:
     revocation = ChangePoller(
         source, lambda ids: None, interval=0.05, failed=lambda: failures.append(len(source.asked))
     )
-    revocation.look()
+    revocation.poll()
     source.away = True
     revocation.start()
     try:

@@ -61,13 +61,13 @@ def test_a_token_that_lacks_some_gets_them_once_it_is_quiet(
 ) -> None:
     accounts.tokens = {"a": (100, 90), "whole": (5, 5), "imported": (50, 5)}
     shortfalls.killed([*accounts.tokens, "gone"])
-    shortfalls.look()
+    shortfalls.compare()
     accounts.tokens["a"] = (100, 130)  # the ledger was behind
-    shortfalls.look()
+    shortfalls.compare()
     assert not accounts.made_good
-    shortfalls.look()
+    shortfalls.compare()
     assert accounts.made_good == [("a", 100, 30)]
-    shortfalls.look()
+    shortfalls.compare()
     assert accounts.asked[-1] == []
     shortfalls.close()
 
@@ -78,8 +78,8 @@ def test_requests_are_made_good_like_llm_tokens(
     accounts.tokens = {"a": (9, 9), "b": (9, 9)}
     accounts.requests = {"a": (3, 5), "b": (5, 3)}
     shortfalls.killed([*accounts.tokens])
-    shortfalls.look()
-    shortfalls.look()
+    shortfalls.compare()
+    shortfalls.compare()
     assert accounts.made_good == [("a", 9, 0)]
     assert (
         "2 requests, 0 cache hits and 0 LLM tokens of a killed worker are now counted"
@@ -94,8 +94,8 @@ def test_cache_hits_are_made_good_like_requests(
     accounts.tokens = {"a": (9, 9), "b": (9, 9)}
     accounts.hits = {"a": (3, 5), "b": (5, 3)}
     shortfalls.killed([*accounts.tokens])
-    shortfalls.look()
-    shortfalls.look()
+    shortfalls.compare()
+    shortfalls.compare()
     assert accounts.made_good == [("a", 9, 0)]
     assert "0 requests, 2 cache hits and 0 LLM tokens of a killed worker" in caplog.text
     shortfalls.close()
@@ -107,10 +107,10 @@ def test_one_that_is_in_use_is_looked_at_again_and_not_for_ever(
     shortfalls.killed(["a"])
     for number in range(10):
         accounts.tokens["a"] = (number, number + 5)
-        shortfalls.look()
+        shortfalls.compare()
     clock.now += 900
-    shortfalls.look()
-    shortfalls.look()
+    shortfalls.compare()
+    shortfalls.compare()
     assert (accounts.made_good, accounts.asked[-1]) == ([], [])
     shortfalls.close()
 
@@ -118,11 +118,11 @@ def test_one_that_is_in_use_is_looked_at_again_and_not_for_ever(
 def test_a_store_that_is_away_is_asked_again(shortfalls: Shortfalls, accounts: Accounts) -> None:
     accounts.tokens = {"a": (1, 4)}
     shortfalls.killed(["a"])
-    shortfalls.look()
+    shortfalls.compare()
     accounts.error = StoreError()
-    shortfalls.look()
+    shortfalls.compare()
     accounts.error = None
-    shortfalls.look()
+    shortfalls.compare()
     assert accounts.made_good == [("a", 1, 3)]
     shortfalls.close()
 

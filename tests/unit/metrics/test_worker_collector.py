@@ -46,7 +46,7 @@ def parts(**changes: Any) -> WorkerParts:
         "queue": Counted(length=5, dropped=6, unwritable=7, gate=Counted(waited=8, refused=9)),
         "queue_limit": 10_000,
         "pump": lambda: pump(sink_worker()),
-        "change_poller": SimpleNamespace(lag=None, looked_at=None, listening=None),
+        "change_poller": SimpleNamespace(lag=None, polled_at=None, listening=None),
         "database_up": lambda: True,
         "permits": lambda: 9,
         "audit_dropped": lambda: 11,
@@ -180,14 +180,14 @@ def test_lag_is_the_time_since_a_sink_was_idle(monkeypatch: pytest.MonkeyPatch) 
 def test_revocation(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(vitals_module.time, "monotonic", lambda: now)
-    poller = SimpleNamespace(lag=None, looked_at=None, listening=None)
+    poller = SimpleNamespace(lag=None, polled_at=None, listening=None)
     source = WorkerCollector(parts(change_poller=poller))
     now = 103.0
     values = measured(source)
     # Never polled: the age counts from the start.
     assert values["revocation_poll_age_seconds"] == 3.0
     assert "revocation_lag_seconds" not in values
-    poller.lag, poller.looked_at = 0.7, 102.5
+    poller.lag, poller.polled_at = 0.7, 102.5
     values = measured(source)
     assert (values["revocation_poll_age_seconds"], values["revocation_lag_seconds"]) == (0.5, 0.7)
     assert "revocation_listening" not in values
