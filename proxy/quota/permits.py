@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds without use after which a block goes back: another worker may need it.
 IDLE_SECONDS: Final = 2.0
-#: Seconds between two looks for idle blocks.
+#: Seconds between two searches for idle blocks.
 _INTERVAL: Final = 1.0
 #: Seconds for which a quota counts as used up without asking the store, unless its token changes:
 #: a flood of refused requests makes no flood of queries.
@@ -100,7 +100,7 @@ class PermitLeases:
         lease = self._leases.setdefault(token_id, _Lease())
         lease.left += 1
 
-    def give_back(self, token_ids: Collection[str] | None) -> None:
+    def return_permits(self, token_ids: Collection[str] | None) -> None:
         """Return what is left of the leases of these tokens to the store; None: of all tokens."""
         if token_ids is None:
             self._used_up.clear()
@@ -128,7 +128,7 @@ class PermitLeases:
         """Return every permit, for at most `deadline` seconds."""
         self._task.kill()
         with gevent.Timeout(deadline, False):  # type: ignore[arg-type]  # it ends silently
-            self.give_back(None)
+            self.return_permits(None)
 
     def _lease(self, token_id: str) -> int:
         """Lease a block; its first permit is the caller's. Returns how many permits it has."""
@@ -145,4 +145,4 @@ class PermitLeases:
         now = time.monotonic()
         self._used_up = {t: until for t, until in self._used_up.items() if until > now}
         before = now - IDLE_SECONDS
-        self.give_back([t for t, lease in self._leases.items() if lease.used_at < before])
+        self.return_permits([t for t, lease in self._leases.items() if lease.used_at < before])

@@ -85,7 +85,7 @@ class Reads(Generic[E]):
         self._waiting: deque[tuple[float, E]] = deque(maxlen=_MAX_WAITING)
         # Runs only while reads wait: without stored responses there is nothing to wake up for.
         self._task = PeriodicTask(
-            self.look,
+            self.ask_ledger,
             lambda: _INTERVAL if self._waiting else None,
             failure="stored reads: asking the ledger failed",
             log=_log,
@@ -108,8 +108,8 @@ class Reads(Generic[E]):
         self._closed = True
         self._task.kill()
 
-    def look(self) -> None:
-        """Ask once about the reads that the ledger may have decided on. Never raises."""
+    def ask_ledger(self) -> None:
+        """Ask the ledger once about the reads that the ledger may have decided on. Never raises."""
         now = self._clock()
         due: list[tuple[float, E]] = []
         while (

@@ -35,13 +35,13 @@ class DatabaseHealth:
         """``check`` raises on a fault; the message of a ProxyError says which. ``read_keys`` is
         called after a good check and returns what is wrong with the stored keys, or ""; it may also
         raise. ``check_writes`` raises while the database responds and takes no writes."""
-        self._check = check
+        self._check_database = check
         self._read_keys = read_keys
         self._check_writes = check_writes
         # Good checks until the keys are checked again.
         self._keys_due = 0
         self._task = PeriodicTask(
-            self.look,
+            self.check,
             lambda: _INTERVAL if self.ready and not self.away else _UNTIL_FIRST,
             failure="database: a health check failed",
             log=_log,
@@ -67,11 +67,11 @@ class DatabaseHealth:
         """Requests an early check, after a query got no response. Does not wait."""
         self._task.wake()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Checks once."""
         before = self.state
         try:
-            self._check()
+            self._check_database()
         except Exception as error:  # noqa: BLE001  (a defect must not end the checks)
             # ``/ready`` is open to all: it shows only messages worded for clients.
             self.writes = ""
@@ -85,10 +85,10 @@ class DatabaseHealth:
             self.ready = True
             if before != "ok":
                 _log.info("database: ok")
-            self._look_at_keys()
-            self._look_at_writes()
+            self._update_keys()
+            self._update_writes()
 
-    def _look_at_writes(self) -> None:
+    def _update_writes(self) -> None:
         before = self.writes
         try:
             self._check_writes()
@@ -101,7 +101,7 @@ class DatabaseHealth:
             if before:
                 _log.info("database: writes work again")
 
-    def _look_at_keys(self) -> None:
+    def _update_keys(self) -> None:
         """Checks the keys at the start and then rarely, because they are counted row by row. While
         some are unreadable, they are checked every time."""
         self._keys_due -= 1

@@ -185,7 +185,7 @@ def _applied(session: Session) -> dict[int, int]:
 
 
 def _locked(session: Session, work: Callable[[Session], int | None]) -> int | None:
-    take, give_back = session.dialect.take_migration_lock, session.dialect.return_migration_lock
+    take, release = session.dialect.take_migration_lock, session.dialect.return_migration_lock
     if take is None:
         return work(session)
     # The wait goes second by second: one long wait would hit the connection's own timeout.
@@ -197,7 +197,7 @@ def _locked(session: Session, work: Callable[[Session], int | None]) -> int | No
     try:
         return work(session)
     finally:
-        if give_back is not None:
+        if release is not None:
             # A broken connection has released the lock by itself.
             with contextlib.suppress(StoreError):
-                session.one(give_back)
+                session.one(release)

@@ -207,7 +207,7 @@ class AccountServices:
         self.authenticator.forget(ids)
         self._revalidator.changed(ids)
         # Their limits may have changed, and the limits in the store decide.
-        self.leases.give_back(ids)
+        self.leases.return_permits(ids)
         for listener in self.listeners:
             listener(ids)
 

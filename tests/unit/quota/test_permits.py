@@ -92,7 +92,7 @@ def test_what_is_leased_and_unspent_is_known() -> None:
     assert before > 0
     assert leases.take_permit("t")
     assert leases.outstanding == before - 1
-    leases.give_back(None)
+    leases.return_permits(None)
     assert leases.outstanding == 0
 
 
@@ -133,9 +133,9 @@ def test_what_is_not_used_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(10_000)
     leases = make(store)
     leases.take_permit("t")
-    leases.give_back({"other"})
+    leases.return_permits({"other"})
     assert store.counted == MAX_LEASED
-    leases.give_back({"t"})
+    leases.return_permits({"t"})
     assert store.counted == 1
     leases.take_permit("t")
     leases.close(1)
@@ -153,9 +153,9 @@ def test_a_return_that_fails_is_not_repeated() -> None:
     leases = make(store)
     leases.take_permit("t")
     store.away = True
-    leases.give_back(None)
+    leases.return_permits(None)
     store.away = False
-    leases.give_back(None)
+    leases.return_permits(None)
     assert store.counted == MAX_LEASED, "counted as used: never more than the limit"
 
 
@@ -189,7 +189,7 @@ def test_what_was_not_needed_waits_for_the_next(monkeypatch: pytest.MonkeyPatch)
     assert leases.take_permit("t")
     assert store.asked == 1
     leases.put_back("t")
-    leases.give_back(None)
+    leases.return_permits(None)
     assert store.counted == 0
 
 
@@ -200,16 +200,16 @@ def test_what_is_used_up_is_remembered_for_a_moment(monkeypatch: pytest.MonkeyPa
     assert [leases.take_permit("t") for _ in range(5)] == [False] * 5
     assert store.asked == 2, "a flood of refused requests is no flood of queries"
     store.limit = 2  # which is a change
-    leases.give_back({"another"})
+    leases.return_permits({"another"})
     assert not leases.take_permit("t")
-    leases.give_back({"t"})
+    leases.return_permits({"t"})
     assert leases.take_permit("t")
     assert not leases.take_permit("t")
-    leases.give_back(None)
+    leases.return_permits(None)
     assert not leases.take_permit("t")
     assert store.asked == 5
     monkeypatch.setattr(leases_module, "USED_UP_SECONDS", 0.0)
-    leases.give_back(None)
+    leases.return_permits(None)
     assert [leases.take_permit("t"), leases.take_permit("t")] == [False, False]
     assert store.asked == 7, "and for a moment only"
 
@@ -257,7 +257,7 @@ def test_never_more_than_the_limit(limit: int, steps: list[tuple[int, str]]) -> 
         elif step == "give back":
             if store.away:
                 lost += sum(lease.left for lease in worker._leases.values())
-            worker.give_back(None)
+            worker.return_permits(None)
         else:
             for _ in range(30 if step == "take many" else 1):
                 try:

@@ -70,12 +70,12 @@ def test_the_read_that_the_ledger_counted(
 ) -> None:
     first, second, generated = read(), read(), read("g")
     reads.events([first, second, generated])
-    reads.look()
+    reads.ask_ledger()
     assert not ledger.asked, "the ledger has had no time"
     clock.now += 3
     ledger.known = {("p", "r"): first.event_id, ("p", "g"): ""}
-    reads.look()
-    reads.look()
+    reads.ask_ledger()
+    reads.ask_ledger()
     assert counted == [first]
     assert len(ledger.asked) == 1
 
@@ -86,7 +86,7 @@ def test_what_is_no_read_with_usage_is_none_of_this(
     reads.events([read(method="POST"), read(status_code=101), read(project_id=None)])
     reads.events([read(usage_source="none"), read(metadata={"total_tokens": 5})])
     clock.now += 3
-    reads.look()
+    reads.ask_ledger()
     assert not ledger.asked
 
 
@@ -104,12 +104,12 @@ def test_what_is_undecided_is_asked_for_again_and_not_for_ever(
     reads.events([second])
     ledger.error = error
     clock.now += 9
-    reads.look()
+    reads.ask_ledger()
     clock.now += 2
-    reads.look()  # the first is given up
+    reads.ask_ledger()  # the first is given up
     ledger.error = None
     ledger.known = {("p", "a"): first.event_id, ("p", "b"): second.event_id}
-    reads.look()
+    reads.ask_ledger()
     assert counted == [second]
 
 
@@ -123,8 +123,8 @@ def test_how_many_wait_is_bounded(
     reads.events(events)
     clock.now += 3
     ledger.known = {("p", f"{number}"): event.event_id for number, event in enumerate(events)}
-    reads.look()
-    reads.look()
+    reads.ask_ledger()
+    reads.ask_ledger()
     assert {event.event_id for event in counted} == {event.event_id for event in events[2:]}
 
 
@@ -153,5 +153,5 @@ def test_where_no_response_is_remembered_each_read_counts(
     first, second = read(), read()
     reads.events([first, second, read(usage_source="none")])
     assert counted == [first, second]
-    reads.look()
+    reads.ask_ledger()
     assert ledger.asked == []

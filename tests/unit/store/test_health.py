@@ -48,17 +48,17 @@ def test_once_ready_a_node_stays_ready(
 ) -> None:
     caplog.set_level("INFO")
     check.error = SchemaOutdated("The schema is old.")
-    health.look()
-    health.look()
+    health.check()
+    health.check()
     assert (health.ready, health.state) == (False, "The schema is old.")
     check.error = None
-    health.look()
+    health.check()
     assert (health.ready, health.state) == (True, "ok")
     check.error = StoreError()
-    health.look()
+    health.check()
     assert (health.ready, health.state) == (True, "unavailable")
     check.error = None
-    health.look()
+    health.check()
     assert health.state == "ok"
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO", "ERROR", "INFO"]
 
@@ -68,7 +68,7 @@ def test_the_cause_goes_to_the_log_and_not_to_ready(
 ) -> None:
     check.error = StoreError()
     check.error.__cause__ = OSError("host db.internal refused")
-    health.look()
+    health.check()
     assert health.state == "unavailable"
     assert "db.internal" in caplog.text
 
@@ -105,11 +105,11 @@ class TestKeys:
         caplog.set_level("INFO")
         said = ["3 of 5 rows cannot be read: why", "3 of 5 rows cannot be read: why", ""]
         health = DatabaseHealth(check, lambda: said.pop(0))
-        health.look()
-        health.look()
+        health.check()
+        health.check()
         assert health.keys == "3 of 5 rows cannot be read: why"
         assert (health.ready, health.state) == (True, "ok"), "other projects are served"
-        health.look()
+        health.check()
         assert health.keys == ""
         keys = [r for r in caplog.records if r.getMessage().startswith("keys:")]
         assert [record.levelname for record in keys] == ["ERROR", "INFO"]
@@ -126,7 +126,7 @@ class TestKeys:
 
         health = DatabaseHealth(check, look)
         for _ in range(7):
-            health.look()
+            health.check()
         assert looks == [1, 4, 7]
 
     def test_a_failed_count_of_keys_is_no_failure_of_the_database(
@@ -136,11 +136,11 @@ class TestKeys:
             raise StoreError
 
         health = DatabaseHealth(check, fail)
-        health.look()
+        health.check()
         assert (health.state, health.keys) == ("ok", "")
         assert "cannot be counted" in caplog.text
         check.error = StoreError()
-        health.look()
+        health.check()
         assert health.state == "unavailable"
 
 
@@ -156,20 +156,20 @@ class TestWrites:
                 raise error
 
         health = DatabaseHealth(check, check_writes=check_writes)
-        health.look()
+        health.check()
         assert (health.ready, health.state) == (True, "ok"), "it is read, and tokens are known"
         assert health.writes == "writes fail: the server is read-only"
-        health.look()
+        health.check()
         assert health.writes == "writes fail"
-        health.look()
+        health.check()
         assert health.writes == ""
         assert [r.levelname for r in caplog.records] == ["INFO", "ERROR", "ERROR", "INFO"]
 
     def test_an_unreachable_database_is_not_reported_as_read_only(self, check: Check) -> None:
         health = DatabaseHealth(check, check_writes=check)
-        health.look()
+        health.check()
         check.error = StoreError()
-        health.look()
+        health.check()
         assert (health.state, health.writes) == ("unavailable", "")
 
 
