@@ -247,7 +247,7 @@ class Authenticator:
                 _log.error("authenticator: an upstream key cannot be read: %s", error)
             raise KeyUnreadable(_KEY_UNREADABLE) from error
         if self._known is not None:
-            self._known.learn(token_hash, grant, asked_at)
+            self._known.update(token_hash, grant, asked_at)
         return None if grant is None else self._principal(grant, token_hash, read_at)
 
     def _recall(self, token_hash: str) -> tuple[Principal, float] | None:

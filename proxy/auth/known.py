@@ -144,7 +144,7 @@ class KnownGrants:
         self._confirmed = self._confirmed or found
         return found.seen_until
 
-    def learn(self, token_hash: str, grant: Grant | None, read_at: float) -> None:
+    def update(self, token_hash: str, grant: Grant | None, read_at: float) -> None:
         """Take what the database returned at `read_at` (Unix seconds). Does not wait.
 
         `grant` None: there is no such token.
@@ -164,7 +164,7 @@ class KnownGrants:
         """Forget these tokens and projects: their change was announced. Does not wait."""
         gone, self._forgot_at = frozenset(ids), self._clock()
         # These were read before the change, and are not written yet. A read that is in progress
-        # now is not learned.
+        # now is not taken.
         for each in [each for each in self._learned.values() if each.concerned_by(gone)]:
             del self._learned[each.token_hash]
         self._drop(Outdated(ids=gone))
@@ -208,7 +208,7 @@ class KnownGrants:
         if not self._grace:
             return
         self._outdated = self._outdated.then(outdated)
-        # The tokens concerned are not known here. Those in use are learned again.
+        # The tokens concerned are not known here. Those in use are read again.
         self._written.clear()
         self._task.wake()
 
@@ -231,7 +231,7 @@ class KnownGrants:
             try:
                 self._store.update(learned, outdated, confirmed)
             except BaseException as error:
-                # A change must not be lost. Learned grants are: they are learned again.
+                # A change must not be lost. Grants may be: they are read again.
                 self._written.clear()
                 self._outdated = outdated.then(self._outdated)
                 if isinstance(error, StoreError):

@@ -1,6 +1,6 @@
 """Removes secrets from text that leaves the process: log lines, and a client's values in events.
 
-:func:`learn` is called with the secrets of the process once its settings are read.
+:func:`set_secrets` is called with the secrets of the process once its settings are read.
 """
 
 import json

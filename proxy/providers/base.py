@@ -106,7 +106,7 @@ class Translation:
     error_status: Callable[[bytes], int]
     #: Called with the body of a 400. Returns whether it says that the model does not take one of
     #: the parameters: prepared again, the call goes out without it.
-    learn: Callable[[bytes], bool] = lambda _: False
+    note_refusal: Callable[[bytes], bool] = lambda _: False
 
 
 @dataclass(slots=True)

@@ -636,7 +636,7 @@ def _may_do_without(trip: _Trip, response: Response, prepared: PreparedCall) -> 
     translation = prepared.translation
     if translation is None or trip.failure is not Failure.CLIENT or response.status != 400:
         return False
-    if not translation.learn(trip.held):
+    if not translation.note_refusal(trip.held):
         return False
     response.close()
     return True

@@ -174,7 +174,7 @@ def _translated(
         translation=Translation(
             include_usage=isinstance(options, dict) and options.get("include_usage") is True,
             error_status=event_status,
-            learn=partial(refused.learn, target.provider, model, sent),
+            note_refusal=partial(refused.note_refusal, target.provider, model, sent),
         ),
     )
 

@@ -65,7 +65,7 @@ class RefusedParameters:
         now = self._clock()
         return frozenset(name for name, until in known.items() if until > now)
 
-    def learn(self, provider: str, model: str, sent: Set[str], body: bytes) -> bool:
+    def note_refusal(self, provider: str, model: str, sent: Set[str], body: bytes) -> bool:
         """Read the `body` of a 400. Returns whether it refuses exactly one parameter of `sent`."""
         refused = _refused(body)
         if refused is None or refused not in sent:

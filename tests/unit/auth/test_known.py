@@ -75,11 +75,11 @@ class TestWriting:
         known = make(store, clock)
         known.seen(1, [])
         for _ in range(3):
-            known.learn("h", GRANT, NOW)
+            known.update("h", GRANT, NOW)
             known._flush()
         assert hashes(store) == [["h"]]
         changed = replace(TOKEN, updated_at=START + timedelta(seconds=1))
-        known.learn("h", replace(GRANT, token=changed), NOW)
+        known.update("h", replace(GRANT, token=changed), NOW)
         known._flush()
         assert hashes(store) == [["h"], ["h"]]
 
@@ -87,7 +87,7 @@ class TestWriting:
         self, store: Store, clock: Clock
     ) -> None:
         known = make(store, clock)
-        known.learn("h", GRANT, NOW)
+        known.update("h", GRANT, NOW)
         known._flush()
         assert store.updates == []
         known.seen(7, [])
@@ -131,14 +131,14 @@ class TestWriting:
         caplog.set_level("INFO")
         known = make(store, clock)
         known.seen(1, [Change("a", 1)])
-        known.learn("h", GRANT, NOW)
+        known.update("h", GRANT, NOW)
         store.error = StoreError()
         for _ in range(2):
             with pytest.raises(StoreError):
                 known._flush()
         known.seen(2, [Change("b", 2)])
         store.error = None
-        known.learn("h", GRANT, NOW)
+        known.update("h", GRANT, NOW)
         known._flush()
         ((learned, outdated, _),) = store.updates
         assert outdated.versions == {"a": 1, "b": 2}
@@ -149,9 +149,9 @@ class TestWriting:
         known = make(store, clock)
         known.start()
         known.seen(1, [])
-        known.learn("h", GRANT, NOW)
+        known.update("h", GRANT, NOW)
         wait_until(lambda: hashes(store) == [["h"]])
-        known.learn("i", GRANT, NOW)
+        known.update("i", GRANT, NOW)
         known.close(2)
         assert hashes(store)[-1] == ["i"]
         assert store.closed
@@ -216,14 +216,14 @@ class TestFinding:
         known = make(store, clock)
         known.seen(1, [])
         other = replace(GRANT, token=replace(TOKEN, id="token-2"))
-        known.learn("waiting", GRANT, NOW)
-        known.learn("other", other, NOW)
+        known.update("waiting", GRANT, NOW)
+        known.update("other", other, NOW)
         clock.now = NOW + 1
         known.forget(["token-1"])
-        known.learn("under way", GRANT, NOW + 0.9)
+        known.update("under way", GRANT, NOW + 0.9)
         known.find("h")
         assert hashes(store) == [["other"]]
-        known.learn("under way", GRANT, NOW + 1.1)
+        known.update("under way", GRANT, NOW + 1.1)
         known.find("h")
         assert hashes(store)[1:] == [["under way"]]
 
@@ -233,7 +233,7 @@ class TestFinding:
         known.start()
         known.seen(1, [Change("a", 1)])
         known.forget(["b"])
-        known.learn("h", GRANT, NOW)
+        known.update("h", GRANT, NOW)
         assert known.find("h") is None
         assert known.seen_until() is None
         assert not known.usable

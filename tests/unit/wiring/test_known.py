@@ -16,7 +16,7 @@ GRANT = Grant(TOKEN, PROJECT, "sk-upstream")
 
 def written(made: KnownGrants) -> None:
     made.seen(1, [])
-    made.learn("hash", GRANT, datetime.now(UTC).timestamp())
+    made.update("hash", GRANT, datetime.now(UTC).timestamp())
     made._flush()
 
 

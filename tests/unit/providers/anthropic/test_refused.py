@@ -40,7 +40,7 @@ def body(message: object, kind: str = "invalid_request_error") -> bytes:
 )
 def test_what_is_believed(message: object, wanted: set[str]) -> None:
     refused = RefusedParameters(lambda: 0.0)
-    assert refused.learn("p", "m", SENT, body(message)) is bool(wanted)
+    assert refused.note_refusal("p", "m", SENT, body(message)) is bool(wanted)
     assert refused.of("p", "m") == wanted
     assert refused.of("p", "other") == refused.of("q", "m") == set()
 
@@ -48,17 +48,17 @@ def test_what_is_believed(message: object, wanted: set[str]) -> None:
 @pytest.mark.parametrize("text", [b"", b"[]", b'{"error":"temperature not supported"}'])
 def test_what_is_no_error_of_its_own(text: bytes) -> None:
     refused = RefusedParameters(lambda: 0.0)
-    assert not refused.learn("p", "m", SENT, text)
+    assert not refused.note_refusal("p", "m", SENT, text)
     wrong = body("temperature not supported", "api_error")
-    assert not refused.learn("p", "m", SENT, wrong)
+    assert not refused.note_refusal("p", "m", SENT, wrong)
 
 
 def test_an_hour() -> None:
     now = 0.0
     refused = RefusedParameters(lambda: now)
-    refused.learn("p", "m", SENT, body("temperature is not supported"))
+    refused.note_refusal("p", "m", SENT, body("temperature is not supported"))
     now = 1800.0
-    refused.learn("p", "m", SENT, body("top_p is not supported"))
+    refused.note_refusal("p", "m", SENT, body("top_p is not supported"))
     assert refused.of("p", "m") == {"temperature", "top_p"}
     now = 3601.0
     assert refused.of("p", "m") == {"top_p"}
@@ -67,7 +67,7 @@ def test_an_hour() -> None:
 def test_the_memory_is_bounded() -> None:
     refused = RefusedParameters(lambda: 0.0)
     for index in range(MAX_MODELS + 1):
-        refused.learn("p", str(index), SENT, body("temperature is not supported"))
+        refused.note_refusal("p", str(index), SENT, body("temperature is not supported"))
     assert refused.of("p", "0") == set()
     assert refused.of("p", "1") == refused.of("p", str(MAX_MODELS)) == {"temperature"}
 
