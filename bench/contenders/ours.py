@@ -41,6 +41,7 @@ class Ours:
             "UPSTREAM_BASE_URL": site.upstream,
             "EVENT_LOG": str(events.path),
             "EVENT_LOG_MAX_BYTES": "4GiB",  # One file, so that its lines can be counted.
+            "CACHE_TTL": "10m",  # For projects that ask for it.
         }
         subprocess.run(
             [sys.executable, str(ROOT / "manage.py"), "db", "migrate"],
@@ -76,8 +77,14 @@ def claude_token(port: int, upstream_port: int) -> str:
     return str(made["token"])
 
 
-def _token(port: int) -> str:
-    project = _manage(port, "/projects", {"name": "race", "api_key": "sk-upstream-0123456789"})
+def caching_token(port: int) -> str:
+    """Make a project that keeps all responses. Returns a token of it."""
+    return _token(port, name="caching", cache="on")
+
+
+def _token(port: int, name: str = "race", **fields: str) -> str:
+    body = {"name": name, "api_key": "sk-upstream-0123456789", **fields}
+    project = _manage(port, "/projects", body)
     made = _manage(port, "/tokens", {"project_id": project["id"], "duration_minutes": 600})
     return str(made["token"])
 

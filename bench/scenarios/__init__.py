@@ -4,6 +4,7 @@ from typing import Final
 
 from bench.scenarios.base import Scenario
 from bench.scenarios.buffered import Buffered
+from bench.scenarios.cached import Cached
 from bench.scenarios.events import Events
 from bench.scenarios.greedy import Greedy
 from bench.scenarios.latency import Latency
@@ -16,6 +17,7 @@ _ALL: Final[tuple[Scenario, ...]] = (
     Latency(),
     Events(),
     Translated(),
+    Cached(),
     Many(),
     Greedy(),
     Workers(),
