@@ -105,7 +105,7 @@ def _feed(
     digest: hmac.HMAC, scope: str, epoch: str, request: OutboundRequest, upstream: str
 ) -> None:
     body = request.body
-    lines = _header_lines(request.headers)
+    lines = _header_lines(_without_length(request.headers))
     parts = [
         _text(scope),
         _text(epoch),
@@ -127,7 +127,19 @@ def _feed(
     digest.update(b",")
 
 
-def _header_lines(headers: HeaderList) -> bytes:
+def _without_length(headers: HeaderList) -> tuple[tuple[str, str], ...]:
+    """Return the lines without a `Content-Length` at their end, where the proxy puts it.
+
+    It is no part of a key, and all others of a client's requests are mostly the same.
+    """
+    if headers and headers[-1][0] == "Content-Length":
+        return tuple(headers[:-1])
+    return tuple(headers)
+
+
+# Few, since the lines of one request may take 128 KiB.
+@lru_cache(maxsize=64)
+def _header_lines(headers: tuple[tuple[str, str], ...]) -> bytes:
     kept = []
     encodings: list[str] | None = None
     for name, value in headers:

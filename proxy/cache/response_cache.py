@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from cachetools import LRUCache
+
 from proxy.cache.backends.base import (
     Counts,
     EntryFacts,
@@ -31,6 +33,9 @@ from proxy.cache.key import CacheKey
 #: Entries expire up to this part of their time to live early, so that what came as a burst does not
 #: expire as a burst. Never late: the upstream or the client may have set the time.
 _JITTER: Final = 0.05
+#: Bytes of decoded responses that a worker keeps at hand, and of one of them.
+RECENT_BYTES: Final = 1024 * 1024
+_MAX_DECODED_BYTES: Final = 64 * 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,11 @@ class ResponseCache:
         self._stale = stale
         self._clock = clock
         self._jitter = jitter
+        # Responses that were read last, each with the bytes that it was decoded from. A store that
+        # returns the same object again has not changed it.
+        self._decoded: LRUCache[bytes, tuple[bytes, CachedResponse]] = LRUCache(
+            RECENT_BYTES, lambda known: len(known[0])
+        )
         #: Responses that were not kept, by reason; and failures, by tier and kind.
         self.rejected: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -238,6 +248,9 @@ class ResponseCache:
         data = store.get(key, stale=stale)
         if data is None:
             return None
+        known = self._decoded.get(key.digest)
+        if known is not None and known[0] is data:
+            return self._fresh(known[1], stale)
         try:
             found = CachedResponse.decode(data)
         except EntryUnreadable:
@@ -248,5 +261,10 @@ class ResponseCache:
             self.errors["wrong_scope"] += 1
             store.delete(key)
             return None
+        if len(data) <= _MAX_DECODED_BYTES:
+            self._decoded[key.digest] = data, found
+        return self._fresh(found, stale)
+
+    def _fresh(self, found: CachedResponse, stale: bool) -> CachedResponse | None:
         end = found.expires_at + (self._stale if stale else 0.0)
         return found if end > self._clock() else None

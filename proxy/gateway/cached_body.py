@@ -84,15 +84,16 @@ class EventBoundary:
     It is a :class:`proxy.gateway.body_transform.EventStream` of a response that is not metered.
     """
 
-    __slots__ = ("_end", "_is_plain_stream")
+    __slots__ = ("_end", "_is_plain")
 
-    def __init__(self, *, is_event_stream: bool, is_plain: bool) -> None:
-        self._is_plain_stream = is_event_stream and is_plain
+    def __init__(self, *, is_plain: bool) -> None:
+        """`is_plain`: the bytes of the body are its events, and not compressed."""
+        self._is_plain = is_plain
         self._end = b"\n\n"  # before the first event
 
     @property
     def at_event_boundary(self) -> bool:
-        return self._is_plain_stream and self._end.endswith(_EVENT_ENDS)
+        return self._is_plain and self._end.endswith(_EVENT_ENDS)
 
     def feed(self, chunk: bytes) -> None:
         self._end = (self._end + chunk)[-4:] if len(chunk) < 4 else chunk[-4:]

@@ -19,23 +19,27 @@ from proxy.cache.entry import CachedResponse, replayable
 from proxy.cache.fetched import Fetched, FlightHead, NoResponse
 from proxy.cache.flight import Abandoned, Flight, FlightReader
 from proxy.cache.flights import Flights
-from proxy.cache.key import CacheKey, KeyMaker
-from proxy.cache.policy import HeadVerdict, head_verdict, read_request
+from proxy.cache.key import CacheKey
+from proxy.cache.policy import HeadVerdict, RequestVerdict, head_verdict
+from proxy.cache.request_reader import RequestReader
 from proxy.cache.response_cache import ResponseCache
 from proxy.core.errors import ProxyError
 from proxy.core.usage_event import CacheFacts
 from proxy.gateway.cached_body import BodyRecorder, EventBoundary, StoredBody
 from proxy.gateway.cached_request import CachedRequest
 from proxy.gateway.context import RequestContext
-from proxy.gateway.response_stream import Relayed, Source
+from proxy.gateway.response_stream import BodyObserver, Relayed, Source
 from proxy.providers.base import OutboundRequest, Target
 from proxy.upstream.headers import content_of, is_plain
 from proxy.usage.meter import UsageMeter
 
 #: How often a request joins flights, or begins one, before it goes its own way.
 _MAX_JOINS: Final = 3
-#: A larger body takes milliseconds to be judged, so that happens beside the request.
+#: A larger body, or a compressed one, takes milliseconds to be judged: that happens beside the
+#: request.
 _MAX_PLAIN_JUDGE_BYTES: Final = 64 * 1024
+_UNAVAILABLE: Final = RequestVerdict(detail="unavailable")
+_NO_STREAM: Final = EventBoundary(is_plain=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +55,10 @@ class CachingOptions:
 
 
 class OpenCache(NamedTuple):
-    """The cache, and the maker of its keys: both need the secret of the installation."""
+    """The cache and the reader of its requests: both need the secret of the installation."""
 
     cache: ResponseCache
-    keys: KeyMaker
+    reader: RequestReader
 
 
 class CachedRequests:
@@ -88,31 +92,22 @@ class CachedRequests:
         Raises ProxyError ``not_cached`` where the client allows no other.
         """
         access = cast(CacheAccess, context.principal.caching)
+        opened = self._opened()
+        if opened is None:
+            context.cached = CachedRequest(access, _UNAVAILABLE)
+            return None
         outbound = cast(OutboundRequest, context.outbound)
-        inbound = context.inbound
-        verdict = read_request(
-            access,
-            inbound.method,
-            inbound.path,
-            outbound,
-            self._options.ttl,
-            self._options.stale_if_error,
-        )
-        context.cached = cached = CachedRequest(access, verdict)
-        cached.is_held = (
-            access.hold and inbound.method == "POST" and isinstance(outbound.body, bytes)
+        asked = opened.reader.read(access, outbound, self._upstream(context))
+        verdict = asked.verdict
+        context.cached = cached = CachedRequest(
+            access, verdict, opened.cache, asked.key, asked.is_held
         )
         entry = None
-        needed = verdict.lookup or verdict.store or verdict.forget or cached.flies
-        opened = self._opened() if needed else None
-        if opened is not None:
-            cached.cache, keys = opened
-            if not verdict.forget:
-                cached.key = key = keys.key(access, outbound, self._upstream(context))
-            if verdict.lookup:
-                entry = cached.cache.get(key)
-        if entry is not None and verdict.accepts(entry, self._clock()):
-            return entry
+        if asked.key is not None and verdict.lookup:
+            stale = verdict.max_stale > 0 or self._options.stale_if_error > 0
+            entry = opened.cache.get(asked.key, allow_stale=stale)
+            if entry is not None and verdict.accepts(entry, self._clock()):
+                return entry
         if verdict.only_if_cached:
             raise ProxyError(code="not_cached")
         if access.mode != "off":
@@ -241,7 +236,8 @@ class CachedRequests:
         context.status = head.status
         if pays:
             context.response_headers = head.headers
-            return head.reason, reader, (self._boundary(context),), ""
+            _, content_encoding = content_of(head.headers)
+            return head.reason, reader, _position(context, content_encoding), ""
         context.response_headers = replayable(head.headers)
         cached = cast(CachedRequest, context.cached)
         if cached.access.mode != "off":
@@ -313,7 +309,8 @@ class CachedRequests:
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
         )
-        if len(entry.body) <= _MAX_PLAIN_JUDGE_BYTES:
+        _, content_encoding = content_of(entry.headers)
+        if len(entry.body) <= _MAX_PLAIN_JUDGE_BYTES and is_plain(content_encoding):
             _store(cache, key, entry)
         else:
             # It lets other greenlets run.
@@ -325,15 +322,7 @@ class CachedRequests:
         content_type, content_encoding = content_of(context.response_headers)
         context.meter = UsageMeter(content_type, content_encoding)
         cast(CachedRequest, context.cached).is_event_stream = context.meter.is_event_stream
-        return reason, source, (self._boundary(context),), ""
-
-    def _boundary(self, context: RequestContext) -> EventBoundary:
-        """Return an observer of what this client gets, which is not metered."""
-        _, content_encoding = content_of(context.response_headers)
-        context.sent = boundary = EventBoundary(
-            is_event_stream=context.meter.is_event_stream, is_plain=is_plain(content_encoding)
-        )
-        return boundary
+        return reason, source, _position(context, content_encoding), ""
 
     def _upstream(self, context: RequestContext) -> str:
         """Return a text that names where the request goes."""
@@ -345,6 +334,15 @@ class CachedRequests:
 def _named(target: Target) -> str:
     model = "" if target.model is None else target.model
     return f"{target.provider} {target.origin}{target.prefix} {model}"
+
+
+def _position(context: RequestContext, content_encoding: str) -> tuple[BodyObserver, ...]:
+    """Return the observer of what this client gets, which is not metered here."""
+    if not context.meter.is_event_stream:
+        context.sent = _NO_STREAM
+        return ()
+    context.sent = boundary = EventBoundary(is_plain=is_plain(content_encoding))
+    return (boundary,)
 
 
 def _note_cost(context: RequestContext, flight: Flight) -> None:

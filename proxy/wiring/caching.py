@@ -8,6 +8,7 @@ from gevent.lock import RLock
 from proxy.cache.flight_claims import NodeClaims
 from proxy.cache.flights import Flights
 from proxy.cache.key import KeyMaker
+from proxy.cache.request_reader import RequestReader
 from proxy.cache.response_cache import ResponseCache
 from proxy.gateway.caching import CachedRequests, CachingOptions, OpenCache
 from proxy.providers.base import Target
@@ -70,4 +71,8 @@ class WorkerCaching:
                 return
             cache = response_cache(self._settings, secret)
             cache.start()
-            self._open = OpenCache(cache, KeyMaker(secret))
+            options = self._settings.cache
+            reader = RequestReader(
+                KeyMaker(secret), ttl=options.ttl, stale_if_error=options.stale_if_error
+            )
+            self._open = OpenCache(cache, reader)

@@ -32,6 +32,7 @@ from typing import Any, Final
 
 import lmdb
 import orjson
+from cachetools import LRUCache
 
 from proxy.cache.backends.base import (
     Counts,
@@ -105,6 +106,12 @@ _PURGE_BATCH: Final = 256
 #: Seconds for which the lock of the folder is waited for.
 _OPEN_TIMEOUT: Final = 5.0
 _SHOWN: Final = 10
+#: Bytes of decrypted entries that a worker keeps at hand, of one of them, and what one costs more.
+RECENT_BYTES: Final = 1024 * 1024
+_MAX_RECENT_BYTES: Final = 64 * 1024
+_RECENT_OVERHEAD: Final = 400
+#: Of a sealed value: its times, and the day and nonce of the sealer.
+_UNIQUE_BYTES: Final = HEAD.size + 16
 #: Errors after which a file is not used any more.
 _DAMAGE: Final = (
     lmdb.CorruptedError,
@@ -140,6 +147,10 @@ class NodeStore:
         self._tables: dict[str, Any] = {}
         self._values: Any = None
         self._inode: os.stat_result | None = None
+        # Entries as they were decrypted last, each with the beginning of its sealed value.
+        self._recent: LRUCache[bytes, tuple[bytes, bytes]] = LRUCache(
+            RECENT_BYTES, lambda recent: len(recent[1]) + _RECENT_OVERHEAD
+        )
         # What is not written yet: hits per entry, and look-ups without one.
         self._touched: Counter[bytes] = Counter()
         self._misses = 0
@@ -208,11 +219,22 @@ class NodeStore:
         return plain
 
     def _opened(self, key: CacheKey, found: memoryview, stale: bool) -> bytes | None:
-        """Decrypt a value straight out of the file, unless its time is over."""
+        """Decrypt a value straight out of the file, unless its time is over.
+
+        What was decrypted lately is not decrypted again: the same object is returned.
+        """
         expires_at, kept_until = HEAD.unpack_from(found)
         if (kept_until if stale else expires_at) <= self._clock():
             return None
-        return self._sealer.open(found[HEAD.size :], _entry_place(key, bytes(found[: HEAD.size])))
+        # The nonce is in it, so it is that of no other value.
+        head = bytes(found[:_UNIQUE_BYTES])
+        recent = self._recent.get(key.digest)
+        if recent is not None and recent[0] == head:
+            return recent[1]
+        plain = self._sealer.open(found[HEAD.size :], _entry_place(key, head[: HEAD.size]))
+        if len(plain) <= _MAX_RECENT_BYTES:
+            self._recent[key.digest] = head, plain
+        return plain
 
     def put(self, item: Item) -> None:
         size = len(item.response.body)
