@@ -78,6 +78,8 @@ FENCES: dict[str, set[str]] = {
     "yaml": {"providers.yaml_text"},
     "cachetools": {
         "auth",
+        "cache.backends.node",
+        "cache.response_cache",
         "routing.states",
         "routing.known_models",
         "routing.model_list",

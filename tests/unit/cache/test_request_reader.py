@@ -80,10 +80,10 @@ def test_large_requests_are_not_remembered() -> None:
 def test_the_number_of_requests_that_are_remembered_is_bounded() -> None:
     ours = reader()
     for number in range(1000):
-        ours.read(ACCESS, replace(REQUEST, target=b"/v1/models?%d" % number), "up")
-    ours.read(ACCESS, replace(REQUEST, target=b"/v1/models?999"), "up")
+        ours.read(ACCESS, replace(REQUEST, target=b"/v1/chat/completions?%d" % number), "up")
+    ours.read(ACCESS, replace(REQUEST, target=b"/v1/chat/completions?999"), "up")
     assert made(ours) == 1000
-    ours.read(ACCESS, replace(REQUEST, target=b"/v1/models?0"), "up")
+    ours.read(ACCESS, replace(REQUEST, target=b"/v1/chat/completions?0"), "up")
     assert made(ours) == 1001
 
 
