@@ -110,8 +110,6 @@ _SHOWN: Final = 10
 RECENT_BYTES: Final = 1024 * 1024
 _MAX_RECENT_BYTES: Final = 64 * 1024
 _RECENT_OVERHEAD: Final = 400
-#: Of a sealed value: its times, and the day and nonce of the sealer.
-_UNIQUE_BYTES: Final = HEAD.size + 16
 #: Errors after which a file is not used any more.
 _DAMAGE: Final = (
     lmdb.CorruptedError,
@@ -147,9 +145,9 @@ class NodeStore:
         self._tables: dict[str, Any] = {}
         self._values: Any = None
         self._inode: os.stat_result | None = None
-        # Entries as they were decrypted last, each with the beginning of its sealed value.
+        # Entries as they were decrypted last, each with the value that it was sealed in.
         self._recent: LRUCache[bytes, tuple[bytes, bytes]] = LRUCache(
-            RECENT_BYTES, lambda recent: len(recent[1]) + _RECENT_OVERHEAD
+            RECENT_BYTES, lambda recent: 2 * len(recent[1]) + _RECENT_OVERHEAD
         )
         # What is not written yet: hits per entry, and look-ups without one.
         self._touched: Counter[bytes] = Counter()
@@ -226,14 +224,12 @@ class NodeStore:
         expires_at, kept_until = HEAD.unpack_from(found)
         if (kept_until if stale else expires_at) <= self._clock():
             return None
-        # The nonce is in it, so it is that of no other value.
-        head = bytes(found[:_UNIQUE_BYTES])
         recent = self._recent.get(key.digest)
-        if recent is not None and recent[0] == head:
+        if recent is not None and recent[0] == bytes(found):
             return recent[1]
-        plain = self._sealer.open(found[HEAD.size :], _entry_place(key, head[: HEAD.size]))
+        plain = self._sealer.open(found[HEAD.size :], _entry_place(key, bytes(found[: HEAD.size])))
         if len(plain) <= _MAX_RECENT_BYTES:
-            self._recent[key.digest] = head, plain
+            self._recent[key.digest] = bytes(found), plain
         return plain
 
     def put(self, item: Item) -> None:
