@@ -112,7 +112,7 @@ class NodeHolds(WorkerTable):
         for index, (key, _, known, total) in enumerate(wanted):
             row = self._row(key) if shared else None
             used, held = self._taken(key, known, row)
-            if used + held >= total and row is not None and self._give_back(row):
+            if used + held >= total and row is not None and self._clear_ended(row):
                 used, held = self._taken(key, known, row)
             if used + held >= total:
                 return Full(index, in_flight=used < total)

@@ -27,7 +27,7 @@ class NodeConcurrency(WorkerTable):
         #: Key → requests in flight in this worker.
         self._own: dict[str, int] = {}
 
-    def enter(self, limits: Sequence[tuple[str, int]]) -> int | None:
+    def reserve(self, limits: Sequence[tuple[str, int]]) -> int | None:
         """Reserve one slot per `(key, maximum)` pair, or none.
 
         Returns the index of the first full key, or None when all slots were reserved.
@@ -37,15 +37,15 @@ class NodeConcurrency(WorkerTable):
         try:
             self._lock()
         except LimiterError:
-            return self._enter(limits, shared=False)
+            return self._reserve(limits, shared=False)
         try:
-            return self._enter(limits, shared=True)
+            return self._reserve(limits, shared=True)
         finally:
             self._file.unlock()
 
-    def leave(self, keys: Iterable[str]) -> None:
+    def release(self, keys: Iterable[str]) -> None:
         """Release one slot per key. Call it once for each key that was reserved."""
-        # When the file is missing or replaced, the next `enter` writes the numbers again.
+        # When the file is missing or replaced, the next `reserve` writes the numbers again.
         with contextlib.suppress(OSError):
             self._file.check()
         for key in keys:
@@ -56,11 +56,11 @@ class NodeConcurrency(WorkerTable):
                 del self._own[key]
             self._put(key, left)
 
-    def _enter(self, limits: Sequence[tuple[str, int]], *, shared: bool) -> int | None:
+    def _reserve(self, limits: Sequence[tuple[str, int]], *, shared: bool) -> int | None:
         for index, (key, maximum) in enumerate(limits):
             row = self._row(key) if shared else None
             count = self._count(key, row)
-            if count >= maximum and row is not None and self._give_back(row):
+            if count >= maximum and row is not None and self._clear_ended(row):
                 count = self._count(key, row)
             if count >= maximum:
                 return index

@@ -117,14 +117,14 @@ _NEAR: Final = "near-ip:"
 class ConcurrencyLimiter(Protocol):
     """Requests in flight, over all workers of the node."""
 
-    def enter(self, bounds: Sequence[tuple[str, int]]) -> int | None:
+    def reserve(self, bounds: Sequence[tuple[str, int]]) -> int | None:
         """Reserve one slot per `(key, maximum)` pair, or none.
 
         Returns the index of the first full key, or None when all slots were reserved.
         """
         ...
 
-    def leave(self, keys: Sequence[str]) -> None: ...
+    def release(self, keys: Sequence[str]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +169,7 @@ class Reservation:
         """Release its slots and settle its address. `spend` may follow. Does not wait."""
         concurrency, self.concurrency = self.concurrency, ()
         if concurrency:
-            self.limiters.concurrency.leave([key for key, _ in concurrency])
+            self.limiters.concurrency.release([key for key, _ in concurrency])
         if self.unsettled:
             self.limiters.debit(self.clear_unsettled())
 
@@ -242,7 +242,7 @@ class RequestLimiter:
         """Reserve the concurrency slots of a request. Raises ClientError 429 when there is none."""
         limits = self._limits_of(principal)
         if limits.concurrency:
-            full = self._limiters.concurrency.enter(limits.concurrency)
+            full = self._limiters.concurrency.reserve(limits.concurrency)
             if full is not None:
                 self.refused["concurrency"] += 1
                 owner, (_, maximum) = limits.concurrency_owners[full], limits.concurrency[full]

@@ -111,7 +111,7 @@ class WorkerTable:
             return False
         return True
 
-    def _give_back(self, row: int) -> bool:
+    def _clear_ended(self, row: int) -> bool:
         """Empty the columns of ended workers that have numbers in this row.
 
         Returns whether there were any.

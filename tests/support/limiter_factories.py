@@ -46,7 +46,7 @@ class FakePlaces:
     def __init__(self) -> None:
         self.taken: dict[str, int] = {}
 
-    def enter(self, bounds: Sequence[tuple[str, int]]) -> int | None:
+    def reserve(self, bounds: Sequence[tuple[str, int]]) -> int | None:
         for at, (key, most) in enumerate(bounds):
             if self.taken.get(key, 0) >= most:
                 return at
@@ -54,7 +54,7 @@ class FakePlaces:
             self.taken[key] = self.taken.get(key, 0) + 1
         return None
 
-    def leave(self, keys: Sequence[str]) -> None:
+    def release(self, keys: Sequence[str]) -> None:
         for key in keys:
             self.taken[key] -= 1
 

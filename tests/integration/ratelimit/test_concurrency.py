@@ -20,16 +20,16 @@ def test_workers_that_enter_at_once(tmp_path: Path) -> None:
         "    def _lock(self):\n"
         "        try: super()._lock()\n"
         "        except LimiterError: self.alone += 1; raise\n"
-        "table, room, entered, two = Counting(Path(sys.argv[1])), open(sys.argv[2], 'w'), 0, 0\n"
+        "table, room, reserved, two = Counting(Path(sys.argv[1])), open(sys.argv[2], 'w'), 0, 0\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for _ in range(20_000):\n"
-        "    if table.enter([('a', 1)]) is not None: continue\n"
-        "    entered += 1\n"
+        "    if table.reserve([('a', 1)]) is not None: continue\n"
+        "    reserved += 1\n"
         "    try: fcntl.flock(room, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
         "    except BlockingIOError: two += 1\n"
         "    else: fcntl.flock(room, fcntl.LOCK_UN)\n"
-        "    table.leave(['a'])\n"
-        "print(entered, two, table.alone, flush=True)\n"
+        "    table.release(['a'])\n"
+        "print(reserved, two, table.alone, flush=True)\n"
     )
     processes = [
         subprocess.Popen(
@@ -54,8 +54,8 @@ def test_workers_that_enter_at_once(tmp_path: Path) -> None:
         for process in processes:
             process.kill()
             process.wait()
-    entered, two, alone = (sum(map(int, column)) for column in zip(*said, strict=True))
-    assert entered
+    reserved, two, alone = (sum(map(int, column)) for column in zip(*said, strict=True))
+    assert reserved
     # Who did not get the table's lock in time goes by its own, and may meet another.
     assert two <= 2 * alone
-    assert NodeConcurrency(place).enter([("a", 1)]) is None
+    assert NodeConcurrency(place).reserve([("a", 1)]) is None

@@ -25,7 +25,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(place: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    """Workers that enter each of the keys (with blanks between) once, and then stay."""
+    """Workers that reserve each of the keys (with blanks between) once, and then stay."""
     processes = []
 
     def start(keys: str, path: Path | None = None) -> subprocess.Popen[str]:
@@ -33,7 +33,7 @@ def start(place: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
             "import sys, time; from pathlib import Path\n"
             "from proxy.ratelimit.concurrency import NodeConcurrency\n"
             "table = NodeConcurrency(Path(sys.argv[1]))\n"
-            "print([table.enter([(key, 100)]) for key in sys.argv[2].split()], flush=True)\n"
+            "print([table.reserve([(key, 100)]) for key in sys.argv[2].split()], flush=True)\n"
             "time.sleep(600)"
         )
         process = subprocess.Popen(
@@ -54,55 +54,55 @@ def start(place: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
 
 
 def test_no_limits_cost_nothing(place: Path) -> None:
-    assert NodeConcurrency(place).enter([]) is None
+    assert NodeConcurrency(place).reserve([]) is None
     assert not place.exists()
 
 
 def test_as_many_as_the_limit_over_all_workers(place: Path) -> None:
     one, two = NodeConcurrency(place), NodeConcurrency(place)
-    assert one.enter([("a", 3)]) is None
-    assert two.enter([("a", 3)]) is None
-    assert one.enter([("a", 3)]) is None
-    assert one.enter([("a", 3)]) == two.enter([("a", 3)]) == 0
-    one.leave(["a"])
-    assert two.enter([("a", 3)]) is None
-    assert one.enter([("a", 3)]) == 0
-    assert one.enter([("b", 1)]) is None
+    assert one.reserve([("a", 3)]) is None
+    assert two.reserve([("a", 3)]) is None
+    assert one.reserve([("a", 3)]) is None
+    assert one.reserve([("a", 3)]) == two.reserve([("a", 3)]) == 0
+    one.release(["a"])
+    assert two.reserve([("a", 3)]) is None
+    assert one.reserve([("a", 3)]) == 0
+    assert one.reserve([("b", 1)]) is None
 
 
 def test_all_or_nothing(place: Path) -> None:
     one, two = NodeConcurrency(place), NodeConcurrency(place)
-    assert one.enter([("project", 2), ("token", 1)]) is None
-    assert two.enter([("project", 2), ("token", 1)]) == 1
-    assert two.enter([("project", 2), ("other", 1)]) is None  # the refused one took nothing
-    assert two.enter([("project", 2), ("token", 1)]) == 0
-    one.leave(["project", "token"])
-    two.leave(["project", "other"])
-    assert two.enter([("token", 1), ("project", 1), ("other", 1)]) is None
+    assert one.reserve([("project", 2), ("token", 1)]) is None
+    assert two.reserve([("project", 2), ("token", 1)]) == 1
+    assert two.reserve([("project", 2), ("other", 1)]) is None  # the refused one took nothing
+    assert two.reserve([("project", 2), ("token", 1)]) == 0
+    one.release(["project", "token"])
+    two.release(["project", "other"])
+    assert two.reserve([("token", 1), ("project", 1), ("other", 1)]) is None
 
 
 def test_the_limit_may_change(place: Path) -> None:
     table = NodeConcurrency(place)
     for _ in range(3):
-        assert table.enter([("a", 3)]) is None
-    assert table.enter([("a", 2)]) == 0
-    assert table.enter([("a", 4)]) is None
+        assert table.reserve([("a", 3)]) is None
+    assert table.reserve([("a", 2)]) == 0
+    assert table.reserve([("a", 4)]) is None
 
 
 def test_what_a_killed_worker_held_is_given_back(
     place: Path, start: Callable[[str], subprocess.Popen[str]]
 ) -> None:
     table = NodeConcurrency(place)
-    assert table.enter([("a", 4)]) is None
+    assert table.reserve([("a", 4)]) is None
     workers = [start("a a b"), start("a b")]
-    assert table.enter([("a", 4)]) == 0
+    assert table.reserve([("a", 4)]) == 0
     workers[0].send_signal(signal.SIGSTOP)
-    assert table.enter([("a", 4)]) == 0  # it lives, and its requests may, too
+    assert table.reserve([("a", 4)]) == 0  # it lives, and its requests may, too
     workers[0].kill()
     workers[0].wait()
-    assert [table.enter([("a", 4)]) for _ in range(3)] == [None, None, 0]
-    assert table.enter([("b", 2)]) is None  # of all that it held
-    assert table.enter([("b", 2)]) == 0
+    assert [table.reserve([("a", 4)]) for _ in range(3)] == [None, None, 0]
+    assert table.reserve([("b", 2)]) is None  # of all that it held
+    assert table.reserve([("b", 2)]) == 0
 
 
 def test_a_new_worker_begins_with_nothing(
@@ -113,32 +113,32 @@ def test_a_new_worker_begins_with_nothing(
         worker.kill()
         worker.wait()
     other = NodeConcurrency(place)  # in whose column the last one was
-    assert [other.enter([("a", 2)]) for _ in range(3)] == [None, None, 0]
+    assert [other.reserve([("a", 2)]) for _ in range(3)] == [None, None, 0]
     other.close()
     after = NodeConcurrency(place)
-    assert after.enter([("b", 1)]) is None  # has its column, and nobody takes it for the former's
+    assert after.reserve([("b", 1)]) is None  # has its column, and nobody takes it for the former's
     another = NodeConcurrency(place)
-    assert [another.enter([("a", 2)]) for _ in range(3)] == [None, None, 0]
+    assert [another.reserve([("a", 2)]) for _ in range(3)] == [None, None, 0]
 
 
 def test_a_stopped_holder_of_the_lock_leaves_each_worker_its_own(place: Path) -> None:
     one, two = NodeConcurrency(place), NodeConcurrency(place)
-    assert one.enter([("a", 3)]) is None
-    assert two.enter([("a", 3)]) is None
+    assert one.reserve([("a", 3)]) is None
+    assert two.reserve([("a", 3)]) is None
     holder = MappedFile(place, b"proxy lanes 1", one._file._size - 64)
     holder.lock()
     for table in (one, two):  # the one more that each has is known to the other again below
-        assert table.enter([("a", 3), ("b", 1)]) is None
-        assert table.enter([("b", 1)]) == 0
-    one.leave(["a"])  # needs no lock
+        assert table.reserve([("a", 3), ("b", 1)]) is None
+        assert table.reserve([("b", 1)]) == 0
+    one.release(["a"])  # needs no lock
     holder.unlock()
-    assert one.enter([("a", 4)]) is None
-    assert one.enter([("a", 4)]) == 0
-    assert two.enter([("b", 2)]) is None
+    assert one.reserve([("a", 4)]) is None
+    assert one.reserve([("a", 4)]) == 0
+    assert two.reserve([("b", 2)]) is None
     for key in ("a", "a", "b"):
-        one.leave([key])
-    assert two.enter([("a", 3)]) is None
-    assert two.enter([("a", 3)]) == 0
+        one.release([key])
+    assert two.reserve([("a", 3)]) is None
+    assert two.reserve([("a", 3)]) == 0
 
 
 def test_more_workers_than_columns_go_by_their_own(
@@ -146,77 +146,77 @@ def test_more_workers_than_columns_go_by_their_own(
 ) -> None:
     monkeypatch.setattr(table_module, "_COLUMNS", 2)
     tables = [NodeConcurrency(place) for _ in range(3)]
-    assert [table.enter([("a", 2)]) for table in tables] == [None, None, None]
-    assert [table.enter([("a", 2)]) for table in tables] == [0, 0, None]
-    assert tables[2].enter([("a", 2)]) == 0
+    assert [table.reserve([("a", 2)]) for table in tables] == [None, None, None]
+    assert [table.reserve([("a", 2)]) for table in tables] == [0, 0, None]
+    assert tables[2].reserve([("a", 2)]) == 0
     tables[0].close()
-    tables[2].leave(["a"])
-    assert tables[2].enter([("a", 3)]) is None  # has a column now, and says what it holds
-    assert tables[1].enter([("a", 3)]) == 0
+    tables[2].release(["a"])
+    assert tables[2].reserve([("a", 3)]) is None  # has a column now, and says what it holds
+    assert tables[1].reserve([("a", 3)]) == 0
 
 
 def test_more_accounts_than_rows_are_counted_by_each_worker(place: Path) -> None:
     one, two = NodeConcurrency(place), NodeConcurrency(place)
     keys = [f"{number}" for number in range(5000)]
-    assert {one.enter([(key, 1)]) for key in keys} == {None}
-    assert {one.enter([(key, 1)]) for key in keys} == {0}
-    seen = sum(two.enter([(key, 1)]) == 0 for key in keys)
+    assert {one.reserve([(key, 1)]) for key in keys} == {None}
+    assert {one.reserve([(key, 1)]) for key in keys} == {0}
+    seen = sum(two.reserve([(key, 1)]) == 0 for key in keys)
     assert 1500 < seen <= 2048
-    one.leave(keys)
-    two.leave(key for key in list(two._own))
-    assert {one.enter([(key, 1)]) for key in keys[:500]} == {None}
-    assert {two.enter([(key, 1)]) for key in keys[:500]} == {0}  # there is room again
+    one.release(keys)
+    two.release(key for key in list(two._own))
+    assert {one.reserve([(key, 1)]) for key in keys[:500]} == {None}
+    assert {two.reserve([(key, 1)]) for key in keys[:500]} == {0}  # there is room again
 
 
 def test_a_file_that_goes_is_made_again_with_what_is_held(place: Path) -> None:
     one, two = NodeConcurrency(place), NodeConcurrency(place)
     for table in (one, two):
-        assert table.enter([("a", 3)]) is None
+        assert table.reserve([("a", 3)]) is None
     place.unlink()
     for table in (one, two):
         table._file._check_at = 0  # a second later
-    assert one.enter([("b", 3)]) is None
-    assert two.enter([("b", 3)]) is None
-    assert [one.enter([("a", 3)]), two.enter([("a", 3)])] == [None, 0]
+    assert one.reserve([("b", 3)]) is None
+    assert two.reserve([("b", 3)]) is None
+    assert [one.reserve([("a", 3)]), two.reserve([("a", 3)])] == [None, 0]
 
 
 @pytest.mark.parametrize("grown", [False, True])
 def test_a_file_that_is_cut_is_made_again_with_what_is_held(place: Path, grown: bool) -> None:
     one, two = NodeConcurrency(place), NodeConcurrency(place)
     for table in (one, two):
-        assert table.enter([("a", 3)]) is None
+        assert table.reserve([("a", 3)]) is None
     size = place.stat().st_size
     os.truncate(place, 0)
     if grown:
         os.truncate(place, size)
     for table in (one, two):
         table._file._check_at = 0  # a second later
-    two.leave(["a"])  # touches nothing that is not there
-    assert one.enter([("b", 3)]) is None
-    assert two.enter([("a", 3)]) is None
-    assert [one.enter([("a", 3)]), two.enter([("a", 3)])] == [None, 0]
+    two.release(["a"])  # touches nothing that is not there
+    assert one.reserve([("b", 3)]) is None
+    assert two.reserve([("a", 3)]) is None
+    assert [one.reserve([("a", 3)]), two.reserve([("a", 3)])] == [None, 0]
 
 
 def test_a_table_that_says_nothing_of_its_columns(place: Path) -> None:
     """What stands there is believed only where it can be so."""
     table = NodeConcurrency(place)
     for said in (0, 2**31):
-        assert table.enter([("a", 1)]) is None
+        assert table.reserve([("a", 1)]) is None
         table._file.halves[USED] = said
-        assert table.enter([("a", 1)]) == 0
-        table.leave(["a"])
+        assert table.reserve([("a", 1)]) == 0
+        table.release(["a"])
 
 
 def test_leaving_works_without_a_file(place: Path) -> None:
     table = NodeConcurrency(place)
-    table.enter([("a", 1), ("b", 1)])
+    table.reserve([("a", 1), ("b", 1)])
     table.close()
-    table.leave(["a", "b"])
+    table.release(["a", "b"])
     place.unlink()
     place.mkdir()  # nothing can be made there
-    assert [table.enter([("a", 1)]) for _ in range(2)] == [None, 0]
-    table.leave(["a"])
-    assert table.enter([("a", 1)]) is None
+    assert [table.reserve([("a", 1)]) for _ in range(2)] == [None, 0]
+    table.release(["a"])
+    assert table.reserve([("a", 1)]) is None
 
 
 @pytest.mark.slow
@@ -232,15 +232,15 @@ def test_never_more_than_the_limit(
     place = tmp_path_factory.mktemp("limits") / "lanes"
     tables = [NodeConcurrency(place) for _ in range(3)]
     held: list[tuple[int, str]] = []
-    for who, key, enters in steps:
-        if enters:
+    for who, key, reserves in steps:
+        if reserves:
             there = sum(each == key for _, each in held)
-            assert tables[who].enter([(key, most)]) == (0 if there >= most else None)
+            assert tables[who].reserve([(key, most)]) == (0 if there >= most else None)
             if there < most:
                 held.append((who, key))
         elif (who, key) in held:
             held.remove((who, key))
-            tables[who].leave([key])
+            tables[who].release([key])
     for table in tables:
         table.close()
     place.unlink(missing_ok=True)

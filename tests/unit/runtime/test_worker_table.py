@@ -69,8 +69,8 @@ def test_a_worker_that_is_gone_leaves_its_column(place: Path) -> None:
     two._lock()
     row = two._row("a")
     assert row is not None
-    assert two._give_back(row)
-    assert not two._give_back(row)
+    assert two._clear_ended(row)
+    assert not two._clear_ended(row)
     two._file.unlock()
     assert two.numbers("a") == [0, 0, 2, 2]
     three.put("a", 3, 3)
