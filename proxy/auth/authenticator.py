@@ -141,7 +141,7 @@ class Authenticator:
     def check_quota(self, principal: Principal, held: int = 0) -> None:
         """Check that the quotas and budgets have room for one request. Nothing is counted.
 
-        Raises as :meth:`admit`.
+        Raises as :meth:`take_quota`.
         """
         budgeted = []
         for account in principal.accounts[1:]:
@@ -155,7 +155,7 @@ class Authenticator:
             self._hold(principal, budgeted, held)
             self._budgets.settle([each.id for each in budgeted], held, 0)
 
-    def admit(self, principal: Principal, held: int = 0) -> None:
+    def take_quota(self, principal: Principal, held: int = 0) -> None:
         """Count one request, against the quotas if there are any. The last check before upstream.
 
         The request is counted for the token and all its ancestors, or for none of them. `held` is
@@ -191,7 +191,7 @@ class Authenticator:
     def count_hit(self, principal: Principal) -> None:
         """Count a response from the cache, for the token and all its ancestors. Does not wait.
 
-        It costs no quota, and is no request of theirs: :meth:`admit` is not called for it.
+        It costs no quota, and is no request of theirs: :meth:`take_quota` is not called for it.
         """
         for account in principal.accounts[1:]:
             self._counter.hit(account.id)

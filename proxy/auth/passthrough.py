@@ -62,7 +62,7 @@ class PassThrough:
     def check_quota(self, principal: Principal, held: int = 0) -> None:
         """Do nothing: there is no quota."""
 
-    def admit(self, principal: Principal, held: int = 0) -> None:
+    def take_quota(self, principal: Principal, held: int = 0) -> None:
         """Do nothing: there is no quota."""
 
     def settle(self, principal: Principal, tokens: int, held: int = 0) -> None:

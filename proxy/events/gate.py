@@ -26,7 +26,7 @@ class Gate:
     """One per worker. An ordinary request reads :attr:`closed` and nothing else."""
 
     def __init__(self, max_wait: float = MAX_WAIT_SECONDS) -> None:
-        """`max_wait` is how many seconds :meth:`enter` waits for room; 0 refuses at once."""
+        """`max_wait` is how many seconds :meth:`wait_for_room` waits; 0 refuses at once."""
         self.closed = False
         #: Requests that waited for room; requests that were refused.
         self.waited = 0
@@ -50,7 +50,7 @@ class Gate:
         self._spool_full = full
         self.closed = full or not self._room.is_set()
 
-    def enter(self) -> None:
+    def wait_for_room(self) -> None:
         """Wait until there is room.
 
         Raises ProxyError ``overloaded`` when there is none in time, or the spool is full.

@@ -30,7 +30,7 @@ class AccessCheck(Protocol):
 
     def check_quota(self, principal: Principal, held: int = 0) -> None: ...
 
-    def admit(self, principal: Principal, held: int = 0) -> None: ...
+    def take_quota(self, principal: Principal, held: int = 0) -> None: ...
 
     def settle(self, principal: Principal, tokens: int, held: int = 0) -> None: ...
 
@@ -38,10 +38,10 @@ class AccessCheck(Protocol):
 class EventsGate(Protocol):
     """The part of the event queue's gate that admission uses."""
 
-    #: Whether :meth:`enter` waits or refuses right now.
+    #: Whether :meth:`wait_for_room` waits or refuses right now.
     closed: bool
 
-    def enter(self) -> None: ...
+    def wait_for_room(self) -> None: ...
 
 
 class Admission:
@@ -67,7 +67,7 @@ class Admission:
     def wait_for_event_room(self, context: RequestContext) -> None:
         """Wait until the queue has room for the event of the request."""
         if self._gate.closed:
-            self._gate.enter()
+            self._gate.wait_for_room()
 
     def limit_client(self, context: RequestContext) -> None:
         """Check the rate limit of the client's address: the only check of a preflight."""
@@ -155,7 +155,7 @@ class Admission:
     def take_quota(self, context: RequestContext) -> None:
         """Take one request of the quotas, and hold the estimated cost of the budgets."""
         held = 0 if context.limited is None else context.limited.held
-        self._access.admit(context.principal, held)
+        self._access.take_quota(context.principal, held)
         context.settlement = self._access
         context.on_finish(context.settle)
 

@@ -146,9 +146,9 @@ class Access:
         if self.quota is not None:
             raise self.quota
 
-    def admit(self, principal: Principal, held: int = 0) -> None:
+    def take_quota(self, principal: Principal, held: int = 0) -> None:
         self.held.append(held)
-        self.steps.append("admit")
+        self.steps.append("take_quota")
         if self.quota is not None:
             raise self.quota
 

@@ -226,7 +226,7 @@ def test_a_cache_that_keeps_nothing_for_long_is_only_slower(ttl: float, size: in
 def test_no_limit_is_counted_off_the_path() -> None:
     store = Store()
     authenticator = make(store)
-    authenticator.admit(authenticator.authenticate(f"Bearer {SECRET}"))
+    authenticator.take_quota(authenticator.authenticate(f"Bearer {SECRET}"))
     assert (store.counted, store.taken) == (["token-1"], [])
 
 
@@ -235,9 +235,9 @@ def test_a_quota_is_taken_from_the_store_each_time() -> None:
     store.permits = 2
     authenticator = make(store)
     principal = authenticator.authenticate(f"Bearer {SECRET}")
-    authenticator.admit(principal)
-    authenticator.admit(principal)
-    error = refused(lambda: authenticator.admit(principal))
+    authenticator.take_quota(principal)
+    authenticator.take_quota(principal)
+    error = refused(lambda: authenticator.take_quota(principal))
     assert (error.status, error.code, error.retry_after) == (429, "quota_exceeded", None)
     assert error.headers == (("x-should-retry", "false"),)
     assert isinstance(error, ClientError)
@@ -323,9 +323,9 @@ def test_permits_of_all_or_of_none() -> None:
     store.limits = {"token-1": 3, "parent": 5, "root": 1}
     authenticator = make(store)
     principal = authenticator.authenticate(f"Bearer {SECRET}")
-    authenticator.admit(principal)
+    authenticator.take_quota(principal)
     assert (store.taken, store.put_back_) == (["token-1", "parent", "root"], [])
-    error = refused(lambda: authenticator.admit(principal))
+    error = refused(lambda: authenticator.take_quota(principal))
     assert (error.code, "parent" in str(error)) == ("quota_exceeded", True)
     assert store.put_back_ == ["token-1", "parent"]
     assert store.counted == []
@@ -343,7 +343,7 @@ def test_a_store_that_fails_half_way_gets_back_what_was_taken() -> None:
     store.permits = 3
     authenticator = make(store)
     principal = authenticator.authenticate(f"Bearer {SECRET}")
-    assert refused(lambda: authenticator.admit(principal)).code == "store_unavailable"
+    assert refused(lambda: authenticator.take_quota(principal)).code == "store_unavailable"
     assert (store.put_back_, store.counted) == (["token-1"], [])
 
 
@@ -351,7 +351,7 @@ def test_requests_are_counted_of_all() -> None:
     store = family(max_requests=3)
     store.permits = 3
     authenticator = make(store)
-    authenticator.admit(authenticator.authenticate(f"Bearer {SECRET}"))
+    authenticator.take_quota(authenticator.authenticate(f"Bearer {SECRET}"))
     assert (store.taken, store.counted) == (["token-1"], ["parent", "root"])
 
 
@@ -368,12 +368,12 @@ def test_llm_tokens_are_spent_by_all_and_the_smallest_total_ends_it() -> None:
     store = family(ancestors=ancestors)
     authenticator = make(store)
     principal = authenticator.authenticate(f"Bearer {SECRET}")
-    authenticator.admit(principal)
+    authenticator.take_quota(principal)
     authenticator.settle(principal, 20)
-    authenticator.admit(principal)
+    authenticator.take_quota(principal)
     authenticator.settle(principal, 1)
     assert store.spent == {"token-1": 21, "parent": 21, "root": 21}
-    error = refused(lambda: authenticator.admit(principal))
+    error = refused(lambda: authenticator.take_quota(principal))
     assert (error.status, error.code, error.retry_after) == (429, "quota_exceeded", None)
     assert error.headers == (("x-should-retry", "false"),)
     assert "LLM tokens" in str(error)
@@ -384,11 +384,11 @@ def test_a_total_that_was_raised_counts() -> None:
     store = Store(policy={"max_tokens_total": 10}, tokens_used=10)
     authenticator = make(store)
     assert refused(
-        lambda: authenticator.admit(authenticator.authenticate(f"Bearer {SECRET}"))
+        lambda: authenticator.take_quota(authenticator.authenticate(f"Bearer {SECRET}"))
     ).code == ("quota_exceeded")
     store.put(policy={"max_tokens_total": 11}, tokens_used=10)
     authenticator.forget({"token-1"})
-    authenticator.admit(authenticator.authenticate(f"Bearer {SECRET}"))
+    authenticator.take_quota(authenticator.authenticate(f"Bearer {SECRET}"))
 
 
 def test_nothing_is_cut_by_a_total_that_may_have_changed() -> None:
@@ -400,7 +400,7 @@ def test_nothing_is_cut_by_a_total_that_may_have_changed() -> None:
     )
     principal = authenticator.authenticate(f"Bearer {SECRET}")
     for _ in range(3):
-        authenticator.admit(principal)
+        authenticator.take_quota(principal)
     authenticator.settle(principal, 9)
     authenticator.forget({"another"})
     authenticator.forget({"token-1"})

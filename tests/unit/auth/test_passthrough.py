@@ -19,7 +19,7 @@ def access(tmp_path: Path) -> PassThrough:
 @pytest.mark.parametrize("given", [None, "", "Bearer", f"Bearer {KEY}", "Basic dTpw", "ÿ"])
 def test_every_client_passes_without_an_account(access: PassThrough, given: str | None) -> None:
     principal = access.authenticate(given)
-    access.admit(principal)
+    access.take_quota(principal)
     access.settle(principal, 7)
     assert (principal.token_id, principal.project_id, principal.upstream_key) == (None, None, None)
     assert principal.accounts == ()

@@ -9,7 +9,7 @@ from proxy.events.gate import Gate
 
 def refused(gate: Gate) -> str:
     with pytest.raises(ProxyError) as error:
-        gate.enter()
+        gate.wait_for_room()
     assert (error.value.code, error.value.status, error.value.retry_after) == ("overloaded", 503, 1)
     return str(error.value)
 
@@ -17,7 +17,7 @@ def refused(gate: Gate) -> str:
 def test_an_open_gate_admits_every_request() -> None:
     gate = Gate()
     assert not gate.closed
-    gate.enter()
+    gate.wait_for_room()
     assert (gate.waited, gate.refused) == (0, 0)
 
 
@@ -25,7 +25,7 @@ def test_a_request_waits_for_room() -> None:
     gate = Gate()
     gate.queue_full(True)
     assert gate.closed
-    waiting = [gevent.spawn(gate.enter) for _ in range(3)]
+    waiting = [gevent.spawn(gate.wait_for_room) for _ in range(3)]
     gevent.sleep(0)
     assert not any(each.ready() for each in waiting)
     gate.queue_full(False)
@@ -59,13 +59,13 @@ def test_a_full_spool_refuses_even_with_room_in_the_queue() -> None:
     assert gate.closed
     gate.spool_full(False)
     assert not gate.closed
-    gate.enter()
+    gate.wait_for_room()
 
 
 def test_a_waiting_request_is_refused_when_the_spool_fills_up() -> None:
     gate = Gate()
     gate.queue_full(True)
-    waiting = gevent.spawn(gate.enter)
+    waiting = gevent.spawn(gate.wait_for_room)
     gevent.sleep(0)
     gate.spool_full(True)
     gate.queue_full(False)

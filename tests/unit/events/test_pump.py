@@ -505,9 +505,9 @@ def test_requests_are_refused_while_the_disk_is_full_if_configured(
         line.publish(1)
         wait_for(lambda: line.queue.gate.closed)
         with pytest.raises(ProxyError, match="disk for usage events is full"):
-            line.queue.gate.enter()
+            line.queue.gate.wait_for_room()
     wait_for(lambda: not line.queue.gate.closed)
-    line.queue.gate.enter()
+    line.queue.gate.wait_for_room()
     line.pump.close(5)
 
 

@@ -86,7 +86,7 @@ def test_a_response_passes() -> None:
     ]
     assert world.transport.bodies == [b'{"a":1}']
     assert (world.response.closed, len(world.in_flight)) == (1, 0)
-    assert world.access.steps == ["authenticate", "admit"]
+    assert world.access.steps == ["authenticate", "take_quota"]
 
 
 def test_its_event() -> None:
@@ -202,7 +202,15 @@ def test_order_of_checks() -> None:
         (False, False, revoked, bad_path, large, "token_inactive", ["authenticate"]),
         (False, False, None, bad_path, large, "invalid_request", ["authenticate"]),
         (False, False, None, "/v1/x", large, "request_too_large", ["authenticate"]),
-        (False, False, None, "/v1/x", sized(b"{}"), "quota_exceeded", ["authenticate", "admit"]),
+        (
+            False,
+            False,
+            None,
+            "/v1/x",
+            sized(b"{}"),
+            "quota_exceeded",
+            ["authenticate", "take_quota"],
+        ),
     ]:
         access = Access(refusal=refusal, quota=quota)
         world = World(access=access, concurrent=0 if full else 9)

@@ -61,7 +61,7 @@ def test_the_list() -> None:
     assert result.one("Content-Length") == str(len(result.body))
     assert result.one("X-Proxy-Request-ID")
     assert made.transport.calls == []
-    assert made.access.steps == ["authenticate", "admit"]
+    assert made.access.steps == ["authenticate", "take_quota"]
     assert len(made.in_flight) == 0
 
 

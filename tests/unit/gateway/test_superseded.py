@@ -43,7 +43,7 @@ class World:
             spend=self.spent.append, token_buckets=buckets
         )
         context.on_finish(context.spend)
-        self.access.admit(PRINCIPAL)
+        self.access.take_quota(PRINCIPAL)
         context.settlement = self.access
         context.on_finish(context.settle)
         call: Any = SimpleNamespace(attempts=[])

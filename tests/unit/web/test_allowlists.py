@@ -54,7 +54,7 @@ def test_what_is_allowed_passes_as_it_is() -> None:
     body = b'{ "model" : "gpt-4o-mini", "n": 1.0, "x":"\\u00e9" }'
     assert made.ask("POST", CHAT, **sized(body)).code == 200
     assert made.transport.bodies == [body]
-    assert made.access.steps == ["authenticate", "admit"]
+    assert made.access.steps == ["authenticate", "take_quota"]
 
 
 @pytest.mark.parametrize("door", ["front", "flask"])

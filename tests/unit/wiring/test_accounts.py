@@ -36,7 +36,7 @@ def test_a_change_is_felt_at_once_where_it_was_made(registry: AccountServices) -
         max_requests=500,
     )
     principal = registry.authenticator.authenticate(f"Bearer {minted.secret}")
-    registry.authenticator.admit(principal)
+    registry.authenticator.take_quota(principal)
     assert registry.leases.outstanding
     assert len(registry.authenticator.cache) == 1
     registry.announce(project.id)

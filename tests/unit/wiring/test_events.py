@@ -26,12 +26,12 @@ def test_a_full_queue_waits_or_refuses(tmp_path: Path) -> None:
     assert not queue.gate.closed
     queue.publish_line(b"{}\n")
     with pytest.raises(ProxyError, match="as fast as requests come") as refused:
-        queue.gate.enter()
+        queue.gate.wait_for_room()
     assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1)
 
     queue = event_queue(settings(tmp_path / "waits", EVENT_QUEUE_SIZE="1"))
     queue.publish_line(b"{}\n")
-    waiting = gevent.spawn(queue.gate.enter)
+    waiting = gevent.spawn(queue.gate.wait_for_room)
     gevent.sleep(0)
     assert not waiting.ready()
     queue.take(1, 0)

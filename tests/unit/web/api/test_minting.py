@@ -468,17 +468,17 @@ def test_a_mint_that_ends_at_any_step_leaves_nothing(
 ) -> None:
     world = World(sqlite_url, rates=Rates(address=10_000), max_concurrent=2)
     admitted, settled = list[str](), list[str]()
-    admit, settle = world.access.admit, world.access.settle
+    take_quota, settle = world.access.take_quota, world.access.settle
 
-    def counted_admit(*args: Any) -> None:
-        admit(*args)
+    def counted_take_quota(*args: Any) -> None:
+        take_quota(*args)
         admitted.append("")
 
     def counted_settle(*args: Any) -> None:
         settle(*args)
         settled.append("")
 
-    monkeypatch.setattr(world.access, "admit", counted_admit)
+    monkeypatch.setattr(world.access, "take_quota", counted_take_quota)
     monkeypatch.setattr(world.access, "settle", counted_settle)
     steps = getattr(world.endpoint, which)
     for at, step in enumerate(steps):
