@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class Observer(Protocol):
@@ -46,8 +46,17 @@ class FlightHead:
     model: str | None = None
 
 
+#: Prompt and completion tokens that a response cost, as far as it reports them.
+Cost = tuple[int | None, int | None]
+UNKNOWN_COST: Final[Cost] = (None, None)
+
+
 def nothing() -> None:
     """Release nothing."""
+
+
+def unknown() -> Cost:
+    return UNKNOWN_COST
 
 
 class Fetched(NamedTuple):
@@ -61,6 +70,8 @@ class Fetched(NamedTuple):
     close: Callable[[], object] = nothing
     #: Whether the observers have more work than the size of a chunk suggests.
     inflated: bool = False
+    #: Called after the end of a complete response, before `close`. It may wait.
+    cost: Callable[[], Cost] = unknown
 
 
 class NoResponse(Exception):

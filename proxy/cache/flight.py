@@ -27,13 +27,20 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 import gevent
 from gevent import Greenlet, GreenletExit
 from gevent.event import Event
 
-from proxy.cache.fetched import Fetched, FlightHead, NoResponse, Observer, nothing
+from proxy.cache.fetched import (
+    UNKNOWN_COST,
+    Cost,
+    Fetched,
+    FlightHead,
+    NoResponse,
+    Observer,
+)
 from proxy.core.errors import ProxyError, ResponseBroken, UpstreamError
 from proxy.runtime.yielding import STEP, in_turns
 
@@ -43,6 +50,8 @@ MERGED_BYTES: Final = 64 * 1024
 _CHUNK_BYTES: Final = 64
 #: By how many seconds the retries of readers that got the same error are spread.
 _RETRY_SPREAD_SECONDS: Final = 5
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -244,7 +253,7 @@ class Flight:
         self.adopted = False
         #: The LLM tokens that the response cost, prompt and completion, as far as it reports them.
         #: Set by a callback at the end.
-        self.tokens: tuple[int | None, int | None] = (None, None)
+        self.tokens: Cost = UNKNOWN_COST
         #: The bytes that have arrived, with what their chunks cost.
         self.total = 0
         #: The index behind the last chunk that has arrived.
@@ -419,12 +428,11 @@ class Flight:
     # The pump.
 
     def _run(self, fetch: Callable[[], Fetched]) -> None:
-        close: Callable[[], object] = nothing
+        fetched: Fetched | None = None
         try:
             if self._stop is not None:
                 raise FlightStopped
             fetched = fetch()
-            close = fetched.close
             self._observers = fetched.observers
             self._relay(fetched)
         except FlightStopped:
@@ -439,7 +447,7 @@ class Flight:
             _log.error("flight: the pump failed", exc_info=error)
             self.error = self._defect(error)
         finally:
-            self._finish(close)
+            self._finish(fetched)
 
     def _defect(self, error: Exception) -> ProxyError:
         """Return the error for a defect of the proxy: a 500, or a response that breaks off."""
@@ -514,13 +522,16 @@ class Flight:
             for observer in self._observers:
                 observer.feed(chunk)
 
-    def _finish(self, close: Callable[[], object]) -> None:
+    def _finish(self, fetched: Fetched | None) -> None:
         # From here on nothing is thrown into the pump.
         self.ended = True
         if self.error is not None:
             self.complete = False
         self._tell()
-        self._call(close)
+        if fetched is not None:
+            if self.complete:
+                self.tokens = self._call(fetched.cost) or UNKNOWN_COST
+            self._call(fetched.close)
         pending, self._pending = self._pending, b""
         for observer in self._observers:
             if pending:
@@ -535,12 +546,13 @@ class Flight:
         self._free()
         self._tidy()
 
-    def _call(self, callback: Callable[..., object], *arguments: object) -> None:
+    def _call(self, callback: Callable[..., T], *arguments: object) -> T | None:
         """Call what has to be called at the end, whatever the call before it did."""
         try:
-            callback(*arguments)
+            return callback(*arguments)
         except Exception as error:  # noqa: BLE001  (a defect; the others are called)
             _log.error("flight: a callback failed", exc_info=error)
+            return None
 
     def _throw_stop(self) -> None:
         """Runs in the hub, so throwing switches at once."""

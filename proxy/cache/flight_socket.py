@@ -11,13 +11,13 @@ Frame: type (1 byte), length of the payload (u32, big endian), payload::
     .   nothing new: the owner is alive                  owner, every second
     H   head, JSON                                       owner, once
     C   chunk                                            owner
-    L   last chunk of a complete response                owner, last
-    E   end of a complete response                       owner, last
+    L   last chunk of a complete response                owner, once
+    E   end of a complete response                       owner, once
+    T   LLM tokens that the response cost, JSON          owner, last, behind L or E
     B   the response failed: error, JSON                 owner, last
     P   the response is private, or has no more room     owner, last
 
-Note: a connection that ends without a last frame is a response that was cut. It never looks
-complete.
+Note: a connection that ends before `L` or `E` is a response that was cut. It never looks complete.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,14 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 
 from proxy.cache.claims import JoinHere
-from proxy.cache.fetched import Fetched, FlightHead, NoResponse, NotShared
+from proxy.cache.fetched import (
+    UNKNOWN_COST,
+    Cost,
+    Fetched,
+    FlightHead,
+    NoResponse,
+    NotShared,
+)
 from proxy.cache.flight import FlightReader
 from proxy.cache.key import CacheKey
 from proxy.core.errors import ClientError, ProxyError, ResponseBroken, UpstreamError
@@ -54,6 +62,8 @@ _HELLO_SECONDS: Final = 5.0
 #: Seconds between two signs of life, and how long a follower waits for one.
 _ALIVE_SECONDS: Final = 1.0
 _SILENCE_SECONDS: Final = 30.0
+#: Seconds in which the owner knows the cost of a response, after its last byte.
+_COST_SECONDS: Final = 5.0
 #: Seconds for which an owner waits for a follower that does not read.
 _SEND_SECONDS: Final = 120.0
 _RECEIVED_BYTES: Final = 256 * 1024
@@ -152,6 +162,9 @@ class FlightServer:
                 _send_flight(sock, reader)
             finally:
                 reader.close()
+            flight = reader.flight
+            if flight.wait_until_over(_COST_SECONDS) and flight.complete:
+                sock.sendall(_frame(b"T", orjson.dumps(flight.tokens)))
         except (OSError, EOFError, ValueError):
             pass  # the follower has left, or is none
         finally:
@@ -207,7 +220,12 @@ def follow(path: Path, key: CacheKey) -> Fetched:
         sock.settimeout(_SILENCE_SECONDS)
         kind, payload = frames.next_but_alive()
         if kind == b"H":
-            return Fetched(_read_head(payload), FollowedSource(frames), close=sock.close)
+            return Fetched(
+                _read_head(payload),
+                FollowedSource(frames),
+                close=sock.close,
+                cost=partial(_read_cost, sock, frames),
+            )
         if kind == b"P":
             raise FlightPrivate
         if kind == b"B":
@@ -223,6 +241,19 @@ def follow(path: Path, key: CacheKey) -> Fetched:
     except BaseException:
         sock.close()
         raise
+
+
+def _read_cost(sock: Any, frames: "_Frames") -> Cost:
+    """Return the cost of a response that has been read."""
+    sock.settimeout(2 * _COST_SECONDS)
+    try:
+        kind, payload = frames.next_but_alive()
+    except (OSError, EOFError):
+        return UNKNOWN_COST
+    if kind != b"T":
+        return UNKNOWN_COST
+    prompt, completion = orjson.loads(payload)
+    return prompt, completion
 
 
 class FollowedSource:

@@ -33,6 +33,8 @@ from proxy.providers.base import OutboundRequest, Target
 from proxy.upstream.headers import content_of, is_plain
 from proxy.usage.meter import UsageMeter
 
+#: Responses that were not paid for: a retry must not get the one of the try before it.
+_WORTH_A_RETRY: Final = frozenset({408, 409, 429})
 #: How often a request joins flights, or begins one, before it goes its own way.
 _MAX_JOINS: Final = 3
 #: A larger body, or a compressed one, takes milliseconds to be judged: that happens beside the
@@ -192,7 +194,18 @@ class CachedRequests:
             # The request that sent it is gone, or kept its response for itself.
             if cached.refusal is not None:
                 raise cached.refusal
+            entry = self._stored(cached)
+            if entry is not None:
+                # A request of another node has stored it meanwhile.
+                return self.serve(context, entry, "hit")
         return None
+
+    def _stored(self, cached: CachedRequest) -> CachedResponse | None:
+        cache, key, verdict = cached.cache, cached.key, cached.verdict
+        if cache is None or key is None or not verdict.lookup:
+            return None
+        entry = cache.get(key)
+        return entry if entry is not None and verdict.accepts(entry, self._clock()) else None
 
     def _read(self, context: RequestContext, reader: FlightReader, *, pays: bool) -> Relayed | None:
         """Return the response of a flight, or None where it has none for this request."""
@@ -227,6 +240,7 @@ class CachedRequests:
             reason=reason,
             headers=context.response_headers,
             shareable=verdict.storable,
+            adoptable=context.status < 500 and context.status not in _WORTH_A_RETRY,
         )
         return Fetched(head, source, observers, context.close_upstream, bool(encoding))
 

@@ -1,13 +1,15 @@
 """The response cache of one worker, made when a request first needs it."""
 
+from pathlib import Path
 from typing import Final
 
 import gevent
 from gevent.lock import RLock
 
+from proxy.cache.claims import Claims
 from proxy.cache.flight_claims import NodeClaims
 from proxy.cache.flights import Flights
-from proxy.cache.key import KeyMaker
+from proxy.cache.key import CacheKey, KeyMaker
 from proxy.cache.request_reader import RequestReader
 from proxy.cache.response_cache import ResponseCache
 from proxy.gateway.caching import CachedRequests, CachingOptions, OpenCache
@@ -31,8 +33,9 @@ class WorkerCaching:
         self._lock = RLock()
         self._open: OpenCache | None = None
         self._is_closed = False
-        self._claims = NodeClaims(settings.data_dir.absolute() / FLIGHTS_FOLDER)
-        self.flights = Flights(entry_bytes=cache.max_entry_bytes, claims=[self._claims])
+        self.flights = Flights(
+            entry_bytes=cache.max_entry_bytes, claims=self._claims(settings.data_dir, cache.url)
+        )
         self.requests = CachedRequests(
             self.open,
             self.flights,
@@ -60,9 +63,21 @@ class WorkerCaching:
         """Stop the flights and write what waits, for at most `deadline` seconds."""
         self._is_closed = True
         self.flights.stop(seconds=deadline / 2)
-        self._claims.close()
         if self._open is not None:
             self._open.cache.close(deadline / 2)
+
+    def _claims(self, data_dir: Path, url: str) -> list[Claims]:
+        """Return the claims among the workers of the node, then those among the nodes."""
+        claims: list[Claims] = [NodeClaims(data_dir.absolute() / FLIGHTS_FOLDER)]
+        if url:
+            # Loaded only where there is a Redis.
+            from proxy.cache.redis_claims import RedisClaims
+
+            claims.append(RedisClaims.from_url(url, self._is_stored))
+        return claims
+
+    def _is_stored(self, key: CacheKey) -> bool:
+        return self.cache is not None and self.cache.get(key) is not None
 
     def _make(self) -> None:
         with self._lock:

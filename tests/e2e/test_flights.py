@@ -1,6 +1,10 @@
 """Shared responses through the real server, with two workers: who comes, who leaves, who pays."""
 
+import contextlib
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -8,16 +12,20 @@ import pytest
 import requests
 from gevent.lock import Semaphore
 
+from proxy.cache.flight_claims import since_boot
+from proxy.runtime.mapped_file import HEADER_SIZE, MappedFile
 from tests.support.fake_upstream import Upstream, chat_events
 from tests.support.server import ProxyServer
+from tests.support.services import RedisServer
 from tests.support.wait import wait_until
 
 GATED: dict[str, Any] = {
     "model": "gated",
     "stream": True,
+    "stream_options": {"include_usage": True},
     "messages": [{"role": "user", "content": "Hi"}],
 }
-EVENTS = chat_events(usage=False)
+EVENTS = chat_events()
 
 
 class Reading:
@@ -37,6 +45,37 @@ class Reading:
 
     def leave(self) -> None:
         self._response.close()
+
+
+def claims(proxy: ProxyServer) -> int:
+    """How many keys the workers of the node have claimed."""
+    table = MappedFile(
+        proxy.folder / "data" / "flights" / "flights-1", b"proxy flights 1", 4096 * 32
+    )
+    table.lock()
+    try:
+        leases = table.doubles.tolist()[HEADER_SIZE // 8 + 3 :: 4]
+        return sum(lease > since_boot() for lease in leases)
+    finally:
+        table.unlock()
+        table.close()
+
+
+def owner_pid(proxy: ProxyServer) -> int:
+    """The only worker that others can follow, by its socket."""
+    (path,) = (proxy.folder / "data" / "flights").glob("*.sock")
+    (inode,) = [
+        line.split()[6]
+        for line in Path("/proc/net/unix").read_text().splitlines()
+        # The name that it was bound to.
+        if line.endswith(f"/.{path.name}")
+    ]
+    for pid in proxy.worker_pids():
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()) == f"socket:[{inode}]":
+                    return pid
+    raise LookupError(path)
 
 
 class House:
@@ -131,3 +170,96 @@ def test_the_first_client_leaves_and_the_others_get_all_of_it(house: House) -> N
         assert (event["outcome"], event["cache"]) == ("cached", "collapsed")
     paid = house.event(first)
     assert paid["outcome"] == "client_gone"
+    assert paid["metadata"]["total_tokens"] > 0
+    assert (event["saved_prompt_tokens"], event["saved_completion_tokens"]) == (
+        paid["metadata"]["prompt_tokens"],
+        paid["metadata"]["completion_tokens"],
+    )
+
+
+def test_a_retry_takes_over_what_its_client_left_in_whichever_worker(house: House) -> None:
+    """wuphf#823, macprovider#762: one call is paid once, and the client changes nothing."""
+    token = house.token(on_disconnect="hold")
+    for number in range(6):
+        wait_until(lambda: claims(house.proxy) == 0)
+        house.upstream.gate = Semaphore(0)
+        asked = len(house.upstream.received)
+        first = house.ask(token, 100 + number)
+        house.open_gate(1)
+        assert first.chunk() == EVENTS[0]
+        first.leave()
+        wait_until(lambda: claims(house.proxy) == 1)
+        retry = house.ask(token, 100 + number, x_stainless_retry_count="1")
+        house.open_gate(len(EVENTS) - 1)
+        assert retry.rest() == b"".join(EVENTS)
+        assert len(house.upstream.received) == asked + 1
+        assert house.event(first)["outcome"] == "client_gone"
+        assert house.event(retry)["outcome"] == "cached"
+
+
+def test_a_worker_that_is_killed_breaks_its_followers_off(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    """Own, of reliability.md: no response looks complete, and the next question is answered."""
+    proxy = ProxyServer(
+        tmp_path, upstream.url, REVOCATION_INTERVAL="0.2", CACHE_TTL="5m", WEB_CONCURRENCY="2"
+    ).start()
+    try:
+        house = House(proxy, upstream)
+        token = house.token(cache="on", coalesce="on")
+        owner = house.ask(token)
+        pid = owner_pid(proxy)
+        house.open_gate(1)
+        assert owner.chunk() == EVENTS[0]
+        followers = [house.ask(token) for _ in range(8)]
+        assert len(upstream.received) == 1
+        os.kill(pid, signal.SIGKILL)
+        for each in (owner, *followers):
+            with pytest.raises(
+                (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+            ):
+                each.rest()
+        upstream.gate = Semaphore(0)
+        again = house.ask(token)
+        house.open_gate(len(EVENTS))
+        assert again.rest() == b"".join(EVENTS)
+        assert len(upstream.received) == 2
+        assert house.event(owner)["outcome"] == "unknown"
+    finally:
+        proxy.terminate()
+        proxy.wait()
+
+
+def test_nodes_ask_the_upstream_once_for_an_identical_question(
+    tmp_path: Path, upstream: Upstream, mysql_url: str, redis_server: RedisServer
+) -> None:
+    settings = {
+        "DATABASE_URL": mysql_url,
+        "CACHE_URL": redis_server.url,
+        "CACHE_TTL": "5m",
+        "REVOCATION_INTERVAL": "0.2",
+    }
+    with redis_server.client() as client:
+        before = set(client.keys("op:f:*"))
+    nodes = [ProxyServer(tmp_path / name, upstream.url, **settings) for name in ("a", "b")]
+    try:
+        first, second = (House(node.start(), upstream) for node in nodes)
+        token = first.token(cache="on", coalesce="on")
+        owner = first.ask(token)
+        with redis_server.client() as client:
+            (claim,) = set(client.keys("op:f:*")) - before
+        waiting = [gevent.spawn(second.ask, token) for _ in range(4)]
+        gevent.sleep(0.2)  # whether they wait already or not: they get the same
+        second.open_gate(len(EVENTS))
+        assert owner.rest() == b"".join(EVENTS)
+        gevent.joinall(waiting, timeout=60)
+        assert {job.value.rest() for job in waiting} == {b"".join(EVENTS)}
+        assert {job.value.headers["X-Cache"] for job in waiting} == {"HIT"}
+        assert len(upstream.received) == 1
+        with redis_server.client() as client:
+            wait_until(lambda: not client.exists(claim))
+    finally:
+        for node in nodes:
+            node.terminate()
+        for node in nodes:
+            node.wait()

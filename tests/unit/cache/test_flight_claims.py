@@ -91,6 +91,10 @@ def body(reader: FlightReader) -> bytes:
     return found
 
 
+def cost(flight: Flight) -> None:
+    flight.tokens = (9, 12)
+
+
 def served(flights: Flights, upstream: Upstream, *, key: CacheKey = KEY) -> bytes:
     """As a gateway does it: again, until there is a response."""
     while True:
@@ -104,7 +108,7 @@ def served(flights: Flights, upstream: Upstream, *, key: CacheKey = KEY) -> byte
 
 def test_one_call_for_the_requests_of_all_workers(node: Node, upstream: Upstream) -> None:
     first, second, third = node.worker(), node.worker(), node.worker()
-    owner = first.join_or_begin(KEY, upstream)
+    owner = first.join_or_begin(KEY, upstream, on_end=[cost])
     followers = [
         flights.join_or_begin(KEY, upstream) for flights in (second, third) for _ in range(100)
     ]
@@ -119,6 +123,8 @@ def test_one_call_for_the_requests_of_all_workers(node: Node, upstream: Upstream
     assert upstream.calls == 1
     for reader in (owner, *followers):
         reader.close()
+        assert reader.flight.wait_until_over(20)
+        assert reader.flight.tokens == (9, 12)
 
 
 def test_a_request_joins_elsewhere_without_beginning(node: Node, upstream: Upstream) -> None:
@@ -150,6 +156,7 @@ def test_who_began_first_is_let_free_after_the_response_is_stored(
     late.close()
     stored.set()
     assert owner.flight.wait_until_over(20)
+    assert late.flight.wait_until_over(20)
     assert second.join(KEY) is None
     again = second.join_or_begin(KEY, upstream)
     assert again.owns

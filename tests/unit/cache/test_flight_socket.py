@@ -127,6 +127,29 @@ def test_the_last_chunk_is_known_to_be_the_last(owner: Owner) -> None:
     got.close()
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_the_response_cost_is_known_to_its_followers(owner: Owner, known: bool) -> None:
+    def count(flight: Flight) -> None:
+        flight.tokens = (9, None)
+
+    reader = owner.begin(on_end=[count] if known else [])
+    got = follow(owner.path, KEY)
+    owner.source.put(b"a", END)
+    assert reader.read() == b"a"
+    assert (got.source.read(), got.source.read()) == (b"a", b"")
+    assert got.cost() == ((9, None) if known else (None, None))
+    got.close()
+
+
+def test_what_a_response_cost_stays_unknown_when_its_worker_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    with scripted(path, _frame(b"O"), HEAD, _frame(b"L", b"all of it")):
+        got = follow(path, KEY)
+        assert (got.source.read(), got.source.complete) == (b"all of it", True)
+        assert got.cost() == (None, None)
+        got.close()
+
+
 def test_large_bodies_come_whole(owner: Owner) -> None:
     body = [bytes([number]) * 60_000 for number in range(40)]
     reader = owner.begin()
