@@ -9,6 +9,7 @@ X-Cache-Key: 9f86d081884c7d65
 
 import math
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from proxy.cache.entry import CachedResponse
@@ -61,7 +62,13 @@ def forwarded(
 
 def timestamp(unix_seconds: float) -> str:
     """Return a time as in RFC 3339, in UTC and whole seconds."""
-    return datetime.fromtimestamp(int(unix_seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _second(int(unix_seconds))
+
+
+@lru_cache(maxsize=256)
+def _second(unix_seconds: int) -> str:
+    # A response that many ask for has one time.
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _origin(stored_at: float, now: float) -> HeaderList:

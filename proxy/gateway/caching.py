@@ -24,6 +24,7 @@ from proxy.cache.policy import HeadVerdict, RequestVerdict, head_verdict
 from proxy.cache.request_reader import RequestReader
 from proxy.cache.response_cache import ResponseCache
 from proxy.core.errors import ProxyError
+from proxy.core.media_type import is_event_stream
 from proxy.core.usage_event import CacheFacts
 from proxy.gateway.cached_body import BodyRecorder, EventBoundary, StoredBody
 from proxy.gateway.cached_request import CachedRequest
@@ -131,20 +132,31 @@ class CachedRequests:
         self, context: RequestContext, entry: CachedResponse, how: Literal["hit", "stale"]
     ) -> Relayed:
         """Return the stored response as the client gets it."""
-        cached, now = cast(CachedRequest, context.cached), self._clock()
-        key = cast(CacheKey, cached.key)
+        reason, body = self._replayed(context, entry, how)
+        sizes = entry.chunk_sizes if body else ()
+        return self._unmetered(context, reason, StoredBody(body, sizes))
+
+    def whole(self, context: RequestContext, entry: CachedResponse) -> tuple[str, bytes]:
+        """As :meth:`serve`, for a hit that is sent in one piece. Returns its reason and body."""
+        content_type, _ = content_of(entry.headers)
+        cast(CachedRequest, context.cached).is_event_stream = is_event_stream(content_type)
+        return self._replayed(context, entry, "hit")
+
+    def _replayed(
+        self, context: RequestContext, entry: CachedResponse, how: Literal["hit", "stale"]
+    ) -> tuple[str, bytes]:
+        """Set the status and the headers of a stored response. Returns its reason and body."""
+        cached, inbound = cast(CachedRequest, context.cached), context.inbound
         cached.facts = CacheFacts(how, entry.prompt_tokens, entry.completion_tokens)
         cached.model = entry.model
-        cached.headers = status.hit(key.name, entry, now, stale=how == "stale")
-        context.status, headers, body = entry.status, entry.headers, entry.body
-        reason, sizes = entry.reason, entry.chunk_sizes
-        if conditional.is_not_modified(
-            context.inbound.method, context.inbound.headers, entry.status, headers
-        ):
-            context.status, reason, body, sizes = 304, "Not Modified", b"", ()
-            headers = conditional.not_modified(headers)
-        context.response_headers = headers
-        return self._unmetered(context, reason, StoredBody(body, sizes))
+        name = cast(CacheKey, cached.key).name
+        cached.headers = status.hit(name, entry, self._clock(), stale=how == "stale")
+        headers = entry.headers
+        if conditional.is_not_modified(inbound.method, inbound.headers, entry.status, headers):
+            context.status, context.response_headers = 304, conditional.not_modified(headers)
+            return "Not Modified", b""
+        context.status, context.response_headers = entry.status, headers
+        return entry.reason, entry.body
 
     def recorded(self, context: RequestContext, relayed: Relayed) -> Relayed:
         """Return the response with an observer that keeps it, where it may be kept."""

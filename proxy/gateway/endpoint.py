@@ -16,6 +16,7 @@ from http.client import responses as HTTP_REASONS  # noqa: N812  (a constant)
 from typing import Any, Final, cast
 
 from proxy.auth.principal import Principal
+from proxy.cache.entry import CachedResponse
 from proxy.cache.fetched import Fetched
 from proxy.core.errors import ProxyError, UpstreamError
 from proxy.core.request_id import request_id_var
@@ -75,6 +76,8 @@ class RelayOptions:
 
 _log = logging.getLogger(__name__)
 
+#: A stored response of so many bytes is sent at once, as an error is.
+_MAX_WHOLE_BYTES: Final = 64 * 1024
 _X_PROXY: Final = ("X-Proxy", "openai-proxy")
 
 StartResponse = Callable[[str, Headers], Any]
@@ -240,6 +243,8 @@ class RelayEndpoint:
             step(context)
         entry = caching.find(context)
         if entry is not None:
+            if len(entry.body) <= _MAX_WHOLE_BYTES and len(entry.chunk_sizes) == 1:
+                return self._replay(context, caching, entry, start_response)
             return self._stream(context, caching.serve(context, entry, "hit"), start_response)
         try:
             relayed = self._relayed_or_shared(context, caching)
@@ -252,6 +257,24 @@ class RelayEndpoint:
         if entry is not None:
             relayed = caching.serve(context, entry, "stale")
         return self._stream(context, relayed, start_response)
+
+    def _replay(
+        self,
+        context: RequestContext,
+        caching: CachedRequests,
+        entry: CachedResponse,
+        start_response: StartResponse,
+    ) -> Iterable[bytes]:
+        """Send a small stored response of one chunk, in one piece with its head."""
+        reason, body = caching.whole(context, entry)
+        context.shield()
+        context.timing.mark_first_byte()
+        context.finish(context.status, Outcome.COMPLETED, bytes_out=len(body))
+        start_response(
+            f"{context.status} {reason}",
+            [*self._cors.replaced(context.response_headers), *self._our_headers(context)],
+        )
+        return [body] if body else []
 
     def _relayed_or_shared(self, context: RequestContext, caching: CachedRequests) -> Relayed:
         """Return the response to a request that no stored one serves."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 from gunicorn.http import errors as http_errors
@@ -23,6 +24,7 @@ WSGICallable = Callable[[dict[str, Any], Any], Iterable[bytes]]
 Headers = list[tuple[str, str]]
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+_value_of = itemgetter(1)
 
 
 class ResponseWriter:
@@ -73,7 +75,7 @@ class ResponseWriter:
         method = self._request.method
         self._bodiless = method == "HEAD" or code in ("204", "304") or code[0] == "1"
         self._left = None
-        if HEADER_VALUE_RE.fullmatch("".join([value for _, value in headers])) is None:
+        if HEADER_VALUE_RE.fullmatch("".join(map(_value_of, headers))) is None:
             # The names only: a value may be a secret.
             raise http_errors.InvalidResponseHeader(repr([name for name, _ in headers]))
         self._headers = "".join(

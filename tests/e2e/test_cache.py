@@ -118,3 +118,16 @@ def test_a_project_that_does_not_ask_gets_none_of_it(house: House) -> None:
         response = house.ask(token, ASK)
         assert "X-Cache" not in response.headers
         assert house.event(response)["outcome"] == "completed"
+
+
+def test_a_stored_response_of_several_chunks_is_replayed(house: House) -> None:
+    token = house.token()
+    ask = {**ASK, "stream": True}
+    first = house.ask(token, ask)
+    assert first.headers["X-Cache"] == "MISS"
+    second = house.hit(token, ask)
+    assert second.content == first.content
+    assert second.content.endswith(b"data: [DONE]\n\n")
+    event = house.event(second)
+    assert (event["outcome"], event["stream"], event["cache"]) == ("cached", True, "hit")
+    assert house.event(first)["metadata"]["total_tokens"] == 21
