@@ -379,3 +379,19 @@ DEALLOCATE PREPARE change_usage;
 
 INSERT INTO schema_migrations (version, name, applied_at)
 VALUES (10, 'saved_usage', TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)));
+
+-- 0011 cache_purges
+
+-- Purges of stored responses, which every node reads and applies to its own store. `selection` is JSON
+-- (proxy/store/cache_purges.py).
+
+CREATE TABLE IF NOT EXISTS cache_purges (
+    moment    BIGINT NOT NULL,
+    selection MEDIUMTEXT NOT NULL,
+    PRIMARY KEY (moment)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+INSERT IGNORE INTO revisions (name, updated_at) VALUES ('cache_purges', 0);
+
+INSERT INTO schema_migrations (version, name, applied_at)
+VALUES (11, 'cache_purges', TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)));

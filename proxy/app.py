@@ -35,6 +35,7 @@ from proxy.upstream.transport import SessionTransport
 from proxy.web import Mount, blueprints, create_flask_app, metrics, status
 from proxy.web.api import (
     audit,
+    cache,
     keys,
     mappings,
     minting,
@@ -65,6 +66,7 @@ def management(
     settings: Settings,
     accounts: AccountServices,
     routing: RoutingManagement | None,
+    caching: WorkerCaching,
     trail: AuditTrail,
     logins: LoginLimiter,
 ) -> list[Mount]:
@@ -86,6 +88,7 @@ def management(
     stores = accounts.projects, accounts.tokens
     ledger = UsageLedger(accounts.database)
     announce = accounts.announce
+    purging = cache.Purging(accounts.projects, caching.purges, caching.opened_cache, announce)
     return [
         Mount(
             projects.create_blueprint(
@@ -102,6 +105,8 @@ def management(
         Mount(tokens.create_blueprint(*stores, trail, announce=announce), "/manage/tokens", guard),
         Mount(audit.create_blueprint(AuditLog(accounts.database)), "/manage/audit", guard),
         Mount(usage.create_blueprint(ledger, settings.prices_file), "/manage/usage", guard),
+        Mount(cache.create_blueprint(purging, trail, settings.cache.ttl), "/manage/cache", guard),
+        Mount(cache.create_flush_blueprint(purging, trail), None, guard),
         *_routing_mounts("/manage", "", routing, trail, announce, guard),
         *_routing_mounts("/admin", "admin_", routing, trail, announce, guard),
     ]
@@ -246,6 +251,7 @@ class Application:
             tasks=accounts.maintenance.rows,
             limits=self._rate_limits,
             routing=None if routing is None else routing.states,
+            response_cache=self._caching.counts,
         )
         pages = None if routing is None else self._routing_management(routing)
         trail = AuditTrail(accounts.recorder, server.trusted_proxies)
@@ -262,7 +268,9 @@ class Application:
             [
                 Mount(blueprints.create_blueprint(self._endpoint), "/v1", None),
                 Mount(blueprints.create_minting_blueprint(self._minting), minting.PATH, None),
-                *management(settings, accounts, pages, trail, self._rate_limits.throttle),
+                *management(
+                    settings, accounts, pages, self._caching, trail, self._rate_limits.throttle
+                ),
                 Mount(status.create_blueprint(self), None, None),
                 Mount(
                     metrics.create_blueprint(self._telemetry.read, stats_facts(settings)),

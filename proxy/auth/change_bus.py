@@ -24,6 +24,7 @@ from proxy.runtime.backoff import Backoff
 from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
 from proxy.runtime.redis import connection_options
+from proxy.store.cache_purges import PURGES_REVISION
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ CHANNEL: Final = "proxy:changes"
 MAX_BYTES: Final = 16 * 1024
 #: A token's or project's UUID, or the name of a revision.
 _ID: Final = re.compile(
-    rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|" + ROUTING_REVISION.encode()
+    rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|"
+    + b"|".join(name.encode() for name in (ROUTING_REVISION, PURGES_REVISION))
 )
 #: Ids in one message.
 _BATCH: Final = 100

@@ -19,7 +19,6 @@ import gevent
 from proxy.cache.claims import Claim, Claims, Elsewhere
 from proxy.cache.fetched import Fetched, NoResponse, NotShared
 from proxy.cache.flight import Abandoned, Flight, FlightReader, FlightRoom
-from proxy.cache.held_flights import HeldFlights
 from proxy.cache.key import CacheKey
 from proxy.core.errors import ProxyError
 
@@ -31,6 +30,9 @@ HOLD_SECONDS: Final = 10.0
 PRIVATE_SECONDS: Final = 30.0
 #: Markers of private responses. The oldest goes first.
 _MAX_MARKERS: Final = 8192
+
+#: A held flight is found by its key and by the access token whose client has left.
+_Holder = tuple[CacheKey, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +70,19 @@ class Flights:
             clock: Seconds, for the markers.
         """
         self._entry_bytes = entry_bytes
+        self._hold_seconds = hold_seconds
         self._private_seconds = private_seconds
         self._claims = tuple(claims)
         self._clock = clock
         self._room = FlightRoom(room_bytes)
         self._shared: dict[CacheKey, Flight] = {}
+        # The held flights, the oldest first, each with the timer that ends the hold.
+        self._held: dict[_Holder, dict[Flight, Any]] = {}
         # Key → the moment until which its responses count as private; in order of that moment.
         self._private: dict[CacheKey, float] = {}
         self._is_stopping = False
-        self._held = HeldFlights(self._claims, hold_seconds)
         for level in self._claims:
-            level.serve(self._join_for_others)
+            level.serve(self.join_here)
 
     def join_here(self, key: CacheKey) -> FlightReader | None:
         """Return a reader of this worker's flight of the key, or None. It does not wait."""
@@ -162,7 +166,7 @@ class Flights:
                 return Abandoned.CANCEL
             choice = on_abandoned(flight)
             if choice is Abandoned.HOLD and flight.can_be_adopted:
-                self._held.hold((key, holder), flight)
+                self._hold((key, holder), flight)
             return choice
 
         self._start(
@@ -179,19 +183,13 @@ class Flights:
     def adopt(self, key: CacheKey, holder: str) -> FlightReader | None:
         """Take over the oldest held flight of this key and access token, from its first byte.
 
-        Returns None where there is none. Each flight is taken over once, also by a request in
-        another worker of the node. It may wait, but not for a response.
+        Returns None where there is none. Each flight is taken over once.
         """
-        reader = self._held.take((key, holder))
-        if reader is not None:
-            return reader
-        elsewhere = self._held.find((key, holder))
-        if elsewhere is None:
-            return None
-        flight = Flight(self._room, limit=self._entry_bytes, shared=False)
-        reader = flight.open()
-        flight.start(elsewhere.fetch)
-        return reader
+        for flight in list(self._held.get((key, holder), ())):
+            self._let_go((key, holder), flight)
+            if flight.can_be_adopted:
+                return flight.adopt()
+        return None
 
     def is_private(self, key: CacheKey) -> bool:
         """Return whether the last response of this key could not be shared."""
@@ -222,7 +220,10 @@ class Flights:
         their last reader leaves.
         """
         self._is_stopping = True
-        self._held.give_up_all()
+        for holder, flights in list(self._held.items()):
+            for flight in list(flights):
+                self._let_go(holder, flight)
+                flight.give_up()
         flights_left = self._room.flights
         for flight in flights_left:
             flight.stop(error)
@@ -231,12 +232,6 @@ class Flights:
                 flight.wait_until_over()
         for claims in self._claims:
             claims.close()
-
-    def _join_for_others(self, key: CacheKey) -> FlightReader | None:
-        """Return a reader for another worker, of a flight that it has found by a claim."""
-        if self._is_stopping:
-            return None
-        return self.join_here(key) or self._held.take_announced(key)
 
     def _claim(self, key: CacheKey, held: list[Claim]) -> Elsewhere | None:
         """Claim the key at each level, and collect the claims in `held`. Returns the flight of the
@@ -283,6 +278,28 @@ class Flights:
                 del self._shared[key]
 
         flight.start(fetch, on_end=(*on_end, forget), **options)
+
+    def _hold(self, holder: _Holder, flight: Flight) -> None:
+        self._let_go(holder, flight)
+        timer = gevent.get_hub().loop.timer(self._hold_seconds)
+        self._held.setdefault(holder, {})[flight] = timer
+        timer.start(self._expire, holder, flight)
+
+    def _expire(self, holder: _Holder, flight: Flight) -> None:
+        """Runs in the hub; it does not wait."""
+        self._let_go(holder, flight)
+        if flight.can_be_adopted:
+            flight.give_up()
+
+    def _let_go(self, holder: _Holder, flight: Flight) -> None:
+        """Hold a flight no longer."""
+        flights = self._held.get(holder, {})
+        timer = flights.pop(flight, None)
+        if timer is not None:
+            timer.stop()
+            timer.close()
+        if not flights:
+            self._held.pop(holder, None)
 
 
 def _nowhere() -> Fetched:

@@ -118,6 +118,11 @@ class RequestVerdict:
     forward: Forward = Forward.BYPASS
     detail: str = ""
 
+    @property
+    def uses_cache(self) -> bool:
+        """Whether the cache has anything to do with the request."""
+        return self.lookup or self.store or self.share
+
     def accepts(self, entry: CachedResponse, now: float) -> bool:
         """Whether the client accepts `entry` at the time `now`, in Unix seconds."""
         if self.max_age is not None and now - entry.stored_at > self.max_age:

@@ -90,11 +90,8 @@ class RedisClaims:
         self._is_closed = False
         self._log = FailureLog(_log.log, "flights", "cannot be shared between the nodes")
 
-    #: See :class:`proxy.cache.claims.Claims`.
-    streams = False
-
     def serve(self, join: JoinHere) -> None:
-        """Do nothing: nobody reads a flight through Redis."""
+        """Nothing streams through Redis."""
 
     def take(self, key: CacheKey) -> "RedisClaim | EntryElsewhere | None":
         if not self._heeds(key):

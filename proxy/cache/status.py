@@ -56,8 +56,7 @@ def forwarded(
     if expired and forward is Forward.MISS:
         forward = Forward.STALE
     status = f"{_NAME}; fwd={forward}{'; collapsed' if collapsed else ''}{_detail(verdict.detail)}"
-    is_used = verdict.lookup or verdict.store or verdict.share
-    return [("X-Cache", "MISS" if is_used else "BYPASS"), ("Cache-Status", status)]
+    return [("X-Cache", "MISS" if verdict.uses_cache else "BYPASS"), ("Cache-Status", status)]
 
 
 def timestamp(unix_seconds: float) -> str:

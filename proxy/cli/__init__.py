@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "bench": ("bench:bench", "Measure requests/s and latencies, and what the proxy adds."),
     "chat": ("chat:chat", "Talk to a model through the proxy."),
     "audit": ("audit:audit", "Who changed what: list, show, verify."),
+    "cache": ("cache:cache", "The response cache: stats, purge."),
     "db": ("db:db", "Database: migrate, status, export, import."),
     "events": ("events:events", "Usage events: ship, dispatch."),
     "keys": ("keys:keys", "Encryption keys: generate, rotate, status."),

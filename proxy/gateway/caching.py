@@ -4,6 +4,7 @@ Projects that ask for none of this pass nothing of it.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Final, Literal, NamedTuple, cast
 
 import gevent
 
+from proxy.auth.principal import Principal
 from proxy.cache import conditional, status
 from proxy.cache.access import CacheAccess
 from proxy.cache.completeness import body_verdict
@@ -74,6 +76,7 @@ class CachedRequests:
         own_target: Target,
         options: CachingOptions,
         *,
+        count_hit: Callable[[Principal], object] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Create the part of the cache that requests pass.
@@ -81,13 +84,18 @@ class CachedRequests:
         Args:
             opened: Returns the cache; None while it cannot be used.
             own_target: The upstream of projects with a key of their own.
+            count_hit: Called for each request that is served without a call of its own. Does not
+                wait.
             clock: Unix seconds.
         """
         self._opened = opened
         self._flights = flights
         self._own_upstream = _named(own_target)
         self._options = options
+        self._count_hit = count_hit
         self._clock = clock
+        #: Requests that were not served by the cache, for the metrics: `miss`, `bypass`.
+        self.results: Counter[str] = Counter()
 
     def find(self, context: RequestContext) -> CachedResponse | None:
         """Return the stored response that may serve the request, or None.
@@ -97,7 +105,9 @@ class CachedRequests:
         access = cast(CacheAccess, context.principal.caching)
         opened = self._opened()
         if opened is None:
-            context.cached = CachedRequest(access, _UNAVAILABLE)
+            context.cached = cached = CachedRequest(access, _UNAVAILABLE)
+            if access.mode != "off":
+                context.on_finish(partial(self._count, cached))
             return None
         outbound = cast(OutboundRequest, context.outbound)
         asked = opened.reader.read(access, outbound, self._upstream(context))
@@ -111,6 +121,8 @@ class CachedRequests:
             entry = opened.cache.get(asked.key, allow_stale=stale)
             if entry is not None and verdict.accepts(entry, self._clock()):
                 return entry
+        if access.mode != "off":
+            context.on_finish(partial(self._count, cached))
         if verdict.only_if_cached:
             raise ProxyError(code="not_cached")
         if access.mode != "off":
@@ -148,6 +160,7 @@ class CachedRequests:
         """Set the status and the headers of a stored response. Returns its reason and body."""
         cached, inbound = cast(CachedRequest, context.cached), context.inbound
         cached.facts = CacheFacts(how, entry.prompt_tokens, entry.completion_tokens)
+        self._count_hit(context.principal)
         cached.model = entry.model
         name = cast(CacheKey, cached.key).name
         cached.headers = status.hit(name, entry, self._clock(), stale=how == "stale")
@@ -264,6 +277,7 @@ class CachedRequests:
             context.response_headers = head.headers
             _, content_encoding = content_of(head.headers)
             return head.reason, reader, _position(context, content_encoding), ""
+        self._count_hit(context.principal)
         context.response_headers = replayable(head.headers)
         cached = cast(CachedRequest, context.cached)
         if cached.access.mode != "off":
@@ -275,6 +289,11 @@ class CachedRequests:
         if context.principal.policy.drain_on_disconnect:
             return Abandoned.DRAIN
         return Abandoned.HOLD if cast(CachedRequest, context.cached).is_held else Abandoned.CANCEL
+
+    def _count(self, cached: CachedRequest) -> None:
+        """Count the request, unless something served it in the end: then its event says so."""
+        if cached.facts is None:
+            self.results["miss" if cached.verdict.uses_cache else "bypass"] += 1
 
     def _head_verdict(self, context: RequestContext) -> HeadVerdict:
         inbound = context.inbound

@@ -15,7 +15,7 @@ from typing import Final
 from proxy.core.errors import CUT_CODES, STATUS_BY_CODE
 from proxy.core.usage_event import CacheFacts, UsageEvent
 from proxy.metrics.samples import Samples
-from proxy.metrics.target_labels import OTHER, OWN_KEY, TargetLabels, attempts_of, status_of
+from proxy.metrics.target_labels import ERROR, OTHER, OWN_KEY, TargetLabels, attempts_of, status_of
 
 _METHODS: Final = frozenset(
     ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
@@ -175,9 +175,8 @@ class RequestMetrics:
             if event.outcome == "completed":
                 own = duration - upstream - (event.queue_ms or 0.0) / 1e3
                 samples.observe("proxy_overhead_seconds", max(0.0, own), by_route)
-        if event.cache is None:
-            self._attempts(event)
-        else:
+        self._attempts(event)
+        if event.cache is not None:
             self._saved(event.cache)
         code = event.error_code
         if code is not None:
@@ -207,16 +206,16 @@ class RequestMetrics:
     def _attempts(self, event: UsageEvent) -> None:
         samples, routing = self._samples, event.routing
         name = "proxy_provider_requests_total"
+        status: str | None = ERROR  # what the cache served covers for an upstream that failed
+        if event.cache is None:
+            status = status_of(event.status_code, event.error_code)
         if routing is None:
-            if event.upstream_ms is not None:
-                status = status_of(event.status_code, event.error_code)
-                if status is not None:
-                    samples.count(name, (OWN_KEY, "", status))
+            if event.upstream_ms is not None and status is not None:
+                samples.count(name, (OWN_KEY, "", status))
             return
-        last = status_of(event.status_code, event.error_code)
-        for provider, model, status in attempts_of(routing, last):
-            if status is not None:
-                samples.count(name, (*self._targets.target(provider, model), status))
+        for provider, model, label in attempts_of(routing, status):
+            if label is not None:
+                samples.count(name, (*self._targets.target(provider, model), label))
         for reason in routing.moves:
             samples.count("proxy_fallbacks_total", (self._targets.alias(routing.alias), reason))
 

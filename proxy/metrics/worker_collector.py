@@ -176,8 +176,8 @@ class WorkerParts:
     limits: Limits
     #: None in pass-through mode.
     routing: Routing | None
-    #: None where no response is stored or shared.
-    response_cache: Callable[[], CacheCounts] | None = None
+    #: Returns None while no response is stored or shared.
+    response_cache: Callable[[], CacheCounts | None]
     targets: TargetLabels
     data_dir: Path
     workers_expected: int
@@ -211,8 +211,8 @@ class WorkerCollector:
         for limit, count in parts.limits.throttle.refused.items():
             samples.set("proxy_limit_refusals_total", count, (limit,))
         self._token_cache(samples)
-        if parts.response_cache is not None:
-            cache_counts.measure(samples, parts.response_cache())
+        if (counts := parts.response_cache()) is not None:
+            cache_counts.measure(samples, counts)
         self._connections(samples)
         self._events(samples)
         self._revocation(samples)

@@ -47,6 +47,7 @@ Action = Literal[
     "mapping.update",
     "mapping.delete",
     "mapping.replace",
+    "cache.purge",
     "keys.rotate",
     "db.import",
     "auth.denied",

@@ -8,6 +8,8 @@
 | tokens    | ``/manage/tokens`` | management token                                |
 | usage     | ``/manage/usage``  | management token                                |
 | audit     | ``/manage/audit``  | management token                                |
+| cache     | ``/manage/cache``  | management token                                |
+| cache_flush | ``/cache`` (DELETE) | management token                             |
 | providers | ``/manage/providers``, ``/admin/providers`` | management token       |
 | provider_keys | ``/manage/keys``, ``/admin/keys`` | management token             |
 | mappings  | ``/manage/mappings``, ``/admin/mappings`` | management token         |
@@ -118,7 +120,7 @@ def _record_response(
 ) -> flask.Response:
     request = flask.request
     if request.blueprint not in ("v1", "minting"):  # these record their responses themselves
-        if request.path.startswith(("/manage/", "/admin/")):
+        if request.path.startswith(("/manage/", "/admin/")) or request.path == "/cache":
             route = "management"
         else:
             route = "status" if request.blueprint else "other"

@@ -4,6 +4,7 @@ Note: in pass-through mode the parts are made and never started, and there may b
 nothing connects or spawns before `AccountServices.start`.
 """
 
+import math
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ from proxy.quota.permits import PermitLeases
 from proxy.quota.usage_counter import UsageCounter
 from proxy.settings.settings import Settings
 from proxy.store.audit import AuditEntry, AuditLog
+from proxy.store.cache_purges import CachePurges
 from proxy.store.changes import Changes
 from proxy.store.counted_ids import CountedIds
 from proxy.store.counters import Counters
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 _COUNTED_BATCHES: Final = 10
 #: After so many days without a report, the health of a key for a model is forgotten.
 _KEY_HEALTH_DAYS: Final = 30
+#: Days for which a purge is kept beyond the life of a stored response.
+_PURGES_DAYS: Final = 7
 
 
 def maintenance_scheduler(settings: Settings, database: Database) -> MaintenanceScheduler:
@@ -68,12 +72,22 @@ def maintenance_scheduler(settings: Settings, database: Database) -> Maintenance
         # Each of these rows has its own expiry.
         "counted_ids": _pruning(database, prune_counted_ids, 0),
         "key_health": _pruning(database, KeyHealth(database).prune, _KEY_HEALTH_DAYS),
+        "cache_purges": _pruning(
+            database,
+            CachePurges(database).prune,
+            _PURGES_DAYS + math.ceil(response_lifetime(settings) / 86_400),
+        ),
     }
     if days := retention.usage_days:
         tasks["usage"] = _pruning(database, UsageLedger(database).prune, days)
     if days := retention.audit_days:
         tasks["audit"] = _pruning(database, AuditLog(database).prune, days)
     return MaintenanceScheduler(TaskLeases(database), tasks)
+
+
+def response_lifetime(settings: Settings) -> float:
+    """The seconds after which a stored response cannot be hit any more."""
+    return settings.cache.ttl + settings.cache.stale_if_error
 
 
 def _pruning(database: Database, prune: Callable[[datetime, int], int], days: int) -> Task:

@@ -10,12 +10,15 @@ from proxy.cache.claims import Claims
 from proxy.cache.flight_claims import NodeClaims
 from proxy.cache.flights import Flights
 from proxy.cache.key import CacheKey, KeyMaker
+from proxy.cache.purge_follower import PurgeFollower
 from proxy.cache.request_reader import RequestReader
 from proxy.cache.response_cache import ResponseCache
 from proxy.gateway.caching import CachedRequests, CachingOptions, OpenCache
+from proxy.metrics.cache_counts import CacheCounts
 from proxy.providers.base import Target
 from proxy.settings.settings import Settings
-from proxy.wiring.accounts import AccountServices
+from proxy.store.cache_purges import CachePurges
+from proxy.wiring.accounts import AccountServices, response_lifetime
 from proxy.wiring.cache import response_cache
 from proxy.wiring.cache_secret import cache_secret
 
@@ -45,7 +48,14 @@ class WorkerCaching:
                 stale_if_error=cache.stale_if_error,
                 max_entry_bytes=cache.max_entry_bytes,
             ),
+            count_hit=_nothing if settings.auth.passthrough else accounts.authenticator.count_hit,
         )
+        self.purges = CachePurges(accounts.database)
+        # In pass-through mode there is no database, and nobody who could purge.
+        self._follower: PurgeFollower | None = None
+        if not settings.auth.passthrough:
+            self._follower = PurgeFollower(self.purges, response_lifetime(settings))
+            accounts.listeners.append(self._follower.changed)
 
     @property
     def cache(self) -> ResponseCache | None:
@@ -59,9 +69,41 @@ class WorkerCaching:
             gevent.spawn(self._make).get()
         return self._open
 
+    def opened_cache(self) -> ResponseCache | None:
+        """Return the cache where responses are stored on this node; it is opened if need be."""
+        if self._settings.cache.ttl:
+            self.open()
+        return self.cache
+
+    def counts(self) -> CacheCounts | None:
+        """Return what the metrics show. Takes microseconds. None: there is no cache so far."""
+        cache, flights = self.cache, self.flights.figures()
+        if cache is None:
+            if not self._settings.cache.ttl:
+                return None
+            return CacheCounts(
+                limit_bytes=self._settings.cache.max_bytes,
+                results=self.requests.results,
+                flights=flights.flights,
+                readers=flights.readers,
+            )
+        size, counts = cache.size(), cache.counts()
+        return CacheCounts(
+            entries=size.items,
+            bytes=size.bytes,
+            limit_bytes=size.limit,
+            results=self.requests.results,
+            evictions=counts.evictions,
+            rejected=counts.rejected,
+            flights=flights.flights,
+            readers=flights.readers,
+        )
+
     def close(self, deadline: float) -> None:
         """Stop the flights and write what waits, for at most `deadline` seconds."""
         self._is_closed = True
+        if self._follower is not None:
+            self._follower.close()
         self.flights.stop(seconds=deadline / 2)
         if self._open is not None:
             self._open.cache.close(deadline / 2)
@@ -86,8 +128,15 @@ class WorkerCaching:
                 return
             cache = response_cache(self._settings, secret)
             cache.start()
+            if self._follower is not None:
+                # What was purged while no worker was there must not be served.
+                self._follower.follow(cache)
             options = self._settings.cache
             reader = RequestReader(
                 KeyMaker(secret), ttl=options.ttl, stale_if_error=options.stale_if_error
             )
             self._open = OpenCache(cache, reader)
+
+
+def _nothing(_: object) -> None:
+    """In pass-through mode no access token counts."""

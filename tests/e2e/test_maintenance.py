@@ -114,7 +114,7 @@ def test_two_nodes_of_two_workers_do_everything_once(
         server.spawn()
     for server in servers:
         server.wait_ready()
-    done = {"tokens": 30, "usage": 20, "counted_ids": 0, "key_health": 0}
+    done = {"tokens": 30, "usage": 20, "counted_ids": 0, "key_health": 0, "cache_purges": 0}
     wait_until(lambda: rows_done(servers) == done, 40)
     listed = servers[1].manage("GET", "/tokens?active=true").json()
     assert [token["id"] for token in listed] == [alive.id]

@@ -11,11 +11,13 @@ from werkzeug.routing import Rule
 
 from proxy.audit.denials import DenialAggregator
 from proxy.audit.writer import AuditWriter
+from proxy.cache.response_cache import ResponseCache
 from proxy.core.errors import ProxyError
 from proxy.crypto.cipher import Cipher
 from proxy.providers.records import RoutingRecords
 from proxy.providers.status import KeyTest, ProviderStatus
 from proxy.store.audit import AuditEntry, AuditLog
+from proxy.store.cache_purges import CachePurges
 from proxy.store.database import Database
 from proxy.store.grants import Grants
 from proxy.store.key_health import KeyHealth
@@ -28,6 +30,7 @@ from proxy.store.tokens import Tokens
 from proxy.store.usage import UsageLedger
 from proxy.usage.pricing import PriceList
 from proxy.web.api import audit as audit_page
+from proxy.web.api import cache as cache_page
 from proxy.web.api import keys as keys_page
 from proxy.web.api import mappings as mappings_page
 from proxy.web.api import projects as projects_page
@@ -109,6 +112,14 @@ class Management:
             usage_page.create_blueprint(self.ledger, prices, now), url_prefix="/manage/usage"
         )
         app.register_blueprint(audit_page.create_blueprint(self.audit), url_prefix="/manage/audit")
+        #: The response cache of this worker, and the log of purges.
+        self.cache: ResponseCache | None = None
+        self.purges = CachePurges(database)
+        purging = cache_page.Purging(self.projects, self.purges, lambda: self.cache, announce)
+        app.register_blueprint(
+            cache_page.create_blueprint(purging, trail, 300.0), url_prefix="/manage/cache"
+        )
+        app.register_blueprint(cache_page.create_flush_blueprint(purging, trail))
         #: What the configuration file holds, what breakers say, and what testing a key returns.
         self.file = RoutingRecords()
         self.breakers: dict[str, ProviderStatus] = {}

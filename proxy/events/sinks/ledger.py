@@ -162,7 +162,7 @@ def entry_from(event: Any) -> Entry | None:
         _count(metadata.get("reasoning_tokens")),
         _count(metadata.get("estimated_prompt_tokens")),
         _count(metadata.get("estimated_completion_tokens")),
-        int("cache" in event),
+        int("cache" in event and outcome not in _FAILED),
         _count(event.get("saved_prompt_tokens")),
         _count(event.get("saved_completion_tokens")),
     )

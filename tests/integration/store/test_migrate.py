@@ -229,6 +229,7 @@ def test_schema_sql_and_the_migrations_make_the_same(mysql_url: str, mariadb: Ma
         "audit_chain",
         "leases",
         "counted_ids",
+        "cache_purges",
         "providers",
         "provider_keys",
         "mappings",

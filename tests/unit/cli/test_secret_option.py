@@ -14,6 +14,7 @@ SECRET_WORDS = ("token", "key", "secret", "password")
 #: No secrets, although they are called so.
 HARMLESS = {"--token-env", "--compare-token-env", "--allow-missing-keys", "--max-tokens-total"} | {
     "--max-tokens",
+    "--cache-key",
     "--token-id",
 }
 

@@ -63,7 +63,6 @@ def test_a_cached_request_has_saved_tokens_and_asked_no_upstream(how: Any) -> No
         event(
             outcome="cached",
             usage_source="cached",
-            upstream_ms=5.0 if how == "collapsed" else None,
             metadata=facts.metadata("gpt-4.1"),
             cache=facts,
         )
@@ -73,6 +72,18 @@ def test_a_cached_request_has_saved_tokens_and_asked_no_upstream(how: Any) -> No
     assert values["proxy_saved_tokens_total"] == {("prompt",): 9}
     assert "proxy_provider_requests_total" not in values
     assert "proxy_tokens_total" not in values
+
+
+def test_a_stale_response_covers_an_attempt_that_failed() -> None:
+    facts = CacheFacts("stale", 9, 12)
+    own_key = event(outcome="cached", upstream_ms=5.0, cache=facts)
+    attempts = ({"provider": "first", "model": "model-1", "reason": None},)
+    routing = RoutingFacts(None, None, "alias", attempts)
+    routed = event(outcome="cached", upstream_ms=5.0, cache=facts, routing=routing)
+    assert counted(own_key, routed)["proxy_provider_requests_total"] == {
+        ("default", "", "error"): 1,
+        ("first", "model-1", "error"): 1,
+    }
 
 
 def test_a_refusal_counts_no_upstream_request() -> None:

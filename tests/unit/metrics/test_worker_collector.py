@@ -53,6 +53,7 @@ def parts(**changes: Any) -> WorkerParts:
         "tasks": {"tokens": 10, "usage": 0},
         "limits": SimpleNamespace(is_up=True, throttle=SimpleNamespace(refused={"token": 10})),
         "routing": None,
+        "response_cache": lambda: None,
         "targets": TargetLabels(lambda: {"first": {"model-1"}}),
         "data_dir": Path("/"),
         "workers_expected": 2,

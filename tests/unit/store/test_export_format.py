@@ -70,6 +70,7 @@ def test_every_table_and_column_is_there(sqlite_url: str) -> None:
         "audit_chain",
         "leases",
         "counted_ids",
+        "cache_purges",
         "provider_key_health",
         "revisions",
         "installation_secrets",

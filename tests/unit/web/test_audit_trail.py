@@ -59,6 +59,7 @@ def test_every_call_that_changes_something(api: Management) -> None:
             ("DELETE", "/tokens", {"token": token["token"]}, 204),
         ],
         "token.revoke_batch": [("POST", f"/projects/{project['id']}/tokens/revoke", None, 200)],
+        "cache.purge": [("POST", "/cache/purge", {"project_id": project["id"]}, 200)],
         "project.delete": [
             ("DELETE", f"/projects/{project['id']}", None, 204),
             ("DELETE", "/projects", {"project_id": project["id"]}, 204),
@@ -71,6 +72,8 @@ def test_every_call_that_changes_something(api: Management) -> None:
         for method, path, body, status in some:
             api.call(method, path, body, status)
             wanted.append(action)
+    assert api.client.delete("/cache").status_code == 200
+    wanted.append("cache.purge")
     found = entries(api)
     assert [entry.action for entry in found] == wanted
     assert {entry.outcome for entry in found} == {"success"}
@@ -82,7 +85,7 @@ def test_every_call_that_changes_something(api: Management) -> None:
     routes = {(m, rule.rule) for rule in rules for m in changing & (rule.methods or set())}
     called = {(m, f"/manage{path}") for some in calls.values() for m, path, _, _ in some}
     called |= {("POST", f"/manage/{name}") for name in ("projects", "tokens", "providers")}
-    called |= {("POST", "/manage/keys"), ("POST", "/manage/mappings")}
+    called |= {("POST", "/manage/keys"), ("POST", "/manage/mappings"), ("DELETE", "/cache")}
     # It asks an upstream and changes nothing.
     routes -= {("POST", "/manage/providers/<provider_id>/test")}
     assert len(routes) == len(called)
