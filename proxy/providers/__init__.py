@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from proxy.providers.anthropic.messages_provider import MessagesProvider
 from proxy.providers.anthropic.provider import AnthropicProvider
 from proxy.providers.azure import AzureProvider
 from proxy.providers.base import Provider
@@ -11,11 +12,16 @@ from proxy.providers.gemini import GeminiProvider
 from proxy.providers.ollama import OllamaProvider
 from proxy.providers.openai import OpenAIProvider
 
-PROVIDERS: Final[Mapping[str, Provider]] = {
+_CHATS: Final[Mapping[str, Provider]] = {
     "openai": OpenAIProvider(),
-    "anthropic": AnthropicProvider(),
     "azure": AzureProvider(),
     "custom": CustomProvider(),
     "gemini": GeminiProvider(),
     "ollama": OllamaProvider(),
+}
+#: By :attr:`proxy.providers.base.Target.dialect`.
+PROVIDERS: Final[Mapping[str, Provider]] = {
+    "anthropic": AnthropicProvider(),
+    **_CHATS,
+    **{f"messages+{name}": MessagesProvider(chats) for name, chats in _CHATS.items()},
 }

@@ -76,6 +76,13 @@ class Target:
     #: that one's, and cannot be read here.
     foreign: bool = False
     facts: ModelFacts = NO_FACTS
+    #: Whether the request is one of Anthropic's dialect that is translated to a chat for it.
+    from_messages: bool = False
+
+    @property
+    def dialect(self) -> str:
+        """The name of its provider in the table of providers."""
+        return f"messages+{self.provider_type}" if self.from_messages else self.provider_type
 
     @classmethod
     def from_url(cls, base_url: str) -> "Target":
@@ -107,6 +114,8 @@ class Translation:
     #: Called with the body of a 400. Returns whether it says that the model does not take one of
     #: the parameters: prepared again, the call goes out without it.
     note_refusal: Callable[[bytes], bool] = lambda _: False
+    #: Whether the client asked for a stream.
+    streams: bool = False
 
 
 @dataclass(slots=True)

@@ -62,6 +62,8 @@ class ProviderConfig:
     max_tokens: int | None = None
     #: Custom: whether it has Anthropic's `/v1/messages`, too.
     messages: bool = False
+    #: All but Anthropic: whether requests for `/v1/messages` are translated to chats.
+    translates_messages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,10 @@ def _strictness(param: str, value: Any) -> bool:
     return bool(word("drop", "strict")(param, value) == "strict")
 
 
+def _translates(param: str, value: Any) -> bool:
+    return bool(word("translate")(param, value))
+
+
 def _causes(param: str, value: Any) -> frozenset[str]:
     if not isinstance(value, list) or not all(
         isinstance(cause, str) and cause in FALLBACK_CAUSES for cause in value
@@ -138,6 +144,11 @@ _PROVIDER: Final[Mapping[str, tuple[str, Read, tuple[str, ...]]]] = {
     "anthropic_version": ("anthropic_version", _version, ("anthropic",)),
     "max_tokens": ("max_tokens", count(1, 10_000_000), ("anthropic",)),
     "messages": ("messages", truth, ("custom",)),
+    "serve_messages": (
+        "translates_messages",
+        _translates,
+        ("openai", "azure", "custom", "gemini", "ollama"),
+    ),
 }
 
 _ROUTING: Final[Mapping[str, Read]] = {
@@ -169,6 +180,12 @@ def provider_config(
                 param=f"{param}.{name}",
             )
         found[target] = read(f"{param}.{name}", value)
+    if found.get("messages") and found.get("translates_messages"):
+        raise ClientError(
+            f"`{param}.messages` says that it has `/v1/messages`, so there is nothing to translate:"
+            f" leave out `{param}.serve_messages`.",
+            param=f"{param}.serve_messages",
+        )
     return ProviderConfig(**found)
 
 

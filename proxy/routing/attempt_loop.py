@@ -554,7 +554,7 @@ class AttemptLoop:
         return _Trip(begun, failure, b"".join(held))
 
     def _routed(self, target: RouteTarget, response: Any, prepared: PreparedCall) -> Routed:
-        provider = self._providers[target.target.provider_type]
+        provider = provider_of(self._providers, target.target)
         try:
             transform = provider.transform(
                 target.target,
@@ -618,7 +618,7 @@ def provider_of(providers: Mapping[str, Provider], target: Target) -> Provider:
     Raises ClientError ``endpoint_not_supported``: the type can be stored, and this version does
     not serve it.
     """
-    provider = providers.get(target.provider_type)
+    provider = providers.get(target.dialect)
     if provider is None:
         raise ClientError(
             f"This version does not serve providers of the type `{target.provider_type}`.",

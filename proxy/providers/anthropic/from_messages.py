@@ -7,16 +7,20 @@ Sources: https://platform.claude.com/docs/en/api/messages, Anthropic's Python SD
 OpenAI's API specification.
 """
 
+import codecs
 import hashlib
-from collections.abc import Mapping, Sequence, Set
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, Final, TypeGuard
 
 import orjson
 
 from proxy.core.errors import ClientError
 from proxy.runtime.yielding import turn_if_due
+from proxy.usage.json_text import LargeDict, LargeList, LongString, encoded_in_turns
 
 Part = dict[str, Any]
+#: A string of many KiB stays as it is written.
+Text = str | LongString
 
 #: Parameters with a meaning of their own here. All others are dropped.
 _KNOWN: Final = frozenset(
@@ -42,8 +46,8 @@ _LEFT_OUT: Final = frozenset(
     {"thinking", "redacted_thinking", "server_tool_use", "mcp_tool_use", "fallback"}
 )
 #: Member of a tool → its name in a function, and its type.
-_OF_A_TOOL: Final[Sequence[tuple[str, str, type, str]]] = (
-    ("description", "description", str, "a string"),
+_OF_A_TOOL: Final[Sequence[tuple[str, str, Any, str]]] = (
+    ("description", "description", (str, LongString), "a string"),
     ("input_schema", "parameters", dict, "an object"),
     ("strict", "strict", bool, "a boolean"),
 )
@@ -61,6 +65,8 @@ _TOOL_CHOICES: Final[Mapping[str, str]] = {"auto": "auto", "any": "required", "n
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 #: The effort of a request that thinks and names none.
 _DEFAULT_EFFORT: Final = "high"
+#: Sequences at which a model stops.
+MAX_STOPS: Final = 1000
 #: The longest `user` that OpenAI takes, in characters.
 MAX_USER_LENGTH: Final = 64
 #: No schema that OpenAI enforces has as many levels.
@@ -82,8 +88,9 @@ def chat_request(
     """
     dropped = [name for name, value in request.items() if name not in _KNOWN and value is not None]
     chat: dict[str, Any] = {"model": model}
-    chat["messages"] = _system(request.get("system"), "system") + _turns(request.get("messages"))
-    if not any(message["role"] != "system" for message in chat["messages"]):
+    turns = _system(request.get("system"), "system") + _turns(request.get("messages"))
+    chat["messages"] = LargeList(turns)
+    if all(message["role"] == "system" for message in turns):
         raise _wrong("messages", "must have a message that is not empty")
     for name, renamed, kinds, kind in _SIMPLE:
         value = request.get(name)
@@ -93,8 +100,12 @@ def chat_request(
             raise _wrong(name, f"must be {kind}")
         chat[renamed] = value
     if stops := request.get("stop_sequences"):
-        if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
-            raise _wrong("stop_sequences", "must be a list of strings")
+        if (
+            not isinstance(stops, list)
+            or len(stops) > MAX_STOPS
+            or not all(isinstance(each, str) for each in stops)
+        ):
+            raise _wrong("stop_sequences", f"must be a list of at most {MAX_STOPS} strings")
         chat["stop"] = stops
     stream = request.get("stream")
     if stream is not None and not isinstance(stream, bool):
@@ -120,7 +131,7 @@ def chat_request(
 def _system(system: Any, path: str) -> list[Part]:
     if system is None:
         return []
-    text = system if isinstance(system, str) else "\n".join(_texts(system, path))
+    text = system if _is_text(system) else _joined("\n", _texts(system, path))
     return [{"role": "system", "content": text}] if text else []
 
 
@@ -134,7 +145,7 @@ def _turns(messages: Any) -> list[Part]:
         if not isinstance(message, dict):
             raise _wrong(path, "must be an object")
         role, content = message.get("role"), message.get("content")
-        if isinstance(content, str):
+        if _is_text(content):
             content = [{"type": "text", "text": content}]
         if not isinstance(content, list):
             raise _wrong(f"{path}.content", "must be a string or a list of blocks")
@@ -166,7 +177,7 @@ def _user(content: Sequence[Part], path: str) -> list[Part]:
         given = block.get("content")
         if isinstance(given, list):
             made = _blocks(given, f"{where}.content")
-        elif given is None or isinstance(given, str):
+        elif given is None or _is_text(given):
             made = [_text_part(given)] if given else []
         else:
             raise _wrong(f"{where}.content", "must be a string or a list of blocks")
@@ -177,24 +188,24 @@ def _user(content: Sequence[Part], path: str) -> list[Part]:
             {
                 "role": "tool",
                 "tool_call_id": _word(block, "tool_use_id", where),
-                "content": "\n".join(texts),
+                "content": _joined("\n", texts),
             }
         )
     if not parts:
         return results
     alone = len(parts) == 1 and parts[0]["type"] == "text"
-    return [*results, {"role": "user", "content": parts[0]["text"] if alone else parts}]
+    return [*results, {"role": "user", "content": parts[0]["text"] if alone else LargeList(parts)}]
 
 
 def _assistant(content: Sequence[Part], path: str) -> list[Part]:
-    texts: list[str] = []
+    texts: list[Text] = []
     calls: list[Part] = []
     for number, block in enumerate(content):
         turn_if_due()
         where = f"{path}[{number}]"
         kind = block.get("type")
         if kind == "text":
-            texts.append(_word(block, "text", where))
+            texts.append(_text(block, "text", where))
         elif kind == "tool_use":
             given = block.get("input")
             if given is None:
@@ -203,19 +214,19 @@ def _assistant(content: Sequence[Part], path: str) -> list[Part]:
                 raise _wrong(f"{where}.input", "must be an object")
             function = {
                 "name": _word(block, "name", where),
-                "arguments": orjson.dumps(given).decode(),
+                "arguments": _arguments(given, f"{where}.input"),
             }
             calls.append(
                 {"id": _word(block, "id", where), "type": "function", "function": function}
             )
         elif not (kind in _LEFT_OUT or (isinstance(kind, str) and kind.endswith("_tool_result"))):
             raise _unknown(kind, where)
-    text = "".join(texts)
+    text = _joined("", texts)
     if not text and not calls:
         return []
     made: Part = {"role": "assistant", "content": text or None}
     if calls:
-        made["tool_calls"] = calls
+        made["tool_calls"] = LargeList(calls)
     return [made]
 
 
@@ -237,7 +248,7 @@ def _parts(block: Any, path: str) -> list[Part]:
         raise _wrong(path, "must be an object")
     kind = block.get("type")
     if kind == "text":
-        text = _word(block, "text", path)
+        text = _text(block, "text", path)
         return [_text_part(text)] if text else []
     if kind == "search_result":
         return [_text_part(text) for text in _texts(block.get("content"), f"{path}.content")]
@@ -263,10 +274,10 @@ def _image(source: Mapping[str, Any], where: str) -> list[Part]:
 def _document(block: Part, source: Mapping[str, Any], where: str) -> list[Part]:
     place = source.get("type")
     if place == "text":
-        return [_text_part(_word(source, "data", where))]
+        return [_text_part(_text(source, "data", where))]
     if place == "content":
         inner = source.get("content")
-        if isinstance(inner, str):
+        if _is_text(inner):
             return [_text_part(inner)]
         if isinstance(inner, list):
             return _blocks(inner, f"{where}.content", _OF_A_DOCUMENT)
@@ -277,15 +288,46 @@ def _document(block: Part, source: Mapping[str, Any], where: str) -> list[Part]:
     raise _unreadable(where)
 
 
-def _text_part(text: str) -> Part:
+def _text_part(text: Text) -> Part:
     return {"type": "text", "text": text}
 
 
-def _data_url(source: Mapping[str, Any], path: str) -> str:
-    return f"data:{_word(source, 'media_type', path)};base64,{_word(source, 'data', path)}"
+def _data_url(source: Mapping[str, Any], path: str) -> Text:
+    head = f"data:{_word(source, 'media_type', path)};base64,"
+    return _joined("", [head, _text(source, "data", path)])
 
 
-def _texts(blocks: Any, path: str) -> list[str]:
+def _arguments(given: dict[str, Any], path: str) -> Text:
+    """Return the JSON text of an object as a string."""
+    try:
+        if not isinstance(given, LargeDict):
+            return orjson.dumps(given).decode()
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        return LongString.of(map(decoder.decode, encoded_in_turns(given)))
+    except (TypeError, RecursionError) as error:
+        raise _wrong(path, "cannot be written as JSON") from error
+
+
+def _joined(between: str, texts: Sequence[Text]) -> Text:
+    """Return the texts as one, long if one of them is."""
+    if len(texts) == 1:
+        return texts[0]
+    if not any(isinstance(text, LongString) for text in texts):
+        return between.join(texts)  # type: ignore[arg-type]
+    return LongString.of(_pieces(between, texts))
+
+
+def _pieces(between: str, texts: Iterable[Text]) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        if number and between:
+            yield between
+        if isinstance(text, LongString):
+            yield from text.decoded()
+        else:
+            yield text
+
+
+def _texts(blocks: Any, path: str) -> list[Text]:
     if not isinstance(blocks, list):
         raise _wrong(path, "must be a string or a list of blocks")
     found = []
@@ -293,7 +335,7 @@ def _texts(blocks: Any, path: str) -> list[str]:
         turn_if_due()
         if not isinstance(block, dict) or block.get("type") != "text":
             raise _wrong(f"{path}[{number}]", "must be a block of text")
-        found.append(_word(block, "text", f"{path}[{number}]"))
+        found.append(_text(block, "text", f"{path}[{number}]"))
     return [text for text in found if text]
 
 
@@ -321,7 +363,7 @@ def _tools(request: Mapping[str, Any], chat: dict[str, Any]) -> list[str]:
             function[renamed] = value
         made.append({"type": "function", "function": function})
     if made:
-        chat["tools"] = made
+        chat["tools"] = LargeList(made)
         _choose(request.get("tool_choice"), chat, {each["function"]["name"] for each in made})
     return ["tools"] if len(made) < len(tools) else []
 
@@ -419,6 +461,17 @@ def _effort(request: Mapping[str, Any], chat: dict[str, Any]) -> str:
     if isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive"):
         chat["reasoning_effort"] = _DEFAULT_EFFORT
     return "thinking"
+
+
+def _is_text(value: Any) -> TypeGuard[Text]:
+    return isinstance(value, str | LongString)
+
+
+def _text(holder: Mapping[str, Any], name: str, path: str) -> Text:
+    value = holder.get(name)
+    if not _is_text(value):
+        raise _wrong(f"{path}.{name}", "must be a string")
+    return value
 
 
 def _word(holder: Mapping[str, Any], name: str, path: str) -> str:

@@ -24,6 +24,15 @@ from proxy.providers.anthropic.refused import RefusedParameters, sent_parameters
 from proxy.providers.anthropic.request import TranslationOptions, messages_request
 from proxy.providers.anthropic.response import chat_completion
 from proxy.providers.anthropic.stream import ChatStream
+from proxy.providers.anthropic.translated import (
+    JSON,
+    WholeMessage,
+    as_json,
+    encoded,
+    is_large,
+    is_readable,
+    plain,
+)
 from proxy.providers.base import (
     BodyTransform,
     EditableBody,
@@ -37,10 +46,6 @@ from proxy.providers.base import (
 from proxy.providers.edits import plan
 from proxy.providers.preparing import call_to, edited, not_supported
 from proxy.providers.transforms import header, transformed
-from proxy.runtime.yielding import joined
-from proxy.usage.decompress import ENCODINGS, Inflater
-from proxy.usage.json_slices import AT_ONCE
-from proxy.usage.json_text import LargeDict, encoded_in_turns
 
 _CHAT: Final = b"/v1/chat/completions"
 _MESSAGES: Final = b"/v1/messages"
@@ -48,12 +53,6 @@ _NATIVE: Final = frozenset({_MESSAGES, b"/v1/messages/count_tokens"})
 _MODELS: Final = b"/v1/models"
 #: The largest body that Anthropic takes (https://platform.claude.com/docs/en/api/errors).
 MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
-#: The largest message that is translated. No model writes as much.
-MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
-#: Bytes that are copied in half a millisecond.
-_JOINED_AT_ONCE: Final = 2 * 1024 * 1024
-_NOT_OF_JSON: Final = frozenset({"content-type", "content-encoding"})
-_JSON: Final = ("Content-Type", "application/json")
 
 
 class AnthropicProvider:
@@ -107,24 +106,24 @@ class AnthropicProvider:
         encoding = header(headers, "content-encoding").strip().lower()
         content_type = header(headers, "content-type")
         whole = is_json(content_type)
-        if encoding not in ("", "identity", *ENCODINGS) or not (
+        if not is_readable(encoding) or not (
             whole or (is_event_stream(content_type) and status < 400)
         ):
             # A page of a server between the two. A rate limit stays one, whoever sets it.
             status = status if status == 429 else 502
-            return _as_json(lines, _Whole(lambda text: openai_error(b"", status)), status)
+            return as_json(lines, WholeMessage(lambda text: openai_error(b"", status)), status)
         created = int(now)
         body: BodyTransform
         if status >= 400:
             shown = client_status(status)
-            body = _Whole(lambda text: openai_error(text, shown))
-            return _as_json(lines, _plain(body, encoding), shown)
+            body = WholeMessage(lambda text: openai_error(text, shown))
+            return as_json(lines, plain(body, encoding), shown)
         if whole:
-            body = _Whole(lambda text: _completion(text, created))
-            return _as_json(lines, _plain(body, encoding), status)
+            body = WholeMessage(lambda text: _completion(text, created))
+            return as_json(lines, plain(body, encoding), status)
         body = ChatStream(created, include_usage=translation.include_usage)
         lines = [line for line in lines if line[0].lower() != "content-encoding"]
-        return transformed(lines, _plain(body, encoding))
+        return transformed(lines, plain(body, encoding))
 
 
 def _translated(
@@ -157,13 +156,13 @@ def _translated(
         ),
     )
     sent = sent_parameters(made)
-    data = _dumped(made, large=_is_large(request.body))
+    data = encoded(made, large=is_large(request.body))
     headers = [
         line
         for line in request_headers(target, request.headers, upstream_key, translated=True)
         if line[0].lower() not in ("content-type", "content-length")
     ]
-    headers += [_JSON, ("Content-Length", str(len(data)))]
+    headers += [JSON, ("Content-Length", str(len(data)))]
     options = chat.get("stream_options")
     return call_to(
         target,
@@ -177,22 +176,6 @@ def _translated(
             note_refusal=partial(refused.note_refusal, target.provider, model, sent),
         ),
     )
-
-
-def _is_large(body: Any) -> bool:
-    return isinstance(body, bytes) and len(body) > AT_ONCE
-
-
-def _dumped(made: dict[str, Any], *, large: bool) -> bytes:
-    """Encode a request. `large`: in turns."""
-    try:
-        if not large:
-            return orjson.dumps(made)
-        pieces = encoded_in_turns(LargeDict(made))
-    except (TypeError, RecursionError) as error:
-        raise ClientError("The body of this request nests too deep.") from error
-    size = sum(map(len, pieces))
-    return b"".join(pieces) if size <= _JOINED_AT_ONCE else joined(pieces)
 
 
 def _with_edits(
@@ -220,60 +203,3 @@ def _completion(text: bytes, created: int) -> bytes:
     if message.get("type") == "error":
         return openai_error(text)
     return orjson.dumps(chat_completion(message, created))
-
-
-def _as_json(lines: HeaderList, body: BodyTransform, status: int) -> ResponseTransform:
-    lines = [line for line in lines if line[0].lower() not in _NOT_OF_JSON]
-    found = transformed([*lines, _JSON], body)
-    return ResponseTransform(found.headers, found.body, status)
-
-
-def _plain(body: BodyTransform, encoding: str) -> BodyTransform:
-    """Return `body` for input that is compressed, although the request asks for none."""
-    return _Inflated(body, encoding) if encoding in ENCODINGS else body
-
-
-class _Whole:
-    """A body that is held until its end, and then changed."""
-
-    __slots__ = ("_change", "_held")
-
-    at_event_boundary = False
-
-    def __init__(self, change: Callable[[bytes], bytes]) -> None:
-        self._change = change
-        self._held = bytearray()
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Return nothing. Raises ResponseBroken for a body that is too large."""
-        self._held += chunk
-        if len(self._held) > MAX_MESSAGE_BYTES:
-            raise ResponseBroken("the upstream's message is too large to be translated")
-        return b""
-
-    def end(self) -> bytes:
-        return self._change(bytes(self._held))
-
-
-class _Inflated:
-    """A transform whose input is compressed."""
-
-    __slots__ = ("_body", "_inflater")
-
-    def __init__(self, body: BodyTransform, encoding: str) -> None:
-        self._body = body
-        self._inflater = Inflater(encoding)
-
-    @property
-    def at_event_boundary(self) -> bool:
-        return self._body.at_event_boundary
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Raises ResponseBroken for what is not compressed as it says."""
-        try:
-            return b"".join([self._body.feed(piece) for piece in self._inflater.feed(chunk)])
-        except ValueError as error:
-            raise ResponseBroken("the upstream's compression is broken") from error
-
-    def end(self) -> bytes:
-        return self._body.end()

@@ -27,6 +27,9 @@ _REFUSES: Final = re.compile(
 #: Stands for a `temperature` beside a `top_p`: some models take either, and refuse both.
 BOTH: Final = "temperature and top_p"
 _NOT_BOTH: Final = re.compile(r"\bboth\b.*\bspecified\b|\bonly one\b", re.IGNORECASE | re.DOTALL)
+_REFUSES_IN_CHAT: Final = re.compile(_REFUSES.pattern + "|unrecognized|unknown", re.IGNORECASE)
+#: Parameters of a chat that some models refuse.
+OF_A_CHAT: Final = frozenset({"temperature", "top_p", "reasoning_effort"})
 #: As its errors name it → the client's parameter.
 _NAMES: Final[Mapping[str, str]] = {
     "temperature": "temperature",
@@ -52,9 +55,16 @@ def sent_parameters(request: Mapping[str, Any]) -> frozenset[str]:
 class RefusedParameters:
     """What is known of the models of all providers, in one worker."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` returns monotonic seconds."""
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        read: Callable[[bytes], str | None] | None = None,
+    ) -> None:
+        """`clock` returns monotonic seconds. `read` returns the parameter that the body of a 400
+        says the model does not take, or None; without it, the body is Anthropic's.
+        """
         self._clock = clock
+        self._read = read or _refused
         self._until: dict[tuple[str, str], dict[str, float]] = {}
 
     def of(self, provider: str, model: str) -> frozenset[str]:
@@ -67,7 +77,7 @@ class RefusedParameters:
 
     def note_refusal(self, provider: str, model: str, sent: Set[str], body: bytes) -> bool:
         """Read the `body` of a 400. Returns whether it refuses exactly one parameter of `sent`."""
-        refused = _refused(body)
+        refused = self._read(body)
         if refused is None or refused not in sent:
             return False
         known = self._until.pop((provider, model), {})
@@ -78,16 +88,35 @@ class RefusedParameters:
         return True
 
 
+def refused_in_chat(body: bytes) -> str | None:
+    """As OpenAI and services with its API write it: `param` names it, or the message alone does."""
+    error = _error_of(body)
+    message = error.get("message")
+    if not isinstance(message, str) or len(message) > _MAX_MESSAGE:
+        return None
+    param = error.get("param")
+    if isinstance(param, str):
+        named = [param] if param in OF_A_CHAT else []
+    else:
+        named = [name for name in sorted(OF_A_CHAT) if re.search(rf"\b{name}\b", message)]
+    return named[0] if len(named) == 1 and _REFUSES_IN_CHAT.search(message) else None
+
+
+def _error_of(body: bytes) -> Mapping[str, Any]:
+    try:
+        decoded = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    error = decoded.get("error") if isinstance(decoded, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
 def _refused(body: bytes) -> str | None:
     """Return the one parameter that an error says the model does not take; None: it says no such
     thing.
     """
-    try:
-        decoded = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    error = decoded.get("error") if isinstance(decoded, dict) else None
-    if not isinstance(error, dict) or error.get("type") != "invalid_request_error":
+    error = _error_of(body)
+    if error.get("type") != "invalid_request_error":
         return None
     message = error.get("message")
     if not isinstance(message, str) or len(message) > _MAX_MESSAGE:

@@ -45,4 +45,9 @@ def test_the_table() -> None:
         "custom": "CustomProvider",
         "gemini": "GeminiProvider",
         "ollama": "OllamaProvider",
+        "messages+openai": "MessagesProvider",
+        "messages+azure": "MessagesProvider",
+        "messages+custom": "MessagesProvider",
+        "messages+gemini": "MessagesProvider",
+        "messages+ollama": "MessagesProvider",
     }

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from proxy.core.errors import ClientError
-from proxy.providers.anthropic import data_url, provider
+from proxy.providers.anthropic import data_url, translated
 from proxy.providers.anthropic.request import TranslationOptions, messages_request
 from proxy.usage.json_text import encoded_in_turns
 from tests.support.loop_probe import LoopProbe
@@ -56,13 +56,13 @@ def test_a_large_body_is_joined_on_a_thread(
     size: int, on_a_thread: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined: list[int] = []
-    join = provider.joined
+    join = translated.joined
 
     def counted(pieces: list[bytes]) -> bytes:
         joined.append(len(pieces))
         return join(pieces)
 
-    monkeypatch.setattr(provider, "joined", counted)
+    monkeypatch.setattr(translated, "joined", counted)
     body, turns = history(size, MIB // 4)
     assert len(json.loads(sent(call(CLAUDE, body=body)))["messages"]) == turns
     assert len(joined) == on_a_thread

@@ -9,7 +9,8 @@ import pytest
 
 from proxy.core.errors import ResponseBroken
 from proxy.providers import PROVIDERS
-from proxy.providers.anthropic.provider import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
+from proxy.providers.anthropic.provider import MAX_REQUEST_BYTES
+from proxy.providers.anthropic.translated import MAX_MESSAGE_BYTES
 from proxy.providers.base import (
     HeaderList,
     ModelFacts,
