@@ -56,12 +56,12 @@ def call(
     lines = LINES if headers is None else headers
     if body is None:
         request = OutboundRequest("GET", path.encode(), lines, None)
-        return PROVIDERS[where.provider_type].prepare(request, where, key)
+        return PROVIDERS[where.dialect].prepare(request, where, key)
     data = body.encode()
     lines = [*lines, ("Content-Type", content_type), ("Content-Length", str(len(data)))]
     request = OutboundRequest("POST", path.encode(), lines, data)
     before = dataclasses.replace(request, headers=list(lines))
-    prepared = PROVIDERS[where.provider_type].prepare(request, where, key, scan(data, content_type))
+    prepared = PROVIDERS[where.dialect].prepare(request, where, key, scan(data, content_type))
     assert request == before, "the client's request was changed"
     return prepared
 
@@ -97,7 +97,7 @@ def answered(
     if content_type is None:
         content_type = "text/event-stream" if "data:" in body[:200] else "application/json"
     headers = [("Content-Type", content_type), ("Content-Length", "1"), ("X-Any", "a")]
-    found = PROVIDERS[where.provider_type].transform(where, path, status, headers)
+    found = PROVIDERS[where.dialect].transform(where, path, status, headers)
     if found is None:
         return body
     assert found.headers == [("Content-Type", content_type), ("X-Any", "a")]

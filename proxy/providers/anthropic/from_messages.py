@@ -16,6 +16,7 @@ import orjson
 
 from proxy.core.errors import ClientError
 from proxy.runtime.yielding import turn_if_due
+from proxy.usage.json_slices import AT_ONCE
 from proxy.usage.json_text import LargeDict, LargeList, LongString, encoded_in_turns
 
 Part = dict[str, Any]
@@ -303,17 +304,22 @@ def _arguments(given: dict[str, Any], path: str) -> Text:
         if not isinstance(given, LargeDict):
             return orjson.dumps(given).decode()
         decoder = codecs.getincrementaldecoder("utf-8")()
-        return LongString.of(map(decoder.decode, encoded_in_turns(given)))
+        return LongString.of(
+            decoder.decode(piece[at : at + AT_ONCE])
+            for piece in encoded_in_turns(given)
+            for at in range(0, len(piece), AT_ONCE)
+        )
     except (TypeError, RecursionError) as error:
         raise _wrong(path, "cannot be written as JSON") from error
 
 
 def _joined(between: str, texts: Sequence[Text]) -> Text:
-    """Return the texts as one, long if one of them is."""
+    """Return the texts as one, which is long if they are together."""
     if len(texts) == 1:
         return texts[0]
-    if not any(isinstance(text, LongString) for text in texts):
-        return between.join(texts)  # type: ignore[arg-type]
+    short = [text for text in texts if isinstance(text, str)]
+    if len(short) == len(texts) and sum(map(len, short)) <= AT_ONCE:
+        return between.join(short)
     return LongString.of(_pieces(between, texts))
 
 

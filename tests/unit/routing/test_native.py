@@ -34,6 +34,8 @@ def routed(*mappings: Any, path: str = PATH, text: bytes = b"") -> Route:
         provider("local", "ollama"),
         provider("other", "custom"),
         provider("speaks", "custom", messages=True),
+        provider("gpt", "openai", serve_messages="translate"),
+        provider("llama", "ollama", serve_messages="translate"),
         *mappings,
     )
     own = Target.from_url("https://own.example")
@@ -167,3 +169,85 @@ def test_only_a_custom_provider_may_say_that_it_has_the_endpoint() -> None:
         assert caught.value.param == "config.messages"
     with pytest.raises(ClientError, match="true or false"):
         provider_config({"messages": "yes"}, "custom")
+
+
+# Providers that translate.
+
+
+def test_a_provider_that_translates_serves_messages_and_nothing_below() -> None:
+    route = routed(*in_order("openai/a", "gpt/a"))
+    assert names(route) == ["gpt/a"]
+    assert route.targets[0].target.dialect == "messages+openai"
+    with pytest.raises(ClientError, match="count_tokens") as caught:
+        routed(*in_order("gpt/a", "llama/a"), path="/v1/messages/count_tokens")
+    assert caught.value.code == "endpoint_not_supported"
+
+
+def test_one_that_has_the_endpoint_translates_where_it_is_told_to() -> None:
+    route = routed(*in_order("llama/a", "gpt/a"))
+    assert [each.target.dialect for each in route.targets] == ["messages+ollama", "messages+openai"]
+    native = routed(*in_order("local/a"))
+    assert native.targets[0].target.dialect == "ollama"
+
+
+def test_behind_a_translation_any_provider_may_follow() -> None:
+    assert names(routed(*in_order("gpt/a", "claude/a", "gpt/b"))) == ["gpt/a", "claude/a", "gpt/b"]
+    # Thoughts are signed before it.
+    assert names(routed(*in_order("claude/a", "gpt/a"))) == ["claude/a"]
+    both = [mapping("smart", "claude/a", **FALLBACK), mapping("smart", "gpt/a", 1)]
+    assert names(routed(*both, mapping("smart", "eu/a", 2))) == ["claude/a", "gpt/a", "eu/a"]
+
+
+UNSIGNED = {"type": "thinking", "thinking": "Hm.", "signature": ""}
+SAID = {"type": "text", "text": "Hello."}
+
+
+def test_a_translation_leaves_the_body_alone() -> None:
+    text = text_of({"role": "assistant", "content": [SIGNED, SAID]})
+    route = routed(*in_order("claude/a", "gpt/a", **FALLBACK), text=text)
+    assert not route.targets[1].target.edits.override
+
+
+def test_thoughts_of_a_translation_go_to_none_that_checks_signatures() -> None:
+    text = text_of(
+        {"role": "assistant", "content": [SIGNED, SAID]},
+        {"role": "assistant", "content": [UNSIGNED, SAID]},
+        {"role": "assistant", "content": [UNSIGNED]},
+        {"role": "user", "content": "Hi"},
+    )
+    route = routed(*in_order("claude/a", "gpt/a", "claude/b", **FALLBACK), text=text)
+    for index in (0, 2):
+        assert json.loads(sent(route, index, text))["messages"] == [
+            {"role": "assistant", "content": [SIGNED, SAID]},
+            {"role": "assistant", "content": [SAID]},
+            {"role": "user", "content": "Hi"},
+        ]
+    behind = routed(*in_order("gpt/a", "claude/a", **FALLBACK), text=text)
+    assert json.loads(sent(behind, 1, text))["messages"][0]["content"] == [SAID]
+    # Where none translates, bytes stay.
+    alone = routed(*in_order("claude/a"), text=text)
+    assert sent(alone, 0, text) == text.replace(b'"smart"', b'"a"')
+
+
+def test_a_large_body_goes_to_the_first_provider_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = text_of({"role": "assistant", "content": [UNSIGNED, SAID]})
+    monkeypatch.setattr(native, "MAX_STRIPPED_BYTES", len(text) - 1)
+    route = routed(*in_order("claude/a", "gpt/a", "eu/a", **FALLBACK), text=text)
+    assert names(route) == ["claude/a", "gpt/a"]
+    assert sent(route, 0, text) == text.replace(b'"smart"', b'"a"')
+
+
+def test_which_providers_may_translate() -> None:
+    for provider_type in ("openai", "azure", "gemini", "ollama", "custom"):
+        compiled = provider_config({"serve_messages": "translate"}, provider_type)
+        assert compiled.translates_messages
+        assert not provider_config({}, provider_type).translates_messages
+    for wrong in ("yes", True, "native"):
+        with pytest.raises(ClientError, match="`translate`") as caught:
+            provider_config({"serve_messages": wrong}, "openai")
+        assert caught.value.param == "config.serve_messages"
+    with pytest.raises(ClientError, match="openai or azure") as caught:
+        provider_config({"serve_messages": "translate"}, "anthropic")
+    with pytest.raises(ClientError, match="nothing to translate") as caught:
+        provider_config({"serve_messages": "translate", "messages": True}, "custom")
+    assert caught.value.param == "config.serve_messages"

@@ -8,6 +8,7 @@ from proxy.providers.anthropic.refused import (
     BOTH,
     MAX_MODELS,
     RefusedParameters,
+    refused_in_chat,
     sent_parameters,
 )
 
@@ -77,3 +78,38 @@ def test_what_was_sent() -> None:
     assert sent_parameters({"temperature": 1, "top_p": 1}) == {"temperature", "top_p", BOTH}
     assert sent_parameters({"output_config": {"effort": "low"}}) == {"reasoning_effort"}
     assert sent_parameters({"output_config": {"format": {}}}) == set()
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (
+            {
+                "message": "Unsupported parameter: 'top_p' is not supported with this model.",
+                "param": "top_p",
+            },
+            "top_p",
+        ),
+        (
+            {"message": "Unrecognized request argument supplied: reasoning_effort", "param": None},
+            "reasoning_effort",
+        ),
+        (
+            {"message": "Function tools with reasoning_effort are not supported for gpt-5.4."},
+            "reasoning_effort",
+        ),
+        ({"message": "'temperature' must be at most 2", "param": "temperature"}, None),
+        ({"message": "temperature and top_p are not supported together"}, None),
+        ({"message": "'temperature' is not supported here", "param": "messages"}, None),
+        ({"message": "messages: not supported", "param": "messages"}, None),
+        ({"message": "temperature is not supported " + "x" * 1000}, None),
+        ({"message": None, "param": "temperature"}, None),
+    ],
+)
+def test_what_is_believed_of_a_chat(error: dict[str, object], wanted: str | None) -> None:
+    assert refused_in_chat(json.dumps({"error": error}).encode()) == wanted
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b'{"error":"temperature not supported"}'])
+def test_what_is_no_error_of_a_chat(text: bytes) -> None:
+    assert refused_in_chat(text) is None
