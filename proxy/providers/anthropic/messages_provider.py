@@ -19,11 +19,7 @@ import orjson
 
 from proxy.core.errors import ClientError, ResponseBroken
 from proxy.core.media_type import is_event_stream, is_json
-from proxy.providers.anthropic.errors import (
-    anthropic_error_of,
-    chat_event_status,
-    client_status,
-)
+from proxy.providers.anthropic.errors import anthropic_error_of, chat_event_status
 from proxy.providers.anthropic.from_messages import chat_request
 from proxy.providers.anthropic.refused import OF_A_CHAT, RefusedParameters, refused_in_chat
 from proxy.providers.anthropic.to_messages import message_of
@@ -146,9 +142,8 @@ def _translated(
         return as_json(lines, WholeMessage(lambda _: anthropic_error_of(b"", status)), status)
     body: BodyTransform
     if status >= 400:
-        shown = client_status(status)
-        body = WholeMessage(lambda text: anthropic_error_of(text, shown))
-        return as_json(lines, plain(body, encoding), shown)
+        body = WholeMessage(lambda text: anthropic_error_of(text, status))
+        return as_json(lines, plain(body, encoding), status)
     model, spare_id = target.model or "", uuid.uuid4().hex
     if whole and (translation is None or not translation.streams):
         body = WholeMessage(lambda text: _message(text, model, spare_id))

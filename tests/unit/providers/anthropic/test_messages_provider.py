@@ -305,19 +305,19 @@ def test_compressed_responses(encoding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "shown", "kind"),
+    ("status", "kind"),
     [
-        (400, 400, "invalid_request_error"),
-        (404, 404, "not_found_error"),
-        (429, 429, "rate_limit_error"),
-        (500, 500, "api_error"),
-        (529, 503, "overloaded_error"),
+        (400, "invalid_request_error"),
+        (404, "not_found_error"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (529, "overloaded_error"),
     ],
 )
-def test_errors(status: int, shown: int, kind: str) -> None:
+def test_errors(status: int, kind: str) -> None:
     body = json.dumps({"error": {"type": "x", "message": "So.", "code": None}}).encode()
     found = transform(status, JSON, ("retry-after", "7"))
-    assert found.status == shown
+    assert found.status == status
     assert ("retry-after", "7") in found.headers
     error = {"type": kind, "message": "So."}
     assert json.loads(out(found, body)) == {"type": "error", "error": error}
