@@ -6,6 +6,7 @@ from gevent import Greenlet
 
 from proxy.cache.access import CacheAccess
 from proxy.cache.flight import Flight
+from proxy.cache.idempotency import KeyedRequest
 from proxy.cache.key import CacheKey
 from proxy.cache.policy import RequestVerdict
 from proxy.cache.response_cache import ResponseCache
@@ -25,8 +26,11 @@ class CachedRequest:
     key: CacheKey | None = None
     #: Whether a retry of the request may take its response over once its client has left.
     is_held: bool = False
-    #: What the client is told of the cache.
+    #: None: it has no `Idempotency-Key` that means something here.
+    keyed: KeyedRequest | None = None
+    #: What the client is told of the cache, and of its key.
     headers: Headers = field(default_factory=list)
+    key_headers: Headers = field(default_factory=list)
     #: The flight that it reads.
     flight: Flight | None = None
     #: Judges the response and stores it. None: that has happened, or will not.
@@ -38,6 +42,10 @@ class CachedRequest:
     #: The model that a stored response names.
     model: str | None = None
     is_event_stream: bool = False
+
+    @property
+    def all_headers(self) -> Headers:
+        return [*self.headers, *self.key_headers]
 
     @property
     def flies(self) -> bool:

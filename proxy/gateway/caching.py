@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, NamedTuple, cast
 
@@ -16,11 +16,13 @@ import gevent
 from proxy.auth.principal import Principal
 from proxy.cache import conditional, status
 from proxy.cache.access import CacheAccess
+from proxy.cache.backends.base import records_unavailable
 from proxy.cache.completeness import body_verdict
 from proxy.cache.entry import CachedResponse, replayable
 from proxy.cache.fetched import Fetched, FlightHead, NoResponse
 from proxy.cache.flight import Abandoned, Flight, FlightReader
 from proxy.cache.flights import Flights
+from proxy.cache.idempotency import Idempotency
 from proxy.cache.key import CacheKey
 from proxy.cache.policy import HeadVerdict, RequestVerdict, head_verdict
 from proxy.cache.request_reader import RequestReader
@@ -31,6 +33,8 @@ from proxy.core.usage_event import CacheFacts
 from proxy.gateway.cached_body import BodyRecorder, EventBoundary, StoredBody
 from proxy.gateway.cached_request import CachedRequest
 from proxy.gateway.context import RequestContext
+from proxy.gateway.entries import entry_of_head, whole_entry
+from proxy.gateway.idempotency import KeyedRequests, idempotency_key
 from proxy.gateway.response_stream import BodyObserver, Relayed, Source
 from proxy.providers.base import OutboundRequest, Target
 from proxy.upstream.headers import content_of, is_plain
@@ -57,13 +61,19 @@ class CachingOptions:
     stale_if_error: float = 0.0
     #: Bytes of the largest response that is kept.
     max_entry_bytes: int = 4 * 1024 * 1024
+    #: Whether an `Idempotency-Key` means anything; otherwise it is only relayed.
+    idempotency: bool = False
+    #: Which workers see the same keys: those of a `node`, or of a `cluster`.
+    idempotency_scope: str = "node"
 
 
 class OpenCache(NamedTuple):
-    """The cache and the reader of its requests: both need the secret of the installation."""
+    """The cache, the reader of its requests, and what it keeps for idempotency keys: all need the
+    secret of the installation."""
 
     cache: ResponseCache
     reader: RequestReader
+    idempotency: Idempotency
 
 
 class CachedRequests:
@@ -96,26 +106,45 @@ class CachedRequests:
         self._clock = clock
         #: Requests that were not served by the cache, for the metrics: `miss`, `bypass`.
         self.results: Counter[str] = Counter()
+        self._keyed = KeyedRequests(
+            flights,
+            scope=options.idempotency_scope,
+            max_entry_bytes=options.max_entry_bytes,
+            clock=clock,
+        )
+
+    def check(self, context: RequestContext) -> None:
+        """Raise ClientError ``invalid_idempotency_key``."""
+        self._idempotency_key(context)
 
     def find(self, context: RequestContext) -> CachedResponse | None:
         """Return the stored response that may serve the request, or None.
 
-        Raises ProxyError ``not_cached`` where the client allows no other.
+        Raises ProxyError ``not_cached`` where the client allows no other, and what
+        :meth:`KeyedRequests.find` raises.
         """
         access = cast(CacheAccess, context.principal.caching)
         opened = self._opened()
+        idempotency_key = self._idempotency_key(context) if access.idempotency else None
         if opened is None:
             context.cached = cached = CachedRequest(access, _UNAVAILABLE)
             if access.mode != "off":
                 context.on_finish(partial(self._count, cached))
+            if idempotency_key is not None:
+                raise records_unavailable()
             return None
-        outbound = cast(OutboundRequest, context.outbound)
-        asked = opened.reader.read(access, outbound, self._upstream(context))
+        outbound, upstream = cast(OutboundRequest, context.outbound), self._upstream(context)
+        asked = opened.reader.read(access, outbound, upstream)
         verdict = asked.verdict
         context.cached = cached = CachedRequest(
             access, verdict, opened.cache, asked.key, asked.is_held
         )
         entry = None
+        if idempotency_key is not None:
+            fingerprint = opened.reader.keys.fingerprint(access, outbound, upstream)
+            entry = self._keyed.find(context, opened.idempotency, idempotency_key, fingerprint)
+            if entry is not None:
+                return entry
         if asked.key is not None and verdict.lookup:
             stale = verdict.max_stale > 0 or self._options.stale_if_error > 0
             entry = opened.cache.get(asked.key, allow_stale=stale)
@@ -159,6 +188,12 @@ class CachedRequests:
     ) -> tuple[str, bytes]:
         """Set the status and the headers of a stored response. Returns its reason and body."""
         cached, inbound = cast(CachedRequest, context.cached), context.inbound
+        if cached.keyed is not None:
+            if cached.keyed.is_done:
+                return self._first_result(context, entry)
+            if how == "hit":
+                # Its retries get the same, also when that has left the cache.
+                gevent.spawn(cached.keyed.keep, entry)
         cached.facts = CacheFacts(how, entry.prompt_tokens, entry.completion_tokens)
         self._count_hit(context.principal)
         cached.model = entry.model
@@ -170,6 +205,18 @@ class CachedRequests:
             return "Not Modified", b""
         context.status, context.response_headers = entry.status, headers
         return entry.reason, entry.body
+
+    def _first_result(self, context: RequestContext, result: CachedResponse) -> tuple[str, bytes]:
+        """As :meth:`_replayed`, for the first result of an idempotency key."""
+        cached = cast(CachedRequest, context.cached)
+        self._keyed.mark_replayed(cached)
+        cached.facts = CacheFacts("replayed", result.prompt_tokens, result.completion_tokens)
+        self._count_hit(context.principal)
+        cached.model = result.model
+        if cached.access.mode != "off":
+            cached.headers = status.replayed(result.stored_at, self._clock())
+        context.status, context.response_headers = result.status, result.headers
+        return result.reason, result.body
 
     def recorded(self, context: RequestContext, relayed: Relayed) -> Relayed:
         """Return the response with an observer that keeps it, where it may be kept."""
@@ -185,7 +232,7 @@ class CachedRequests:
     def flies(self, context: RequestContext) -> bool:
         """Return whether the response may have several readers."""
         cached = cast(CachedRequest, context.cached)
-        return cached.key is not None and cached.flies
+        return cached.keyed is not None or (cached.key is not None and cached.flies)
 
     def flown(self, context: RequestContext, fetch: Callable[[], Fetched]) -> Relayed | None:
         """Return the response of a flight: one that is there, or a new one that `fetch` begins.
@@ -196,6 +243,10 @@ class CachedRequests:
         Raises ProxyError as `fetch` does.
         """
         cached, inbound = cast(CachedRequest, context.cached), context.inbound
+        on_end = (partial(_note_cost, context), partial(_wait_until_stored, cached))
+        if cached.keyed is not None:
+            found = self._keyed.flown(context, fetch, on_end, self._read)
+            return self.serve(context, found, "hit") if isinstance(found, CachedResponse) else found
         key, holder = cast(CacheKey, cached.key), ""
         reader: FlightReader | None = None
         if cached.is_held:
@@ -203,17 +254,17 @@ class CachedRequests:
             if inbound.header("X-STAINLESS-RETRY-COUNT") not in (None, "0"):
                 reader = self._flights.adopt(key, holder)
         if reader is not None:
-            return self._read(context, reader, pays=False)
+            return self._read(context, reader, False)
         for _ in range(_MAX_JOINS):
             reader = self._flights.join_or_begin(
                 key,
                 fetch,
                 shared=cached.verdict.share,
                 holder=holder,
-                on_end=(partial(_note_cost, context), partial(_wait_until_stored, cached)),
+                on_end=on_end,
                 on_abandoned=partial(self._abandoned, context),
             )
-            relayed = self._read(context, reader, pays=reader.owns)
+            relayed = self._read(context, reader, reader.owns)
             if relayed is not None:
                 return relayed
             # The request that sent it is gone, or kept its response for itself.
@@ -232,7 +283,7 @@ class CachedRequests:
         entry = cache.get(key)
         return entry if entry is not None and verdict.accepts(entry, self._clock()) else None
 
-    def _read(self, context: RequestContext, reader: FlightReader, *, pays: bool) -> Relayed | None:
+    def _read(self, context: RequestContext, reader: FlightReader, pays: bool) -> Relayed | None:
         """Return the response of a flight, or None where it has none for this request."""
         cached = cast(CachedRequest, context.cached)
         context.reader = reader
@@ -260,11 +311,13 @@ class CachedRequests:
         reason, source, observers, encoding = relayed
         verdict = self._head_verdict(context)
         observers += self._recorders(context, relayed, verdict)
+        observers += self._keyed.recorders(context, relayed)
         head = FlightHead(
             status=context.status,
             reason=reason,
             headers=context.response_headers,
-            shareable=verdict.storable,
+            # With a key the client says itself which requests are the same.
+            shareable=verdict.storable or cast(CachedRequest, context.cached).keyed is not None,
             adoptable=context.status < 500 and context.status not in _WORTH_A_RETRY,
         )
         return Fetched(head, source, observers, context.close_upstream, bool(encoding))
@@ -311,22 +364,8 @@ class CachedRequests:
             cache.reject(head.reason)
             return ()
         reason, source, _, _ = relayed
-        entry = CachedResponse(
-            scope=key.scope,
-            method=context.inbound.method,
-            target=context.inbound.target,
-            status=context.status,
-            reason=reason,
-            headers=replayable(context.response_headers),
-            body=b"",
-            chunk_sizes=(),
-            stored_at=0.0,
-            expires_at=min(cached.verdict.ttl, head.ttl_cap),
-            provider=None,
-            model=None,
-            prompt_tokens=None,
-            completion_tokens=None,
-        )
+        lifetime = min(cached.verdict.ttl, head.ttl_cap)
+        entry = entry_of_head(context, reason, key.scope, lifetime)
         keep = partial(self._keep, context, cache, key, entry)
         most = self._options.max_entry_bytes
         return (BodyRecorder(most, lambda: source.complete, keep, cache.reject),)
@@ -343,17 +382,7 @@ class CachedRequests:
 
         `head` is the entry without what only the end of the response shows.
         """
-        usage, now = context.meter.reading.usage, self._clock()
-        entry = replace(
-            head,
-            body=b"".join(chunks),
-            chunk_sizes=tuple(map(len, chunks)),
-            stored_at=now,
-            expires_at=now + head.expires_at,
-            model=usage.model if usage else None,
-            prompt_tokens=usage.prompt_tokens if usage else None,
-            completion_tokens=usage.completion_tokens if usage else None,
-        )
+        entry = whole_entry(context, head, chunks, self._clock())
         _, content_encoding = content_of(entry.headers)
         if len(entry.body) <= _MAX_PLAIN_JUDGE_BYTES and is_plain(content_encoding):
             _store(cache, key, entry)
@@ -361,6 +390,16 @@ class CachedRequests:
             # It lets other greenlets run.
             storing = gevent.spawn(_store, cache, key, entry)
             cast(CachedRequest, context.cached).storing = storing
+
+    def _idempotency_key(self, context: RequestContext) -> str | None:
+        """Return the key of a request, where that means something.
+
+        Raises ClientError ``invalid_idempotency_key``.
+        """
+        access = cast(CacheAccess, context.principal.caching)
+        if not access.idempotency or not self._options.idempotency:
+            return None
+        return idempotency_key(context.inbound, cast(OutboundRequest, context.outbound).body)
 
     def _unmetered(self, context: RequestContext, reason: str, source: Source) -> Relayed:
         """Return a response that costs nothing, so that it is not metered."""

@@ -239,6 +239,7 @@ class RelayEndpoint:
         caching = self._caching
         if caching is None:
             raise TypeError("the project keeps responses, and the endpoint does not")
+        caching.check(context)
         for step in self.before_lookup:
             step(context)
         entry = caching.find(context)
@@ -477,7 +478,7 @@ class RelayEndpoint:
                 else rate_limit_headers(reservation.requests, reservation.tokens)
             ),
             *self._cors.response_headers(inbound.header("ORIGIN")),
-            *(() if context.cached is None else context.cached.headers),
+            *(() if context.cached is None else context.cached.all_headers),
         ]
 
     def _routed_headers(self, context: RequestContext) -> Headers:

@@ -9,6 +9,7 @@ from gevent.lock import RLock
 from proxy.cache.claims import Claims
 from proxy.cache.flight_claims import NodeClaims
 from proxy.cache.flights import Flights
+from proxy.cache.idempotency import Idempotency
 from proxy.cache.key import CacheKey, KeyMaker
 from proxy.cache.purge_follower import PurgeFollower
 from proxy.cache.request_reader import RequestReader
@@ -47,6 +48,8 @@ class WorkerCaching:
                 ttl=cache.ttl,
                 stale_if_error=cache.stale_if_error,
                 max_entry_bytes=cache.max_entry_bytes,
+                idempotency=cache.idempotency_ttl > 0,
+                idempotency_scope="cluster" if cache.url else "node",
             ),
             count_hit=_nothing if settings.auth.passthrough else accounts.authenticator.count_hit,
         )
@@ -106,6 +109,7 @@ class WorkerCaching:
             self._follower.close()
         self.flights.stop(seconds=deadline / 2)
         if self._open is not None:
+            self._open.idempotency.close()
             self._open.cache.close(deadline / 2)
 
     def _claims(self, data_dir: Path, url: str) -> list[Claims]:
@@ -135,7 +139,8 @@ class WorkerCaching:
             reader = RequestReader(
                 KeyMaker(secret), ttl=options.ttl, stale_if_error=options.stale_if_error
             )
-            self._open = OpenCache(cache, reader)
+            idempotency = Idempotency(cache, ttl=options.idempotency_ttl)
+            self._open = OpenCache(cache, reader, idempotency)
 
 
 def _nothing(_: object) -> None:

@@ -111,6 +111,7 @@ FENCES: dict[str, set[str]] = {
         "upstream.websocket",
         "gateway.cached_request",
         "gateway.caching",
+        "gateway.idempotency",
         "gateway.inflight",
         "cache.flight",
         "cache.flights",
