@@ -36,6 +36,10 @@ class Elsewhere(Protocol):
 class Claims(Protocol):
     """The claims of one level. No method raises but what is thrown into the greenlet."""
 
+    @property
+    def streams(self) -> bool:
+        """Whether a response in flight can be read from another worker."""
+
     def serve(self, join: JoinHere) -> None:
         """Set where the flights of this worker are found."""
 

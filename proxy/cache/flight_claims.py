@@ -79,6 +79,9 @@ class NodeClaims:
             _log.log, "flights", "cannot be shared between the workers of this node"
         )
 
+    #: See :class:`proxy.cache.claims.Claims`.
+    streams = True
+
     def serve(self, join: JoinHere) -> None:
         self._join = join
 

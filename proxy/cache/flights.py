@@ -19,6 +19,7 @@ import gevent
 from proxy.cache.claims import Claim, Claims, Elsewhere
 from proxy.cache.fetched import Fetched, NoResponse, NotShared
 from proxy.cache.flight import Abandoned, Flight, FlightReader, FlightRoom
+from proxy.cache.held_flights import HeldFlights
 from proxy.cache.key import CacheKey
 from proxy.core.errors import ProxyError
 
@@ -30,9 +31,6 @@ HOLD_SECONDS: Final = 10.0
 PRIVATE_SECONDS: Final = 30.0
 #: Markers of private responses. The oldest goes first.
 _MAX_MARKERS: Final = 8192
-
-#: A held flight is found by its key and by the access token whose client has left.
-_Holder = tuple[CacheKey, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +68,17 @@ class Flights:
             clock: Seconds, for the markers.
         """
         self._entry_bytes = entry_bytes
-        self._hold_seconds = hold_seconds
         self._private_seconds = private_seconds
         self._claims = tuple(claims)
         self._clock = clock
         self._room = FlightRoom(room_bytes)
         self._shared: dict[CacheKey, Flight] = {}
-        # The held flights, the oldest first, each with the timer that ends the hold.
-        self._held: dict[_Holder, dict[Flight, Any]] = {}
         # Key → the moment until which its responses count as private; in order of that moment.
         self._private: dict[CacheKey, float] = {}
         self._is_stopping = False
+        self._held = HeldFlights(self._claims, hold_seconds)
         for level in self._claims:
-            level.serve(self.join_here)
+            level.serve(self._join_for_others)
 
     def join_here(self, key: CacheKey) -> FlightReader | None:
         """Return a reader of this worker's flight of the key, or None. It does not wait."""
@@ -166,7 +162,7 @@ class Flights:
                 return Abandoned.CANCEL
             choice = on_abandoned(flight)
             if choice is Abandoned.HOLD and flight.can_be_adopted:
-                self._hold((key, holder), flight)
+                self._held.hold((key, holder), flight)
             return choice
 
         self._start(
@@ -183,13 +179,19 @@ class Flights:
     def adopt(self, key: CacheKey, holder: str) -> FlightReader | None:
         """Take over the oldest held flight of this key and access token, from its first byte.
 
-        Returns None where there is none. Each flight is taken over once.
+        Returns None where there is none. Each flight is taken over once, also by a request in
+        another worker of the node. It may wait, but not for a response.
         """
-        for flight in list(self._held.get((key, holder), ())):
-            self._let_go((key, holder), flight)
-            if flight.can_be_adopted:
-                return flight.adopt()
-        return None
+        reader = self._held.take((key, holder))
+        if reader is not None:
+            return reader
+        elsewhere = self._held.find((key, holder))
+        if elsewhere is None:
+            return None
+        flight = Flight(self._room, limit=self._entry_bytes, shared=False)
+        reader = flight.open()
+        flight.start(elsewhere.fetch)
+        return reader
 
     def is_private(self, key: CacheKey) -> bool:
         """Return whether the last response of this key could not be shared."""
@@ -220,10 +222,7 @@ class Flights:
         their last reader leaves.
         """
         self._is_stopping = True
-        for holder, flights in list(self._held.items()):
-            for flight in list(flights):
-                self._let_go(holder, flight)
-                flight.give_up()
+        self._held.give_up_all()
         flights_left = self._room.flights
         for flight in flights_left:
             flight.stop(error)
@@ -232,6 +231,12 @@ class Flights:
                 flight.wait_until_over()
         for claims in self._claims:
             claims.close()
+
+    def _join_for_others(self, key: CacheKey) -> FlightReader | None:
+        """Return a reader for another worker, of a flight that it has found by a claim."""
+        if self._is_stopping:
+            return None
+        return self.join_here(key) or self._held.take_announced(key)
 
     def _claim(self, key: CacheKey, held: list[Claim]) -> Elsewhere | None:
         """Claim the key at each level, and collect the claims in `held`. Returns the flight of the
@@ -278,28 +283,6 @@ class Flights:
                 del self._shared[key]
 
         flight.start(fetch, on_end=(*on_end, forget), **options)
-
-    def _hold(self, holder: _Holder, flight: Flight) -> None:
-        self._let_go(holder, flight)
-        timer = gevent.get_hub().loop.timer(self._hold_seconds)
-        self._held.setdefault(holder, {})[flight] = timer
-        timer.start(self._expire, holder, flight)
-
-    def _expire(self, holder: _Holder, flight: Flight) -> None:
-        """Runs in the hub; it does not wait."""
-        self._let_go(holder, flight)
-        if flight.can_be_adopted:
-            flight.give_up()
-
-    def _let_go(self, holder: _Holder, flight: Flight) -> None:
-        """Hold a flight no longer."""
-        flights = self._held.get(holder, {})
-        timer = flights.pop(flight, None)
-        if timer is not None:
-            timer.stop()
-            timer.close()
-        if not flights:
-            self._held.pop(holder, None)
 
 
 def _nowhere() -> Fetched:

@@ -90,8 +90,11 @@ class RedisClaims:
         self._is_closed = False
         self._log = FailureLog(_log.log, "flights", "cannot be shared between the nodes")
 
+    #: See :class:`proxy.cache.claims.Claims`.
+    streams = False
+
     def serve(self, join: JoinHere) -> None:
-        """Nothing streams through Redis."""
+        """Do nothing: nobody reads a flight through Redis."""
 
     def take(self, key: CacheKey) -> "RedisClaim | EntryElsewhere | None":
         if not self._heeds(key):

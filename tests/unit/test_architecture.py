@@ -115,6 +115,7 @@ FENCES: dict[str, set[str]] = {
         "gateway.inflight",
         "cache.flight",
         "cache.flights",
+        "cache.held_flights",
         "cache.flight_claims",
         "cache.flight_socket",
         "cache.redis_claims",

@@ -378,6 +378,88 @@ def test_a_claim_without_a_flight_is_taken_over(node: Node, upstream: Upstream) 
     assert first.join(KEY) is None
 
 
+def hold(_: Flight) -> Abandoned:
+    return Abandoned.HOLD
+
+
+def held(flights: Flights, upstream: Upstream, token: str = "token-1") -> Flight:
+    """A flight whose client has left, that the other workers can find."""
+    reader = flights.join_or_begin(KEY, upstream, shared=False, holder=token, on_abandoned=hold)
+    reader.close()
+    wait_until(lambda: all(claims for _, claims in flights._held._announced.values()))
+    return reader.flight
+
+
+def test_a_retry_that_comes_to_another_worker_takes_over_what_its_client_left(
+    node: Node, upstream: Upstream
+) -> None:
+    first, second, third = node.worker(), node.worker(), node.worker()
+    flight = held(first, upstream)
+    assert second.adopt(OTHER, "token-1") is None
+    assert second.adopt(KEY, "token-2") is None
+    assert second.join(KEY) is None, "another client's request does not find it"
+    retry = second.adopt(KEY, "token-1")
+    assert retry is not None
+    upstream.go.set()
+    upstream.source.put(b"a", b"b", END)
+    assert retry.head() is not None
+    assert body(retry) == b"ab"
+    retry.close()
+    assert flight.wait_until_over(20)
+    assert flight.adopted
+    assert upstream.calls == 1
+    again = third.adopt(KEY, "token-1")
+    assert again is None or again.head() is None, "once"
+    wait_until(lambda: third.adopt(KEY, "token-1") is None)
+
+
+def test_a_retry_gets_a_response_that_others_must_not_have(node: Node, upstream: Upstream) -> None:
+    first, second = node.worker(), node.worker()
+    upstream.shareable = False
+    held(first, upstream)
+    retry = second.adopt(KEY, "token-1")
+    assert retry is not None
+    wait_until(lambda: first.figures().readers == 1)
+    upstream.go.set()
+    upstream.source.put(b"a", END)
+    assert retry.head() is not None
+    assert body(retry) == b"a"
+    retry.close()
+
+
+def test_a_retry_that_leaves_too_ends_the_call(node: Node, upstream: Upstream) -> None:
+    first, second = node.worker(), node.worker()
+    flight = held(first, upstream)
+    retry = second.adopt(KEY, "token-1")
+    assert retry is not None
+    wait_until(lambda: flight.adopted)
+    retry.close()
+    assert flight.wait_until_over(20), "it is held only once"
+    assert not flight.complete
+
+
+def test_a_hold_that_ends_is_found_by_nobody(node: Node, upstream: Upstream) -> None:
+    first, second = node.worker(hold_seconds=0.01), node.worker()
+    reader = first.join_or_begin(KEY, upstream, shared=False, holder="t", on_abandoned=hold)
+    reader.close()
+    assert reader.flight.wait_until_over(20)
+    wait_until(lambda: not node.claims[0]._claims)
+    assert second.adopt(KEY, "t") is None
+    assert not first._held._announced
+
+
+def test_several_flights_that_are_held_are_announced_once(node: Node, upstream: Upstream) -> None:
+    first, second = node.worker(), node.worker()
+    flights = [held(first, upstream), held(first, upstream)]
+    assert len(node.claims[0]._claims) == 1
+    retries = [second.adopt(KEY, "token-1"), second.adopt(KEY, "token-1")]
+    wait_until(lambda: all(flight.adopted for flight in flights))
+    wait_until(lambda: not node.claims[0]._claims)
+    for retry in retries:
+        assert retry is not None
+        retry.close()
+
+
 class Interrupted(gevent.GreenletExit):
     pass
 

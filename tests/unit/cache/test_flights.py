@@ -279,10 +279,10 @@ def test_who_joins_a_held_flight_has_it_for_good(flights: Flights, upstream: Ups
 def test_a_hold_that_begins_again_lasts_as_long_again(flights: Flights, upstream: Upstream) -> None:
     reader = flights.join_or_begin(KEY, upstream, holder=TOKEN, on_abandoned=hold)
     reader.close()
-    (timer,) = flights._held[KEY, TOKEN].values()
+    (timer,) = flights._held._flights[KEY, TOKEN].values()
     joined = flights.join_or_begin(KEY, upstream)
     joined.close()
-    (again,) = flights._held[KEY, TOKEN].values()
+    (again,) = flights._held._flights[KEY, TOKEN].values()
     assert again is not timer
     assert not timer.active
     retry = flights.adopt(KEY, TOKEN)
