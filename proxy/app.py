@@ -354,6 +354,12 @@ class Application:
     def cut(self) -> None:
         """Break off the responses in flight, and refuse new requests."""
         self._in_flight.drain()
+        self._caching.cut()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a response is still read that no client of this worker waits for."""
+        return self._caching.is_busy
 
     def close(self, deadline: float) -> None:
         """Flush events and counts within about `deadline` seconds. Idempotent."""

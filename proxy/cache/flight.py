@@ -41,7 +41,7 @@ from proxy.cache.fetched import (
     NoResponse,
     Observer,
 )
-from proxy.core.errors import ProxyError, ResponseBroken, UpstreamError
+from proxy.core.errors import ClientError, ProxyError, ResponseBroken, UpstreamError
 from proxy.runtime.yielding import STEP, in_turns
 
 #: A reader that is behind gets several chunks in one, up to so many bytes.
@@ -338,6 +338,11 @@ class Flight:
             # From the hub, so that the pump cannot have moved on to its end meanwhile.
             gevent.get_hub().loop.run_callback(self._throw_stop)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is still done here: for readers, or for the callbacks at the end."""
+        return not self._is_over or bool(self._readers)
+
     def wait_until_over(self, seconds: float | None = None) -> bool:
         """Wait until the `on_end` callbacks have run. Returns whether they have."""
         if self._pump is not None:
@@ -416,9 +421,13 @@ class Flight:
         be paid for: for readers that only joined, ``retry_after`` is spread.
         """
         error = self.error or ResponseBroken("The response was stopped.")
+        # In the body only an error of the upstream, or of the upload, breaks a response off.
+        known = self.head is None or isinstance(error, UpstreamError | ClientError)
+        kind = type(error) if known else UpstreamError
         # A copy: what is raised twice shows the frames of both. Its `__init__` is not called.
-        own = error.__new__(type(error), *error.args)
+        own = kind.__new__(kind, *error.args)
         own.__dict__.update(error.__dict__)
+        own.code = error.code
         own.__cause__ = error.__cause__ or error
         if not reader.owns and own.status >= 500:
             spread = random.randint(0, _RETRY_SPREAD_SECONDS)  # noqa: S311  (no secret)

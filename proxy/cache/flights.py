@@ -215,17 +215,26 @@ class Flights:
             len(flights), sum(flight.readers for flight in flights), self._room.used
         )
 
-    def stop(self, error: ProxyError | None = None, *, seconds: float = 5.0) -> None:
-        """Stop all flights, and wait until each has called its `on_end`, at most so long.
+    @property
+    def is_busy(self) -> bool:
+        """Whether responses are still read here: for the observers of requests that have ended, or
+        for other workers, also when no client of this worker is left."""
+        return any(flight.is_busy for flight in self._room.flights)
 
-        `error` is what readers get that are still there. Flights that begin later are stopped when
-        their last reader leaves.
+    def cut(self, error: ProxyError | None = None) -> None:
+        """Stop all flights; readers that are still there get `error`. It does not wait.
+
+        Flights that begin later are stopped when their last reader leaves.
         """
         self._is_stopping = True
         self._held.give_up_all()
-        flights_left = self._room.flights
-        for flight in flights_left:
+        for flight in self._room.flights:
             flight.stop(error)
+
+    def stop(self, error: ProxyError | None = None, *, seconds: float = 5.0) -> None:
+        """As :meth:`cut`, then wait until each flight has called its `on_end`, at most so long."""
+        flights_left = self._room.flights
+        self.cut(error)
         with gevent.Timeout(seconds, False):  # type: ignore[arg-type]  # False: it ends silently
             for flight in flights_left:
                 flight.wait_until_over()

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from proxy.core.errors import ClientError, UpstreamError
-from proxy.gateway.inflight import Cancelled
+from proxy.gateway.inflight import Cancelled, ShuttingDown
 from proxy.runtime.yielding import STEP, in_turns
 from proxy.upstream.timing import Timing
 
@@ -199,6 +199,9 @@ class ResponseStream:
         except Cancelled as interruption:
             return self._interrupted(interruption), False
         except UpstreamError as error:
+            if error.code == ShuttingDown.code:
+                # The worker that reads the response for this one is stopping.
+                return self._interrupted(ShuttingDown()), False
             self.outcome = Outcome.ABORTED
             self.error_code = error.code
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error

@@ -73,7 +73,7 @@ class ProxyLogger(Logger):  # type: ignore[misc]
 
 
 class ProxyWorker(GeventWorker):  # type: ignore[misc]
-    """Expects of the application: `start()`, `begin_stop()`, `cut()`, `close(deadline)`,
+    """Expects of the application: `start()`, `begin_stop()`, `cut()`, `is_busy`, `close(deadline)`,
     `client_timeout`, `keepalive_timeout`, `min_body_rate`, `connection_share`, `profile_dir`,
     `error_response(error, status_line)`; and `relayed`, the prefix of the targets for which it
     reads no more of an environ than `relay_environ` provides.
@@ -83,6 +83,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         async_handler.install()
         self._head_class = head_class(self.cfg)
         self._stopping = Event()
+        self._was_cut = Event()
         # Monotonic time of the next check for idle connections.
         self._idle_check_due = 0.0
         super().init_process()
@@ -104,6 +105,7 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         sweeps.start()
         try:
             super().run()
+            self._finish_shared()
         finally:
             sweeps.kill()
             stop.kill()
@@ -130,6 +132,15 @@ class ProxyWorker(GeventWorker):  # type: ignore[misc]
         self.wsgi.cut()
         gevent.sleep(_CUT_NOTICE_SECONDS)
         self._connections.shutdown_reads()
+        self._was_cut.set()
+
+    def _finish_shared(self) -> None:
+        """Wait for responses that other workers relay, or that are read for their usage alone.
+
+        gunicorn waits for this worker's own clients. What is left is cut when they would be.
+        """
+        while self.wsgi.is_busy and self._stopping.is_set() and not self._was_cut.wait(0.1):
+            self.notify()
 
     def _sweep(self) -> None:
         """Close connections that have been idle for too long, and silent ones of a full worker."""

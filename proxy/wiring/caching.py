@@ -14,6 +14,7 @@ from proxy.cache.key import CacheKey, KeyMaker
 from proxy.cache.purge_follower import PurgeFollower
 from proxy.cache.request_reader import RequestReader
 from proxy.cache.response_cache import ResponseCache
+from proxy.core.errors import ProxyError
 from proxy.gateway.caching import CachedRequests, CachingOptions, OpenCache
 from proxy.metrics.cache_counts import CacheCounts
 from proxy.providers.base import Target
@@ -101,6 +102,15 @@ class WorkerCaching:
             flights=flights.flights,
             readers=flights.readers,
         )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether responses are still read, although their clients have left or are elsewhere."""
+        return self.flights.is_busy
+
+    def cut(self) -> None:
+        """Break off the responses that are still read. It does not wait."""
+        self.flights.cut(ProxyError(code="draining", retry_after=1))
 
     def close(self, deadline: float) -> None:
         """Stop the flights and write what waits, for at most `deadline` seconds."""

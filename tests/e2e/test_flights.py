@@ -230,6 +230,34 @@ def test_a_worker_that_is_killed_breaks_its_followers_off(
         proxy.wait()
 
 
+def test_a_worker_that_stops_reads_on_for_those_that_follow_it(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    proxy = ProxyServer(
+        tmp_path, upstream.url, REVOCATION_INTERVAL="0.2", CACHE_TTL="5m", WEB_CONCURRENCY="2"
+    ).start()
+    try:
+        house = House(proxy, upstream)
+        token = house.token(cache="on", coalesce="on")
+        owner = house.ask(token)
+        house.open_gate(1)
+        assert owner.chunk() == EVENTS[0]
+        pid = owner_pid(proxy)
+        followers = [house.ask(token) for _ in range(8)]
+        owner.leave()
+        os.kill(pid, signal.SIGTERM)
+        gevent.sleep(2.5)  # a worker with nothing left to do would have ended
+        house.open_gate(len(EVENTS) - 1)
+        assert {each.rest() for each in followers} == {b"".join(EVENTS)}
+        event = house.event(owner)
+        assert (event["outcome"], event["metadata"]["total_tokens"]) == ("client_gone", 21)
+        wait_until(lambda: pid not in proxy.worker_pids())
+    finally:
+        proxy.terminate()
+        assert proxy.wait() == 0, proxy.log_text()
+        assert "Traceback" not in proxy.log_text()
+
+
 def test_nodes_ask_the_upstream_once_for_an_identical_question(
     tmp_path: Path, upstream: Upstream, mysql_url: str, redis_server: RedisServer
 ) -> None:

@@ -22,7 +22,14 @@ from proxy.cache.flight import (
     FlightRoom,
     ReaderCut,
 )
-from proxy.core.errors import ConnectFailed, QuotaExceeded, ResponseBroken, UpstreamTimeout
+from proxy.core.errors import (
+    ConnectFailed,
+    ProxyError,
+    QuotaExceeded,
+    ResponseBroken,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from tests.support.scripted_source import END, Recorder, ScriptedSource, fetched
 
 #: What one chunk of a byte costs a flight.
@@ -484,6 +491,21 @@ def test_a_stop_gives_the_readers_its_error() -> None:
     with pytest.raises(UpstreamTimeout, match="stopped"):
         flown.owner.read()
     flown.over()
+
+
+def test_what_stops_a_body_is_an_upstream_error_for_its_readers() -> None:
+    """No other one is handled in the body: the response would end as if its client had left."""
+    flown = Flown(ScriptedSource(b"a"))
+    assert flown.owner.read() == b"a"
+    assert flown.flight.is_busy
+    flown.flight.stop(ProxyError("bye", code="draining", retry_after=1))
+    with pytest.raises(UpstreamError, match="bye") as caught:
+        flown.owner.read()
+    assert caught.value.code == "draining"
+    flown.over()
+    assert flown.flight.is_busy
+    flown.owner.close()
+    assert not flown.flight.is_busy
 
 
 def test_a_reader_that_is_interrupted_disturbs_nobody() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.errors import ResponseBroken
+from proxy.core.errors import ResponseBroken, UpstreamError
 from proxy.gateway.body_transform import TransformedBody
 from proxy.gateway.inflight import Cancelled, ShuttingDown
 from proxy.gateway.response_stream import Outcome, ResponseStream
@@ -176,6 +176,17 @@ def test_a_closing_event_follows_what_went_out() -> None:
         next(stream)
     stream.close()
     assert seen.chunks == [b"A.B"]
+
+
+def test_the_worker_that_reads_for_this_one_stops_and_its_last_words_are_the_same() -> None:
+    seen = Seen()
+    stopped = UpstreamError(code="draining")
+    stream = make(Script(b"A.B", stopped), seen, lambda cut: f"bye: {cut.code}".encode())
+    assert [next(stream), next(stream), next(stream)] == [b"", b"A.", b"bye: draining"]
+    with pytest.raises(ShuttingDown):
+        next(stream)
+    stream.close()
+    assert seen.ends[0][:2] == (Outcome.ABORTED, "draining")
 
 
 def test_read_on_after_the_client_has_left() -> None:
