@@ -34,6 +34,8 @@ class Permits(Protocol):
 
     def take_permit(self, token_id: str) -> bool: ...
 
+    def has_permit(self, token_id: str) -> bool: ...
+
     def put_back(self, token_id: str) -> None: ...
 
 
@@ -145,10 +147,8 @@ class Authenticator:
         """
         budgeted = []
         for account in principal.accounts[1:]:
-            if account.max_requests is not None:
-                if not self._permits.take_permit(account.id):
-                    raise _used_up("requests", principal, account)
-                self._permits.put_back(account.id)
+            if account.max_requests is not None and not self._permits.has_permit(account.id):
+                raise _used_up("requests", principal, account)
             if account.max_tokens_total is not None:
                 budgeted.append(account)
         if budgeted:

@@ -30,12 +30,16 @@ _INTERVAL: Final = 1.0
 #: Seconds for which a quota counts as used up without asking the store, unless its token changes:
 #: a flood of refused requests makes no flood of queries.
 USED_UP_SECONDS: Final = 1.0
+#: Seconds for which the store is not asked again whether requests are left.
+_LEFT_SECONDS: Final = 1.0
 
 
 class PermitStore(Protocol):
-    """Counts the requests of access tokens exactly. Both methods raise StoreError."""
+    """Counts the requests of access tokens exactly. All methods raise StoreError."""
 
     def lease_permits(self, token_id: str, now: datetime) -> int: ...
+
+    def permits_left(self, token_id: str) -> int: ...
 
     def return_permits(self, permits: Mapping[str, int]) -> None: ...
 
@@ -64,6 +68,11 @@ class PermitLeases:
         self._leases: dict[str, _Lease] = {}
         # Tokens with no permit left → the monotonic time before which the store is not asked.
         self._used_up: dict[str, float] = {}
+        # Tokens with permits left in the store → the monotonic time until which that is taken as
+        # known.
+        self._left: dict[str, float] = {}
+        # One look per token at a time; its result is how many permits the store has left.
+        self._looking: SingleFlight[int] = SingleFlight(self._look, interrupted=StoreError)
         # One lease per token at a time; its result is how many permits the store granted.
         self._leasing: SingleFlight[int] = SingleFlight(self._lease, interrupted=StoreError)
         self._task = PeriodicTask(
@@ -95,6 +104,22 @@ class PermitLeases:
             if not flight.get():
                 return False
 
+    def has_permit(self, token_id: str) -> bool:
+        """Return whether a permit may be there for a request that may need none.
+
+        Nothing is taken: a permit held for such requests would be missed by other workers. Of a
+        token without a lease here, the result may be a second old. Raises StoreError.
+        """
+        lease = self._leases.get(token_id)
+        if lease is not None and lease.left:
+            return True
+        now = time.monotonic()
+        if self._left.get(token_id, 0.0) > now:
+            return True
+        if self._used_up.get(token_id, 0.0) > now:
+            return False
+        return self._looking.do(token_id) > 0
+
     def put_back(self, token_id: str) -> None:
         """Take back a permit that was not needed. It waits here for another request."""
         lease = self._leases.setdefault(token_id, _Lease())
@@ -104,10 +129,12 @@ class PermitLeases:
         """Return what is left of the leases of these tokens to the store; None: of all tokens."""
         if token_ids is None:
             self._used_up.clear()
+            self._left.clear()
         chosen = list(self._leases) if token_ids is None else token_ids
         permits = {}
         for token_id in chosen:
             self._used_up.pop(token_id, None)
+            self._left.pop(token_id, None)
             lease = self._leases.pop(token_id, None)
             if lease is not None and lease.left:
                 permits[token_id] = lease.left
@@ -138,11 +165,24 @@ class PermitLeases:
             lease = self._leases.setdefault(token_id, _Lease())
             lease.left += granted - 1
         if not granted:
-            self._used_up[token_id] = time.monotonic() + USED_UP_SECONDS
+            self._is_used_up(token_id)
         return granted
+
+    def _look(self, token_id: str) -> int:
+        left = self._store.permits_left(token_id)
+        if left > 0:
+            self._left[token_id] = time.monotonic() + _LEFT_SECONDS
+        else:
+            self._is_used_up(token_id)
+        return left
+
+    def _is_used_up(self, token_id: str) -> None:
+        self._left.pop(token_id, None)
+        self._used_up[token_id] = time.monotonic() + USED_UP_SECONDS
 
     def _return_idle(self) -> None:
         now = time.monotonic()
         self._used_up = {t: until for t, until in self._used_up.items() if until > now}
+        self._left = {t: until for t, until in self._left.items() if until > now}
         before = now - IDLE_SECONDS
         self.return_permits([t for t, lease in self._leases.items() if lease.used_at < before])

@@ -75,6 +75,14 @@ class Counters:
 
         return self._database.run(work)
 
+    def permits_left(self, token_id: str) -> int:
+        """Returns how many requests of ``max_requests`` are not counted yet."""
+        query = "SELECT max_requests, request_count FROM tokens WHERE id = ?"
+        row = self._database.run(lambda session: session.one(query, (token_id,)), readonly=True)
+        if row is None:
+            return 0
+        return ONE_BY_ONE if row[0] is None else max(0, int(row[0]) - int(row[1]))
+
     def return_permits(self, permits: Mapping[str, int]) -> None:
         """Uncounts leased permits that were not used.
 

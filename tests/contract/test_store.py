@@ -421,15 +421,19 @@ class TestTokens:
 class TestCounting:
     def test_permits_run_out_and_do_not_look_like_changes(self, store: Store) -> None:
         made = store.token(store.project(), max_requests=2)
+        assert store.counters.permits_left(made.id) == 2
         assert [store.counters.lease_permits(made.id, NOW) for _ in range(3)] == [1, 1, 0]
+        assert store.counters.permits_left(made.id) == 0
         used = store.tokens.get(made.id)
         assert (used.request_count, used.last_used_at) == (2, NOW)
         assert used.updated_at == made.updated_at
         assert store.counters.lease_permits(ABSENT, NOW) == 0
+        assert store.counters.permits_left(ABSENT) == 0
 
     def test_without_a_limit_a_permit_is_always_leased(self, store: Store) -> None:
         made = store.token(store.project())
         assert [store.counters.lease_permits(made.id, NOW) for _ in range(3)] == [1, 1, 1]
+        assert store.counters.permits_left(made.id) > 0
         assert store.tokens.get(made.id).request_count == 3
 
     def test_twenty_at_once_get_exactly_the_remaining_permits(self, store: Store) -> None:

@@ -75,6 +75,9 @@ class Store:
         self.permits -= 1
         return self.permits >= 0
 
+    def has_permit(self, token_id: str) -> bool:
+        return self.permits > 0
+
     def put_back(self, token_id: str) -> None:
         self.put_back_.append(token_id)
 

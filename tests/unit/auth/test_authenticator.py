@@ -230,6 +230,18 @@ def test_no_limit_is_counted_off_the_path() -> None:
     assert (store.counted, store.taken) == (["token-1"], [])
 
 
+def test_a_quota_is_looked_at_without_taking_anything() -> None:
+    store = Store(max_requests=2)
+    authenticator = make(store)
+    principal = authenticator.authenticate(f"Bearer {SECRET}")
+    store.permits = 1
+    authenticator.check_quota(principal)
+    store.permits = 0
+    error = refused(lambda: authenticator.check_quota(principal))
+    assert (error.status, error.code) == (429, "quota_exceeded")
+    assert (store.taken, store.counted, store.put_back_) == ([], [], [])
+
+
 def test_a_quota_is_taken_from_the_store_each_time() -> None:
     store = Store(max_requests=2)
     store.permits = 2

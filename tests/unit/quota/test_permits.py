@@ -37,6 +37,13 @@ class Store:
         self.open.wait()
         return block
 
+    def permits_left(self, token_id: str) -> int:
+        self.asked += 1
+        if self.away:
+            raise StoreError
+        self.open.wait()
+        return self.limit - self.counted
+
     def return_permits(self, permits: Mapping[str, int]) -> None:
         if self.away:
             raise StoreError
@@ -81,6 +88,53 @@ def test_twenty_at_once_with_five_left() -> None:
     store.open.set()
     gevent.joinall(jobs, timeout=20)
     assert [job.value for job in jobs].count(True) == 5
+
+
+def test_looking_takes_nothing_and_asks_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(leases_module.time, "monotonic", lambda: now)
+    store = Store(1)
+    here, elsewhere = make(store), make(store)
+    assert all(here.has_permit("t") for _ in range(5))
+    assert (store.asked, store.counted, here.outstanding) == (1, 0, 0)
+    assert elsewhere.take_permit("t"), "the last one is not held by who only looks"
+    now += 0.99
+    assert here.has_permit("t"), "a second old"
+    now += 0.01
+    asked = store.asked
+    assert not any(here.has_permit("t") for _ in range(5))
+    assert store.asked == asked + 1
+    here.return_permits({"t"})  # its token changed
+    store.limit = 2
+    assert here.has_permit("t")
+
+
+def test_looking_trusts_a_lease_and_what_taking_has_found() -> None:
+    store = Store(1)
+    leases = make(store)
+    assert leases.take_permit("t")
+    leases.put_back("t")
+    asked = store.asked
+    assert leases.has_permit("t")
+    assert leases.take_permit("t")
+    assert not leases.take_permit("t")
+    assert not leases.has_permit("t")
+    assert store.asked == asked + 1
+    store.away = True
+    with pytest.raises(StoreError):
+        leases.has_permit("another")
+
+
+def test_many_who_look_at_once_ask_once() -> None:
+    store = Store(5)
+    leases = make(store)
+    store.open.clear()
+    jobs = [gevent.spawn(leases.has_permit, "t") for _ in range(20)]
+    gevent.sleep(0)
+    store.open.set()
+    gevent.joinall(jobs, timeout=20)
+    assert [job.value for job in jobs] == [True] * 20
+    assert store.asked == 1
 
 
 def test_what_is_leased_and_unspent_is_known() -> None:
