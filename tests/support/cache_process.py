@@ -72,7 +72,7 @@ def fill(store: NodeStore) -> None:
     """10,000 responses of 10 KB; prints by how many bytes the process has grown."""
     content = random.Random(1).randbytes(10_000)
     warm = cached_response(content)
-    store._sealed_entry(Item(cache_key("warm"), warm, warm.expires_at))
+    store._sealing.entry(Item(cache_key("warm"), warm, warm.expires_at))
     before = _resident_bytes()
     for number in range(10_000):
         put(store, str(number), content)

@@ -25,13 +25,11 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 from heapq import nlargest
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
-import orjson
 from cachetools import LRUCache
 
 from proxy.cache.backends.base import (
@@ -45,11 +43,11 @@ from proxy.cache.backends.base import (
     purge_incomplete,
     records_unavailable,
 )
+from proxy.cache.backends.node_sealing import NodeSealing
 from proxy.cache.backends.node_tables import (
     HEAD,
     NO_TAGS,
     TABLES,
-    TAG_BYTES,
     Facts,
     Meta,
     Sealed,
@@ -61,7 +59,6 @@ from proxy.cache.backends.node_tables import (
 from proxy.cache.backends.writer_thread import Job, WriterThread
 from proxy.cache.key import CacheKey
 from proxy.core.errors import CipherError
-from proxy.crypto.sealer import Sealer
 from proxy.runtime import filelock
 from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
@@ -138,15 +135,15 @@ class NodeStore:
         self._max_value = self._capacity // _MIN_ENTRIES
         self._folder = folder
         self._clock = clock
-        self._sealer = Sealer(secret, "cached response of a node")
-        self._tag_key = blake2b(secret, digest_size=32, person=b"cache tags").digest()
+        self._sealing = NodeSealing(secret, clock)
         self.counts = Counts()
         self._environment: lmdb.Environment | None = None
         self._tables: dict[str, Any] = {}
         self._values: Any = None
         self._inode: os.stat_result | None = None
-        # Entries as they were decrypted last, each with the value that it was sealed in.
-        self._recent: LRUCache[bytes, tuple[bytes, bytes]] = LRUCache(
+        # Entries as they were decrypted last, each with the value that it was sealed in, and the
+        # scope that it was sealed for.
+        self._recent: LRUCache[bytes, tuple[bytes, bytes, str]] = LRUCache(
             RECENT_BYTES, lambda recent: 2 * len(recent[1]) + _RECENT_OVERHEAD
         )
         # What is not written yet: hits per entry, and look-ups without one.
@@ -155,6 +152,9 @@ class NodeStore:
         self._rejected: Counter[str] = Counter()
         #: Whether the file is to be replaced.
         self._damaged = False
+        # The last failure of the thread; None after a success. The thread itself logs nothing: the
+        # locks of the log are gevent's.
+        self._thread_error: Exception | None = None
         self._ticks = 0
         self._thread = WriterThread(
             self._run,
@@ -225,11 +225,11 @@ class NodeStore:
         if (kept_until if stale else expires_at) <= self._clock():
             return None
         recent = self._recent.get(key.digest)
-        if recent is not None and recent[0] == bytes(found):
+        if recent is not None and recent[0] == bytes(found) and recent[2] == key.scope:
             return recent[1]
-        plain = self._sealer.open(found[HEAD.size :], _entry_place(key, bytes(found[: HEAD.size])))
+        plain = self._sealing.open_entry(key, found)
         if len(plain) <= _MAX_RECENT_BYTES:
-            self._recent[key.digest] = bytes(found), plain
+            self._recent[key.digest] = bytes(found), plain, key.scope
         return plain
 
     def put(self, item: Item) -> None:
@@ -238,7 +238,7 @@ class NodeStore:
             self._reject("too_large")
         elif self._environment is None:
             self._reject("store_unavailable")
-        elif not self._thread.offer(Job(_Put(self._sealed_entry, item), size)):
+        elif not self._thread.offer(Job(_Put(self._sealing.entry, item), size)):
             self._reject("queue_full")
 
     def delete(self, key: CacheKey) -> None:
@@ -299,7 +299,7 @@ class NodeStore:
         def claim(tables: TableWriter) -> bytes | None:
             found = self._record_in(tables, name)
             if found is None:
-                tables.pin(self._sealed_record(name, value, ttl))
+                tables.pin(self._sealing.record(name, value, ttl))
             return found
 
         found: bytes | None = self._change_record(claim)
@@ -308,7 +308,7 @@ class NodeStore:
     def get_record(self, name: str) -> bytes | None:
         if self._environment is None:
             raise records_unavailable()
-        found = self._read(self._record_digest(name))
+        found = self._read(self._sealing.record_digest(name))
         if found is None or HEAD.unpack_from(found)[1] <= self._clock():
             return None
         return self._open_record(name, found)
@@ -325,23 +325,25 @@ class NodeStore:
         def put(tables: TableWriter) -> bool:
             if expected is not None and self._record_in(tables, name) != expected:
                 return False
-            sealed = self._sealed_record(name, value, ttl)
+            sealed = self._sealing.record(name, value, ttl)
             if pinned:
                 tables.pin(sealed)
-            elif len(value) > self._max_value:
+            elif is_too_large:
                 tables.delete(sealed.digest)
-                self._reject("too_large")
             else:
                 tables.put(sealed)
             return True
 
+        is_too_large = not pinned and len(value) > self._max_value
+        if is_too_large:
+            self._reject("too_large")
         return bool(self._change_record(put, len(value)))
 
     def delete_record(self, name: str, *, expected: bytes | None = None) -> bool:
         def delete(tables: TableWriter) -> bool:
             if expected is not None and self._record_in(tables, name) != expected:
                 return False
-            return tables.delete(self._record_digest(name))
+            return tables.delete(self._sealing.record_digest(name))
 
         return bool(self._change_record(delete))
 
@@ -355,26 +357,15 @@ class NodeStore:
             self.counts.errors["record"] += 1
             raise records_unavailable() from error
 
-    def _record_digest(self, name: str) -> bytes:
-        return blake2b(name.encode(), digest_size=32, key=self._tag_key, person=b"record").digest()
-
     def _record_in(self, tables: TableWriter, name: str) -> bytes | None:
-        found = tables.read(self._record_digest(name))
+        found = tables.read(self._sealing.record_digest(name))
         return None if found is None else self._open_record(name, found)
 
     def _open_record(self, name: str, found: bytes) -> bytes:
-        head = found[: HEAD.size]
         try:
-            return self._sealer.open(found[HEAD.size :], _record_place(name, head))
+            return self._sealing.open_record(name, found)
         except CipherError as error:
             raise records_unavailable() from error
-
-    def _sealed_record(self, name: str, value: bytes, ttl: float) -> Sealed:
-        now = self._clock()
-        head = HEAD.pack(now + ttl, now + ttl)
-        sealed = self._sealer.seal(value, _record_place(name, head))
-        digest = self._record_digest(name)
-        return Sealed(digest, head + sealed, NO_TAGS, b"", now, now + ttl, now + ttl)
 
     # Helpers of the event loop's thread.
 
@@ -414,6 +405,7 @@ class NodeStore:
         self._thread.offer(Job(write))
 
     def _maintain(self) -> None:
+        self._log_thread()
         if self._environment is not None and (self._damaged or not self._is_current()):
             self._reopen()
         elif self._environment is None:
@@ -424,6 +416,13 @@ class NodeStore:
             self._thread.offer(Job(lambda tables: tables.expire(_PURGE_BATCH)))
         if self._ticks % _CHECK_EVERY == 0:
             self._thread.offer(Job(self._check_readers))
+
+    def _log_thread(self) -> None:
+        error = self._thread_error
+        if error is not None:
+            self._failures.failed(error, traceback=not isinstance(error, lmdb.Error | OSError))
+        elif self._environment is not None:
+            self._failures.worked()
 
     def _something_expired(self) -> bool:
         environment = self._environment
@@ -514,10 +513,10 @@ class NodeStore:
 
     def _reopen(self) -> None:
         """Leave a file that was deleted, replaced or damaged, and use the one at the path."""
-        environment, self._environment = self._environment, None
         if not self._thread.flush(_OPEN_TIMEOUT):
-            self._environment = environment
             return
+        # No greenlet runs between the end of the wait and here: nothing uses the file.
+        environment, self._environment = self._environment, None
         if environment is not None:
             if self._damaged and self._is_current():
                 # The other workers find out that it is gone, and make another one together.
@@ -541,10 +540,9 @@ class NodeStore:
             self._batch_failed(batch, error)
 
     def _batch_failed(self, batch: Sequence[Job], error: Exception) -> None:
-        if isinstance(error, lmdb.Error | OSError):
-            self._failed(error)
-        else:
-            self._failures.failed(error, traceback=True)
+        self.counts.errors[type(error).__name__] += 1
+        self._damaged = self._damaged or isinstance(error, _DAMAGE)
+        self._thread_error = error
         for job in batch:
             job.error = error
 
@@ -563,7 +561,7 @@ class NodeStore:
                     job.error = error
             tables.finish()
         self.counts.evictions.update(tables.evicted)
-        self._failures.worked()
+        self._thread_error = None
 
     def _commit_alone(self, job: Job) -> None:
         """Run one job in a transaction of its own, and again after evictions for want of pages."""
@@ -581,7 +579,7 @@ class NodeStore:
                 self._commit([Job(lambda tables: tables.give_way(2 * job.size))])
                 self._commit([])
         job.error = full
-        self.counts.rejected["map_full"] += 1
+        self._reject("map_full")
 
     def _check_readers(self, _: TableWriter) -> None:
         """Free the slots of readers that were killed: they would keep old pages from reuse."""
@@ -590,17 +588,9 @@ class NodeStore:
 
     def _selected(self, selection: Selection) -> list[tuple[bytes, bytes]]:
         """Return (key in `labels`, digest) of the selected entries."""
-        tags = b""
-        if selection.scope is not None:
-            project = selection.scope.partition(":")[0]
-            tags = self._tag(project)
-            if project != selection.scope:
-                tags += self._tag(selection.scope)
-                if selection.target is not None:
-                    tags += self._tag(selection.target)
 
         def matches(key: bytes, label: bytes, digest: bytes) -> bool:
-            read = self._open_label(key, label)
+            read = self._sealing.open_label(key, label)
             return (
                 read is not None
                 and selection.has_scope(read[0])
@@ -611,7 +601,7 @@ class NodeStore:
         if environment is None:
             raise lmdb.Error("the file is not open")
         with environment.begin() as transaction:
-            return select(transaction, self._tables, tags, matches)
+            return select(transaction, self._tables, self._sealing.tags_of(selection), matches)
 
     def _shown(self) -> tuple[Facts, int, list[EntryFacts], list[EntryFacts]]:
         environment = self._environment
@@ -632,7 +622,7 @@ class NodeStore:
     def _facts_of(self, transaction: Any, digest: bytes, meta: Meta) -> EntryFacts:
         key = meta.tags + digest
         label = transaction.get(key, db=self._tables["labels"])
-        scope, method, target = self._open_label(key, label or b"") or ("", "", "")
+        scope, method, target = self._sealing.open_label(key, label or b"") or ("", "", "")
         return EntryFacts(
             name=digest.hex()[:16],
             scope=scope,
@@ -643,34 +633,6 @@ class NodeStore:
             stored_at=meta.stored_at,
             expires_at=meta.expires_at,
         )
-
-    def _sealed_entry(self, item: Item) -> Sealed:
-        key, response = item.key, item.response
-        head = HEAD.pack(response.expires_at, item.kept_until)
-        value = head + self._sealer.seal(item.data, _entry_place(key, head))
-        parts = (key.scope.partition(":")[0], key.scope, response.target)
-        tags = b"".join(self._tag(part) for part in parts)
-        label = orjson.dumps((key.scope, response.method, response.target))
-        return Sealed(
-            key.digest,
-            value,
-            tags,
-            self._sealer.seal(label, b"label" + tags + key.digest),
-            response.stored_at,
-            response.expires_at,
-            item.kept_until,
-        )
-
-    def _open_label(self, key: bytes, label: bytes) -> tuple[str, str, str] | None:
-        """Return scope, method and target; None for a damaged label."""
-        try:
-            scope, method, target = orjson.loads(self._sealer.open(label, b"label" + key))
-        except CipherError:
-            return None
-        return scope, method, target
-
-    def _tag(self, text: str) -> bytes:
-        return blake2b(text.encode(), digest_size=TAG_BYTES, key=self._tag_key).digest()
 
 
 class _Put:
@@ -687,14 +649,6 @@ class _Put:
     def __call__(self, tables: TableWriter) -> None:
         if self._sealed is not None:
             tables.put(self._sealed)
-
-
-def _entry_place(key: CacheKey, head: bytes) -> bytes:
-    return b"".join((b"entry", head, key.digest, key.scope.encode()))
-
-
-def _record_place(name: str, head: bytes) -> bytes:
-    return b"".join((b"record", head, name.encode()))
 
 
 def _boot_id() -> str:

@@ -234,7 +234,7 @@ def test_a_cut_value_is_a_miss(make: Maker, length: int) -> None:
 def test_a_changed_record_is_no_free_name(make: Maker) -> None:
     store = make()
     assert store.claim("n", b"one", 60) is None
-    digest = store._record_digest("n")
+    digest = store._sealing.record_digest("n")
     change(store, lambda txn: txn.put(digest, (txn.get(digest) or b"")[:-1] + b"?"))
     for call in (lambda: store.claim("n", b"two", 60), lambda: store.get_record("n")):
         with pytest.raises(RecordsUnavailable):
