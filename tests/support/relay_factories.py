@@ -14,6 +14,7 @@ from proxy.core.errors import ClientError
 from proxy.core.usage_event import Intent, UsageEvent
 from proxy.events.gate import Gate
 from proxy.gateway.admission import Admission
+from proxy.gateway.caching import CachedRequests
 from proxy.gateway.cors import Cors
 from proxy.gateway.endpoint import RelayEndpoint, RelayOptions
 from proxy.gateway.inflight import InFlightRequests
@@ -292,6 +293,7 @@ class World:
         limited: Limited | None = None,
         gate: Gate | None = None,
         routing: Callable[[Any], RoutedRequests] | None = None,
+        caching: CachedRequests | None = None,
     ) -> None:
         """`routing` makes the routing of a transport."""
         self.response = response if response is not None else FakeResponse()
@@ -307,6 +309,7 @@ class World:
             Cors(tuple(origins)),
             options or limits(),
             None if routing is None else routing(self.transport),
+            caching,
         )
         self.flask: flask.Flask = create_flask_app(
             [Mount(create_blueprint(self.endpoint), "/v1", None)]

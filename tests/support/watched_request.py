@@ -9,6 +9,7 @@ import gevent
 from proxy.auth.principal import Principal
 from proxy.core.errors import ClientError, ProxyError, UpstreamError
 from proxy.core.usage_event import UsageEvent
+from proxy.gateway.caching import CachedRequests
 from proxy.gateway.held_bodies import HeldBodies
 from proxy.gateway.inflight import ClientDisconnected, ShuttingDown, TokenRevoked
 from proxy.gateway.routing import RoutedRequests
@@ -63,6 +64,7 @@ class Watched:
         *,
         principal: Principal = PRINCIPAL_WITH_LIMITS,
         routing: Callable[[Any], RoutedRequests] | None = None,
+        caching: CachedRequests | None = None,
     ) -> None:
         self.limited = Limited(Rates(address=5))
         self.access = Access(principal=principal)
@@ -76,6 +78,7 @@ class Watched:
             options=dataclasses.replace(limits(), held=self.held),
             limited=self.limited,
             routing=routing,
+            caching=caching,
         )
 
     def respond(self, *chunks: Any) -> FakeResponse:
