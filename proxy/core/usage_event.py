@@ -118,7 +118,7 @@ class UsageEvent:
     metadata: Mapping[str, object] = field(default_factory=dict)
     event_id: str = field(default_factory=lambda: os.urandom(16).hex())
     #: Limits that a read is charged to if the ledger counts it; not in the line.
-    spending: Sequence[Any] = ()
+    token_buckets: Sequence[Any] = ()
     #: Slot of its intent, see proxy/events/spool/inflight_table.py; not in the line.
     slot: int = -1
     #: None: the project's own key, and one attempt.

@@ -392,7 +392,8 @@ class RequestContext:
                 event.metadata = reading.usage.as_metadata()
                 total = reading.usage.total
         if event.is_read:  # the ledger charges it, unless it is counted already
-            total, event.spending = 0, self.reservation.token_buckets if self.reservation else ()
+            total = 0
+            event.token_buckets = self.reservation.token_buckets if self.reservation else ()
         self._events.publish(event)
         return total
 
@@ -404,10 +405,10 @@ class RequestContext:
         total = 0 if reading.usage is None else reading.usage.total
         if self.limited is not None and reading.source != "reported":
             total = self.limited.charge(event, total)
-        if (
-            event.method == "GET" and event.is_read
-        ):  # the ledger charges it, unless it is counted already
-            total, event.spending = 0, self.reservation.token_buckets if self.reservation else ()
+        if event.method == "GET" and event.is_read:
+            # The ledger charges it, unless it is counted already.
+            total = 0
+            event.token_buckets = self.reservation.token_buckets if self.reservation else ()
         self.tokens = total
 
     def _release(self) -> None:

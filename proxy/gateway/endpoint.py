@@ -29,7 +29,7 @@ from proxy.gateway.cors import Cors
 from proxy.gateway.held_bodies import HeldBodies
 from proxy.gateway.inflight import InFlightRequests
 from proxy.gateway.model_listing import ModelListing
-from proxy.gateway.outbound import asking_for_usage, outbound_request, outbound_upgrade
+from proxy.gateway.outbound import outbound_request, outbound_upgrade, requesting_usage
 from proxy.gateway.request import ClientRequest
 from proxy.gateway.response_stream import (
     BodyObserver,
@@ -196,11 +196,13 @@ class RelayEndpoint:
         """Send a request with the project's own key. Returns the response as the client gets it."""
         principal = context.principal
         if context.limited is not None:
-            asking = context.limited.asking
+            usage_request = context.limited.usage_request
         else:
-            asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
-        upstream = self._dispatcher.send(asking or outbound, principal.upstream_key, context.timing)
-        return self._relayed(context, upstream, asking is not None, None)
+            usage_request = requesting_usage(outbound) if principal.policy.inject_usage else None
+        upstream = self._dispatcher.send(
+            usage_request or outbound, principal.upstream_key, context.timing
+        )
+        return self._relayed(context, upstream, usage_request is not None, None)
 
     def _serve_routed(
         self, context: RequestContext, principal: Principal, start_response: StartResponse
@@ -375,7 +377,7 @@ class RelayEndpoint:
                 headers = without_length(headers)
         observers: tuple[BodyObserver, ...] = (observer,)
         if context.limited is not None:
-            observers += (context.limited.follow(content_type, content_encoding),)
+            observers += (context.limited.observe(content_type, content_encoding),)
         context.sent, context.response_headers = sent, headers
         return reason, source, observers, content_encoding
 

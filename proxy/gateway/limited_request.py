@@ -26,7 +26,7 @@ READS: Final = frozenset({"stream", "stream_options", *_OUTPUT_BOUNDS})
 class LimitedRequest:
     """One request to an endpoint of :mod:`proxy.gateway.generating_endpoints`."""
 
-    __slots__ = ("_text", "asking", "held", "prompt_tokens")
+    __slots__ = ("_text", "held", "prompt_tokens", "usage_request")
 
     def __init__(
         self, endpoint: str, outbound: OutboundRequest, parameters: Mapping[str, Any]
@@ -35,7 +35,7 @@ class LimitedRequest:
         body = outbound.body if isinstance(outbound.body, bytes) else b""
         asked = demand_usage(body, parameters) if endpoint in CHATS else None
         #: The request that goes out instead, if the original does not ask for its usage.
-        self.asking = None if asked is None else with_body(outbound, asked)
+        self.usage_request = None if asked is None else with_body(outbound, asked)
         #: Estimated prompt tokens.
         self.prompt_tokens = tokens_of(prompt_bytes(parameters, len(body)))
         #: LLM tokens that the request holds until its cost is known.
@@ -44,7 +44,7 @@ class LimitedRequest:
             self.held += _output_bound(parameters)
         self._text: ResponseText | None = None
 
-    def follow(self, content_type: str, content_encoding: str) -> ResponseText:
+    def observe(self, content_type: str, content_encoding: str) -> ResponseText:
         """Return the observer of the response, which has begun."""
         self._text = ResponseText(content_type, content_encoding)
         return self._text

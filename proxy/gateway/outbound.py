@@ -69,7 +69,7 @@ def outbound_request(
     return OutboundRequest(inbound.method, target, headers, body, chunked=True)
 
 
-def asking_for_usage(request: OutboundRequest) -> OutboundRequest | None:
+def requesting_usage(request: OutboundRequest) -> OutboundRequest | None:
     """Return a streamed chat (or completion) that asks for usage and an uncompressed response.
 
     Returns None when ``request`` goes out unchanged.

@@ -15,7 +15,7 @@ from proxy.gateway.body_parameters import parameters_of
 from proxy.gateway.context import RequestContext
 from proxy.gateway.generating_endpoints import generating
 from proxy.gateway.model_listing import ModelListing
-from proxy.gateway.outbound import asking_for_usage
+from proxy.gateway.outbound import requesting_usage
 from proxy.gateway.responses import Headers, speaks_anthropic
 from proxy.gateway.routed_request import RoutedRequest
 from proxy.policy.policy import Policy
@@ -84,10 +84,10 @@ class RoutedRequests:
         if outbound is None:
             return
         if context.limited is not None:
-            asking = context.limited.asking
+            usage_request = context.limited.usage_request
         else:
-            asking = asking_for_usage(outbound) if principal.policy.inject_usage else None
-        request = asking or outbound
+            usage_request = requesting_usage(outbound) if principal.policy.inject_usage else None
+        request = usage_request or outbound
         body: EditableBody | None = None
         streams = False
         affinity = principal.token_hash.encode()
@@ -130,7 +130,7 @@ class RoutedRequests:
             untouched=lambda: not inbound.body.received,
             superseded=partial(_publish_superseded, context),
         )
-        context.routed = RoutedRequest(route, call, asking is not None)
+        context.routed = RoutedRequest(route, call, usage_request is not None)
 
     def find_upgrade_route(self, context: RequestContext, request: OutboundRequest) -> None:
         """As :meth:`find_route`, for a WebSocket's handshake: its model is in the query."""

@@ -72,7 +72,7 @@ class FirstOutput:
 
     def _take(self, event: SseEvent) -> None:
         self._events += 1
-        kind = judge(event)
+        kind = kind_of(event)
         if kind is Kind.ERROR:
             self.error = event.data
         elif kind is Kind.OUTPUT or self._events >= MAX_HELD_EVENTS:
@@ -85,7 +85,7 @@ class Kind(Enum):
     ERROR = auto()
 
 
-def judge(event: SseEvent) -> Kind:
+def kind_of(event: SseEvent) -> Kind:
     """Return what an event is. What cannot be read is output: the client may judge it."""
     if event.members is not None:
         return Kind.OUTPUT  # a large event: a start-up event is small

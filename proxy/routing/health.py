@@ -121,7 +121,7 @@ class HealthBoard:
             min_pause=min(interval, _MIN_INTERVAL),
         )
 
-    def follow(self, pools: Iterable[KeyPool]) -> None:
+    def set_pools(self, pools: Iterable[KeyPool]) -> None:
         """Exchange the health of these pools from now on. Without pools, nothing runs."""
         self._pools = tuple(pools)
         keys = frozenset(health.key_id for pool in self._pools for health in pool.health())

@@ -69,7 +69,7 @@ class RateLimiting:
         if not isinstance(total, int):
             sides = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
             total = sum(side for side in sides if isinstance(side, int))
-        self._debit([Charge(bucket, total) for bucket, _ in read.spending])
+        self._debit([Charge(bucket, total) for bucket, _ in read.token_buckets])
 
     def close(self, deadline: float) -> None:
         """Charge what is left, for at most `deadline` seconds."""

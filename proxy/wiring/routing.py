@@ -164,7 +164,7 @@ class WorkerRouting:
         pools = self.states.pools()
         if pools:
             self._bus.start()
-        self._board.follow(pools)
+        self._board.set_pools(pools)
         self._loaded.set()
 
     def _wait(self) -> None:

@@ -41,7 +41,7 @@ def create_blueprint(
     """
     blueprint = flask.Blueprint(name, __name__)
 
-    def shown(key: ProviderKeyRecord) -> dict[str, Any]:
+    def key_as_json(key: ProviderKeyRecord) -> dict[str, Any]:
         status = key_statuses(health, key.id).get(key.id, KeyStatus())
         return as_json(key, catalog.provider_names().get(key.provider_id), status)
 
@@ -55,7 +55,7 @@ def create_blueprint(
         catalog.refuse_file_entry(provider_id)
         made = catalog.stored_keys.create(provider_id, **found, audit=audit)
         announce(ROUTING_REVISION)
-        return json_reply(shown(made), 201)
+        return json_reply(key_as_json(made), 201)
 
     @blueprint.get("")
     def list_all() -> flask.Response:
@@ -70,7 +70,7 @@ def create_blueprint(
 
     @blueprint.get("/<key_id>")
     def get(key_id: str) -> flask.Response:
-        return json_reply(shown(catalog.key(fields.path_id(key_id, "key"))))
+        return json_reply(key_as_json(catalog.key(fields.path_id(key_id, "key"))))
 
     @blueprint.patch("/<key_id>")
     @trail.audited("key.update")
@@ -82,7 +82,7 @@ def create_blueprint(
             raise ClientError("There is no field to change.")
         changed = catalog.stored_keys.update(known_id, changes, audit)
         announce(ROUTING_REVISION)
-        return json_reply(shown(changed))
+        return json_reply(key_as_json(changed))
 
     @blueprint.delete("/<key_id>")
     @trail.audited("key.delete")
@@ -99,7 +99,7 @@ def create_blueprint(
         key = catalog.key(fields.path_id(key_id, "key"))
         health.reset(key.id, audit)
         announce(ROUTING_REVISION)
-        return json_reply(shown(key))
+        return json_reply(key_as_json(key))
 
     return blueprint
 

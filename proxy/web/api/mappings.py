@@ -35,7 +35,7 @@ def create_blueprint(
     """
     blueprint = flask.Blueprint(name, __name__)
 
-    def shown(mapping: MappingRecord) -> dict[str, Any]:
+    def mapping_as_json(mapping: MappingRecord) -> dict[str, Any]:
         return as_json(mapping, catalog.provider_names().get(mapping.provider_id))
 
     @blueprint.post("")
@@ -48,7 +48,7 @@ def create_blueprint(
         catalog.refuse_file_alias(found["alias_name"])
         made = catalog.stored_mappings.create(**found, audit=audit)
         announce(ROUTING_REVISION)
-        return json_reply(shown(made), 201)
+        return json_reply(mapping_as_json(made), 201)
 
     @blueprint.get("")
     def list_all() -> flask.Response:
@@ -64,7 +64,7 @@ def create_blueprint(
 
     @blueprint.get("/<mapping_id>")
     def get(mapping_id: str) -> flask.Response:
-        return json_reply(shown(catalog.mapping(fields.path_id(mapping_id, "mapping"))))
+        return json_reply(mapping_as_json(catalog.mapping(fields.path_id(mapping_id, "mapping"))))
 
     @blueprint.patch("/<mapping_id>")
     @trail.audited("mapping.update")
@@ -81,7 +81,7 @@ def create_blueprint(
             raise ClientError("There is no field to change.")
         changed = catalog.stored_mappings.update(known_id, changes, audit)
         announce(ROUTING_REVISION)
-        return json_reply(shown(changed))
+        return json_reply(mapping_as_json(changed))
 
     @blueprint.delete("/<mapping_id>")
     @trail.audited("mapping.delete")

@@ -36,11 +36,11 @@ def create_blueprint(
     """
     blueprint = flask.Blueprint(name, __name__)
 
-    def shown(provider: ProviderRecord, keys_count: int) -> dict[str, Any]:
+    def provider_as_json(provider: ProviderRecord, keys_count: int) -> dict[str, Any]:
         return as_json(provider, keys_count, breakers)
 
     def shown_alone(provider: ProviderRecord) -> dict[str, Any]:
-        return shown(provider, len(catalog.keys(provider.id)))
+        return provider_as_json(provider, len(catalog.keys(provider.id)))
 
     @blueprint.post("")
     @trail.audited("provider.create")
@@ -51,14 +51,16 @@ def create_blueprint(
         catalog.refuse_file_name(found["name"])
         made = catalog.stored_providers.create(**found, audit=audit)
         announce(ROUTING_REVISION)
-        return json_reply(shown(made, 0), 201)
+        return json_reply(provider_as_json(made, 0), 201)
 
     @blueprint.get("")
     def list_all() -> flask.Response:
         query = fields.read_query(flask.request, listing.PARAMETERS)
         counts = catalog.key_counts()
         return listing.list_reply(
-            query, catalog.providers, lambda provider: shown(provider, counts[provider.id])
+            query,
+            catalog.providers,
+            lambda provider: provider_as_json(provider, counts[provider.id]),
         )
 
     @blueprint.get("/<provider_id>")

@@ -68,7 +68,7 @@ def test_a_stream_is_asked_for_its_usage(whose: str) -> None:
 def test_whatever_it_looks_like(members: bytes, asks: bool | None) -> None:
     body = CHAT % members
     outbound = OutboundRequest("POST", b"/v1/chat/completions", [], body)
-    made = LimitedRequest("chat/completions", outbound, orjson.loads(body)).asking
+    made = LimitedRequest("chat/completions", outbound, orjson.loads(body)).usage_request
     if asks is False:
         assert made is None
     else:

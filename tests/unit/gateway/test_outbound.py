@@ -8,7 +8,7 @@ import pytest
 from proxy.core.errors import ClientError
 from proxy.gateway import outbound
 from proxy.gateway.held_bodies import HeldBodies
-from proxy.gateway.outbound import asking_for_usage, outbound_upgrade
+from proxy.gateway.outbound import outbound_upgrade, requesting_usage
 from proxy.gateway.request import ClientRequest
 from proxy.policy.policy import Policy
 from proxy.providers.base import OutboundRequest
@@ -111,8 +111,8 @@ ASKING = b'{"stream":true,"stream_options":{"include_usage":true}}'
 )
 def test_a_streamed_chat_is_made_to_ask(target: bytes) -> None:
     lines = [("Accept-Encoding", "gzip"), ("X-A", "1"), ("Content-Length", "15")]
-    asking = asking_for_usage(OutboundRequest("POST", target, lines, STREAM))
-    assert asking == OutboundRequest(
+    usage_request = requesting_usage(OutboundRequest("POST", target, lines, STREAM))
+    assert usage_request == OutboundRequest(
         "POST",
         target,
         [("X-A", "1"), ("Accept-Encoding", "identity"), ("Content-Length", str(len(ASKING)))],
@@ -135,7 +135,7 @@ def test_a_streamed_chat_is_made_to_ask(target: bytes) -> None:
     ],
 )
 def test_others_are_not(method: str, target: bytes, body: Any) -> None:
-    assert asking_for_usage(OutboundRequest(method, target, [], body)) is None
+    assert requesting_usage(OutboundRequest(method, target, [], body)) is None
 
 
 def test_a_body_that_a_policy_reads_is_held() -> None:
@@ -168,7 +168,7 @@ def test_a_chat_that_must_report_usage_is_held_with_any_content_type(
         asked = ClientRequest(environ("POST", path, lines, [STREAM], token=None), 0)
         request = outbound_request(asked, policy, request_bytes=99, json_bytes=99)
         assert isinstance(request.body, bytes) is held
-        assert (asking_for_usage(request) is not None) is held
+        assert (requesting_usage(request) is not None) is held
 
 
 def test_only_headers_that_may_pass() -> None:

@@ -99,7 +99,7 @@ def test_a_read_of_a_stored_response_is_left_to_the_ledger() -> None:
     world.supersede(reading())
     world.context.finish(504, Outcome.ABORTED, "upstream_timeout")
     assert (world.spent, world.access.settled) == ([0], [0])
-    assert world.events[0].spending == ["bucket"]
+    assert world.events[0].token_buckets == ["bucket"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.routing.first_output import MAX_HELD_BYTES, MAX_HELD_EVENTS, FirstOutput, Kind, judge
+from proxy.routing.first_output import MAX_HELD_BYTES, MAX_HELD_EVENTS, FirstOutput, Kind, kind_of
 from proxy.usage.sse import SseEvent
 
 
@@ -60,22 +60,22 @@ def event(name: str, data: object) -> SseEvent:
 
 @pytest.mark.parametrize(("name", "data"), STARTUP)
 def test_start_up_is_no_output(name: str, data: object) -> None:
-    assert judge(event(name, data)) is Kind.STARTUP
+    assert kind_of(event(name, data)) is Kind.STARTUP
 
 
 @pytest.mark.parametrize(("name", "data"), OUTPUT)
 def test_output_commits(name: str, data: object) -> None:
-    assert judge(event(name, data)) is Kind.OUTPUT
+    assert kind_of(event(name, data)) is Kind.OUTPUT
 
 
 @pytest.mark.parametrize(("name", "data"), ERRORS)
 def test_errors_are_seen_in_every_dialect(name: str, data: object) -> None:
-    assert judge(event(name, data)) is Kind.ERROR
+    assert kind_of(event(name, data)) is Kind.ERROR
 
 
 def test_what_cannot_be_read_is_for_the_client() -> None:
-    assert judge(SseEvent("", b"[DONE]")) is Kind.OUTPUT
-    assert judge(SseEvent("", b"")) is Kind.STARTUP
+    assert kind_of(SseEvent("", b"[DONE]")) is Kind.OUTPUT
+    assert kind_of(SseEvent("", b"")) is Kind.STARTUP
 
 
 def stream(*events: object) -> bytes:

@@ -104,7 +104,7 @@ class Worker:
                 self.clock, lambda: 0.5, lambda seconds: self.board.opened("p", MODEL, seconds)
             )
         }
-        self.board.follow([self.pool])
+        self.board.set_pools([self.pool])
 
     def made(self, *keys: ProviderKeySecret) -> KeyPool:
         return KeyPool(
@@ -150,7 +150,7 @@ def cluster() -> Iterator[Cluster]:
     cluster = Cluster()
     yield cluster
     for worker in (cluster.one, cluster.two):
-        worker.board.follow([])
+        worker.board.set_pools([])
 
 
 def test_a_cooldown_holds_in_all_workers(cluster: Cluster) -> None:
@@ -223,7 +223,7 @@ def test_a_new_worker_learns_what_runs(cluster: Cluster) -> None:
     late.board.exchange()
     assert late.free == "b"
     assert late.pool.health()[0].cooling_for == pytest.approx(600.0, abs=0.001)
-    late.board.follow([])
+    late.board.set_pools([])
 
 
 def test_a_reset_ends_cooldowns_on_all_nodes(cluster: Cluster) -> None:
@@ -259,11 +259,11 @@ def test_a_reset_ends_once_what_has_begun(cluster: Cluster) -> None:
 def test_a_reset_from_before_the_start_ends_nothing(cluster: Cluster) -> None:
     late = Worker(cluster.table, 1.0)
     late.board.exchange()
-    late.board.follow([])
+    late.board.set_pools([])
     cluster.wait(60.0)
     cluster.table.reset("a")
     cluster.wait(7200.0)
-    late.board.follow([late.pool])
+    late.board.set_pools([late.pool])
     late.board.exchange()
     late.pool.cool("a", MODEL, 3000.0, 429)
     late.board.exchange()
@@ -271,7 +271,7 @@ def test_a_reset_from_before_the_start_ends_nothing(cluster: Cluster) -> None:
     for _ in range(2):
         late.board.exchange()
     assert late.pool.health()[0].cooling_for == pytest.approx(3000.0, abs=0.001)
-    late.board.follow([])
+    late.board.set_pools([])
 
 
 def test_what_is_known_of_new_keys_is_read(cluster: Cluster) -> None:
@@ -281,10 +281,10 @@ def test_what_is_known_of_new_keys_is_read(cluster: Cluster) -> None:
     # The key is taken away for a moment, or all are.
     for without in ([worker.made(key("b"))], []):
         for seconds in (1.0, 60.0):
-            worker.board.follow(without)
+            worker.board.set_pools(without)
             cluster.wait(seconds)
             worker.pool = worker.made()
-            worker.board.follow([worker.pool])
+            worker.board.set_pools([worker.pool])
             assert worker.free == "ab"
             worker.board.exchange()
             assert worker.free == "b"
@@ -295,13 +295,13 @@ def test_pools_that_change_while_the_database_responds(cluster: Cluster) -> None
     cluster.one.board.exchange()
     cluster.wait(60.0)
     worker = cluster.two
-    worker.board.follow([worker.made(key("b"))])
+    worker.board.set_pools([worker.made(key("b"))])
     worker.board.exchange()
     read = cluster.table.read
 
     def slow(since: int = 0) -> HealthChanges:
         found = read(since)
-        worker.board.follow([worker.pool])
+        worker.board.set_pools([worker.pool])
         cluster.table.read = read  # type: ignore[method-assign]
         return found
 
@@ -363,11 +363,11 @@ def test_counts_of_a_key_that_comes_back_begin_anew(cluster: Cluster) -> None:
         worker.pool.record("a", 200, MODEL)
     cluster.wait(10.0)
     worker.board.exchange()
-    worker.board.follow([worker.made(key("b"))])
+    worker.board.set_pools([worker.made(key("b"))])
     cluster.wait(10.0)
     worker.board.exchange()
     worker.pool = worker.made()
-    worker.board.follow([worker.pool])
+    worker.board.set_pools([worker.pool])
     worker.pool.record("a", 200, MODEL)
     cluster.wait(10.0)
     worker.board.exchange()
@@ -381,7 +381,7 @@ def test_counts_that_fall_are_not_subtracted(cluster: Cluster) -> None:
     cluster.wait(10.0)
     worker.board.exchange()
     worker.pool = worker.made()
-    worker.board.follow([worker.pool])
+    worker.board.set_pools([worker.pool])
     worker.pool.record("a", 500, MODEL)
     cluster.wait(10.0)
     worker.board.exchange()
@@ -461,7 +461,7 @@ def test_models_of_the_clients_own_choice_fill_no_table(cluster: Cluster, what: 
 def test_nothing_runs_without_pools() -> None:
     table = Table()
     worker = Worker(table, 1.0)
-    worker.board.follow([])
+    worker.board.set_pools([])
     assert not worker.board._task.started
     worker.pool.cool("a", None, None, 401)
     worker.board.on_message(WAKE_UP)
@@ -473,7 +473,7 @@ def test_nothing_runs_without_pools() -> None:
 def test_it_runs_by_itself_and_reports_the_rest_at_the_end() -> None:
     table = Table()
     worker = Worker(table, 1.0, interval=0.001)
-    worker.board.follow([worker.pool])
+    worker.board.set_pools([worker.pool])
     with gevent.Timeout(10):
         while len(table.reads) < 4:
             gevent.sleep(0.001)
@@ -500,7 +500,7 @@ def test_a_wake_up_ends_the_pause() -> None:
         worker.board.on_message(WAKE_UP)
         while len(table.reads) == before:
             gevent.sleep(0.001)
-    worker.board.follow([])
+    worker.board.set_pools([])
 
 
 def test_a_failing_end_is_logged(caplog: pytest.LogCaptureFixture) -> None:
