@@ -8,7 +8,7 @@ the response from its first byte.
 The life of a flight:
 
 1. The pump calls ``fetch``. Its error is the error of all readers.
-2. The head is there. Where it may not be shared, the readers that only joined are let go at once.
+2. The head is there. Where it may not be shared, the readers that only joined are dismissed.
 3. Chunks. The pump reads at the pace of the fastest reader, one chunk ahead. After a chunk has gone
    to the readers that wait for it, the observers see it.
 4. The end: the observers' ``finish``, then the ``on_end`` callbacks in their order. Meanwhile the
@@ -97,10 +97,10 @@ class FlightRoom:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def enter(self, flight: "Flight") -> None:
+    def add(self, flight: "Flight") -> None:
         self._flights[flight] = None
 
-    def leave(self, flight: "Flight") -> None:
+    def remove(self, flight: "Flight") -> None:
         self._flights.pop(flight, None)
 
     def make(self) -> None:
@@ -109,7 +109,7 @@ class FlightRoom:
         if self.used <= self._limit:
             return
         for flight in self.flights:
-            flight.close_door()
+            flight.stop_sharing()
             if self.used <= self._limit:
                 return
         while self.used > self._limit:
@@ -126,7 +126,7 @@ class FlightReader:
     however the request ends.
     """
 
-    __slots__ = ("_flight", "_index", "_is_cut", "_is_let_go", "_offset", "owns")
+    __slots__ = ("_flight", "_index", "_is_cut", "_is_dismissed", "_offset", "owns")
 
     def __init__(self, flight: "Flight", owns: bool) -> None:
         self._flight = flight
@@ -136,7 +136,7 @@ class FlightReader:
         self._index = 0
         self._offset = 0
         self._is_cut = False
-        self._is_let_go = False
+        self._is_dismissed = False
 
     @property
     def flight(self) -> "Flight":
@@ -145,7 +145,7 @@ class FlightReader:
     @property
     def is_settled(self) -> bool:
         """Whether :meth:`head` would return or raise without waiting."""
-        return self._is_let_go or self._flight.head is not None or self._flight.ended
+        return self._is_dismissed or self._flight.head is not None or self._flight.ended
 
     def head(self) -> FlightHead | None:
         """Wait for the head of the response.
@@ -155,7 +155,7 @@ class FlightReader:
         raised, as an exception of this reader's own.
         """
         flight = self._flight
-        while not self._is_let_go:
+        while not self._is_dismissed:
             if flight.head is not None:
                 return flight.head
             if flight.ended:
@@ -207,9 +207,9 @@ class FlightReader:
         self._is_cut = True
         self._flight.leave(self)
 
-    def let_go(self) -> None:
+    def dismiss(self) -> None:
         """Leave without a response: :meth:`head` returns None."""
-        self._is_let_go = True
+        self._is_dismissed = True
         self._flight.leave(self)
 
     def _next(self) -> bytes | None:
@@ -276,11 +276,11 @@ class Flight:
         self._goes_on_alone = False
         self._stop: ProxyError | None = None
         self._pump: Greenlet[[Callable[[], Fetched]], None] | None = None
-        room.enter(self)
+        room.add(self)
 
     def open(self) -> FlightReader:
         """Return the reader of the request that begins the flight. :meth:`start` follows."""
-        return self._enter(owns=True)
+        return self._add_reader(owns=True)
 
     def start(
         self,
@@ -312,7 +312,7 @@ class Flight:
 
     def join(self) -> FlightReader:
         """Return a further reader of a :attr:`joinable` flight."""
-        return self._enter(owns=False)
+        return self._add_reader(owns=False)
 
     @property
     def can_be_adopted(self) -> bool:
@@ -322,7 +322,7 @@ class Flight:
     def adopt(self) -> FlightReader:
         """Take over a flight that :attr:`can_be_adopted`. This happens once."""
         self.adopted = True
-        return self._enter(owns=True)
+        return self._add_reader(owns=True)
 
     def give_up(self) -> None:
         """Keep nothing for a retry any longer, and stop if nobody reads."""
@@ -360,8 +360,8 @@ class Flight:
     def readers(self) -> int:
         return len(self._readers)
 
-    def close_door(self) -> None:
-        """Let no further reader in, and free what all readers have read."""
+    def stop_sharing(self) -> None:
+        """Share with no further reader, and free what all readers have read."""
         self._shared = False
         if self._adoptable:
             self.give_up()
@@ -449,7 +449,7 @@ class Flight:
         except NoResponse:
             self.ended = True
             for reader in list(self._readers):
-                reader.let_go()
+                reader.dismiss()
         except ProxyError as error:
             self.error = error
         except Exception as error:  # noqa: BLE001  (a defect; readers get an error)
@@ -468,7 +468,7 @@ class Flight:
         source = fetched.source
         self._take_head(fetched.head)
         if not source.ready:
-            self._tell()
+            self._wake_readers()
         # A first chunk that came with the head goes out together with it.
         while True:
             chunk = source.read()
@@ -476,7 +476,7 @@ class Flight:
                 self._append(chunk)
             if not chunk or source.complete:
                 self.complete = self.ended = True
-            if self._tell():
+            if self._wake_readers():
                 gevent.sleep(0)  # they send it before the observers work on it
             self._feed(fetched.inflated)
             if self.complete:
@@ -501,7 +501,7 @@ class Flight:
         self._shared = False
         for reader in list(self._readers):
             if not reader.owns:
-                reader.let_go()
+                reader.dismiss()
 
     def _append(self, chunk: bytes) -> None:
         self._pending = chunk
@@ -509,9 +509,9 @@ class Flight:
         cost = len(chunk) + _CHUNK_BYTES
         self.end += 1
         self.total += cost
-        self._keep(cost)
+        self._add_kept(cost)
         if self._kept > self._limit:
-            self.close_door()
+            self.stop_sharing()
             if self._kept > self._limit:
                 self._cut_readers()
         self._room.make()
@@ -536,7 +536,7 @@ class Flight:
         self.ended = True
         if self.error is not None:
             self.complete = False
-        self._tell()
+        self._wake_readers()
         if fetched is not None:
             if self.complete:
                 self.tokens = self._call(fetched.cost) or UNKNOWN_COST
@@ -568,7 +568,7 @@ class Flight:
         if self._pump is not None and not self.ended:
             self._pump.throw(FlightStopped())
 
-    def _tell(self) -> bool:
+    def _wake_readers(self) -> bool:
         """Wake the readers that wait. Returns whether there are any."""
         news, self._news = self._news, None
         if news is None:
@@ -578,7 +578,7 @@ class Flight:
 
     # Readers and memory.
 
-    def _enter(self, owns: bool) -> FlightReader:
+    def _add_reader(self, owns: bool) -> FlightReader:
         reader = FlightReader(self, owns)
         self._readers[reader] = None
         return reader
@@ -599,7 +599,7 @@ class Flight:
     def _broken(self) -> bool:
         return self._stop is not None or (self.ended and not self.complete)
 
-    def _keep(self, size: int) -> None:
+    def _add_kept(self, size: int) -> None:
         self._kept += size
         self._room.used += size
 
@@ -613,11 +613,11 @@ class Flight:
             gone = self._chunks[:number]
             del self._chunks[:number]
             self._first = lowest
-            self._keep(-sum(map(len, gone)) - number * _CHUNK_BYTES)
+            self._add_kept(-sum(map(len, gone)) - number * _CHUNK_BYTES)
 
     def _tidy(self) -> None:
         """Leave the room once nothing happens here any more and nobody comes back."""
         if self._is_over and not self._readers and not self.can_be_adopted:
             self._adoptable = False
             self._free()
-            self._room.leave(self)
+            self._room.remove(self)

@@ -366,11 +366,11 @@ class CachedRequests:
         reason, source, _, _ = relayed
         lifetime = min(cached.verdict.ttl, head.ttl_cap)
         entry = entry_of_head(context, reason, key.scope, lifetime)
-        keep = partial(self._keep, context, cache, key, entry)
+        store = partial(self._store_complete, context, cache, key, entry)
         most = self._options.max_entry_bytes
-        return (BodyRecorder(most, lambda: source.complete, keep, cache.reject),)
+        return (BodyRecorder(most, lambda: source.complete, store, cache.reject),)
 
-    def _keep(
+    def _store_complete(
         self,
         context: RequestContext,
         cache: ResponseCache,

@@ -176,5 +176,5 @@ def _end(keyed: KeyedRequest, flight: Flight) -> None:
     kept = flight.complete and keyed.will_be_kept()
     if not kept:
         # A retry that comes now runs again.
-        flight.close_door()
+        flight.stop_sharing()
     keyed.end(kept)
