@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from operator import itemgetter
 from typing import Final
 
 Lines = Sequence[tuple[str, str]]
@@ -63,18 +64,25 @@ class UpstreamDirectives:
 
 
 _NOTHING_ASKED: Final = ClientDirectives()
+_NOTHING_SAID: Final = UpstreamDirectives()
+#: Header lines with directives: of a request, and of a response.
+_ASKING: Final = frozenset({"cache-control", "pragma"})
+_ALLOWING: Final = frozenset({"cache-control", "expires"})
+_name_of = itemgetter(0)
+
+
+def names_of(headers: Lines) -> frozenset[str]:
+    """Return the names of header lines, in lower case."""
+    # Without a loop of Python's: most requests and responses have none of the names looked for.
+    return frozenset(map(str.lower, map(_name_of, headers)))
 
 
 def client_directives(headers: Lines) -> ClientDirectives:
     """Return what the header lines of a request ask. `Pragma` counts where it stands alone."""
-    control: list[str] = []
-    pragma: list[str] = []
-    for name, value in headers:
-        # Comparing the length first saves the copy.
-        if len(name) == 13 and name.lower() == "cache-control":
-            control.append(value)
-        elif len(name) == 6 and name.lower() == "pragma":
-            pragma.append(value)
+    if names_of(headers).isdisjoint(_ASKING):
+        return _NOTHING_ASKED
+    control = [value for name, value in headers if name.lower() == "cache-control"]
+    pragma = [value for name, value in headers if name.lower() == "pragma"]
     if control:
         return _client_directives(control)
     if pragma and any(name == "no-cache" for name, _ in _directives(pragma)):
@@ -121,6 +129,8 @@ def upstream_directives(
     `no-cache` and `private` count with a list of header names, too (RFC 9111 §5.2.2.4: many caches
     read them so).
     """
+    if names_of(headers).isdisjoint(_ALLOWING):
+        return _NOTHING_SAID
     control: list[str] = []
     expires: list[str] = []
     date = age = None
@@ -158,9 +168,9 @@ def upstream_directives(
 
 def varying_names(headers: Lines) -> frozenset[str]:
     """Return the names in `Vary`, in lower case; `*` is one of them."""
-    values = [value for name, value in headers if len(name) == 4 and name.lower() == "vary"]
-    if not values:
+    if "vary" not in names_of(headers):
         return frozenset()
+    values = [value for name, value in headers if name.lower() == "vary"]
     names = (item.strip().lower() for value in values for item in value.split(","))
     return frozenset(filter(None, names))
 

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -86,7 +87,9 @@ class EntryUnreadable(ProxyError):
     """What a store returned is no entry: it is damaged, or of another version."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, which would make each of its fields cost a call. Only the cache that stores it may
+# still set when it expires.
+@dataclass(slots=True, kw_only=True)
 class CachedResponse:
     """A complete response of an upstream.
 
@@ -120,7 +123,8 @@ class CachedResponse:
     @property
     def size(self) -> int:
         """The bytes that the entry takes, about, as they are bounded."""
-        lines = sum([len(name) + len(value) + _LINE_BYTES for name, value in self.headers])
+        lines = sum(map(len, chain.from_iterable(self.headers)))
+        lines += _LINE_BYTES * len(self.headers)
         named = len(self.scope) + _DIGEST_BYTES + len(self.target)
         chunks = _CHUNK_BYTES * len(self.chunk_sizes)
         return len(self.body) + lines + named + chunks + _OVERHEAD_BYTES

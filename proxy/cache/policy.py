@@ -21,6 +21,7 @@ from proxy.cache.completeness import Rejection
 from proxy.cache.directives import (
     ClientDirectives,
     client_directives,
+    names_of,
     upstream_directives,
     varying_names,
 )
@@ -277,7 +278,7 @@ def _is_readable(content_type: str, content_encoding: str, streams: bool, forced
 
 
 def _has_validator(headers: Sequence[tuple[str, str]]) -> bool:
-    return any(name.lower() in ("etag", "last-modified") for name, _ in headers)
+    return not names_of(headers).isdisjoint(("etag", "last-modified"))
 
 
 def _is_stale_within(limit: float, since_expiry: float, entry: CachedResponse) -> bool:
@@ -302,7 +303,9 @@ def _uncacheable(method: str, path: str, request: OutboundRequest) -> str:
         return "endpoint"
     if not isinstance(body, bytes):
         return "body"
-    if not is_plain(",".join(v for name, v in headers if name.lower() == "content-encoding")):
+    if "content-encoding" in names_of(headers) and not is_plain(
+        ",".join(value for name, value in headers if name.lower() == "content-encoding")
+    ):
         return "body"
     return _stateful_member(path, body)
 

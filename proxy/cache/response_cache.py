@@ -135,7 +135,7 @@ class ResponseCache:
             self.reject("too_large")
             return
         expires_at = response.stored_at + lifetime * (1 - _JITTER * self._jitter())
-        response = dataclasses.replace(response, expires_at=expires_at)
+        response.expires_at = expires_at
         item = Item(key, response, expires_at + self._stale)
         for store in self._tiers():
             store.put(item)

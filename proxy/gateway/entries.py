@@ -1,7 +1,5 @@
 """A response as it is kept, made of the request that got it: its head, then all of it."""
 
-from dataclasses import replace
-
 from proxy.cache.entry import CachedResponse, replayable
 from proxy.gateway.context import RequestContext
 
@@ -34,15 +32,12 @@ def entry_of_head(
 def whole_entry(
     context: RequestContext, head: CachedResponse, chunks: list[bytes], now: float
 ) -> CachedResponse:
-    """Return the entry of a complete response. `now` is in Unix seconds."""
+    """Complete the entry of a head, and return it. `now` is in Unix seconds."""
+    head.body = b"".join(chunks)
+    head.chunk_sizes = tuple(map(len, chunks))
+    head.stored_at, head.expires_at = now, now + head.expires_at
     usage = context.meter.reading.usage
-    return replace(
-        head,
-        body=b"".join(chunks),
-        chunk_sizes=tuple(map(len, chunks)),
-        stored_at=now,
-        expires_at=now + head.expires_at,
-        model=usage.model if usage else None,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-    )
+    if usage is not None:
+        head.model = usage.model
+        head.prompt_tokens, head.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+    return head
