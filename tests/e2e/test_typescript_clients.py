@@ -136,6 +136,35 @@ def test_anthropic(
         assert event["metadata"]["total_tokens"] == 41
 
 
+@pytest.mark.parametrize("sdk", ["@anthropic-ai/sdk", "anthropic-sdk-0"])
+def test_anthropic_with_a_provider_of_chats(
+    node: str, house: ClaudeHouse, tmp_path: Path, sdk: str
+) -> None:
+    own = f"chats-{sdk.rpartition('/')[2]}"
+    failing = f"ts-failing-{own}"
+    house.gpt.for_model(failing, status(429, retry_after=7))
+    names = {"CHAT": f"ts-chat-{own}", "STREAM": f"ts-stream-{own}"}
+    more = {"CREDENTIAL": "authToken", "MODEL": "talking-1", "FAILING_MODEL": f"gpt/{failing}"}
+    seen = ask(node, house, tmp_path, "anthropic.mjs", SDK=sdk, **more, **names)
+
+    whole = {"text": TEXT, "finish": "end_turn", "tokens": 3, "provider": "gpt"}
+    assert seen["buffered"] == whole
+    assert seen["streamed"] == {"words": list(WORDS), "finish": "end_turn", "tokens": 3}
+    trip = {"finish": "tool_use", "name": "weather", "input": {"city": "Oslo"}, "text": TEXT}
+    assert seen["tools"] == trip
+    assert seen["streamedTools"] == trip
+    assert seen["counted"] == 404
+    for name in ("upstreamError", "streamedError"):
+        assert shown(seen[name]) == ("RateLimitError", 429, "rate_limit_error")
+        assert seen[name]["body"]["error"]["message"] == "mock openai: 429"
+
+    assert {sent.target for sent in house.gpt.received} == {"/v1/chat/completions"}
+    for streamed, name in enumerate(names.values()):
+        event = house.event(name)
+        assert (event["stream"], event["outcome"]) == (bool(streamed), "completed")
+        assert event["metadata"]["total_tokens"] == 12
+
+
 def test_the_lock_pins_everything_and_names_no_host() -> None:
     wanted = json.loads((FOLDER / "package.json").read_text())["dependencies"]
     root, *packages = json.loads(LOCK.read_text())["packages"].values()

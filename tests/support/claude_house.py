@@ -8,6 +8,9 @@
 | `steady-*` | `openai`, then `claude` |
 | `clever-*` | `claude`, then `openai` |
 | `dead` | `dead`, which takes no key |
+| `talking-*` | `gpt`, which translates messages to chats |
+| `wide-*` | `claude`, then `gpt`, with `native_fallback` |
+| `narrow-*` | `gpt`, then `claude` |
 
 The `*` is the end of the model, too: `steady-a` is `openai-a`, then `claude-a`. A test with
 failures writes names of its own, since a model that fails is left alone for a while.
@@ -34,7 +37,12 @@ _ALIASES = {
     "steady-*": ("openai", "claude"),
     "clever-*": ("claude", "openai"),
     "dead": ("dead",),
+    "talking-*": ("gpt",),
+    "wide-*": ("claude", "gpt"),
+    "narrow-*": ("gpt", "claude"),
 }
+_MOVING = ("moving-*", "wide-*")
+_OF_OPENAI = ("openai", "gpt")
 
 
 def named(name: str) -> dict[str, Any]:
@@ -53,22 +61,26 @@ class ClaudeHouse:
         self.eu = MockAnthropic({"sk-ant-upstream-3"}, signature="b3RoZXI=")
         self.openai = MockProvider("openai", {"sk-upstream-4"})
         self.dead = MockAnthropic({"sk-ant-upstream-5"})
+        self.gpt = MockProvider("openai", {"sk-upstream-6"})
         self.upstreams: dict[str, MockProvider] = {
             "claude": self.claude,
             "eu": self.eu,
             "openai": self.openai,
             "dead": self.dead,
+            "gpt": self.gpt,
         }
         for name, upstream in self.upstreams.items():
-            kind = "openai" if name == "openai" else "anthropic"
+            kind = "openai" if name in _OF_OPENAI else "anthropic"
             body = {"name": name, "provider_type": kind, "base_url": upstream.base_url}
-            config = {"allow_private": True, "key_strategy": "priority"}
+            config: dict[str, Any] = {"allow_private": True, "key_strategy": "priority"}
+            if name == "gpt":
+                config |= {"serve_messages": "translate", "list_models": False}
             self.make("providers", {**body, "config": config})
             for key in sorted(upstream.keys or ()):
                 self.make("keys", {"provider": name, "name": f"k{key[-1]}", "value": key})
         for alias, targets in _ALIASES.items():
             end = "*" if alias.endswith("*") else "large"
-            routing = {"routing": {"native_fallback": alias == "moving-*"}}
+            routing = {"routing": {"native_fallback": alias in _MOVING}}
             for index, name in enumerate(targets):
                 target = {"provider": name, "provider_model_name": f"{name}-{end}"}
                 row = {"alias_name": alias, "order_index": index, "config": routing, **target}

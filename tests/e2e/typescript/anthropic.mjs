@@ -72,13 +72,17 @@ async function models() {
 }
 
 const failing = { ...asked, model: process.env.FAILING_MODEL };
-const counted = await client.messages.countTokens({ model: MODEL, messages: QUESTION });
+
+/** The tokens, or the status of the error. */
+const counted = await client.messages
+  .countTokens({ model: MODEL, messages: QUESTION })
+  .then((found) => found.input_tokens, (error) => error.status);
 const seen = {
   buffered: await buffered(),
   streamed: await streamed(),
   tools: await roundTrip(false),
   streamedTools: await roundTrip(true),
-  counted: counted.input_tokens,
+  counted,
   models: await models(),
   upstreamError: await thrown(() => client.messages.create(failing)),
   streamedError: await thrown(() => client.messages.stream(failing).finalMessage()),
