@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.support import canaries
+from tests.support.all_workers import all_workers
 from tests.support.fake_upstream import Upstream
 from tests.support.mock_anthropic import MockAnthropic
+from tests.support.mock_provider import MockProvider, key_of
 from tests.support.pasted_commands import run_pasted
 from tests.support.paths import ROOT
 from tests.support.server import ProxyServer
@@ -18,6 +21,7 @@ from tests.support.wait import wait_until
 
 TEXT = (ROOT / "docs" / "guides" / "claude.md").read_text()
 KEY = "sk-ant-of-the-guide-0123456789"
+OPENAI_KEY = "sk-of-the-guide-0123456789"
 PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -27,14 +31,17 @@ def environ(
 ) -> Iterator[dict[str, str]]:
     """What the guide sets for its clients."""
     canaries.register(KEY)
-    with MockAnthropic({KEY}) as claude:
+    canaries.register(OPENAI_KEY)
+    with MockAnthropic({KEY}) as claude, MockProvider("openai", {OPENAI_KEY}) as gpt:
         folder = tmp_path_factory.mktemp("guide")
         proxy = ProxyServer(folder, session_upstream.url, REVOCATION_INTERVAL="0.2").start()
-        (setup,) = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+        setup = "".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL))
         script = setup + 'printf %s "$PROXY_TOKEN" > token\n'
-        done = run_pasted(script, proxy, {"claude": claude}, {"ANTHROPIC_KEY": KEY})
+        keys = {"ANTHROPIC_KEY": KEY, "OPENAI_KEY": OPENAI_KEY}
+        done = run_pasted(script, proxy, {"claude": claude, "gpt": gpt}, keys)
         assert done.returncode == 0, done.stdout + done.stderr
         assert KEY not in done.stdout + done.stderr
+        assert OPENAI_KEY not in done.stdout + done.stderr
         token = (folder / "token").read_text()
         canaries.register(token)
         made = {
@@ -44,11 +51,27 @@ def environ(
             "HOME": str(folder),
             "PATH": proxy.environ["PATH"],
         }
-        wait_until(lambda: all(_run(PROGRAMS[0], made, folder).returncode == 0 for _ in "123"))
+        wait_until(lambda: all_workers(lambda: _serves(proxy.url, token)))
         yield made
         assert {received.values("x-api-key")[0] for received in claude.received} == {KEY}
+        assert {key_of(received) for received in gpt.received} == {OPENAI_KEY}
         assert proxy.stop() == 0
         assert KEY not in proxy.log_text()
+        assert OPENAI_KEY not in proxy.log_text()
+
+
+def _serves(url: str, token: str) -> bool:
+    """Whether the worker that responds knows both providers."""
+    turns = [{"role": "user", "content": "Hi"}]
+    bodies = [
+        {"model": model, "max_tokens": 9, "messages": turns}
+        for model in ("claude-sonnet-5", "big", "small")
+    ]
+    headers = {"x-api-key": token}
+    return all(
+        requests.post(f"{url}/v1/messages", json=body, headers=headers, timeout=30).ok
+        for body in bodies
+    )
 
 
 def _run(program: str, environ: dict[str, str], folder: Path) -> "subprocess.CompletedProcess[str]":
