@@ -142,7 +142,7 @@ def test_anthropic_with_a_provider_of_chats(
 ) -> None:
     own = f"chats-{sdk.rpartition('/')[2]}"
     failing = f"ts-failing-{own}"
-    house.gpt.for_model(failing, status(429, retry_after=7))
+    house.gpt.for_model(failing, status(400))
     names = {"CHAT": f"ts-chat-{own}", "STREAM": f"ts-stream-{own}"}
     more = {"CREDENTIAL": "authToken", "MODEL": "talking-1", "FAILING_MODEL": f"gpt/{failing}"}
     seen = ask(node, house, tmp_path, "anthropic.mjs", SDK=sdk, **more, **names)
@@ -155,8 +155,8 @@ def test_anthropic_with_a_provider_of_chats(
     assert seen["streamedTools"] == trip
     assert seen["counted"] == 404
     for name in ("upstreamError", "streamedError"):
-        assert shown(seen[name]) == ("RateLimitError", 429, "rate_limit_error")
-        assert seen[name]["body"]["error"]["message"] == "mock openai: 429"
+        assert shown(seen[name]) == ("BadRequestError", 400, "invalid_request_error")
+        assert seen[name]["body"]["error"]["message"] == "mock openai: 400"
 
     assert {sent.target for sent in house.gpt.received} == {"/v1/chat/completions"}
     for streamed, name in enumerate(names.values()):
