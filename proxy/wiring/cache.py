@@ -29,4 +29,4 @@ def _shared_store(settings: Settings, secret: bytes) -> Store | None:
     # Loaded only where there is a Redis.
     from proxy.cache.backends.redis import RedisStore
 
-    return RedisStore.from_url(options.url, secret, max_ttl=options.ttl + options.stale_if_error)
+    return RedisStore(options.url, secret, max_ttl=options.ttl + options.stale_if_error)

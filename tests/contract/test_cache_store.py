@@ -9,7 +9,8 @@ import pytest
 from proxy.cache.backends.base import FirstStore, Item, Selection, Store
 from proxy.cache.backends.memory import MemoryStore
 from proxy.cache.backends.node import NodeStore
-from proxy.cache.backends.redis import Deadlines, RedisStore
+from proxy.cache.backends.redis import RedisStore
+from proxy.cache.backends.redis_calls import Deadlines
 from proxy.cache.key import CacheKey
 from tests.support.cached_responses import NOW, cache_key, cached_response
 from tests.support.clock import Clock
@@ -44,7 +45,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Itera
 def redis_store(server: RedisServer, clock: Clock) -> RedisStore:
     with server.client() as client:
         client.flushall()
-    return RedisStore.from_url(
+    return RedisStore(
         server.url, SECRET, max_ttl=3600, deadlines=Deadlines(20, 20, 20), clock=clock
     )
 

@@ -30,15 +30,13 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Final
 
 import gevent
 from gevent.event import Event
-from gevent.lock import Semaphore
-from redis import ConnectionPool, RedisError
+from redis import RedisError
 from redis.exceptions import NoScriptError, ResponseError
 
 from proxy.cache.backends.base import (
@@ -50,13 +48,18 @@ from proxy.cache.backends.base import (
     records_full,
     records_unavailable,
 )
+from proxy.cache.backends.redis_calls import (
+    DEADLINES,
+    Command,
+    Deadlines,
+    Paused,
+    RedisCalls,
+    kind_of,
+)
 from proxy.cache.key import CacheKey
 from proxy.core.errors import CipherError
 from proxy.crypto.sealer import Sealer
-from proxy.runtime.backoff import Backoff
-from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
-from proxy.runtime.redis import ReadOnlyServer, connection_options
 
 _log = logging.getLogger(__name__)
 
@@ -64,11 +67,6 @@ _MAGIC: Final = b"OPC1"
 _HEAD: Final = struct.Struct("<4sBdd")
 _DEFLATED: Final = 1
 _SCOPES: Final = "op:cs"
-
-#: Per worker.
-_MAX_CONNECTIONS: Final = 16
-_MIN_PAUSE_SECONDS: Final = 0.2
-_MAX_PAUSE_SECONDS: Final = 5.0
 
 #: Bodies from which on deflating pays, and bytes from which on a thread does it.
 _MIN_DEFLATED: Final = 2 * 1024
@@ -97,30 +95,6 @@ return 1
 # The name that Redis gives to the script.
 _SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
-Command = tuple[str | bytes | int | float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds for all of a call: connecting, waiting for a connection, and every reply.
-
-    Attributes:
-        lookup: A request waits for it, and a miss costs this much at most.
-        record: It decides whether a request is sent.
-        write: Beside the path of requests.
-    """
-
-    lookup: float = 0.05
-    record: float = 0.25
-    write: float = 1.0
-
-
-_DEADLINES: Final = Deadlines()
-
-
-class _Paused(OSError):
-    """Redis failed a moment ago, and is not asked."""
-
 
 class RedisStore:
     """See :class:`proxy.cache.backends.base.Store`. Many greenlets may use it at once.
@@ -130,33 +104,17 @@ class RedisStore:
         max_ttl: Seconds for which anything is kept at most.
     """
 
-    @classmethod
-    def from_url(
-        cls,
+    def __init__(
+        self,
         url: str,
         secret: bytes,
         *,
         max_ttl: float,
-        deadlines: Deadlines = _DEADLINES,
-        clock: Callable[[], float] = time.time,
-    ) -> "RedisStore":
-        """Return a store for the Redis at `url`. The first call connects."""
-        # The deadlines of the calls are shorter, or as long.
-        options = connection_options(deadlines.write, deadlines.write, url=url)
-        pool = ConnectionPool.from_url(url, max_connections=_MAX_CONNECTIONS, **options)
-        return cls(pool, secret, max_ttl=max_ttl, deadlines=deadlines, clock=clock)
-
-    def __init__(
-        self,
-        pool: ConnectionPool,
-        secret: bytes,
-        *,
-        max_ttl: float,
-        deadlines: Deadlines = _DEADLINES,
+        deadlines: Deadlines = DEADLINES,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._pool = pool
-        self._free = Semaphore(pool.max_connections)
+        """`url`: as in `CACHE_URL`. The first call connects."""
+        self._call = RedisCalls(url, deadlines)
         self._sealer = Sealer(secret, "cached response in Redis")
         self._tag_key = blake2b(secret, digest_size=32, person=b"redis tags").digest()
         self._max_ttl = max_ttl
@@ -165,7 +123,6 @@ class RedisStore:
         self.counts = Counts()
         self._hits = self._misses = 0
         self._writes = 0
-        self._failing = _Failing(longest_call=deadlines.write)
         # What waits to be written, each with its bytes.
         self._waiting: deque[tuple[Callable[[], None], int]] = deque()
         self._waiting_bytes = 0
@@ -184,7 +141,7 @@ class RedisStore:
     def close(self, deadline: float) -> None:
         self.flush(deadline)
         self._writer.kill()
-        self._pool.disconnect()
+        self._call.close()
 
     def flush(self, seconds: float) -> bool:
         return bool(self._idle.wait(seconds))
@@ -367,8 +324,8 @@ class RedisStore:
         ttl = int((item.kept_until - self._clock()) * 1000)
         if ttl <= 0:
             return
-        if self._failing.pauses:
-            raise _Paused("Redis failed a moment ago")
+        if self._call.pauses:
+            raise Paused("Redis failed a moment ago")
         key, response = item.key, item.response
         name, index = _entry_name(key), _index_name(key.scope)
         if len(response.body) > _THREAD_BYTES:
@@ -445,58 +402,8 @@ class RedisStore:
             if len(page) < 2 * _PAGE:
                 return found
 
-    # Calls.
-
-    def _call(
-        self, commands: Sequence[Command], seconds: float, *, errors: bool = False
-    ) -> list[Any]:
-        """Send commands at once and return their replies, within `seconds` for all of it.
-
-        Raises RedisError or OSError. With `errors`, error replies are returned among the others.
-        """
-        tries_again = self._failing.is_failing
-        if not self._failing.asks():
-            raise _Paused("Redis failed a moment ago")
-        try:
-            with gevent.Timeout(seconds, TimeoutError("no response in time")), self._free:
-                replies = self._exchange(commands)
-        except (RedisError, OSError) as error:
-            if isinstance(error, ReadOnlyServer):
-                # The idle connections are as old as this one, and lead to the same server.
-                self._pool.disconnect(inuse_connections=False)
-            self._failing.failed(error, tries_again)
-            raise
-        except BaseException:
-            self._failing.interrupted(tries_again)
-            raise
-        self._failing.worked(tries_again)
-        if not errors:
-            for reply in replies:
-                if isinstance(reply, ResponseError):
-                    raise reply
-        return replies
-
-    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
-        # The library's client does the same, for three times the cost.
-        connection: Any = self._pool.get_connection()
-        try:
-            connection.send_packed_command(connection.pack_commands(commands))
-            replies: list[Any] = []
-            for _ in commands:
-                try:
-                    replies.append(connection.read_response())
-                except ResponseError as error:
-                    replies.append(error)
-            return replies
-        except BaseException:
-            # Replies that were not read would be taken for those of the next call.
-            connection.disconnect()
-            raise
-        finally:
-            self._pool.release(connection)
-
     def _count(self, error: Exception) -> str:
-        kind = _kind_of(error)
+        kind = kind_of(error)
         self.counts.errors[kind] += 1
         return kind
 
@@ -513,61 +420,6 @@ class _Indexed:
 
     def is_in(self, selection: Selection) -> bool:
         return selection.matches(self.digest, self._method, self._target)
-
-
-class _Failing:
-    """Whether Redis is asked. After a failure it is not, for a pause that grows with each failure.
-
-    Then one call tries again, and the others keep away until it has returned.
-
-    Note: calls that were waiting when Redis failed return late, with failures and successes of
-    before. Only the call that tries again decides whether Redis works.
-    """
-
-    def __init__(self, longest_call: float) -> None:
-        self._longest_call = longest_call
-        self._backoff = Backoff(_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
-        self._log = FailureLog(
-            _log.log,
-            "response cache",
-            "its Redis fails, and is not asked meanwhile",
-            "its Redis is asked again",
-        )
-        self._try_at = 0.0
-
-    @property
-    def is_failing(self) -> bool:
-        return self._log.failing
-
-    @property
-    def pauses(self) -> bool:
-        return self._log.failing and time.monotonic() < self._try_at
-
-    def asks(self) -> bool:
-        """Return whether a call may be made. It reports how it ended."""
-        if not self._log.failing:
-            return True
-        now = time.monotonic()
-        if now < self._try_at:
-            return False
-        self._try_at = now + 2 * self._longest_call
-        return True
-
-    def failed(self, error: BaseException, tried_again: bool) -> None:
-        if self._log.failing and not tried_again:
-            return
-        self._log.failed(error)
-        self._try_at = time.monotonic() + self._backoff.pause()
-
-    def interrupted(self, tried_again: bool) -> None:
-        """The caller left, so that nothing is known. If it tried again, another one does."""
-        if tried_again:
-            self._try_at = 0.0
-
-    def worked(self, tried_again: bool) -> None:
-        if tried_again:
-            self._log.worked()
-            self._backoff.reset()
 
 
 def _entry_name(key: CacheKey) -> str:
@@ -592,14 +444,3 @@ def _flat(replies: Iterable[Any]) -> Iterable[Any]:
             yield from reply
         else:
             yield reply
-
-
-def _kind_of(error: Exception) -> str:
-    if isinstance(error, _Paused):
-        return "paused"
-    if not isinstance(error, ResponseError):
-        return "unavailable"
-    reply = str(error)
-    if "OOM" in reply or "maxmemory" in reply:
-        return "full"
-    return "wrong_type" if "WRONGTYPE" in reply else "refused"

@@ -20,7 +20,8 @@ from proxy.cache.backends.base import (
     Selection,
 )
 from proxy.cache.backends.memory import MemoryStore
-from proxy.cache.backends.redis import Deadlines, RedisStore
+from proxy.cache.backends.redis import RedisStore
+from proxy.cache.backends.redis_calls import Deadlines
 from proxy.cache.key import CacheKey
 from proxy.cache.response_cache import ResponseCache
 from tests.support.cached_responses import cache_key, cached_response
@@ -60,7 +61,7 @@ def make(server: RedisServer) -> Iterator[Maker]:
     def make(
         url: str = "", *, secret: bytes = SECRET, deadlines: Deadlines = PATIENT
     ) -> RedisStore:
-        store = RedisStore.from_url(url or server.url, secret, max_ttl=3600, deadlines=deadlines)
+        store = RedisStore(url or server.url, secret, max_ttl=3600, deadlines=deadlines)
         made.append(store)
         store.start()
         return store
@@ -411,7 +412,7 @@ def test_a_client_that_leaves_breaks_nothing(
     assert store.get(key) is None
     middleman.meet(silent)
     before = middleman.hindered
-    wait_until(lambda: not store._failing.pauses)
+    wait_until(lambda: not store._call.pauses)
     # It tries again, and would say whether Redis works.
     waiting = gevent.spawn(store.get, key)
     wait_until(lambda: middleman.hindered > before)

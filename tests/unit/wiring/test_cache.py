@@ -3,6 +3,9 @@
 import time
 from pathlib import Path
 
+import pytest
+
+from proxy.cache.backends.redis import RedisStore
 from proxy.wiring.cache import FOLDER, response_cache
 from tests.support.cached_responses import cache_key, cached_response
 from tests.support.installation import settings
@@ -33,3 +36,20 @@ def test_it_has_the_bounds_of_the_settings(tmp_path: Path) -> None:
     assert figures.rejected == {"too_large": 1}
     cache.close(20)
     assert list((chosen.data_dir / FOLDER).glob("*/data.mdb"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "has_second_tier"),
+    [
+        ({}, False),
+        # Bodies go only where they were sent on purpose.
+        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, False),
+        ({"CACHE_URL": "redis://127.0.0.1:1/0"}, True),
+    ],
+)
+def test_only_cache_url_names_a_second_tier(
+    tmp_path: Path, changes: dict[str, str], has_second_tier: bool
+) -> None:
+    cache = response_cache(settings(tmp_path, CACHE_TTL="60", **changes), bytes(32))
+    assert isinstance(cache._shared, RedisStore) == has_second_tier
+    assert (cache._records is cache._shared) == has_second_tier
