@@ -478,6 +478,7 @@ def test_a_stop_behind_the_last_chunk_does_nothing() -> None:
     settle()
     flown.flight.stop()
     settle()
+    assert flown.flight.joinable
     stored.set()
     flown.over()
     assert flown.flight.complete
@@ -491,6 +492,55 @@ def test_a_stop_gives_the_readers_its_error() -> None:
     with pytest.raises(UpstreamTimeout, match="stopped"):
         flown.owner.read()
     flown.over()
+
+
+def test_a_chunk_goes_to_the_readers_before_the_observers_work_on_it() -> None:
+    order: list[str] = []
+
+    class Observer(Recorder):
+        def feed(self, chunk: bytes) -> None:
+            order.append("observed")
+
+    def read(reader: FlightReader) -> None:
+        while reader.read():
+            order.append("read")
+
+    source = ScriptedSource()
+    flown = Flown(fetch=lambda: fetched(source, Observer()))
+    jobs = [gevent.spawn(read, reader) for reader in (flown.owner, flown.flight.join())]
+    settle()
+    source.put(b"a")
+    settle()
+    assert order == ["read", "read", "observed"]
+    source.put(END)
+    all_of(*jobs)
+
+
+def test_a_stop_right_behind_a_chunk_leaves_no_observer_without_it() -> None:
+    flown = Flown()
+    job = gevent.spawn(flown.owner.read)
+    settle()
+    flown.source.put(b"a")
+    flown.flight.stop()
+    assert all_of(job) == [b"a"]
+    flown.over()
+    assert (flown.seen.chunks, flown.seen.ends) == ([b"a"], [False])
+
+
+def test_what_the_only_reader_has_read_of_a_response_that_has_ended_is_freed() -> None:
+    size = MERGED_BYTES
+    flown = Flown(choice=Abandoned.DRAIN)
+    flown.owner.close()
+    flown.source.put(*[b"x" * size] * 3)
+    while flown.source.reads < 4:
+        gevent.sleep(0)
+    late = flown.flight.join()
+    flown.source.put(END)
+    flown.over()
+    kept = [flown.room.used]
+    while late.read():
+        kept.append(flown.room.used)
+    assert kept == [3 * (size + 64), 2 * (size + 64), size + 64, 0]
 
 
 def test_what_stops_a_body_is_an_upstream_error_for_its_readers() -> None:

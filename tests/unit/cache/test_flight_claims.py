@@ -1,6 +1,7 @@
 """Flights of the workers of one node (``proxy/cache/flight_claims.py``): here both workers are in
 one process, with a table and a socket each."""
 
+import gc
 import os
 import stat
 from collections.abc import Iterator
@@ -446,6 +447,52 @@ def test_a_hold_that_ends_is_found_by_nobody(node: Node, upstream: Upstream) -> 
     wait_until(lambda: not node.claims[0]._claims)
     assert second.adopt(KEY, "t") is None
     assert not first._held._announced
+
+
+def test_a_hold_that_is_announced_too_late_claims_nothing(
+    node: Node, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = node.worker()
+    claims, go = node.claims[0], Event()
+    take = claims.take
+
+    def take_late(key: CacheKey) -> Any:
+        go.wait()
+        return take(key)
+
+    monkeypatch.setattr(claims, "take", take_late)
+    reader = first.join_or_begin(KEY, upstream, shared=False, holder="t", on_abandoned=hold)
+    reader.close()
+    retry = first.adopt(KEY, "t")
+    assert retry is not None
+    greenlets = [one for one in gc.get_objects() if isinstance(one, gevent.Greenlet)]
+    (announcing,) = [one for one in greenlets if "_announce" in repr(one)]
+    go.set()
+    announcing.join(20)
+    assert announcing.dead
+    assert not claims._claims
+    retry.close()
+
+
+def test_a_flight_that_begins_here_while_others_are_asked_is_joined(
+    node: Node, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = node.worker(), node.worker()
+    owner = first.join_or_begin(KEY, upstream)
+    find = node.claims[1].find
+    begun: list[FlightReader] = []
+
+    def find_late(key: CacheKey) -> Any:
+        found = find(key)
+        begun.append(second.join_or_begin(key, upstream))
+        return found
+
+    monkeypatch.setattr(node.claims[1], "find", find_late)
+    joined = second.join(KEY)
+    assert joined is not None
+    assert joined.flight is begun[0].flight
+    for reader in (owner, joined, *begun):
+        reader.close()
 
 
 def test_several_flights_that_are_held_are_announced_once(node: Node, upstream: Upstream) -> None:
