@@ -12,9 +12,9 @@ from tests.support.wait import wait_until
 SETTINGS = {"CACHE_TTL": "10m", "REVOCATION_INTERVAL": "0.2"}
 
 
-def ask(server: ProxyServer, token: str, text: str = "Hi") -> requests.Response:
+def ask(server: ProxyServer, token: str, text: str = "Hi", **headers: str) -> requests.Response:
     body = {"model": "gpt-4.1", "messages": [{"role": "user", "content": text}]}
-    headers = {"Authorization": f"Bearer {token}"}
+    headers["Authorization"] = f"Bearer {token}"
     url = f"{server.url}/v1/chat/completions"
     return requests.post(url, json=body, headers=headers, timeout=30)
 
@@ -77,6 +77,11 @@ def test_hits_are_counted_and_cost_nothing(own_proxy: ProxyFactory) -> None:
     assert (largest["project_id"], largest["path"]) == (project_id, "/v1/chat/completions")
     shown = server.command("cache", "stats")
     assert (shown.returncode, largest["key"] in shown.stdout) == (0, True), shown.stderr
+
+    aside = server.mint(project_id)["token"]
+    assert ask(server, aside, **{"Cache-Control": "no-store"}).headers["X-Cache"] == "BYPASS"
+    wait_until(lambda: metric('cache_requests_total{result="bypass"}') == 1, 30)
+    assert metric('cache_requests_total{result="miss"}') == 1
 
     # Spent, a token gets not even what the cache has; what is known of that is a second old.
     assert says(server, token, "another") == "MISS"
