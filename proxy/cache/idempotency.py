@@ -127,7 +127,7 @@ class Idempotency:
         self.ttl = ttl
         self.lease_seconds = lease_seconds
         #: See :data:`STATES`.
-        self.states: Counter[str] = Counter()
+        self.states: Counter[str] = Counter(dict.fromkeys(STATES, 0))
         self._running: dict[KeyedRequest, None] = {}
         self._renewal = PeriodicTask(
             self.renew,

@@ -81,8 +81,8 @@ class WorkerCaching:
 
     def counts(self) -> CacheCounts | None:
         """Return what the metrics show. Takes microseconds. None: there is no cache so far."""
-        cache, flights = self.cache, self.flights.figures()
-        if cache is None:
+        opened, flights = self._open, self.flights.figures()
+        if opened is None:
             if not self._settings.cache.ttl:
                 return None
             return CacheCounts(
@@ -91,7 +91,7 @@ class WorkerCaching:
                 flights=flights.flights,
                 readers=flights.readers,
             )
-        size, counts = cache.size(), cache.counts()
+        size, counts = opened.cache.size(), opened.cache.counts()
         return CacheCounts(
             entries=size.items,
             bytes=size.bytes,
@@ -101,6 +101,7 @@ class WorkerCaching:
             rejected=counts.rejected,
             flights=flights.flights,
             readers=flights.readers,
+            idempotent=opened.idempotency.states,
         )
 
     @property

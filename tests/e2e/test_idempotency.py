@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import gevent
+import openai
 import pytest
 import requests
 
 from tests.support.cache_house import ASK, House
 from tests.support.fake_upstream import Upstream
+from tests.support.ports import free_port
 from tests.support.proxy_access import ProxyFactory
 from tests.support.raw_client import RawClient
 from tests.support.server import ProxyServer
+from tests.support.services.redis import RedisServer
 from tests.support.wait import wait_until
 
 GATED = "/v1/behave/gated-json"
@@ -125,6 +128,33 @@ def test_another_request_with_the_key_is_refused(house: House, token: str) -> No
     assert len(house.upstream.received) == 2
 
 
+def test_what_came_of_the_keys_is_counted(own_proxy: ProxyFactory, upstream: Upstream) -> None:
+    house = House(own_proxy().start(), upstream)
+    token = house.token(cache="off", idempotency="on")
+    house.ask(token, ASK, Idempotency_Key="counted")
+    replayed(house, token, "counted")
+    house.ask(token, {**ASK, "n": 2}, Idempotency_Key="counted")
+
+    def counted(*states: str) -> float:
+        return sum(house.metric(f'idempotent_total{{state="{state}"}}') for state in states)
+
+    # One that comes before the result is written joins the request that has just ended.
+    wait_until(lambda: counted("replayed", "joined") == 1)
+    wait_until(lambda: counted("reused") == 1)
+    assert (counted("new"), counted("not_kept"), counted("in_progress")) == (1, 0, 0)
+
+
+def test_replays_cost_no_quota_and_are_refused_with_a_spent_one(house: House) -> None:
+    token = house.token({"max_requests": 2}, cache="off", idempotency="on")
+    house.ask(token, ASK, Idempotency_Key="one")
+    for _ in range(3):
+        replayed(house, token, "one")
+    assert house.ask(token, ASK, Idempotency_Key="two").status_code == 200
+    spent = house.ask(token, ASK, Idempotency_Key="two")
+    assert (spent.status_code, code(spent)) == (429, "quota_exceeded")
+    assert len(house.upstream.received) == 2
+
+
 @pytest.mark.parametrize("key", ["", '""', '"open', "with space", "caf\xe9", "k" * 256])
 def test_a_bad_key_is_refused(house: House, token: str, key: str) -> None:
     response = house.ask(token, ASK, Idempotency_Key=key)
@@ -198,6 +228,84 @@ def test_an_upload_is_only_relayed(house: House, token: str, size: int) -> None:
     assert len(house.upstream.received) == 2
 
 
+class Sdk:
+    """The official client, whose first try gets no response in time."""
+
+    def __init__(self, house: House, token: str) -> None:
+        self.house = house
+        self.tries = 0
+        self.client = openai.OpenAI(
+            base_url=f"{house.proxy.url}{GATED}",
+            api_key=token,
+            timeout=1,
+            max_retries=2,
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._tried]}),
+        )
+
+    def _tried(self, _: object) -> None:
+        self.tries += 1
+        if self.tries > 1:
+            self.house.upstream.gate.release()
+
+    def ask(self, **headers: str) -> None:
+        with self.client:
+            answer = self.client.chat.completions.create(**ASK, extra_headers=headers)
+        assert answer.choices[0].message.content == "Hello there."
+        assert self.tries > 1
+        assert len(self.house.upstream.received) == 1
+
+
+def test_the_sdk_s_retries_are_sent_once_with_a_key(house: House, token: str) -> None:
+    Sdk(house, token).ask(**{KEY: "sdk"})
+
+
+def test_the_sdk_s_retries_are_sent_once_without_one(house: House) -> None:
+    Sdk(house, house.token(cache="off", on_disconnect="hold")).ask()
+
+
+# More nodes than one.
+
+
+def test_without_the_shared_store_nothing_is_sent(
+    own_proxy: ProxyFactory, upstream: Upstream
+) -> None:
+    server = own_proxy(CACHE_URL=f"redis://127.0.0.1:{free_port()}/0").start()
+    house = House(server, upstream)
+    token = house.token(cache="off", idempotency="on")
+    refused = house.ask(token, ASK, Idempotency_Key="away")
+    assert (refused.status_code, code(refused)) == (503, "store_unavailable")
+    assert refused.headers["X-Idempotency-Scope"] == "cluster"
+    assert "Retry-After" in refused.headers
+    assert not upstream.received
+    assert house.ask(token, ASK).status_code == 200
+
+
+def test_a_key_is_known_on_every_node(
+    own_proxy: ProxyFactory, upstream: Upstream, redis_server: RedisServer
+) -> None:
+    cache = redis_server.url
+    one = own_proxy(CACHE_URL=cache, WEB_CONCURRENCY="1").start()
+    database = f"sqlite:///{one.environ['DATA_DIR']}/proxy.db"
+    two = own_proxy(CACHE_URL=cache, WEB_CONCURRENCY="1", DATABASE_URL=database).start()
+    here, there = House(one, upstream), House(two, upstream)
+    token = here.token(cache="off", idempotency="on")
+    first = gevent.spawn(here.ask, token, ASK, path=GATED, Idempotency_Key="far")
+    wait_until(lambda: bool(upstream.received))
+    twin = gevent.spawn(there.ask, token, ASK, path=GATED, Idempotency_Key="far")
+    wait_until(lambda: twin.ready() or there.metric("requests_in_flight") > 0)
+    upstream.gate.release()
+    assert first.get().status_code == 200
+    statuses = [twin.get().status_code]
+    while statuses[-1] == 409:
+        statuses.append(there.ask(token, ASK, path=GATED, Idempotency_Key="far").status_code)
+    assert statuses[-1] == 200
+    again = there.ask(token, ASK, path=GATED, Idempotency_Key="far")
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.headers["X-Idempotency-Scope"] == "cluster"
+    assert again.content == first.get().content
+    assert len(upstream.received) == 1
+
+
 def test_a_killed_worker_s_key_is_free_again(own_proxy: ProxyFactory, upstream: Upstream) -> None:
     server, _ = own_proxy.started()
     house = House(server, upstream)
@@ -230,3 +338,4 @@ def test_a_killed_worker_s_key_is_free_again(own_proxy: ProxyFactory, upstream: 
     assert set(statuses) <= {200, 409, 503}
     assert len(upstream.received) == 2
     assert house.event_of("cache-1")["outcome"] == "unknown"
+    wait_until(lambda: house.metric('idempotent_total{state="unknown_outcome"}') == 1)

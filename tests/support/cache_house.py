@@ -1,5 +1,6 @@
 """A proxy whose projects keep responses, as a test sees it: its clients, and their events."""
 
+import re
 from typing import Any
 
 import requests
@@ -21,7 +22,8 @@ class House:
         self._events: dict[str, list[dict[str, Any]]] = {}
         self._asked = self._projects = 0
 
-    def token(self, **fields: Any) -> str:
+    def token(self, limits: dict[str, Any] | None = None, **fields: Any) -> str:
+        """Return a token of a new project that has these fields; `limits` are the token's own."""
         self._projects += 1
         body = {
             "name": f"cached-{self._projects}",
@@ -31,7 +33,7 @@ class House:
         }
         answer = self.proxy.manage("POST", "/projects", body)
         assert answer.status_code == 201, answer.text
-        return str(self.proxy.mint(answer.json()["id"])["token"])
+        return str(self.proxy.mint(answer.json()["id"], **(limits or {}))["token"])
 
     def ask(
         self,
@@ -78,3 +80,9 @@ class House:
 
         wait_until(arrived)
         return found
+
+    def metric(self, sample: str) -> float:
+        """Return a sample of the metrics, as `name{label="value"}` without its prefix."""
+        page = requests.get(f"{self.proxy.url}/metrics", timeout=30).text
+        found = re.findall(rf"^proxy_{re.escape(sample)} (\S+)$", page, re.MULTILINE)
+        return sum(map(float, found))
