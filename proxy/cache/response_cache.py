@@ -191,20 +191,24 @@ class ResponseCache:
         return self._store.size()
 
     def counts(self) -> Counts:
-        """Return the evictions and rejections of this worker since its start."""
+        """Return the evictions, rejections and errors of this worker since its start.
+
+        Errors are named by their tier, `store` or `shared`, and kind.
+        """
         counts = Counts()
         counts.evictions.update(self._store.counts.evictions)
-        counts.rejected.update(self._store.counts.rejected + self.rejected)
+        counts.rejected.update(self.rejected)
+        counts.errors.update(self.errors)
+        for tier, store in zip(("store", "shared"), self._tiers(), strict=False):
+            counts.rejected.update(store.counts.rejected)
+            for kind, count in store.counts.errors.items():
+                counts.errors[f"{tier}_{kind}"] += count
         return counts
 
     def figures(self) -> CacheFigures:
         """Return the figures, for people. Takes milliseconds."""
         first = self._store.figures()
         shared = None if self._shared is None else self._shared.figures()
-        errors = Counter(self.errors)
-        for tier, store in zip(("store", "shared"), self._tiers(), strict=False):
-            for kind, count in store.counts.errors.items():
-                errors[f"{tier}_{kind}"] += count
         return CacheFigures(
             items=first.items,
             bytes=first.bytes,
@@ -216,7 +220,7 @@ class ResponseCache:
             largest=first.largest,
             most_hit=first.most_hit,
             shared=shared,
-            errors=dict(errors),
+            errors=dict(self.counts().errors),
         )
 
     # Records: see `proxy.cache.backends.base.Records`.

@@ -28,6 +28,8 @@ class CacheCounts:
     #: Stored responses that were dropped, by cause; responses that were not stored, by reason.
     evictions: Mapping[str, int] = field(default_factory=dict)
     rejected: Mapping[str, int] = field(default_factory=dict)
+    #: Failures of the stores, by store and kind. Each was a miss or a response that was not stored.
+    errors: Mapping[str, int] = field(default_factory=dict)
     #: Responses in flight that may be shared, and the requests that read them.
     flights: int = 0
     readers: int = 0
@@ -55,6 +57,7 @@ def measure(samples: Samples, counts: CacheCounts) -> None:
     for name, series in (
         ("proxy_cache_evictions_total", counts.evictions),
         ("proxy_cache_rejected_total", counts.rejected),
+        ("proxy_cache_errors_total", counts.errors),
         ("proxy_idempotent_total", counts.idempotent),
     ):
         for label, count in series.items():

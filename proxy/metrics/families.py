@@ -132,6 +132,11 @@ _ALL: Final = (
     _gauge("proxy_cache_limit_bytes", "MAX_CACHE_SIZE.", merge=max),
     _counter("proxy_cache_evictions_total", "Stored responses that were dropped.", "cause"),
     _counter("proxy_cache_rejected_total", "Responses that were not stored.", "reason"),
+    _counter(
+        "proxy_cache_errors_total",
+        "Failures of what stores responses: each was a miss, or a response that was not stored.",
+        "failure",
+    ),
     _gauge("proxy_flights", "Upstream responses in flight that may have several readers."),
     _gauge("proxy_flight_readers", "Requests that read one of these."),
     _counter(

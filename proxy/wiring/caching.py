@@ -99,6 +99,7 @@ class WorkerCaching:
             results=self.requests.results,
             evictions=counts.evictions,
             rejected=counts.rejected,
+            errors=counts.errors,
             flights=flights.flights,
             readers=flights.readers,
             idempotent=opened.idempotency.states,

@@ -31,6 +31,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 #: Of the shipper, which is off here, and of what does not happen here: declared, without series.
 EMPTY = {
     "proxy_sink_delivered_total",
+    "proxy_cache_errors_total",
     "proxy_cache_evictions_total",
     "proxy_cache_rejected_total",
     "proxy_idempotent_total",

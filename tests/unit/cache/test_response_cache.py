@@ -204,6 +204,21 @@ def test_size_and_counts_of_this_worker(cache: ResponseCache, store: MemoryStore
     assert counts.rejected == {"too_large": 2, "incomplete": 1}
 
 
+def test_a_worker_counts_for_its_metrics(
+    tiers: ResponseCache, store: MemoryStore, shared: MemoryStore
+) -> None:
+    store.counts.evictions["main"] += 2
+    shared.counts.rejected["shared_full"] += 3
+    store.counts.errors["DiskError"] += 4
+    shared.counts.errors["paused"] += 5
+    tiers.reject("incomplete")
+    counts = tiers.counts()
+    assert counts.evictions == {"main": 2}
+    assert counts.rejected == {"shared_full": 3, "incomplete": 1}
+    assert counts.errors == {"store_DiskError": 4, "shared_paused": 5}
+    assert tiers.figures().errors == counts.errors
+
+
 def test_figures(cache: ResponseCache) -> None:
     cache.put(KEY, cached_response(b"x" * 1000, target="/v1/chat/completions?a=secret"))
     cache.put(cache_key("b"), cached_response(b"x" * 2000))

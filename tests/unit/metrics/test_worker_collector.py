@@ -127,6 +127,7 @@ def test_the_response_cache_of_several_workers() -> None:
             limit_bytes=1000,
             results={"miss": misses, "bypass": 1},
             evictions={"expired": 2},
+            errors={"shared_full": 3},
             rejected={"incomplete": 3},
             flights=1,
             readers=2,
@@ -150,6 +151,7 @@ def test_the_response_cache_of_several_workers() -> None:
     }
     assert values["proxy_saved_tokens_total"] == {("prompt",): 0, ("completion",): 0}
     assert values["proxy_cache_evictions_total"] == {("expired",): 4}
+    assert values["proxy_cache_errors_total"] == {("shared_full",): 6}
     assert values["proxy_cache_rejected_total"] == {("incomplete",): 6}
     assert values["proxy_idempotent_total"] == {("replayed",): 2}
     assert (values["proxy_flights"], values["proxy_flight_readers"]) == ({(): 2}, {(): 4})
