@@ -466,7 +466,7 @@ def test_a_hold_that_is_announced_too_late_claims_nothing(
     retry = first.adopt(KEY, "t")
     assert retry is not None
     greenlets = [one for one in gc.get_objects() if isinstance(one, gevent.Greenlet)]
-    (announcing,) = [one for one in greenlets if "_announce" in repr(one)]
+    (announcing,) = [one for one in greenlets if "_announce" in repr(one) and not one.dead]
     go.set()
     announcing.join(20)
     assert announcing.dead
