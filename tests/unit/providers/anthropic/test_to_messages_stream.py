@@ -6,6 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 from anthropic import Anthropic, APIStatusError
+from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import RawMessageStreamEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter
 
 from proxy.core.errors import ResponseBroken
 from proxy.providers.anthropic import to_messages_stream
+from proxy.providers.anthropic.to_messages import message_of
 from proxy.providers.anthropic.to_messages_stream import MessagesStream
 from tests.unit.providers.anthropic.golden import cases
 
@@ -143,6 +145,63 @@ def test_the_sdk_collects_the_message(name: str) -> None:
     assert message.stop_reason == delta["delta"]["stop_reason"]
     counted = message.usage.model_dump()
     assert {name: counted[name] for name in delta["usage"]} == delta["usage"]
+
+
+_WORDS = st.text(min_size=1, max_size=6)
+_CALLS = st.lists(st.tuples(_WORDS, _WORDS, st.dictionaries(_WORDS, _WORDS)), max_size=3)
+
+
+@settings(deadline=None)
+@given(st.lists(_WORDS, max_size=3), st.lists(_WORDS, max_size=4), _CALLS, st.data())
+def test_a_stream_is_what_the_whole_completion_is(
+    thoughts: list[str], words: list[str], calls: Any, data: st.DataObject
+) -> None:
+    made = [
+        {
+            "id": f"call_{number}_{call_id}",
+            "function": {"name": name, "arguments": json.dumps(given)},
+        }
+        for number, (call_id, name, given) in enumerate(calls)
+    ]
+    message = {
+        "reasoning_content": "".join(thoughts),
+        "content": "".join(words),
+        "tool_calls": made,
+    }
+    whole = message_of(
+        {"id": "c", "model": "m", "choices": [{"message": message, "finish_reason": "stop"}]},
+        "asked",
+        "spare",
+    )
+    deltas: list[dict[str, Any]] = [{"reasoning_content": thought} for thought in thoughts]
+    deltas += [{"content": word} for word in words]
+    for number, call in enumerate(made):
+        text = call["function"]["arguments"]
+        cut = data.draw(st.integers(0, len(text)))
+        first = {**call["function"], "arguments": text[:cut]}
+        deltas.append({"tool_calls": [{"index": number, **call, "function": first}]})
+        rest = {"index": number, "function": {"arguments": text[cut:]}}
+        deltas.append({"tool_calls": [rest]})
+    chunks = [
+        {"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+        for delta in [{"role": "assistant", "content": ""}, *deltas]
+    ]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    output, complete = run([raw({"chunks": chunks, "done": True})])
+    assert complete
+    snapshot = None
+    buffers: dict[int, bytes] = {}
+    for event in events(output):
+        read = _EVENT.validate_python(event, strict=True)
+        snapshot = accumulate_event(event=read, current_snapshot=snapshot, json_bufs=buffers)
+    assert snapshot is not None
+    collected = snapshot.model_dump(include={"id", "model", "stop_reason", "content"})
+    for block in collected["content"]:
+        for extra in set(block) - {"type", "text", "thinking", "signature", "id", "name", "input"}:
+            del block[extra]
+    for block in whole["content"]:
+        block.pop("citations", None)
+    assert collected == {name: whole[name] for name in collected}
 
 
 def test_the_sdk_raises_an_error_of_the_stream() -> None:
