@@ -11,7 +11,8 @@ The life of a flight:
 2. The head is there. Where it may not be shared, the readers that only joined are dismissed.
 3. Chunks. The pump reads at the pace of the fastest reader, one chunk ahead. After a chunk has gone
    to the readers that wait for it, the observers see it.
-4. The end: the observers' ``finish``, then the ``on_end`` callbacks in their order. Meanwhile the
+4. The end: the observers' ``finish``; now what the response cost is known, and whoever waits for
+   that is called. Then the ``on_end`` callbacks in their order, which may wait. Meanwhile the
    flight can still be joined.
 
 Memory: chunks are kept for readers that may still come, as long as they are no more than the limit
@@ -241,6 +242,8 @@ class Flight:
         self._shared = shared
         self._adoptable = False
         self._on_end: list[Callable[[Flight], object]] = []
+        # Called as soon as the cost is known. None: it is.
+        self._when_settled: list[Callable[[], object]] | None = []
         self._on_abandoned: Callable[[Flight], Abandoned] = lambda _: Abandoned.CANCEL
         self.head: FlightHead | None = None
         #: Whether all of the response has been read.
@@ -349,11 +352,17 @@ class Flight:
             self._pump.join(seconds)
         return self._is_over
 
-    def when_over(self, callback: Callable[[], object]) -> bool:
-        """Call `callback` after the `on_end` callbacks. Returns False if they have run already."""
-        if self._is_over:
+    @property
+    def broke_off(self) -> bool:
+        """Whether the upstream has broken the response off."""
+        return self.head is not None and self.error is not None and self.error is not self._stop
+
+    def when_settled(self, callback: Callable[[], object]) -> bool:
+        """Call `callback` once the observers have seen all, and the cost is known: before the
+        `on_end` callbacks. Returns False if that moment has passed."""
+        if self._when_settled is None:
             return False
-        self._on_end.append(lambda _: callback())
+        self._when_settled.append(callback)
         return True
 
     @property
@@ -537,15 +546,19 @@ class Flight:
         if self.error is not None:
             self.complete = False
         self._wake_readers()
-        if fetched is not None:
-            if self.complete:
-                self.tokens = self._call(fetched.cost) or UNKNOWN_COST
+        if fetched is not None and not self.complete:
             self._call(fetched.close)
         pending, self._pending = self._pending, b""
         for observer in self._observers:
             if pending:
                 self._call(observer.feed, pending)
             self._call(observer.finish, self.complete)
+        if fetched is not None and self.complete:
+            self.tokens = self._call(fetched.cost) or UNKNOWN_COST
+            self._call(fetched.close)
+        waiting, self._when_settled = self._when_settled or [], None
+        for settled in waiting:
+            self._call(settled)
         for callback in self._on_end:
             self._call(callback, self)
         # They may hold much, and readers may take their time.

@@ -18,8 +18,9 @@ from proxy.cache import conditional, status
 from proxy.cache.access import CacheAccess
 from proxy.cache.backends.base import records_unavailable
 from proxy.cache.completeness import body_verdict
+from proxy.cache.directives import client_directives
 from proxy.cache.entry import CachedResponse, replayable
-from proxy.cache.fetched import Fetched, FlightHead, NoResponse
+from proxy.cache.fetched import UNKNOWN_COST, Cost, Fetched, FlightHead, NoResponse
 from proxy.cache.flight import Abandoned, Flight, FlightReader
 from proxy.cache.flights import Flights
 from proxy.cache.idempotency import Idempotency
@@ -126,14 +127,17 @@ class CachedRequests:
         access = cast(CacheAccess, context.principal.caching)
         opened = self._opened()
         idempotency_key = self._idempotency_key(context) if access.idempotency else None
+        outbound, upstream = cast(OutboundRequest, context.outbound), self._upstream(context)
         if opened is None:
             context.cached = cached = CachedRequest(access, _UNAVAILABLE)
             if access.mode != "off":
                 context.on_finish(partial(self._count, cached))
+                cached.headers = status.forwarded(_UNAVAILABLE)
             if idempotency_key is not None:
                 raise records_unavailable()
+            if access.mode != "off" and client_directives(outbound.headers).only_if_cached:
+                raise ProxyError(code="not_cached")
             return None
-        outbound, upstream = cast(OutboundRequest, context.outbound), self._upstream(context)
         asked = opened.reader.read(access, outbound, upstream)
         verdict = asked.verdict
         context.cached = cached = CachedRequest(
@@ -152,10 +156,9 @@ class CachedRequests:
                 return entry
         if access.mode != "off":
             context.on_finish(partial(self._count, cached))
+            cached.headers = status.forwarded(verdict, expired=entry is not None)
         if verdict.only_if_cached:
             raise ProxyError(code="not_cached")
-        if access.mode != "off":
-            cached.headers = status.forwarded(verdict, expired=entry is not None)
         return None
 
     def stale(self, context: RequestContext) -> CachedResponse | None:
@@ -195,6 +198,7 @@ class CachedRequests:
                 # Its retries get the same, also when that has left the cache.
                 gevent.spawn(cached.keyed.keep, entry)
         cached.facts = CacheFacts(how, entry.prompt_tokens, entry.completion_tokens)
+        cached.flight = None  # one that failed saved nothing
         self._count_hit(context.principal)
         cached.model = entry.model
         name = cast(CacheKey, cached.key).name
@@ -220,12 +224,16 @@ class CachedRequests:
 
     def recorded(self, context: RequestContext, relayed: Relayed) -> Relayed:
         """Return the response with an observer that keeps it, where it may be kept."""
-        cached = cast(CachedRequest, context.cached)
-        if cached.cache is not None and cached.verdict.forget and context.status < 400:
-            cached.cache.forget(cached.access.scope, context.inbound.target)
+        self._forget(context)
         recorders = self._recorders(context, relayed, self._head_verdict(context))
         reason, source, observers, encoding = relayed
         return reason, source, (*observers, *recorders), encoding
+
+    def _forget(self, context: RequestContext) -> None:
+        """Delete what the request has made void, now that it has succeeded."""
+        cached = cast(CachedRequest, context.cached)
+        if cached.cache is not None and cached.verdict.forget and context.status < 400:
+            cached.cache.forget(cached.access.scope, context.inbound.target)
 
     # Responses with several readers.
 
@@ -243,7 +251,7 @@ class CachedRequests:
         Raises ProxyError as `fetch` does.
         """
         cached, inbound = cast(CachedRequest, context.cached), context.inbound
-        on_end = (partial(_note_cost, context), partial(_wait_until_stored, cached))
+        on_end = (partial(_wait_until_stored, cached),)
         if cached.keyed is not None:
             found = self._keyed.flown(context, fetch, on_end, self._read)
             return self.serve(context, found, "hit") if isinstance(found, CachedResponse) else found
@@ -254,7 +262,9 @@ class CachedRequests:
             if inbound.header("X-STAINLESS-RETRY-COUNT") not in (None, "0"):
                 reader = self._flights.adopt(key, holder)
         if reader is not None:
-            return self._read(context, reader, False)
+            relayed = self._read(context, reader, False)
+            if relayed is not None:
+                return relayed
         for _ in range(_MAX_JOINS):
             reader = self._flights.join_or_begin(
                 key,
@@ -289,11 +299,14 @@ class CachedRequests:
         context.reader = reader
         # A failing write shows that the client has left; the flight may go on.
         context.drain_on_disconnect = False
-        if not pays:
+        if pays:
+            reader.flight.when_settled(partial(_note_break, context, reader.flight))
+        else:
             cached.flight, cached.facts = reader.flight, CacheFacts("collapsed")
         head = reader.head()
         if head is None:
             context.reader = cached.flight = cached.facts = None
+            context.drain_on_disconnect = context.principal.policy.drain_on_disconnect
             return None
         return self._shared(context, reader, head, pays)
 
@@ -310,6 +323,7 @@ class CachedRequests:
         """Return what a flight reads, for the request that began it."""
         reason, source, observers, encoding = relayed
         verdict = self._head_verdict(context)
+        self._forget(context)
         observers += self._recorders(context, relayed, verdict)
         observers += self._keyed.recorders(context, relayed)
         head = FlightHead(
@@ -320,7 +334,8 @@ class CachedRequests:
             shareable=verdict.storable or cast(CachedRequest, context.cached).keyed is not None,
             adoptable=context.status < 500 and context.status not in _WORTH_A_RETRY,
         )
-        return Fetched(head, source, observers, context.close_upstream, bool(encoding))
+        close, cost = context.close_upstream, partial(_cost, context.meter)
+        return Fetched(head, source, observers, close, bool(encoding), cost)
 
     def _shared(
         self, context: RequestContext, reader: FlightReader, head: FlightHead, pays: bool
@@ -412,7 +427,8 @@ class CachedRequests:
         """Return a text that names where the request goes."""
         if context.routed is None:
             return self._own_upstream
-        return "\n".join(_named(each.target) for each in context.routed.route.targets)
+        # Equal targets come in a random order.
+        return "\n".join(sorted(_named(each.target) for each in context.routed.route.targets))
 
 
 def _named(target: Target) -> str:
@@ -429,12 +445,17 @@ def _position(context: RequestContext, content_encoding: str) -> tuple[BodyObser
     return (boundary,)
 
 
-def _note_cost(context: RequestContext, flight: Flight) -> None:
-    """Called at the end of a flight, with the context of the request that began it."""
-    meter: UsageMeter | None = context.meter
-    usage = None if meter is None else meter.reading.usage
-    if usage is not None:
-        flight.tokens = usage.prompt_tokens, usage.completion_tokens
+def _cost(meter: UsageMeter) -> Cost:
+    """Return what a response has cost that the meter has seen to its end."""
+    usage = meter.reading.usage
+    return UNKNOWN_COST if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+
+
+def _note_break(context: RequestContext, flight: Flight) -> None:
+    """Called at the end of a flight, with the context of the request that began it: whoever still
+    reads, the target has failed."""
+    if context.routed is not None and flight.error is not None and flight.broke_off:
+        context.routed.broke_off(flight.error.code)
 
 
 def _wait_until_stored(cached: CachedRequest, _: Flight) -> None:

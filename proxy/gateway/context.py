@@ -218,7 +218,7 @@ class RequestContext:
     def finish_stream(self, stream: ResponseStream) -> None:
         """Finish a request whose response has ended, in any way."""
         self.shield()
-        if stream.outcome is Outcome.ABORTED and self.routed is not None:
+        if stream.outcome is Outcome.ABORTED and self.routed is not None and self.reader is None:
             self.routed.broke_off(stream.error_code)
         if self._http_1_0 and stream.outcome is not Outcome.COMPLETED and self._socket is not None:
             # Without chunks or a length, a closed connection is the normal end. Only a reset shows
@@ -290,7 +290,7 @@ class RequestContext:
             reader.close()
             if self._waits_for_flight(outcome):
                 end = partial(self._end_with_flight, status, outcome, error_code, bytes_out)
-                if reader.flight.when_over(end):
+                if reader.flight.when_settled(end):
                     return
         self._end(status, outcome, error_code, bytes_out, stream, reading)
 
@@ -404,7 +404,7 @@ class RequestContext:
             event.metadata = reading.usage.as_metadata()
         total = 0 if reading.usage is None else reading.usage.total
         if self.limited is not None and reading.source != "reported":
-            total = self.limited.charge(event, total)
+            total = self.limited.charge(event, total, self.status)
         if event.method == "GET" and event.is_read:
             # The ledger charges it, unless it is counted already.
             total = 0

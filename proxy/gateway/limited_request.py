@@ -49,15 +49,15 @@ class LimitedRequest:
         self._text = ResponseText(content_type, content_encoding)
         return self._text
 
-    def charge(self, event: UsageEvent, seen: int) -> int:
+    def charge(self, event: UsageEvent, seen: int, status: int) -> int:
         """Return the LLM tokens to charge for a response that did not report all of its usage.
 
         `seen` are the tokens that it did report. The estimate is charged where it is larger, so
         that a client cannot avoid the charge by leaving before the last count. Where nothing was
-        reported, the estimate is set in `event`. Only responses with status 2xx are estimated.
+        reported, the estimate is set in `event`. Only responses with a `status` of 2xx are
+        estimated: that of the upstream, which may have responded after the client has left.
         """
-        status = event.status_code
-        if self._text is None or status is None or not 200 <= status < 300:
+        if self._text is None or not 200 <= status < 300:
             return seen
         completion_tokens = tokens_of(self._text.size())
         if event.usage_source != "none":

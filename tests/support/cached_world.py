@@ -19,7 +19,7 @@ from proxy.gateway.routing import RoutedRequests
 from proxy.policy.policy import Policy
 from proxy.providers.base import Target
 from tests.support.clock import Clock
-from tests.support.relay_factories import JSON_BODY, Result, environ, serve, sized
+from tests.support.relay_factories import JSON_BODY, FakeResponse, Result, environ, serve, sized
 from tests.support.watched_request import BODY, PRINCIPAL_WITH_LIMITS, Watched
 
 TTL = 300.0
@@ -72,6 +72,10 @@ class CachedWorld(Watched):
 
     def respond(self, *chunks: Any) -> Any:
         return super().respond(*(chunks or (WHOLE,)))
+
+    def respond_with(self, status: int, *chunks: Any, **head: Any) -> FakeResponse:
+        self.responses.append(FakeResponse(chunks or [b"{}"], status=status, **head))
+        return self.responses[-1]
 
     def send(self, *headers: tuple[str, str], stop_after: int | None = None) -> Result:
         """Send a request whose client is not watched: it is missed when it is written to."""
