@@ -48,7 +48,7 @@ class CachedRequest:
         return [*self.headers, *self.key_headers]
 
     @property
-    def flies(self) -> bool:
+    def uses_flight(self) -> bool:
         """Whether its response may have several readers, at once or one after the other."""
         return self.verdict.share or self.is_held
 

@@ -237,12 +237,12 @@ class CachedRequests:
 
     # Responses with several readers.
 
-    def flies(self, context: RequestContext) -> bool:
+    def uses_flight(self, context: RequestContext) -> bool:
         """Return whether the response may have several readers."""
         cached = cast(CachedRequest, context.cached)
-        return cached.keyed is not None or (cached.key is not None and cached.flies)
+        return cached.keyed is not None or (cached.key is not None and cached.uses_flight)
 
-    def flown(self, context: RequestContext, fetch: Callable[[], Fetched]) -> Relayed | None:
+    def read_flight(self, context: RequestContext, fetch: Callable[[], Fetched]) -> Relayed | None:
         """Return the response of a flight: one that is there, or a new one that `fetch` begins.
 
         Waits for the head. Returns None when this request gets no response here, and goes its own
@@ -253,7 +253,7 @@ class CachedRequests:
         cached, inbound = cast(CachedRequest, context.cached), context.inbound
         on_end = (partial(_wait_until_stored, cached),)
         if cached.keyed is not None:
-            found = self._keyed.flown(context, fetch, on_end, self._read)
+            found = self._keyed.read_flight(context, fetch, on_end, self._read)
             return self.serve(context, found, "hit") if isinstance(found, CachedResponse) else found
         key, holder = cast(CacheKey, cached.key), ""
         reader: FlightReader | None = None

@@ -282,7 +282,7 @@ class RelayEndpoint:
     def _relayed_or_shared(self, context: RequestContext, caching: CachedRequests) -> Relayed:
         """Return the response to a request that no stored one serves."""
         context.watch_client()
-        if caching.flies(context):
+        if caching.uses_flight(context):
 
             def fetch() -> Fetched:
                 """Send the request, in the pump of its flight."""
@@ -291,7 +291,7 @@ class RelayEndpoint:
                         step(context)
                 return caching.fetched(context, self._fetch(context))
 
-            relayed = caching.flown(context, fetch)
+            relayed = caching.read_flight(context, fetch)
             if relayed is not None:
                 return relayed
         for step in self.after_miss:

@@ -89,7 +89,7 @@ class KeyedRequests:
         )
         return keyed.find()
 
-    def flown(
+    def read_flight(
         self,
         context: RequestContext,
         fetch: Callable[[], Fetched],

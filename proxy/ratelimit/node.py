@@ -164,7 +164,7 @@ class NodeLimiter:
             doubles[at + 1], doubles[at + 2], doubles[at + 3] = per_minute, now, now
         return token_bucket.refilled(doubles[at + 1], moment, now, per_minute)
 
-    def keep(self, bucket: Bucket, level: float, now: float) -> None:
+    def set_level(self, bucket: Bucket, level: float, now: float) -> None:
         key, per_minute = bucket
         slot = self._slots.get(key)
         if slot is None or self._words[slot[1]] != slot[0]:
@@ -172,7 +172,7 @@ class NodeLimiter:
             if slot is None and not self._overflow.is_busy(key, now):
                 slot = self._claim(key, now)
             if slot is None:
-                self._overflow.keep(bucket, level, now)
+                self._overflow.set_level(bucket, level, now)
                 return
         at = slot[1]
         doubles = self._doubles

@@ -40,10 +40,10 @@ class ProcessBuckets:
             return bucket.per_minute
         level, moment, _ = kept
         if moment > now:
-            self.keep(bucket, level, now)
+            self.set_level(bucket, level, now)
         return token_bucket.refilled(level, moment, now, bucket.per_minute)
 
-    def keep(self, bucket: Bucket, level: float, now: float) -> None:
+    def set_level(self, bucket: Bucket, level: float, now: float) -> None:
         key, per_minute = bucket
         self._kept[key] = (level, now, token_bucket.full_at(level, now, per_minute))
         self._kept.move_to_end(key)

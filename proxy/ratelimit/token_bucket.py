@@ -23,7 +23,7 @@ class Buckets(Protocol):
         """Return its permits now; an unknown bucket is full. A moment after `now` is replaced."""
         ...
 
-    def keep(self, bucket: Bucket, level: float, now: float) -> None: ...
+    def set_level(self, bucket: Bucket, level: float, now: float) -> None: ...
 
 
 def refilled(level: float, moment: float, now: float, per_minute: int) -> float:
@@ -60,7 +60,7 @@ def take(buckets: Buckets, charges: Sequence[Charge], now: float) -> Decision:
     for index, (bucket, permits) in enumerate(charges):
         if permits:
             remaining[index] -= abs(permits)
-            buckets.keep(bucket, remaining[index], now)
+            buckets.set_level(bucket, remaining[index], now)
     return Decision(remaining)
 
 
@@ -69,4 +69,4 @@ def debit(buckets: Buckets, charges: Sequence[Charge], now: float) -> None:
     for bucket, permits in charges:
         if permits:
             level = charged(buckets.level(bucket, now), permits, bucket.per_minute)
-            buckets.keep(bucket, level, now)
+            buckets.set_level(bucket, level, now)
