@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 import zlib
 from collections.abc import Iterator
 
@@ -116,7 +117,7 @@ IN_CHUNKS = {
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CacheHouse]:
-    with CacheHouse(tmp_path_factory.mktemp("cache")) as made:
+    with CacheHouse(tmp_path_factory.mktemp("cache"), CACHE_MAX_ENTRY="32MiB") as made:
         yield made
 
 
@@ -264,12 +265,14 @@ def test_a_kept_connection_serves_hits_one_after_the_other(house: CacheHouse, to
 
 
 def test_a_client_that_leaves_in_a_hit_is_seen_to_leave(house: CacheHouse, token: str) -> None:
-    large = {**EMBEDDING, "data": [{"embedding": [0.123456789] * 150_000}] * 2}
+    # More than the buffers of both ends take.
+    large = b'{"data":[{"embedding":[%b0.1]}]}' % (b"0.12345678," * 750_000)
     body = asking(house.upstream.script(whole(large)), input="Hi")
     house.ask(token, body, path="/v1/embeddings")
     house.hit(token, body, path="/v1/embeddings")
     head = house.head(token, JSON_TYPE)
     with RawClient(house.proxy.port) as client:
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.request("POST", "/v1/embeddings", head, body)
         _, headers = client.read_head("POST")
         assert ("X-Cache", "HIT") in headers

@@ -111,6 +111,24 @@ def test_hits_count_for_the_rate_and_not_for_the_quota(house: CacheHouse) -> Non
     wait_until(lambda: shown(house, made)["request_count"] == 1)
 
 
+def test_a_spent_quota_refuses_hits(house: CacheHouse) -> None:
+    project = house.project()
+    body = stored(house, str(house.proxy.mint(project)["token"]))
+    made = house.proxy.mint(project, max_requests=1)
+    for _ in range(5):
+        assert is_hit(house, made["token"], body)
+    other = asking(house.upstream.script(who_asked))
+    assert house.ask(made["token"], other).values("X-Cache") == ["MISS"]
+
+    def is_refused() -> bool:
+        response = house.ask(made["token"], body)
+        return response.status == 429 and error_of(response) == "quota_exceeded"
+
+    # A worker knows for a second that there was something left.
+    wait_until(lambda: all_workers(is_refused))
+    assert shown(house, made)["request_count"] == 1
+
+
 def test_a_spent_budget_refuses_hits(house: CacheHouse) -> None:
     project = house.project()
     body = stored(house, str(house.proxy.mint(project)["token"]))
