@@ -117,7 +117,8 @@ IN_CHUNKS = {
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CacheHouse]:
-    with CacheHouse(tmp_path_factory.mktemp("cache"), CACHE_MAX_ENTRY="32MiB") as made:
+    sizes = {"CACHE_MAX_ENTRY": "16MiB", "MAX_CACHE_SIZE": "512MiB"}
+    with CacheHouse(tmp_path_factory.mktemp("cache"), **sizes) as made:
         yield made
 
 
