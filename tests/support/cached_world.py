@@ -18,6 +18,7 @@ from proxy.gateway.caching import CachedRequests, CachingOptions, OpenCache
 from proxy.gateway.routing import RoutedRequests
 from proxy.policy.policy import Policy
 from proxy.providers.base import Target
+from proxy.routing.access import RoutingAccess
 from tests.support.clock import Clock
 from tests.support.relay_factories import JSON_BODY, FakeResponse, Result, environ, serve, sized
 from tests.support.watched_request import BODY, PRINCIPAL_WITH_LIMITS, Watched
@@ -61,6 +62,9 @@ class CachedWorld(Watched):
             caching=CacheAccess(scope="project-1", project_id="project-1", **asked),
             policy=Policy(drain_on_disconnect=drains),
         )
+        if routing is not None:
+            shared = RoutingAccess(all_providers=True)
+            principal = dataclasses.replace(principal, upstream_key=None, routing=shared)
         self.caching = CachedRequests(
             lambda: self.opened,
             self.flights,
