@@ -1,5 +1,9 @@
 """The response cache of one worker, made when a request first needs it."""
 
+import logging
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +22,17 @@ from proxy.core.errors import ProxyError
 from proxy.gateway.caching import CachedRequests, CachingOptions, OpenCache
 from proxy.metrics.cache_counts import CacheCounts
 from proxy.providers.base import Target
+from proxy.runtime.failure_log import FailureLog
 from proxy.settings.settings import Settings
 from proxy.store.cache_purges import CachePurges
 from proxy.wiring.accounts import AccountServices, response_lifetime
 from proxy.wiring.cache import response_cache
 from proxy.wiring.cache_secret import cache_secret
 
+_log = logging.getLogger(__name__)
+
+#: Seconds after a failure in which the cache is not opened again.
+_PAUSE_SECONDS: Final = 5.0
 #: Below `DATA_DIR`: where the workers of the node find each other's flights.
 FLIGHTS_FOLDER: Final = "flights"
 
@@ -31,8 +40,19 @@ FLIGHTS_FOLDER: Final = "flights"
 class WorkerCaching:
     """What a worker has of the cache. Where no project asks for it, nothing is opened."""
 
-    def __init__(self, settings: Settings, accounts: AccountServices) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        accounts: AccountServices,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         cache = settings.cache
+        self._clock = clock
+        self._failed_at = -math.inf
+        self._failures = FailureLog(
+            _log.log, "response cache", "it cannot be opened, so nothing is cached"
+        )
         self._settings = settings
         self._secret = cache_secret(settings, accounts)
         self._lock = RLock()
@@ -67,7 +87,7 @@ class WorkerCaching:
         return None if self._open is None else self._open.cache
 
     def open(self) -> OpenCache | None:
-        """Return the cache, or None while its secret cannot be read."""
+        """Return the cache, or None while it cannot be opened: no request fails for that."""
         if self._open is None and not self._is_closed:
             # In a greenlet of its own: a client that leaves must not end it half way.
             gevent.spawn(self._make).get()
@@ -139,20 +159,34 @@ class WorkerCaching:
 
     def _make(self) -> None:
         with self._lock:
-            secret = None if self._open is not None else self._secret.get()
+            paused = self._clock() - self._failed_at < _PAUSE_SECONDS
+            secret = None if self._open is not None or paused else self._secret.get()
             if secret is None:
                 return
-            cache = response_cache(self._settings, secret)
+            try:
+                self._open = self._opened(secret)
+            except Exception as error:  # noqa: BLE001  (a defect, and requests go on without)
+                self._failed_at = self._clock()
+                self._failures.failed(error, traceback=True)
+            else:
+                self._failures.worked()
+
+    def _opened(self, secret: bytes) -> OpenCache:
+        cache = response_cache(self._settings, secret)
+        try:
             cache.start()
             if self._follower is not None:
                 # What was purged while no worker was there must not be served.
                 self._follower.follow(cache)
-            options = self._settings.cache
-            reader = RequestReader(
-                KeyMaker(secret), ttl=options.ttl, stale_if_error=options.stale_if_error
-            )
-            idempotency = Idempotency(cache, ttl=options.idempotency_ttl)
-            self._open = OpenCache(cache, reader, idempotency)
+        except Exception:
+            # A process must not open the store's file twice.
+            cache.close(_PAUSE_SECONDS)
+            raise
+        options = self._settings.cache
+        reader = RequestReader(
+            KeyMaker(secret), ttl=options.ttl, stale_if_error=options.stale_if_error
+        )
+        return OpenCache(cache, reader, Idempotency(cache, ttl=options.idempotency_ttl))
 
 
 def _nothing(_: object) -> None:
