@@ -41,6 +41,8 @@ class FlightHead:
     shareable: bool
     #: Whether a retry of the client that has left may take it over.
     adoptable: bool = True
+    #: Whether others may still join once all of it has been read.
+    joinable_at_end: bool = True
     #: Who responded, for a project that routes.
     provider: str | None = None
     model: str | None = None

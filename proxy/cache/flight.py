@@ -311,6 +311,8 @@ class Flight:
     @property
     def joinable(self) -> bool:
         """Whether a further reader would get all of the response, as far as is known."""
+        if self.ended and self.head is not None and not self.head.joinable_at_end:
+            return False
         return self._shared and not self._broken
 
     def join(self) -> FlightReader:

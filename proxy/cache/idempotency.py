@@ -281,9 +281,11 @@ class KeyedRequest:
         try:
             if kept:
                 self._keep(claim)
+                owner.records.delete_record(self._mark)
             else:
+                # The mark first: the next attempt may begin at once.
+                owner.records.delete_record(self._mark)
                 owner.records.delete_record(self._name, expected=claim)
-            owner.records.delete_record(self._mark)
         except BackendError as error:
             # Its lease ends by itself.
             self.count("not_kept")

@@ -23,7 +23,7 @@ from proxy.cache.entry import CachedResponse, replayable
 from proxy.cache.fetched import UNKNOWN_COST, Cost, Fetched, FlightHead, NoResponse
 from proxy.cache.flight import Abandoned, Flight, FlightReader
 from proxy.cache.flights import Flights
-from proxy.cache.idempotency import Idempotency
+from proxy.cache.idempotency import Idempotency, is_final
 from proxy.cache.key import CacheKey
 from proxy.cache.policy import HeadVerdict, RequestVerdict, head_verdict
 from proxy.cache.request_reader import RequestReader
@@ -322,7 +322,7 @@ class CachedRequests:
     def fetched(self, context: RequestContext, relayed: Relayed) -> Fetched:
         """Return what a flight reads, for the request that began it."""
         reason, source, observers, encoding = relayed
-        verdict = self._head_verdict(context)
+        verdict, keyed = self._head_verdict(context), cast(CachedRequest, context.cached).keyed
         self._forget(context)
         observers += self._recorders(context, relayed, verdict)
         observers += self._keyed.recorders(context, relayed)
@@ -331,8 +331,9 @@ class CachedRequests:
             reason=reason,
             headers=context.response_headers,
             # With a key the client says itself which requests are the same.
-            shareable=verdict.storable or cast(CachedRequest, context.cached).keyed is not None,
+            shareable=verdict.storable or keyed is not None,
             adoptable=context.status < 500 and context.status not in _WORTH_A_RETRY,
+            joinable_at_end=keyed is None or is_final(context.status),
         )
         close, cost = context.close_upstream, partial(_cost, context.meter)
         return Fetched(head, source, observers, close, bool(encoding), cost)

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
+import requests
 
 from tests.support.cache_house import ASK, House
 from tests.support.fake_upstream import Upstream
 from tests.support.server import ProxyServer
+from tests.support.wait import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +70,24 @@ def test_a_stored_response_of_several_chunks_is_replayed(house: House) -> None:
     event = house.event(second)
     assert (event["outcome"], event["stream"], event["cache"]) == ("cached", True, "hit")
     assert house.event(first)["outcome"] == "completed"
+
+
+def test_a_hit_is_the_first_result_of_its_idempotency_key(house: House) -> None:
+    token = house.token(idempotency="on")
+    stored = house.hit(token, ASK)
+    first = house.ask(token, ASK, Idempotency_Key="stored")
+    assert (first.status_code, first.headers["X-Cache"]) == (200, "HIT")
+    assert "Idempotent-Replayed" not in first.headers
+    found: list[requests.Response] = []
+
+    def is_the_result() -> bool:
+        # Also for who does not want what the cache has.
+        refresh = {"Idempotency_Key": "stored", "Cache_Control": "no-cache"}
+        found[:] = [house.ask(token, ASK, **refresh)]
+        return found[0].headers.get("Idempotent-Replayed") == "true"
+
+    wait_until(is_the_result)
+    assert found[0].content == stored.content
+    assert found[0].headers["X-Cache"] == "HIT"
+    assert found[0].headers["Cache-Status"] == "openai-proxy; hit; detail=idempotency-key"
+    assert house.event(found[0])["cache"] == "replayed"

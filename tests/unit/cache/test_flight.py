@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -119,6 +120,26 @@ def test_one_reader_gets_the_response_as_it_is() -> None:
     assert (flown.ends, flown.source.closed) == ([True], 1)
     flown.owner.close()
     assert (flown.asked, flown.room.used, len(flown.room)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_a_head_says_whether_it_can_be_joined_at_its_end(at_end: bool) -> None:
+    source, storing = ScriptedSource(b"a", b"b", END), Event()
+
+    def fetch() -> Fetched:
+        found = fetched(source)
+        return found._replace(head=replace(found.head, joinable_at_end=at_end))
+
+    flown = Flown(fetch=fetch, on_end=[lambda _: storing.wait(20)])
+    flown.owner.head()
+    assert flown.flight.joinable
+    early = flown.flight.join()
+    assert body(flown.owner) == b"ab"
+    assert flown.flight.ended
+    assert flown.flight.joinable == at_end
+    assert body(early) == b"ab"
+    storing.set()
+    flown.over()
 
 
 def test_the_last_chunk_is_known_to_be_the_last() -> None:
