@@ -48,9 +48,9 @@ class FlightHead:
     model: str | None = None
 
 
-#: Prompt and completion tokens that a response cost, as far as it reports them.
-Cost = tuple[int | None, int | None]
-UNKNOWN_COST: Final[Cost] = (None, None)
+#: What a response cost, as far as it reports that: prompt tokens, completion tokens, the model.
+Cost = tuple[int | None, int | None, str | None]
+UNKNOWN_COST: Final[Cost] = (None, None, None)
 
 
 def nothing() -> None:

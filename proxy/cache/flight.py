@@ -254,9 +254,9 @@ class Flight:
         self.error: ProxyError | None = None
         #: Whether a retry has taken it over.
         self.adopted = False
-        #: The LLM tokens that the response cost, prompt and completion, as far as it reports them.
+        #: What the response cost.
         #: Set by a callback at the end.
-        self.tokens: Cost = UNKNOWN_COST
+        self.cost: Cost = UNKNOWN_COST
         #: The bytes that have arrived, with what their chunks cost.
         self.total = 0
         #: The index behind the last chunk that has arrived.
@@ -556,7 +556,7 @@ class Flight:
                 self._call(observer.feed, pending)
             self._call(observer.finish, self.complete)
         if fetched is not None and self.complete:
-            self.tokens = self._call(fetched.cost) or UNKNOWN_COST
+            self.cost = self._call(fetched.cost) or UNKNOWN_COST
             self._call(fetched.close)
         waiting, self._when_settled = self._when_settled or [], None
         for settled in waiting:

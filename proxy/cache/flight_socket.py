@@ -7,15 +7,17 @@ Frame: type (1 byte), length of the payload (u32, big endian), payload::
 
     J   key: 32 bytes of its digest, then its scope      follower, once
     O   joined; more frames follow                       owner, first
-    N   there is no such flight                          owner, first and last
+    N   there is no such flight                          owner, last
     .   nothing new: the owner is alive                  owner, every second
     H   head, JSON                                       owner, once
     C   chunk                                            owner
     L   last chunk of a complete response                owner, once
     E   end of a complete response                       owner, once
-    T   LLM tokens that the response cost, JSON          owner, last, behind L or E
+    T   what the response cost, JSON                     owner, last, behind L or E
     B   the response failed: error, JSON                 owner, last
-    P   the response is private, or has no more room     owner, last
+    P   the response is private                          owner, last
+
+`N` behind `O`: the owner has let its followers go before there was a head.
 
 Note: a connection that ends before `L` or `E` is a response that was cut. It never looks complete.
 """
@@ -164,7 +166,7 @@ class FlightServer:
                 reader.close()
             flight = reader.flight
             if flight.wait_until_over(_COST_SECONDS) and flight.complete:
-                sock.sendall(_frame(b"T", orjson.dumps(flight.tokens)))
+                sock.sendall(_frame(b"T", orjson.dumps(flight.cost)))
         except (OSError, EOFError, ValueError):
             pass  # the follower has left, or is none
         finally:
@@ -179,7 +181,8 @@ def _send_flight(sock: Any, reader: FlightReader) -> None:
                 sock.sendall(_frame(b"."))
         head = reader.head()
         if head is None:
-            sock.sendall(_frame(b"P"))
+            # Without a head nothing is known of the response: its request was refused, or has gone.
+            sock.sendall(_frame(b"N" if reader.flight.head is None else b"P"))
             return
         sock.sendall(_frame(b"H", _head_json(head)))
         while True:
@@ -252,8 +255,8 @@ def _read_cost(sock: Any, frames: "_Frames") -> Cost:
         return UNKNOWN_COST
     if kind != b"T":
         return UNKNOWN_COST
-    prompt, completion = orjson.loads(payload)
-    return prompt, completion
+    prompt, completion, model = orjson.loads(payload)
+    return prompt, completion, model
 
 
 class FollowedSource:

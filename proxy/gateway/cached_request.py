@@ -39,7 +39,7 @@ class CachedRequest:
     refusal: ProxyError | None = None
     #: How it is served without a call of its own. None: it goes upstream.
     facts: CacheFacts | None = None
-    #: The model that a stored response names.
+    #: The model that the response names.
     model: str | None = None
     is_event_stream: bool = False
 
@@ -55,7 +55,7 @@ class CachedRequest:
     def describe(self, event: UsageEvent, facts: CacheFacts) -> None:
         """Set what the event of a request says that was served without a call of its own."""
         if self.flight is not None:
-            prompt, completion = self.flight.tokens
+            prompt, completion, self.model = self.flight.cost
             facts = replace(facts, saved_prompt_tokens=prompt, saved_completion_tokens=completion)
         event.stream = self.is_event_stream
         if event.outcome == "completed":

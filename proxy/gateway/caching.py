@@ -282,9 +282,16 @@ class CachedRequests:
                 raise cached.refusal
             entry = self._stored(cached)
             if entry is not None:
-                # A request of another node has stored it meanwhile.
+                # Another request has stored it meanwhile.
                 return self.serve(context, entry, "hit")
         return None
+
+    def look_again(self, context: RequestContext) -> None:
+        """Called by a request that begins a flight. Raises NoResponse if a flight before it has
+        ended, and its response been stored, since the request looked."""
+        cached = cast(CachedRequest, context.cached)
+        if cached.keyed is None and self._stored(cached) is not None:
+            raise NoResponse
 
     def _stored(self, cached: CachedRequest) -> CachedResponse | None:
         cache, key, verdict = cached.cache, cached.key, cached.verdict
@@ -449,7 +456,9 @@ def _position(context: RequestContext, content_encoding: str) -> tuple[BodyObser
 def _cost(meter: UsageMeter) -> Cost:
     """Return what a response has cost that the meter has seen to its end."""
     usage = meter.reading.usage
-    return UNKNOWN_COST if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+    if usage is None:
+        return UNKNOWN_COST
+    return usage.prompt_tokens, usage.completion_tokens, usage.model
 
 
 def _note_break(context: RequestContext, flight: Flight) -> None:

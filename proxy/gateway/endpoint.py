@@ -286,6 +286,7 @@ class RelayEndpoint:
 
             def fetch() -> Fetched:
                 """Send the request, in the pump of its flight."""
+                caching.look_again(context)
                 with caching.refusing(context):
                     for step in self.after_miss:
                         step(context)

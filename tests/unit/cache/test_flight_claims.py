@@ -93,7 +93,7 @@ def body(reader: FlightReader) -> bytes:
 
 
 def cost(flight: Flight) -> None:
-    flight.tokens = (9, 12)
+    flight.cost = (9, 12, "m")
 
 
 def served(flights: Flights, upstream: Upstream, *, key: CacheKey = KEY) -> bytes:
@@ -125,7 +125,7 @@ def test_one_call_for_the_requests_of_all_workers(node: Node, upstream: Upstream
     for reader in (owner, *followers):
         reader.close()
         assert reader.flight.wait_until_over(20)
-        assert reader.flight.tokens == (9, 12)
+        assert reader.flight.cost == (9, 12, "m")
 
 
 def test_a_request_joins_elsewhere_without_beginning(node: Node, upstream: Upstream) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import gevent
 import pytest
 from gevent import socket
+from gevent.event import Event
 
-from proxy.cache.fetched import Fetched
+from proxy.cache.fetched import UNKNOWN_COST, Fetched, NoResponse
 from proxy.cache.flight import Abandoned, Flight, FlightReader, FlightRoom
 from proxy.cache.flight_socket import (
     FlightPrivate,
@@ -130,15 +131,31 @@ def test_the_last_chunk_is_known_to_be_the_last(owner: Owner) -> None:
 @pytest.mark.parametrize("known", [True, False])
 def test_what_the_response_cost_is_known_to_its_followers(owner: Owner, known: bool) -> None:
     def count(flight: Flight) -> None:
-        flight.tokens = (9, None)
+        flight.cost = (9, None, "m")
 
     reader = owner.begin(on_end=[count] if known else [])
     got = follow(owner.path, KEY)
     owner.source.put(b"a", END)
     assert reader.read() == b"a"
     assert (got.source.read(), got.source.read()) == (b"a", b"")
-    assert got.cost() == ((9, None) if known else (None, None))
+    assert got.cost() == ((9, None, "m") if known else UNKNOWN_COST)
     got.close()
+
+
+def test_an_owner_without_a_head_says_nothing_of_the_response(owner: Owner) -> None:
+    go = Event()
+
+    def fetch() -> Fetched:
+        go.wait()
+        raise NoResponse
+
+    reader = owner.begin(fetch=fetch)
+    job = gevent.spawn(follow, owner.path, KEY)
+    wait_until(lambda: reader.flight.readers == 2)
+    go.set()
+    with pytest.raises(OwnerGone):
+        job.get(timeout=20)
+    reader.close()
 
 
 def test_what_a_response_cost_stays_unknown_when_its_worker_ends(tmp_path: Path) -> None:
@@ -146,7 +163,7 @@ def test_what_a_response_cost_stays_unknown_when_its_worker_ends(tmp_path: Path)
     with scripted(path, _frame(b"O"), HEAD, _frame(b"L", b"all of it")):
         got = follow(path, KEY)
         assert (got.source.read(), got.source.complete) == (b"all of it", True)
-        assert got.cost() == (None, None)
+        assert got.cost() == UNKNOWN_COST
         got.close()
 
 
