@@ -2,6 +2,7 @@
 
 import re
 import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import gevent
@@ -9,9 +10,18 @@ import pytest
 import requests
 from gevent.lock import Semaphore
 
-from tests.support.fake_upstream import CHAT, Conversation, chat_events
-from tests.support.raw_cache_house import CHAT_PATH, JSON_TYPE, SSE_TYPE, CacheHouse, asking, whole
+from tests.support.fake_upstream import BEHAVIOURS, CHAT, Conversation, chat_events
+from tests.support.raw_cache_house import (
+    CHAT_PATH,
+    JSON_TYPE,
+    SSE_TYPE,
+    CacheHouse,
+    asking,
+    whole,
+)
 from tests.support.raw_client import RawClient, RawResponse
+from tests.support.raw_requests import error_of
+from tests.support.wait import wait_until
 
 EVENTS = chat_events()
 WAITING = 500
@@ -28,12 +38,20 @@ def gated(talk: Conversation) -> None:
     talk.events(EVENTS, gated=True)
 
 
-def readers(house: CacheHouse) -> int:
-    """The readers of all flights. The workers that follow one are among them."""
+def figures(house: CacheHouse) -> tuple[int, int]:
+    """Return how many requests are in flight, and how many readers all flights have. A worker that
+    follows a flight of the other one is a reader, too."""
     page = requests.get(f"{house.proxy.url}/metrics", timeout=30).text
-    return sum(
-        int(float(each)) for each in re.findall(r"^proxy_flight_readers\S* (\S+)", page, re.M)
-    )
+    sums = []
+    for name in ("proxy_requests_in_flight", "proxy_flight_readers"):
+        found = re.findall(rf"^{name}(?:{{.*}})? (\S+)", page, re.MULTILINE)
+        sums.append(sum(int(float(each)) for each in found))
+    return sums[0], sums[1]
+
+
+def wait_for(house: CacheHouse, count: int) -> None:
+    """Wait until so many requests wait for a response, or read one, that they share."""
+    wait_until(lambda: min(figures(house)) >= count, seconds=90)
 
 
 class Crowd:
@@ -76,7 +94,7 @@ def test_hundreds_wait_for_one_response(house: CacheHouse) -> None:
     token = house.token(coalesce="on")
     name = house.upstream.script(gated)
     crowd = Crowd(house, token, asking(name, stream=True), WAITING)
-    wait_until(lambda: readers(house) >= WAITING, seconds=90)
+    wait_for(house, WAITING)
     house.upstream.permit(len(EVENTS))
     responses = crowd.responses()
     assert {(each.status, each.body, each.clean) for each in responses} == {
@@ -104,7 +122,7 @@ def test_hundreds_wait_for_one_response(house: CacheHouse) -> None:
         )
         for each in shared
     } == {("cached", "collapsed", 9, 12, 0, "gpt-4.1-mini")}
-    wait_until(lambda: readers(house) == 0)
+    wait_until(lambda: figures(house) == (0, 0))
 
 
 def test_a_response_that_is_private_is_not_waited_for_one_by_one(house: CacheHouse) -> None:
@@ -117,7 +135,7 @@ def test_a_response_that_is_private_is_not_waited_for_one_by_one(house: CacheHou
 
     name = house.upstream.script(private)
     crowd = Crowd(house, token, asking(name), 50)
-    wait_until(lambda: readers(house) >= 50)
+    wait_for(house, 50)
     house.upstream.permit()
     # With the first head all others ask at once, each for itself.
     wait_until(lambda: len(house.upstream.asked_for(name)) == 50)
@@ -138,14 +156,14 @@ def test_an_upstream_that_fails_fails_for_all_at_once(house: CacheHouse) -> None
 
     name = house.upstream.script(fail)
     crowd = Crowd(house, token, asking(name), 40)
-    wait_until(lambda: readers(house) >= 40)
-    house.upstream.permit(100)
+    wait_for(house, 40)
+    house.upstream.permit()
     responses = crowd.responses()
     assert {each.status for each in responses} == {502}
     assert len({error_of(each) for each in responses}) == 1
     assert len(house.upstream.asked_for(name)) == 1
     # They do not all come back in the same second.
-    assert len({each.values("Retry-After")[0] for each in responses}) > 1
+    assert len({value for each in responses for value in each.values("Retry-After")}) > 1
 
 
 def test_a_response_that_breaks_off_breaks_off_for_all(house: CacheHouse) -> None:
@@ -160,7 +178,7 @@ def test_a_response_that_breaks_off_breaks_off_for_all(house: CacheHouse) -> Non
     name = house.upstream.script(cut)
     house.upstream.gate = Semaphore(0)
     crowd = Crowd(house, token, asking(name, stream=True), 40)
-    wait_until(lambda: readers(house) >= 40)
+    wait_for(house, 40)
     house.upstream.permit()
     responses = crowd.responses()
     assert {each.clean for each in responses} == {False}
@@ -179,9 +197,9 @@ def test_a_token_that_is_revoked_takes_its_own_reader_alone(house: CacheHouse) -
     body = asking(name, stream=True)
     # The one that pays is among those that are cut.
     revoked = Crowd(house, made[0]["token"], body, 8)
-    wait_until(lambda: readers(house) >= 8)
+    wait_for(house, 8)
     others = Crowd(house, made[1]["token"], body, 8)
-    wait_until(lambda: readers(house) >= 16)
+    wait_for(house, 16)
     house.upstream.permit()
     assert house.proxy.manage("DELETE", f"/tokens/{made[0]['id']}").status_code == 204
     cut = revoked.responses()
@@ -196,26 +214,43 @@ def test_a_token_that_is_revoked_takes_its_own_reader_alone(house: CacheHouse) -
 
 def test_who_does_not_read_holds_up_nobody(house: CacheHouse) -> None:
     token = house.token(coalesce="on")
-    large = [b": %b\n\n" % (b"x" * 60_000)] * 250
+    chunks = [*([b": %b\n\n" % (b"x" * 60_000)] * 250), *EVENTS]
+    #: Bytes that each of those that read has.
+    got = [0] * 4
 
     def stream(talk: Conversation) -> None:
         talk.upstream.gate.acquire()
-        talk.events([*large, *EVENTS])
+        talk.head("200 OK", [SSE_TYPE, ("Transfer-Encoding", "chunked")])
+        sent = 0
+        for chunk in chunks:
+            # At the pace of those that read, whatever the machine does besides.
+            wait_until(lambda: sent - min(got) < 1_000_000, seconds=60)  # noqa: B023
+            talk.chunk(chunk)
+            sent += len(chunk)
+        talk.end_chunks()
 
     name = house.upstream.script(stream)
     house.upstream.gate = Semaphore(0)
     body = asking(name, stream=True)
+
+    def read(number: int) -> bool:
+        with RawClient(house.proxy.port, timeout=90) as client:
+            client.request("POST", CHAT_PATH, house.head(token, JSON_TYPE), body)
+            client.read_head("POST")
+            while chunk := client.read_chunk():
+                got[number] += len(chunk)
+            return chunk == b""
+
     with RawClient(house.proxy.port, timeout=90) as slow:
         slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         slow.request("POST", CHAT_PATH, house.head(token, JSON_TYPE), body)
-        wait_until(lambda: readers(house) >= 1)
-        crowd = Crowd(house, token, body, 12)
-        wait_until(lambda: readers(house) >= 13)
+        wait_for(house, 1)
+        jobs = [gevent.spawn(read, number) for number in range(len(got))]
+        wait_for(house, 1 + len(got))
         house.upstream.permit()
-        responses = crowd.responses()
-        assert {(len(each.body), each.clean) for each in responses} == {
-            (len(b"".join([*large, *EVENTS])), True)
-        }
+        gevent.joinall(jobs, timeout=120, raise_error=True)
+        assert [job.value for job in jobs] == [True] * len(got)
+        assert set(got) == {len(b"".join(chunks))}
         assert len(house.upstream.asked_for(name)) == 1
         # It was too far behind for its chunks to be kept.
         assert not slow.read_response("POST").clean
