@@ -69,7 +69,12 @@ class CachedWorld(Watched):
             lambda: self.opened,
             self.flights,
             Target.from_url("http://upstream.test"),
-            CachingOptions(ttl=TTL, stale_if_error=stale, max_entry_bytes=4096),
+            CachingOptions(
+                ttl=TTL,
+                stale_if_error=stale,
+                max_entry_bytes=4096,
+                idempotency=access.get("idempotency", False),
+            ),
             clock=self.clock,
         )
         super().__init__(principal=principal, routing=routing, caching=self.caching)

@@ -19,6 +19,7 @@ from proxy.ratelimit.request_limiter import Rates
 from tests.support.limiter_factories import Limited
 from tests.support.relay_factories import (
     CHAT,
+    JSON_BODY,
     PRINCIPAL,
     Access,
     FakeResponse,
@@ -85,8 +86,9 @@ class Watched:
         self.responses.append(FakeResponse(chunks or [CHAT]))
         return self.responses[-1]
 
-    def ask(self, **more: Any) -> None:
-        sent = environ("POST", "/v1/chat/completions", **sized(BODY))
+    def ask(self, *headers: tuple[str, str], **more: Any) -> None:
+        asked = sized(BODY, headers=[*JSON_BODY, *headers])
+        sent = environ("POST", "/v1/chat/completions", **asked)
         self.result = serve(self.world.endpoint, {**sent, "gunicorn.socket": self.server}, **more)
 
     def check(self) -> UsageEvent:

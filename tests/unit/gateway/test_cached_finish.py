@@ -7,6 +7,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from proxy.cache.idempotency import KeyedRequest
 from proxy.gateway.context import RequestContext
 from tests.support.cached_world import WHOLE, CachedWorld
 from tests.support.wait import wait_until
@@ -115,6 +116,14 @@ def test_a_hit_leaves_nothing(stop_after: int | None) -> None:
 # A flight: its pump is at some place, and its request ends.
 
 PLACES = ["quota", "counted", "sending", "head", "response", "rest", "storing"]
+KEY = ("Idempotency-Key", "one")
+#: What becomes of a flight whose last reader has left, and the fields that say so.
+ENDS: dict[str, dict[str, Any]] = {
+    "cancelled": {},
+    "drained": {"drains": True},
+    "held": {"hold": True},
+    "keyed": {"idempotency": True},
+}
 
 
 class Stopped:
@@ -165,22 +174,69 @@ def test_a_flight_that_fails_leaves_nothing(
 
 @pytest.mark.parametrize("error", THROWN, ids=THROWN_NAMES)
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("drains", [False, True], ids=["cancelled", "drained"])
+@pytest.mark.parametrize("ends", ENDS)
 def test_the_request_of_a_flight_that_ends_leaves_nothing(
-    drains: bool,
-    place: str,
-    error: Callable[[], BaseException],
-    monkeypatch: pytest.MonkeyPatch,
+    ends: str, place: str, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    it = CachedWorld(coalesce=True, drains=drains)
+    it = CachedWorld(coalesce=True, **ENDS[ends])
     stopped = Stopped(it, place, monkeypatch)
-    asking = gevent.spawn(it.ask)
+    asking = gevent.spawn(it.ask, *([KEY] if ends == "keyed" else []))
     assert stopped.there.wait(20)
     asking.kill(error(), block=False)
     asking.join(20)
     stopped.go.set()
     wait_until(lambda: len(it.events) == 1)
+    it.flights.stop(seconds=20)  # what is held
+    event = it.check()
+    if ends != "cancelled" and place != "storing":
+        assert (event.usage_source, it.access.settled) == ("reported", [21])
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=FAILURE_NAMES)
+@pytest.mark.parametrize("place", [*PLACES, "claim", "mark", "result"])
+def test_a_keyed_request_that_fails_leaves_nothing(
+    place: str, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = CachedWorld(idempotency=True)
+    methods = {"claim": "claim", "mark": "put_record", "result": "put_record"}
+    if place in methods:
+        real = it.cache.put_record
+
+        def put_record(name: str, *args: Any, **more: Any) -> Any:
+            if ("sent" in name) == (place == "mark"):
+                raise error()
+            return real(name, *args, **more)
+
+        failing = raising(error) if place == "claim" else put_record
+        monkeypatch.setattr(it.cache, methods[place], failing)
+    else:
+        monkeypatch.setattr(Stopped, "wait", raising(error))
+        Stopped(it, place, monkeypatch)
+    it.ask(KEY)
+    wait_until(lambda: it.flights.figures().flights == 0)
     it.check()
+    assert it.opened is not None
+    assert it.opened.idempotency._running == {}
+
+
+@pytest.mark.parametrize("error", THROWN, ids=THROWN_NAMES)
+def test_a_keyed_request_that_ends_while_it_waits_for_another_leaves_nothing(
+    error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = CachedWorld(idempotency=True)
+    waiting = Event()
+    monkeypatch.setattr(it.flights, "join", lambda *_, **__: waiting.set())
+
+    def find(keyed: KeyedRequest) -> None:
+        keyed.is_running = True
+
+    monkeypatch.setattr(KeyedRequest, "find", find)
+    asking = gevent.spawn(it.ask, KEY)
+    assert waiting.wait(20)
+    asking.kill(error(), block=False)
+    asking.join(20)
+    it.check()
+    assert it.calls == 0
 
 
 @pytest.mark.parametrize("error", THROWN, ids=THROWN_NAMES)

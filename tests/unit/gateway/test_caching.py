@@ -373,3 +373,27 @@ def test_an_estimate_is_charged_although_the_client_left_before_the_head() -> No
     assert charged > 0
     it.events[:] = [owner]
     it.check()
+
+
+def test_a_retry_whose_first_request_is_gone_joins_others_like_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    it = CachedWorld(coalesce=True, hold=True)
+
+    def adopt(*_: Any) -> FlightReader:
+        """A flight in another worker, which has ended meanwhile."""
+        flight = Flight(FlightRoom(1000), limit=1000)
+        reader = flight.open()
+        flight.start(nothing)
+        return reader
+
+    def nothing() -> Fetched:
+        raise NoResponse
+
+    monkeypatch.setattr(it.flights, "adopt", adopt)
+    upstream = Held(it)
+    asking = [gevent.spawn(it.send, RETRY) for _ in range(2)]
+    wait_until(lambda: it.flights.figures().readers == 2)
+    upstream.go.set()
+    assert [each.get(timeout=20).body for each in asking] == [WHOLE] * 2
+    assert it.calls == 1
