@@ -362,6 +362,9 @@ class CachedRequests:
 
     def _abandoned(self, context: RequestContext, _: Flight) -> Abandoned:
         """Decide what becomes of a flight whose last reader has left."""
+        if context.was_cut:
+            # Whoever pays may not, or no more.
+            return Abandoned.CANCEL
         if context.principal.policy.drain_on_disconnect:
             return Abandoned.DRAIN
         return Abandoned.HOLD if cast(CachedRequest, context.cached).is_held else Abandoned.CANCEL

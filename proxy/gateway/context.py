@@ -109,6 +109,8 @@ class RequestContext:
     response_headers: Headers = []  # noqa: RUF012  (never changed)
     #: Reads the response from a flight. The event waits for what the flight cost.
     reader: FlightReader | None = None
+    #: Whether the proxy itself has cut the request, so that nothing goes on for it.
+    was_cut = False
     # The slot of the intent, which outlives a killed worker; -1 while there is none.
     _event_slot = -1
     _watcher: DisconnectWatcher | None = None
@@ -286,6 +288,7 @@ class RequestContext:
         reader = self.reader
         if reader is not None:
             self.shield()
+            self.was_cut = error_code in CUT_CODES
             # First of all: what waits for the end of the flight must not keep it from ending.
             reader.close()
             if self._waits_for_flight(outcome):

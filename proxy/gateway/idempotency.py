@@ -121,7 +121,7 @@ class KeyedRequests:
                     claim_and_fetch,
                     marked=False,
                     on_end=(*on_end, partial(_end, keyed)),
-                    on_abandoned=lambda _: Abandoned.DRAIN,
+                    on_abandoned=partial(_abandoned, context),
                 )
             relayed = None if reader is None else read(context, reader, reader.owns)
             if reader is not None and relayed is not None:
@@ -169,6 +169,11 @@ class KeyedRequests:
             keyed.is_too_large = reason == "too_large"
 
         return (BodyRecorder(self._max_entry_bytes, lambda: source.complete, keep, give_up),)
+
+
+def _abandoned(context: RequestContext, _: Flight) -> Abandoned:
+    """Decide what becomes of a flight whose last reader has left: its retry will ask for it."""
+    return Abandoned.CANCEL if context.was_cut else Abandoned.DRAIN
 
 
 def _end(keyed: KeyedRequest, flight: Flight) -> None:

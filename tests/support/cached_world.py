@@ -53,7 +53,7 @@ class CachedWorld(Watched):
             clock=self.clock,
             jitter=lambda: 0.0,
         )
-        self.flights = Flights(entry_bytes=4096, hold_seconds=20.0)
+        self.flights = Flights(entry_bytes=4096, hold_seconds=600.0)
         reader = RequestReader(KeyMaker(bytes(32)), ttl=TTL, stale_if_error=stale)
         idempotency = Idempotency(self.cache, ttl=TTL)
         self.opened = OpenCache(self.cache, reader, idempotency) if opens else None

@@ -9,6 +9,7 @@ from gevent.event import Event
 
 from proxy.cache.idempotency import KeyedRequest
 from proxy.gateway.context import RequestContext
+from proxy.gateway.inflight import QuotaExhausted
 from tests.support.cached_world import WHOLE, CachedWorld
 from tests.support.wait import wait_until
 from tests.support.watched_request import INTERRUPTIONS, NAMES
@@ -188,8 +189,24 @@ def test_the_request_of_a_flight_that_ends_leaves_nothing(
     wait_until(lambda: len(it.events) == 1)
     it.flights.stop(seconds=20)  # what is held
     event = it.check()
-    if ends != "cancelled" and place != "storing":
+    if ends != "cancelled" and place != "storing" and event.outcome == "client_gone":
         assert (event.usage_source, it.access.settled) == ("reported", [21])
+
+
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("place", ["sending", "rest"])
+@pytest.mark.parametrize("cut", [QuotaExhausted, THROWN[1]], ids=["spent", "revoked"])
+def test_nothing_goes_on_for_a_request_that_is_cut(
+    cut: Callable[[], BaseException], place: str, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = CachedWorld(coalesce=True, **ENDS[ends])
+    stopped = Stopped(it, place, monkeypatch)
+    asking = gevent.spawn(it.ask, *([KEY] if ends == "keyed" else []))
+    assert stopped.there.wait(20)
+    asking.kill(cut(), block=False)
+    asking.join(20)
+    wait_until(lambda: len(it.events) == 1)
+    assert it.check().outcome == "aborted"
 
 
 @pytest.mark.parametrize("error", FAILURES, ids=FAILURE_NAMES)
