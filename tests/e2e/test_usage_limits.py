@@ -50,14 +50,23 @@ def test_every_form_of_a_stream_counts_or_is_refused(
 ) -> None:
     server, project_id = limited
     token = server.mint(project_id, max_tokens_total=21)
-    answer = post(server, token["token"], CHAT % members)
+    statuses = []
+
+    def ask() -> requests.Response:
+        answer = post(server, token["token"], CHAT % members)
+        statuses.append(answer.status_code)
+        return answer
+
+    answer = ask()
     assert answer.status_code == status
     assert b'"usage"' not in answer.content
     if status == 200:
         wait_until(
             lambda: server.manage("GET", f"/tokens/{token['id']}").json()["tokens_used"] == 21
         )
-        wait_until(lambda: post(server, token["token"], CHAT % members).status_code == 429)
+        wait_until(lambda: ask().status_code == 429)
+    events = server.events(len(statuses))
+    assert sorted(event["status_code"] for event in events) == sorted(statuses)
 
 
 def test_what_reports_nothing_is_estimated(own_proxy: ProxyFactory) -> None:

@@ -14,6 +14,7 @@ from proxy.web import Mount
 from proxy.web.audit_trail import AuditTrail
 from proxy.web.guards import ManagementGuard
 from proxy.wiring.accounts import AccountServices
+from proxy.wiring.caching import WorkerCaching
 from proxy.wiring.routing_management import RoutingManagement
 from tests.support.installation import settings
 from tests.support.limiter_factories import Limited
@@ -36,8 +37,9 @@ def rooms_of(folder: Path, *, passthrough: bool = False) -> list[Mount]:
         file=RoutingRecords(),
     )
     trail = AuditTrail(registry.recorder, 0)
+    caching = WorkerCaching(chosen, registry)
     made = app.management(
-        chosen, registry, None if passthrough else routing, trail, Limited().throttle
+        chosen, registry, None if passthrough else routing, caching, trail, Limited().throttle
     )
     registry.close()
     return made
@@ -47,9 +49,9 @@ def test_every_room_of_the_management_api_is_guarded(tmp_path: Path) -> None:
     made = rooms_of(tmp_path)
     prefixes = {room.prefix for room in made}
     shared = ("providers", "keys", "mappings", "health")
-    names = ("projects", "tokens", "usage", "audit", *shared)
+    names = ("projects", "tokens", "usage", "audit", "cache", *shared)
     expected = {f"/manage/{name}" for name in names} | {f"/admin/{name}" for name in shared}
-    assert prefixes == expected
+    assert prefixes == {*expected, None}  # `DELETE /cache` stands at the root
     assert all(isinstance(room.guard, ManagementGuard) for room in made)
 
 

@@ -15,12 +15,15 @@ from proxy.wiring.accounts import maintenance_scheduler
 from tests.support.installation import settings
 
 
+ALWAYS = {"tokens", "counted_ids", "key_health", "cache_purges"}
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, {"tokens", "counted_ids", "key_health"}),
-        ({"USAGE_RETENTION_DAYS": "30"}, {"tokens", "counted_ids", "key_health", "usage"}),
-        ({"AUDIT_RETENTION_DAYS": "30"}, {"tokens", "counted_ids", "key_health", "audit"}),
+        ({}, ALWAYS),
+        ({"USAGE_RETENTION_DAYS": "30"}, {*ALWAYS, "usage"}),
+        ({"AUDIT_RETENTION_DAYS": "30"}, {*ALWAYS, "audit"}),
     ],
 )
 def test_what_is_kept_forever_has_no_task(

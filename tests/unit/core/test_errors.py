@@ -8,7 +8,12 @@ from proxy.core.errors import STATUS_BY_CODE, ClientError, ProxyError, SettingsE
 
 #: From the public contract, by hand.
 CONTRACT = {
-    400: {"invalid_request", "param_not_allowed", "origin_required"},
+    400: {
+        "invalid_request",
+        "param_not_allowed",
+        "invalid_idempotency_key",
+        "origin_required",
+    },
     401: {
         "invalid_token",
         "token_not_found",
@@ -20,13 +25,14 @@ CONTRACT = {
     404: {"not_found", "endpoint_not_found", "endpoint_not_supported", "model_not_found"},
     405: {"method_not_allowed"},
     408: {"request_timeout"},
-    409: {"conflict"},
+    409: {"conflict", "idempotency_in_progress"},
     413: {"request_too_large"},
+    422: {"idempotency_key_reused"},
     429: {"rate_limit_exceeded", "quota_exceeded"},
     500: {"internal_error"},
     502: {"upstream_unreachable", "upstream_broken", "upstream_auth_failed"},
     503: {"store_unavailable", "upstream_unavailable", "overloaded", "draining"},
-    504: {"upstream_timeout"},
+    504: {"upstream_timeout", "not_cached"},
 }
 
 
