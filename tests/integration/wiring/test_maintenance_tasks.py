@@ -14,7 +14,6 @@ from proxy.store.usage import UsageLedger
 from proxy.wiring.accounts import maintenance_scheduler
 from tests.support.installation import settings
 
-
 ALWAYS = {"tokens", "counted_ids", "key_health", "cache_purges"}
 
 

@@ -17,6 +17,7 @@ from proxy.store.dialects import ReadOnly
 from proxy.store.migrate import load
 from proxy.store.sqlite import path_from_url
 from tests.support.paths import ROOT
+from tests.support.wait import wait_until
 
 
 def table(database: Database) -> None:
@@ -177,7 +178,16 @@ def test_waiting_for_the_thread_is_bounded(sqlite_url: str) -> None:
         database.check()
     with pytest.raises(StoreError):
         busy.get()
-    database.check()
+    wait_until(lambda: _responds(database))
+
+
+def _responds(database: Database) -> bool:
+    """The thread needs a moment to end a statement."""
+    try:
+        database.check()
+    except StoreError:
+        return False
+    return True
 
 
 UNPATCHED = """
