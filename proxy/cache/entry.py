@@ -81,14 +81,15 @@ _NOT_REPLAYED_PREFIXES: Final = (
     "cf-",
     "x-proxy-",
 )
+#: The proxy's own lines about who made the response and from what: they hold for each replay.
+_REPLAYED: Final = frozenset({"x-proxy-provider", "x-proxy-model", "x-proxy-dropped-params"})
 
 
 class EntryUnreadable(ProxyError):
     """What a store returned is no entry: it is damaged, or of another version."""
 
 
-# Not frozen, which would make each of its fields cost a call. Only the cache that stores it may
-# still set when it expires.
+# Not frozen, which would make each of its fields cost a call. Nobody changes it once it is stored.
 @dataclass(slots=True, kw_only=True)
 class CachedResponse:
     """A complete response of an upstream.
@@ -240,4 +241,6 @@ def _check(kind: type | tuple[type, ...], *values: object) -> None:
 @lru_cache(maxsize=1024)
 def _is_replayed(name: str) -> bool:
     lower = name.lower()
-    return lower not in _NOT_REPLAYED and not lower.startswith(_NOT_REPLAYED_PREFIXES)
+    return lower in _REPLAYED or not (
+        lower in _NOT_REPLAYED or lower.startswith(_NOT_REPLAYED_PREFIXES)
+    )

@@ -159,11 +159,11 @@ class Idempotency:
                 # The lease has time for two more tries.
                 _log.warning("idempotency: a claim was not renewed: %s", error)
 
-    def enter(self, request: "KeyedRequest") -> None:
+    def register(self, request: "KeyedRequest") -> None:
         self._running[request] = None
         self._renewal.start()
 
-    def leave(self, request: "KeyedRequest") -> None:
+    def unregister(self, request: "KeyedRequest") -> None:
         self._running.pop(request, None)
 
 
@@ -253,7 +253,7 @@ class KeyedRequest:
         if records.claim(self._name, claim, owner.lease_seconds) is not None:
             self._claim = None
             return False
-        owner.enter(self)
+        owner.register(self)
         was_sent = records.get_record(self._mark) is not None
         records.put_record(self._mark, b"sent", owner.ttl)
         self.count("unknown_outcome" if was_sent else "new")
@@ -277,10 +277,10 @@ class KeyedRequest:
         if claim is None:
             return
         owner = self._owner
-        owner.leave(self)
+        owner.unregister(self)
         try:
             if kept:
-                self._keep(claim)
+                self._store_result(claim)
                 owner.records.delete_record(self._mark)
             else:
                 # The mark first: the next attempt may begin at once.
@@ -291,7 +291,7 @@ class KeyedRequest:
             self.count("not_kept")
             _log.warning("idempotency: a result was not kept: %s", error)
 
-    def keep(self, response: CachedResponse) -> None:
+    def take_for_result(self, response: CachedResponse) -> None:
         """Make a response that cost nothing the first result, unless there is one.
 
         Does not raise.
@@ -303,7 +303,7 @@ class KeyedRequest:
             _log.warning("idempotency: a result was not kept: %s", error)
         self.end(self.result is not None)
 
-    def _keep(self, claim: bytes) -> None:
+    def _store_result(self, claim: bytes) -> None:
         owner = self._owner
         records, lost = owner.records, _LOST + self._fingerprint
         if self.result is None or self.is_too_large:

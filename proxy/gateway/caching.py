@@ -196,7 +196,7 @@ class CachedRequests:
                 return self._first_result(context, entry)
             if how == "hit":
                 # Its retries get the same, also when that has left the cache.
-                gevent.spawn(cached.keyed.keep, entry)
+                gevent.spawn(cached.keyed.take_for_result, entry)
         cached.facts = CacheFacts(how, entry.prompt_tokens, entry.completion_tokens)
         cached.flight = None  # one that failed saved nothing
         self._count_hit(context.principal)

@@ -72,7 +72,7 @@ class PermitLeases:
         # known.
         self._left: dict[str, float] = {}
         # One look per token at a time; its result is how many permits the store has left.
-        self._looking: SingleFlight[int] = SingleFlight(self._look, interrupted=StoreError)
+        self._counting: SingleFlight[int] = SingleFlight(self._count_left, interrupted=StoreError)
         # One lease per token at a time; its result is how many permits the store granted.
         self._leasing: SingleFlight[int] = SingleFlight(self._lease, interrupted=StoreError)
         self._task = PeriodicTask(
@@ -118,7 +118,7 @@ class PermitLeases:
             return True
         if self._used_up.get(token_id, 0.0) > now:
             return False
-        return self._looking.do(token_id) > 0
+        return self._counting.do(token_id) > 0
 
     def put_back(self, token_id: str) -> None:
         """Take back a permit that was not needed. It waits here for another request."""
@@ -168,7 +168,7 @@ class PermitLeases:
             self._is_used_up(token_id)
         return granted
 
-    def _look(self, token_id: str) -> int:
+    def _count_left(self, token_id: str) -> int:
         left = self._store.permits_left(token_id)
         if left > 0:
             self._left[token_id] = time.monotonic() + _LEFT_SECONDS

@@ -267,8 +267,8 @@ def test_a_response_that_is_cut_is_not_kept(workers: Workers) -> None:
 
 
 def test_a_free_response_is_the_first_result_unless_there_is_one(workers: Workers) -> None:
-    asked(workers.one).keep(cached_response(b"first"))
-    asked(workers.other).keep(cached_response(b"second"))
+    asked(workers.one).take_for_result(cached_response(b"first"))
+    asked(workers.other).take_for_result(cached_response(b"second"))
     assert asked(workers.one).find() == cached_response(b"first")
 
 

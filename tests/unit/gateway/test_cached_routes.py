@@ -79,11 +79,14 @@ def test_the_order_of_equal_targets_is_no_part_of_the_key() -> None:
     assert it.held_keys() == [0, 0]
 
 
-def test_a_hit_says_nothing_of_a_route_that_it_did_not_take() -> None:
+def test_a_hit_says_who_made_the_response_and_nothing_of_a_route_that_it_did_not_take() -> None:
     it = RoutedWorld()
-    assert it.send().one("X-Proxy-Provider") == "a"
+    first = it.send()
+    assert first.one("X-Proxy-Provider") == "a"
     hit = it.send()
     assert (hit.one("X-Cache"), hit.all("X-Proxy-Attempts")) == ("HIT", [])
+    for name in ("X-Proxy-Provider", "X-Proxy-Model"):
+        assert hit.all(name) == first.all(name)
     assert it.events[1].cache is not None
     assert it.access.settled == [21]
 
