@@ -82,9 +82,17 @@ def test_any_worker_tells_of_all_and_nothing_goes_backwards(own_proxy: ProxyFact
     assert value(samples, "proxy_data_dir_size_bytes") > 0
     stats = requests.get(f"{server.url}/stats", timeout=30).json()
     assert stats["requests"]["by_route"]["chat"] == 60
-    assert (stats["token_cache"]["item_count"] > 0, stats["cache"]["item_count"]) == (True, 0)
+    assert stats["cache"]["item_count"] == 0
     assert stats["workers"] == {"alive": 4, "expected": 4, "started": 4}
     assert 0 < stats["latency_ms"]["overhead"]["p50"] <= stats["latency_ms"]["total"]["p99"]
+
+    def keeps_the_token() -> bool:
+        # The mint of the token is a change, which makes the workers forget it once.
+        assert chat(server, access.token) == 200
+        stats = requests.get(f"{server.url}/stats", timeout=30).json()
+        return bool(stats["token_cache"]["item_count"] > 0)
+
+    wait_until(keeps_the_token)
 
 
 def test_what_a_killed_worker_counted_stays(own_proxy: ProxyFactory) -> None:
