@@ -151,8 +151,13 @@ class ClaudeHouse:
         """Whether all workers have the aliases, and know what Claude's models take."""
         body = b'{"model":"smart","messages":[{"role":"user","content":"Hi"}],"reasoning_effort":'
 
+        last = b'{"model":"talking-1","max_tokens":9,"messages":[{"role":"user","content":"Hi"}]}'
+
         def serves() -> bool:
             response = self.post("/v1/chat/completions", body + b'"low"}')
-            return response.ok and "x-proxy-dropped-params" not in response.headers
+            if not response.ok or "x-proxy-dropped-params" in response.headers:
+                return False
+            # The alias that was made last.
+            return self.post("/v1/messages", last).ok
 
         return all_workers(serves)
