@@ -194,9 +194,12 @@ def test_a_node_killed_as_a_whole_tells_at_the_next_start(own_proxy: ProxyFactor
     clients = Clients(server.port, access, STREAMS)
     wait_until(lambda: len(clients.complete) > STREAMS)
     assert server.process is not None
-    for pid in [server.process.pid, *server.worker_pids()]:
-        os.kill(pid, signal.SIGKILL)
-    server.process.wait(20)
+    with RawClient(server.port, timeout=20) as held:
+        held.request("GET", "/v1/behave/silent-midstream", [access.bearer])
+        held.read_head()  # so one request at least is in flight
+        for pid in [server.process.pid, *server.worker_pids()]:
+            os.kill(pid, signal.SIGKILL)
+        server.process.wait(20)
     clients.stop()
     server.spawn()
     server.wait_ready()
