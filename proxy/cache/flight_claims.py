@@ -28,8 +28,6 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-import gevent
-
 from proxy.cache.claims import LEASE_SECONDS, JoinHere
 from proxy.cache.fetched import Fetched
 from proxy.cache.flight_socket import FlightServer, OwnerGone, follow, is_alive
@@ -37,6 +35,7 @@ from proxy.cache.key import CacheKey
 from proxy.core.errors import LimiterError
 from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.mapped_file import HEADER_SIZE, MappedFile
+from proxy.runtime.periodic import PeriodicTask
 
 #: A power of two: flights of a node at once, and some room. The file takes 128 KiB for them.
 _ROWS: Final = 4096
@@ -74,7 +73,13 @@ class NodeClaims:
         self._is_closed = False
         #: Number of a claim → the hash of its key.
         self._claims: dict[int, int] = {}
-        self._renewal: gevent.Greenlet[[], None] | None = None
+        self._renewal = PeriodicTask(
+            self._renew_all,
+            lambda: self._lease_seconds / 3 if self._claims else None,
+            failure="flights: the claims of this node could not be renewed",
+            log=_log,
+            first_pause=lambda: self._lease_seconds / 3,
+        )
         self._log = FailureLog(
             _log.log, "flights", "cannot be shared between the workers of this node"
         )
@@ -123,8 +128,7 @@ class NodeClaims:
         server, self._server = self._server, None
         if server is not None:
             server.close()
-        if self._renewal is not None:
-            self._renewal.kill(block=False)
+        self._renewal.kill()
         self._table.close()
 
     def release(self, number: int) -> None:
@@ -158,8 +162,7 @@ class NodeClaims:
         words[at], words[at + 1], words[at + 2] = hashed, self._worker, number
         doubles[at + 3] = self._clock() + self._lease_seconds
         self._claims[number] = hashed
-        if self._renewal is None:
-            self._renewal = gevent.spawn(self._renew)
+        self._renewal.start()
         return NodeClaim(self, number)
 
     def _elsewhere(self, key: CacheKey, hashed: int, at: int) -> "FlightElsewhere | None":
@@ -182,17 +185,6 @@ class NodeClaims:
                 self._table.doubles[at + 3] = 0.0
         finally:
             self._table.unlock()
-
-    def _renew(self) -> None:
-        """Renew the leases for as long as there are claims."""
-        try:
-            while True:
-                gevent.sleep(self._lease_seconds / 3)
-                if not self._claims:
-                    return
-                self._renew_all()
-        finally:
-            self._renewal = None
 
     def _renew_all(self) -> None:
         try:

@@ -25,6 +25,7 @@ from proxy.cache.claims import LEASE_SECONDS, JoinHere
 from proxy.cache.fetched import Fetched, NoResponse, NotShared
 from proxy.cache.key import CacheKey
 from proxy.runtime.failure_log import FailureLog
+from proxy.runtime.periodic import PeriodicTask
 from proxy.runtime.redis import ReadOnlyServer, connection_options
 
 #: Both scripts: the key, the owner token; the second also the milliseconds of the lease.
@@ -86,7 +87,13 @@ class RedisClaims:
         self._unheeded: dict[CacheKey, float] = {}
         #: The claims of this worker.
         self._claims: set[RedisClaim] = set()
-        self._renewal: gevent.Greenlet[[], None] | None = None
+        self._renewal = PeriodicTask(
+            self.renew_all,
+            lambda: self._lease_seconds / 3 if self._claims else None,
+            failure="flights: the claims among the nodes could not be renewed",
+            log=_log,
+            first_pause=lambda: self._lease_seconds / 3,
+        )
         self._is_closed = False
         self._log = FailureLog(_log.log, "flights", "cannot be shared between the nodes")
 
@@ -105,8 +112,7 @@ class RedisClaims:
         if taken is not None:
             claim = RedisClaim(self, key, token)
             self._claims.add(claim)
-            if self._renewal is None:
-                self._renewal = gevent.spawn(self._renew)
+            self._renewal.start()
             return claim
         return EntryElsewhere(self, key) if self.works else None
 
@@ -117,8 +123,7 @@ class RedisClaims:
         for claim in list(self._claims):
             claim.release()
         self._is_closed = True
-        if self._renewal is not None:
-            self._renewal.kill(block=False)
+        self._renewal.kill()
         self._pool.disconnect()
 
     @property
@@ -175,17 +180,6 @@ class RedisClaims:
             if self._unheeded[oldest] > now and len(self._unheeded) <= _MAX_UNHEEDED:
                 return
             del self._unheeded[oldest]
-
-    def _renew(self) -> None:
-        """Renew the leases for as long as there are claims."""
-        try:
-            while True:
-                gevent.sleep(self._lease_seconds / 3)
-                if not self._claims:
-                    return
-                self.renew_all()
-        finally:
-            self._renewal = None
 
     def renew_all(self) -> None:
         lease = int(self._lease_seconds * 1000)

@@ -117,7 +117,6 @@ FENCES: dict[str, set[str]] = {
         "cache.flight",
         "cache.flights",
         "cache.held_flights",
-        "cache.flight_claims",
         "cache.flight_socket",
         "cache.redis_claims",
         "ratelimit.redis",

@@ -109,16 +109,16 @@ def test_a_claim_ends_by_itself_and_is_renewed_until_then(
 def test_a_claim_is_renewed_while_the_flight_lasts(
     nodes: Nodes, key: CacheKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    renewed = Event()
+    monkeypatch.setattr(RedisClaims, "renew_all", lambda _: renewed.set())
     claims = nodes.node()
     claims._lease_seconds = 0.03
-    renewed = Event()
-    monkeypatch.setattr(claims, "renew_all", renewed.set)
     claim = RedisClaim(claims, key, "t")
     claims._claims.add(claim)
-    claims._renewal = gevent.spawn(claims._renew)
+    claims._renewal.start()
     assert renewed.wait(20)
     claim.release()
-    wait_until(lambda: claims._renewal is None)
+    wait_until(lambda: not claims._renewal.started)
 
 
 def test_the_entry_is_waited_for(nodes: Nodes, key: CacheKey) -> None:

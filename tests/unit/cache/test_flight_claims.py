@@ -281,7 +281,7 @@ def test_leases_are_renewed_while_there_are_claims(tmp_path: Path, clock: Clock)
         wait_until(lambda: claims._table.doubles[at + 3] == clock.now + 0.03)
     taken.release()
     assert claims._row(claims._hash(KEY)) is None
-    wait_until(lambda: claims._renewal is None)
+    wait_until(lambda: not claims._renewal.started)
     claims.close()
 
 
@@ -299,7 +299,7 @@ def test_workers_without_shared_requests_open_nothing(node: Node, upstream: Upst
     flights = node.worker()
     reader = flights.join_or_begin(KEY, upstream, shared=False)
     assert not node.directory.exists()
-    assert node.claims[0]._renewal is None
+    assert not node.claims[0]._renewal.started
     reader.close()
 
 
