@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import gevent
+from cachetools import TTLCache
 
 from proxy.cache.claims import Claim, Claims, Elsewhere
 from proxy.cache.fetched import Fetched, NoResponse, NotShared
@@ -29,7 +30,7 @@ ROOM_BYTES: Final = 64 * 1024 * 1024
 HOLD_SECONDS: Final = 10.0
 #: Seconds for which the requests of a key do not wait, after its response was private.
 PRIVATE_SECONDS: Final = 30.0
-#: Markers of private responses. The oldest goes first.
+#: Markers of private responses. Beyond that, the oldest is forgotten.
 _MAX_MARKERS: Final = 8192
 
 
@@ -68,13 +69,11 @@ class Flights:
             clock: Seconds, for the markers.
         """
         self._entry_bytes = entry_bytes
-        self._private_seconds = private_seconds
         self._claims = tuple(claims)
-        self._clock = clock
         self._room = FlightRoom(room_bytes)
         self._shared: dict[CacheKey, Flight] = {}
-        # Key → the moment until which its responses count as private; in order of that moment.
-        self._private: dict[CacheKey, float] = {}
+        # The keys whose last response was private.
+        self._private: TTLCache[CacheKey, None] = TTLCache(_MAX_MARKERS, private_seconds, clock)
         self._is_stopping = False
         self._held = HeldFlights(self._claims, hold_seconds)
         for level in self._claims:
@@ -195,19 +194,11 @@ class Flights:
 
     def is_private(self, key: CacheKey) -> bool:
         """Return whether the last response of this key could not be shared."""
-        until = self._private.get(key)
-        return until is not None and until > self._clock()
+        return key in self._private
 
     def mark_private(self, key: CacheKey) -> None:
         """Let the next requests of this key go their own way."""
-        now = self._clock()
-        self._private.pop(key, None)
-        self._private[key] = now + self._private_seconds
-        while True:
-            oldest = next(iter(self._private))
-            if self._private[oldest] > now and len(self._private) <= _MAX_MARKERS:
-                return
-            del self._private[oldest]
+        self._private[key] = None
 
     def figures(self) -> FlightFigures:
         flights = self._room.flights

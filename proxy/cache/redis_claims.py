@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import gevent
+from cachetools import TTLCache
 from gevent.lock import Semaphore
 from redis import ConnectionPool, RedisError
 
@@ -49,7 +50,8 @@ _LAST_POLL_SECONDS: Final = 1.0
 _LEAST_WAIT_SECONDS: Final = 2.0
 #: A claim that had longer to live when it was seen last, and is gone, was released by its owner.
 _EXPIRY_SECONDS: Final = 2 * _LAST_POLL_SECONDS
-#: Keys whose claims are not heeded, since waiting for them took too long. The oldest goes first.
+#: Keys whose claims are not heeded, since waiting for them took too long. Beyond that, those of the
+#: oldest are heeded again.
 _MAX_UNHEEDED: Final = 8192
 
 _log = logging.getLogger(__name__)
@@ -62,11 +64,16 @@ class RedisClaims:
     """
 
     @classmethod
-    def from_url(cls, url: str, is_stored: Callable[[CacheKey], bool]) -> "RedisClaims":
-        """Return claims at a `redis://` or `rediss://` URL. The first call connects."""
+    def from_url(
+        cls, url: str, is_stored: Callable[[CacheKey], bool], **more: Any
+    ) -> "RedisClaims":
+        """Return claims at a `redis://` or `rediss://` URL. The first call connects.
+
+        `more`: what else the constructor takes.
+        """
         options = connection_options(_TIMEOUT_SECONDS, _TIMEOUT_SECONDS, url=url)
         pool = ConnectionPool.from_url(url, max_connections=_MAX_CONNECTIONS, **options)
-        return cls(pool, is_stored)
+        return cls(pool, is_stored, **more)
 
     def __init__(
         self,
@@ -84,7 +91,8 @@ class RedisClaims:
         self._clock = clock
         self._sleep = sleep
         self._quiet_until = 0.0
-        self._unheeded: dict[CacheKey, float] = {}
+        # Keys whose claims are not heeded, for as long as a lease lasts.
+        self._unheeded: TTLCache[CacheKey, None] = TTLCache(_MAX_UNHEEDED, lease_seconds, clock)
         #: The claims of this worker.
         self._claims: set[RedisClaim] = set()
         self._renewal = PeriodicTask(
@@ -156,7 +164,7 @@ class RedisClaims:
                     raise NotShared
                 return
             if self._clock() + pause > until:
-                self._unheed(key)
+                self._unheeded[key] = None
                 return
             self._sleep(pause)
             pause = min(2 * pause, _LAST_POLL_SECONDS)
@@ -167,19 +175,7 @@ class RedisClaims:
         return 0.0 if left is None else max(0, left) / 1000
 
     def _heeds(self, key: CacheKey) -> bool:
-        until = self._unheeded.get(key)
-        return self.works and (until is None or until <= self._clock())
-
-    def _unheed(self, key: CacheKey) -> None:
-        """Heed no claim of this key for as long as a lease lasts."""
-        now = self._clock()
-        self._unheeded.pop(key, None)
-        self._unheeded[key] = now + self._lease_seconds
-        while True:
-            oldest = next(iter(self._unheeded))
-            if self._unheeded[oldest] > now and len(self._unheeded) <= _MAX_UNHEEDED:
-                return
-            del self._unheeded[oldest]
+        return self.works and key not in self._unheeded
 
     def renew_all(self) -> None:
         lease = int(self._lease_seconds * 1000)

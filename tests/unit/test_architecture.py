@@ -80,6 +80,8 @@ FENCES: dict[str, set[str]] = {
     "cachetools": {
         "auth",
         "cache.backends.node",
+        "cache.flights",
+        "cache.redis_claims",
         "cache.response_cache",
         "routing.states",
         "routing.known_models",

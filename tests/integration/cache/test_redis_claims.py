@@ -1,6 +1,7 @@
 """Claims among nodes, in Redis (``proxy/cache/redis_claims.py``)."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import uuid4
 
 import gevent
@@ -36,10 +37,9 @@ class Nodes:
         self.made: list[RedisClaims] = []
         self.time_passes = True
 
-    def node(self, url: str | None = None) -> RedisClaims:
-        claims = RedisClaims.from_url(url or self.url, self.stored.__contains__)
-        claims._clock = self.clock
-        claims._sleep = self._sleep
+    def node(self, url: str | None = None, **more: Any) -> RedisClaims:
+        more = {"clock": self.clock, "sleep": self._sleep, **more}
+        claims = RedisClaims.from_url(url or self.url, self.stored.__contains__, **more)
         self.made.append(claims)
         return claims
 
@@ -111,8 +111,7 @@ def test_a_claim_is_renewed_while_the_flight_lasts(
 ) -> None:
     renewed = Event()
     monkeypatch.setattr(RedisClaims, "renew_all", lambda _: renewed.set())
-    claims = nodes.node()
-    claims._lease_seconds = 0.03
+    claims = nodes.node(lease_seconds=0.03)
     claim = RedisClaim(claims, key, "t")
     claims._claims.add(claim)
     claims._renewal.start()
@@ -200,10 +199,10 @@ def test_keys_that_are_not_heeded_are_bounded(
     claims = nodes.node()
     keys = [CacheKey("project-1", bytes([number]) * 32) for number in range(4)]
     for key in keys[:3]:
-        claims._unheed(key)
+        claims._unheeded[key] = None
     assert list(claims._unheeded) == keys[1:3]
     nodes.clock.now += 31
-    claims._unheed(keys[3])
+    claims._unheeded[keys[3]] = None
     assert list(claims._unheeded) == keys[3:]
 
 

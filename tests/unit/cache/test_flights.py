@@ -205,10 +205,9 @@ def test_a_key_without_markers_gives_the_next_owner_to_those_that_wait(flights: 
         reader.close()
 
 
-def test_markers_are_bounded(
-    flights: Flights, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_markers_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.cache.flights._MAX_MARKERS", 3)
+    flights = Flights(entry_bytes=1 << 20, clock=clock)
     keys = [CacheKey("project-1", bytes([number]) * 32) for number in range(6)]
     for key in keys[:5]:
         flights.mark_private(key)
