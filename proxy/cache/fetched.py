@@ -1,33 +1,10 @@
 """What a flight gets when its request is sent: the head, the body, and who else sees the body."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-
-class Observer(Protocol):
-    """As :class:`proxy.gateway.response_stream.BodyObserver`."""
-
-    def feed(self, chunk: bytes) -> None: ...
-
-    def steps(self, chunk: bytes) -> Iterator[None]: ...
-
-    def finish(self, complete: bool) -> None: ...
-
-
-class Source(Protocol):
-    """As :class:`proxy.gateway.response_stream.Source`; a
-    :class:`proxy.cache.flight.FlightReader` is one."""
-
-    @property
-    def ready(self) -> bool: ...
-
-    @property
-    def complete(self) -> bool: ...
-
-    def read(self) -> bytes: ...
-
-    def read_within(self, seconds: float) -> bytes | None: ...
+from proxy.upstream.body import BodyObserver, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +44,7 @@ class Fetched(NamedTuple):
     head: FlightHead
     source: Source
     #: Fed by the pump after the readers.
-    observers: Sequence[Observer] = ()
+    observers: Sequence[BodyObserver] = ()
     #: Releases the upstream's connection: called once, when nothing more is read.
     close: Callable[[], object] = nothing
     #: Whether the observers have more work than the size of a chunk suggests.

@@ -40,10 +40,10 @@ from proxy.cache.fetched import (
     Fetched,
     FlightHead,
     NoResponse,
-    Observer,
 )
 from proxy.core.errors import ClientError, ProxyError, ResponseBroken, UpstreamError
 from proxy.runtime.yielding import STEP, in_turns
+from proxy.upstream.body import BodyObserver
 
 #: A reader that is behind gets several chunks in one, up to so many bytes.
 MERGED_BYTES: Final = 64 * 1024
@@ -121,7 +121,7 @@ class FlightRoom:
 
 
 class FlightReader:
-    """One reader of a flight: a :class:`Source`.
+    """One reader of a flight: a :class:`proxy.upstream.body.Source`.
 
     It belongs to one greenlet, which may be interrupted at any wait. :meth:`close` must be called,
     however the request ends.
@@ -272,7 +272,7 @@ class Flight:
         self._news: Event | None = None
         # Set by readers: the pump has a reason to look again.
         self._demand = Event()
-        self._observers: Sequence[Observer] = ()
+        self._observers: Sequence[BodyObserver] = ()
         self._pending = b""
         # Whether `on_end` has run.
         self._is_over = False

@@ -260,7 +260,7 @@ def _read_cost(sock: Any, frames: "_Frames") -> Cost:
 
 
 class FollowedSource:
-    """The body of a response that another worker reads: a :class:`proxy.cache.fetched.Source`."""
+    """The body of a response that another worker reads: a :class:`proxy.upstream.body.Source`."""
 
     def __init__(self, frames: "_Frames") -> None:
         self._frames = frames

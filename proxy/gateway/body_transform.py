@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from proxy.core.errors import UpstreamError
-from proxy.gateway.response_stream import BodyObserver, Source
 from proxy.providers.base import BodyTransform
 from proxy.runtime.yielding import STEP, turn_if_due
+from proxy.upstream.body import BodyObserver, Source
 
 
 class EventStream(Protocol):

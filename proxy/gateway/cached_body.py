@@ -8,7 +8,7 @@ _EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\r\n\r\n")
 
 
 class StoredBody:
-    """A :class:`proxy.gateway.response_stream.Source`: a stored body, in the chunks it came in."""
+    """A :class:`proxy.upstream.body.Source`: a stored body, in the chunks it came in."""
 
     __slots__ = ("_body", "_position", "_sizes", "complete")
 

@@ -36,8 +36,9 @@ from proxy.gateway.cached_request import CachedRequest
 from proxy.gateway.context import RequestContext
 from proxy.gateway.entries import entry_of_head, whole_entry
 from proxy.gateway.idempotency import KeyedRequests, idempotency_key
-from proxy.gateway.response_stream import BodyObserver, Relayed, Source
+from proxy.gateway.response_stream import Relayed
 from proxy.providers.base import OutboundRequest, Target
+from proxy.upstream.body import BodyObserver, Source
 from proxy.upstream.headers import content_of, is_plain
 from proxy.usage.meter import UsageMeter
 

@@ -31,19 +31,14 @@ from proxy.gateway.inflight import InFlightRequests
 from proxy.gateway.model_listing import ModelListing
 from proxy.gateway.outbound import outbound_request, outbound_upgrade, requesting_usage
 from proxy.gateway.request import ClientRequest
-from proxy.gateway.response_stream import (
-    BodyObserver,
-    Outcome,
-    Relayed,
-    ResponseStream,
-    Source,
-)
+from proxy.gateway.response_stream import Outcome, Relayed, ResponseStream
 from proxy.gateway.responses import Headers, error_reply
 from proxy.gateway.routing import RoutedRequests
 from proxy.providers.base import OutboundRequest
 from proxy.ratelimit.headers import rate_limit_headers
 from proxy.routing.attempt_loop import Routed
 from proxy.routing.dispatcher import Dispatcher
+from proxy.upstream.body import BodyObserver, Source
 from proxy.upstream.headers import (
     content_of,
     downstream_headers,

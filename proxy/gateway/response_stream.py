@@ -12,11 +12,12 @@ import errno
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final
 
 from proxy.core.errors import ClientError, UpstreamError
 from proxy.gateway.inflight import Cancelled, ShuttingDown
 from proxy.runtime.yielding import STEP, in_turns
+from proxy.upstream.body import BodyObserver, Source
 from proxy.upstream.timing import Timing
 
 #: The last event of a streamed chat, and the name of the one of Anthropic's stream.
@@ -35,30 +36,6 @@ class Outcome(StrEnum):
     SUPERSEDED = "superseded"
     #: Served from a stored response, or from one that another request had asked for.
     CACHED = "cached"
-
-
-class BodyObserver(Protocol):
-    """Sees each chunk after it has gone out, then the end."""
-
-    def feed(self, chunk: bytes) -> None: ...
-
-    def steps(self, chunk: bytes) -> Iterator[None]: ...  # as `feed`, in small steps
-
-    def finish(self, complete: bool) -> None: ...  # once, behind the last chunk; does not wait
-
-
-class Source(Protocol):
-    """What is read: :class:`proxy.upstream.transport.UpstreamResponse`, or a transformed one."""
-
-    @property
-    def ready(self) -> bool: ...
-
-    @property
-    def complete(self) -> bool: ...
-
-    def read(self) -> bytes: ...
-
-    def read_within(self, seconds: float) -> bytes | None: ...
 
 
 #: A response as the client gets it: reason, body, the observers of the body, content encoding. Its

@@ -9,6 +9,7 @@ from http.client import responses
 from typing import Final, Protocol
 
 from proxy.core.errors import UpstreamTimeout
+from proxy.upstream.body import Source
 
 Headers = list[tuple[str, str]]
 
@@ -20,23 +21,13 @@ MAX_ERROR_SECONDS: Final = 5.0
 _OF_THE_STREAM: Final = frozenset({"content-type", "content-length", "content-encoding"})
 
 
-class Response(Protocol):
+class Response(Source, Protocol):
     """A response whose head has been read, see
     :class:`proxy.upstream.transport.UpstreamResponse`."""
 
     status: int
     reason: str
     headers: Headers
-
-    @property
-    def complete(self) -> bool: ...
-
-    @property
-    def ready(self) -> bool: ...
-
-    def read(self) -> bytes: ...
-
-    def read_within(self, seconds: float) -> bytes | None: ...
 
     def close(self) -> None: ...
 

@@ -12,7 +12,7 @@ JSON_LINE = ("Content-Type", "application/json")
 
 
 class ScriptedSource:
-    """A :class:`proxy.cache.fetched.Source`. `reads` counts the calls that the pump makes."""
+    """A :class:`proxy.upstream.body.Source`. `reads` counts the calls that the pump makes."""
 
     def __init__(self, *items: bytes | BaseException, last: int | None = None) -> None:
         """`last` is the number of the chunk that is known to be the last one, if any is."""
