@@ -1,4 +1,4 @@
-"""Errors of Anthropic's in OpenAI's shape; errors of OpenAI's and of the proxy in Anthropic's.
+"""Errors of Anthropic's in OpenAI's shape, and errors of OpenAI's in Anthropic's.
 
 Source: https://platform.claude.com/docs/en/api/errors, and `types/shared` of Anthropic's Python
 SDK. Its `message` is for people; `type` and `details.error_code` are for programs.
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from proxy.core.errors import error_type
+from proxy.core.errors import anthropic_error_type, error_type
 
 #: Status of an overload, which no client of OpenAI's knows.
 OVERLOADED: Final = 529
@@ -32,18 +32,6 @@ _CODE_BY_TYPE: Final[Mapping[str, str]] = {
     "not_found_error": "model_not_found",
     "overloaded_error": "overloaded",
 }
-#: Status of the proxy's own errors → Anthropic's `type`. All others are `api_error`.
-_TYPE_BY_STATUS: Final[Mapping[int, str]] = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-    OVERLOADED: "overloaded_error",
-}
 #: `code` or `type` of an error in OpenAI's dialect → its status, beside Anthropic's own words.
 _CHAT_STATUS: Final[Mapping[str, int]] = {
     "rate_limit_exceeded": 429,
@@ -65,7 +53,7 @@ def client_status(status: int) -> int:
 
 def event_status(data: bytes) -> int:
     """Return the upstream's status that an error event stands for; 500 for a type not known."""
-    return _STATUS_BY_TYPE.get(_text(_error_in(_decoded(data)), "type"), 500)
+    return _STATUS_BY_TYPE.get(_text(error_in(data), "type"), 500)
 
 
 def openai_error(data: bytes, status: int | None = None) -> bytes:
@@ -74,8 +62,7 @@ def openai_error(data: bytes, status: int | None = None) -> bytes:
     `status` is that of the response; None: that of an event, which has none of its own. What is no
     error of Anthropic's, such as a page of HTML, is not passed on.
     """
-    decoded = _decoded(data)
-    error = _error_in(decoded)
+    error = error_in(data)
     known = _text(error, "type")
     if status is None:
         status = _STATUS_BY_TYPE.get(known, 500)
@@ -91,23 +78,9 @@ def openai_error(data: bytes, status: int | None = None) -> bytes:
     return orjson.dumps({"error": shaped})
 
 
-def anthropic_error(status: int, message: str, request_id: str | None = None) -> bytes:
-    """Return an error of the proxy as Anthropic's clients read it, as JSON."""
-    error = {"type": _TYPE_BY_STATUS.get(status, "api_error"), "message": message}
-    shaped: dict[str, Any] = {"type": "error", "error": error}
-    if request_id is not None:
-        shaped["request_id"] = request_id
-    return orjson.dumps(shaped)
-
-
-def anthropic_error_event(status: int, message: str) -> bytes:
-    """Return an error of the proxy as an event for a stream of Anthropic's."""
-    return b"event: error\ndata: " + anthropic_error(status, message) + b"\n\n"
-
-
 def chat_event_status(data: bytes) -> int:
     """Return the status that an error in a stream of OpenAI's stands for; 500 if unknown."""
-    error = _error_in(_decoded(data))
+    error = error_in(data)
     for name in ("status", "code"):  # some services write the status itself
         found = error.get(name)
         if isinstance(found, int) and 400 <= found < 600:
@@ -129,8 +102,14 @@ def anthropic_error_of(data: bytes, status: int | None = None) -> bytes:
     if status is None:
         status = chat_event_status(data)
     decoded = _decoded(data)
-    message = _text(_error_in(decoded), "message") or _text(decoded, "error")
-    return anthropic_error(status, message or _UNREADABLE)
+    message = _text(_error_member(decoded), "message") or _text(decoded, "error")
+    shaped = {"type": anthropic_error_type(status), "message": message or _UNREADABLE}
+    return orjson.dumps({"type": "error", "error": shaped})
+
+
+def error_in(data: bytes) -> Mapping[str, Any]:
+    """Return the error that a body, or the data of an event, holds in either shape; empty: none."""
+    return _error_member(_decoded(data))
 
 
 def _decoded(data: bytes) -> Any:
@@ -140,7 +119,7 @@ def _decoded(data: bytes) -> Any:
         return None
 
 
-def _error_in(decoded: Any) -> Mapping[str, Any]:
+def _error_member(decoded: Any) -> Mapping[str, Any]:
     error = decoded.get("error") if isinstance(decoded, dict) else None
     return error if isinstance(error, dict) else {}
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Set
 from typing import Any, Final
 
-import orjson
+from proxy.providers.anthropic.errors import error_in
 
 #: Seconds for which a refusal is remembered.
 REMEMBERED: Final = 3600.0
@@ -90,7 +90,7 @@ class RefusedParameters:
 
 def refused_in_chat(body: bytes) -> str | None:
     """As OpenAI and services with its API write it: `param` names it, or the message alone does."""
-    error = _error_of(body)
+    error = error_in(body)
     message = error.get("message")
     if not isinstance(message, str) or len(message) > _MAX_MESSAGE:
         return None
@@ -102,20 +102,11 @@ def refused_in_chat(body: bytes) -> str | None:
     return named[0] if len(named) == 1 and _REFUSES_IN_CHAT.search(message) else None
 
 
-def _error_of(body: bytes) -> Mapping[str, Any]:
-    try:
-        decoded = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    error = decoded.get("error") if isinstance(decoded, dict) else None
-    return error if isinstance(error, dict) else {}
-
-
 def _refused(body: bytes) -> str | None:
     """Return the one parameter that an error says the model does not take; None: it says no such
     thing.
     """
-    error = _error_of(body)
+    error = error_in(body)
     if error.get("type") != "invalid_request_error":
         return None
     message = error.get("message")
