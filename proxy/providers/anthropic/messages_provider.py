@@ -13,12 +13,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
-from proxy.core.errors import ClientError, ResponseBroken
-from proxy.core.media_type import is_event_stream, is_json
+from proxy.core.errors import ClientError
+from proxy.core.media_type import is_json
 from proxy.providers.anthropic.errors import anthropic_error_of, chat_event_status
 from proxy.providers.anthropic.from_messages import chat_request
 from proxy.providers.anthropic.refused import OF_A_CHAT, RefusedParameters, refused_in_chat
@@ -27,11 +27,12 @@ from proxy.providers.anthropic.to_messages_stream import MessagesStream
 from proxy.providers.anthropic.translated import (
     JSON,
     WholeMessage,
+    as_events,
     as_json,
     encoded,
+    error_response,
     is_large,
-    is_readable,
-    plain,
+    object_of,
 )
 from proxy.providers.base import (
     BodyTransform,
@@ -46,7 +47,7 @@ from proxy.providers.base import (
 )
 from proxy.providers.body import scan
 from proxy.providers.preparing import not_supported
-from proxy.providers.transforms import header, transformed
+from proxy.providers.transforms import header
 
 _MESSAGES: Final = b"/v1/messages"
 _CHAT: Final = "/v1/chat/completions"
@@ -133,29 +134,17 @@ def _translated(
     target: Target, status: int, headers: HeaderList, translation: Translation | None
 ) -> ResponseTransform:
     lines = _messages_headers(headers)
-    encoding = header(headers, "content-encoding").strip().lower()
-    content_type = header(headers, "content-type")
-    whole = is_json(content_type)
-    if not is_readable(encoding) or not (whole or (is_event_stream(content_type) and status < 400)):
-        # A page of a server between the two. A rate limit stays one, whoever sets it.
-        status = status if status == 429 else 502
-        return as_json(lines, WholeMessage(lambda _: anthropic_error_of(b"", status)), status)
-    body: BodyTransform
-    if status >= 400:
-        body = WholeMessage(lambda text: anthropic_error_of(text, status))
-        return as_json(lines, plain(body, encoding), status)
+    error = error_response(lines, status, anthropic_error_of)
+    if error is not None:
+        return error
     model, spare_id = target.model or "", uuid.uuid4().hex
-    if whole and (translation is None or not translation.streams):
-        body = WholeMessage(lambda text: _message(text, model, spare_id))
-        return as_json(lines, plain(body, encoding), status)
-    if whole:  # although a stream was asked for
-        body = WholeMessage(lambda text: _events(text, model, spare_id))
-        lines = [line for line in lines if line[0].lower() != "content-type"]
-        lines.append(_EVENTS)
-    else:
-        body = MessagesStream(model, spare_id)
-    lines = [line for line in lines if line[0].lower() != "content-encoding"]
-    return transformed(lines, plain(body, encoding))
+    if not is_json(header(lines, "content-type")):
+        return as_events(lines, MessagesStream(model, spare_id))
+    if translation is None or not translation.streams:
+        return as_json(lines, lambda text: _message(text, model, spare_id), status)
+    # It is whole, although a stream was asked for.
+    lines = [line for line in lines if line[0].lower() != "content-type"]
+    return as_events([*lines, _EVENTS], WholeMessage(lambda text: _events(text, model, spare_id)))
 
 
 def _is_left_out(name: str) -> bool:
@@ -170,18 +159,8 @@ def _messages_headers(headers: HeaderList) -> HeaderList:
     return [*headers, ("request-id", identifier)]
 
 
-def _completion(text: bytes) -> dict[str, Any]:
-    try:
-        completion = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise ResponseBroken("the upstream's completion is no JSON") from error
-    if not isinstance(completion, dict):
-        raise ResponseBroken("the upstream's completion is no object")
-    return completion
-
-
 def _message(text: bytes, model: str, spare_id: str) -> bytes:
-    completion = _completion(text)
+    completion = object_of(text, "completion")
     if completion.get("error"):
         return anthropic_error_of(text)
     return orjson.dumps(message_of(completion, model, spare_id))
@@ -189,7 +168,7 @@ def _message(text: bytes, model: str, spare_id: str) -> bytes:
 
 def _events(text: bytes, model: str, spare_id: str) -> bytes:
     """Return a whole completion as events: it is a stream of one chunk."""
-    completion = _completion(text)
+    completion = object_of(text, "completion")
     choices = completion.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if isinstance(choice, dict):

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import orjson
 
-from proxy.core.errors import ClientError, ResponseBroken
-from proxy.core.media_type import is_event_stream, is_json
+from proxy.core.errors import ClientError
+from proxy.core.media_type import is_json
 from proxy.providers.anthropic.errors import client_status, event_status, openai_error
 from proxy.providers.anthropic.headers import chat_headers, request_headers
 from proxy.providers.anthropic.refused import RefusedParameters, sent_parameters
@@ -26,15 +26,14 @@ from proxy.providers.anthropic.response import chat_completion
 from proxy.providers.anthropic.stream import ChatStream
 from proxy.providers.anthropic.translated import (
     JSON,
-    WholeMessage,
+    as_events,
     as_json,
     encoded,
+    error_response,
     is_large,
-    is_readable,
-    plain,
+    object_of,
 )
 from proxy.providers.base import (
-    BodyTransform,
     EditableBody,
     HeaderList,
     OutboundRequest,
@@ -45,7 +44,7 @@ from proxy.providers.base import (
 )
 from proxy.providers.edits import plan
 from proxy.providers.preparing import call_to, edited, not_supported
-from proxy.providers.transforms import header, transformed
+from proxy.providers.transforms import header
 
 _CHAT: Final = b"/v1/chat/completions"
 _MESSAGES: Final = b"/v1/messages"
@@ -103,27 +102,13 @@ class AnthropicProvider:
             return None
         now = time.time()
         lines = chat_headers(headers, now)
-        encoding = header(headers, "content-encoding").strip().lower()
-        content_type = header(headers, "content-type")
-        whole = is_json(content_type)
-        if not is_readable(encoding) or not (
-            whole or (is_event_stream(content_type) and status < 400)
-        ):
-            # A page of a server between the two. A rate limit stays one, whoever sets it.
-            status = status if status == 429 else 502
-            return as_json(lines, WholeMessage(lambda text: openai_error(b"", status)), status)
+        error = error_response(lines, client_status(status), openai_error)
+        if error is not None:
+            return error
         created = int(now)
-        body: BodyTransform
-        if status >= 400:
-            shown = client_status(status)
-            body = WholeMessage(lambda text: openai_error(text, shown))
-            return as_json(lines, plain(body, encoding), shown)
-        if whole:
-            body = WholeMessage(lambda text: _completion(text, created))
-            return as_json(lines, plain(body, encoding), status)
-        body = ChatStream(created, include_usage=translation.include_usage)
-        lines = [line for line in lines if line[0].lower() != "content-encoding"]
-        return transformed(lines, plain(body, encoding))
+        if is_json(header(lines, "content-type")):
+            return as_json(lines, lambda text: _completion(text, created), status)
+        return as_events(lines, ChatStream(created, include_usage=translation.include_usage))
 
 
 def _translated(
@@ -194,12 +179,7 @@ def _with_edits(
 
 
 def _completion(text: bytes, created: int) -> bytes:
-    try:
-        message = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise ResponseBroken("the upstream's message is no JSON") from error
-    if not isinstance(message, dict):
-        raise ResponseBroken("the upstream's message is no object")
+    message = object_of(text, "message")
     if message.get("type") == "error":
         return openai_error(text)
     return orjson.dumps(chat_completion(message, created))

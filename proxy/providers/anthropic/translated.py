@@ -1,4 +1,4 @@
-"""What both directions of the translation share: encoded requests, and bodies that are held."""
+"""What both directions of the translation share: encoded requests, errors, bodies that are held."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -6,8 +6,9 @@ from typing import Any, Final
 import orjson
 
 from proxy.core.errors import ClientError, ResponseBroken
+from proxy.core.media_type import is_event_stream, is_json
 from proxy.providers.base import BodyTransform, HeaderList, ResponseTransform
-from proxy.providers.transforms import transformed
+from proxy.providers.transforms import header, transformed
 from proxy.runtime.yielding import joined
 from proxy.usage.decompress import ENCODINGS, Inflater
 from proxy.usage.json_slices import AT_ONCE
@@ -41,20 +42,64 @@ def encoded(made: dict[str, Any], *, large: bool) -> bytes:
     return b"".join(pieces) if size <= _JOINED_AT_ONCE else joined(pieces)
 
 
-def is_readable(encoding: str) -> bool:
-    """Whether a body with this `content-encoding`, in lower case, can be read."""
-    return encoding in ("", "identity", *ENCODINGS)
+def error_response(
+    lines: HeaderList, status: int, shaped: Callable[[bytes, int], bytes]
+) -> ResponseTransform | None:
+    """Return the transform of a response that is an error, or that nothing here can read.
+
+    None: it is neither. `lines` are those of the response; `shaped` makes an error of a body and a
+    status.
+    """
+    content_type = header(lines, "content-type")
+    events = is_event_stream(content_type) and status < 400
+    if not _is_readable(_encoding(lines)) or not (is_json(content_type) or events):
+        # A page of a server between the two. A rate limit stays one, whoever sets it.
+        status = status if status == 429 else 502
+        return _with_json(lines, WholeMessage(lambda _: shaped(b"", status)), status)
+    if status >= 400:
+        return as_json(lines, lambda text: shaped(text, status), status)
+    return None
 
 
-def as_json(lines: HeaderList, body: BodyTransform, status: int) -> ResponseTransform:
-    """Return the transform of a response whose body becomes JSON. It has other lines, too."""
-    lines = [line for line in lines if line[0].lower() not in _NOT_OF_JSON]
-    found = transformed([*lines, JSON], body)
+def as_json(lines: HeaderList, change: Callable[[bytes], bytes], status: int) -> ResponseTransform:
+    """Return the transform of a response whose whole body is changed, and becomes JSON."""
+    return _with_json(lines, _plain(WholeMessage(change), lines), status)
+
+
+def as_events(lines: HeaderList, body: BodyTransform) -> ResponseTransform:
+    """Return the transform of a response that becomes a stream by `body`."""
+    kept = [line for line in lines if line[0].lower() != "content-encoding"]
+    return transformed(kept, _plain(body, lines))
+
+
+def object_of(text: bytes, noun: str) -> dict[str, Any]:
+    """Decode a whole body, which should be a `noun`. Raises ResponseBroken: it is no object."""
+    try:
+        decoded = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ResponseBroken(f"the upstream's {noun} is no JSON") from error
+    if not isinstance(decoded, dict):
+        raise ResponseBroken(f"the upstream's {noun} is no object")
+    return decoded
+
+
+def _with_json(lines: HeaderList, body: BodyTransform, status: int) -> ResponseTransform:
+    kept = [line for line in lines if line[0].lower() not in _NOT_OF_JSON]
+    found = transformed([*kept, JSON], body)
     return ResponseTransform(found.headers, found.body, status)
 
 
-def plain(body: BodyTransform, encoding: str) -> BodyTransform:
+def _encoding(lines: HeaderList) -> str:
+    return header(lines, "content-encoding").strip().lower()
+
+
+def _is_readable(encoding: str) -> bool:
+    return encoding in ("", "identity", *ENCODINGS)
+
+
+def _plain(body: BodyTransform, lines: HeaderList) -> BodyTransform:
     """Return `body` for input that is compressed, although the request asks for none."""
+    encoding = _encoding(lines)
     return _Inflated(body, encoding) if encoding in ENCODINGS else body
 
 
