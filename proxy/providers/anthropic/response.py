@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from proxy.providers.anthropic.translated import string_in
 from proxy.usage.details import whole
 
 _log = logging.getLogger(__name__)
@@ -38,10 +39,10 @@ def chat_completion(message: Mapping[str, Any], created: int) -> dict[str, Any]:
         "finish_reason": finish_reason(message.get("stop_reason")),
     }
     completion: dict[str, Any] = {
-        "id": _text(message, "id"),
+        "id": string_in(message, "id"),
         "object": "chat.completion",
         "created": created,
-        "model": _text(message, "model"),
+        "model": string_in(message, "model"),
         "choices": [choice],
     }
     usage = message.get("usage")
@@ -66,7 +67,7 @@ def refusal_of(holder: Mapping[str, Any]) -> str | None:
     details = holder.get("stop_details")
     if not isinstance(details, dict) or details.get("type") != "refusal":
         return None
-    return _text(details, "explanation") or None
+    return string_in(details, "explanation") or None
 
 
 def chat_usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -106,12 +107,12 @@ def _message(blocks: Sequence[Mapping[str, Any]], message: Mapping[str, Any]) ->
     for block in blocks:
         kind = block.get("type")
         if kind == "text":
-            piece = _text(block, "text")
+            piece = string_in(block, "text")
             annotations += _annotations(block, length, length + len(piece))
             text.append(piece)
             length += len(piece)
         elif kind == "thinking":
-            thinking.append(_text(block, "thinking"))
+            thinking.append(string_in(block, "thinking"))
             thinking_blocks.append(block)
         elif kind == "redacted_thinking":
             thinking_blocks.append(block)
@@ -138,9 +139,9 @@ def _tool_call(block: Mapping[str, Any]) -> dict[str, Any]:
     given = block.get("input")
     arguments = orjson.dumps({} if given is None else given).decode()
     return {
-        "id": _text(block, "id"),
+        "id": string_in(block, "id"),
         "type": "function",
-        "function": {"name": _text(block, "name"), "arguments": arguments},
+        "function": {"name": string_in(block, "name"), "arguments": arguments},
     }
 
 
@@ -153,17 +154,12 @@ def _annotations(block: Mapping[str, Any], start: int, end: int) -> list[dict[st
                 "start_index": start,
                 "end_index": end,
                 "url": citation["url"],
-                "title": _text(citation, "title"),
+                "title": string_in(citation, "title"),
             },
         }
         for citation in _list(block.get("citations"))
         if isinstance(citation, dict) and isinstance(citation.get("url"), str)
     ]
-
-
-def _text(holder: Mapping[str, Any], name: str) -> str:
-    value = holder.get(name)
-    return value if isinstance(value, str) else ""
 
 
 def _list(value: Any) -> list[Any]:

@@ -28,6 +28,7 @@ import orjson
 from proxy.core.errors import ResponseBroken
 from proxy.providers.anthropic.errors import openai_error
 from proxy.providers.anthropic.response import chat_usage, finish_reason, refusal_of
+from proxy.providers.anthropic.translated import string_in
 from proxy.usage.sse import SseDecoder
 
 #: The largest event. None is nearly as large.
@@ -158,8 +159,8 @@ class ChatStream:
         if self._started:
             return b""
         self._started = True
-        self._head["id"] = _text(message, "id")
-        self._head["model"] = _text(message, "model")
+        self._head["id"] = string_in(message, "id")
+        self._head["model"] = string_in(message, "model")
         self._before_text = self._head_of_text()
         return self._chunk({"role": "assistant", "content": ""})
 
@@ -167,13 +168,13 @@ class ChatStream:
         block = _object(event, "content_block")
         kind, index = block.get("type"), _index(event)
         if kind == "text":
-            text = _text(block, "text")
+            text = string_in(block, "text")
             return self._text_chunk(text) if text else b""
         if kind == "thinking":
             self._blocks[index] = thinking = _Thinking()
-            if signature := _text(block, "signature"):
+            if signature := string_in(block, "signature"):
                 thinking.signature.append(signature)
-            return self._think(thinking, _text(block, "thinking"))
+            return self._think(thinking, string_in(block, "thinking"))
         if kind == "redacted_thinking":
             return self._chunk({"thinking_blocks": [block]})
         if kind != "tool_use":
@@ -181,23 +182,23 @@ class ChatStream:
         self._blocks[index] = tool = _Tool(self._tools, block.get("input"))
         self._tools += 1
         # The input here is empty, and comes in deltas.
-        function = {"name": _text(block, "name"), "arguments": ""}
-        call = {"id": _text(block, "id"), "type": "function", "function": function}
+        function = {"name": string_in(block, "name"), "arguments": ""}
+        call = {"id": string_in(block, "id"), "type": "function", "function": function}
         return self._chunk({"tool_calls": [{"index": tool.index, **call}]})
 
     def _block_delta(self, event: Mapping[str, Any]) -> bytes:
         delta = _object(event, "delta")
         kind = delta.get("type")
         if kind == "text_delta":
-            text = _text(delta, "text")
+            text = string_in(delta, "text")
             return self._text_chunk(text) if text else b""
         block = self._blocks.get(_index(event))
         if kind == "input_json_delta" and isinstance(block, _Tool):
-            return self._arguments(block, _text(delta, "partial_json"))
+            return self._arguments(block, string_in(delta, "partial_json"))
         if kind == "thinking_delta" and isinstance(block, _Thinking):
-            return self._think(block, _text(delta, "thinking"))
+            return self._think(block, string_in(delta, "thinking"))
         if kind == "signature_delta" and isinstance(block, _Thinking):
-            block.signature.append(_text(delta, "signature"))
+            block.signature.append(string_in(delta, "signature"))
         return b""
 
     def _block_stop(self, event: Mapping[str, Any]) -> bytes:
@@ -271,11 +272,6 @@ def _event(chunk: Mapping[str, Any]) -> bytes:
 def _object(holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = holder.get(name)
     return value if isinstance(value, dict) else {}
-
-
-def _text(holder: Mapping[str, Any], name: str) -> str:
-    value = holder.get(name)
-    return value if isinstance(value, str) else ""
 
 
 def _index(event: Mapping[str, Any]) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.core.errors import ResponseBroken
+from proxy.providers.anthropic.translated import string_in
 from proxy.usage.details import whole
 
 _log = logging.getLogger(__name__)
@@ -50,10 +51,10 @@ def message_of(completion: Mapping[str, Any], model: str, spare_id: str) -> dict
         if isinstance(call, dict):
             tools += _tool_use(call, f"toolu_{spare_id}_{number}", finish)
     return {
-        "id": _text(completion, "id") or f"msg_{spare_id}",
+        "id": string_in(completion, "id") or f"msg_{spare_id}",
         "type": "message",
         "role": "assistant",
-        "model": _text(completion, "model") or model,
+        "model": string_in(completion, "model") or model,
         "content": content + tools,
         "stop_reason": stop_reason(finish, called=bool(tools), refused=_refused(message)),
         "stop_sequence": None,
@@ -104,7 +105,7 @@ def message_usage(usage: Any) -> dict[str, Any]:
 
 def reasoning_of(message: Mapping[str, Any]) -> str:
     """Return the thoughts of a message, or of a delta, under either name that services use."""
-    return _text(message, "reasoning_content") or _text(message, "reasoning")
+    return string_in(message, "reasoning_content") or string_in(message, "reasoning")
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -112,37 +113,32 @@ def text_of(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        content = "".join([_text(part, "text") for part in parts])
-    return (content if isinstance(content, str) else "") + _text(message, "refusal")
+        content = "".join([string_in(part, "text") for part in parts])
+    return (content if isinstance(content, str) else "") + string_in(message, "refusal")
 
 
 def _refused(message: Mapping[str, Any]) -> bool:
-    return bool(_text(message, "refusal"))
+    return bool(string_in(message, "refusal"))
 
 
 def _tool_use(call: Mapping[str, Any], spare_id: str, finish: Any) -> list[dict[str, Any]]:
     function = call.get("function")
     function = function if isinstance(function, dict) else {}
     try:
-        given = orjson.loads(_text(function, "arguments") or "{}")
+        given = orjson.loads(string_in(function, "arguments") or "{}")
     except orjson.JSONDecodeError:
         given = None
     if not isinstance(given, dict):
         if finish == "length":
             return []  # it was cut off, and cannot be run
         raise ResponseBroken("the arguments of a call in the upstream's completion are no object")
-    if not (name := _text(function, "name")):
+    if not (name := string_in(function, "name")):
         raise ResponseBroken("a call of a tool in the upstream's completion has no name")
     return [
         {
             "type": "tool_use",
-            "id": _text(call, "id") or spare_id,
+            "id": string_in(call, "id") or spare_id,
             "name": name,
             "input": given,
         }
     ]
-
-
-def _text(holder: Mapping[str, Any], name: str) -> str:
-    value = holder.get(name)
-    return value if isinstance(value, str) else ""

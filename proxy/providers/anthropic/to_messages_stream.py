@@ -28,6 +28,7 @@ from proxy.providers.anthropic.to_messages import (
     stop_reason,
     text_of,
 )
+from proxy.providers.anthropic.translated import string_in
 from proxy.providers.transforms import ToolCalls
 from proxy.usage.sse import SseDecoder, SseEvent
 
@@ -161,10 +162,10 @@ class MessagesStream:
             return
         self._started = True
         message: dict[str, Any] = {
-            "id": _text(chunk, "id") or f"msg_{self._spare_id}",
+            "id": string_in(chunk, "id") or f"msg_{self._spare_id}",
             "type": "message",
             "role": "assistant",
-            "model": _text(chunk, "model") or self._model,
+            "model": string_in(chunk, "model") or self._model,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
@@ -195,10 +196,10 @@ class MessagesStream:
         tool = self._tools.setdefault(number, _Tool())
         function = call.get("function")
         function = function if isinstance(function, dict) else {}
-        tool.id = tool.id or _text(call, "id")
-        arguments = _text(function, "arguments")
+        tool.id = tool.id or string_in(call, "id")
+        arguments = string_in(function, "arguments")
         if not tool.begun:
-            tool.name = tool.name or _text(function, "name")
+            tool.name = tool.name or string_in(function, "name")
             if not tool.name:
                 tool.waiting.append(arguments)
                 return
@@ -256,8 +257,3 @@ class MessagesStream:
 def _event(data: Mapping[str, Any]) -> bytes:
     name: str = data["type"]
     return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"
-
-
-def _text(holder: Mapping[str, Any], name: str) -> str:
-    value = holder.get(name)
-    return value if isinstance(value, str) else ""

@@ -1,6 +1,6 @@
 """What both directions of the translation share: encoded requests, errors, bodies that are held."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -81,6 +81,12 @@ def object_of(text: bytes, noun: str) -> dict[str, Any]:
     if not isinstance(decoded, dict):
         raise ResponseBroken(f"the upstream's {noun} is no object")
     return decoded
+
+
+def string_in(holder: Mapping[str, Any], name: str) -> str:
+    """Return a member that is a string; empty for a missing one, and for another type."""
+    value = holder.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _with_json(lines: HeaderList, body: BodyTransform, status: int) -> ResponseTransform:
