@@ -50,31 +50,36 @@ def decoded_in_turns(
     Raises orjson.JSONDecodeError for what that parser does not take, although it is valid, and
     ValueError for what is large and nested too deep, and for a name as long.
     """
-    first = text[begin : begin + 1]
-    if end - begin <= AT_ONCE or first not in (b"[", b"{", b'"'):
-        turn_if_due()
-        return orjson.loads(memoryview(text)[begin:end])
-    if first == b'"':
-        if long_strings:
+    if end - begin > AT_ONCE:
+        first = text[begin : begin + 1]
+        if first == b'"' and long_strings:
             return LongString(text, begin + 1, end - 1)
-        turn_if_due()
-        return orjson.loads(memoryview(text)[begin:end])
-    if level == _MAX_LEVELS:
-        if end - begin > MAX_NESTED_BYTES:
-            raise ValueError(f"a value of many MiB is nested more than {_MAX_LEVELS} levels deep")
-        turn_if_due()
-        return orjson.loads(memoryview(text)[begin:end])
-    if first == b"[":
-        items = LargeList()
-        for start, stop in _batches(text, begin + 1, end - 1):
-            if stop - start <= AT_ONCE:
-                turn_if_due()
-                items += orjson.loads(b"[" + text[start:stop] + b"]")
-            else:
-                items.append(_large(text, start, stop, level, long_strings))
-        return items
+        if first in (b"[", b"{"):
+            if level < _MAX_LEVELS:
+                cut = _list if first == b"[" else _object
+                return cut(text, begin + 1, end - 1, level, long_strings)
+            if end - begin > MAX_NESTED_BYTES:
+                raise ValueError(
+                    f"a value of many MiB is nested more than {_MAX_LEVELS} levels deep"
+                )
+    turn_if_due()
+    return orjson.loads(memoryview(text)[begin:end])
+
+
+def _list(text: bytes, begin: int, end: int, level: int, long_strings: bool) -> LargeList:
+    items = LargeList()
+    for start, stop in _batches(text, begin, end):
+        if stop - start <= AT_ONCE:
+            turn_if_due()
+            items += orjson.loads(b"[" + text[start:stop] + b"]")
+        else:
+            items.append(_large(text, start, stop, level, long_strings))
+    return items
+
+
+def _object(text: bytes, begin: int, end: int, level: int, long_strings: bool) -> LargeDict:
     members = LargeDict()
-    for start, stop in _batches(text, begin + 1, end - 1):
+    for start, stop in _batches(text, begin, end):
         name = _NAME.match(text, start, stop)
         if stop - start <= AT_ONCE or name is None:
             turn_if_due()
