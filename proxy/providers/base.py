@@ -157,10 +157,10 @@ class EditableBody(Protocol):
         """As :meth:`value`, but None for one of more than some KiB."""
         ...
 
-    def document(self, *, long_strings: bool = False) -> Mapping[str, Any]:
+    def document(self) -> Mapping[str, Any]:
         """The decoded body, the same object for each attempt: it must not be changed.
 
-        With `long_strings`, strings of many KiB are a :class:`proxy.usage.json_text.LongString`.
+        Strings of many KiB in it are a :class:`proxy.usage.json_text.LongString`.
 
         Lets other greenlets run if the body is large. Raises ClientError: it is no JSON, or cannot
         be held.

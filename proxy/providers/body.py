@@ -93,13 +93,13 @@ def in_utf8(content_type: str) -> bool:
 class EditableJSON:
     """The text of a JSON object that is known to be valid, with the spans of its members."""
 
-    __slots__ = ("_documents", "_members", "_spans", "_text", "model")
+    __slots__ = ("_document", "_members", "_spans", "_text", "model")
 
     def __init__(self, text: bytes, spans: list[Member]) -> None:
         """Raises ClientError: see :func:`scan`."""
         self._text = text
         self._spans = spans
-        self._documents: dict[bool, Mapping[str, Any]] = {}
+        self._document: Mapping[str, Any] | None = None
         self._members: dict[str, Member] = {}
         folded: set[str] = set()
         for member in spans:
@@ -161,24 +161,21 @@ class EditableJSON:
             return None
         return self.value(name)
 
-    def document(self, *, long_strings: bool = False) -> Mapping[str, Any]:
+    def document(self) -> Mapping[str, Any]:
         """The decoded body, the same object each time: it must not be changed.
 
-        With `long_strings`, strings of many KiB are a :class:`LongString`. Lets other greenlets run
-        if the body is large. Raises ClientError for what cannot be held, or not be written again.
+        Strings of many KiB in it are a :class:`proxy.usage.json_text.LongString`. Lets other
+        greenlets run if the body is large. Raises ClientError for what cannot be held, or not be
+        written again.
         """
-        known = self._documents.get(long_strings)
-        if known is None:
-            known = {name: self._decoded(name, long_strings) for name in self._members}
-            self._documents[long_strings] = known
-        return known
+        if self._document is None:
+            self._document = {name: self._decoded(name) for name in self._members}
+        return self._document
 
-    def _decoded(self, name: str, long_strings: bool) -> Any:
+    def _decoded(self, name: str) -> Any:
         member = self._members[name]
         try:
-            return decoded_in_turns(
-                self._text, member.value_start, member.end, long_strings=long_strings
-            )
+            return decoded_in_turns(self._text, member.value_start, member.end, long_strings=True)
         except ValueError as error:
             param = name[:100]
             raise ClientError(f"`{param}` cannot be read: {error}.", param=param) from error

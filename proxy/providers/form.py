@@ -64,7 +64,7 @@ class EditableForm:
         """As :meth:`value`: longer fields are refused."""
         return self.value(name)
 
-    def document(self, *, long_strings: bool = False) -> Mapping[str, Any]:
+    def document(self) -> Mapping[str, Any]:
         """Raises ClientError: a form is no JSON."""
         raise ClientError("The body of this request must be a JSON object, and no form.")
 

@@ -86,7 +86,7 @@ class MessagesProvider:
         if not model:
             raise ClientError("`model` is missing.", param="model")
         chat, dropped = chat_request(
-            body.document(long_strings=True),
+            body.document(),
             model,
             strict=target.config.strict,
             refused=self._refused.of(target.provider, model),

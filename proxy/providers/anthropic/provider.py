@@ -125,7 +125,7 @@ def _translated(
             f"The provider of this model takes at most {MAX_REQUEST_BYTES // 1024**2} MiB.",
             code="request_too_large",
         )
-    chat, lost = _with_edits(body.document(long_strings=True), target)
+    chat, lost = _with_edits(body.document(), target)
     model = target.model or chat.get("model")
     if not isinstance(model, str) or not model:
         raise ClientError("`model` is missing.", param="model")
