@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import orjson
 
@@ -115,6 +115,15 @@ class LongString(JSONText):
             if any(self._text.find(word, at, end) >= 0 for word in words):
                 return True
         return False
+
+
+#: A string, which stays as it is written if it is of many KiB.
+Text = str | LongString
+
+
+def is_text(value: Any) -> TypeGuard[Text]:
+    """Whether a decoded value is a string, of whatever length."""
+    return isinstance(value, str | LongString)
 
 
 #: Items that are encoded at once. Each is small, or is large and stands alone.

@@ -9,13 +9,13 @@ import codecs
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote_to_bytes
 
-from proxy.usage.json_text import LongString
+from proxy.usage.json_text import LongString, Text
 
 #: What is not plain in base64: as it stands in JSON, where each other character is escaped.
 _NOT_PLAIN = (b"%", b"\\", b" ")
 
 
-def read(url: str | LongString) -> tuple[str, str | LongString]:
+def read(url: Text) -> tuple[str, Text]:
     """Return the media type and the base64 of a data URL, whatever its parameters.
 
     Raises ValueError: it is not complete.
@@ -39,16 +39,16 @@ def read(url: str | LongString) -> tuple[str, str | LongString]:
     return media_type, _whole(data, ("".join(text.split()) for text in texts))
 
 
-def text_of(data: str | LongString) -> str | LongString:
+def text_of(data: Text) -> Text:
     """Return the text in UTF-8 that base64 stands for. Raises ValueError: there is none."""
     return _whole(data, _as_text(_pieces(data)))
 
 
-def _pieces(data: str | LongString) -> Iterable[str]:
+def _pieces(data: Text) -> Iterable[str]:
     return data.decoded() if isinstance(data, LongString) else (data,)
 
 
-def _whole(data: str | LongString, pieces: Iterable[str]) -> str | LongString:
+def _whole(data: Text, pieces: Iterable[str]) -> Text:
     """Return the pieces as one, of the kind that `data` is."""
     return LongString.of(pieces) if isinstance(data, LongString) else "".join(pieces)
 

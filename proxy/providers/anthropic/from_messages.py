@@ -10,18 +10,24 @@ OpenAI's API specification.
 import codecs
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 import orjson
 
 from proxy.core.errors import ClientError
+from proxy.providers.anthropic.translated import MAX_STOPS, wrong
 from proxy.runtime.yielding import turn_if_due
 from proxy.usage.json_slices import AT_ONCE
-from proxy.usage.json_text import LargeDict, LargeList, LongString, encoded_in_turns
+from proxy.usage.json_text import (
+    LargeDict,
+    LargeList,
+    LongString,
+    Text,
+    encoded_in_turns,
+    is_text,
+)
 
 Part = dict[str, Any]
-#: A string of many KiB stays as it is written.
-Text = str | LongString
 
 #: Parameters with a meaning of their own here. All others are dropped.
 _KNOWN: Final = frozenset(
@@ -66,8 +72,6 @@ _TOOL_CHOICES: Final[Mapping[str, str]] = {"auto": "auto", "any": "required", "n
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 #: The effort of a request that thinks and names none.
 _DEFAULT_EFFORT: Final = "high"
-#: Sequences at which a model stops.
-MAX_STOPS: Final = 1000
 #: The longest `user` that OpenAI takes, in characters.
 MAX_USER_LENGTH: Final = 64
 #: No schema that OpenAI enforces has as many levels.
@@ -92,13 +96,13 @@ def chat_request(
     turns = _system(request.get("system"), "system") + _turns(request.get("messages"))
     chat["messages"] = LargeList(turns)
     if all(message["role"] == "system" for message in turns):
-        raise _wrong("messages", "must have a message that is not empty")
+        raise wrong("messages", "must have a message that is not empty")
     for name, renamed, kinds, kind in _SIMPLE:
         value = request.get(name)
         if value is None:
             continue
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise _wrong(name, f"must be {kind}")
+            raise wrong(name, f"must be {kind}")
         chat[renamed] = value
     if stops := request.get("stop_sequences"):
         if (
@@ -106,11 +110,11 @@ def chat_request(
             or len(stops) > MAX_STOPS
             or not all(isinstance(each, str) for each in stops)
         ):
-            raise _wrong("stop_sequences", f"must be a list of at most {MAX_STOPS} strings")
+            raise wrong("stop_sequences", f"must be a list of at most {MAX_STOPS} strings")
         chat["stop"] = stops
     stream = request.get("stream")
     if stream is not None and not isinstance(stream, bool):
-        raise _wrong("stream", "must be a boolean")
+        raise wrong("stream", "must be a boolean")
     if stream:
         chat["stream"] = True
         chat["stream_options"] = {"include_usage": True}
@@ -132,28 +136,28 @@ def chat_request(
 def _system(system: Any, path: str) -> list[Part]:
     if system is None:
         return []
-    text = system if _is_text(system) else _joined("\n", _texts(system, path))
+    text = system if is_text(system) else _joined("\n", _texts(system, path))
     return [{"role": "system", "content": text}] if text else []
 
 
 def _turns(messages: Any) -> list[Part]:
     if not isinstance(messages, list):
-        raise _wrong("messages", "must be a list")
+        raise wrong("messages", "must be a list")
     found: list[Part] = []
     for number, message in enumerate(messages):
         turn_if_due()  # a step is one message
         path = f"messages[{number}]"
         if not isinstance(message, dict):
-            raise _wrong(path, "must be an object")
+            raise wrong(path, "must be an object")
         role, content = message.get("role"), message.get("content")
-        if _is_text(content):
+        if is_text(content):
             content = [{"type": "text", "text": content}]
         if not isinstance(content, list):
-            raise _wrong(f"{path}.content", "must be a string or a list of blocks")
+            raise wrong(f"{path}.content", "must be a string or a list of blocks")
         for place, block in enumerate(content):
             turn_if_due()
             if not isinstance(block, dict):
-                raise _wrong(f"{path}.content[{place}]", "must be an object")
+                raise wrong(f"{path}.content[{place}]", "must be an object")
         if role == "user":
             found += _user(content, f"{path}.content")
         elif role == "assistant":
@@ -161,7 +165,7 @@ def _turns(messages: Any) -> list[Part]:
         elif role == "system":
             found += _system(content, f"{path}.content")
         else:
-            raise _wrong(f"{path}.role", "must be `user` or `assistant`")
+            raise wrong(f"{path}.role", "must be `user` or `assistant`")
     return found
 
 
@@ -178,10 +182,10 @@ def _user(content: Sequence[Part], path: str) -> list[Part]:
         given = block.get("content")
         if isinstance(given, list):
             made = _blocks(given, f"{where}.content")
-        elif given is None or _is_text(given):
+        elif given is None or is_text(given):
             made = [_text_part(given)] if given else []
         else:
-            raise _wrong(f"{where}.content", "must be a string or a list of blocks")
+            raise wrong(f"{where}.content", "must be a string or a list of blocks")
         texts = [part["text"] for part in made if part["type"] == "text"]
         # Only text can stand in a tool's message. Images follow it.
         parts += [part for part in made if part["type"] != "text"]
@@ -212,7 +216,7 @@ def _assistant(content: Sequence[Part], path: str) -> list[Part]:
             if given is None:
                 given = {}
             if not isinstance(given, dict):
-                raise _wrong(f"{where}.input", "must be an object")
+                raise wrong(f"{where}.input", "must be an object")
             function = {
                 "name": _word(block, "name", where),
                 "arguments": _arguments(given, f"{where}.input"),
@@ -246,7 +250,7 @@ def _blocks(blocks: Sequence[Any], path: str, kinds: Set[str] = _OF_A_RESULT) ->
 def _parts(block: Any, path: str) -> list[Part]:
     """Return a block of a user's turn, or of a result, as parts of a chat message."""
     if not isinstance(block, dict):
-        raise _wrong(path, "must be an object")
+        raise wrong(path, "must be an object")
     kind = block.get("type")
     if kind == "text":
         text = _text(block, "text", path)
@@ -257,7 +261,7 @@ def _parts(block: Any, path: str) -> list[Part]:
         raise _unknown(kind, path)
     source, where = block.get("source"), f"{path}.source"
     if not isinstance(source, dict):
-        raise _wrong(where, "must be an object")
+        raise wrong(where, "must be an object")
     return _image(source, where) if kind == "image" else _document(block, source, where)
 
 
@@ -278,7 +282,7 @@ def _document(block: Part, source: Mapping[str, Any], where: str) -> list[Part]:
         return [_text_part(_text(source, "data", where))]
     if place == "content":
         inner = source.get("content")
-        if _is_text(inner):
+        if is_text(inner):
             return [_text_part(inner)]
         if isinstance(inner, list):
             return _blocks(inner, f"{where}.content", _OF_A_DOCUMENT)
@@ -310,7 +314,7 @@ def _arguments(given: dict[str, Any], path: str) -> Text:
             for at in range(0, len(piece), AT_ONCE)
         )
     except (TypeError, RecursionError) as error:
-        raise _wrong(path, "cannot be written as JSON") from error
+        raise wrong(path, "cannot be written as JSON") from error
 
 
 def _joined(between: str, texts: Sequence[Text]) -> Text:
@@ -335,12 +339,12 @@ def _pieces(between: str, texts: Iterable[Text]) -> Iterator[str]:
 
 def _texts(blocks: Any, path: str) -> list[Text]:
     if not isinstance(blocks, list):
-        raise _wrong(path, "must be a string or a list of blocks")
+        raise wrong(path, "must be a string or a list of blocks")
     found = []
     for number, block in enumerate(blocks):
         turn_if_due()
         if not isinstance(block, dict) or block.get("type") != "text":
-            raise _wrong(f"{path}[{number}]", "must be a block of text")
+            raise wrong(f"{path}[{number}]", "must be a block of text")
         found.append(_text(block, "text", f"{path}[{number}]"))
     return [text for text in found if text]
 
@@ -351,12 +355,12 @@ def _tools(request: Mapping[str, Any], chat: dict[str, Any]) -> list[str]:
     if not tools:
         return []
     if not isinstance(tools, list):
-        raise _wrong("tools", "must be a list")
+        raise wrong("tools", "must be a list")
     made: list[Part] = []
     for number, tool in enumerate(tools):
         turn_if_due()
         if not isinstance(tool, dict):
-            raise _wrong(f"tools[{number}]", "must be an object")
+            raise wrong(f"tools[{number}]", "must be an object")
         if tool.get("type") not in (None, "custom"):
             continue  # it runs at Anthropic's, or has a schema that only its models know
         function: Part = {"name": _word(tool, "name", f"tools[{number}]")}
@@ -365,7 +369,7 @@ def _tools(request: Mapping[str, Any], chat: dict[str, Any]) -> list[str]:
             if value is None:
                 continue
             if not isinstance(value, kind):
-                raise _wrong(f"tools[{number}].{name}", f"must be {shown}")
+                raise wrong(f"tools[{number}].{name}", f"must be {shown}")
             function[renamed] = value
         made.append({"type": "function", "function": function})
     if made:
@@ -381,12 +385,12 @@ def _choose(choice: Any, chat: dict[str, Any], names: set[str]) -> None:
     if kind == "tool":
         name = _word(choice, "name", "tool_choice")
         if name not in names:
-            raise _wrong("tool_choice.name", "must be one of `tools` that the client runs")
+            raise wrong("tool_choice.name", "must be one of `tools` that the client runs")
         chat["tool_choice"] = {"type": "function", "function": {"name": name}}
     elif isinstance(kind, str) and kind in _TOOL_CHOICES:
         chat["tool_choice"] = _TOOL_CHOICES[kind]
     else:
-        raise _wrong("tool_choice.type", "must be `auto`, `any`, `tool` or `none`")
+        raise wrong("tool_choice.type", "must be `auto`, `any`, `tool` or `none`")
     if choice.get("disable_parallel_tool_use") is True:
         chat["parallel_tool_calls"] = False
 
@@ -396,10 +400,10 @@ def _metadata(metadata: Any, chat: dict[str, Any]) -> list[str]:
     if metadata is None:
         return []
     if not isinstance(metadata, dict):
-        raise _wrong("metadata", "must be an object")
+        raise wrong("metadata", "must be an object")
     user = metadata.get("user_id")
     if user is not None and not isinstance(user, str):
-        raise _wrong("metadata.user_id", "must be a string")
+        raise wrong("metadata.user_id", "must be a string")
     if user:
         # A longer one is refused. Its hash still names the same user.
         long = len(user) > MAX_USER_LENGTH
@@ -413,12 +417,12 @@ def _output(request: Mapping[str, Any], chat: dict[str, Any]) -> list[str]:
     if config is None:
         return []
     if not isinstance(config, dict):
-        raise _wrong("output_config", "must be an object")
+        raise wrong("output_config", "must be an object")
     shape = config.get("format")
     if shape is not None:
         schema = shape.get("schema") if isinstance(shape, dict) else None
         if not isinstance(schema, dict) or shape.get("type") != "json_schema":
-            raise _wrong("output_config.format", "must be of the type `json_schema`, with a schema")
+            raise wrong("output_config.format", "must be of the type `json_schema`, with a schema")
         named = {"name": "response", "schema": schema, "strict": _is_strict(schema)}
         chat["response_format"] = {"type": "json_schema", "json_schema": named}
     return [
@@ -460,7 +464,7 @@ def _effort(request: Mapping[str, Any], chat: dict[str, Any]) -> str:
     effort = config.get("effort") if isinstance(config, dict) else None
     if effort is not None:
         if effort not in _EFFORTS:
-            raise _wrong("output_config.effort", "must be one of: " + ", ".join(_EFFORTS))
+            raise wrong("output_config.effort", "must be one of: " + ", ".join(_EFFORTS))
         chat["reasoning_effort"] = effort
         return "output_config.effort"
     thinking = request.get("thinking")
@@ -469,32 +473,24 @@ def _effort(request: Mapping[str, Any], chat: dict[str, Any]) -> str:
     return "thinking"
 
 
-def _is_text(value: Any) -> TypeGuard[Text]:
-    return isinstance(value, str | LongString)
-
-
 def _text(holder: Mapping[str, Any], name: str, path: str) -> Text:
     value = holder.get(name)
-    if not _is_text(value):
-        raise _wrong(f"{path}.{name}", "must be a string")
+    if not is_text(value):
+        raise wrong(f"{path}.{name}", "must be a string")
     return value
 
 
 def _word(holder: Mapping[str, Any], name: str, path: str) -> str:
     value = holder.get(name)
     if not isinstance(value, str):
-        raise _wrong(f"{path}.{name}", "must be a string")
+        raise wrong(f"{path}.{name}", "must be a string")
     return value
 
 
 def _unknown(kind: Any, path: str) -> ClientError:
     shown = repr(kind)[:100]
-    return _wrong(path, f"is of the type {shown}, which the provider of this model does not take")
+    return wrong(path, f"is of the type {shown}, which the provider of this model does not take")
 
 
 def _unreadable(path: str) -> ClientError:
-    return _wrong(path, "is of a type that the provider of this model cannot read")
-
-
-def _wrong(path: str, why: str) -> ClientError:
-    return ClientError(f"`{path}` {why}.", param=path)
+    return wrong(path, "is of a type that the provider of this model cannot read")

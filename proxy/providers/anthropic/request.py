@@ -11,7 +11,7 @@ OpenAI's API specification.
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 import orjson
 
@@ -19,10 +19,11 @@ from proxy.core.errors import ClientError
 from proxy.providers.anthropic import data_url
 from proxy.providers.anthropic.refused import BOTH
 from proxy.providers.anthropic.schema import structured_schema
+from proxy.providers.anthropic.translated import MAX_STOPS, wrong
 from proxy.providers.base import NO_FACTS, ModelFacts
 from proxy.runtime.yielding import joined, turn_if_due
 from proxy.usage.json_slices import AT_ONCE
-from proxy.usage.json_text import JSONText, LargeDict, LargeList, LongString
+from proxy.usage.json_text import JSONText, LargeDict, LargeList, LongString, Text, is_text
 from proxy.usage.large import LargeObject
 
 Block = dict[str, Any]
@@ -42,8 +43,6 @@ _NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9_-]")
 #: Of the arguments of one call; brackets that close included.
 MAX_MEMBERS: Final = 10_000
 MAX_BRACKETS: Final = 1024 * 1024
-#: Sequences at which a model stops.
-MAX_STOPS: Final = 1000
 #: Parameters with a meaning of their own here. All others are dropped.
 _KNOWN: Final = frozenset(
     {
@@ -113,7 +112,7 @@ def messages_request(
 
 def _has_text(block: Mapping[str, Any], *names: str) -> bool:
     """Whether the members are strings, of which the last is not empty."""
-    return all(_is_text(block.get(name)) for name in names) and bool(block[names[-1]])
+    return all(is_text(block.get(name)) for name in names) and bool(block[names[-1]])
 
 
 def _is_thinking(block: Any) -> bool:
@@ -194,21 +193,21 @@ class _Translation:
         """Refuse what would make the response mislead."""
         chat = self._chat
         if chat.get("n") not in (None, 1):
-            raise _wrong("n", "must be 1 for this model: it makes one choice")
+            raise wrong("n", "must be 1 for this model: it makes one choice")
         if chat.get("functions") is not None or chat.get("function_call") is not None:
-            raise _wrong("functions", "is not supported by this model: use `tools`")
+            raise wrong("functions", "is not supported by this model: use `tools`")
         modalities = chat.get("modalities")
         if chat.get("audio") is not None or (
             isinstance(modalities, list) and "audio" in modalities
         ):
-            raise _wrong("modalities", "must be text alone: this model makes no audio")
+            raise wrong("modalities", "must be text alone: this model makes no audio")
 
     def _max_tokens(self) -> int:
         for name in ("max_completion_tokens", "max_tokens"):
             given = self._chat.get(name)
             if given is not None:
                 if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-                    raise _wrong(name, "must be a positive integer")
+                    raise wrong(name, "must be a positive integer")
                 return given
         default, most = self._options.max_tokens, self._options.facts.max_tokens
         if default is not None:
@@ -224,13 +223,13 @@ class _Translation:
     def _messages(self) -> list[dict[str, Any]]:
         given = self._chat.get("messages")
         if not isinstance(given, list):
-            raise _wrong("messages", "must be a list")
+            raise wrong("messages", "must be a list")
         conversation = _Conversation()
         for index, message in enumerate(given):
             turn_if_due()
             path = f"messages[{index}]"
             if not isinstance(message, dict):
-                raise _wrong(path, "must be an object")
+                raise wrong(path, "must be an object")
             role = message.get("role")
             content = message.get("content")
             if role in ("system", "developer"):
@@ -245,19 +244,19 @@ class _Translation:
             elif role == "assistant":
                 conversation.add("assistant", _marked(self._assistant(message, path), message))
             else:
-                raise _wrong(f"{path}.role", "must be system, developer, user, assistant or tool")
+                raise wrong(f"{path}.role", "must be system, developer, user, assistant or tool")
         if not conversation.messages:
-            raise _wrong("messages", "must hold at least one message that is not empty")
+            raise wrong("messages", "must hold at least one message that is not empty")
         return conversation.messages
 
     def _texts(self, content: Any, path: str) -> list[Block]:
         """The text blocks of a content: Anthropic takes no blank ones."""
         if content is None:
             return []
-        if _is_text(content):
+        if is_text(content):
             return [] if _is_blank(content) else [{"type": "text", "text": content}]
         if not isinstance(content, list):
-            raise _wrong(path, "must be a string or a list of parts")
+            raise wrong(path, "must be a string or a list of parts")
         found = []
         for index, part in enumerate(content):
             turn_if_due()
@@ -268,18 +267,18 @@ class _Translation:
 
     def _text(self, part: Any, path: str) -> Block | None:
         if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
-            raise _wrong(path, "must be a text part")
+            raise wrong(path, "must be a text part")
         text = part.get(part["type"])
-        if not _is_text(text):
-            raise _wrong(f"{path}.{part['type']}", "must be a string")
+        if not is_text(text):
+            raise wrong(f"{path}.{part['type']}", "must be a string")
         return None if _is_blank(text) else _cached({"type": "text", "text": text}, part, path)
 
     def _blocks(self, content: Any, path: str) -> list[Block]:
         """A user's content."""
-        if content is None or _is_text(content):
+        if content is None or is_text(content):
             return self._texts(content, path)
         if not isinstance(content, list):
-            raise _wrong(path, "must be a string or a list of parts")
+            raise wrong(path, "must be a string or a list of parts")
         found = []
         for index, part in enumerate(content):
             turn_if_due()
@@ -297,10 +296,10 @@ class _Translation:
         if kind == "file":
             return _cached(_file(part.get("file"), f"{path}.file"), part, path)
         if kind == "input_audio":
-            raise _wrong(path, "must not be audio: this model hears none")
+            raise wrong(path, "must not be audio: this model hears none")
         if kind in ("document", "search_result", "image"):  # as Anthropic writes them
             return _copied(part)
-        raise _wrong(f"{path}.type", "must be text, image_url or file")
+        raise wrong(f"{path}.type", "must be text, image_url or file")
 
     def _tool_result(self, message: Mapping[str, Any], path: str) -> Block:
         block: Block = {
@@ -309,7 +308,7 @@ class _Translation:
         }
         content = self._blocks(message.get("content"), f"{path}.content")
         if content:
-            plain = _is_text(message.get("content"))
+            plain = is_text(message.get("content"))
             block["content"] = message["content"] if plain else _marked(content, message)
         return _cached(block, message, path)
 
@@ -317,11 +316,11 @@ class _Translation:
         blocks = self._signed_thinking(message)
         blocks += self._texts(message.get("content"), f"{path}.content")
         refusal = message.get("refusal")
-        if _is_text(refusal) and not _is_blank(refusal):
+        if is_text(refusal) and not _is_blank(refusal):
             blocks.append({"type": "text", "text": refusal})
         calls = message.get("tool_calls")
         if calls is not None and not isinstance(calls, list):
-            raise _wrong(f"{path}.tool_calls", "must be a list")
+            raise wrong(f"{path}.tool_calls", "must be a list")
         for index, call in enumerate(calls or ()):
             turn_if_due()
             blocks.append(_tool_use(call, f"{path}.tool_calls[{index}]"))
@@ -349,26 +348,26 @@ class _Translation:
         if given is None:
             return []
         if not isinstance(given, list):
-            raise _wrong("tools", "must be a list")
+            raise wrong("tools", "must be a list")
         allowed = self._allowed_tools()
         found = []
         for index, tool in enumerate(given):
             turn_if_due()
             path = f"tools[{index}]"
             if not isinstance(tool, dict) or tool.get("type", "function") != "function":
-                raise _wrong(f"{path}.type", "must be function for this model")
+                raise wrong(f"{path}.type", "must be function for this model")
             function = tool.get("function")
             if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-                raise _wrong(f"{path}.function.name", "must be a string")
+                raise wrong(f"{path}.function.name", "must be a string")
             if allowed is not None and function["name"] not in allowed:
                 continue
             schema = function.get("parameters")
             if schema is None:
                 schema = {"type": "object", "properties": {}}
             if not isinstance(schema, dict):
-                raise _wrong(f"{path}.function.parameters", "must be an object")
+                raise wrong(f"{path}.function.parameters", "must be an object")
             made = {"name": function["name"]}
-            if _is_text(function.get("description")):
+            if is_text(function.get("description")):
                 made["description"] = function["description"]
             made["input_schema"] = schema if "type" in schema else _object_of(schema)
             if isinstance(function.get("strict"), bool):
@@ -399,20 +398,20 @@ class _Translation:
         if isinstance(given, str):
             kinds = {"auto": "auto", "none": "none", "required": "any"}
             if given not in kinds:
-                raise _wrong("tool_choice", "must be auto, none, required, or an object")
+                raise wrong("tool_choice", "must be auto, none, required, or an object")
             choice = {"type": kinds[given]}
         elif isinstance(given, dict) and given.get("type") == "function":
             function = given.get("function")
             name = function.get("name") if isinstance(function, dict) else None
             if not isinstance(name, str):
-                raise _wrong("tool_choice.function.name", "must be a string")
+                raise wrong("tool_choice.function.name", "must be a string")
             choice = {"type": "tool", "name": name}
         elif isinstance(given, dict) and given.get("type") == "allowed_tools":
             allowed = given.get("allowed_tools", given)
             mode = allowed.get("mode") if isinstance(allowed, dict) else None
             choice = {"type": "any" if mode == "required" else "auto"}
         elif given is not None:
-            raise _wrong("tool_choice", "must be auto, none, required, or an object of a function")
+            raise wrong("tool_choice", "must be auto, none, required, or an object of a function")
         if self._chat.get("parallel_tool_calls") is False:
             choice = choice or {"type": "auto"}
             if choice["type"] != "none":
@@ -430,21 +429,21 @@ class _Translation:
             return
         if kind == "json_object":
             if self._options.strict:
-                raise _wrong("response_format", "must be json_schema or text for this model")
+                raise wrong("response_format", "must be json_schema or text for this model")
             self._system.append(
                 {"type": "text", "text": "Respond with one valid JSON object and nothing else."}
             )
             return
         if kind != "json_schema":
-            raise _wrong("response_format.type", "must be text, json_object or json_schema")
+            raise wrong("response_format.type", "must be text, json_object or json_schema")
         schema = given.get("json_schema")
         schema = schema.get("schema") if isinstance(schema, dict) else None
         if not isinstance(schema, dict):
-            raise _wrong("response_format.json_schema.schema", "must be an object")
+            raise wrong("response_format.json_schema.schema", "must be an object")
         try:
             cleaned = structured_schema(schema)
         except ValueError as error:
-            raise _wrong("response_format.json_schema.schema", f"is refused: {error}") from error
+            raise wrong("response_format.json_schema.schema", f"is refused: {error}") from error
         made["output_config"] = {"format": {"type": "json_schema", "schema": cleaned}}
 
     def _thinking(self, made: dict[str, Any], messages: Sequence[Mapping[str, Any]]) -> None:
@@ -452,9 +451,9 @@ class _Translation:
         if given is not None:
             kind = given.get("type") if isinstance(given, dict) else None
             if kind not in _THINKING_TYPES:
-                raise _wrong("thinking.type", f"must be one of: {', '.join(_THINKING_TYPES)}")
+                raise wrong("thinking.type", f"must be one of: {', '.join(_THINKING_TYPES)}")
             if kind == "enabled" and type(given.get("budget_tokens")) is not int:
-                raise _wrong("thinking.budget_tokens", "must be an integer")
+                raise wrong("thinking.budget_tokens", "must be an integer")
             if given.get("type") == "disabled" or not self._thinking_refused(made, messages):
                 made["thinking"] = given
             else:
@@ -464,7 +463,7 @@ class _Translation:
         if effort is None:
             return
         if effort not in _EFFORT_LEVELS:
-            raise _wrong("reasoning_effort", f"must be one of: {', '.join(_EFFORT_LEVELS)}")
+            raise wrong("reasoning_effort", f"must be one of: {', '.join(_EFFORT_LEVELS)}")
         facts = self._options.facts
         if effort == "none":
             if facts.thinking is not None and "disabled" in facts.thinking:
@@ -528,9 +527,9 @@ class _Translation:
             if value is None:
                 continue
             if not isinstance(value, int | float) or isinstance(value, bool):
-                raise _wrong(name, "must be a number")
+                raise wrong(name, "must be a number")
             if name == "top_k" and not isinstance(value, int):
-                raise _wrong(name, "must be an integer")
+                raise wrong(name, "must be an integer")
             # Beside thinking, Anthropic takes no temperature but 1, and no choice of tokens
             # (https://platform.claude.com/docs/en/build-with-claude/extended-thinking).
             if name in refused or (self._with_budget and not _is_default(name, value)):
@@ -544,9 +543,9 @@ class _Translation:
         if stops is None:
             return []
         if isinstance(stops, list) and len(stops) > MAX_STOPS:
-            raise _wrong("stop", f"must be a list of at most {MAX_STOPS} strings")
+            raise wrong("stop", f"must be a list of at most {MAX_STOPS} strings")
         if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-            raise _wrong("stop", "must be a string or a list of strings")
+            raise wrong("stop", "must be a string or a list of strings")
         return [stop for stop in stops if stop.strip()]
 
     def _account(self, made: dict[str, Any]) -> None:
@@ -560,10 +559,6 @@ class _Translation:
             made["service_tier"] = "standard_only"
         elif tier is not None:
             self._drop("service_tier")
-
-
-def _wrong(path: str, what: str) -> ClientError:
-    return ClientError(f"`{path}` {what}.", param=path)
 
 
 def _says_nothing(name: str, value: Any) -> bool:
@@ -580,7 +575,7 @@ def _cached(block: Block, source: Mapping[str, Any], path: str) -> Block:
     given = source.get("cache_control")
     if given is not None:
         if not isinstance(given, dict) or given.get("type") != "ephemeral":
-            raise _wrong(f"{path}.cache_control", "must be an object of the type ephemeral")
+            raise wrong(f"{path}.cache_control", "must be an object of the type ephemeral")
         block["cache_control"] = given
     return block
 
@@ -595,27 +590,27 @@ def _cached_at_end(blocks: list[Block], message: Mapping[str, Any], path: str) -
 def _tool_id(given: Any, path: str) -> str:
     """An id in the characters that Anthropic takes, the same for a call and its result."""
     if not isinstance(given, str) or not given:
-        raise _wrong(path, "must be a string that is not empty")
+        raise wrong(path, "must be a string that is not empty")
     return _NOT_IN_IDS.sub("_", given)
 
 
 def _tool_use(call: Any, path: str) -> Block:
     if not isinstance(call, dict) or call.get("type", "function") != "function":
-        raise _wrong(f"{path}.type", "must be function for this model")
+        raise wrong(f"{path}.type", "must be function for this model")
     function = call.get("function")
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str):
-        raise _wrong(f"{path}.function.name", "must be a string")
+        raise wrong(f"{path}.function.name", "must be a string")
     arguments = function.get("arguments", "")
     where = f"{path}.function.arguments"
-    if not _is_text(arguments):
-        raise _wrong(where, "must be a string")
+    if not is_text(arguments):
+        raise wrong(where, "must be a string")
     try:
         value = {} if _is_blank(arguments) else _decoded(arguments)
     except ValueError as error:
-        raise _wrong(where, f"must be a valid JSON object: {error}") from error
+        raise wrong(where, f"must be a valid JSON object: {error}") from error
     if not isinstance(value, dict | JSONText):
-        raise _wrong(where, "must be a JSON object")
+        raise wrong(where, "must be a JSON object")
     return {
         "type": "tool_use",
         "id": _tool_id(call.get("id"), f"{path}.id"),
@@ -624,7 +619,7 @@ def _tool_use(call: Any, path: str) -> Block:
     }
 
 
-def _decoded(text: str | LongString) -> Any:
+def _decoded(text: Text) -> Any:
     """Decode JSON; a large object is checked, and stays text. Raises ValueError."""
     if isinstance(text, str):
         if len(text) <= AT_ONCE:
@@ -650,8 +645,8 @@ def _object_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _image(given: Any, path: str) -> Block:
     url = given.get("url") if isinstance(given, dict) else given
-    if not _is_text(url):
-        raise _wrong(f"{path}.url", "must be a string")
+    if not is_text(url):
+        raise wrong(f"{path}.url", "must be a string")
     if _beginning(url)[:5].lower() == "data:":
         media_type, data = _data_url(url, f"{path}.url")
         if media_type == "application/pdf":
@@ -659,13 +654,13 @@ def _image(given: Any, path: str) -> Block:
         if media_type == "image/jpg":  # no such type, and often sent
             media_type = "image/jpeg"
         if media_type not in _IMAGES:
-            raise _wrong(f"{path}.url", "must be a JPEG, PNG, GIF or WebP image, or a PDF")
+            raise wrong(f"{path}.url", "must be a JPEG, PNG, GIF or WebP image, or a PDF")
         source = {"type": "base64", "media_type": media_type, "data": data}
         return {"type": "image", "source": source}
     if not isinstance(url, str):
-        raise _wrong(f"{path}.url", "must be a data URL, where it is so long")
+        raise wrong(f"{path}.url", "must be a data URL, where it is so long")
     if not url.lower().startswith(("https://", "http://")):
-        raise _wrong(f"{path}.url", "must be an https or a data URL")
+        raise wrong(f"{path}.url", "must be an https or a data URL")
     pdf = url.partition("?")[0].partition("#")[0].lower().endswith(".pdf")
     # Never fetched here: the URL is the upstream's to follow.
     return {"type": "document" if pdf else "image", "source": {"type": "url", "url": url}}
@@ -673,30 +668,30 @@ def _image(given: Any, path: str) -> Block:
 
 def _file(given: Any, path: str) -> Block:
     if not isinstance(given, dict):
-        raise _wrong(path, "must be an object")
+        raise wrong(path, "must be an object")
     if given.get("file_id") is not None:
-        raise _wrong(f"{path}.file_id", "names a file of another provider: send `file_data`")
+        raise wrong(f"{path}.file_id", "names a file of another provider: send `file_data`")
     data = given.get("file_data")
-    if not _is_text(data):
-        raise _wrong(f"{path}.file_data", "must be a string")
+    if not is_text(data):
+        raise wrong(f"{path}.file_data", "must be a string")
     if _beginning(data)[:5].lower() == "data:":
         media_type, data = _data_url(data, f"{path}.file_data")
     else:
         media_type = "application/pdf"
     if media_type not in ("application/pdf", "text/plain"):
-        raise _wrong(f"{path}.file_data", "must be a PDF or plain text")
+        raise wrong(f"{path}.file_data", "must be a PDF or plain text")
     block = _document(media_type, data, f"{path}.file_data")
     if isinstance(given.get("filename"), str):
         block["title"] = given["filename"]
     return block
 
 
-def _document(media_type: str, data: str | LongString, path: str) -> Block:
+def _document(media_type: str, data: Text, path: str) -> Block:
     if media_type == "text/plain":
         try:
             text = data_url.text_of(data)
         except ValueError as error:
-            raise _wrong(path, "must be plain text in UTF-8, as base64") from error
+            raise wrong(path, "must be plain text in UTF-8, as base64") from error
         return {
             "type": "document",
             "source": {"type": "text", "media_type": media_type, "data": text},
@@ -705,22 +700,18 @@ def _document(media_type: str, data: str | LongString, path: str) -> Block:
     return {"type": "document", "source": source}
 
 
-def _data_url(url: str | LongString, path: str) -> tuple[str, str | LongString]:
+def _data_url(url: Text, path: str) -> tuple[str, Text]:
     try:
         return data_url.read(url)
     except ValueError as error:
-        raise _wrong(path, str(error)) from error
+        raise wrong(path, str(error)) from error
 
 
-def _is_text(value: Any) -> TypeGuard[str | LongString]:
-    return isinstance(value, str | LongString)
-
-
-def _is_blank(text: str | LongString) -> bool:
+def _is_blank(text: Text) -> bool:
     return text.is_blank() if isinstance(text, LongString) else not text.strip()
 
 
-def _beginning(text: str | LongString) -> str:
+def _beginning(text: Text) -> str:
     return text.head if isinstance(text, LongString) else text
 
 

@@ -16,6 +16,8 @@ from proxy.usage.json_text import LargeDict, encoded_in_turns
 
 #: The largest message that is translated. No model writes as much.
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
+#: Sequences at which a model stops.
+MAX_STOPS: Final = 1000
 #: Bytes that are copied in half a millisecond.
 _JOINED_AT_ONCE: Final = 2 * 1024 * 1024
 _NOT_OF_JSON: Final = frozenset({"content-type", "content-encoding"})
@@ -40,6 +42,11 @@ def encoded(made: dict[str, Any], *, large: bool) -> bytes:
         raise ClientError("The body of this request nests too deep.") from error
     size = sum(map(len, pieces))
     return b"".join(pieces) if size <= _JOINED_AT_ONCE else joined(pieces)
+
+
+def wrong(path: str, why: str) -> ClientError:
+    """Return the refusal of a request for what stands at `path`: it "must be …", or "is …"."""
+    return ClientError(f"`{path}` {why}.", param=path)
 
 
 def error_response(
