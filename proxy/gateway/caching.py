@@ -115,11 +115,17 @@ class CachedRequests:
             clock=clock,
         )
 
-    def check(self, context: RequestContext) -> None:
-        """Raise ClientError ``invalid_idempotency_key``."""
-        self._idempotency_key(context)
+    def idempotency_key(self, context: RequestContext) -> str | None:
+        """Return the key of a request, where that means something.
 
-    def find(self, context: RequestContext) -> CachedResponse | None:
+        Raises ClientError ``invalid_idempotency_key``.
+        """
+        access = cast(CacheAccess, context.principal.caching)
+        if not access.idempotency or not self._options.idempotency:
+            return None
+        return idempotency_key(context.inbound, cast(OutboundRequest, context.outbound).body)
+
+    def find(self, context: RequestContext, idempotency_key: str | None) -> CachedResponse | None:
         """Return the stored response that may serve the request, or None.
 
         Raises ProxyError ``not_cached`` where the client allows no other, and what
@@ -127,7 +133,6 @@ class CachedRequests:
         """
         access = cast(CacheAccess, context.principal.caching)
         opened = self._opened()
-        idempotency_key = self._idempotency_key(context) if access.idempotency else None
         outbound, upstream = cast(OutboundRequest, context.outbound), self._upstream(context)
         if opened is None:
             context.cached = cached = CachedRequest(access, _UNAVAILABLE)
@@ -226,6 +231,8 @@ class CachedRequests:
     def recorded(self, context: RequestContext, relayed: Relayed) -> Relayed:
         """Return the response with an observer that keeps it, where it may be kept."""
         self._forget(context)
+        if not cast(CachedRequest, context.cached).verdict.store:
+            return relayed
         recorders = self._recorders(context, relayed, self._head_verdict(context))
         reason, source, observers, encoding = relayed
         return reason, source, (*observers, *recorders), encoding
@@ -417,16 +424,6 @@ class CachedRequests:
             # It lets other greenlets run.
             storing = gevent.spawn(_store, cache, key, entry)
             cast(CachedRequest, context.cached).storing = storing
-
-    def _idempotency_key(self, context: RequestContext) -> str | None:
-        """Return the key of a request, where that means something.
-
-        Raises ClientError ``invalid_idempotency_key``.
-        """
-        access = cast(CacheAccess, context.principal.caching)
-        if not access.idempotency or not self._options.idempotency:
-            return None
-        return idempotency_key(context.inbound, cast(OutboundRequest, context.outbound).body)
 
     def _unmetered(self, context: RequestContext, reason: str, source: Source) -> Relayed:
         """Return a response that costs nothing, so that it is not metered."""

@@ -236,10 +236,10 @@ class RelayEndpoint:
         caching = self._caching
         if caching is None:
             raise TypeError("the project keeps responses, and the endpoint does not")
-        caching.check(context)
+        idempotency_key = caching.idempotency_key(context)
         for step in self.before_lookup:
             step(context)
-        entry = caching.find(context)
+        entry = caching.find(context, idempotency_key)
         if entry is not None:
             if len(entry.body) <= _MAX_WHOLE_BYTES and len(entry.chunk_sizes) == 1:
                 return self._replay(context, caching, entry, start_response)
