@@ -12,6 +12,7 @@ from typing import Any
 import click
 import orjson
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from proxy.cli.encoding import is_unicode
@@ -37,13 +38,25 @@ def as_json(value: Any) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """Prints a table. ``columns`` maps fields to headings. Ids and times do not wrap."""
+    """Prints a table. ``columns`` maps fields to headings. Ids and times do not wrap.
+
+    Where a terminal is too narrow for that, each row is printed as a record of its own: columns
+    that do not fit would be cut or left out.
+    """
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for field, heading in columns.items():
         grid.add_column(heading, no_wrap=field.endswith(("id", "_at")), overflow="fold")
     for row in rows:
         grid.add_row(*(text(row.get(field)) for field in columns))
-    console().print(grid)
+    screen = console()
+    unbounded = screen.options.update(max_width=_PIPE_WIDTH)
+    if Measurement.get(screen, unbounded, grid).minimum <= screen.width:
+        screen.print(grid)
+        return
+    for number, row in enumerate(rows):
+        if number:
+            click.echo()
+        record({heading: row.get(field) for field, heading in columns.items()})
 
 
 def record(value: Mapping[str, Any]) -> None:

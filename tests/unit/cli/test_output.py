@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from proxy.cli import output
 
@@ -48,3 +49,28 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     output.as_json([{"a": "ü"}])
     assert json.loads(capsys.readouterr().out) == [{"a": "ü"}]
     assert output.compact({"a": [1]}) == '{"a":[1]}'
+
+
+@pytest.mark.parametrize(("width", "rows_are_lines"), [(100, True), (60, False)])
+def test_a_table_that_does_not_fit_a_terminal_is_printed_as_records(
+    width: int,
+    rows_are_lines: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(output, "console", lambda: Console(width=width, highlight=False))
+    ids = ["0b3a7c5e-0000-4000-8000-000000000001", "0b3a7c5e-0000-4000-8000-000000000002"]
+    rows = [{"id": each, "parent_id": each, "name": "a"} for each in ids]
+    output.table(rows, {"id": "Id", "parent_id": "Parent", "name": "Name"})
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line.rstrip()) <= width for line in lines)
+    if rows_are_lines:
+        assert [line.split() for line in lines[1:]] == [[each, each, "a"] for each in ids]
+    else:
+        first, second = lines[:3], lines[4:]
+        assert [line.split() for line in first] == [
+            ["Id", ids[0]],
+            ["Parent", ids[0]],
+            ["Name", "a"],
+        ]
+        assert [line.split()[1] for line in second] == [ids[1], ids[1], "a"]
