@@ -15,18 +15,10 @@ _CONDITIONAL_METHODS: Final = frozenset({"GET", "HEAD"})
 #: RFC 9110 §8.8.3. The group is the opaque tag, which is all that a weak comparison looks at.
 _ENTITY_TAG: Final = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _ENTITY_TAGS: Final = re.compile(rf"[\s,]*(?:{_ENTITY_TAG.pattern}[ \t]*(?:,[\s,]*|$))+")
-#: RFC 9110 §15.4.5: what a 304 repeats of the 200. The rest describes a body that is not sent.
-_IN_304: Final = frozenset(
-    {
-        "cache-control",
-        "content-location",
-        "etag",
-        "expires",
-        "last-modified",
-        "vary",
-    }
-)
+#: Lines that describe a body, which a 304 does not have. It repeats `Content-Location` all the same
+#: (RFC 9110 §15.4.5).
 _OF_BODY_PREFIX: Final = "content-"
+_IN_304: Final = "content-location"
 
 
 def is_not_modified(method: str, asked: Lines, status: int, stored: Lines) -> bool:
@@ -54,7 +46,7 @@ def not_modified(stored: Lines) -> list[tuple[str, str]]:
     return [
         line
         for line in stored
-        if not line[0].lower().startswith(_OF_BODY_PREFIX) or line[0].lower() in _IN_304
+        if not line[0].lower().startswith(_OF_BODY_PREFIX) or line[0].lower() == _IN_304
     ]
 
 
