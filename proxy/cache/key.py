@@ -20,6 +20,7 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Final
 
 from proxy.cache.access import CacheAccess
@@ -112,7 +113,7 @@ def _feed(
         _text(upstream),
         _text(request.method),
         _netstring(request.target),
-        b"%d:%b," % (len(lines), lines),
+        _netstring(lines),
     ]
     if body is None:
         parts.append(b"-")
@@ -150,12 +151,8 @@ def _header_lines(headers: tuple[tuple[str, str], ...]) -> bytes:
             kept.append((keyed, value))
     if encodings is not None:
         kept.append((_ACCEPT_ENCODING, _as_set(encodings)))
-    kept.sort(key=_name_of)
+    kept.sort(key=itemgetter(0))
     return b"".join([_text(text) for line in kept for text in line])
-
-
-def _name_of(line: tuple[str, str]) -> str:
-    return line[0]
 
 
 def _as_set(values: Sequence[str]) -> str:
@@ -166,8 +163,7 @@ def _as_set(values: Sequence[str]) -> str:
 
 def _text(text: str) -> bytes:
     # "surrogatepass": every text has bytes of its own.
-    data = text.encode("utf-8", "surrogatepass")
-    return b"%d:%b," % (len(data), data)
+    return _netstring(text.encode("utf-8", "surrogatepass"))
 
 
 def _netstring(data: bytes) -> bytes:
