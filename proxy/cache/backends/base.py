@@ -9,7 +9,6 @@ All times are Unix seconds.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple, Protocol
@@ -231,6 +230,3 @@ class FirstStore(Store, Protocol):
 
     def size(self) -> StoreSize:
         """Return the size, for the metrics: does not wait, and does not raise."""
-
-
-Clock = Callable[[], float]

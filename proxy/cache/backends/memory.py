@@ -42,12 +42,11 @@ class _Entry:
 
 
 class _Record:
-    __slots__ = ("kept_until", "pinned", "size", "value")
+    __slots__ = ("kept_until", "size", "value")
 
-    def __init__(self, name: str, value: bytes, kept_until: float, pinned: bool) -> None:
+    def __init__(self, name: str, value: bytes, kept_until: float) -> None:
         self.value = value
         self.kept_until = kept_until
-        self.pinned = pinned
         self.size = len(name) + len(value) + _RECORD_OVERHEAD
 
 
@@ -130,11 +129,11 @@ class MemoryStore:
         return StoreSize(len(self._entries()), used, self._size)
 
     def figures(self) -> StoreFigures:
-        entries = self._entries()
+        entries, size = self._entries(), self.size()
         return StoreFigures(
-            items=len(entries),
-            bytes=int(self._kept.currsize) + self._pinned_bytes(),
-            limit=self._size,
+            items=size.items,
+            bytes=size.bytes,
+            limit=size.limit,
             hits=self._hits,
             misses=self._misses,
             evictions=dict(self.counts.evictions),
@@ -186,7 +185,7 @@ class MemoryStore:
 
     def _put(self, name: str, value: bytes, ttl: float, pinned: bool) -> None:
         now = self._clock()
-        record = _Record(name, value, now + ttl, pinned)
+        record = _Record(name, value, now + ttl)
         if not pinned:
             self._drop(name)
             try:
@@ -227,7 +226,7 @@ def _hits_first(each: tuple[bytes, _Entry]) -> int:
 def _facts(digest: bytes, entry: _Entry) -> EntryFacts:
     stored_at, expires_at = entry.times
     return EntryFacts(
-        name=digest.hex()[:16],
+        name=CacheKey(entry.scope, digest).name,
         scope=entry.scope,
         method=entry.method,
         path=entry.target.partition("?")[0],

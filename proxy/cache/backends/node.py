@@ -82,14 +82,14 @@ _COPIED: Final = 0.12
 _MAX_BATCH: Final = 64
 #: How often a write is tried that finds the file full.
 _FULL_TRIES: Final = 8
-#: Entries of which more than so many fill the store are refused.
+#: An entry that takes more than one part in so many of the store is refused.
 _MIN_ENTRIES: Final = 16
 _MIN_SIZE: Final = 1024 * 1024
 _MAX_READERS: Final = 1024
 _MAX_JOBS: Final = 1024
 _MAX_WAITING_BYTES: Final = 32 * 1024 * 1024
 _BATCH_BYTES: Final = 2 * 1024 * 1024
-#: Entries whose hits wait to be written; further ones count for the sum alone.
+#: Entries whose hits wait to be written. Those of further ones are not counted.
 _MAX_TOUCHED: Final = 8192
 #: Seconds between two runs of the maintenance, in which hits are written.
 _INTERVAL: Final = 1.0
@@ -247,7 +247,7 @@ class NodeStore:
     def purge(self, selection: Selection) -> set[bytes]:
         try:
             found = self._thread.call(lambda tables: self._selected(selection), _PURGE_TIMEOUT)
-            return self._delete_in_batches([digest for _, digest in found])
+            return self._delete_in_batches(found)
         except (TimeoutError, lmdb.Error) as error:
             raise purge_incomplete("The file of the response cache") from error
 
@@ -255,7 +255,7 @@ class NodeStore:
         selection = Selection(scope=scope, method="GET", target=target)
 
         def forget(tables: TableWriter) -> None:
-            for _, digest in self._selected(selection):
+            for digest in self._selected(selection):
                 tables.delete(digest)
 
         self._thread.offer(Job(forget))
@@ -586,8 +586,8 @@ class NodeStore:
         if self._environment is not None:
             self._environment.reader_check()
 
-    def _selected(self, selection: Selection) -> list[tuple[bytes, bytes]]:
-        """Return (key in `labels`, digest) of the selected entries."""
+    def _selected(self, selection: Selection) -> list[bytes]:
+        """Return the digests of the selected entries."""
 
         def matches(key: bytes, label: bytes, digest: bytes) -> bool:
             read = self._sealing.open_label(key, label)
@@ -624,7 +624,7 @@ class NodeStore:
         label = transaction.get(key, db=self._tables["labels"])
         scope, method, target = self._sealing.open_label(key, label or b"") or ("", "", "")
         return EntryFacts(
-            name=digest.hex()[:16],
+            name=CacheKey(scope, digest).name,
             scope=scope,
             method=method,
             path=target.partition("?")[0],

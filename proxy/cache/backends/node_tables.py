@@ -204,7 +204,7 @@ class TableWriter:
         if old is not None:
             self._remove(sealed.digest, old)
         if self.facts.pinned + size > self._capacity * PINNED_SHARE:
-            self.expire(_EXPIRED_BATCH)
+            self.expire()
         if self.facts.pinned + size > self._capacity * PINNED_SHARE:
             raise records_full()
         self._insert(sealed, self._new(sealed, size, PINNED, 0))
@@ -419,12 +419,12 @@ def select(
     tables: dict[str, Any],
     tags: bytes,
     matches: Callable[[bytes, bytes, bytes], bool],
-) -> list[tuple[bytes, bytes]]:
-    """Return (key in `labels`, digest) of the entries whose tags begin with `tags`.
+) -> list[bytes]:
+    """Return the digests of the entries whose tags begin with `tags`, and that match.
 
     `matches` is called with the key in `labels`, the label and the digest.
     """
-    found: list[tuple[bytes, bytes]] = []
+    found: list[bytes] = []
     with transaction.cursor(db=tables["labels"]) as cursor:
         if not cursor.set_range(tags or b"\0"):
             return found
@@ -433,7 +433,7 @@ def select(
                 break
             digest = key[len(NO_TAGS) :]
             if matches(key, label, digest):
-                found.append((key, digest))
+                found.append(digest)
     return found
 
 
