@@ -13,10 +13,11 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
+from proxy.cache.backends.base import Selection
 from proxy.core.errors import BackendError
 from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
-from proxy.store.cache_purges import PURGES_REVISION, LoggedPurge
+from proxy.store.cache_purges import PURGES_REVISION, LoggedPurge, Purge
 
 _log = logging.getLogger(__name__)
 
@@ -35,15 +36,18 @@ class PurgeLog(Protocol):
 class Purged(Protocol):
     """The cache of this worker."""
 
-    def purge(
-        self,
-        scope: str | None = None,
-        *,
-        method: str | None = None,
-        target: str | None = None,
-        prefix: str | None = None,
-        key: str | None = None,
-    ) -> int: ...
+    def purge(self, selection: Selection) -> int: ...
+
+
+def selection_of(purge: Purge) -> Selection:
+    """Return the entries that a purge of the log deletes. A project is a scope of the cache."""
+    return Selection(
+        scope=purge.project_id,
+        method=purge.method,
+        target=purge.target,
+        prefix=purge.prefix,
+        name=purge.key,
+    )
 
 
 class PurgeFollower:
@@ -99,12 +103,5 @@ class PurgeFollower:
             self._seen = self._purges.now() - math.ceil(self._lifetime * 1e6)
         while found := self._purges.since(self._seen):
             for each in found:
-                purge = each.purge
-                cache.purge(
-                    purge.project_id,
-                    method=purge.method,
-                    target=purge.target,
-                    prefix=purge.prefix,
-                    key=purge.key,
-                )
+                cache.purge(selection_of(each.purge))
                 self._seen = each.moment

@@ -153,27 +153,12 @@ class ResponseCache:
         for store in self._tiers():
             store.forget(scope.partition(":")[0], target)
 
-    def purge(
-        self,
-        scope: str | None = None,
-        *,
-        method: str | None = None,
-        target: str | None = None,
-        prefix: str | None = None,
-        key: str | None = None,
-    ) -> int:
-        """Delete the entries that match all that is given, in both tiers.
-
-        Args:
-            scope: A scope, or a project with all scopes in it. None: every scope.
-            target: The whole request target, with its query.
-            prefix: What the target begins with.
-            key: The first hexadecimal digits of the key, as in `X-Cache-Key`.
+    def purge(self, selection: Selection) -> int:
+        """Delete the selected entries in both tiers.
 
         Returns the number of entries that can no longer be hit. Waits. Raises PurgeIncomplete when
         a tier does not respond; the other tier has been purged then.
         """
-        selection = Selection(scope=scope, method=method, target=target, prefix=prefix, name=key)
         deleted: set[bytes] = set()
         for store in self._tiers():
             deleted |= store.purge(selection)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import flask
 
 from proxy.cache.backends.base import EntryFacts, StoreFigures
+from proxy.cache.purge_follower import selection_of
 from proxy.cache.response_cache import CacheFigures, ResponseCache
 from proxy.core.errors import BackendError, ClientError
 from proxy.store.audit import PendingEntry
@@ -70,15 +71,7 @@ class Purging:
 
     def _purge_here(self, purge: Purge) -> int:
         cache = self.open_cache()
-        if cache is None:
-            return 0
-        return cache.purge(
-            purge.project_id,
-            method=purge.method,
-            target=purge.target,
-            prefix=purge.prefix,
-            key=purge.key,
-        )
+        return 0 if cache is None else cache.purge(selection_of(purge))
 
 
 def create_blueprint(purging: Purging, trail: AuditTrail, ttl: float) -> flask.Blueprint:

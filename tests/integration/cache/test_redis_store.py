@@ -435,7 +435,7 @@ def test_a_failing_second_tier_is_a_miss_of_the_cache(make: Maker) -> None:
     with pytest.raises(RecordsUnavailable):
         cache.claim("n", b"one", 30)
     with pytest.raises(PurgeIncomplete):
-        cache.purge("project-1")
+        cache.purge(Selection(scope="project-1"))
     assert cache.get(key) is None, "the first tier has been purged"
 
 

@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from proxy.cache import purge_follower as module
-from proxy.cache.backends.base import PurgeIncomplete
+from proxy.cache.backends.base import PurgeIncomplete, Selection
 from proxy.cache.purge_follower import PurgeFollower
 from proxy.core.errors import ProxyError, StoreError
 from proxy.store.cache_purges import PURGES_REVISION, LoggedPurge, Purge
@@ -42,18 +41,18 @@ class Log:
 
 class Cache:
     def __init__(self) -> None:
-        self.purged: list[dict[str, Any]] = []
+        self.purged: list[Selection] = []
         self.error: ProxyError | None = None
 
-    def purge(self, scope: str | None = None, **given: Any) -> int:
+    def purge(self, selection: Selection) -> int:
         if self.error is not None:
             raise self.error
-        self.purged.append({"scope": scope, **given})
+        self.purged.append(selection)
         return 1
 
     @property
-    def keys(self) -> list[Any]:
-        return [each["key"] for each in self.purged]
+    def keys(self) -> list[str | None]:
+        return [each.name for each in self.purged]
 
 
 @pytest.fixture
@@ -94,10 +93,9 @@ def test_each_later_purge_is_applied_once(follower: PurgeFollower, log: Log, cac
     log.add(NOW + 2, prefix="/v1/")
     follower.changed({"x", PURGES_REVISION})
     wait_until(lambda: len(cache.purged) == 2)
-    nothing = dict.fromkeys(("scope", "method", "target", "prefix", "key"))
     assert cache.purged == [
-        {**nothing, "scope": "p", "method": "GET", "target": "/v1/models"},
-        {**nothing, "prefix": "/v1/"},
+        Selection(scope="p", method="GET", target="/v1/models"),
+        Selection(prefix="/v1/"),
     ]
 
 

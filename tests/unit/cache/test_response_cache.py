@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.cache.backends.base import Item
+from proxy.cache.backends.base import Item, Selection
 from proxy.cache.backends.memory import MemoryStore
 from proxy.cache.key import CacheKey
 from proxy.cache.response_cache import ResponseCache
@@ -160,14 +160,14 @@ def test_a_purge_counts_an_entry_of_both_tiers_once(
     tiers.put(KEY, cached_response())
     one = cached_response(target="/v1/embeddings")
     shared.put(Item(cache_key("b"), one, one.expires_at))
-    assert tiers.purge("project-1", prefix="/v1/") == 2
+    assert tiers.purge(Selection(scope="project-1", prefix="/v1/")) == 2
     assert store.get(KEY) is shared.get(KEY) is shared.get(cache_key("b")) is None
 
 
 def test_a_purge_by_key(cache: ResponseCache) -> None:
     cache.put(KEY, cached_response())
     cache.put(cache_key("b"), cached_response())
-    assert cache.purge(key=KEY.name) == 1
+    assert cache.purge(Selection(name=KEY.name)) == 1
     assert cache.get(KEY) is None
     assert cache.get(cache_key("b")) is not None
 

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.cache.backends.base import Store
+from proxy.cache.backends.base import Selection, Store
 from proxy.cache.backends.memory import MemoryStore
 from proxy.cache.backends.node import NodeStore
 from proxy.cache.entry import CachedResponse
@@ -100,7 +100,7 @@ class CacheMachine(RuleBasedStateMachine):
             and response.target == path
             and self.cache.get(key, allow_stale=True) is not None
         }
-        assert self.cache.purge(scope, target=path) == len(hit)
+        assert self.cache.purge(Selection(scope=scope, target=path)) == len(hit)
         for key, response in list(self.put.items()):
             inside = scope in (key.scope, key.scope.partition(":")[0])
             if inside and response.target == path:
