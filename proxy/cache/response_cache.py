@@ -19,7 +19,6 @@ from cachetools import LRUCache
 
 from proxy.cache.backends.base import (
     Counts,
-    EntryFacts,
     FirstStore,
     Item,
     Selection,
@@ -40,23 +39,16 @@ _MAX_DECODED_BYTES: Final = 64 * 1024
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CacheFigures:
-    """The figures of the cache, for the management API. Without content.
+    """The figures of the cache, for the management API. Without content; zeros where there is none.
 
-    `items` to `most_hit` are those of the node's store, of all its workers. `errors` are this
-    worker's: failures by tier and kind, each of which was a miss or a response that was not kept.
+    `node` are those of the first tier, with what this worker did not offer to it among `rejected`.
+    `errors` are this worker's: failures by tier and kind, each of which was a miss or a response
+    that was not kept.
     """
 
-    items: int
-    bytes: int
-    limit: int
-    hits: int
-    misses: int
-    evictions: dict[str, int]
-    rejected: dict[str, int]
-    largest: list[EntryFacts]
-    most_hit: list[EntryFacts]
-    shared: StoreFigures | None
-    errors: dict[str, int]
+    node: StoreFigures = dataclasses.field(default_factory=StoreFigures)
+    shared: StoreFigures | None = None
+    errors: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 class ResponseCache:
@@ -192,19 +184,11 @@ class ResponseCache:
 
     def figures(self) -> CacheFigures:
         """Return the figures, for people. Takes milliseconds."""
-        first = self._store.figures()
-        shared = None if self._shared is None else self._shared.figures()
+        node = self._store.figures()
+        rejected = dict(Counter(node.rejected) + self.rejected)
         return CacheFigures(
-            items=first.items,
-            bytes=first.bytes,
-            limit=first.limit,
-            hits=first.hits,
-            misses=first.misses,
-            evictions=first.evictions,
-            rejected=dict(Counter(first.rejected) + self.rejected),
-            largest=first.largest,
-            most_hit=first.most_hit,
-            shared=shared,
+            node=dataclasses.replace(node, rejected=rejected),
+            shared=None if self._shared is None else self._shared.figures(),
             errors=dict(self.counts().errors),
         )
 

@@ -9,7 +9,7 @@ All times are Unix seconds.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, NamedTuple, Protocol
 
@@ -122,15 +122,15 @@ class StoreFigures:
     `hits` and `misses` count look-ups, `evictions` by cause, `rejected` by reason.
     """
 
-    items: int
-    bytes: int
-    limit: int
-    hits: int
-    misses: int
-    evictions: dict[str, int]
-    rejected: dict[str, int]
-    largest: list[EntryFacts]
-    most_hit: list[EntryFacts]
+    items: int = 0
+    bytes: int = 0
+    limit: int = 0
+    hits: int = 0
+    misses: int = 0
+    evictions: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+    largest: list[EntryFacts] = field(default_factory=list)
+    most_hit: list[EntryFacts] = field(default_factory=list)
 
 
 class StoreSize(NamedTuple):

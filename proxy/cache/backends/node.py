@@ -273,25 +273,12 @@ class NodeStore:
             return StoreSize(0, 0, self._size)
 
     def figures(self) -> StoreFigures:
-        facts, used = Facts(), 0
-        largest: list[EntryFacts] = []
-        most_hit: list[EntryFacts] = []
-        with contextlib.suppress(lmdb.Error, TimeoutError):
-            self._write_counts()
-            facts, used, largest, most_hit = self._thread.call(
-                lambda _: self._shown(), _RECORD_TIMEOUT
-            )
-        return StoreFigures(
-            items=facts.items,
-            bytes=used,
-            limit=self._size,
-            hits=facts.hits,
-            misses=facts.misses,
-            evictions=facts.evictions,
-            rejected=facts.rejected,
-            largest=largest,
-            most_hit=most_hit,
-        )
+        self._write_counts()
+        try:
+            found: StoreFigures = self._thread.call(lambda _: self._shown(), _RECORD_TIMEOUT)
+        except (TimeoutError, lmdb.Error):
+            return StoreFigures(limit=self._size)
+        return found
 
     # Records.
 
@@ -603,21 +590,30 @@ class NodeStore:
         with environment.begin() as transaction:
             return select(transaction, self._tables, self._sealing.tags_of(selection), matches)
 
-    def _shown(self) -> tuple[Facts, int, list[EntryFacts], list[EntryFacts]]:
+    def _shown(self) -> StoreFigures:
         environment = self._environment
         if environment is None:
             raise lmdb.Error("the file is not open")
         with environment.begin() as transaction:
             facts = Facts.decode(transaction.get(b"facts", db=self._tables["facts"]))
-            used = used_bytes(transaction, self._tables)
             entries = [each for each in metas(transaction, self._tables) if each[1].tags != NO_TAGS]
             largest = nlargest(_SHOWN, entries, lambda each: each[1].size)
-            hit = nlargest(_SHOWN, entries, lambda each: each[1].hits)
+            most_hit = nlargest(_SHOWN, entries, lambda each: each[1].hits)
 
             def show(chosen: list[tuple[bytes, Meta]]) -> list[EntryFacts]:
                 return [self._facts_of(transaction, *each) for each in chosen]
 
-            return facts, used, show(largest), show([each for each in hit if each[1].hits])
+            return StoreFigures(
+                items=facts.items,
+                bytes=used_bytes(transaction, self._tables),
+                limit=self._size,
+                hits=facts.hits,
+                misses=facts.misses,
+                evictions=facts.evictions,
+                rejected=facts.rejected,
+                largest=show(largest),
+                most_hit=show([each for each in most_hit if each[1].hits]),
+            )
 
     def _facts_of(self, transaction: Any, digest: bytes, meta: Meta) -> EntryFacts:
         key = meta.tags + digest

@@ -198,14 +198,9 @@ class RedisStore:
             self._count(error)
         return StoreFigures(
             items=items,
-            bytes=0,
-            limit=0,
             hits=self._hits,
             misses=self._misses,
-            evictions={},
             rejected=dict(self.counts.rejected),
-            largest=[],
-            most_hit=[],
         )
 
     # Records.

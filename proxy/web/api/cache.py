@@ -85,7 +85,8 @@ def create_blueprint(purging: Purging, trail: AuditTrail, ttl: float) -> flask.B
     def figures() -> flask.Response:
         fields.read_query(flask.request, ())
         cache = purging.open_cache()
-        return json_reply({"ttl": ttl, **_shown(None if cache is None else cache.figures())})
+        found = CacheFigures() if cache is None else cache.figures()
+        return json_reply({"ttl": ttl, **_shown(found)})
 
     @blueprint.post("/purge")
     @trail.audited("cache.purge")
@@ -153,25 +154,21 @@ def _target(given: dict[str, Any], param: str) -> str | None:
     return target
 
 
-def _shown(figures: CacheFigures | None) -> dict[str, Any]:
-    """Returns the figures of this node; zeros while it has no cache."""
+def _shown(figures: CacheFigures) -> dict[str, Any]:
+    node = figures.node
     return {
-        "item_count": figures.items if figures else 0,
-        "bytes": figures.bytes if figures else 0,
-        "limit_bytes": figures.limit if figures else 0,
-        "hits": figures.hits if figures else 0,
-        "misses": figures.misses if figures else 0,
-        "evictions": figures.evictions if figures else {},
-        "rejected": figures.rejected if figures else {},
-        "errors": figures.errors if figures else {},
-        "largest": [_entry(each) for each in figures.largest] if figures else [],
-        "most_hit": [_entry(each) for each in figures.most_hit] if figures else [],
-        "shared": _shared(figures.shared) if figures and figures.shared else None,
+        **_sums(node),
+        "evictions": node.evictions,
+        "rejected": node.rejected,
+        "errors": figures.errors,
+        "largest": [_entry(each) for each in node.largest],
+        "most_hit": [_entry(each) for each in node.most_hit],
+        # The Redis that the nodes share.
+        "shared": None if figures.shared is None else _sums(figures.shared),
     }
 
 
-def _shared(figures: StoreFigures) -> dict[str, Any]:
-    """Returns the figures of the Redis that the nodes share."""
+def _sums(figures: StoreFigures) -> dict[str, Any]:
     return {
         "item_count": figures.items,
         "bytes": figures.bytes,

@@ -94,13 +94,13 @@ def test_what_is_not_kept_is_counted(
 ) -> None:
     cache.put(KEY, cached_response(**facts))
     assert cache.get(KEY) is None
-    assert cache.figures().rejected == {reason: 1}
+    assert cache.figures().node.rejected == {reason: 1}
 
 
 def test_the_gateway_counts_its_own_reasons(cache: ResponseCache) -> None:
     cache.reject("incomplete")
     cache.reject("incomplete")
-    assert cache.figures().rejected == {"incomplete": 2}
+    assert cache.figures().node.rejected == {"incomplete": 2}
 
 
 def test_an_entry_of_another_scope_is_never_returned(
@@ -225,7 +225,7 @@ def test_figures(cache: ResponseCache) -> None:
     for _ in range(3):
         assert cache.get(KEY) is not None
     assert cache.get(CacheKey("project-1", b"\0" * 32)) is None
-    figures = cache.figures()
+    figures = cache.figures().node
     assert (figures.items, figures.hits, figures.misses) == (2, 3, 1)
     assert 3000 < figures.bytes <= figures.limit
     assert [each.name for each in figures.largest] == [cache_key("b").name, KEY.name]
