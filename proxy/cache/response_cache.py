@@ -21,6 +21,7 @@ from proxy.cache.backends.base import (
     Counts,
     FirstStore,
     Item,
+    Records,
     Selection,
     Store,
     StoreFigures,
@@ -74,8 +75,9 @@ class ResponseCache:
     ) -> None:
         self._store = store
         self._shared = shared
-        # The records must be seen by all nodes where there is a store that all nodes share.
-        self._records = store if shared is None else shared
+        self._tiers: tuple[Store, ...] = (store,) if shared is None else (store, shared)
+        #: Those that all nodes see, where there is a store that all nodes share.
+        self.records: Records = self._tiers[-1]
         self._max_entry = max_entry
         self._stale = stale
         self._clock = clock
@@ -91,12 +93,12 @@ class ResponseCache:
 
     def start(self) -> None:
         """Open the stores. Called after the fork."""
-        for store in self._tiers():
+        for store in self._tiers:
             store.start()
 
     def close(self, deadline: float) -> None:
         """Write what waits, for at most `deadline` seconds."""
-        for store in self._tiers():
+        for store in self._tiers:
             store.close(deadline / 2)
 
     def get(self, key: CacheKey, *, allow_stale: bool = False) -> CachedResponse | None:
@@ -129,7 +131,7 @@ class ResponseCache:
         expires_at = response.stored_at + lifetime * (1 - _JITTER * self._jitter())
         response.expires_at = expires_at
         item = Item(key, response, expires_at + self._stale)
-        for store in self._tiers():
+        for store in self._tiers:
             store.put(item)
 
     def reject(self, reason: str) -> None:
@@ -142,7 +144,7 @@ class ResponseCache:
         Where scopes are access tokens, those of the whole project are meant: the change shows in
         the responses to all of them.
         """
-        for store in self._tiers():
+        for store in self._tiers:
             store.forget(scope.partition(":")[0], target)
 
     def purge(self, selection: Selection) -> int:
@@ -152,7 +154,7 @@ class ResponseCache:
         a tier does not respond; the other tier has been purged then.
         """
         deleted: set[bytes] = set()
-        for store in self._tiers():
+        for store in self._tiers:
             deleted |= store.purge(selection)
         return len(deleted)
 
@@ -161,7 +163,7 @@ class ResponseCache:
 
         Returns whether it is kept.
         """
-        return all(store.flush(seconds) for store in self._tiers())
+        return all(store.flush(seconds) for store in self._tiers)
 
     def size(self) -> StoreSize:
         """Return the size of the node's store. Takes microseconds."""
@@ -176,7 +178,7 @@ class ResponseCache:
         counts.evictions.update(self._store.counts.evictions)
         counts.rejected.update(self.rejected)
         counts.errors.update(self.errors)
-        for tier, store in zip(("store", "shared"), self._tiers(), strict=False):
+        for tier, store in zip(("store", "shared"), self._tiers, strict=False):
             counts.rejected.update(store.counts.rejected)
             for kind, count in store.counts.errors.items():
                 counts.errors[f"{tier}_{kind}"] += count
@@ -191,31 +193,6 @@ class ResponseCache:
             shared=None if self._shared is None else self._shared.figures(),
             errors=dict(self.counts().errors),
         )
-
-    # Records: see `proxy.cache.backends.base.Records`.
-
-    def claim(self, name: str, value: bytes, ttl: float) -> bytes | None:
-        return self._records.claim(name, value, ttl)
-
-    def get_record(self, name: str) -> bytes | None:
-        return self._records.get_record(name)
-
-    def put_record(
-        self,
-        name: str,
-        value: bytes,
-        ttl: float,
-        *,
-        expected: bytes | None = None,
-        pinned: bool = False,
-    ) -> bool:
-        return self._records.put_record(name, value, ttl, expected=expected, pinned=pinned)
-
-    def delete_record(self, name: str, *, expected: bytes | None = None) -> bool:
-        return self._records.delete_record(name, expected=expected)
-
-    def _tiers(self) -> tuple[Store, ...]:
-        return (self._store,) if self._shared is None else (self._store, self._shared)
 
     def _read(self, store: Store, key: CacheKey, stale: bool) -> CachedResponse | None:
         data = store.get(key, stale=stale)

@@ -186,7 +186,8 @@ class WorkerCaching:
         reader = RequestReader(
             KeyMaker(secret), ttl=options.ttl, stale_if_error=options.stale_if_error
         )
-        return OpenCache(cache, reader, Idempotency(cache, ttl=options.idempotency_ttl))
+        idempotency = Idempotency(cache.records, ttl=options.idempotency_ttl)
+        return OpenCache(cache, reader, idempotency)
 
 
 def _nothing(_: object) -> None:

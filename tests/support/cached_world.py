@@ -55,7 +55,7 @@ class CachedWorld(Watched):
         )
         self.flights = Flights(entry_bytes=4096, hold_seconds=600.0)
         reader = RequestReader(KeyMaker(bytes(32)), ttl=TTL, stale_if_error=stale)
-        idempotency = Idempotency(self.cache, ttl=TTL)
+        idempotency = Idempotency(self.cache.records, ttl=TTL)
         self.opened = OpenCache(self.cache, reader, idempotency) if opens else None
         principal = dataclasses.replace(
             PRINCIPAL_WITH_LIMITS,

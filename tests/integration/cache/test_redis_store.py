@@ -433,7 +433,7 @@ def test_a_failing_second_tier_is_a_miss_of_the_cache(make: Maker) -> None:
     # The look-up, the write, and the figures themselves.
     assert sum(cache.figures().errors.values()) == 3
     with pytest.raises(RecordsUnavailable):
-        cache.claim("n", b"one", 30)
+        cache.records.claim("n", b"one", 30)
     with pytest.raises(PurgeIncomplete):
         cache.purge(Selection(scope="project-1"))
     assert cache.get(key) is None, "the first tier has been purged"

@@ -183,12 +183,13 @@ def test_a_target_is_forgotten_for_the_whole_project(cache: ResponseCache) -> No
 def test_records_are_those_of_the_widest_tier(
     tiers: ResponseCache, store: MemoryStore, shared: MemoryStore
 ) -> None:
-    assert tiers.claim("n", b"one", 30) is None
+    records = tiers.records
+    assert records.claim("n", b"one", 30) is None
     assert (store.get_record("n"), shared.get_record("n")) == (None, b"one")
-    assert tiers.claim("n", b"two", 30) == tiers.get_record("n") == b"one"
-    assert tiers.put_record("n", b"done", 30, expected=b"one")
-    assert tiers.delete_record("n", expected=b"done")
-    assert tiers.get_record("n") is None
+    assert records.claim("n", b"two", 30) == records.get_record("n") == b"one"
+    assert records.put_record("n", b"done", 30, expected=b"one")
+    assert records.delete_record("n", expected=b"done")
+    assert records.get_record("n") is None
 
 
 def test_size_and_counts_of_this_worker(cache: ResponseCache, store: MemoryStore) -> None:

@@ -124,7 +124,7 @@ class CacheMachine(RuleBasedStateMachine):
         held = self.records.get(name)
         if held is not None and held[1] <= self.clock.now:
             held = None
-        assert self.cache.claim(name, value, ttl) == (None if held is None else held[0])
+        assert self.cache.records.claim(name, value, ttl) == (None if held is None else held[0])
         if held is None:
             self.records[name] = value, self.clock.now + ttl
 
@@ -133,8 +133,8 @@ class CacheMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.records)))
         value, until = self.records[name]
-        assert not self.cache.delete_record(name, expected=b"another's")
-        assert self.cache.delete_record(name, expected=value) == (until > self.clock.now)
+        assert not self.cache.records.delete_record(name, expected=b"another's")
+        assert self.cache.records.delete_record(name, expected=value) == (until > self.clock.now)
         del self.records[name]
 
     @invariant()

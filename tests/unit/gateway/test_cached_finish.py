@@ -217,7 +217,7 @@ def test_a_keyed_request_that_fails_leaves_nothing(
     it = CachedWorld(idempotency=True)
     methods = {"claim": "claim", "mark": "put_record", "result": "put_record"}
     if place in methods:
-        real = it.cache.put_record
+        real = it.cache.records.put_record
 
         def put_record(name: str, *args: Any, **more: Any) -> Any:
             if ("sent" in name) == (place == "mark"):
@@ -225,7 +225,7 @@ def test_a_keyed_request_that_fails_leaves_nothing(
             return real(name, *args, **more)
 
         failing = raising(error) if place == "claim" else put_record
-        monkeypatch.setattr(it.cache, methods[place], failing)
+        monkeypatch.setattr(it.cache.records, methods[place], failing)
     else:
         monkeypatch.setattr(Stopped, "wait", raising(error))
         Stopped(it, place, monkeypatch)

@@ -31,7 +31,7 @@ def test_it_has_the_bounds_of_the_settings(tmp_path: Path) -> None:
     assert cache.get(cache_key("b")) is None
     assert cache.get(cache_key("c")) is None
     assert cache.get(cache_key("c"), allow_stale=True) is not None
-    figures = cache.figures()
+    figures = cache.figures().node
     assert 19_900_000 < figures.limit <= 20 * 1024 * 1024
     assert figures.rejected == {"too_large": 1}
     cache.close(20)
@@ -52,4 +52,4 @@ def test_only_cache_url_names_a_second_tier(
 ) -> None:
     cache = response_cache(settings(tmp_path, CACHE_TTL="60", **changes), bytes(32))
     assert isinstance(cache._shared, RedisStore) == has_second_tier
-    assert (cache._records is cache._shared) == has_second_tier
+    assert (cache.records is cache._shared) == has_second_tier
