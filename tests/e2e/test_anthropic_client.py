@@ -9,11 +9,10 @@ import gevent
 import pytest
 import requests
 
-from tests.support.claude_house import CLAUDE_KEYS, ClaudeHouse, named
+from tests.support.claude_house import CLAUDE_KEYS, ClaudeHouse, claude_house, named
 from tests.support.fake_upstream import Upstream
 from tests.support.mock_anthropic import COUNTED, THOUGHT, USAGE
 from tests.support.mock_provider import error_event, silence, status
-from tests.support.server import ProxyServer
 from tests.support.wait import wait_until
 
 ASK: dict[str, Any] = {
@@ -43,13 +42,8 @@ def made(
 ) -> Iterator[ClaudeHouse]:
     settings = {"REVOCATION_INTERVAL": "0.2", "ALLOW_PRIVATE_UPSTREAMS": "on"}
     folder = tmp_path_factory.mktemp("claude")
-    proxy = ProxyServer(folder, session_upstream.url, **settings).start()
-    with ClaudeHouse(proxy) as house:
+    with claude_house(folder, session_upstream.url, **settings) as house:
         yield house
-    assert proxy.stop() == 0, proxy.log_text()
-    log = proxy.log_text()
-    assert "Traceback" not in log, log
-    assert "sk-ant-upstream" not in log
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.claude_house import ClaudeHouse
+from tests.support.claude_house import ClaudeHouse, claude_house
 from tests.support.fake_upstream import Upstream
-from tests.support.server import ProxyServer
 from tests.support.wait import wait_until
 
 
@@ -18,15 +17,13 @@ def house(
     tmp_path_factory: pytest.TempPathFactory, session_upstream: Upstream
 ) -> Iterator[ClaudeHouse]:
     settings = {"CACHE_TTL": "5m", "WEB_CONCURRENCY": "1", "REVOCATION_INTERVAL": "0.2"}
-    proxy = ProxyServer(tmp_path_factory.mktemp("claude"), session_upstream.url, **settings).start()
-    with ClaudeHouse(proxy) as made:
+    folder = tmp_path_factory.mktemp("claude")
+    with claude_house(folder, session_upstream.url, **settings) as made:
         made.project_id = made.make(
             "projects", {"name": "cached", "providers": ["*"], "cache": "on"}
         )["id"]
         made.token = made.mint()
         yield made
-    assert proxy.stop() == 0, proxy.log_text()
-    assert "Traceback" not in proxy.log_text(), proxy.log_text()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

@@ -8,11 +8,10 @@ import anthropic
 import httpx2
 import pytest
 
-from tests.support.claude_house import ClaudeHouse, named
+from tests.support.claude_house import ClaudeHouse, claude_house, named
 from tests.support.fake_upstream import Upstream
 from tests.support.mock_anthropic import THOUGHT
 from tests.support.mock_provider import cut, error_event, status
-from tests.support.server import ProxyServer
 
 ASK: dict[str, Any] = {
     "model": "talking-1",
@@ -32,13 +31,8 @@ TEXT = "One two three."
 def made(
     tmp_path_factory: pytest.TempPathFactory, session_upstream: Upstream
 ) -> Iterator[ClaudeHouse]:
-    proxy = ProxyServer(tmp_path_factory.mktemp("chats"), session_upstream.url).start()
-    with ClaudeHouse(proxy) as house:
+    with claude_house(tmp_path_factory.mktemp("chats"), session_upstream.url) as house:
         yield house
-    assert proxy.stop() == 0, proxy.log_text()
-    log = proxy.log_text()
-    assert "Traceback" not in log, log
-    assert "sk-upstream" not in log
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.claude_house import CLAUDE_KEYS, ClaudeHouse, named
+from tests.support.claude_house import CLAUDE_KEYS, ClaudeHouse, claude_house, named
 from tests.support.fake_upstream import Upstream
 from tests.support.mock_anthropic import THOUGHT
 from tests.support.mock_provider import error_event, status
-from tests.support.server import ProxyServer
 
 ASK: dict[str, Any] = {"model": "smart", "messages": [{"role": "user", "content": "Hi"}]}
 TOOL: dict[str, Any] = {
@@ -28,13 +27,8 @@ TEXT = "One two three."
 def made(
     tmp_path_factory: pytest.TempPathFactory, session_upstream: Upstream
 ) -> Iterator[ClaudeHouse]:
-    proxy = ProxyServer(tmp_path_factory.mktemp("claude"), session_upstream.url).start()
-    with ClaudeHouse(proxy) as house:
+    with claude_house(tmp_path_factory.mktemp("claude"), session_upstream.url) as house:
         yield house
-    assert proxy.stop() == 0, proxy.log_text()
-    log = proxy.log_text()
-    assert "Traceback" not in log, log
-    assert "sk-ant-upstream" not in log
 
 
 @pytest.fixture

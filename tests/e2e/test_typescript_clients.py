@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.claude_house import ClaudeHouse
+from tests.support.claude_house import ClaudeHouse, claude_house
 from tests.support.fake_upstream import Upstream
 from tests.support.mock_anthropic import COUNTED
 from tests.support.mock_provider import WORDS, status
-from tests.support.server import ProxyServer
 from tests.support.typescript_clients import FOLDER, LOCK, install, run_script
 
 pytestmark = pytest.mark.slow
@@ -27,11 +26,8 @@ def node() -> str:
 def made(
     node: str, tmp_path_factory: pytest.TempPathFactory, session_upstream: Upstream
 ) -> Iterator[ClaudeHouse]:
-    proxy = ProxyServer(tmp_path_factory.mktemp("typescript"), session_upstream.url).start()
-    with ClaudeHouse(proxy) as house:
+    with claude_house(tmp_path_factory.mktemp("typescript"), session_upstream.url) as house:
         yield house
-    assert proxy.stop() == 0, proxy.log_text()
-    assert "Traceback" not in proxy.log_text(), proxy.log_text()
 
 
 @pytest.fixture

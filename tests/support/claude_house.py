@@ -16,6 +16,9 @@ The `*` is the end of the model, too: `steady-a` is `openai-a`, then `claude-a`.
 failures writes names of its own, since a model that fails is left alone for a while.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,6 +51,22 @@ _OF_OPENAI = ("openai", "gpt")
 def named(name: str) -> dict[str, Any]:
     """Arguments of either client's calls: the identifier of the request."""
     return {"extra_headers": {"X-Request-ID": name}}
+
+
+@contextmanager
+def claude_house(folder: Path, upstream_url: str, **settings: str) -> Iterator["ClaudeHouse"]:
+    """A house whose proxy is started for it, in `folder`, with these settings.
+
+    It ends with the house, and must have logged no traceback and no key.
+    """
+    proxy = ProxyServer(folder, upstream_url, **settings).start()
+    with ClaudeHouse(proxy) as house:
+        yield house
+    assert proxy.stop() == 0, proxy.log_text()
+    log = proxy.log_text()
+    assert "Traceback" not in log, log
+    assert "sk-ant-upstream" not in log
+    assert "sk-upstream" not in log
 
 
 class ClaudeHouse:
