@@ -1,6 +1,5 @@
 """Requests that are routed, of a project that keeps responses."""
 
-import contextlib
 from itertools import cycle
 from typing import Any
 
@@ -9,14 +8,10 @@ import pytest
 from gevent.event import Event
 
 from proxy.core.errors import ResponseBroken
-from proxy.gateway.routing import RoutedRequests
-from proxy.providers.base import Target
 from proxy.providers.openai import OpenAIProvider
-from proxy.routing.attempt_loop import RoutingOptions, Waiting
-from proxy.routing.dispatcher import RouteDispatcher
-from proxy.routing.router import Router
 from proxy.routing.states import RoutingStates
 from tests.support.cached_world import WHOLE, CachedWorld
+from tests.support.routed_requests import routed_requests
 from tests.support.routing_records import catalog, key, mapping, provider
 from tests.support.wait import wait_until
 
@@ -36,21 +31,12 @@ class RoutedWorld(CachedWorld):
         # Which of two is first changes with each request.
         numbers = cycle((0.2, 0.8, 0.8, 0.2))
         self.states = RoutingStates(lambda: 1000.0, lambda: 0.5)
-        self.states.replace(records)
-        router = Router(Target.from_url("http://upstream.test"), lambda: next(numbers), records)
-        waiting = Waiting(
-            clock=lambda: 1000.0,
-            wall=lambda: 1.7e9,
-            random=lambda: 0.5,
-            sleep=lambda _: None,
-            limit=lambda _: contextlib.nullcontext(),
-        )
         super().__init__(
-            routing=lambda transport: RoutedRequests(
-                router,
-                RouteDispatcher(
-                    {"openai": OpenAIProvider()}, transport, self.states, RoutingOptions(), waiting
-                ),
+            routing=routed_requests(
+                records,
+                self.states,
+                providers={"openai": OpenAIProvider()},
+                draw=lambda: next(numbers),
             ),
             **more,
         )

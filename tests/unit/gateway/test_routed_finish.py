@@ -1,7 +1,5 @@
 """Whatever ends a routed request, and wherever: key, probe, connection and the rest are free."""
 
-import contextlib
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,23 +8,15 @@ import pytest
 
 from proxy.core.errors import ConnectFailed
 from proxy.gateway.context import RequestContext
-from proxy.gateway.routing import RoutedRequests
-from proxy.providers.base import Target
 from proxy.providers.openai import OpenAIProvider
-from proxy.routing.access import RoutingAccess
-from proxy.routing.attempt_loop import RoutingOptions, Waiting
 from proxy.routing.circuit_breaker import State, Verdict
-from proxy.routing.dispatcher import RouteDispatcher
-from proxy.routing.router import Router
 from proxy.routing.states import RoutingStates
 from proxy.upstream.websocket import UpgradeResponse
 from tests.support.relay_factories import JSON, SSE, FakeResponse, environ, serve
+from tests.support.routed_requests import PRINCIPAL, routed_requests
 from tests.support.routing_records import catalog, key, mapping, provider
-from tests.support.watched_request import INTERRUPTIONS, NAMES, PRINCIPAL_WITH_LIMITS, Watched
+from tests.support.watched_request import INTERRUPTIONS, NAMES, Watched
 
-PRINCIPAL = dataclasses.replace(
-    PRINCIPAL_WITH_LIMITS, upstream_key=None, routing=RoutingAccess(all_providers=True)
-)
 MODEL = "gpt-4.1"
 START = b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
 OUTPUT = b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'
@@ -48,22 +38,14 @@ class Routed(Watched):
             mapping(MODEL, "b/mb", 1),
         )
         self.states = RoutingStates(lambda: self.now, lambda: 0.5)
-        self.states.replace(records)
-        router = Router(Target.from_url("http://upstream.test"), lambda: 0.5, records)
-        waiting = Waiting(
-            clock=lambda: self.now,
-            wall=lambda: 1.7e9,
-            random=lambda: 0.5,
-            sleep=lambda seconds: self.sleep(seconds),
-            limit=lambda _: contextlib.nullcontext(),
-        )
         super().__init__(
             principal=PRINCIPAL,
-            routing=lambda transport: RoutedRequests(
-                router,
-                RouteDispatcher(
-                    {"openai": self.provider}, transport, self.states, RoutingOptions(), waiting
-                ),
+            routing=routed_requests(
+                records,
+                self.states,
+                providers={"openai": self.provider},
+                clock=lambda: self.now,
+                sleep=lambda seconds: self.sleep(seconds),
             ),
         )
         breaker = self.breaker = self.states.breaker("id-a", "ma")

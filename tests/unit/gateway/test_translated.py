@@ -1,27 +1,14 @@
 """A chat of OpenAI's that Anthropic serves, through the endpoint: what each side sees."""
 
-import contextlib
-import dataclasses
 import json
 from typing import Any
 
 import pytest
 
-from proxy.gateway.routing import RoutedRequests
-from proxy.providers import PROVIDERS
-from proxy.providers.base import Target
-from proxy.routing.access import RoutingAccess
-from proxy.routing.attempt_loop import RoutingOptions, Waiting
-from proxy.routing.dispatcher import RouteDispatcher
-from proxy.routing.router import Router
-from proxy.routing.states import RoutingStates
-from tests.support.relay_factories import JSON, SSE, Access, FakeResponse, Result, World
-from tests.support.routing_records import catalog, key, mapping, provider
-from tests.support.watched_request import PRINCIPAL_WITH_LIMITS
+from tests.support.relay_factories import SSE, FakeResponse, Result, World
+from tests.support.routed_requests import metered, post, routed_world
+from tests.support.routing_records import provider
 
-PRINCIPAL = dataclasses.replace(
-    PRINCIPAL_WITH_LIMITS, upstream_key=None, routing=RoutingAccess(all_providers=True)
-)
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 USAGE = {"input_tokens": 3, "cache_read_input_tokens": 100, "output_tokens": 5}
 MESSAGE = {
@@ -46,45 +33,13 @@ STOP = frame("message_stop")
 
 
 def world(response: FakeResponse) -> World:
-    records = catalog(
-        dataclasses.replace(provider("a", max_retries=0), provider_type="anthropic"),
-        key("a", "1"),
-        mapping("m", "a/claude-x"),
-    )
-    states = RoutingStates(lambda: 1000.0, lambda: 0.5)
-    states.replace(records)
-    waiting = Waiting(
-        clock=lambda: 1000.0,
-        wall=lambda: 1.7e9,
-        random=lambda: 0.5,
-        sleep=lambda _: None,
-        limit=lambda _: contextlib.nullcontext(),
-    )
-    router = Router(Target.from_url("http://upstream.test"), lambda: 0.5, records)
-    return World(
-        response,
-        access=Access(principal=PRINCIPAL),
-        routing=lambda transport: RoutedRequests(
-            router,
-            RouteDispatcher(PROVIDERS, transport, states, RoutingOptions(), waiting),
-        ),
-    )
+    return routed_world(response, provider("a", "anthropic", max_retries=0), "claude-x")
 
 
 def ask(
     made: World, body: dict[str, Any], path: str = "/v1/chat/completions", **headers: str
 ) -> Result:
-    text = json.dumps(body).encode()
-    lines = [*JSON, ("Content-Length", str(len(text)))]
-    lines += [(name.replace("_", "-"), value) for name, value in headers.items()]
-    return made.ask("POST", path, lines, [text])
-
-
-def metered(made: World) -> tuple[Any, Any, Any]:
-    metadata = made.event.metadata
-    return tuple(
-        metadata.get(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")
-    )  # type: ignore[return-value]
+    return post(made, path, body, **headers)
 
 
 def test_a_message() -> None:

@@ -1,27 +1,14 @@
 """A message of Anthropic's that a provider of chats serves, through the endpoint."""
 
-import contextlib
-import dataclasses
 import json
 from typing import Any
 
 import pytest
 
-from proxy.gateway.routing import RoutedRequests
-from proxy.providers import PROVIDERS
-from proxy.providers.base import Target
-from proxy.routing.access import RoutingAccess
-from proxy.routing.attempt_loop import RoutingOptions, Waiting
-from proxy.routing.dispatcher import RouteDispatcher
-from proxy.routing.router import Router
-from proxy.routing.states import RoutingStates
-from tests.support.relay_factories import JSON, SSE, Access, FakeResponse, Result, World
-from tests.support.routing_records import catalog, key, mapping, provider
-from tests.support.watched_request import PRINCIPAL_WITH_LIMITS
+from tests.support.relay_factories import SSE, FakeResponse, Result, World
+from tests.support.routed_requests import metered, post, routed_world
+from tests.support.routing_records import provider
 
-PRINCIPAL = dataclasses.replace(
-    PRINCIPAL_WITH_LIMITS, upstream_key=None, routing=RoutingAccess(all_providers=True)
-)
 MESSAGE = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
 USAGE = {
     "prompt_tokens": 103,
@@ -58,43 +45,15 @@ DONE = b"data: [DONE]\n\n"
 
 
 def world(response: FakeResponse) -> World:
-    records = catalog(
-        provider("a", "openai", max_retries=0, serve_messages="translate"),
-        key("a", "1"),
-        mapping("m", "a/gpt"),
-    )
-    states = RoutingStates(lambda: 1000.0, lambda: 0.5)
-    states.replace(records)
-    waiting = Waiting(
-        clock=lambda: 1000.0,
-        wall=lambda: 1.7e9,
-        random=lambda: 0.5,
-        sleep=lambda _: None,
-        limit=lambda _: contextlib.nullcontext(),
-    )
-    router = Router(Target.from_url("http://upstream.test"), lambda: 0.5, records)
-    return World(
-        response,
-        access=Access(principal=PRINCIPAL),
-        routing=lambda transport: RoutedRequests(
-            router,
-            RouteDispatcher(PROVIDERS, transport, states, RoutingOptions(), waiting),
-        ),
+    return routed_world(
+        response, provider("a", "openai", max_retries=0, serve_messages="translate"), "gpt"
     )
 
 
 def ask(
     made: World, body: dict[str, Any], path: str = "/v1/messages?beta=true", **headers: str
 ) -> Result:
-    text = json.dumps(body).encode()
-    lines = [*JSON, ("Content-Length", str(len(text)))]
-    lines += [(name.replace("_", "-"), value) for name, value in headers.items()]
-    return made.ask("POST", path, lines, [text])
-
-
-def metered(made: World) -> tuple[Any, ...]:
-    names = ("prompt_tokens", "completion_tokens", "cached_tokens")
-    return tuple(made.event.metadata.get(name) for name in names)
+    return post(made, path, body, **headers)
 
 
 def test_a_message() -> None:
