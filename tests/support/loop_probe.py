@@ -1,12 +1,13 @@
-"""A connection on the same event loop: it shows whether others are served meanwhile."""
+"""Whether others on the same event loop are served meanwhile: a connection, and counts of steps."""
 
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import gevent
 import gevent.socket
+import pytest
 
 
 class LoopProbe:
@@ -51,3 +52,26 @@ def served_while(work: Callable[[], object], times: int = 3) -> int:
         while other.served - before < times and time.monotonic() < deadline:
             work()
         return other.served - before
+
+
+def longest_steps(monkeypatch: pytest.MonkeyPatch, *functions: tuple[Any, str]) -> dict[str, int]:
+    """By name, how much one call of a function has read or made at most: characters or bytes.
+
+    `functions` are modules, each with the name of its function, which are counted from now on.
+    """
+    steps: dict[str, int] = {}
+
+    def count(module: Any, name: str) -> None:
+        inner = getattr(module, name)
+
+        def counted(given: Any, *more: Any, **options: Any) -> Any:
+            made = inner(given, *more, **options)
+            lengths = [len(each) for each in (given, made) if isinstance(each, str | bytes)]
+            steps[name] = max(steps.get(name, 0), *lengths, 0)
+            return made
+
+        monkeypatch.setattr(module, name, counted)
+
+    for module, name in functions:
+        count(module, name)
+    return steps

@@ -8,7 +8,13 @@ import pytest
 
 from proxy.core.errors import ClientError
 from proxy.providers import PROVIDERS
-from proxy.providers.base import HeaderList, OutboundRequest, PreparedCall, Target
+from proxy.providers.base import (
+    HeaderList,
+    OutboundRequest,
+    PreparedCall,
+    ResponseTransform,
+    Target,
+)
 from proxy.providers.body import scan
 from proxy.providers.config import mapping_config, provider_config
 from proxy.providers.records import ProviderRecord
@@ -84,6 +90,12 @@ def refused(*args: Any, **kwargs: Any) -> tuple[str, str | None]:
     return caught.value.code, caught.value.param
 
 
+def out(found: ResponseTransform, data: bytes, step: int = 3) -> bytes:
+    """What a transform makes of a body that is fed `step` bytes at a time."""
+    pieces = [data[at : at + step] for at in range(0, len(data), step)]
+    return b"".join(map(found.body.feed, pieces)) + found.body.end()
+
+
 def answered(
     where: Target,
     body: str,
@@ -102,5 +114,4 @@ def answered(
         return body
     assert found.headers == [("Content-Type", content_type), ("X-Any", "a")]
     data = body.encode()
-    pieces = [data[at : at + step] for at in range(0, len(data), step)] if step else [data]
-    return (b"".join(map(found.body.feed, pieces)) + found.body.end()).decode()
+    return out(found, data, step or len(data) or 1).decode()

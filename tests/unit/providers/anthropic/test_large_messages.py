@@ -11,7 +11,7 @@ import pytest
 from proxy.core.errors import ClientError
 from proxy.providers.anthropic.from_messages import chat_request
 from proxy.usage.json_text import encoded_in_turns
-from tests.support.loop_probe import LoopProbe
+from tests.support.loop_probe import LoopProbe, longest_steps
 from tests.support.provider_dialects import call, sent, target
 
 GPT = dataclasses.replace(
@@ -93,21 +93,9 @@ def test_no_step_is_long(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     request = {"model": "m", **SHAPES[shape]()}
     body = json.dumps(request, ensure_ascii="letters" not in shape)
     assert len(body) > SIZE / 2
-    steps: dict[str, int] = {}
-
-    def counted(module: Any, name: str) -> None:
-        inner = getattr(module, name)
-
-        def count(given: Any, *more: Any, **options: Any) -> Any:
-            made = inner(given, *more, **options)
-            lengths = [len(each) for each in (given, made) if isinstance(each, str | bytes)]
-            steps[name] = max(steps.get(name, 0), *lengths, 0)
-            return made
-
-        monkeypatch.setattr(module, name, count)
-
-    for module, name in [(orjson, "loads"), (orjson, "dumps"), (json, "loads"), (json, "dumps")]:
-        counted(module, name)
+    steps = longest_steps(
+        monkeypatch, (orjson, "loads"), (orjson, "dumps"), (json, "loads"), (json, "dumps")
+    )
     prepared = call(GPT, PATH, body)
     assert steps["loads"] <= 128 * 1024
     assert steps["dumps"] <= MIB

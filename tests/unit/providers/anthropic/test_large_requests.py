@@ -12,7 +12,7 @@ from proxy.core.errors import ClientError
 from proxy.providers.anthropic import data_url, translated
 from proxy.providers.anthropic.request import TranslationOptions, messages_request
 from proxy.usage.json_text import encoded_in_turns
-from tests.support.loop_probe import LoopProbe
+from tests.support.loop_probe import LoopProbe, longest_steps
 from tests.support.provider_dialects import call, sent, target
 
 CLAUDE = target("anthropic", "https://h/", "claude-x")
@@ -152,28 +152,15 @@ def test_no_step_is_long(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chat = {"model": "m", **SHAPES[shape]()}
     text = json.dumps(chat, ensure_ascii="letters" not in shape)
     assert len(text) > SIZE / 2
-    steps: dict[str, int] = {}
-
-    def counted(module: Any, name: str) -> None:
-        inner = getattr(module, name)
-
-        def count(given: Any, *more: Any, **options: Any) -> Any:
-            made = inner(given, *more, **options)
-            lengths = [len(each) for each in (given, made) if isinstance(each, str | bytes)]
-            steps[name] = max(steps.get(name, 0), *lengths, 0)
-            return made
-
-        monkeypatch.setattr(module, name, count)
-
-    for module, name in [
+    steps = longest_steps(
+        monkeypatch,
         (orjson, "loads"),
         (orjson, "dumps"),
         (json, "loads"),
         (base64, "b64decode"),
         (base64, "b64encode"),
         (data_url, "unquote_to_bytes"),
-    ]:
-        counted(module, name)
+    )
     prepared = call(CLAUDE, body=text)
     assert max(steps["loads"], steps.get("b64decode", 0), steps.get("b64encode", 0)) <= 128 * 1024
     assert steps.get("unquote_to_bytes", 0) <= 128 * 1024

@@ -13,7 +13,7 @@ from proxy.providers.anthropic.messages_provider import MessagesProvider
 from proxy.providers.base import HeaderList, OutboundRequest, ResponseTransform, Target, Translation
 from proxy.providers.body import scan
 from proxy.providers.openai import OpenAIProvider
-from tests.support.provider_dialects import LINES, call, refused, sent, target
+from tests.support.provider_dialects import LINES, call, out, refused, sent, target
 from tests.unit.providers.anthropic.golden import cases
 
 MESSAGES = (
@@ -222,11 +222,6 @@ def transform(
     assert "content-length" not in names
     assert ("request-id", "req_1") in found.headers
     return found
-
-
-def out(found: ResponseTransform, data: bytes, step: int = 3) -> bytes:
-    pieces = [data[at : at + step] for at in range(0, len(data), step)]
-    return b"".join(map(found.body.feed, pieces)) + found.body.end()
 
 
 def raw(chunks: list[Any]) -> bytes:

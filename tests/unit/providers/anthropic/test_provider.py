@@ -20,7 +20,7 @@ from proxy.providers.base import (
     Translation,
 )
 from proxy.providers.body import scan
-from tests.support.provider_dialects import LINES, call, refused, sent, target
+from tests.support.provider_dialects import LINES, call, out, refused, sent, target
 from tests.unit.providers.anthropic.golden import cases, raw
 
 CLAUDE = target("anthropic", "https://h/", "claude-x")
@@ -238,11 +238,6 @@ def transform(status: int, *headers: tuple[str, str], where: Target = CLAUDE) ->
     assert "content-length" not in names
     assert ("x-request-id", "req_1") in found.headers
     return found
-
-
-def out(found: ResponseTransform, data: bytes, step: int = 3) -> bytes:
-    pieces = [data[at : at + step] for at in range(0, len(data), step)]
-    return b"".join(map(found.body.feed, pieces)) + found.body.end()
 
 
 @pytest.mark.parametrize("status", [200, 400, 529])
