@@ -198,7 +198,7 @@ class BodyTransform(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ResponseTransform:
-    """How a response becomes one in OpenAI's dialect: its headers, and a transform of its body."""
+    """How a response becomes the client's dialect: its headers, and a transform of its body."""
 
     headers: HeaderList
     body: BodyTransform
@@ -234,7 +234,7 @@ class Provider(Protocol):
         headers: HeaderList,
         translation: Translation | None = None,
     ) -> ResponseTransform | None:
-        """Return how the response with this head becomes OpenAI's. None: its bytes pass.
+        """Return how the response with this head becomes the client's. None: its bytes pass.
 
         ``path`` is that of the client's request, without the query; ``translation`` is that of the
         prepared call.
