@@ -19,15 +19,14 @@ from typing import Any, Final
 
 import gevent
 from cachetools import TTLCache
-from gevent.lock import Semaphore
-from redis import ConnectionPool, RedisError
+from redis import RedisError
 
 from proxy.cache.claims import LEASE_SECONDS, JoinHere
 from proxy.cache.fetched import Fetched, NoResponse, NotShared
 from proxy.cache.key import CacheKey
 from proxy.runtime.failure_log import FailureLog
 from proxy.runtime.periodic import PeriodicTask
-from proxy.runtime.redis import ReadOnlyServer, connection_options
+from proxy.runtime.redis_connections import RedisConnections, reply_to
 
 #: Both scripts: the key, the owner token; the second also the milliseconds of the lease.
 _DELETE: Final = (
@@ -71,21 +70,19 @@ class RedisClaims:
 
         `more`: what else the constructor takes.
         """
-        options = connection_options(_TIMEOUT_SECONDS, _TIMEOUT_SECONDS, url=url)
-        pool = ConnectionPool.from_url(url, max_connections=_MAX_CONNECTIONS, **options)
-        return cls(pool, is_stored, **more)
+        connections = RedisConnections(url, most=_MAX_CONNECTIONS, timeout=_TIMEOUT_SECONDS)
+        return cls(connections, is_stored, **more)
 
     def __init__(
         self,
-        pool: ConnectionPool,
+        connections: RedisConnections,
         is_stored: Callable[[CacheKey], bool],
         *,
         lease_seconds: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = gevent.sleep,
     ) -> None:
-        self._pool = pool
-        self._free = Semaphore(pool.max_connections)
+        self._connections = connections
         self._is_stored = is_stored
         self._lease_seconds = lease_seconds
         self._clock = clock
@@ -132,7 +129,7 @@ class RedisClaims:
             claim.release()
         self._is_closed = True
         self._renewal.kill()
-        self._pool.disconnect()
+        self._connections.close()
 
     @property
     def works(self) -> bool:
@@ -187,17 +184,10 @@ class RedisClaims:
         if not self.works:
             return None
         try:
-            with gevent.Timeout(_DEADLINE_SECONDS, TimeoutError("no response in time")), self._free:
-                connection: Any = self._pool.get_connection()
-                try:
-                    connection.send_command(*command)
-                    reply = connection.read_response()
-                finally:
-                    # A call that ended in the middle has closed the connection.
-                    self._pool.release(connection)
+            reply = self._connections.call(
+                lambda connection: reply_to(connection, *command), _DEADLINE_SECONDS
+            )
         except (RedisError, OSError) as error:
-            if isinstance(error, ReadOnlyServer):
-                self._pool.disconnect(inuse_connections=False)
             self._quiet_until = self._clock() + _PAUSE_SECONDS
             self._log.failed(error)
             return None

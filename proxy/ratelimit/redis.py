@@ -9,23 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import gevent
-from gevent.lock import Semaphore
-from redis import ConnectionPool, RedisError
+from redis import RedisError
 from redis.exceptions import NoScriptError
 
 from proxy.core.errors import LimiterError
 from proxy.ratelimit.limiter import Bucket, Charge, Decision
 from proxy.ratelimit.token_bucket import DEBT_MINUTES
-from proxy.runtime.redis import ReadOnlyServer, connection_options
+from proxy.runtime.redis_connections import RedisConnections, reply_to
 
 #: A Redis cluster places keys by the part in braces: all keys of a call must be on one node.
 _PREFIX: Final = "proxy:{limits}:"
 #: For the connect, and for each read. A Redis nearby responds within a millisecond; one that takes
 #: longer than this delays requests more than its exactness is worth.
 _TIMEOUT_SECONDS: Final = 0.25
-#: For the whole call. The timeout above does not cover the wait for a connection, the lookup of a
-#: name, several addresses behind it, or bytes that arrive one by one.
+#: For the whole call.
 _DEADLINE_SECONDS: Final = 0.5
 #: Per worker; a call holds one for less than a millisecond. If a hundred requests that arrive at
 #: once opened a hundred connections, that alone would take longer than the timeout.
@@ -41,12 +38,10 @@ class RedisLimiter:
     @classmethod
     def from_url(cls, url: str, *, connections: int = _MAX_CONNECTIONS) -> "RedisLimiter":
         """Return a limiter for a `redis://` or `rediss://` URL. The first call connects."""
-        options = connection_options(_TIMEOUT_SECONDS, _TIMEOUT_SECONDS, url=url)
-        return cls(ConnectionPool.from_url(url, max_connections=connections, **options))
+        return cls(RedisConnections(url, most=connections, timeout=_TIMEOUT_SECONDS))
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        self._pool = pool
-        self._free = Semaphore(pool.max_connections)
+    def __init__(self, connections: RedisConnections) -> None:
+        self._connections = connections
         self._script = Path(__file__).with_name("token_bucket.lua").read_text()
         # The name that Redis gives to the script.
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
@@ -65,31 +60,21 @@ class RedisLimiter:
             self._call("debit", charges)
 
     def close(self) -> None:
-        self._pool.disconnect()
+        self._connections.close()
 
     def _call(self, action: str, charges: Sequence[Charge]) -> Any:
         arguments: list[str | int] = [_PREFIX + bucket.key for bucket, _ in charges]
         arguments += (action, DEBT_MINUTES)
         for (_, per_minute), permits in charges:
             arguments += (per_minute, permits)
-        try:
-            with gevent.Timeout(_DEADLINE_SECONDS, TimeoutError("no response in time")), self._free:
-                try:
-                    return self._run("EVALSHA", self._sha, len(charges), *arguments)
-                except NoScriptError:  # the server was restarted, or flushed its scripts
-                    return self._run("EVAL", self._script, len(charges), *arguments)
-        except (RedisError, OSError) as error:
-            if isinstance(error, ReadOnlyServer):
-                # The idle connections are as old as this one, and lead to the same server.
-                self._pool.disconnect(inuse_connections=False)
-            raise LimiterError from error
 
-    def _run(self, *command: str | int) -> Any:
-        # The library's client does the same, for a third of the cost of the whole call.
-        connection: Any = self._pool.get_connection()
+        def run(connection: Any) -> Any:
+            try:
+                return reply_to(connection, "EVALSHA", self._sha, len(charges), *arguments)
+            except NoScriptError:  # the server was restarted, or flushed its scripts
+                return reply_to(connection, "EVAL", self._script, len(charges), *arguments)
+
         try:
-            connection.send_command(*command)
-            return connection.read_response()
-        finally:
-            # A call that ended in the middle has closed the connection.
-            self._pool.release(connection)
+            return self._connections.call(run, _DEADLINE_SECONDS)
+        except (RedisError, OSError) as error:
+            raise LimiterError from error

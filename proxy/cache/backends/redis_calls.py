@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import gevent
-from gevent.lock import Semaphore
-from redis import ConnectionPool, RedisError
+from redis import RedisError
 from redis.exceptions import ResponseError
 
 from proxy.runtime.backoff import Backoff
 from proxy.runtime.failure_log import FailureLog
-from proxy.runtime.redis import ReadOnlyServer, connection_options
+from proxy.runtime.redis_connections import RedisConnections
 
 _log = logging.getLogger(__name__)
 
@@ -56,9 +54,7 @@ class RedisCalls:
     def __init__(self, url: str, deadlines: Deadlines) -> None:
         """The first call connects."""
         # The deadlines of the calls are shorter, or as long.
-        options = connection_options(deadlines.write, deadlines.write, url=url)
-        self._pool = ConnectionPool.from_url(url, max_connections=_MAX_CONNECTIONS, **options)
-        self._free = Semaphore(_MAX_CONNECTIONS)
+        self._connections = RedisConnections(url, most=_MAX_CONNECTIONS, timeout=deadlines.write)
         self._failing = _Failing(longest_call=deadlines.write)
 
     @property
@@ -67,7 +63,7 @@ class RedisCalls:
         return self._failing.pauses
 
     def close(self) -> None:
-        self._pool.disconnect()
+        self._connections.close()
 
     def __call__(
         self, commands: Sequence[Command], seconds: float, *, errors: bool = False
@@ -80,12 +76,10 @@ class RedisCalls:
         if not self._failing.asks():
             raise Paused("Redis failed a moment ago")
         try:
-            with gevent.Timeout(seconds, TimeoutError("no response in time")), self._free:
-                replies = self._exchange(commands)
+            replies = self._connections.call(
+                lambda connection: _exchange(connection, commands), seconds
+            )
         except (RedisError, OSError) as error:
-            if isinstance(error, ReadOnlyServer):
-                # The idle connections are as old as this one, and lead to the same server.
-                self._pool.disconnect(inuse_connections=False)
             self._failing.failed(error, tries_again)
             raise
         except BaseException:
@@ -98,21 +92,17 @@ class RedisCalls:
                     raise reply
         return replies
 
-    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
-        # The library's client does the same, for three times the cost.
-        connection: Any = self._pool.get_connection()
+
+def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    """Send commands at once and return their replies, those that are errors among them."""
+    connection.send_packed_command(connection.pack_commands(commands))
+    replies: list[Any] = []
+    for _ in commands:
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
-            replies: list[Any] = []
-            for _ in commands:
-                try:
-                    replies.append(connection.read_response())
-                except ResponseError as error:
-                    replies.append(error)
-            return replies
-        finally:
-            # A call that ended in the middle has closed the connection.
-            self._pool.release(connection)
+            replies.append(connection.read_response())
+        except ResponseError as error:
+            replies.append(error)
+    return replies
 
 
 def kind_of(error: Exception) -> str:
