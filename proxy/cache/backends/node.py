@@ -293,9 +293,15 @@ class NodeStore:
         return found
 
     def get_record(self, name: str) -> bytes | None:
-        if self._environment is None:
+        environment = self._environment
+        if environment is None:
             raise records_unavailable()
-        found = self._read(self._sealing.record_digest(name))
+        try:
+            with environment.begin(db=self._values) as transaction:
+                found = transaction.get(self._sealing.record_digest(name))
+        except lmdb.Error as error:
+            self._failed(error)
+            raise records_unavailable() from error
         if found is None or HEAD.unpack_from(found)[1] <= self._clock():
             return None
         return self._open_record(name, found)
@@ -355,17 +361,6 @@ class NodeStore:
             raise records_unavailable() from error
 
     # Helpers of the event loop's thread.
-
-    def _read(self, digest: bytes) -> bytes | None:
-        environment = self._environment
-        if environment is None:
-            return None
-        try:
-            with environment.begin(db=self._values) as transaction:
-                return transaction.get(digest)
-        except lmdb.Error as error:
-            self._failed(error)
-            return None
 
     def _reject(self, reason: str) -> None:
         self.counts.rejected[reason] += 1

@@ -241,6 +241,26 @@ def test_a_changed_record_is_no_free_name(make: Maker) -> None:
             call()
 
 
+def test_a_record_that_cannot_be_read_is_no_free_name(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make()
+    assert store.claim("n", b"one", 60) is None
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "_environment", Unreadable())
+        with pytest.raises(RecordsUnavailable):
+            store.get_record("n")
+    assert store.counts.errors == {"ReadersFullError": 1}
+    assert store.get_record("n") == b"one"
+
+
+class Unreadable:
+    """A file that has no slot for another reader."""
+
+    def begin(self, **_: object) -> None:
+        raise lmdb.ReadersFullError
+
+
 # Bounds.
 
 
