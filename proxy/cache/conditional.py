@@ -7,9 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from proxy.cache.directives import http_date
-
-Lines = Sequence[tuple[str, str]]
+from proxy.cache.directives import Lines, http_date, values_of
 
 _CONDITIONAL_METHODS: Final = frozenset({"GET", "HEAD"})
 #: RFC 9110 §8.8.3. The group is the opaque tag, which is all that a weak comparison looks at.
@@ -30,11 +28,11 @@ def is_not_modified(method: str, asked: Lines, status: int, stored: Lines) -> bo
     """
     if method not in _CONDITIONAL_METHODS or status != 200:
         return False
-    tags = _values(asked, "if-none-match")
+    tags = values_of(asked, "if-none-match")
     if tags:
         return _matches(tags, stored)
-    since = _values(asked, "if-modified-since")
-    modified = _values(stored, "last-modified")
+    since = values_of(asked, "if-modified-since")
+    modified = values_of(stored, "last-modified")
     if len(since) != 1 or len(modified) != 1:
         return False
     since_time, modified_time = http_date(since[0]), http_date(modified[0])
@@ -54,12 +52,8 @@ def _matches(asked: Sequence[str], stored: Lines) -> bool:
     given = ",".join(asked).strip()
     if given == "*":
         return True
-    has = _values(stored, "etag")
+    has = values_of(stored, "etag")
     if len(has) != 1 or not _ENTITY_TAGS.fullmatch(given):
         return False
     tag = _ENTITY_TAG.fullmatch(has[0].strip())
     return tag is not None and tag[1] in _ENTITY_TAG.findall(given)
-
-
-def _values(headers: Lines, lower_name: str) -> list[str]:
-    return [value for name, value in headers if name.lower() == lower_name]

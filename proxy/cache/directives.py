@@ -77,12 +77,16 @@ def names_of(headers: Lines) -> frozenset[str]:
     return frozenset(map(str.lower, map(_name_of, headers)))
 
 
+def values_of(headers: Lines, lower_name: str) -> list[str]:
+    """Return the values of all header lines of one name, in their order."""
+    return [value for name, value in headers if name.lower() == lower_name]
+
+
 def client_directives(headers: Lines) -> ClientDirectives:
     """Return what the header lines of a request ask. `Pragma` counts where it stands alone."""
     if names_of(headers).isdisjoint(_ASKING):
         return _NOTHING_ASKED
-    control = [value for name, value in headers if name.lower() == "cache-control"]
-    pragma = [value for name, value in headers if name.lower() == "pragma"]
+    control, pragma = values_of(headers, "cache-control"), values_of(headers, "pragma")
     if control:
         return _client_directives(control)
     if pragma and any(name == "no-cache" for name, _ in _directives(pragma)):
@@ -170,8 +174,9 @@ def varying_names(headers: Lines) -> frozenset[str]:
     """Return the names in `Vary`, in lower case; `*` is one of them."""
     if "vary" not in names_of(headers):
         return frozenset()
-    values = [value for name, value in headers if name.lower() == "vary"]
-    names = (item.strip().lower() for value in values for item in value.split(","))
+    names = (
+        item.strip().lower() for value in values_of(headers, "vary") for item in value.split(",")
+    )
     return frozenset(filter(None, names))
 
 

@@ -23,6 +23,7 @@ from proxy.cache.directives import (
     client_directives,
     names_of,
     upstream_directives,
+    values_of,
     varying_names,
 )
 from proxy.cache.entry import CachedResponse
@@ -304,7 +305,7 @@ def _uncacheable(method: str, path: str, request: OutboundRequest) -> str:
     if not isinstance(body, bytes):
         return "body"
     if "content-encoding" in names_of(headers) and not is_plain(
-        ",".join(value for name, value in headers if name.lower() == "content-encoding")
+        ",".join(values_of(headers, "content-encoding"))
     ):
         return "body"
     return _stateful_member(path, body)
