@@ -509,6 +509,12 @@ class NodeStore:
 
     # The methods below run on the thread.
 
+    def _opened_file(self) -> lmdb.Environment:
+        environment = self._environment
+        if environment is None:
+            raise lmdb.Error("the file is not open")
+        return environment
+
     def _run(self, batch: Sequence[Job]) -> None:
         for job in batch:
             if isinstance(job.work, _Put):
@@ -530,10 +536,7 @@ class NodeStore:
 
     def _commit(self, batch: Sequence[Job]) -> None:
         """Run the jobs in one transaction."""
-        environment = self._environment
-        if environment is None:
-            raise lmdb.Error("the file is not open")
-        with environment.begin(write=True) as transaction:
+        with self._opened_file().begin(write=True) as transaction:
             tables = TableWriter(transaction, self._tables, self._capacity, self._clock())
             for job in batch:
                 job.error = None
@@ -579,17 +582,11 @@ class NodeStore:
                 and selection.matches(digest, read[1], read[2])
             )
 
-        environment = self._environment
-        if environment is None:
-            raise lmdb.Error("the file is not open")
-        with environment.begin() as transaction:
+        with self._opened_file().begin() as transaction:
             return select(transaction, self._tables, self._sealing.tags_of(selection), matches)
 
     def _shown(self) -> StoreFigures:
-        environment = self._environment
-        if environment is None:
-            raise lmdb.Error("the file is not open")
-        with environment.begin() as transaction:
+        with self._opened_file().begin() as transaction:
             facts = Facts.decode(transaction.get(b"facts", db=self._tables["facts"]))
             entries = [each for each in metas(transaction, self._tables) if each[1].tags != NO_TAGS]
             largest = nlargest(_SHOWN, entries, lambda each: each[1].size)
