@@ -1,6 +1,7 @@
-"""A store in the memory of one process: for tests, and where there is one worker.
+"""A store in the memory of one process, with the contract of the other stores.
 
-The least recently used entry is dropped first. Other workers see nothing of it.
+It is for tests of what stands above a store: the workers of an installation share a file. The least
+recently used entry is dropped first.
 """
 
 import time
