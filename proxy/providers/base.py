@@ -198,7 +198,7 @@ class BodyTransform(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ResponseTransform:
-    """How a response becomes the client's dialect: its headers, and a transform of its body."""
+    """A response in the dialect of the client: its headers, and what transforms its body."""
 
     headers: HeaderList
     body: BodyTransform
