@@ -21,9 +21,7 @@ Note: the whole key goes to the owner, which looks it up. A collision of hashes 
 import contextlib
 import logging
 import secrets
-import time
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -34,7 +32,7 @@ from proxy.cache.flight_socket import FlightServer, OwnerGone, follow, is_alive
 from proxy.cache.key import CacheKey
 from proxy.core.errors import LimiterError
 from proxy.runtime.failure_log import FailureLog
-from proxy.runtime.mapped_file import HEADER_SIZE, MappedFile
+from proxy.runtime.mapped_file import HEADER_SIZE, MappedFile, since_boot
 from proxy.runtime.periodic import PeriodicTask
 
 #: A power of two: flights of a node at once, and some room. The file takes 128 KiB for them.
@@ -46,7 +44,6 @@ _HEADER_WORDS: Final = HEADER_SIZE // 8
 _TABLE: Final = "flights-1"
 _SOCKET: Final = "flights-{:016x}.sock"
 _log = logging.getLogger(__name__)
-since_boot: Final = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class NodeClaims:
@@ -96,30 +93,25 @@ class NodeClaims:
         try:
             if self._server is None:
                 self._start()
-            self._table.lock()
+            with self._table.locked():
+                taken = self._take(key)
         except (OSError, LimiterError) as error:
             self._log.failed(error)
             return None
-        try:
-            return self._take(key)
-        finally:
-            self._table.unlock()
-            self._log.worked()
+        self._log.worked()
+        return taken
 
     def find(self, key: CacheKey) -> "FlightElsewhere | None":
         if self._is_closed:
             return None
         try:
-            self._table.lock()
+            with self._table.locked():
+                hashed = self._hash(key)
+                at = self._row(hashed)
+                return None if at is None else self._elsewhere(key, hashed, at)
         except LimiterError as error:
             self._log.failed(error)
             return None
-        try:
-            hashed = self._hash(key)
-            at = self._row(hashed)
-            return None if at is None else self._elsewhere(key, hashed, at)
-        finally:
-            self._table.unlock()
 
     def close(self) -> None:
         for number in list(self._claims):
@@ -175,33 +167,20 @@ class NodeClaims:
     def _free(self, hashed: int, worker: int, number: int) -> None:
         if self._is_closed:
             return
-        try:
-            self._table.lock()
-        except LimiterError:
-            return
-        try:
-            at = self._row(hashed)
-            if at is not None and tuple(self._table.words[at + 1 : at + 3]) == (worker, number):
-                self._table.doubles[at + 3] = 0.0
-        finally:
-            self._table.unlock()
+        with contextlib.suppress(LimiterError), self._table.locked():
+            self._set_lease(hashed, worker, number, 0.0)
 
     def _renew_all(self) -> None:
-        try:
-            self._table.lock()
-        except LimiterError:
-            return
-        try:
+        with contextlib.suppress(LimiterError), self._table.locked():
             until = self._clock() + self._lease_seconds
             for number, hashed in self._claims.items():
-                at = self._row(hashed)
-                if at is not None and tuple(self._table.words[at + 1 : at + 3]) == (
-                    self._worker,
-                    number,
-                ):
-                    self._table.doubles[at + 3] = until
-        finally:
-            self._table.unlock()
+                self._set_lease(hashed, self._worker, number, until)
+
+    def _set_lease(self, hashed: int, worker: int, number: int, until: float) -> None:
+        """Set the end of a claim's lease, if the key's row is still that claim's."""
+        at = self._row(hashed)
+        if at is not None and tuple(self._table.words[at + 1 : at + 3]) == (worker, number):
+            self._table.doubles[at + 3] = until
 
     def _hash(self, key: CacheKey) -> int:
         return self._table.hash_of(f"{key.scope}:{key.digest.hex()}")

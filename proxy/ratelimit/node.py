@@ -19,14 +19,13 @@ Layout, behind the header of :mod:`proxy.runtime.mapped_file`, one slot of 32 by
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from proxy.ratelimit import token_bucket
 from proxy.ratelimit.limiter import Bucket, Charge, Decision
 from proxy.ratelimit.process import ProcessBuckets
-from proxy.runtime.mapped_file import HEADER_SIZE, MappedFile
+from proxy.runtime.mapped_file import HEADER_SIZE, MappedFile, since_boot
 
 #: A power of two. The file takes 2 MiB for them.
 _SLOTS: Final = 65_536
@@ -42,7 +41,6 @@ _MAX_REMEMBERED: Final = 8192
 #: How often, and how long apart, to look for a table that another process is making.
 _TRIES: Final = 200
 _PAUSE_SECONDS: Final = 0.005
-since_boot: Final = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class NodeLimiter:

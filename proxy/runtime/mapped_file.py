@@ -25,6 +25,8 @@ import os
 import secrets
 import struct
 import time
+from collections.abc import Iterator
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -44,6 +46,9 @@ _EXCLUSIVE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
 _PAUSES_SECONDS: Final = (*[None] * 8, 0.0, *[0.0005] * 8, *[0.005] * 8)
 #: Seconds between two checks that the file is still the one at its path.
 _CHECK_INTERVAL: Final = 1.0
+
+#: Seconds since the machine's start: a clock that all processes of a node share.
+since_boot: Final = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class MappedFile:
@@ -102,6 +107,15 @@ class MappedFile:
         except OSError as error:
             raise LimiterError from error
         raise LimiterError from TimeoutError(f"{self._path} stays locked")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the file for the length of a block. Raises as :meth:`lock`."""
+        self.lock()
+        try:
+            yield
+        finally:
+            self.unlock()
 
     def check(self) -> None:
         """Open the file, or check once a second that the mapped file is still the one at its path.

@@ -12,8 +12,7 @@ import pytest
 import requests
 from gevent.lock import Semaphore
 
-from proxy.cache.flight_claims import since_boot
-from proxy.runtime.mapped_file import HEADER_SIZE, MappedFile
+from proxy.runtime.mapped_file import HEADER_SIZE, MappedFile, since_boot
 from tests.support.fake_upstream import Upstream, chat_events
 from tests.support.server import ProxyServer
 from tests.support.services import RedisServer
