@@ -54,3 +54,9 @@ class Claims(Protocol):
 
     def close(self) -> None:
         """Release all claims, and follow no more. Idempotent."""
+
+
+def release_all(claims: list[Claim]) -> None:
+    """Release the claims of a flight, the widest first, and empty the list."""
+    while claims:
+        claims.pop().release()

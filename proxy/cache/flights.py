@@ -17,7 +17,7 @@ from typing import Any, Final
 import gevent
 from cachetools import TTLCache
 
-from proxy.cache.claims import Claim, Claims, Elsewhere
+from proxy.cache.claims import Claim, Claims, Elsewhere, release_all
 from proxy.cache.fetched import Fetched, NoResponse, NotShared
 from proxy.cache.flight import Abandoned, Flight, FlightReader, FlightRoom
 from proxy.cache.held_flights import HeldFlights
@@ -153,7 +153,7 @@ class Flights:
             if shared and not fetched.head.shareable:
                 if marked:
                     self.mark_private(key)
-                _release(held)
+                release_all(held)
             return fetched
 
         def decide(flight: Flight) -> Abandoned:
@@ -278,7 +278,7 @@ class Flights:
         **options: Any,
     ) -> None:
         def forget(flight: Flight) -> None:
-            _release(held)
+            release_all(held)
             if self._shared.get(key) is flight:
                 del self._shared[key]
 
@@ -287,9 +287,3 @@ class Flights:
 
 def _nowhere() -> Fetched:
     raise NoResponse
-
-
-def _release(held: list[Claim]) -> None:
-    """Release the claims of a flight, the widest first. Idempotent."""
-    while held:
-        held.pop().release()

@@ -11,7 +11,7 @@ from typing import Any
 
 import gevent
 
-from proxy.cache.claims import Claim, Claims, Elsewhere
+from proxy.cache.claims import Claim, Claims, Elsewhere, release_all
 from proxy.cache.flight import Flight, FlightReader
 from proxy.cache.key import CacheKey
 
@@ -78,7 +78,7 @@ class HeldFlights:
                 taken.append(claim)
         if holder not in self._flights:
             # Meanwhile it was taken over.
-            _release(taken)
+            release_all(taken)
 
     def _expire(self, holder: Holder, flight: Flight) -> None:
         """Runs in the hub; it does not wait."""
@@ -96,15 +96,10 @@ class HeldFlights:
             return
         _, taken = self._announced.pop(_name(holder), (holder, []))
         if taken:
-            gevent.spawn(_release, taken)
+            gevent.spawn(release_all, taken)
 
 
 def _name(holder: Holder) -> CacheKey:
     """Return the key of the claim. Its scope is no project's: theirs have no spaces."""
     key, token = holder
     return CacheKey(f"held {token} {key.scope}", key.digest)
-
-
-def _release(taken: list[Claim]) -> None:
-    while taken:
-        taken.pop().release()
