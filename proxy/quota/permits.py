@@ -27,11 +27,9 @@ _log = logging.getLogger(__name__)
 IDLE_SECONDS: Final = 2.0
 #: Seconds between two searches for idle blocks.
 _INTERVAL: Final = 1.0
-#: Seconds for which a quota counts as used up without asking the store, unless its token changes:
-#: a flood of refused requests makes no flood of queries.
-USED_UP_SECONDS: Final = 1.0
-#: Seconds for which the store is not asked again whether requests are left.
-_LEFT_SECONDS: Final = 1.0
+#: Seconds for which the store is not asked again whether a token has permits left, unless the token
+#: changes: a flood of refused requests makes no flood of queries.
+KNOWN_SECONDS: Final = 1.0
 
 
 class PermitStore(Protocol):
@@ -66,12 +64,10 @@ class PermitLeases:
         self._store = store
         self._uses = uses
         self._leases: dict[str, _Lease] = {}
-        # Tokens with no permit left → the monotonic time before which the store is not asked.
-        self._used_up: dict[str, float] = {}
-        # Tokens with permits left in the store → the monotonic time until which that is taken as
-        # known.
-        self._left: dict[str, float] = {}
-        # One look per token at a time; its result is how many permits the store has left.
+        # Token → whether the store has permits left, and the monotonic time until which that is
+        # taken as known.
+        self._known: dict[str, tuple[bool, float]] = {}
+        # One query per token at a time; its result is how many permits the store has left.
         self._counting: SingleFlight[int] = SingleFlight(self._count_left, interrupted=StoreError)
         # One lease per token at a time; its result is how many permits the store granted.
         self._leasing: SingleFlight[int] = SingleFlight(self._lease, interrupted=StoreError)
@@ -98,7 +94,7 @@ class PermitLeases:
                 return True
             flight = self._leasing.get(token_id)
             if flight is None:
-                if self._used_up.get(token_id, 0.0) > time.monotonic():
+                if self._has_left(token_id) is False:
                     return False
                 return self._leasing.lead(token_id) > 0
             if not flight.get():
@@ -113,12 +109,8 @@ class PermitLeases:
         lease = self._leases.get(token_id)
         if lease is not None and lease.left:
             return True
-        now = time.monotonic()
-        if self._left.get(token_id, 0.0) > now:
-            return True
-        if self._used_up.get(token_id, 0.0) > now:
-            return False
-        return self._counting.do(token_id) > 0
+        known = self._has_left(token_id)
+        return self._counting.do(token_id) > 0 if known is None else known
 
     def put_back(self, token_id: str) -> None:
         """Take back a permit that was not needed. It waits here for another request."""
@@ -128,13 +120,11 @@ class PermitLeases:
     def return_permits(self, token_ids: Collection[str] | None) -> None:
         """Return what is left of the leases of these tokens to the store; None: of all tokens."""
         if token_ids is None:
-            self._used_up.clear()
-            self._left.clear()
+            self._known.clear()
         chosen = list(self._leases) if token_ids is None else token_ids
         permits = {}
         for token_id in chosen:
-            self._used_up.pop(token_id, None)
-            self._left.pop(token_id, None)
+            self._known.pop(token_id, None)
             lease = self._leases.pop(token_id, None)
             if lease is not None and lease.left:
                 permits[token_id] = lease.left
@@ -165,24 +155,24 @@ class PermitLeases:
             lease = self._leases.setdefault(token_id, _Lease())
             lease.left += granted - 1
         if not granted:
-            self._is_used_up(token_id)
+            self._remember(token_id, False)
         return granted
 
     def _count_left(self, token_id: str) -> int:
         left = self._store.permits_left(token_id)
-        if left > 0:
-            self._left[token_id] = time.monotonic() + _LEFT_SECONDS
-        else:
-            self._is_used_up(token_id)
+        self._remember(token_id, left > 0)
         return left
 
-    def _is_used_up(self, token_id: str) -> None:
-        self._left.pop(token_id, None)
-        self._used_up[token_id] = time.monotonic() + USED_UP_SECONDS
+    def _has_left(self, token_id: str) -> bool | None:
+        """Return whether the store has permits left, or None where it must be asked."""
+        has_left, until = self._known.get(token_id, (False, 0.0))
+        return has_left if until > time.monotonic() else None
+
+    def _remember(self, token_id: str, has_left: bool) -> None:
+        self._known[token_id] = (has_left, time.monotonic() + KNOWN_SECONDS)
 
     def _return_idle(self) -> None:
         now = time.monotonic()
-        self._used_up = {t: until for t, until in self._used_up.items() if until > now}
-        self._left = {t: until for t, until in self._left.items() if until > now}
+        self._known = {t: known for t, known in self._known.items() if known[1] > now}
         before = now - IDLE_SECONDS
         self.return_permits([t for t, lease in self._leases.items() if lease.used_at < before])

@@ -262,7 +262,7 @@ def test_what_is_used_up_is_remembered_for_a_moment(monkeypatch: pytest.MonkeyPa
     leases.return_permits(None)
     assert not leases.take_permit("t")
     assert store.asked == 5
-    monkeypatch.setattr(leases_module, "USED_UP_SECONDS", 0.0)
+    monkeypatch.setattr(leases_module, "KNOWN_SECONDS", 0.0)
     leases.return_permits(None)
     assert [leases.take_permit("t"), leases.take_permit("t")] == [False, False]
     assert store.asked == 7, "and for a moment only"
