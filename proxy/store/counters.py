@@ -59,12 +59,8 @@ class Counters:
         used = to_micros(now)
 
         def work(session: Session) -> int:
-            query = "SELECT max_requests, request_count FROM tokens WHERE id = ?"
-            row = session.one(query + session.dialect.for_update, (token_id,))
-            if row is None:
-                return 0
-            remaining = ONE_BY_ONE if row[0] is None else int(row[0]) - int(row[1])
-            if remaining <= 0:
+            remaining = _remaining(session, token_id, session.dialect.for_update)
+            if not remaining:
                 return 0
             block = min(MAX_LEASED, max(1, (remaining - ONE_BY_ONE) // 8))
             session.execute(
@@ -77,11 +73,7 @@ class Counters:
 
     def permits_left(self, token_id: str) -> int:
         """Returns how many requests of ``max_requests`` are not counted yet."""
-        query = "SELECT max_requests, request_count FROM tokens WHERE id = ?"
-        row = self._database.run(lambda session: session.one(query, (token_id,)), readonly=True)
-        if row is None:
-            return 0
-        return ONE_BY_ONE if row[0] is None else max(0, int(row[0]) - int(row[1]))
+        return self._database.run(lambda session: _remaining(session, token_id), readonly=True)
 
     def return_permits(self, permits: Mapping[str, int]) -> None:
         """Uncounts leased permits that were not used.
@@ -212,6 +204,16 @@ class Counters:
             return True
 
         return self._database.run(work)
+
+
+def _remaining(session: Session, token_id: str, for_update: str = "") -> int:
+    """Return how many requests of ``max_requests`` are not counted yet: 0 for an unknown token, and
+    :data:`ONE_BY_ONE` for one without a maximum."""
+    query = "SELECT max_requests, request_count FROM tokens WHERE id = ?"
+    row = session.one(query + for_update, (token_id,))
+    if row is None:
+        return 0
+    return ONE_BY_ONE if row[0] is None else max(0, int(row[0]) - int(row[1]))
 
 
 def charge(session: Session, spent: Mapping[str, int]) -> None:
