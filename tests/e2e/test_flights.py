@@ -13,7 +13,9 @@ import requests
 from gevent.lock import Semaphore
 
 from proxy.runtime.mapped_file import HEADER_SIZE, MappedFile, since_boot
+from tests.support.cache_house import House as CacheHouse
 from tests.support.fake_upstream import Upstream, chat_events
+from tests.support.proxy_access import ProxyFactory
 from tests.support.server import ProxyServer
 from tests.support.services import RedisServer
 from tests.support.wait import wait_until
@@ -25,14 +27,14 @@ GATED: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hi"}],
 }
 EVENTS = chat_events()
+SETTINGS = {"REVOCATION_INTERVAL": "0.2", "CACHE_TTL": "5m", "WEB_CONCURRENCY": "2"}
 
 
 class Reading:
     """A response that a client reads."""
 
     def __init__(self, response: requests.Response) -> None:
-        self.headers = response.headers
-        self._response = response
+        self.response = response
         # Kept: the connection is closed when nobody has it any more.
         self._chunks = response.iter_content(None)
 
@@ -43,7 +45,7 @@ class Reading:
         return b"".join(self._chunks)
 
     def leave(self) -> None:
-        self._response.close()
+        self.response.close()
 
 
 def claims(proxy: ProxyServer) -> int:
@@ -77,36 +79,17 @@ def owner_pid(proxy: ProxyServer) -> int:
     raise LookupError(path)
 
 
-class House:
-    """A proxy with projects that share responses, in front of an upstream with a gate."""
+class House(CacheHouse):
+    """Projects that share responses, in front of an upstream with a gate."""
 
-    def __init__(self, proxy: ProxyServer, upstream: Upstream) -> None:
-        self.proxy = proxy
-        self.upstream = upstream
-        self._events: dict[str, dict[str, Any]] = {}
-        self._projects = self._asked = 0
-
-    def token(self, **fields: Any) -> str:
-        self._projects += 1
+    def token(self, limits: dict[str, Any] | None = None, **fields: Any) -> str:
         # What the calls of another test wait for is not for this one's.
         self.upstream.gate = Semaphore(0)
-        body = {"name": f"shared-{self._projects}", "api_key": "sk-upstream-real", **fields}
-        made = self.proxy.manage("POST", "/projects", body)
-        assert made.status_code == 201, made.text
-        return str(self.proxy.mint(made.json()["id"])["token"])
+        return super().token(limits, **fields)
 
-    def ask(self, token: str, number: int = 0, **headers: str) -> Reading:
+    def read(self, token: str, number: int = 0, **headers: str) -> Reading:
         """Ask on a connection of its own. `number` tells one question from another."""
-        self._asked += 1
-        lines = {"Authorization": f"Bearer {token}", "X-Request-ID": f"flight-{self._asked}"}
-        lines |= {name.replace("_", "-"): value for name, value in headers.items()}
-        response = requests.post(
-            f"{self.proxy.url}/v1/chat/completions",
-            json={**GATED, "seed": number},
-            headers=lines,
-            stream=True,
-            timeout=60,
-        )
+        response = self.ask(token, {**GATED, "seed": number}, stream=True, **headers)
         assert response.status_code == 200, response.text
         return Reading(response)
 
@@ -114,24 +97,12 @@ class House:
         for _ in range(events):
             self.upstream.gate.release()
 
-    def event(self, response: Reading) -> dict[str, Any]:
-        name = response.headers["X-Proxy-Request-ID"]
-
-        def arrived() -> bool:
-            for each in self.proxy.events_so_far():
-                self._events[each["request_id"]] = each
-            return name in self._events
-
-        wait_until(arrived)
-        return self._events[name]
-
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("flights")
     upstream = Upstream()
-    settings = {"REVOCATION_INTERVAL": "0.2", "CACHE_TTL": "5m", "WEB_CONCURRENCY": "2"}
-    proxy = ProxyServer(folder, upstream.url, **settings).start()
+    proxy = ProxyServer(folder, upstream.url, **SETTINGS).start()
     yield House(proxy, upstream)
     assert proxy.stop() == 0, proxy.log_text()
     upstream.stop()
@@ -139,23 +110,23 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def test_a_client_that_leaves_alone_ends_the_call(house: House) -> None:
-    token = house.token(cache="on", coalesce="on")
-    response = house.ask(token)
+    token = house.token(coalesce="on")
+    response = house.read(token)
     house.open_gate(1)
     assert response.chunk() == EVENTS[0]
     response.leave()
-    event = house.event(response)
+    event = house.event(response.response)
     assert event["outcome"] == "client_gone"
 
 
 def test_the_first_client_leaves_and_the_others_get_all_of_it(house: House) -> None:
-    token = house.token(cache="on", coalesce="on")
+    token = house.token(coalesce="on")
     asked = len(house.upstream.received)
-    first = house.ask(token, 1)
+    first = house.read(token, 1)
     house.open_gate(1)
     assert first.chunk() == EVENTS[0]
-    others = [house.ask(token, 1) for _ in range(6)]
-    assert [each.headers["Cache-Status"] for each in others] == [
+    others = [house.read(token, 1) for _ in range(6)]
+    assert [each.response.headers["Cache-Status"] for each in others] == [
         "openai-proxy; fwd=uri-miss; collapsed"
     ] * 6
     first.leave()
@@ -165,9 +136,9 @@ def test_the_first_client_leaves_and_the_others_get_all_of_it(house: House) -> N
     assert {job.value for job in bodies} == {b"".join(EVENTS)}
     assert len(house.upstream.received) == asked + 1
     for each in others:
-        event = house.event(each)
+        event = house.event(each.response)
         assert (event["outcome"], event["cache"]) == ("cached", "collapsed")
-    paid = house.event(first)
+    paid = house.event(first.response)
     assert paid["outcome"] == "client_gone"
     assert paid["metadata"]["total_tokens"] > 0
     assert (event["saved_prompt_tokens"], event["saved_completion_tokens"]) == (
@@ -177,116 +148,90 @@ def test_the_first_client_leaves_and_the_others_get_all_of_it(house: House) -> N
 
 
 def test_a_retry_takes_over_what_its_client_left_in_whichever_worker(house: House) -> None:
-    """wuphf#823, macprovider#762: one call is paid once, and the client changes nothing."""
-    token = house.token(on_disconnect="hold")
+    """One call is paid once, and the client changes nothing."""
+    token = house.token(cache="off", on_disconnect="hold")
     for number in range(6):
         wait_until(lambda: claims(house.proxy) == 0)
         house.upstream.gate = Semaphore(0)
         asked = len(house.upstream.received)
-        first = house.ask(token, 100 + number)
+        first = house.read(token, 100 + number)
         house.open_gate(1)
         assert first.chunk() == EVENTS[0]
         first.leave()
         wait_until(lambda: claims(house.proxy) == 1)
-        retry = house.ask(token, 100 + number, x_stainless_retry_count="1")
+        retry = house.read(token, 100 + number, x_stainless_retry_count="1")
         house.open_gate(len(EVENTS) - 1)
         assert retry.rest() == b"".join(EVENTS)
         assert len(house.upstream.received) == asked + 1
-        assert house.event(first)["outcome"] == "client_gone"
-        assert house.event(retry)["outcome"] == "cached"
+        assert house.event(first.response)["outcome"] == "client_gone"
+        assert house.event(retry.response)["outcome"] == "cached"
 
 
 def test_a_worker_that_is_killed_breaks_its_followers_off(
-    tmp_path: Path, upstream: Upstream
+    own_proxy: ProxyFactory, upstream: Upstream
 ) -> None:
-    """Own, of reliability.md: no response looks complete, and the next question is answered."""
-    proxy = ProxyServer(
-        tmp_path, upstream.url, REVOCATION_INTERVAL="0.2", CACHE_TTL="5m", WEB_CONCURRENCY="2"
-    ).start()
-    try:
-        house = House(proxy, upstream)
-        token = house.token(cache="on", coalesce="on")
-        owner = house.ask(token)
-        pid = owner_pid(proxy)
-        house.open_gate(1)
-        assert owner.chunk() == EVENTS[0]
-        followers = [house.ask(token) for _ in range(8)]
-        assert len(upstream.received) == 1
-        os.kill(pid, signal.SIGKILL)
-        for each in (owner, *followers):
-            with pytest.raises(
-                (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
-            ):
-                each.rest()
-        upstream.gate = Semaphore(0)
-        again = house.ask(token)
-        house.open_gate(len(EVENTS))
-        assert again.rest() == b"".join(EVENTS)
-        assert len(upstream.received) == 2
-        assert house.event(owner)["outcome"] == "unknown"
-    finally:
-        proxy.terminate()
-        proxy.wait()
+    """No response looks complete, and the next request is served."""
+    house = House(own_proxy(**SETTINGS).start(), upstream)
+    token = house.token(coalesce="on")
+    owner = house.read(token)
+    pid = owner_pid(house.proxy)
+    house.open_gate(1)
+    assert owner.chunk() == EVENTS[0]
+    followers = [house.read(token) for _ in range(8)]
+    assert len(upstream.received) == 1
+    os.kill(pid, signal.SIGKILL)
+    for each in (owner, *followers):
+        with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+            each.rest()
+    upstream.gate = Semaphore(0)
+    again = house.read(token)
+    house.open_gate(len(EVENTS))
+    assert again.rest() == b"".join(EVENTS)
+    assert len(upstream.received) == 2
+    assert house.event(owner.response)["outcome"] == "unknown"
 
 
 def test_a_worker_that_stops_reads_on_for_those_that_follow_it(
-    tmp_path: Path, upstream: Upstream
+    own_proxy: ProxyFactory, upstream: Upstream
 ) -> None:
-    proxy = ProxyServer(
-        tmp_path, upstream.url, REVOCATION_INTERVAL="0.2", CACHE_TTL="5m", WEB_CONCURRENCY="2"
-    ).start()
-    try:
-        house = House(proxy, upstream)
-        token = house.token(cache="on", coalesce="on")
-        owner = house.ask(token)
-        house.open_gate(1)
-        assert owner.chunk() == EVENTS[0]
-        pid = owner_pid(proxy)
-        followers = [house.ask(token) for _ in range(8)]
-        owner.leave()
-        os.kill(pid, signal.SIGTERM)
-        gevent.sleep(2.5)  # a worker with nothing left to do would have ended
-        house.open_gate(len(EVENTS) - 1)
-        assert {each.rest() for each in followers} == {b"".join(EVENTS)}
-        event = house.event(owner)
-        assert (event["outcome"], event["metadata"]["total_tokens"]) == ("client_gone", 21)
-        wait_until(lambda: pid not in proxy.worker_pids())
-    finally:
-        proxy.terminate()
-        assert proxy.wait() == 0, proxy.log_text()
-        assert "Traceback" not in proxy.log_text()
+    proxy = own_proxy(**SETTINGS).start()
+    house = House(proxy, upstream)
+    token = house.token(coalesce="on")
+    owner = house.read(token)
+    house.open_gate(1)
+    assert owner.chunk() == EVENTS[0]
+    pid = owner_pid(proxy)
+    followers = [house.read(token) for _ in range(8)]
+    owner.leave()
+    os.kill(pid, signal.SIGTERM)
+    gevent.sleep(2.5)  # a worker with nothing left to do would have ended
+    house.open_gate(len(EVENTS) - 1)
+    assert {each.rest() for each in followers} == {b"".join(EVENTS)}
+    event = house.event(owner.response)
+    assert (event["outcome"], event["metadata"]["total_tokens"]) == ("client_gone", 21)
+    wait_until(lambda: pid not in proxy.worker_pids())
+    assert proxy.stop() == 0, proxy.log_text()
+    assert "Traceback" not in proxy.log_text()
 
 
 def test_nodes_ask_the_upstream_once_for_an_identical_question(
-    tmp_path: Path, upstream: Upstream, mysql_url: str, redis_server: RedisServer
+    own_proxy: ProxyFactory, upstream: Upstream, mysql_url: str, redis_server: RedisServer
 ) -> None:
-    settings = {
-        "DATABASE_URL": mysql_url,
-        "CACHE_URL": redis_server.url,
-        "CACHE_TTL": "5m",
-        "REVOCATION_INTERVAL": "0.2",
-    }
+    settings = {**SETTINGS, "DATABASE_URL": mysql_url, "CACHE_URL": redis_server.url}
     with redis_server.client() as client:
         before = set(client.keys("op:f:*"))
-    nodes = [ProxyServer(tmp_path / name, upstream.url, **settings) for name in ("a", "b")]
-    try:
-        first, second = (House(node.start(), upstream) for node in nodes)
-        token = first.token(cache="on", coalesce="on")
-        owner = first.ask(token)
-        with redis_server.client() as client:
-            (claim,) = set(client.keys("op:f:*")) - before
-        waiting = [gevent.spawn(second.ask, token) for _ in range(4)]
-        gevent.sleep(0.2)  # whether they wait already or not: they get the same
-        second.open_gate(len(EVENTS))
-        assert owner.rest() == b"".join(EVENTS)
-        gevent.joinall(waiting, timeout=60)
-        assert {job.value.rest() for job in waiting} == {b"".join(EVENTS)}
-        assert {job.value.headers["X-Cache"] for job in waiting} == {"HIT"}
-        assert len(upstream.received) == 1
-        with redis_server.client() as client:
-            wait_until(lambda: not client.exists(claim))
-    finally:
-        for node in nodes:
-            node.terminate()
-        for node in nodes:
-            node.wait()
+    first, second = (House(own_proxy(**settings).start(), upstream) for _ in range(2))
+    token = first.token(coalesce="on")
+    owner = first.read(token)
+    with redis_server.client() as client:
+        (claim,) = set(client.keys("op:f:*")) - before
+    waiting = [gevent.spawn(second.read, token) for _ in range(4)]
+    gevent.sleep(0.2)  # whether they wait already or not: they get the same
+    second.open_gate(len(EVENTS))
+    assert owner.rest() == b"".join(EVENTS)
+    gevent.joinall(waiting, timeout=60)
+    assert {job.value.rest() for job in waiting} == {b"".join(EVENTS)}
+    assert {job.value.response.headers["X-Cache"] for job in waiting} == {"HIT"}
+    assert len(upstream.received) == 1
+    with redis_server.client() as client:
+        wait_until(lambda: not client.exists(claim))

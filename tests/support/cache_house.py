@@ -41,14 +41,15 @@ class House:
         body: dict[str, Any] | None = None,
         path: str = "/v1/chat/completions",
         method: str = "POST",
+        *,
+        stream: bool = False,
         **headers: str,
     ) -> requests.Response:
         self._asked += 1
         lines = {"Authorization": f"Bearer {token}", "X-Request-ID": f"cache-{self._asked}"}
         lines |= {name.replace("_", "-"): value for name, value in headers.items()}
-        return requests.request(
-            method, f"{self.proxy.url}{path}", json=body, headers=lines, timeout=30
-        )
+        url = f"{self.proxy.url}{path}"
+        return requests.request(method, url, json=body, headers=lines, stream=stream, timeout=60)
 
     def hit(self, token: str, body: dict[str, Any], **more: Any) -> requests.Response:
         """Ask until the response comes from the cache: it is stored after its last byte."""

@@ -228,7 +228,7 @@ def test_a_private_response_lets_the_workers_go_on_at_once(node: Node, upstream:
 def test_the_claim_of_a_worker_that_has_ended_is_free_at_once(
     node: Node, upstream: Upstream
 ) -> None:
-    """Own, of reliability.md: of those that wait, one begins and the others follow it."""
+    """Of those that wait, one begins and the others follow it."""
     first, second, third = node.worker(), node.worker(), node.worker()
     owner = first.join_or_begin(KEY, Upstream())
     claims = node.claims[0]

@@ -325,7 +325,7 @@ def test_a_stop_ends_all_flights_and_each_has_its_end(
 
 
 def test_a_flight_that_is_too_large_leaves_no_trace(upstream: Upstream) -> None:
-    """claude-code-hub#1453."""
+    """Neither in the tables nor in the memory of the worker (claude-code-hub#1453)."""
     flights = Flights(entry_bytes=1000)
     reader = flights.join_or_begin(KEY, upstream, holder=TOKEN, on_abandoned=hold)
     upstream.go.set()
