@@ -1,7 +1,7 @@
 """Whatever ends a request of a project that keeps responses, and wherever: nothing is held."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import gevent
 import pytest
@@ -19,20 +19,11 @@ STEPS = [
     for which in ("before_lookup", "after_miss")
     for at in range(len(getattr(CachedWorld().world.endpoint, which)))
 ]
+BY_NAME = dict(zip(NAMES, INTERRUPTIONS, strict=True))
 #: What may be raised in the pump of a flight, into which nothing is thrown.
-FAILURES = [
-    each
-    for each, name in zip(INTERRUPTIONS, NAMES, strict=True)
-    if name in ("refused", "overloaded", "upstream", "defect")
-]
-FAILURE_NAMES = ["refused", "overloaded", "upstream", "defect"]
+FAILURES = {name: BY_NAME[name] for name in ("refused", "overloaded", "upstream", "defect")}
 #: What may be thrown into the greenlet of a request, at each of its waits.
-THROWN = [
-    each
-    for each, name in zip(INTERRUPTIONS, NAMES, strict=True)
-    if name in ("left", "revoked", "stopping", "killed")
-]
-THROWN_NAMES = ["left", "revoked", "stopping", "killed"]
+THROWN = {name: BY_NAME[name] for name in ("left", "revoked", "stopping", "killed")}
 
 
 def at_step(it: CachedWorld, which: str, at: int, done: bool, interrupt: Callable[[], Any]) -> None:
@@ -161,7 +152,7 @@ class Stopped:
         return WHOLE[9:]
 
 
-@pytest.mark.parametrize("error", FAILURES, ids=FAILURE_NAMES)
+@pytest.mark.parametrize("error", FAILURES.values(), ids=FAILURES)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_flight_that_fails_leaves_nothing(
     place: str, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
@@ -173,7 +164,7 @@ def test_a_flight_that_fails_leaves_nothing(
     it.check()
 
 
-@pytest.mark.parametrize("error", THROWN, ids=THROWN_NAMES)
+@pytest.mark.parametrize("error", THROWN.values(), ids=THROWN)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("ends", ENDS)
 def test_the_request_of_a_flight_that_ends_leaves_nothing(
@@ -195,7 +186,7 @@ def test_the_request_of_a_flight_that_ends_leaves_nothing(
 
 @pytest.mark.parametrize("ends", ENDS)
 @pytest.mark.parametrize("place", ["sending", "rest"])
-@pytest.mark.parametrize("cut", [QuotaExhausted, THROWN[1]], ids=["spent", "revoked"])
+@pytest.mark.parametrize("cut", [QuotaExhausted, THROWN["revoked"]], ids=["spent", "revoked"])
 def test_nothing_goes_on_for_a_request_that_is_cut(
     cut: Callable[[], BaseException], place: str, ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +200,7 @@ def test_nothing_goes_on_for_a_request_that_is_cut(
     assert it.check().outcome == "aborted"
 
 
-@pytest.mark.parametrize("error", FAILURES, ids=FAILURE_NAMES)
+@pytest.mark.parametrize("error", FAILURES.values(), ids=FAILURES)
 @pytest.mark.parametrize("place", [*PLACES, "claim", "mark", "result"])
 def test_a_keyed_request_that_fails_leaves_nothing(
     place: str, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
@@ -236,7 +227,7 @@ def test_a_keyed_request_that_fails_leaves_nothing(
     assert it.opened.idempotency._running == {}
 
 
-@pytest.mark.parametrize("error", THROWN, ids=THROWN_NAMES)
+@pytest.mark.parametrize("error", THROWN.values(), ids=THROWN)
 def test_a_keyed_request_that_ends_while_it_waits_for_another_leaves_nothing(
     error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,22 +247,35 @@ def test_a_keyed_request_that_ends_while_it_waits_for_another_leaves_nothing(
     assert it.calls == 0
 
 
-@pytest.mark.parametrize("error", THROWN, ids=THROWN_NAMES)
+def serve_the_other(
+    it: CachedWorld,
+    stopped: Stopped,
+    error: Callable[[], BaseException],
+    *,
+    ends: Literal["first", "second"],
+) -> None:
+    """Of two requests that read a flight, end one while the pump waits. The other is served."""
+    asks = {"first": it.send, "second": it.send, ends: it.ask}
+    first = gevent.spawn(asks["first"])
+    assert stopped.there.wait(20)
+    second = gevent.spawn(asks["second"])
+    wait_until(lambda: it.flights.figures().readers == 2 or second.dead)
+    ending, other = (first, second) if ends == "first" else (second, first)
+    ending.kill(error(), block=False)
+    ending.join(20)
+    stopped.go.set()
+    assert other.get(timeout=20).body == WHOLE
+    wait_until(lambda: len(it.events) == 2)
+
+
+@pytest.mark.parametrize("error", THROWN.values(), ids=THROWN)
 @pytest.mark.parametrize("place", PLACES)
 def test_one_that_joined_is_served_when_the_first_request_ends(
     place: str, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = CachedWorld(coalesce=True)
     stopped = Stopped(it, place, monkeypatch)
-    first = gevent.spawn(it.ask)
-    assert stopped.there.wait(20)
-    joined = gevent.spawn(it.send)
-    wait_until(lambda: it.flights.figures().readers == 2 or joined.dead)
-    first.kill(error(), block=False)
-    first.join(20)
-    stopped.go.set()
-    assert joined.get(timeout=20).body == WHOLE
-    wait_until(lambda: len(it.events) == 2)
+    serve_the_other(it, stopped, error, ends="first")
     (owner,) = [each for each in it.events if each.cache is None]
     (other,) = [each for each in it.events if each.cache is not None]
     assert (other.outcome, other.status_code) == ("cached", 200)
@@ -283,21 +287,13 @@ def test_one_that_joined_is_served_when_the_first_request_ends(
     it.check()
 
 
-@pytest.mark.parametrize("error", THROWN, ids=THROWN_NAMES)
+@pytest.mark.parametrize("error", THROWN.values(), ids=THROWN)
 @pytest.mark.parametrize("place", PLACES)
 def test_one_that_joined_and_ends_leaves_nothing(
     place: str, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = CachedWorld(coalesce=True)
     stopped = Stopped(it, place, monkeypatch)
-    first = gevent.spawn(it.send)
-    assert stopped.there.wait(20)
-    joined = gevent.spawn(it.ask)
-    wait_until(lambda: it.flights.figures().readers == 2 or joined.dead)
-    joined.kill(error(), block=False)
-    joined.join(20)
-    stopped.go.set()
-    assert first.get(timeout=20).body == WHOLE
-    wait_until(lambda: len(it.events) == 2)
+    serve_the_other(it, stopped, error, ends="second")
     it.events[:] = [each for each in it.events if each.cache is None]
     it.check()

@@ -1,6 +1,6 @@
 """Permits in blocks: never more than the limit, whatever happens in between."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 import gevent
@@ -62,6 +62,16 @@ def make(store: Store) -> PermitLeases:
     return PermitLeases(store, Uses())
 
 
+def twenty_at_once(store: Store, ask: Callable[[str], bool]) -> list[bool | None]:
+    """Return what each of twenty gets that ask while the store takes its time."""
+    store.open.clear()
+    jobs = [gevent.spawn(ask, "t") for _ in range(20)]
+    gevent.sleep(0)
+    store.open.set()
+    gevent.joinall(jobs, timeout=20)
+    return [job.value for job in jobs]
+
+
 def test_a_block_is_spent_without_asking() -> None:
     store = Store(10_000)
     leases = make(store)
@@ -82,12 +92,7 @@ def test_exactly_the_limit(limit: int) -> None:
 def test_twenty_at_once_with_five_left() -> None:
     store = Store(5)
     leases = make(store)
-    store.open.clear()
-    jobs = [gevent.spawn(leases.take_permit, "t") for _ in range(20)]
-    gevent.sleep(0)
-    store.open.set()
-    gevent.joinall(jobs, timeout=20)
-    assert [job.value for job in jobs].count(True) == 5
+    assert twenty_at_once(store, leases.take_permit).count(True) == 5
 
 
 def test_looking_takes_nothing_and_asks_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,12 +133,7 @@ def test_looking_trusts_a_lease_and_what_taking_has_found() -> None:
 def test_many_who_look_at_once_ask_once() -> None:
     store = Store(5)
     leases = make(store)
-    store.open.clear()
-    jobs = [gevent.spawn(leases.has_permit, "t") for _ in range(20)]
-    gevent.sleep(0)
-    store.open.set()
-    gevent.joinall(jobs, timeout=20)
-    assert [job.value for job in jobs] == [True] * 20
+    assert twenty_at_once(store, leases.has_permit) == [True] * 20
     assert store.asked == 1
 
 
