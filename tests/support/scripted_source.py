@@ -1,10 +1,14 @@
-"""A response whose chunks come when the test says so."""
+"""A response whose chunks come when the test says so, and how its readers get it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import gevent
 from gevent.queue import Empty, Queue
 
 from proxy.cache.fetched import Fetched, FlightHead
+from proxy.cache.flight import FlightReader
+from proxy.cache.flights import Flights
+from proxy.cache.key import CacheKey
 
 #: Behind the last chunk: the end is known only with a further read.
 END = b""
@@ -84,3 +88,28 @@ def fetched(
     source: ScriptedSource, *observers: Recorder, shareable: bool = True, adoptable: bool = True
 ) -> Fetched:
     return Fetched(head(shareable=shareable, adoptable=adoptable), source, observers, source.close)
+
+
+def settle() -> None:
+    """Let every greenlet run that can."""
+    for _ in range(20):
+        gevent.sleep(0)
+
+
+def body(reader: FlightReader) -> bytes:
+    """Read all of the response."""
+    found = []
+    while chunk := reader.read():
+        found.append(chunk)
+    return b"".join(found)
+
+
+def served(flights: Flights, key: CacheKey, fetch: Callable[[], Fetched]) -> bytes:
+    """Return the response as a gateway gets it: it asks again, until there is one."""
+    while True:
+        reader = flights.join_or_begin(key, fetch)
+        try:
+            if reader.head() is not None:
+                return body(reader)
+        finally:
+            reader.close()

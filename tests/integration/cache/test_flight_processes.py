@@ -9,13 +9,12 @@ import gevent
 import pytest
 
 from proxy.cache.fetched import Fetched
-from proxy.cache.flight import FlightReader
 from proxy.cache.flight_claims import NodeClaims
 from proxy.cache.flights import FlightFigures, Flights
 from proxy.core.errors import UpstreamError
 from tests.support.flight_worker import KEY
 from tests.support.paths import ROOT
-from tests.support.scripted_source import END, ScriptedSource, fetched
+from tests.support.scripted_source import END, ScriptedSource, body, fetched, served
 from tests.support.wait import wait_until
 
 
@@ -87,13 +86,6 @@ class Upstream:
         return fetched(self.source)
 
 
-def body(reader: FlightReader) -> bytes:
-    found = b""
-    while chunk := reader.read():
-        found += chunk
-    return found
-
-
 def test_the_response_crosses_processes_whole(owner: WorkerProcess, workers: list[Flights]) -> None:
     upstream = Upstream()
     readers = [flights.join_or_begin(KEY, upstream) for flights in workers for _ in range(5)]
@@ -134,16 +126,7 @@ def test_a_kill_before_the_head_makes_one_of_those_that_wait_the_owner(
 ) -> None:
     upstream = Upstream()
 
-    def serve(flights: Flights) -> bytes:
-        while True:
-            reader = flights.join_or_begin(KEY, upstream)
-            try:
-                if reader.head() is not None:
-                    return body(reader)
-            finally:
-                reader.close()
-
-    jobs = [gevent.spawn(serve, flights) for flights in workers for _ in range(10)]
+    jobs = [gevent.spawn(served, flights, KEY, upstream) for flights in workers for _ in range(10)]
     wait_until(lambda: sum(flights.figures().readers for flights in workers) == 20)
     owner.kill()
     wait_until(lambda: sum(flights.figures().readers for flights in workers) == 21)

@@ -10,14 +10,13 @@ from gevent.event import Event
 
 from proxy.cache.claims import Claims
 from proxy.cache.fetched import Fetched, NoResponse, NotShared
-from proxy.cache.flight import FlightReader
 from proxy.cache.flights import FlightFigures, Flights
 from proxy.cache.key import CacheKey
 from proxy.cache.redis_claims import EntryElsewhere, RedisClaim, RedisClaims, _name
 from tests.support.clock import Clock
 from tests.support.fault_proxy import Middleman
 from tests.support.ports import free_port
-from tests.support.scripted_source import END, ScriptedSource, fetched
+from tests.support.scripted_source import END, ScriptedSource, body, fetched
 from tests.support.services import RedisServer
 from tests.support.wait import wait_until
 
@@ -313,13 +312,6 @@ class House:
         if self.storable:
             self.entry[key] = b"ab"
             self.nodes.stored.add(key)
-
-
-def body(reader: FlightReader) -> bytes:
-    found = b""
-    while chunk := reader.read():
-        found += chunk
-    return found
 
 
 def test_one_call_for_the_requests_of_two_nodes(nodes: Nodes, key: CacheKey) -> None:

@@ -31,7 +31,7 @@ from proxy.core.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from tests.support.scripted_source import END, Recorder, ScriptedSource, fetched
+from tests.support.scripted_source import END, Recorder, ScriptedSource, body, fetched, settle
 
 #: What one chunk of a byte costs a flight.
 ONE = 65
@@ -80,20 +80,6 @@ class Flown:
 
     def over(self) -> None:
         assert self.flight.wait_until_over(20)
-
-
-def settle() -> None:
-    """Let every greenlet run that can."""
-    for _ in range(20):
-        gevent.sleep(0)
-
-
-def body(reader: FlightReader) -> bytes:
-    """All of the response."""
-    found = []
-    while chunk := reader.read():
-        found.append(chunk)
-    return b"".join(found)
 
 
 def chunks(reader: FlightReader) -> list[bytes]:

@@ -20,7 +20,7 @@ from proxy.cache.flights import FlightFigures, Flights
 from proxy.cache.key import CacheKey
 from proxy.core.errors import ConnectFailed, UpstreamError
 from tests.support.clock import Clock
-from tests.support.scripted_source import END, ScriptedSource, fetched
+from tests.support.scripted_source import END, ScriptedSource, body, fetched, served
 from tests.support.wait import wait_until
 
 KEY = CacheKey("project-1", b"k" * 32)
@@ -85,26 +85,8 @@ def upstream() -> Upstream:
     return Upstream()
 
 
-def body(reader: FlightReader) -> bytes:
-    found = b""
-    while chunk := reader.read():
-        found += chunk
-    return found
-
-
 def cost(flight: Flight) -> None:
     flight.cost = (9, 12, "m")
-
-
-def served(flights: Flights, upstream: Upstream, *, key: CacheKey = KEY) -> bytes:
-    """As a gateway does it: again, until there is a response."""
-    while True:
-        reader = flights.join_or_begin(key, upstream)
-        try:
-            if reader.head() is not None:
-                return body(reader)
-        finally:
-            reader.close()
 
 
 def test_one_call_for_the_requests_of_all_workers(node: Node, upstream: Upstream) -> None:
@@ -238,7 +220,9 @@ def test_the_claim_of_a_worker_that_has_ended_is_free_at_once(
     claims._server._server.stop(timeout=0)
     claims._claims.clear()
     jobs = [
-        gevent.spawn(served, flights, upstream) for flights in (second, third) for _ in range(20)
+        gevent.spawn(served, flights, KEY, upstream)
+        for flights in (second, third)
+        for _ in range(20)
     ]
     wait_until(lambda: upstream.calls == 1)
     # The 20 of each worker, and the other worker at the socket of the new owner.
@@ -371,7 +355,7 @@ def test_a_claim_without_a_flight_is_taken_over(node: Node, upstream: Upstream) 
     first, second = node.worker(), node.worker()
     assert isinstance(node.claims[0].take(KEY), NodeClaim)
     assert isinstance(node.claims[0].take(KEY), NodeClaim), "its own is no hindrance"
-    job = gevent.spawn(served, second, upstream)
+    job = gevent.spawn(served, second, KEY, upstream)
     upstream.go.set()
     upstream.source.put(b"a", END)
     assert job.get(timeout=20) == b"a"
@@ -525,7 +509,7 @@ def test_a_request_that_is_interrupted_while_it_claims_holds_nobody_up(
     monkeypatch.setattr(node.claims[0], "take", take)
     job = gevent.spawn(flights.join_or_begin, KEY, upstream)
     assert claiming.wait(20)
-    waiting = [gevent.spawn(served, flights, upstream) for _ in range(5)]
+    waiting = [gevent.spawn(served, flights, KEY, upstream) for _ in range(5)]
     gevent.sleep(0)
     job.kill(Interrupted)
     upstream.go.set()

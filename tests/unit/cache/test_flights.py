@@ -13,7 +13,7 @@ from proxy.cache.flights import FlightFigures, Flights
 from proxy.cache.key import CacheKey
 from proxy.core.errors import ProxyError, UpstreamTimeout
 from tests.support.clock import Clock
-from tests.support.scripted_source import END, ScriptedSource, fetched
+from tests.support.scripted_source import END, ScriptedSource, body, fetched, settle
 
 KEY = CacheKey("project-1", b"k" * 32)
 OTHER = CacheKey("project-1", b"o" * 32)
@@ -43,19 +43,6 @@ class Upstream:
         settle()
         for source in self.sources:
             source.put(*chunks, END)
-
-
-def settle() -> None:
-    """Let every greenlet run that can."""
-    for _ in range(20):
-        gevent.sleep(0)
-
-
-def body(reader: FlightReader) -> bytes:
-    found = b""
-    while chunk := reader.read():
-        found += chunk
-    return found
 
 
 def all_of(jobs: list[Any]) -> list[Any]:
