@@ -59,30 +59,20 @@ _log = logging.getLogger(__name__)
 class RedisClaims:
     """The claims of one worker, and its view of the other nodes'.
 
-    `is_stored` returns whether the cache has an entry for the key. It may wait and does not raise.
+    `url` is a `redis://` or `rediss://` URL; the first call connects. `is_stored` returns whether
+    the cache has an entry for the key. It may wait and does not raise.
     """
-
-    @classmethod
-    def from_url(
-        cls, url: str, is_stored: Callable[[CacheKey], bool], **more: Any
-    ) -> "RedisClaims":
-        """Return claims at a `redis://` or `rediss://` URL. The first call connects.
-
-        `more`: what else the constructor takes.
-        """
-        connections = RedisConnections(url, most=_MAX_CONNECTIONS, timeout=_TIMEOUT_SECONDS)
-        return cls(connections, is_stored, **more)
 
     def __init__(
         self,
-        connections: RedisConnections,
+        url: str,
         is_stored: Callable[[CacheKey], bool],
         *,
         lease_seconds: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = gevent.sleep,
     ) -> None:
-        self._connections = connections
+        self._connections = RedisConnections(url, most=_MAX_CONNECTIONS, timeout=_TIMEOUT_SECONDS)
         self._is_stored = is_stored
         self._lease_seconds = lease_seconds
         self._clock = clock

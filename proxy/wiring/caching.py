@@ -151,7 +151,7 @@ class WorkerCaching:
             # Loaded only where there is a Redis.
             from proxy.cache.redis_claims import RedisClaims
 
-            claims.append(RedisClaims.from_url(url, self._is_stored))
+            claims.append(RedisClaims(url, self._is_stored))
         return claims
 
     def _is_stored(self, key: CacheKey) -> bool:

@@ -38,7 +38,7 @@ class Nodes:
 
     def node(self, url: str | None = None, **more: Any) -> RedisClaims:
         more = {"clock": self.clock, "sleep": self._sleep, **more}
-        claims = RedisClaims.from_url(url or self.url, self.stored.__contains__, **more)
+        claims = RedisClaims(url or self.url, self.stored.__contains__, **more)
         self.made.append(claims)
         return claims
 
