@@ -254,8 +254,7 @@ class Flight:
         self.error: ProxyError | None = None
         #: Whether a retry has taken it over.
         self.adopted = False
-        #: What the response cost.
-        #: Set by a callback at the end.
+        #: What the response cost; known once it has been read to its end.
         self.cost: Cost = UNKNOWN_COST
         #: The bytes that have arrived, with what their chunks cost.
         self.total = 0

@@ -75,7 +75,6 @@ class NodeClaims:
             lambda: self._lease_seconds / 3 if self._claims else None,
             failure="flights: the claims of this node could not be renewed",
             log=_log,
-            first_pause=lambda: self._lease_seconds / 3,
         )
         self._log = FailureLog(
             _log.log, "flights", "cannot be shared between the workers of this node"

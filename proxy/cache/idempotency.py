@@ -134,7 +134,6 @@ class Idempotency:
             lambda: self.lease_seconds / 3 if self._running else None,
             failure="idempotency: the claims could not be renewed",
             log=_log,
-            first_pause=lambda: self.lease_seconds / 3,
         )
 
     def request(

@@ -87,7 +87,6 @@ class RedisClaims:
             lambda: self._lease_seconds / 3 if self._claims else None,
             failure="flights: the claims among the nodes could not be renewed",
             log=_log,
-            first_pause=lambda: self._lease_seconds / 3,
         )
         self._is_closed = False
         self._log = FailureLog(_log.log, "flights", "cannot be shared between the nodes")
