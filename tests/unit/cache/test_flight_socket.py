@@ -257,20 +257,20 @@ def test_there_is_no_such_worker(tmp_path: Path, owner: Owner) -> None:
 
 
 @contextmanager
-def scripted(path: Path, *frames: bytes, answers: bool = True) -> Iterator[Any]:
-    """A worker that sends these bytes to its follower, and closes the connection."""
+def scripted(path: Path, *frames: bytes, falls_silent: bool = False) -> Iterator[Any]:
+    """A worker that sends these bytes to its follower, and then closes the connection or falls
+    silent."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
 
     def serve() -> None:
         connection, _ = listener.accept()
-        connection.recv(4096)
-        if answers:
+        with connection:
+            connection.recv(4096)
             connection.sendall(b"".join(frames))
-            connection.close()
-        else:
-            gevent.sleep(600)
+            if falls_silent:
+                gevent.sleep(600)
 
     job = gevent.spawn(serve)
     try:
@@ -308,7 +308,7 @@ def test_a_worker_that_does_not_respond_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr("proxy.cache.flight_socket._HELLO_SECONDS", 0.01)
     path = tmp_path / "a.sock"
-    with scripted(path, answers=False), pytest.raises(OwnerSilent):
+    with scripted(path, falls_silent=True), pytest.raises(OwnerSilent):
         follow(path, KEY)
 
 
@@ -317,23 +317,11 @@ def test_a_worker_that_falls_silent_is_a_cut(
 ) -> None:
     monkeypatch.setattr("proxy.cache.flight_socket._SILENCE_SECONDS", 0.01)
     path = tmp_path / "a.sock"
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen()
-
-    def serve() -> Any:
-        connection, _ = listener.accept()
-        connection.recv(4096)
-        connection.sendall(_frame(b"O") + HEAD)
-        return connection
-
-    job = gevent.spawn(serve)
-    got = follow(path, KEY)
-    with pytest.raises(ResponseBroken):
-        got.source.read()
-    got.close()
-    job.get(timeout=20).close()
-    listener.close()
+    with scripted(path, _frame(b"O"), HEAD, falls_silent=True):
+        got = follow(path, KEY)
+        with pytest.raises(ResponseBroken):
+            got.source.read()
+        got.close()
 
 
 def test_a_follower_that_leaves_is_noticed_while_nothing_comes(
