@@ -126,7 +126,8 @@ def test_hundreds_wait_for_one_response(house: CacheHouse) -> None:
 
 
 def test_a_response_that_is_private_is_not_waited_for_one_by_one(house: CacheHouse) -> None:
-    """varnish#1799, #2978, #3461."""
+    """Other caches let one waiter go at a time, each to find the same (varnish#1799, #2978,
+    #3461)."""
     token = house.token(coalesce="on")
 
     def private(talk: Conversation) -> None:

@@ -19,7 +19,8 @@ def in_flight(house: CacheHouse) -> int:
 
 
 def test_a_call_that_the_client_repeats_is_paid_once(tmp_path: Path) -> None:
-    """ComfyUI#16204, wuphf#823, macprovider#762."""
+    """The client gives up and asks again while its first request still runs upstream: other
+    proxies paid for each try (ComfyUI#16204, wuphf#823, macprovider#762)."""
 
     def slow(talk: Conversation) -> None:
         talk.upstream.gate.acquire()
