@@ -169,6 +169,9 @@ class TestLifeAfterExpiry:
         assert (changed.is_active, changed.revoked_at is None) == (False, False)
 
 
+_ROWS_OF_A_BATCH = 500
+
+
 def hours(store: Store, count: int, per_hour: int = 1) -> UsageLedger:
     """Rows of the last ``count`` hours."""
     ledger = UsageLedger(store.database)
@@ -177,7 +180,11 @@ def hours(store: Store, count: int, per_hour: int = 1) -> UsageLedger:
         for n in range(count)
         for m in range(per_hour)
     ]
-    assert ledger.apply("w", None, (1, 1), entries)
+    # In several transactions: thousands of rows in one may reach its deadline on a busy machine.
+    before = None
+    for number, start in enumerate(range(0, len(entries), _ROWS_OF_A_BATCH), 1):
+        assert ledger.apply("w", before, (1, number), entries[start : start + _ROWS_OF_A_BATCH])
+        before = (1, number)
     return ledger
 
 
